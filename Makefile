@@ -1,0 +1,49 @@
+# Everything a newcomer or CI runs. Needs Python 3.11 or later, make and the package registries.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test test-slow lint format bench samples base clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the environment in .venv, at the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## convert the shipped base, prove it two-way, embed and retrieve (a few minutes)
+	$(BIN)/python -m twoway.demo
+
+test: setup ## the whole test suite (under 15 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: setup ## tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## style, types and the one-way imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## ratios of two things run side by side
+	$(BIN)/python -m benchmarks
+
+samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
+	$(BIN)/twoway samples --build build/samples
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,21 @@
+"""Turn a one-way vision-language model into a two-way multimodal embedding model, and prove it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("twoway")
+
+# Heavy imports wait until a name is used, so that `twoway --help` answers at once.
+_HOME: dict[str, str] = {}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'twoway' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

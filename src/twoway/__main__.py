@@ -1,0 +1,7 @@
+"""`python -m twoway` is the program `twoway`."""
+
+import sys
+
+from twoway.cli import main
+
+sys.exit(main())

@@ -1,0 +1,69 @@
+"""The program `twoway`: one verb, one small module; a verb's heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from twoway.errors import TwowayError, UsageError
+
+from .parser import Parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Verbs in the order a newcomer needs them. Each module has HELP, EXAMPLE, configure(parser) and run(args) -> exit code.
+VERBS: tuple[str, ...] = ()
+
+DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."
+
+
+def build_parser() -> Parser:
+    """Build the whole grammar; importing no verb's heavy parts."""
+    from twoway import __version__
+
+    parser = Parser(prog="twoway", description=DESCRIPTION, epilog="'twoway VERB --help' explains a verb and shows an example.")
+    parser.add_argument("--version", action="version", version=f"twoway {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show log lines and, on failure, the whole traceback")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for name in VERBS:
+        module = import_module(f".{name}", __name__)
+        one_line = module.HELP.strip().splitlines()[0]
+        verb = verbs.add_parser(name, help=one_line, description=module.HELP.strip(), epilog=f"example:\n  {module.EXAMPLE.strip()}")
+        verb.set_defaults(_run=module.run, _parser=verb)
+        module.configure(verb)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 done, 1 the thing failed, 2 used wrongly, 130 interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.verb is None:
+        parser.print_help()
+        return 2
+    _quiet_libraries(verbose=args.verbose)
+    try:
+        return int(args._run(args))
+    except TwowayError as error:
+        if args.verbose:
+            logging.getLogger(__name__).exception("failed")
+        sys.stderr.write(f"twoway {args.verb}: {error}\n")
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"twoway {args.verb}: interrupted; nothing half-written is left\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does; that is no failure of ours.
+        sys.stderr.close()
+        return 0
+
+
+def _quiet_libraries(*, verbose: bool) -> None:
+    """Show our own log lines, and of the libraries only what a user must know."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    if not verbose:
+        for name in ("transformers", "sentence_transformers", "datasets", "huggingface_hub", "peft", "httpx"):
+            logging.getLogger(name).setLevel(logging.ERROR)

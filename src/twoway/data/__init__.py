@@ -1,0 +1,1 @@
+"""From files to documents, lazily, with the place of every row known."""

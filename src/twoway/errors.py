@@ -1,0 +1,23 @@
+"""Errors that a user meets: one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class TwowayError(Exception):
+    """The thing failed; the message is the whole story and is shown without a traceback (exit code 1)."""
+
+
+class UsageError(TwowayError):
+    """The command or the call was used wrongly (exit code 2)."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the nearest known word, or an empty string where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,95 @@
+"""Outputs that are whole or absent: write beside, then rename; and hashes for provenance."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import TwowayError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def fresh_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `out` and rename it to `out` at the end; on any failure nothing is left.
+
+    An existing `out` is refused unless `overwrite`, and then replaced only once the new one is whole.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists already; choose another folder, or pass --overwrite to replace it")
+    for parent in out.absolute().parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UsageError(f"{parent} is a file, so {out} cannot be made below it")
+            break
+    with _disk_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent))
+    try:
+        with _disk_errors(out):
+            yield beside
+            beside.chmod(0o755)
+            _swap_in(beside, out)
+    finally:
+        if beside.exists():
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write one file so that it is there whole or not at all."""
+    path = Path(path)
+    with _disk_errors(path):
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.absolute().parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(beside).chmod(0o644)
+            Path(beside).replace(path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of one file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _swap_in(beside: Path, out: Path) -> None:
+    """Rename `beside` to `out`, keeping the old `out` until the new one stands."""
+    if not out.exists():
+        beside.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", suffix=".tmp", dir=out.absolute().parent)) / "old"
+    out.rename(old)
+    try:
+        beside.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Say a full or read-only disk in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TwowayError(f"no space left on the disk while writing {out}; nothing was kept, free some space and try again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise TwowayError(f"may not write {out}: {error.strerror}") from error
+        raise
