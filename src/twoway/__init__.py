@@ -11,7 +11,7 @@ __version__ = version("twoway")
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
 _HOME: dict[str, str] = {}
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

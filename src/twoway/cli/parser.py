@@ -36,7 +36,8 @@ class Parser(argparse.ArgumentParser):
         choice = re.match(r"argument [^:]*: invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             known = [word.strip(" '") for word in choice.group(2).split(",")]
-            message = f"unknown {self._what(message)} {choice.group(1)!r}{did_you_mean(choice.group(1), known)} (there are: {', '.join(known)})"
+            near = did_you_mean(choice.group(1), known)
+            message = f"unknown {self._what(message)} {choice.group(1)!r}{near} (there are: {', '.join(known)})"
         sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
         sys.exit(2)
 

@@ -1,0 +1,130 @@
+"""The program as a user meets it: quick help, near words, exit codes, no traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from twoway import cli
+from twoway.errors import TwowayError, UsageError
+from twoway.files import fresh_folder, write_whole
+
+
+def run(*words: str) -> int:
+    try:
+        return cli.main(list(words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def best_of(count: int, command: list[str]) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(count))
+
+
+def test_help_answers_within_0_3_seconds_of_a_bare_interpreter():
+    bare = best_of(5, [sys.executable, "-c", "pass"])
+    helped = best_of(5, [sys.executable, "-m", "twoway", "--help"])
+    assert helped - bare < 0.3
+
+
+def test_the_grammar_imports_no_heavy_library():
+    heavy = "torch transformers sentence_transformers peft datasets pyarrow PIL numpy rich yaml"
+    code = f"import sys, twoway.cli; twoway.cli.build_parser(); print([m for m in {heavy.split()} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_verb_teaches(verb, capsys):
+    assert run(verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert "example:" in text
+    assert f"twoway {verb}" in text
+    assert "default" in text or "--" not in text.split("options:")[-1].replace("--help", "")
+
+
+def test_a_mistyped_verb_names_the_nearest(capsys):
+    assert run("conver") == 2
+    assert "did you mean convert?" in capsys.readouterr().err
+
+
+def test_a_mistyped_option_names_the_nearest(capsys):
+    assert run("convert", "a", "b", "--poling", "mean") == 2
+    err = capsys.readouterr().err
+    assert "did you mean --pooling?" in err
+    assert err.count("\n") == 1
+
+
+def test_a_mistyped_value_names_the_nearest(capsys):
+    assert run("convert", "a", "b", "--pooling", "maen") == 2
+    assert "did you mean mean?" in capsys.readouterr().err
+
+
+def test_an_abbreviated_option_is_refused(capsys):
+    assert run("convert", "a", "b", "--pool", "mean") == 2
+    assert "--pooling" in capsys.readouterr().err
+
+
+def test_no_verb_shows_help_and_is_wrong_use(capsys):
+    assert run() == 2
+    assert "VERB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("error", "code"), [(TwowayError("it broke"), 1), (UsageError("not so"), 2), (KeyboardInterrupt(), 130)])
+def test_exit_codes_and_one_line_errors(error, code, monkeypatch, capsys):
+    def fail(_args):
+        raise error
+
+    from twoway.cli import convert
+
+    monkeypatch.setattr(convert, "run", fail)
+    assert run("convert", "a", "b") == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_an_interrupted_output_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), fresh_folder(tmp_path / "out") as beside:
+        (beside / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_refused_or_replaced_whole(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("x")
+    with pytest.raises(UsageError, match="--overwrite"), fresh_folder(out):
+        pass
+    with pytest.raises(RuntimeError), fresh_folder(out, overwrite=True):
+        raise RuntimeError
+    assert (out / "old").exists()
+    with fresh_folder(out, overwrite=True) as beside:
+        (beside / "new").write_text("y")
+    assert [p.name for p in out.iterdir()] == ["new"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(TwowayError, match="no space left"), fresh_folder(tmp_path / "out"):
+        full()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_whole_replaces_at_once(tmp_path):
+    write_whole(tmp_path / "a.json", "one")
+    write_whole(tmp_path / "a.json", b"two")
+    assert (tmp_path / "a.json").read_bytes() == b"two"
+    assert len(list(tmp_path.iterdir())) == 1
