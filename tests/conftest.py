@@ -1,0 +1,41 @@
+"""Fixtures every test may use: tiny models, built once a session and never written to."""
+
+from __future__ import annotations
+
+import os
+
+# One thread each: the models are tiny, the tests run side by side, and nothing may be fetched.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return `tiny_model(family) -> folder`; see `tiny.FAMILIES` and `tiny.TEXT_FAMILIES`. Copy a folder before changing it."""
+    home = tmp_path_factory.mktemp("tiny")
+    built: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in built:
+            import torch
+            import transformers
+
+            from tiny import build
+
+            torch.set_num_threads(1)
+            transformers.logging.disable_progress_bar()
+            transformers.logging.set_verbosity_error()
+            built[family] = build(family, home)
+        return built[family]
+
+    return get
