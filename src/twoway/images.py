@@ -144,10 +144,12 @@ def _reduce(picture: PILImage.Image, file: BinaryIO, limits: Limits) -> None:
     width, height = picture.size
     if width * height <= limits.max_pixels or picture.info.get("progressive"):
         return
-    # The header's reader stops at the start of the scan: two bytes of length, then the number of colours in it. A scan with
-    # fewer colours than the picture is one of several, and those are held whole like a progressive file's.
-    scan = file.read(3)
-    if len(scan) < 3 or scan[2] != len(picture.getbands()):
+    # The header's reader stops behind the head of the first scan: two bytes of length, then the number of colours in it, and
+    # more. A scan with fewer colours than the picture is one of several, and those are held whole like a progressive file's.
+    colours = len(picture.getbands())
+    length = 6 + 2 * colours
+    file.seek(-length, io.SEEK_CUR)
+    if file.read(3) != bytes([0, length, colours]):
         return
     for scale in (2, 4, 8):
         if (width // scale + 1) * (height // scale + 1) <= limits.max_pixels:
