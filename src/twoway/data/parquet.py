@@ -1,0 +1,56 @@
+"""Parquet: a file or a folder of files, pictures embedded as bytes or as the `{"bytes", "path"}` that `datasets` writes.
+
+A few rows are in memory at a time. A damaged file is an error whatever the failure policy: how many rows are lost is unknown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Place
+from ..errors import TwowayError, UsageError, did_you_mean
+from .rows import COLUMNS, document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .rows import ReadOptions, Rows
+
+_BATCH_ROWS = 32
+
+
+def rows(argument: str, options: ReadOptions) -> Rows:
+    """Read every file in order of its name; rows are counted within their file."""
+    path = Path(argument)
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    for file in files:
+        place = str(file)
+        for number, row in enumerate(_records(file), 1):
+            where = Place(place, number)
+            yield (
+                ContentError(f"the row cannot be read ({row})", where)
+                if isinstance(row, ValueError)
+                else document(row, where, options.root or file.parent)
+            )
+
+
+def _records(file: Path) -> Iterator[dict[str, Any] | ValueError]:
+    """Read the rows of one file as plain objects, with the error in the place of one that cannot be converted."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            if not set(names) & set(COLUMNS):
+                hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")
+                raise UsageError(f"{file} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                for index in range(batch.num_rows):
+                    try:
+                        yield batch.slice(index, 1).to_pylist()[0]
+                    except ValueError as error:  # text that is not UTF-8, dates out of range
+                        yield error
+    except (OSError, pyarrow.ArrowException) as error:
+        raise TwowayError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,81 @@
+"""A PDF file or a folder of them: a page is a document of two parts, its picture and then its text (none, where it has no text).
+
+A page so large that its picture would pass the pixel bound is rendered at the resolution that just fits: that is a choice of
+resolution for a drawing, not a change of data. An encrypted or broken file is one bad row, a broken page too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Document, Place
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .rows import ReadOptions, Row, Rows
+
+_POINTS_PER_INCH = 72
+# What a text layer holds besides text: control characters, lone surrogates, and PDFium's marks for hyphens and unknown glyphs.
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+def pdf_files(folder: Path) -> list[Path]:
+    """Return the PDFs below a folder in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
+
+
+def rows(argument: str, options: ReadOptions) -> Rows:
+    """Render page by page; only one page is in memory at a time."""
+    if options.dpi < 1:
+        raise UsageError(f"dpi is a positive number, not {options.dpi}")
+    path = Path(argument)
+    for file in pdf_files(path) if path.is_dir() else [path]:
+        yield from _pages(file, options)
+
+
+def _pages(file: Path, options: ReadOptions) -> Rows:
+    """Open one file and go through its pages."""
+    import pypdfium2
+
+    try:
+        pdf = pypdfium2.PdfDocument(file)
+    except (pypdfium2.PdfiumError, OSError) as error:
+        locked = "password" in str(error).lower()
+        reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({error})"
+        yield ContentError(reason, Place(str(file)))
+        return
+    try:
+        pages = len(pdf)
+        if not pages:
+            yield ContentError("the PDF has no pages", Place(str(file)))
+        for index in range(pages):
+            place = Place(str(file), index + 1, "page")
+            try:
+                yield _page(pdf, index, place, options)
+            except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
+                yield ContentError(f"the page is broken ({error})", place)
+    finally:
+        pdf.close()
+
+
+def _page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
+    """Render one page and read its text layer."""
+    page = pdf[index]
+    try:
+        width, height = page.get_size()
+        if width <= 0 or height <= 0:
+            return ContentError(f"the page has no area ({width:g} x {height:g} points)", place)
+        # One pixel a side is kept free, because the renderer rounds up.
+        fitting = (options.limits.max_pixels / (width * height)) ** 0.5 * (1 - 1 / min(options.limits.max_pixels, 4096))
+        picture = page.render(scale=min(options.dpi / _POINTS_PER_INCH, fitting)).to_pil().convert("RGB")
+        layer = page.get_textpage()
+        try:
+            text = _NO_TEXT.sub("", layer.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")).strip()
+        finally:
+            layer.close()
+    finally:
+        page.close()
+    parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
+    return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": len(pdf)})

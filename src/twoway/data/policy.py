@@ -1,0 +1,94 @@
+"""What happens to a bad row: the run fails at the first one (the default), or leaves it out, counted and listed; never a stand-in.
+
+The list is JSON lines with `file`, `row`, `unit` and `reason`. It is written line by line, so that it stands even where a run is cut
+off, and each row is in it once, however often the data is read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ..content import ContentError, Place
+from ..errors import TwowayError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import argparse
+
+OnBad = Literal["fail", "skip"]
+BAD_ROWS = "bad-rows.jsonl"
+
+
+def add_on_bad(parser: argparse.ArgumentParser) -> None:
+    """Give a command the option `--on-bad`."""
+    parser.add_argument(
+        "--on-bad",
+        choices=get_args(OnBad),
+        default="fail",
+        help=f"a bad row stops the run (fail), or is left out, counted and listed in {BAD_ROWS} (skip); default: %(default)s",
+    )
+
+
+class Policy:
+    """Decides about bad rows; one policy may serve several sources, and then all of them share one list."""
+
+    def __init__(self, on_bad: OnBad = "fail", bad_rows: str | Path | None = None) -> None:
+        if on_bad not in get_args(OnBad):
+            raise UsageError(f"on_bad is fail or skip, not {on_bad!r}{did_you_mean(str(on_bad), get_args(OnBad))}")
+        self.on_bad = on_bad
+        self.bad_rows = None if bad_rows is None else Path(bad_rows)
+        self._listed: set[Place] = set()
+        self._started = False
+
+    def start(self) -> None:
+        """Take away the list of an earlier run, once, so that a clean run does not end beside an old list."""
+        if not self._started and self.bad_rows is not None:
+            try:
+                self.bad_rows.unlink(missing_ok=True)
+            except OSError as error:
+                raise UsageError(f"the list of bad rows cannot be written to {self.bad_rows} ({error.strerror})") from error
+        self._started = True
+
+    def refuse(self, error: ContentError) -> None:
+        """Raise for a bad row, or list it."""
+        if self.on_bad == "fail":
+            raise ContentError(f"{error.reason}; mend the row, or pass --on-bad skip to leave such rows out", error.place) from error
+        self.start()
+        if self.bad_rows is None or error.place in self._listed:
+            return
+        if error.place is not None:
+            self._listed.add(error.place)
+        place = error.place or Place("")
+        line = {"file": place.file, "row": place.row, "unit": place.unit, "reason": error.reason}
+        try:
+            with self.bad_rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as trouble:
+            raise TwowayError(f"the list of bad rows cannot be written to {self.bad_rows} ({trouble.strerror})") from trouble
+
+
+@dataclass
+class Report:
+    """What one pass over a source has met so far."""
+
+    spec: str
+    rows: int = 0
+    kept: int = 0
+    bad: int = 0
+    first: list[ContentError] = field(default_factory=list)
+    bad_rows: Path | None = None
+
+    def add_bad(self, error: ContentError) -> None:
+        """Count a bad row; the first three are kept to be shown."""
+        self.bad += 1
+        if len(self.first) < 3:
+            self.first.append(error)
+
+    def __str__(self) -> str:
+        if not self.bad:
+            return f"{self.spec}: {self.rows:,} rows read, none bad"
+        listed = f", all in {self.bad_rows}" if self.bad_rows is not None else ""
+        examples = " | ".join(str(error) for error in self.first)
+        return f"{self.spec}: {self.rows:,} rows read, {self.bad:,} bad and left out{listed}; first: {examples}"

@@ -1,0 +1,64 @@
+"""One row of any table becomes a document: the long form `parts`, or the short form `image` and `text` (the image comes first).
+
+Every reader yields documents and, in the place of a bad row, the `ContentError` that says what is wrong; it never raises for
+a row, so that the failure policy decides in one place. Columns besides these three are kept as the document's `meta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Document, Place
+from ..errors import did_you_mean
+from ..images import DEFAULT, Limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Row = Document | ContentError
+Rows = Iterator[Row]
+COLUMNS = ("parts", "image", "text")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's)."""
+
+    root: Path | None = None
+    dpi: int = 144
+    limits: Limits = DEFAULT
+
+
+def document(row: object, place: Place, root: Path | None) -> Row:
+    """Turn one row into a document, or into the error that says why it is none."""
+    try:
+        if not isinstance(row, Mapping):
+            raise ContentError(f"the row is a {type(row).__name__}, not an object with parts, image or text", place)
+        given = {key: row[key] for key in COLUMNS if row.get(key) is not None}
+        if not given:
+            hint = next((found for key in row if (found := did_you_mean(str(key), COLUMNS)) and key not in COLUMNS), "")
+            raise ContentError(f"the row has neither parts nor image nor text{hint}", place)
+        if "parts" in given and len(given) > 1:
+            raise ContentError("the row has parts and image or text; put all into parts", place)
+        parts = given["parts"] if "parts" in given else [{key: value} for key, value in given.items()]
+        meta = {str(key): value for key, value in row.items() if key not in COLUMNS}
+        return Document.from_parts(_unwrap(parts), place=place, root=root, meta=meta)
+    except ContentError as error:
+        return error
+
+
+def _unwrap(parts: object) -> object:
+    """Take pictures out of the `{"bytes": …, "path": …}` that `datasets` stores them in."""
+    if not isinstance(parts, list):
+        return parts
+    return [_unwrap_part(part) if isinstance(part, Mapping) else part for part in parts]
+
+
+def _unwrap_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take one picture out; where there are bytes, the path is only the name it once had."""
+    image = part.get("image")
+    if not isinstance(image, Mapping) or not set(image) <= {"bytes", "path"}:
+        return part
+    return {**part, "image": image.get("path") if image.get("bytes") is None else image["bytes"]}
