@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class PatchDecoder(nn.Module):
     """`depth` layers over the whole sequence, then a linear layer to the `values` of one position's patches."""
 
-    def __init__(self, language_model: nn.Module, *, values: int, depth: int = 1) -> None:
+    def __init__(self, language_model: Any, *, values: int, depth: int = 1) -> None:
         """Copy the middle layers of `language_model`; its embedding and norm stay out."""
         super().__init__()
         config = copy.deepcopy(language_model.config)
@@ -36,7 +36,7 @@ class PatchDecoder(nn.Module):
             config.layer_types = [config.layer_types[index] for index in middle]
         # The text model brings masks and positions; its own vocabulary would be built for nothing, so it is one word small.
         config.vocab_size, config.pad_token_id = 1, None
-        self.body = type(language_model)(config)
+        self.body: Any = type(language_model)(config)
         self.body.embed_tokens, self.body.norm = nn.Identity(), nn.Identity()
         for new, index in zip(self.body.layers, middle, strict=True):
             new.load_state_dict(layers[index].state_dict())
@@ -47,7 +47,8 @@ class PatchDecoder(nn.Module):
         """Return the predicted values (N, P) at the chosen positions; `seen` is what the language model was called with."""
         passed = {name: value for name, value in seen.items() if name not in ("input_ids", "inputs_embeds", "past_key_values")}
         states_BLD = self.body(inputs_embeds=hidden_BLD, **passed).last_hidden_state
-        return self.to_values(states_BLD[chosen_BL])
+        values_NP: torch.Tensor = self.to_values(states_BLD[chosen_BL])
+        return values_NP
 
 
 def patch_loss(predicted_NP: torch.Tensor, target_NP: torch.Tensor) -> Loss:

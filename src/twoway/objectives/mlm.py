@@ -43,7 +43,7 @@ def word_loss(
     count = len(targets_N)
     # The empty sum is tied to the states, so that every rank of a distributed run reaches the same parameters.
     total = hidden_BLD.sum() * 0.0
-    pieces = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)) if count else []
+    pieces = list(zip(torch.split(hidden_ND, chunk), torch.split(targets_N, chunk), strict=True)) if count else []
     for hidden, targets in pieces:
         if len(pieces) == 1 or not torch.is_grad_enabled():
             total = total + _summed(hidden, targets, head)
