@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .rows import ReadOptions, Rows
 
-_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.\[\]%+-]+))?$")
+_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?$")
 
 
 def disk_rows(argument: str, options: ReadOptions) -> Rows:
@@ -35,7 +35,8 @@ def disk_rows(argument: str, options: ReadOptions) -> Rows:
             splits = ", ".join(str(Path(argument) / split) for split in table)
             raise UsageError(f"{argument} holds several splits; name one of {splits}")
         (table,) = table.values()
-    yield from _rows(table, argument, options.root or Path(argument))
+    # As a stream, because a change of features rewrites a table on disk as a whole.
+    yield from _rows(table.to_iterable_dataset(), argument, options.root or Path(argument))
 
 
 def hub_rows(argument: str, options: ReadOptions) -> Rows:
@@ -62,7 +63,7 @@ def hub_rows(argument: str, options: ReadOptions) -> Rows:
 
 
 def _rows(table: Any, label: str, root: Path | None) -> Rows:
-    """Go through a table, map-style or streamed."""
+    """Go through a stream."""
     names = table.column_names
     if names is not None and not set(names) & set(COLUMNS):
         hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")

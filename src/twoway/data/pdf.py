@@ -67,9 +67,8 @@ def _page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
         width, height = page.get_size()
         if width <= 0 or height <= 0:
             return ContentError(f"the page has no area ({width:g} x {height:g} points)", place)
-        # One pixel a side is kept free, because the renderer rounds up.
-        fitting = (options.limits.max_pixels / (width * height)) ** 0.5 * (1 - 1 / min(options.limits.max_pixels, 4096))
-        picture = page.render(scale=min(options.dpi / _POINTS_PER_INCH, fitting)).to_pil().convert("RGB")
+        scale = min(options.dpi / _POINTS_PER_INCH, _fitting(width, height, options.limits.max_pixels))
+        picture = page.render(scale=scale).to_pil().convert("RGB")
         layer = page.get_textpage()
         try:
             text = _NO_TEXT.sub("", layer.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")).strip()
@@ -79,3 +78,9 @@ def _page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
         page.close()
     parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
     return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": len(pdf)})
+
+
+def _fitting(width: float, height: float, max_pixels: int) -> float:
+    """Return the largest scale at which a page keeps to the bound, although each side is rounded up: (ws + 1)(hs + 1) = bound."""
+    area, sides = width * height, width + height
+    return float(((sides**2 + 4 * area * (max_pixels - 1)) ** 0.5 - sides) / (2 * area))

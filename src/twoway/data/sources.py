@@ -112,6 +112,8 @@ POSSIBLE = (
 
 def _reader(spec: str) -> tuple[Callable[[str, ReadOptions], Rows], str]:
     """Find the reader and what it is given."""
+    if not spec.strip():
+        raise UsageError(f"no data is named (possible: {POSSIBLE})")
     path = Path(spec)
     kind, colon, rest = spec.partition(":")
     if colon and not path.exists():

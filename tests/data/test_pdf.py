@@ -1,0 +1,114 @@
+"""PDFs: a page is its picture and then its text; what cannot be opened is a bad row with file and page."""
+
+from __future__ import annotations
+
+import pytest
+
+from twoway.content import ContentError, Image, Text
+from twoway.data.sources import open_source
+from twoway.errors import UsageError
+from twoway.images import Limits
+
+
+def pdf(*pages, encrypted=False):
+    """A PDF by hand: each page is (text, width, height) in points, or None for a page object that is missing."""
+    kids = " ".join(f"{10 + 2 * number} 0 R" for number in range(len(pages)))
+    objects = {1: "<</Type/Catalog/Pages 2 0 R>>", 2: f"<</Type/Pages/Kids[{kids}]/Count {len(pages)}>>"}
+    objects[3] = "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
+    for number, page in enumerate(pages):
+        if page is None:
+            continue
+        text, width, height = page
+        content = f"BT /F 12 Tf 10 {height / 2} Td ({text}) Tj ET" if text else ""
+        box = f"/MediaBox[0 0 {width} {height}]"
+        objects[10 + 2 * number] = f"<</Type/Page/Parent 2 0 R{box}/Resources<</Font<</F 3 0 R>>>>/Contents {11 + 2 * number} 0 R>>"
+        objects[11 + 2 * number] = f"<</Length {len(content)}>>stream\n{content}\nendstream"
+    lock = ""
+    if encrypted:
+        objects[4] = f"<</Filter/Standard/V 1/R 2/P -4/O<{'41' * 32}>/U<{'42' * 32}>>>"
+        lock = f"/Encrypt 4 0 R/ID[<{'43' * 16}><{'43' * 16}>]"
+    body, offsets = b"%PDF-1.4\n", {}
+    for number, value in objects.items():
+        offsets[number] = len(body)
+        body += f"{number} 0 obj{value}endobj\n".encode()
+    start, size = len(body), max(objects) + 1
+    body += f"xref\n0 {size}\n0000000000 65535 f \n".encode()
+    for number in range(1, size):
+        body += (f"{offsets[number]:010} 00000 n \n" if number in offsets else "0000000000 00000 f \n").encode()
+    return body + f"trailer<</Root 1 0 R/Size {size}{lock}>>\nstartxref\n{start}\n%%EOF\n".encode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(name, data):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def test_a_page_is_its_picture_and_then_its_text(write):
+    path = write("a.pdf", pdf(("Hello page one", 144, 72), ("", 144, 72)))
+    first, second = open_source(path)
+    assert [type(part) for part in first.parts] == [Image, Text]
+    assert first.texts == ("Hello page one",)
+    assert [type(part) for part in second.parts] == [Image]
+    assert (str(first.place), str(second.place)) == (f"{path} page 1", f"{path} page 2")
+    assert second.meta == {"page": 2, "pages": 2}
+    picture = first.images[0].source
+    assert (picture.mode, picture.size) == ("RGB", (288, 144))
+    assert picture.convert("L").getextrema()[0] < 100, "the text is drawn"
+    assert second.images[0].source.getextrema() == ((255, 255),) * 3
+
+
+def test_the_resolution_is_an_option(write):
+    path = write("a.pdf", pdf(("x", 144, 72)))
+    (document,) = open_source(path, dpi=36)
+    assert document.images[0].source.size == (72, 36)
+    with pytest.raises(UsageError, match="dpi"):
+        list(open_source(path, dpi=0))
+
+
+@pytest.mark.parametrize("bound", [1000, 90_000])
+def test_a_giant_page_is_rendered_within_the_bound(write, bound):
+    path = write("a.pdf", pdf(("x", 14_400, 14_400), ("x", 14_400, 101)))
+    for document in open_source(path, limits=Limits(max_pixels=bound)):
+        width, height = document.images[0].source.size
+        assert bound * 0.8 < width * height <= bound
+
+
+def test_a_folder_is_read_in_order_and_bad_files_are_bad_rows(write, tmp_path):
+    write("d/b.pdf", pdf(("two", 100, 100)))
+    write("d/a.PDF", pdf(("one", 100, 100)))
+    write("d/locked.pdf", pdf(("x", 100, 100), encrypted=True))
+    write("d/junk.pdf", b"no pdf at all")
+    write("d/empty.pdf", b"")
+    write("d/none.pdf", pdf())
+    write("d/notes.txt", b"left alone")
+    source = open_source(tmp_path / "d", on_bad="skip", bad_rows=tmp_path / "bad-rows.jsonl")
+    assert [document.texts for document in source] == [("one",), ("two",)]
+    reasons = (tmp_path / "bad-rows.jsonl").read_text()
+    assert source.report().bad == len(reasons.splitlines()) == 4
+    for words in ("the PDF is encrypted", "the PDF is broken", "junk.pdf", "empty.pdf", "none.pdf"):
+        assert words in reasons
+    with pytest.raises(ContentError, match=r"empty\.pdf: the PDF is broken .*pass --on-bad skip"):
+        list(open_source(tmp_path / "d"))
+
+
+def test_a_broken_page_is_one_bad_row_with_its_number(write):
+    path = write("a.pdf", pdf(("one", 100, 100), None, ("three", 100, 100)))
+    source = open_source(path, on_bad="skip")
+    assert [document.texts for document in source] == [("one",), ("three",)]
+    with pytest.raises(ContentError, match=r"a\.pdf page 2: "):
+        list(open_source(path))
+
+
+def test_every_cut_of_a_pdf_gives_pages_or_bad_rows(write):
+    data = pdf(("one", 100, 100), ("two", 100, 100))
+    for length in range(0, len(data), 40):
+        path = write("cut.pdf", data[:length])
+        rows = [row if isinstance(row, ContentError) else row.place.unit for row in open_source(path)._rows()]
+        assert rows
+        assert all(row == "page" or str(path) in str(row) for row in rows)
