@@ -21,16 +21,19 @@ import torch
 from ..errors import TwowayError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 # Kernels may add in another order; a different function is off by far more.
 SAME = 1e-4
 
 
-def graft(lm: Any, shape: Any, *, vocabulary: int | None = None) -> Any:
-    """Return a new vision-language model of the configuration `shape` whose text part is `lm`; its other parts are as initialised.
+def graft(lm: Any, shape: Any, *, vocabulary: int | None = None, initialise: Callable[[Any], None] | None = None) -> Any:
+    """Return a new vision-language model of the configuration `shape` whose text part is `lm`.
 
-    `vocabulary` is the number of embedding rows, for a tokenizer that has more tokens than `lm`.
+    `vocabulary` is the number of embedding rows, for a tokenizer that has more tokens than `lm`. The other parts are as the library, or
+    `initialise`, draws them.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -38,6 +41,8 @@ def graft(lm: Any, shape: Any, *, vocabulary: int | None = None) -> Any:
     if rows < lm.config.vocab_size:
         raise TwowayError(f"a vocabulary of {rows} would cut off some of the text model's {lm.config.vocab_size} rows")
     vlm = AutoModelForImageTextToText.from_config(fitted(shape, lm.config, rows), dtype=lm.dtype)
+    if initialise is not None:
+        initialise(vlm)
     carry(lm, vlm)
     off = gap(lm, vlm)
     if off > SAME:
