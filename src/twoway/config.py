@@ -1,0 +1,126 @@
+"""Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else is an error.
+
+Two steps: text becomes a tree that knows the line of every key (here), and the dataclass's types read the tree (`config_types`).
+Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from .config_types import Given, build
+from .errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a dataclass from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a nested dataclass."""
+    root = _from_file(Path(path)) if path is not None else Given("the configuration", children={})
+    seen: set[str] = set()
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            raise UsageError(f"{word!r} is not of the form key=value")
+        if key in seen:
+            raise UsageError(f"{word}: {key} is set twice")
+        seen.add(key)
+        _place(root, key.split("."), _from_word(word, text), word)
+    built: Config = build(cls, root, "")
+    return built
+
+
+def dump(config: object) -> str:
+    """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _from_file(path: Path) -> Given:
+    """Read a file into a tree."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start + 1})") from error
+    except OSError as error:
+        raise UsageError(f"the configuration {path} cannot be read ({error.strerror})") from error
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken):
+                raise UsageError(f"{path}:{token.start_mark.line + 1}: aliases (*{token.value}) are not read; write the value out")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = Given(str(path), children={}) if node is None else _tree(node, str(path), str(path))
+    except yaml.MarkedYAMLError as error:
+        raise UsageError(f"{path}{_line(error)}: invalid YAML ({error.problem})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: invalid YAML ({str(error).splitlines()[0]})") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: invalid YAML (nested too deeply)") from error
+    if tree.children is None:
+        raise UsageError(f"{path}: a configuration is keys with values, not {tree.shown}")
+    return dataclasses.replace(tree, where=str(path))
+
+
+def _from_word(word: str, text: str) -> Given:
+    """Read the value of a `key=value` word; its plain text is kept for keys that take text, because nobody quotes for YAML in a shell."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = Given(word, scalar=yaml.ScalarNode("tag:yaml.org,2002:null", "")) if node is None else _tree(node, word, None)
+    except (yaml.YAMLError, RecursionError, UsageError):
+        tree = Given(word, scalar=yaml.ScalarNode("tag:yaml.org,2002:str", text))
+    return dataclasses.replace(tree, text=text)
+
+
+def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
+    """Turn nodes into a tree of places; within a file a place is its line, within a word the word."""
+    if isinstance(node, yaml.SequenceNode):
+        return Given(where, items=[_tree(item, _at(item, where, file), file) for item in node.value])
+    if isinstance(node, yaml.ScalarNode):
+        return Given(where, scalar=node)
+    children: dict[str, Given] = {}
+    for key, value in node.value:
+        place = _at(key, where, file)
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{place}: a key is a single word, not a list or a group")
+        if key.value in children:
+            raise UsageError(f"{place}: {key.value} is there twice (first at {children[key.value].where})")
+        children[key.value] = _tree(value, place, file)
+    return Given(where, children=children)
+
+
+def _place(root: Given, names: Sequence[str], value: Given, word: str) -> None:
+    """Put the value of a word into the tree, over what the file says there."""
+    for name in names[:-1]:
+        children = root.children if root.children is not None else {}
+        root = children.setdefault(name, Given(word, children={}))
+        if root.children is None:
+            # `a: null` in the file, `a.b=1` in the word: the word wins.
+            root.where, root.scalar, root.items, root.text, root.children = word, None, None, None, {}
+    if root.children is not None:
+        root.children[names[-1]] = value
+
+
+def _at(node: yaml.Node, where: str, file: str | None) -> str:
+    """Return the place of a node."""
+    return where if file is None else f"{file}:{node.start_mark.line + 1}"
+
+
+def _line(error: yaml.MarkedYAMLError) -> str:
+    """Return the line of a syntax error, where it is known."""
+    return f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+
+
+def _plain(value: Any) -> Any:
+    """Turn a configuration into what YAML knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
