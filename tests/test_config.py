@@ -179,7 +179,7 @@ def test_a_number_may_be_written_in_any_usual_way(write, number):
         ("model: !!python/object/apply:os.system [ls]", "model takes text, not a list"),
         ("model: !shout m", "model takes text"),
         ("model: \x07", "train.yaml: invalid YAML"),
-        ("model: " + "[" * 400 + "]" * 400, "train.yaml: invalid YAML (nested too deeply)"),
+        ("model: " + "[" * 900 + "]" * 900, "train.yaml: invalid YAML (nested too deeply)"),
         (b"model: caf\xe9", "train.yaml is not UTF-8 (byte 11)"),
         (b"", "train.yaml: missing model (text)"),
     ],
