@@ -9,7 +9,10 @@ from typing import Any
 __version__ = version("twoway")
 
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
-_HOME: dict[str, str] = {}
+_HOME: dict[str, str] = {
+    "ConvertResult": "twoway.stages.convert",
+    "convert": "twoway.stages.convert",
+}
 
 __all__ = ["__version__", *_HOME]
 

@@ -1,0 +1,188 @@
+"""Load any causal vision-language model and find its parts through what transformers exposes.
+
+There is no list of families: which class loads a config is transformers' own mapping, and the parts come from `get_decoder`,
+`get_encoder`, `get_input_embeddings` and `get_output_embeddings`, which every model has. Old key layouts (a trainer's of 2025,
+say) go through transformers' own key conversion.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from twoway.errors import TwowayError, UsageError, did_you_mean
+
+from .source import first_line, read_json, weight_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_PROJECTOR = re.compile(r"(^|\.)(\w*merger\w*|\w*projector|connector|embed_vision)$")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its language-model head, and what the weight files held besides."""
+
+    model: PreTrainedModel
+    has_head: bool
+    extra: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model, by the name each has inside it."""
+
+    language: tuple[str, torch.nn.Module]
+    tower: tuple[str, torch.nn.Module] | None
+    projectors: tuple[tuple[str, torch.nn.Module], ...]
+    embeddings: tuple[str, torch.nn.Module]
+    layers: torch.nn.ModuleList
+    norm: torch.nn.Module | None
+    head: torch.nn.Module | None
+
+    def sizes(self) -> dict[str, int]:
+        """Return parameters by part; a projector inside the tower counts as projector."""
+        held = {
+            "embeddings": _ids(self.embeddings[1]),
+            "projector": {key: size for _, module in self.projectors for key, size in _ids(module).items()},
+            "tower": _ids(self.tower[1]) if self.tower else {},
+            "language model": _ids(self.language[1]),
+            "head": _ids(self.head) if self.head is not None else {},
+        }
+        seen: set[int] = set()
+        sizes = {}
+        for name, ids in held.items():
+            sizes[name] = sum(size for key, size in ids.items() if key not in seen)
+            seen |= ids.keys()
+        return sizes
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Read a checkpoint's config with transformers' own classes; code that a checkpoint brings is not run."""
+    raw = read_json(folder / "config.json")
+    if "model_type" not in raw:
+        raise TwowayError(f"{folder / 'config.json'} names no model_type, so nothing can load it")
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        if "auto_map" in raw:
+            raise TwowayError(f"{folder} needs code of its own to load (auto_map), and code from checkpoints is not run") from error
+        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys()
+        near = did_you_mean(str(raw["model_type"]), known) if raw["model_type"] not in known else f" ({first_line(error)})"
+        raise TwowayError(
+            f"{folder / 'config.json'}: transformers {transformers.__version__} cannot read model_type {raw['model_type']!r}{near}"
+        ) from error
+
+
+def require_vision_language(config: PreTrainedConfig, folder: Path) -> None:
+    """Refuse what is no causal vision-language model, and say what it is."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False) or getattr(config.get_text_config(), "is_encoder_decoder", False):
+        raise TwowayError(f"{folder} is an encoder-decoder model ({kind}); convert takes a causal vision-language model")
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TwowayError(f"{folder} is a text-only model ({kind}); convert takes a causal vision-language model, with a tower for images")
+    raise TwowayError(f"{folder} is no generative model ({kind}, an encoder alone); convert takes a causal vision-language model")
+
+
+def load_model(folder: Path, *, dtype: str = "auto") -> Loaded:
+    """Load a causal vision-language model with its head, and fail where the weights do not cover the model."""
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, DTYPES)} (there are: {', '.join(DTYPES)})")
+    config = load_config(folder)
+    require_vision_language(config, folder)
+    weight_files(folder)
+    try:
+        model, info = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except ImportError as error:
+        raise TwowayError(f"{folder}: {config.model_type} needs a package that is not here: {first_line(error)}") from error
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise TwowayError(f"the weights in {folder} do not fit its config: {first_line(error)}") from error
+    if info["mismatched_keys"]:
+        raise TwowayError(f"the weights in {folder} do not fit its config: {sorted(info['mismatched_keys'])[0]} has another shape")
+    head = head_names(model)
+    lacking = sorted(set(info["missing_keys"]) - head)
+    if lacking:
+        raise TwowayError(f"the weights in {folder} lack {len(lacking)} tensors of a {config.model_type} model, {lacking[0]} for one")
+    model.eval()
+    return Loaded(model, not (set(info["missing_keys"]) & head), tuple(sorted(info["unexpected_keys"])))
+
+
+def head_names(model: PreTrainedModel) -> set[str]:
+    """Return the names of the language-model head's tensors."""
+    head = model.get_output_embeddings()
+    return {f"{name}.{key}" for name, module in model.named_modules() if module is head and head is not None for key in head.state_dict()}
+
+
+def inner(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model without its head, which is what an embedding model is made of."""
+    return model.base_model
+
+
+def parts(model: PreTrainedModel) -> Parts:
+    """Find the parts of a loaded model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    language, tower = model.get_decoder(), model.get_encoder(modality="image")
+    layers = getattr(language, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList):
+        raise TwowayError(f"no decoder layers found in {type(model).__name__}; its language model shows none")
+    inside = {id(module) for module in language.modules()}
+    has_tower = tower is not None and id(tower) != id(model) and id(tower) not in inside
+    projectors = tuple((name, module) for name, module in model.named_modules() if _PROJECTOR.search(name) and id(module) not in inside)
+    embeddings = model.get_input_embeddings()
+    return Parts(
+        language=(names[id(language)], language),
+        tower=(names[id(tower)], tower) if has_tower else None,
+        projectors=projectors,
+        embeddings=(names[id(embeddings)], embeddings),
+        layers=layers,
+        norm=getattr(language, "norm", None),
+        head=model.get_output_embeddings(),
+    )
+
+
+def text_width(model: PreTrainedModel) -> int:
+    """Return the width of the language model's states."""
+    return int(model.config.get_text_config().hidden_size)
+
+
+def linear_names(modules: Sequence[tuple[str, torch.nn.Module]]) -> list[str]:
+    """Return the full names of the linear layers inside these modules."""
+    return [
+        ".".join(filter(None, (prefix, name)))
+        for prefix, module in modules
+        for name, child in module.named_modules()
+        if isinstance(child, torch.nn.Linear)
+    ]
+
+
+def _ids(module: torch.nn.Module) -> dict[int, int]:
+    return {id(parameter): parameter.numel() for parameter in module.parameters()}
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that a result depends on."""
+    import sentence_transformers
+
+    import twoway
+
+    return {
+        "twoway": twoway.__version__,
+        "transformers": transformers.__version__,
+        "sentence_transformers": sentence_transformers.__version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,78 @@
+"""How the states of a row become one vector, with the modules that sentence-transformers has.
+
+`mean` and `last` are its own. `eos` reads the state at an EOS token that is appended to every row. Appending it in the chat template
+would lose it where a row is cut at the length limit, so the tokenizer appends it: its post-processor keeps room for the token before
+it cuts, on whichever side the padding is, and whatever the template ends in (a template's own EOS stays one place earlier). So the
+place is known from construction and is the last real token. `--dim` keeps the first numbers of the vector through a `Dense` whose matrix is
+a cut identity, before the normalisation, because a truncation set on a model object is not saved with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from tokenizers.processors import TemplateProcessing
+
+from twoway.errors import TwowayError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MODES = {"mean": "mean", "last": "lasttoken", "eos": "lasttoken"}
+
+
+def require_mode(mode: str) -> str:
+    """Check a pooling's name."""
+    if mode not in MODES:
+        raise UsageError(f"unknown pooling {mode!r}{did_you_mean(mode, MODES)} (there are: {', '.join(MODES)})")
+    return mode
+
+
+def modules(mode: str, width: int, dim: int | None, dtype: torch.dtype) -> list[torch.nn.Module]:
+    """Return what follows the transformer."""
+    if dim is not None and not 0 < dim <= width:
+        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
+    cut = [] if dim is None or dim == width else [_first(width, dim, dtype)]
+    return [Pooling(width, MODES[require_mode(mode)]), *cut, Normalize()]
+
+
+def append_eos(processor: Any) -> None:
+    """Make the tokenizer end every row in its EOS token."""
+    tokenizer = processor.tokenizer
+    eos, bos = tokenizer.eos_token, tokenizer.bos_token
+    if eos is None:
+        raise TwowayError("pooling eos needs an EOS token and this tokenizer has none; use --pooling last")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A $B {eos}", special_tokens=[(eos, tokenizer.convert_tokens_to_ids(eos))]
+    )
+    template = processor.chat_template
+    if bos and processor.apply_chat_template(_question(), tokenize=False).startswith(bos):
+        # A processor adds no special token to a text that starts with its BOS token. The template writes BOS as text, so
+        # the tokenizer need not know which token that is, and the ids stay the same.
+        tokenizer.bos_token = None
+        template = f"{{% set bos_token = {bos!r} %}}{template}"
+    processor.chat_template = tokenizer.chat_template = template
+
+
+def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:
+    """Prove that every kind of row ends in EOS, cut or not."""
+    limit = transformer.max_seq_length
+    long = "word " * (limit + 8) if limit and limit <= 4096 else "word " * 8
+    for row in [*rows, long]:
+        features = transformer.preprocess([row])
+        last = int(features["attention_mask"][0].nonzero().max())
+        if int(features["input_ids"][0, last]) != eos:
+            raise TwowayError(
+                f"pooling eos: {type(transformer.processor).__name__} takes the EOS token off again; use --pooling last or mean"
+            )
+
+
+def _question() -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+
+
+def _first(width: int, dim: int, dtype: torch.dtype) -> Dense:
+    return Dense(width, dim, bias=False, activation_function=torch.nn.Identity(), init_weight=torch.eye(dim, width, dtype=dtype))

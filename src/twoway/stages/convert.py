@@ -1,0 +1,188 @@
+"""`convert`: from a one-way vision-language model to a two-way embedding model that anyone can load.
+
+The recipe, top to bottom: open the source, whatever it is; take its processor; choose a mask token; switch attention; set the limits
+and the pooling; write a plain sentence-transformers checkpoint; open that again from disk, and measure on it what the card says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from PIL import Image
+from transformers.utils import logging as tf_logging
+
+from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.files import fresh_folder
+from twoway.model import backbone, card, encoder, mask_token, moca, pooling, processor, proof, source
+from twoway.model.attention import ATTENTION, Attention, set_attention
+from twoway.model.opening import open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """The options of `convert`; what is not given comes from the source, and then from the defaults."""
+
+    attention: Attention = "two-way"
+    pooling: Literal["mean", "last", "eos"] | None = None
+    processor: str | None = None
+    base: str | None = None
+    dtype: str = "auto"
+    mask_token: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names at once, before anything heavy."""
+        if self.attention not in ATTENTION:
+            raise UsageError(
+                f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
+            )
+        if self.pooling is not None:
+            pooling.require_mode(self.pooling)
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What came out."""
+
+    out: str
+    card: card.Card
+    heads: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"out": self.out} | asdict(self.card)
+
+
+def convert(src: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> ConvertResult:
+    """Convert `src` (a hub id or a folder) into `out`; the options are those of `ConvertConfig`.
+
+    `out` is written whole or not at all.
+    """
+    known = [option.name for option in dataclasses.fields(ConvertConfig)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"convert has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)}, overwrite)")
+    config = ConvertConfig(**options)
+    with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
+        opened = open_source(src, dtype=config.dtype, base=config.base)
+        parts = processor.load_processor(source.locate(config.processor) if config.processor else opened.folder)
+        processor.require_fit(opened.model, parts)
+        token = mask_token.ensure_mask_token(opened.model, parts, wanted=config.mask_token)
+        set_attention(opened.model, config.attention)
+        mode = config.pooling or opened.settings.pooling or "mean"
+        longest = _prepare(opened.model, parts, config, mode)
+        prompts = opened.settings.prompts | config.prompts
+        dim = config.dim or opened.settings.dim
+        heads = dataclasses.replace(opened.heads, lm_head=moca.lm_head_of(opened.model) if opened.has_head else {})
+
+        encoder.save_model(backbone.inner(opened.model), parts, folder)
+        with encoder.disk_errors():
+            saved_heads = moca.save_heads(heads, folder)
+        family, width, name = opened.model.config.model_type, backbone.text_width(opened.model), opened.name
+        step = {
+            "step": "convert",
+            "source": name,
+            "options": _options(config) | {"pooling": mode} | opened.note,
+            "versions": backbone.versions(),
+            "source_weights": opened.weights,
+            "weights": encoder.hashes(folder),
+        }
+        facts = opened.provenance
+        licence = opened.licence
+        del opened  # the model on disk is the one to measure, and two do not always fit
+        result = encoder.assemble(folder, mode=mode, dim=dim, prompts=prompts)
+        written = card.Card(
+            base=facts.get("base") or name,
+            family=family,
+            attention=_measure(result, config.attention, mode),
+            pooling=mode,
+            width=width,
+            dim=dim if dim != width else None,
+            max_length=longest,
+            mask_token=token.record(),
+            prompts=prompts,
+            licence=facts.get("licence") or licence,
+            heads=saved_heads,
+            chain=[*facts.get("chain", []), step],
+        )
+        written.write(folder)
+    return ConvertResult(str(out), written, tuple(saved_heads))
+
+
+def _options(config: ConvertConfig) -> dict[str, Any]:
+    """Return what was asked for; of a folder the name alone, since the place of it means nothing elsewhere."""
+    given = {key: value for key, value in asdict(config).items() if value not in (None, {})}
+    return {key: Path(value).name if key in ("processor", "base") and Path(value).exists() else value for key, value in given.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' load report to ourselves, which reads what it says; and its bars out of files."""
+    before, bars = tf_logging.get_verbosity(), tf_logging.is_progress_bar_enabled()
+    tf_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        tf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tf_logging.set_verbosity(before)
+        if bars:
+            tf_logging.enable_progress_bar()
+
+
+def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str) -> int:
+    """Set the processor's limits and template, and return the longest row."""
+    processor.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
+    processor.ensure_template(parts)
+    longest = processor.set_max_length(model, parts, config.max_length)
+    if mode == "eos":
+        pooling.append_eos(parts)
+    return longest
+
+
+def _measure(result: SentenceTransformer, wanted: Attention, mode: str) -> dict[str, Any]:
+    """Run the saved model: it takes every kind of input, pools where it says, and attends as it declares."""
+    transformer = cast("Any", result[0])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
+    rows = ["a text", picture, {"image": picture, "text": "and words"}]
+    result.float()  # rounding in half precision would look like attention
+    try:
+        vectors = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
+        if mode == "eos":
+            pooling.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
+        verdict = proof.probe(transformer.model, transformer.processor)
+    except TwowayError:
+        raise
+    except Exception as error:
+        raise TwowayError(
+            f"model and processor do not work together: {source.first_line(error)}; is this the model's own processor?"
+        ) from error
+    if not np.isfinite(vectors).all():
+        raise TwowayError("the converted model gives vectors that are not finite; look at its weights or at --dtype")
+    family, measured = transformer.model.config.model_type, verdict.attention
+    if measured not in ({"two-way"} if wanted == "two-way" else {"causal", "mixed"}):
+        raise TwowayError(
+            f"{family} was to be {wanted} and is measured {measured} ({verdict.reason}); a model like this cannot be converted"
+        )
+    return {
+        "declared": wanted,
+        "measured": measured,
+        "reason": verdict.reason,
+        "backends": sorted({cell.backend for cell in verdict.cells}),
+    }
