@@ -132,3 +132,13 @@ def test_documents_and_errors_survive_a_worker_process():
     assert pickle.loads(pickle.dumps(document)) == document
     error = pickle.loads(pickle.dumps(ContentError("broken", PLACE)))
     assert (str(error), error.place) == ("captions.jsonl:17: broken", PLACE)
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(tmp_path):
+    assert "picture a b.png does not exist" in str(unreadable_picture(tmp_path))
+
+
+def unreadable_picture(root):
+    with pytest.raises(ContentError) as caught:
+        Document.from_parts([{"image": "a\nb.png"}], root=root).images[0].read(PLACE)
+    return caught.value

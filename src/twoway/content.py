@@ -40,6 +40,7 @@ class ContentError(TwowayError):
     """One document cannot be used: `reason` says why, `place` where. The failure policy of the readers acts on this alone."""
 
     def __init__(self, reason: str, place: Place | None = None) -> None:
+        reason = reason.replace("\n", " ")  # file names and other libraries' messages may break lines; an error is one line
         super().__init__(reason, place)
         self.reason = reason
         self.place = place
