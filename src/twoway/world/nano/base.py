@@ -1,0 +1,90 @@
+"""`nano`: from the samples to a grounded base model, read top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from ...files import sha256, write_whole
+from .batches import Rows
+from .fast import GridForward
+from .loop import train
+from .model import build, family_of
+from .table import World, load_world
+from .tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .config import NanoConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Nano:
+    """One prepared run: its world, model, processor, rows and forward."""
+
+    config: NanoConfig
+    world: World
+    processor: Any
+    rows: Rows
+    forward: GridForward
+
+
+def prepare(config: NanoConfig, samples: Path) -> Nano:
+    """Read the world, learn the tokenizer, build and initialise the model: the same for the same config and samples."""
+    world = load_world(samples, config)
+    tokenizer = train_tokenizer(world.corpus(), config.vocabulary, family_of(config.family)[1])
+    model, processor = build(config, tokenizer)
+    rows = Rows(world, tokenizer, picture_tokens(processor), config)
+    return Nano(config, world, processor, rows, GridForward(model, processor, bf16=config.bf16))
+
+
+def picture_tokens(processor: Any) -> Callable[[int], tuple[list[int], int]]:
+    """Return what gives the ids of a square picture as the processor itself writes them, and how many come before its first own token."""
+    from PIL import Image
+
+    known: dict[int, tuple[list[int], int]] = {}
+
+    def ids_of(side: int) -> tuple[list[int], int]:
+        if side not in known:
+            message = [{"role": "user", "content": [{"type": "image"}]}]
+            text = processor.apply_chat_template(message, tokenize=False)
+            ids = processor(text=[text], images=[Image.new("RGB", (side, side))])["input_ids"][0]
+            ids = [int(token) for token in ids]
+            known[side] = ids, ids.index(processor.image_token_id)
+        return known[side]
+
+    return ids_of
+
+
+def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
+    """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused."""
+    hashes = {name: sha256(samples / f"{name}.parquet") for name in config.tables}
+    plan = json.loads(json.dumps({"config": dataclasses.asdict(config), "samples": hashes}))
+    path = run / "plan.json"
+    if not path.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(plan, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text())
+    for part, values in plan.items():
+        changed = [name for name in {**values, **before[part]} if values.get(name) != before[part].get(name)]
+        if changed:
+            what = f"{part} {changed[0]} was {before[part].get(changed[0])!r} and is now {values.get(changed[0])!r}"
+            raise UsageError(f"{run} holds an unfinished run with another plan ({what}); finish it as it was, or remove that folder")
+
+
+def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> Nano:
+    """Train, or go on training, in the folder `run`; return the run with the trained model."""
+    check_plan(run, config, samples)
+    nano = prepare(config, samples)
+    logger.info("%d concepts, %d pictures, %d texts", len(nano.world.concepts), len(nano.world.styles), len(nano.world.texts))
+    train(nano.forward, nano.rows, config, run, seen=seen)
+    return nano

@@ -1,0 +1,62 @@
+"""What one run of the nano base is: every number in one frozen dataclass, so that a run is a pure function of it and of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Sizes, data mix and schedule of a nano base; the defaults make the shipped one."""
+
+    family: str = "qwen2_vl"
+    seed: int = 1
+    # language model
+    vocabulary: int = 4000
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 768
+    # tower
+    tower_width: int = 192
+    tower_layers: int = 4
+    tower_heads: int = 4
+    patch: int = 8
+    merge: int = 2
+    picture: int = 64
+    largest: int = 160
+    # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
+    rows: int = 320_000
+    batch: int = 64
+    text_rows: int = 16
+    text_weight: float = 0.2
+    longest: int = 28
+    bare_part: float = 0.25
+    bare_share: float = 0.8
+    questions: float = 0.10
+    pairs: float = 0.03
+    canvases: float = 0.03
+    large: float = 0.02
+    pages: float = 0.02
+    # optimiser
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    decay: float = 0.05
+    clip: float = 1.0
+    warmup: int = 150
+    final: float = 0.03
+    bf16: bool = True
+    # what it is trained on, and what never
+    tables: tuple[str, ...] = ("concepts", "pictures")
+    unseen_styles: tuple[str, ...] = ("high-contrast",)
+    held_sources: tuple[str, ...] = ("openclipart",)
+    # what the result must reach, in nats a token
+    gate_trained: float = 0.8
+    gate_unseen: float = 0.35
+
+    @property
+    def steps(self) -> int:
+        """Return the number of optimiser steps that `rows` makes."""
+        return max(1, -(-self.rows // self.batch))

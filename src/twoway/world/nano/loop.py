@@ -1,0 +1,125 @@
+"""Training: one loop, resumable at any saved step, with its curve in a file beside the state.
+
+Nothing random outlives a step: the rows are a function of (seed, step), dropout is not used. So weights, optimiser and the step are the
+whole state, and a run that was killed and started again ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .checkpoint import load_state, save_state
+from .fast import token_losses
+from .gate import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .batches import Batch, Rows
+    from .config import NanoConfig
+    from .fast import GridForward
+
+logger = logging.getLogger(__name__)
+SAVE_SECONDS = 150.0
+LOG_STEPS = 50
+PROBES = 30
+PROBE_ROWS = 64
+
+
+def make_optimiser(model: Any, config: NanoConfig) -> torch.optim.AdamW:
+    """Return AdamW; vectors (norms, biases) do not decay."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def rate(step: int, config: NanoConfig) -> float:
+    """Return the learning rate of a step: a linear warm-up, then a cosine to its final share."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def train_step(forward: GridForward, batch: Batch, optimiser: torch.optim.Optimizer, config: NanoConfig, step: int) -> float:
+    """Make one optimiser step and return its loss."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+        losses = token_losses(forward.model, forward.hidden(batch), batch)
+    loss = (losses * batch.weights).sum() / batch.weights.sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(forward.model.parameters(), config.clip)
+    for group in optimiser.param_groups:
+        group["lr"] = rate(step, config)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def train(
+    forward: GridForward,
+    rows: Rows,
+    config: NanoConfig,
+    folder: Path,
+    *,
+    stop: int | None = None,
+    seen: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Train to the end of the plan (or to step `stop`), going on from what `folder` holds."""
+    model = forward.model
+    optimiser = make_optimiser(model, config)
+    step = first = load_state(folder, model, optimiser)
+    if step:
+        logger.info("going on from step %d of %d", step, config.steps)
+    model.train()
+    last = min(config.steps, stop or config.steps)
+    started = saved = time.monotonic()
+    window: list[float] = []
+    every = max(1, config.steps // PROBES)
+    while step < last:
+        window.append(train_step(forward, rows.batch(step), optimiser, config, step))
+        step += 1
+        now = time.monotonic()
+        probe = step % every == 0 or step == config.steps
+        if step % LOG_STEPS == 0 or probe or step == last:
+            speed = (step - first) * config.batch / max(now - started, 1e-9)
+            entry: dict[str, Any] = {"step": step, "rows": step * config.batch, "loss": round(sum(window) / len(window), 4)}
+            entry |= {"rows_per_second": round(speed, 1), "minutes_left": round((config.steps - step) * config.batch / speed / 60, 1)}
+            window = []
+            if probe:
+                model.eval()
+                entry |= measure(forward, rows, samples=PROBE_ROWS, label="probe")
+                model.train()
+            _note(folder, entry)
+            if seen:
+                seen(entry)
+        if now - saved > SAVE_SECONDS or step == last:
+            save_state(folder, model, optimiser, step)
+            saved = now
+
+
+def _note(folder: Path, entry: dict[str, Any]) -> None:
+    """Append one line to the curve; a line of a step that is done again after a kill simply comes twice."""
+    with (folder / "curve.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """Return the curve, the later line where a step comes twice; a line cut short by a kill is left out."""
+    entries: dict[int, dict[str, Any]] = {}
+    path = folder / "curve.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            logger.warning("%s: a line cut short by an interrupted run is left out", path)
+            continue
+        entries[entry["step"]] = entry
+    return [entries[step] for step in sorted(entries)]
