@@ -3,7 +3,8 @@
 Such a checkpoint names an architecture that transformers does not have (`Qwen2_5ForEmbedding`, or `Qwen2_5ForMLMMAE` with a patch
 decoder beside the backbone) and keeps the key layout of its time. The backbone goes through transformers' own key conversion.
 The heads (the patch decoder, and a language-model head that is not tied) serve further training alone, so they lie in `heads/`
-beside the model, where nothing that others load looks. Their names are `PatchDecoder`'s: `body.layers.N.*` and `to_values.*`.
+beside the model, where nothing that others load looks. They are in `PatchDecoder`'s form, `body.layers.N.*` and `to_values.*`: the
+released code lays the values of a position's patches out value by value, here they lie patch by patch, as the processor gives them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 FOLDER, INDEX = "heads", "heads.json"
 PATCH_DECODER, LM_HEAD = "patch_decoder", "lm_head"
@@ -47,14 +48,20 @@ def is_head(name: str) -> bool:
     return name.startswith(tuple(_NAMES))
 
 
-def read_patch_decoder(folder: Path) -> dict[str, torch.Tensor]:
+def read_patch_decoder(folder: Path, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Read the patch decoder out of a trainer's checkpoint; empty where there is none."""
     found: dict[str, torch.Tensor] = {}
+    patches = getattr(config.vision_config, "spatial_merge_size", 1) ** 2
     for path in weight_files(folder):
         with safe_open(str(path), framework="pt") as file:
             for name in filter(is_head, file.keys()):
                 old = next(prefix for prefix in _NAMES if name.startswith(prefix))
                 found[_NAMES[old] + name.removeprefix(old)] = file.get_tensor(name)
+    for name in [name for name in found if name.startswith("to_values.")]:
+        rows = found[name]
+        if len(rows) % patches:
+            raise TwowayError(f"{folder}: the patch decoder gives {len(rows)} values, which {patches} patches a position cannot share")
+        found[name] = rows.unflatten(0, (-1, patches)).transpose(0, 1).flatten(0, 1).contiguous()
     return found
 
 

@@ -49,7 +49,7 @@ def open_source(src: str | Path, *, dtype: str = "auto", base: str | None = None
     loaded = backbone.load_model(inside, dtype=dtype)
     heads = moca.load_heads(folder)
     if any(moca.is_head(name) for name in loaded.extra):
-        heads = dataclasses.replace(heads, patch_decoder=moca.read_patch_decoder(inside))
+        heads = dataclasses.replace(heads, patch_decoder=moca.read_patch_decoder(inside, loaded.model.config))
     ignored = [name for name in loaded.extra if not moca.is_head(name)]
     if ignored:
         log.warning("%s: %d tensors have no place in the model and are left out, %s for one", folder, len(ignored), ignored[0])

@@ -1,0 +1,109 @@
+"""The authors' numbers: conversion reproduces them, under both attention backends, and in a Python without this package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import plain
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForImageTextToText
+
+from twoway.model import moca
+from twoway.objectives.mae import PatchDecoder
+from twoway.stages.convert import convert
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def golden_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("golden") / "model"
+    convert(HERE / "reference-embedding", out, processor=str(HERE / "processor"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def golden_cpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("golden") / "cpt"
+    convert(HERE / "reference-cpt", out, processor=str(HERE / "processor"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def batch() -> dict[str, torch.Tensor]:
+    return load_file(HERE / "batch.safetensors")
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_the_embedding_is_the_authors(golden_model: Path, batch: dict[str, torch.Tensor], backend: str) -> None:
+    model = SentenceTransformer(str(golden_model), device="cpu", model_kwargs={"attn_implementation": backend})
+    assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() < 1e-5
+
+
+def test_a_causal_conversion_is_not(batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    convert(HERE / "reference-embedding", tmp_path / "out", processor=str(HERE / "processor"), attention="causal")
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() > 1e-2
+
+
+def test_nothing_of_this_package_is_needed(golden_model: Path, golden_cpt: Path, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Also the one place where vectors are compared with those that such a Python gives: starting one costs seconds."""
+    requests = [(str(golden_model), backend, what) for what in ("golden", "inputs") for backend in ("sdpa", "eager")]
+    requests += [(str(golden_cpt), "sdpa", "inputs")]
+    (tmp_path / "requests.json").write_text(json.dumps(requests))
+    command = [sys.executable, "-I", str(HERE / "plain.py"), str(tmp_path / "out.npz"), str(tmp_path / "requests.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    there = np.load(tmp_path / "out.npz")
+    for number in ("0", "1"):
+        assert np.abs(there[number] - batch["embedding"].numpy()).max() < 1e-5
+    here = plain.everything(SentenceTransformer(str(golden_model), device="cpu"))
+    for number in ("2", "3"):
+        assert np.abs(there[number] - here).max() < 1e-6
+    assert np.abs(there["4"] - plain.everything(SentenceTransformer(str(golden_cpt), device="cpu"))).max() < 1e-6
+
+
+def test_the_language_model_head_goes_on_beside_the_model(golden_cpt: Path, batch: dict[str, torch.Tensor]) -> None:
+    model = SentenceTransformer(str(golden_cpt), device="cpu")[0].model
+    with torch.no_grad():
+        states = masked_states(model, batch)
+        logits = states @ moca.load_heads(golden_cpt).lm_head["weight"].T
+    masked = batch["labels"] >= 0
+    loss = torch.nn.functional.cross_entropy(logits[masked], batch["labels"][masked])
+    assert loss.item() == pytest.approx(batch["mlm_loss"].item(), abs=1e-5)
+
+
+def test_the_patch_decoder_goes_on_beside_the_model(golden_cpt: Path, batch: dict[str, torch.Tensor]) -> None:
+    model = SentenceTransformer(str(golden_cpt), device="cpu")[0].model
+    heads = moca.load_heads(golden_cpt)
+    decoder = PatchDecoder(model.language_model, values=heads.patch_decoder["to_values.weight"].shape[0])
+    decoder.load_state_dict(heads.patch_decoder)
+    decoder.eval()
+    passed: dict[str, object] = {}
+    model.language_model.register_forward_pre_hook(lambda _module, _args, kwargs: passed.update(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        values = decoder(masked_states(model, batch), batch["mae_pred_mask"], passed)
+    loss = (values.reshape(batch["pixel_labels"].shape) - batch["pixel_labels"]).square().mean()
+    assert loss.item() == pytest.approx(batch["mae_loss"].item(), abs=1e-5)
+
+
+def test_others_load_the_backbone_alone(golden_cpt: Path) -> None:
+    names = load_file(golden_cpt / "model.safetensors").keys()
+    assert not [name for name in names if "mae" in name or "lm_head" in name]
+    _, info = AutoModelForImageTextToText.from_pretrained(golden_cpt, output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert set(info["missing_keys"]) <= {"lm_head.weight"}
+
+
+def masked_states(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    named = {"input_ids": "masked_input_ids", "pixel_values": "pixel_values_masked"}
+    inputs = {name: batch[named.get(name, name)] for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
+    inputs["mm_token_type_ids"] = (batch["input_ids"] == model.config.image_token_id).int()
+    return model(**inputs).last_hidden_state
