@@ -39,3 +39,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return built[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return `tiny_encoder(family, **options) -> folder` of the converted model. Copy a folder before changing it."""
+    home = tmp_path_factory.mktemp("encoders")
+    built: dict[str, Path] = {}
+
+    def get(family: str, **options: object) -> Path:
+        name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
+        if name not in built:
+            from twoway.stages.convert import convert
+
+            built[name] = home / f"{len(built)}"
+            convert(tiny_model(family), built[name], **options)
+        return built[name]
+
+    return get

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import plain
 import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForImageTextToText
 
+import plain
 from twoway.model import moca
 from twoway.objectives.mae import PatchDecoder
 from twoway.stages.convert import convert
@@ -58,7 +58,7 @@ def test_nothing_of_this_package_is_needed(golden_model: Path, golden_cpt: Path,
     requests = [(str(golden_model), backend, what) for what in ("golden", "inputs") for backend in ("sdpa", "eager")]
     requests += [(str(golden_cpt), "sdpa", "inputs")]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
-    command = [sys.executable, "-I", str(HERE / "plain.py"), str(tmp_path / "out.npz"), str(tmp_path / "requests.json")]
+    command = [sys.executable, "-I", str(HERE.parent / "plain.py"), str(tmp_path / "out.npz"), str(tmp_path / "requests.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     there = np.load(tmp_path / "out.npz")

@@ -36,6 +36,7 @@ class Card:
     prompts: dict[str, str]
     licence: str | None
     heads: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     chain: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
@@ -67,7 +68,8 @@ class Card:
         ]
         table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
         steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(self.chain, 1))
-        return _TEXT.format(front=yaml.safe_dump(head, sort_keys=False).strip(), table=table, steps=steps, file=FILE)
+        notes = "".join(f"\n- {note}" for note in (_CHAT, *self.notes))
+        return _TEXT.format(front=yaml.safe_dump(head, sort_keys=False).strip(), table=table, notes=notes, steps=steps, file=FILE)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -104,6 +106,10 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+_CHAT = (
+    "Encode chat messages in a call of their own: in a call that also holds texts or images, sentence-transformers 6.2 drops what "
+    "the messages say."
+)
 _TEXT = """---
 {front}
 ---
@@ -124,8 +130,8 @@ content = [{{"type": "text", "text": "first"}}, {{"type": "image", "image": Imag
 vectors = model.encode([[{{"role": "user", "content": content}}]])
 ```
 
-Texts and images in any order go in as the content of a chat message, as above. Encode chat messages in a call of their own:
-in a call that also holds texts or images, sentence-transformers 6.2 drops what the messages say.
+Texts and images in any order go in as the content of a chat message, as above.
+{notes}
 
 ## What was done
 

@@ -61,7 +61,7 @@ def read_patch_decoder(folder: Path, config: PreTrainedConfig) -> dict[str, torc
         rows = found[name]
         if len(rows) % patches:
             raise TwowayError(f"{folder}: the patch decoder gives {len(rows)} values, which {patches} patches a position cannot share")
-        found[name] = rows.unflatten(0, (-1, patches)).transpose(0, 1).flatten(0, 1).contiguous()
+        found[name] = rows.reshape(-1, patches, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape).contiguous()
     return found
 
 

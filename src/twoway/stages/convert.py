@@ -107,10 +107,11 @@ def convert(src: str | Path, out: str | Path, *, overwrite: bool = False, **opti
         licence = opened.licence
         del opened  # the model on disk is the one to measure, and two do not always fit
         result = encoder.assemble(folder, mode=mode, dim=dim, prompts=prompts)
+        notes = _try(result, mode)
         written = card.Card(
             base=facts.get("base") or name,
             family=family,
-            attention=_measure(result, config.attention, mode),
+            attention=_measure(result, config.attention),
             pooling=mode,
             width=width,
             dim=dim if dim != width else None,
@@ -119,6 +120,7 @@ def convert(src: str | Path, out: str | Path, *, overwrite: bool = False, **opti
             prompts=prompts,
             licence=facts.get("licence") or licence,
             heads=saved_heads,
+            notes=notes,
             chain=[*facts.get("chain", []), step],
         )
         written.write(folder)
@@ -156,33 +158,37 @@ def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: st
     return longest
 
 
-def _measure(result: SentenceTransformer, wanted: Attention, mode: str) -> dict[str, Any]:
-    """Run the saved model: it takes every kind of input, pools where it says, and attends as it declares."""
+def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
+    """Run the saved model on every kind of input, and return what its user must know."""
     transformer = cast("Any", result[0])
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
     rows = ["a text", picture, {"image": picture, "text": "and words"}]
-    result.float()  # rounding in half precision would look like attention
+    result.float()  # rounding in half precision would look like a difference
     try:
-        vectors = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
+        alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
+        together = result.encode(rows, show_progress_bar=False)
         if mode == "eos":
             pooling.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
-        verdict = proof.probe(transformer.model, transformer.processor)
     except TwowayError:
         raise
     except Exception as error:
-        raise TwowayError(
-            f"model and processor do not work together: {source.first_line(error)}; is this the model's own processor?"
-        ) from error
-    if not np.isfinite(vectors).all():
+        why = source.first_line(error)
+        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
+    if not np.isfinite(alone).all():
         raise TwowayError("the converted model gives vectors that are not finite; look at its weights or at --dtype")
+    if np.abs(alone - together).max() > 1e-3:
+        name = type(transformer.processor).__name__
+        return (f"Encode texts and images in calls of their own: {name} writes a text differently where the batch also holds images.",)
+    return ()
+
+
+def _measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
+    """Prove that the saved model attends as it declares."""
+    transformer = cast("Any", result[0])
+    verdict = proof.probe(transformer.model, transformer.processor)
     family, measured = transformer.model.config.model_type, verdict.attention
     if measured not in ({"two-way"} if wanted == "two-way" else {"causal", "mixed"}):
-        raise TwowayError(
-            f"{family} was to be {wanted} and is measured {measured} ({verdict.reason}); a model like this cannot be converted"
-        )
-    return {
-        "declared": wanted,
-        "measured": measured,
-        "reason": verdict.reason,
-        "backends": sorted({cell.backend for cell in verdict.cells}),
-    }
+        why = f" ({verdict.reason})" if verdict.reason else ""
+        raise TwowayError(f"{family} was to be {wanted} and is measured {measured}{why}; a model like this cannot be converted so")
+    backends = sorted({cell.backend for cell in verdict.cells})
+    return {"declared": wanted, "measured": measured, "reason": verdict.reason, "backends": backends}

@@ -59,7 +59,7 @@ def golden(model) -> object:
     import torch
     from safetensors.torch import load_file
 
-    batch = load_file(Path(__file__).parent / "batch.safetensors")
+    batch = load_file(Path(__file__).parent / "golden" / "batch.safetensors")
     features = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
     # The processor says which tokens are an image's; without it, these models number positions as if all were text.
     features["mm_token_type_ids"] = (batch["input_ids"] == model[0].config.image_token_id).int()
