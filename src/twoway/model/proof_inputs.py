@@ -65,7 +65,7 @@ def text_feed(model: Any, tokenizer: Any, padding: str) -> Feed:
 def image_feed(model: Any, processor: Any, padding: str) -> Feed:
     """Make a batch of text with two noise images a row (one where the processor takes no more)."""
     ordinary = ordinary_ids(model, getattr(processor, "tokenizer", processor))
-    words = _words(processor, ordinary)
+    words = known_words(processor.tokenizer, ordinary)
     plain = _process(model, processor, words, (1, 2, 3, 4))
     first = plain["input_ids"][0].tolist()
     places = tuple(place for place, token in enumerate(first) if token in set(ordinary))
@@ -93,7 +93,7 @@ def ordinary_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 def _process(model: Any, processor: Any, words: list[str], seeds: Sequence[int]) -> Inputs:
     """Run the processor over two rows of the same text with these images; keep what the model's forward takes."""
-    rows = [[_noise(seed) for seed in seeds[:2]], [_noise(seed) for seed in seeds[2:]]]
+    rows = [[noise_image(seed) for seed in seeds[:2]], [noise_image(seed) for seed in seeds[2:]]]
     text = _text(processor, words)
     batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
     taken = inspect.signature(model.forward).parameters
@@ -111,14 +111,15 @@ def _text(processor: Any, words: list[str]) -> str:
     return processor.image_token * 2 + " ".join(words)
 
 
-def _words(processor: Any, ordinary: Sequence[int]) -> list[str]:
+def known_words(tokenizer: Any, ordinary: Sequence[int]) -> list[str]:
     """Choose three short texts that the tokenizer knows."""
-    tokens = [processor.tokenizer.decode([token]).strip() for token in ordinary]
+    tokens = [tokenizer.decode([token]).strip() for token in ordinary]
     letters = [token for token in tokens if token.isascii() and token.isalnum()] or tokens
     return [" ".join(letters[start :: max(1, len(letters) // 4)][:4]) for start in range(3)]
 
 
-def _noise(seed: int) -> Image.Image:
+def noise_image(seed: int) -> Image.Image:
+    """Make a small image of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 TWO_WAY, CAUSAL, MIXED, LEAKS, UNCLEAR = "two-way", "causal", "mixed", "leaks", "unclear"
 
@@ -145,17 +145,39 @@ def merge(names: Iterable[str]) -> str:
 def explain(cells: Iterable[Cell]) -> str:
     """Say in one line why cases differ or leak; empty where all agree and are whole."""
     cells = list(cells)
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.reason:
-            reasons.setdefault(cell.reason, []).append(f"{cell.backend}/{cell.kind}/{cell.padding}")
-    if reasons:
-        return "; ".join(f"{reason} [{', '.join(where)}]" for reason, where in reasons.items())
-    names = {cell.verdict for cell in cells}
-    if len(names) < 2:
-        return ""
-    by_name = {name: [f"{cell.backend}/{cell.kind}/{cell.padding}" for cell in cells if cell.verdict == name] for name in sorted(names)}
-    return "; ".join(f"{name} in {', '.join(where)}" for name, where in by_name.items())
+        reasons.setdefault(cell.reason, []).append(cell)
+    decided = {reason: those for reason, those in reasons.items() if reason}
+    if not decided and len({cell.verdict for cell in cells}) > 1:
+        for cell in cells:
+            decided.setdefault(cell.verdict, []).append(cell)
+    return "; ".join(f"{reason} [{where(those, cells)}]" for reason, those in decided.items())
+
+
+def where(those: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """Name cases briefly: `text` for all paddings of it, no backend where all backends agree."""
+
+    def cases(backend: str) -> str:
+        kinds: dict[str, list[str]] = {}
+        for cell in those:
+            if cell.backend == backend:
+                kinds.setdefault(cell.kind, []).append(cell.padding)
+        paddings = {kind: {cell.padding for cell in cells if cell.kind == kind} for kind in kinds}
+        words = {"none": "unpadded", "left": "padded left", "right": "padded right"}
+        return ", ".join(
+            kind if set(those) == paddings[kind] else f"{kind} {' and '.join(words.get(one, one) for one in those)}"
+            for kind, those in kinds.items()
+        )
+
+    by_backend = {backend: cases(backend) for backend in dict.fromkeys(cell.backend for cell in cells)}
+    labels: dict[str, list[str]] = {}
+    for backend, label in by_backend.items():
+        if label:
+            labels.setdefault(label, []).append(backend)
+    if len(labels) == 1 and all(by_backend.values()):
+        return next(iter(labels))
+    return "; ".join(f"{', '.join(backends)}: {label}" for label, backends in labels.items())
 
 
 def name_layers(layers: tuple[LayerProof, ...]) -> str:
