@@ -22,9 +22,10 @@ NAME = "state.safetensors"
 
 
 def save_state(folder: Path, model: Any, optimiser: Optimizer, step: int) -> None:
-    """Write everything that the next step depends on."""
-    tensors = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    for name, parameter in model.named_parameters():
+    """Write everything that the next step depends on; what is frozen is as it was built."""
+    trained = _trained(model)
+    tensors = {f"model/{name}": parameter.detach() for name, parameter in trained.items()}
+    for name, parameter in trained.items():
         for key, value in optimiser.state[parameter].items():
             tensors[f"optimiser/{key}/{name}"] = value
     write_whole(folder / NAME, save({name: value.contiguous() for name, value in tensors.items()}, {"step": json.dumps(step)}))
@@ -35,12 +36,17 @@ def load_state(folder: Path, model: Any, optimiser: Optimizer) -> int:
     if not (folder / NAME).is_file():
         return 0
     with safe_open(folder / NAME, framework="pt") as file:
-        for name, parameter in model.named_parameters():
+        by_name = _trained(model)
+        for name, parameter in by_name.items():
             parameter.data.copy_(file.get_tensor(f"model/{name}"))
             optimiser.state[parameter] = {}
-        by_name = dict(model.named_parameters())
         for entry in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if entry.startswith("optimiser/"):
                 _, key, name = entry.split("/", 2)
                 optimiser.state[by_name[name]][key] = file.get_tensor(entry)
         return int(json.loads(file.metadata()["step"]))
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    """Return the parameters that are not frozen."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class NanoConfig:
     """Sizes, data mix and schedule of a nano base; the defaults make the shipped one."""
 
+    # what the text part is made of, what the card says of it, and the precision of the result
+    lm: ClassVar[str] = "own"
+    origin: ClassVar[str] = "trained from nothing"
+    dtype: ClassVar[str] = "bfloat16"
     family: str = "qwen2_vl"
     seed: int = 1
     # language model

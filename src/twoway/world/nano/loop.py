@@ -34,9 +34,10 @@ PROBE_ROWS = 64
 
 
 def make_optimiser(model: Any, config: NanoConfig) -> torch.optim.AdamW:
-    """Return AdamW; vectors (norms, biases) do not decay."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    """Return AdamW over what is not frozen; vectors (norms, biases) do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    vectors = [parameter for parameter in trained if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
