@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ..smollm2 import SmolNano
     from .config import NanoConfig
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,27 @@ class Nano:
     forward: GridForward
 
 
+def _own(config: NanoConfig, world: World) -> tuple[Any, Any]:
+    """Return a model and a processor that are new altogether; the tokenizer is learned from the world."""
+    return build(config, train_tokenizer(world.corpus(), config.vocabulary, family_of(config.family)[1]))
+
+
+def _smollm2(config: SmolNano, world: World) -> tuple[Any, Any]:
+    """Return a model whose text part is SmolLM2, and its processor."""
+    from .. import smollm2
+
+    return smollm2.build(config)
+
+
+# what the text part is made of
+LANGUAGE_MODELS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"own": _own, "smollm2": _smollm2}
+
+
 def prepare(config: NanoConfig, samples: Path) -> Nano:
-    """Read the world, learn the tokenizer, build and initialise the model: the same for the same config and samples."""
+    """Read the world, build and initialise the model: the same for the same config and samples."""
     world = load_world(samples, config)
-    tokenizer = train_tokenizer(world.corpus(), config.vocabulary, family_of(config.family)[1])
-    model, processor = build(config, tokenizer)
-    rows = Rows(world, tokenizer, picture_tokens(processor), config)
+    model, processor = LANGUAGE_MODELS[config.lm](config, world)
+    rows = Rows(world, processor.tokenizer, picture_tokens(processor), config)
     return Nano(config, world, processor, rows, GridForward(model, processor, bf16=config.bf16))
 
 
@@ -55,7 +71,7 @@ def picture_tokens(processor: Any) -> Callable[[int], tuple[list[int], int]]:
     def ids_of(side: int) -> tuple[list[int], int]:
         if side not in known:
             message = [{"role": "user", "content": [{"type": "image"}]}]
-            text = processor.apply_chat_template(message, tokenize=False)
+            text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
             ids = processor(text=[text], images=[Image.new("RGB", (side, side))])["input_ids"][0]
             ids = [int(token) for token in ids]
             known[side] = ids, ids.index(processor.image_token_id)
@@ -88,3 +104,25 @@ def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[
     logger.info("%d concepts, %d pictures, %d texts", len(nano.world.concepts), len(nano.world.styles), len(nano.world.texts))
     train(nano.forward, nano.rows, config, run, seen=seen)
     return nano
+
+
+def make_base(
+    out: Path,
+    config: NanoConfig,
+    samples: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    seen: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train to the end of the plan, measure, and write `out`; return what its `training.json` holds.
+
+    The unfinished run lies beside `out` in `OUT.run`; the same call goes on with it.
+    """
+    from .finish import finish
+
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists already; choose another folder, or pass --overwrite to replace it")
+    run = out.with_name(f"{out.name}.run")
+    nano = train_base(config, samples, run, seen=seen)
+    return finish(nano, run, samples, out, command=command, overwrite=overwrite)
