@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
-
-__version__ = version("twoway")
 
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
 _HOME: dict[str, str] = {
     "ConvertResult": "twoway.stages.convert",
+    "Document": "twoway.content",
+    "check": "twoway.stages.check",
     "convert": "twoway.stages.convert",
+    "open_source": "twoway.data.sources",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -19,6 +19,10 @@ __all__ = ["__version__", *_HOME]
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("twoway")
     if name not in _HOME:
         raise AttributeError(f"module 'twoway' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError, UsageError
 
@@ -15,17 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Verbs in the order a newcomer needs them. Each module has HELP, EXAMPLE, configure(parser) and run(args) -> exit code.
-VERBS: tuple[str, ...] = ("convert",)
+VERBS: tuple[str, ...] = ("convert", "check", "nano")
 
 DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."
 
 
+class _Version(argparse.Action):
+    """Look the version up only when it is asked for: reading a package's metadata costs more than the rest of the start."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from twoway import __version__
+
+        parser.exit(message=f"twoway {__version__}\n")
+
+
 def build_parser() -> Parser:
     """Build the whole grammar; importing no verb's heavy parts."""
-    from twoway import __version__
-
     parser = Parser(prog="twoway", description=DESCRIPTION, epilog="'twoway VERB --help' explains a verb and shows an example.")
-    parser.add_argument("--version", action="version", version=f"twoway {__version__}")
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="show log lines and, on failure, the whole traceback")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name in VERBS:
