@@ -21,7 +21,7 @@ from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import fresh_folder
 from twoway.model import backbone, card, encoder, mask_token, moca, pooling, processor, proof, source
 from twoway.model.attention import ATTENTION, Attention, set_attention
-from twoway.model.opening import open_source
+from twoway.model.start import open_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,7 @@ def convert(src: str | Path, out: str | Path, *, overwrite: bool = False, **opti
             raise UsageError(f"convert has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)}, overwrite)")
     config = ConvertConfig(**options)
     with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
-        opened = open_source(src, dtype=config.dtype, base=config.base)
+        opened = open_start(src, dtype=config.dtype, base=config.base)
         parts = processor.load_processor(source.locate(config.processor) if config.processor else opened.folder)
         processor.require_fit(opened.model, parts)
         token = mask_token.ensure_mask_token(opened.model, parts, wanted=config.mask_token)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
+class Start:
     """A source, opened: the model and everything that has to go on with it."""
 
     model: PreTrainedModel
@@ -39,7 +39,7 @@ class Opened:
     note: dict[str, Any] = field(default_factory=dict)
 
 
-def open_source(src: str | Path, *, dtype: str = "auto", base: str | None = None) -> Opened:
+def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None) -> Start:
     """Open a source: an adapter with its base, a sentence-transformers checkpoint, or a model."""
     folder = source.locate(src)
     if adapters.is_adapter(folder):
@@ -54,7 +54,7 @@ def open_source(src: str | Path, *, dtype: str = "auto", base: str | None = None
     if ignored:
         log.warning("%s: %d tensors have no place in the model and are left out, %s for one", folder, len(ignored), ignored[0])
     has_head = loaded.has_head or _put_head(loaded.model, heads)
-    return Opened(
+    return Start(
         model=loaded.model,
         name=str(src) if not Path(src).exists() else folder.resolve().name,
         folder=inside,
@@ -67,13 +67,13 @@ def open_source(src: str | Path, *, dtype: str = "auto", base: str | None = None
     )
 
 
-def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -> Opened:
+def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -> Start:
     """Open an adapter's base and merge the adapter into it."""
     source.weight_files(folder, adapters.WEIGHTS)
     base = base or adapters.base_name(folder)
     if base is None:
         raise UsageError(f"{folder} is an adapter that names no base; name it with --base")
-    opened = open_source(base, dtype=dtype)
+    opened = open_start(base, dtype=dtype)
     model = adapters.merge_folder(opened.model, folder, base=opened.weights)
     own = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
     merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
