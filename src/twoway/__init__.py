@@ -11,6 +11,7 @@ _HOME: dict[str, str] = {
     "Document": "twoway.content",
     "check": "twoway.stages.check",
     "convert": "twoway.stages.convert",
+    "info": "twoway.stages.info",
     "open_source": "twoway.data.sources",
 }
 

@@ -63,6 +63,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "mask token", f"{token['token']}, id {token['id']} ({token['how']})" if isinstance(token, dict) else token or "none"
     yield "prompts", "; ".join(f"{name}: {text!r}" for name, text in facts["prompts"].items()) or "none"
     yield "licence", facts["licence"] or "not stated"
+    for name, head in facts["heads"].items():
+        yield "kept beside", f"{name} ({head['file']})" if isinstance(head, dict) and "file" in head else name
     yield "base", facts["base"] or "not stated"
     for number, step in enumerate(facts["chain"], 1):
         versions = ", ".join(f"{name} {version}" for name, version in step.get("versions", {}).items())
