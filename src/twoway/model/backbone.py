@@ -92,7 +92,8 @@ def require_vision_language(config: PreTrainedConfig, folder: Path) -> None:
         raise TwowayError(f"{folder} is an encoder-decoder model ({kind}); convert takes a causal vision-language model")
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # Encoders have a decoder's head too, and say that they are none.
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True):
         raise TwowayError(f"{folder} is a text-only model ({kind}); convert takes a causal vision-language model, with a tower for images")
     raise TwowayError(f"{folder} is no generative model ({kind}, an encoder alone); convert takes a causal vision-language model")
 

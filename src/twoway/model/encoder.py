@@ -56,7 +56,9 @@ def read_settings(folder: Path) -> Settings:
     except (ValueError, KeyError, TypeError) as error:
         raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
     other = sorted(found.keys() - set(_KEPT))
-    if other or "Transformer" not in found:
+    if "Transformer" not in found:
+        raise TwowayError(f"{folder} has the modules {', '.join(found)} and no Transformer among them; there is nothing to convert")
+    if other:
         raise TwowayError(
             f"{folder} has the modules {', '.join(found)}; convert keeps {', '.join(_KEPT)} and would lose {', '.join(other)}"
         )
