@@ -16,8 +16,8 @@ pipeline_tag: image-text-to-text
 ---
 # {name}: a nano base that looks at its pictures
 
-A {family} of {parameters:,} parameters, trained from nothing by causal next-token prediction on the pictures and captions of the
-project's own small world ({concepts:,} concepts, {pictures:,} pictures in the styles {styles}). It is a starting point for demos,
+A {family} of {parameters:,} parameters, {origin}, by causal next-token prediction on the pictures and captions of the project's own
+small world ({concepts:,} concepts, {pictures:,} pictures in the styles {styles}). It is a starting point for demos,
 tests and studies, not a model of the open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
 
 Never seen in training: the style {unseen}, the source {held}.
@@ -68,6 +68,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
     return CARD.format(
         name=name,
         command=command,
+        origin=training["origin"],
         verdict=passed,
         styles=", ".join(training["styles"]),
         unseen=", ".join(config["unseen_styles"]),

@@ -31,14 +31,15 @@ PACKAGES = ("twoway", "torch", "transformers", "tokenizers")
 def finish(
     nano: Nano, run: Path, samples: Path, out: Path, *, command: str, overwrite: bool = False, rows: int = SAMPLES
 ) -> dict[str, Any]:
-    """Round to bfloat16, measure, write `out` whole; return what `training.json` holds."""
+    """Round to the precision of the result, measure, write `out` whole; return what `training.json` holds."""
     model = nano.forward.model.eval()
+    dtype = getattr(torch, nano.config.dtype)
     for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16().float()
+        parameter.data = parameter.data.to(dtype).float()
     training = describe(nano, run, samples, rows)
     training["command"] = command
     with fresh_folder(out, overwrite=overwrite) as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder)
         model.to(torch.float32)
         nano.processor.save_pretrained(folder)
         write_whole(folder / "training.json", json.dumps(training, indent=1, ensure_ascii=False) + "\n")
@@ -54,6 +55,7 @@ def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
     rates = [entry["rows_per_second"] for entry in curve]
     return {
         "config": dataclasses.asdict(config),
+        "origin": config.origin,
         "samples_sha256": {name: sha256(samples / f"{name}.parquet") for name in config.tables},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "parameters": sum(parameter.numel() for parameter in nano.forward.model.parameters()),
@@ -90,7 +92,7 @@ def say(nano: Nano) -> dict[str, str]:
     from torchvision.transforms.functional import to_pil_image
 
     world, processor, model = nano.world, nano.processor, nano.forward.model
-    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], add_generation_prompt=True, tokenize=False)
     said = {}
     for pictures in (world.trained, world.unseen):
         known = [place for place, shown in enumerate(pictures) if shown]
