@@ -1,0 +1,166 @@
+"""Masked words and masked patches of one row (MoCa, arXiv 2506.23115, section 3.1), as a pure function of seed, epoch and identity.
+
+The generator is Philox with a key from SHA-256, one stream for each purpose, so a mask depends neither on the worker, rank or batch that
+a row falls into nor on the options of the other modality. Noise is drawn in the shape of the targets and does not look at the pixels.
+
+Deviations: the paper says 40% of words; here the number of masked tokens is that share of the row's words, rounded up or down at random so
+that the mean is exact, in short rows too. The released code has one noise vector for a batch; `noise: shared` has one for an epoch,
+since a batch is no part of a row's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .encode import Example
+    from .patches import PatchGeometry
+    from .spans import Bools, Ints
+
+NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class CorruptConfig:
+    """What is masked."""
+
+    words: float = 0.4
+    keep: float = 0.0
+    random: float = 0.0
+    unit: Literal["token", "word", "span"] = "token"
+    patches: float = 0.5
+    noise: Literal["independent", "shared"] = "independent"
+    masking: Literal["joint", "alternate"] = "joint"
+    whole_pictures: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are none."""
+        for name in ("words", "keep", "random", "patches", "whole_pictures"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.keep + self.random > 1:
+            raise UsageError(f"keep {self.keep} and random {self.random} are shares of the masked words and together at most 1")
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """One row with masks: what the model sees, and what it shall restore."""
+
+    identity: str
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    patch_mask: Tensor
+    patch_targets: Tensor
+    counts: dict[str, int]
+
+
+def corrupt(
+    example: Example,
+    config: CorruptConfig,
+    *,
+    seed: int,
+    epoch: int,
+    mask_token: int,
+    geometry: PatchGeometry,
+    ordinary: Ints | None = None,
+) -> Corrupted:
+    """Mask one row; `ordinary` are the ids that a random word is drawn from."""
+    key = (seed, epoch, example.identity)
+    has_words, has_patches = bool(example.words.any()), bool(example.image_tokens.any())
+    masks_words, masks_patches = has_words, has_patches
+    if config.masking == "alternate" and has_words and has_patches:
+        masks_patches = bool(stream("alternate", *key).random() < 0.5)
+        masks_words = not masks_patches
+    if has_words and config.whole_pictures and stream("whole pictures", *key).random() < config.whole_pictures:
+        masks_words, masks_patches = True, False
+    inputs = dict(example.inputs)
+    labels = torch.full_like(inputs["input_ids"], NO_TARGET)
+    if masks_words:
+        places = example.words.numpy().nonzero()[0]
+        chosen = torch.from_numpy(places[choose(places, example, config, stream("words", *key))])
+        labels[chosen] = inputs["input_ids"][chosen]
+        written = _written(labels[chosen].numpy(), config, mask_token, ordinary, stream("random words", *key))
+        inputs["input_ids"] = inputs["input_ids"].index_copy(0, chosen, torch.from_numpy(written))
+    patch_mask = torch.zeros_like(example.image_tokens)
+    targets = torch.zeros(0, geometry.values)
+    if masks_patches and config.patches:
+        found = geometry.places(inputs, example.pictures)
+        masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, stream("patches", *key))
+        units = found.units[masked]
+        targets = geometry.take(inputs, units)
+        inputs = geometry.put(inputs, units, noise(config, geometry, len(units), key))
+        patch_mask[example.image_tokens.nonzero()[:, 0][torch.from_numpy(masked)]] = True
+    counts = {
+        "tokens": len(labels),
+        "words": int(example.words.sum()),
+        "image_tokens": int(example.image_tokens.sum()),
+        "masked_words": int((labels != NO_TARGET).sum()),
+        "masked_patches": len(targets),
+        "cut": int(example.cut),
+        "images_cut": example.images_cut,
+    }
+    return Corrupted(example.identity, inputs, labels, patch_mask, targets, counts)
+
+
+def stream(purpose: str, seed: int, epoch: int, identity: str) -> np.random.Generator:
+    """Return the generator of one purpose for one row."""
+    digest = hashlib.sha256("\0".join((purpose, str(seed), str(epoch), identity)).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def noise(config: CorruptConfig, geometry: PatchGeometry, count: int, key: tuple[int, int, str]) -> Tensor:
+    """Draw unit Gaussian noise for `count` tokens: each its own, or the epoch's one patch repeated."""
+    if config.noise == "shared":
+        one = stream("shared noise", key[0], key[1], "").standard_normal(geometry.values // geometry.patches, dtype=np.float32)
+        return torch.from_numpy(one).repeat(geometry.patches).expand(count, -1)
+    return torch.from_numpy(stream("noise", *key).standard_normal((count, geometry.values), dtype=np.float32))
+
+
+def rounded(share: float, count: int, draw: np.random.Generator) -> int:
+    """Return a whole number near `share * count` whose mean is just that."""
+    exact = share * count
+    return min(count, int(exact + draw.random())) if share < 1 else count
+
+
+def choose(places: Ints, example: Example, config: CorruptConfig, draw: np.random.Generator) -> Bools:
+    """Choose among the words' places by the unit asked for."""
+    count = rounded(config.words, len(places), draw)
+    chosen = np.zeros(len(places), bool)
+    if config.unit == "token":
+        chosen[draw.permutation(len(places))[:count]] = True
+        return chosen
+    raise UsageError(f"unit {config.unit} is not there yet")
+
+
+def choose_patches(units: Ints, cells: Ints, pictures: Ints, share: float, draw: np.random.Generator) -> Bools:
+    """Choose the share of each picture's cells, and all tokens that show them."""
+    masked = np.zeros(len(units), bool)
+    for picture in np.unique(pictures):
+        here = (pictures == picture) & (units >= 0)
+        own = np.unique(cells[here])
+        chosen = draw.permutation(own)[: rounded(share, len(own), draw)]
+        masked |= here & np.isin(cells, chosen)
+    return masked
+
+
+def _written(ids: Ints, config: CorruptConfig, mask_token: int, ordinary: Ints | None, draw: np.random.Generator) -> Ints:
+    """Return what stands in the place of the masked words: mostly the mask token (BERT, arXiv 1810.04805, section 3.1)."""
+    written = np.full_like(ids, mask_token)
+    if config.keep or config.random:
+        dice = draw.random(len(ids))
+        kept, other = dice < config.keep, (dice >= config.keep) & (dice < config.keep + config.random)
+        written[kept] = ids[kept]
+        if other.any():
+            if ordinary is None or not len(ordinary):
+                raise UsageError("random words need the ordinary ids of the tokenizer")
+            written[other] = draw.choice(ordinary, int(other.sum()))
+    return written

@@ -1,0 +1,196 @@
+"""One row as the model sees it: the processor's own tensors, and beside them which tokens are the document's words and which its pictures.
+
+Nothing here is random. Words are found by characters: the frame of the prompt is known (`template`), the processor says what it put in
+the place of each picture, and the tokenizer says which characters each token stands for. A token that covers the document's text and
+nothing else but white space beside it is a word; so no list of token ids and no search for words is needed, for any family.
+
+A string inside the document that the tokenizer would read as a special token stays text: a private character holds its place while
+the processor works, and is then spelt out. (At inference a user who writes such a string gets the special token; in training data it
+would be masked, or counted as a picture.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..content import ContentError, Document, Image, Text
+from ..errors import TwowayError, UsageError
+from ..images import DEFAULT, Limits, open_image
+from .marks import Marks
+from .spans import Row, word_tokens
+from .template import Style, Template
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+    from torch import Tensor
+
+    from .patches import PatchGeometry
+
+# What a processor may give besides the model's inputs.
+_ASIDE = ("attention_mask", "offset_mapping", "text_replacement_offsets", "labels", "special_tokens_mask", "length")
+# No tokenizer needs more characters than this for a token, taken over a whole row; text beyond is not even tokenised.
+_CHARACTERS = 32
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, unpadded."""
+
+    identity: str
+    inputs: dict[str, Tensor]
+    words: Tensor
+    image_tokens: Tensor
+    pictures: Tensor  # for each image token the number of its picture in the row
+    units: Tensor | None = None  # for each token the number of its word, where words were asked for
+    cut: bool = False
+    images_cut: int = 0
+
+
+class Encoder:
+    """Turns documents into examples; can be pickled and sent to workers."""
+
+    def __init__(
+        self,
+        processor: Any,
+        geometry: PatchGeometry,
+        *,
+        max_length: int,
+        template: Style = "chat",
+        whole_words: bool = False,
+        limits: Limits = DEFAULT,
+    ) -> None:
+        """Read what is needed of the processor; `whole_words` also finds which tokens make a word."""
+        if max_length < 1:
+            raise UsageError(f"max_length must be positive, not {max_length}")
+        if not getattr(processor.tokenizer, "is_fast", False):
+            raise TwowayError(f"{type(processor.tokenizer).__name__} does not say where its tokens stand; a fast tokenizer does")
+        self.processor, self.tokenizer, self.geometry = processor, processor.tokenizer, geometry
+        self.max_length, self.whole_words, self.limits = max_length, whole_words, limits
+        self.template = Template(processor, template)
+        self.marks = Marks(processor)
+        self.takes_text_alone = self._takes_text_alone()
+
+    def __call__(self, identity: str, document: Document) -> Example:
+        """Encode one row; a row longer than `max_length` is cut, before a picture rather than inside one."""
+        shortened = _shorten(document, _CHARACTERS * self.max_length)
+        row, inputs = self._process(shortened)
+        cut, lost = shortened is not document, 0
+        while len(row) > self.max_length:
+            kept, fitting = row.cut(self.max_length)
+            if fitting == len(row.blocks):
+                if not len(kept):
+                    raise ContentError(f"max_length {self.max_length} leaves no room beside the template", document.place)
+                row, inputs, cut = row.take(kept), _take(inputs, kept, len(row)), True
+                break
+            lost += len(row.blocks) - fitting
+            shortened = _before_image(shortened, fitting)
+            if not shortened.parts:
+                raise ContentError(f"the first picture alone is longer than max_length {self.max_length}", document.place)
+            row, inputs = self._process(shortened)
+            cut = True
+        return self._example(identity, row, inputs, cut, lost)
+
+    def _example(self, identity: str, row: Row, inputs: dict[str, Tensor], cut: bool, lost: int) -> Example:
+        images = inputs["input_ids"] == self.geometry.image_token
+        words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
+        units = None if row.units is None else torch.from_numpy(row.units)
+        pictures = torch.from_numpy(row.pictures())[images]
+        return Example(identity, inputs, words, images, pictures, units, cut, lost)
+
+    def _process(self, document: Document) -> tuple[Row, dict[str, Tensor]]:
+        """Run the processor over one document."""
+        texts = self.marks.hide(document.texts)
+        frames = self.template.frames(document)
+        prompt, _ = frames.prompt.fill(texts.shown)
+        self.template.check(document, texts.shown, prompt)
+        laid, spans = frames.laid.fill(texts.shown)
+        pictures = [open_image(part, place=document.place, limits=self.limits) for part in document.images]
+        out = self._call(prompt, pictures, document)
+        replaced = (out.get("text_replacement_offsets") or [[]])[0]
+        if len(replaced) != len(pictures) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
+            raise TwowayError(f"{type(self.processor).__name__} does not say where it puts the pictures of a row")
+        row = Row.build(out["input_ids"][0], out["offset_mapping"][0], laid, spans, replaced)
+        if self.whole_words:
+            encoding = self.tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=self._adds_specials(prompt, bool(pictures)))
+            row = replace(row, units=np.array([-1 if word is None else word for word in encoding.word_ids], np.int64))
+            if encoding.ids != row.ids.tolist():
+                raise TwowayError(f"{type(self.processor).__name__} changes the text behind its own tokenizer; whole words cannot be found")
+        inputs = self._tensors(out, len(row))
+        if texts.hidden:
+            sources, ids = self.marks.spell(row, texts, self.tokenizer, document.place)
+            inputs = {**_take(inputs, sources, len(row)), "input_ids": torch.from_numpy(ids)}
+            row = replace(row.take(sources), ids=ids)
+        return row, inputs
+
+    def _call(self, prompt: str, pictures: list[PILImage.Image], document: Document) -> Any:
+        """Call the processor, or its tokenizer alone where it takes no text without pictures."""
+        settings = {
+            "return_offsets_mapping": True,
+            "add_special_tokens": self._adds_specials(prompt, bool(pictures)),
+            "padding": False,
+            "truncation": False,
+        }
+        if not pictures and not self.takes_text_alone:
+            return self.tokenizer([prompt], **settings)
+        settings["return_text_replacement_offsets"] = True
+        try:
+            return self.processor(
+                text=[prompt], images=[pictures] if pictures else None, text_kwargs=settings, images_kwargs={"return_tensors": "pt"}
+            )
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
+
+    def _adds_specials(self, prompt: str, pictures: bool) -> bool:
+        """Follow `apply_chat_template`: a prompt that begins with the first special token gets no other; a tokenizer alone adds none."""
+        first = self.tokenizer.bos_token
+        return (pictures or self.takes_text_alone) and not (first and prompt.startswith(first))
+
+    def _tensors(self, out: Any, length: int) -> dict[str, Tensor]:
+        """Return what the model takes; a row without pictures says of each token that it is no picture's, as rows with pictures do."""
+        inputs = {}
+        for name, value in out.items():
+            if name not in _ASIDE:
+                tensor = torch.as_tensor(np.asarray(value)) if not isinstance(value, torch.Tensor) else value
+                inputs[name] = tensor[0] if tensor.shape == (1, length) else tensor
+        for name in self.geometry.token_keys:
+            inputs.setdefault(name, torch.zeros(length, dtype=torch.long))
+        return inputs
+
+    def _takes_text_alone(self) -> bool:
+        try:
+            self.processor(text=["a"])
+        except ValueError:
+            return False
+        return True
+
+
+def _take(inputs: dict[str, Tensor], index: Any, length: int) -> dict[str, Tensor]:
+    """Take these tokens of every tensor that has one entry for each token."""
+    chosen = torch.from_numpy(index)
+    return {name: value[chosen] if value.shape == (length,) else value for name, value in inputs.items()}
+
+
+def _shorten(document: Document, characters: int) -> Document:
+    """Return the document with no more text than this; the same document where it has no more."""
+    if sum(map(len, document.texts)) <= characters:
+        return document
+    parts: list[Text | Image] = []
+    for part in document.parts:
+        if isinstance(part, Text):
+            if not part.text[:characters].strip():
+                break
+            part = Text(part.text[:characters])
+            characters -= len(part.text)
+        parts.append(part)
+    return Document(tuple(parts), document.place, document.meta)
+
+
+def _before_image(document: Document, number: int) -> Document:
+    """Return the parts before picture `number`, counted from 0."""
+    places = [place for place, part in enumerate(document.parts) if isinstance(part, Image)]
+    return Document(document.parts[: places[number]], document.place, document.meta)
