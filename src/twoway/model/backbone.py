@@ -50,15 +50,17 @@ class Parts:
     layers: torch.nn.ModuleList
     norm: torch.nn.Module | None
     head: torch.nn.Module | None
+    everything: torch.nn.Module
 
     def sizes(self) -> dict[str, int]:
-        """Return parameters by part; a projector inside the tower counts as projector."""
+        """Return parameters by part; a projector inside the tower counts as projector, and what joins the parts as other."""
         held = {
             "embeddings": _ids(self.embeddings[1]),
             "projector": {key: size for _, module in self.projectors for key, size in _ids(module).items()},
             "tower": _ids(self.tower[1]) if self.tower else {},
             "language model": _ids(self.language[1]),
             "head": _ids(self.head) if self.head is not None else {},
+            "other": _ids(self.everything),
         }
         seen: set[int] = set()
         sizes = {}
@@ -153,6 +155,7 @@ def parts(model: PreTrainedModel) -> Parts:
         layers=layers,
         norm=getattr(language, "norm", None),
         head=model.get_output_embeddings(),
+        everything=model,
     )
 
 
