@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## convert the shipped base, prove it two-way, embed and retrieve (a few minutes)
-	$(BIN)/python -m twoway.demo
+	$(BIN)/python examples/demo.py
 
 test: setup ## the whole test suite (under 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
