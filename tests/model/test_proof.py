@@ -12,6 +12,7 @@ from twoway.errors import TwowayError
 from twoway.model.attention import set_attention
 from twoway.model.opened import open_model
 from twoway.model.proof import probe
+from twoway.model.proof_inputs import ordinary_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,6 +192,14 @@ def test_states_that_are_not_finite_are_an_error(opened: Callable[..., tuple[Any
     torch.nn.init.constant_(model.norm.weight, float("inf"))
     with pytest.raises(TwowayError, match="not finite"):
         probe(model, tokenizer)
+
+
+def test_tokens_that_the_config_names_stand_for_no_text(opened: Callable[..., tuple[Any, Any]]) -> None:
+    model, processor = opened("qwen2_vl")
+    model.config.get_text_config().eos_token_id = [5, 7]
+    ids = ordinary_ids(model, processor.tokenizer)
+    assert not {5, 7, model.config.image_token_id, *processor.tokenizer.all_special_ids} & set(ids)
+    assert max(ids) < model.get_input_embeddings().weight.shape[0]
 
 
 def test_a_proof_leaves_the_model_as_it_was(opened: Callable[..., tuple[Any, Any]]) -> None:

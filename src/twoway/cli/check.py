@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -74,5 +74,5 @@ def _lines(report: Report) -> list[str]:
     lines += [f"embedding beside {name}: moves by {moved:.1e}" for name, moved in report.embedding.items()]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"why: {report.reason}"] if report.reason else []
-    said: Any = f"declares {report.declared.attention} ({report.declared.by or 'nothing says otherwise'})"
-    return [*lines, f"{'yes' if report.ok else 'NO'}: {report.model} is {report.verdict} and {said}"]
+    said = f"declared {report.declared.attention} ({report.declared.by or 'nothing says otherwise'})"
+    return [*lines, f"{'yes' if report.ok else 'NO'}: {report.model}: {said}, measured {report.verdict}"]

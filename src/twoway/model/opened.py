@@ -75,9 +75,13 @@ def open_processor(folder: Path) -> Any:
     """Load a folder's processor, else its tokenizer, else nothing."""
     for kind in (transformers.AutoProcessor, transformers.AutoTokenizer):
         try:
-            return kind.from_pretrained(folder, trust_remote_code=False)
+            found = kind.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, ImportError):
             continue
+        # Where the files are missing, transformers makes a tokenizer for the family that knows special tokens and nothing else.
+        tokenizer = getattr(found, "tokenizer", found)
+        if hasattr(tokenizer, "get_vocab") and len(tokenizer.get_vocab()) > len(tokenizer.all_special_ids):
+            return found
     return None
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from twoway.errors import TwowayError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -84,10 +86,14 @@ def image_feed(model: Any, processor: Any, padding: str) -> Feed:
 def ordinary_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """List ids that are plain text: no special and no added tokens, none that the config names; a thousand are enough."""
     rows = model.get_input_embeddings().weight.shape[0]
-    named = {value for config in (model.config, model.config.get_text_config()) for key, value in vars(config).items() if "_token_i" in key}
+    configs = (model.config, model.config.get_text_config())
+    values = [value for config in configs for key, value in vars(config).items() if "_token_i" in key]
+    named = {token for value in values for token in (value if isinstance(value, (list, tuple)) else [value])}
     special = set(getattr(tokenizer, "all_special_ids", ())) | set(getattr(tokenizer, "added_tokens_decoder", ()))
     known = sorted(tokenizer.get_vocab().values()) if tokenizer is not None else range(rows)
     plain = [token for token in known if token < rows and token not in special and token not in named]
+    if len(plain) < 2 * PADS + 1:
+        raise TwowayError(f"the tokenizer has {len(plain)} ordinary tokens that the model knows; is it the model's own?")
     return tuple(plain[:: max(1, len(plain) // 1000)])
 
 
