@@ -114,7 +114,7 @@ def _text(processor: Any, words: list[str]) -> str:
     if getattr(processor, "chat_template", None):
         message = {"role": "user", "content": [*parts, {"type": "text", "text": words[2]}]}
         return str(processor.apply_chat_template([message], tokenize=False))
-    return processor.image_token * 2 + " ".join(words)
+    return str(processor.image_token) * 2 + " ".join(words)
 
 
 def known_words(tokenizer: Any, ordinary: Sequence[int]) -> list[str]:
@@ -162,7 +162,7 @@ def _padded(
         extra["garbage"] = pad(base, pads, ordinary[1 : pads + 1])
         extra["more_padding"] = pad(base, 2 * pads, [pad_id] * 2 * pads)
         extra["more_real"] = tuple(place + 2 * shift for place in range(length))
-    padded = {name: pad(value, pads, [pad_id] * pads) for name, value in {"base": base, **variants}.items()}
+    padded: dict[str, Any] = {name: pad(value, pads, [pad_id] * pads) for name, value in {"base": base, **variants}.items()}
     replaceable = tuple(place + shift for place in places)
     real = tuple(place + shift for place in range(length))
     return Feed(kind=kind, padding=padding, ordinary=ordinary, replaceable=replaceable, real=real, **padded, **extra)
