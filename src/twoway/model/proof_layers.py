@@ -130,7 +130,8 @@ def movement(source: str, target: str, before: torch.Tensor, after: torch.Tensor
 def distances(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Return how far each state of the first row moved; the median length is the scale, as trained models have a few huge states."""
     before, after = before[0].float(), after[0].float()
-    return (after - before).norm(dim=-1) / before.norm(dim=-1).median().clamp_min(torch.finfo(torch.float32).tiny)
+    moved: torch.Tensor = (after - before).norm(dim=-1) / before.norm(dim=-1).median().clamp_min(torch.finfo(torch.float32).tiny)
+    return moved
 
 
 def nudged(hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
@@ -154,7 +155,8 @@ def _with_hidden(hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _first(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
 
 
 @contextmanager
