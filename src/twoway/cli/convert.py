@@ -22,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("src", metavar="SRC", help="hub id or folder")
     parser.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
-    parser.add_argument("--attention", default="two-way", choices=("two-way", "causal"), help="who sees whom")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with these options (max_length: 2048); options given here win")
+    parser.add_argument("--attention", choices=("two-way", "causal"), help="who sees whom (default: two-way)")
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="states to vector (default: the source's own, or mean)")
     parser.add_argument("--processor", metavar="DIR", help="folder or hub id of the processor, where SRC has none")
     parser.add_argument("--base", metavar="SRC", help="base of an adapter (default: the one it names)")
@@ -41,12 +42,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what came out."""
-    from twoway.model.encoder import parse_prompts
-    from twoway.stages.convert import ConvertConfig, convert
+    import dataclasses
 
-    names = ConvertConfig.__dataclass_fields__.keys() & vars(args).keys()
-    options = {name: getattr(args, name) for name in names} | {"prompts": parse_prompts(args.prompt)}
-    result = convert(args.src, args.out, overwrite=args.overwrite, **options)
+    from twoway.config import load
+    from twoway.model.encoder import parse_prompts
+    from twoway.stages.convert import ConvertConfig
+    from twoway.stages.convert import run as convert
+
+    config = load(ConvertConfig, args.config)
+    names = [option.name for option in dataclasses.fields(ConvertConfig)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    config = dataclasses.replace(config, **given, prompts=config.prompts | parse_prompts(args.prompt))
+    result = convert(args.src, args.out, config, overwrite=args.overwrite)
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
         return 0

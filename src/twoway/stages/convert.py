@@ -19,12 +19,15 @@ from transformers.utils import logging as tf_logging
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import fresh_folder
-from twoway.model import backbone, card, encoder, mask_token, moca, pooling, processor, proof, source
+from twoway.model import backbone, card, encoder, moca, proof, source
+from twoway.model import pooling as poolings
+from twoway.model import processor as processors
 from twoway.model.attention import ATTENTION, Attention, set_attention
+from twoway.model.mask_token import ensure_mask_token
 from twoway.model.start import open_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
@@ -53,7 +56,7 @@ class ConvertConfig:
                 f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
             )
         if self.pooling is not None:
-            pooling.require_mode(self.pooling)
+            poolings.require_mode(self.pooling)
 
 
 @dataclass(frozen=True)
@@ -69,21 +72,41 @@ class ConvertResult:
         return {"out": self.out} | asdict(self.card)
 
 
-def convert(src: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> ConvertResult:
-    """Convert `src` (a hub id or a folder) into `out`; the options are those of `ConvertConfig`.
+def convert(
+    src: str | Path,
+    out: str | Path,
+    *,
+    attention: Attention = "two-way",
+    pooling: Literal["mean", "last", "eos"] | None = None,
+    processor: str | Path | None = None,
+    base: str | Path | None = None,
+    dtype: str = "auto",
+    mask_token: str | None = None,
+    prompts: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    dim: int | None = None,
+    overwrite: bool = False,
+) -> ConvertResult:
+    """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
 
-    `out` is written whole or not at all.
+    `pooling` is the source's own or else `mean`; `processor` and `base` (of an adapter) are hub ids or folders.
     """
-    known = [option.name for option in dataclasses.fields(ConvertConfig)]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"convert has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)}, overwrite)")
-    config = ConvertConfig(**options)
+    given = {name: value for name, value in locals().items() if name not in ("src", "out", "overwrite") and value is not None}
+    for name in ("processor", "base"):
+        if name in given:
+            given[name] = str(given[name])
+    return run(src, out, ConvertConfig(**given | {"prompts": dict(prompts or {})}), overwrite=overwrite)
+
+
+def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
+    """Convert with a configuration."""
     with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
         opened = open_start(src, dtype=config.dtype, base=config.base)
-        parts = processor.load_processor(source.locate(config.processor) if config.processor else opened.folder)
-        processor.require_fit(opened.model, parts)
-        token = mask_token.ensure_mask_token(opened.model, parts, wanted=config.mask_token)
+        parts = processors.load_processor(source.locate(config.processor) if config.processor else opened.folder)
+        processors.require_fit(opened.model, parts)
+        token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
         mode = config.pooling or opened.settings.pooling or "mean"
         longest = _prepare(opened.model, parts, config, mode)
@@ -150,11 +173,11 @@ def _quiet() -> Iterator[None]:
 
 def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str) -> int:
     """Set the processor's limits and template, and return the longest row."""
-    processor.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
-    processor.ensure_template(parts)
-    longest = processor.set_max_length(model, parts, config.max_length)
+    processors.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
+    processors.ensure_template(parts)
+    longest = processors.set_max_length(model, parts, config.max_length)
     if mode == "eos":
-        pooling.append_eos(parts)
+        poolings.append_eos(parts)
     return longest
 
 
@@ -168,7 +191,7 @@ def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
         alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
         together = result.encode(rows, show_progress_bar=False)
         if mode == "eos":
-            pooling.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
+            poolings.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
     except TwowayError:
         raise
     except Exception as error:

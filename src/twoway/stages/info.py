@@ -84,7 +84,7 @@ def _sizes(opened: Opened, tensors: list[tuple[str, str, int]]) -> dict[str, int
     except TwowayError:
         embeddings = sum(parameter.numel() for parameter in opened.model.get_input_embeddings().parameters())
         sizes = {"embeddings": embeddings, "language model": total - embeddings}
-    sizes["other"] = max(0, total - sum(sizes.values()))
+    sizes.setdefault("other", max(0, total - sum(sizes.values())))
     sizes["head"] = sum(size for name, _, size in tensors if "lm_head" in name.split("."))
     return {name: size for name, size in sizes.items() if size} | {"total": total + sizes["head"]}
 
