@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
+from .units import Unit, choose, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ class CorruptConfig:
     words: float = 0.4
     keep: float = 0.0
     random: float = 0.0
-    unit: Literal["token", "word", "span"] = "token"
+    unit: Unit = "token"
     patches: float = 0.5
     noise: Literal["independent", "shared"] = "independent"
     masking: Literal["joint", "alternate"] = "joint"
@@ -60,6 +61,7 @@ class Corrupted:
     labels: Tensor
     patch_mask: Tensor
     patch_targets: Tensor
+    patch_units: Ints  # where the targets lie in the geometry's table, so that a restored patch can be put back
     counts: dict[str, int]
 
 
@@ -86,12 +88,13 @@ def corrupt(
     labels = torch.full_like(inputs["input_ids"], NO_TARGET)
     if masks_words:
         places = example.words.numpy().nonzero()[0]
-        chosen = torch.from_numpy(places[choose(places, example, config, stream("words", *key))])
+        words = None if example.units is None else example.units.numpy()[places]
+        chosen = torch.from_numpy(places[choose(len(places), config.words, config.unit, words, stream("words", *key))])
         labels[chosen] = inputs["input_ids"][chosen]
         written = _written(labels[chosen].numpy(), config, mask_token, ordinary, stream("random words", *key))
         inputs["input_ids"] = inputs["input_ids"].index_copy(0, chosen, torch.from_numpy(written))
     patch_mask = torch.zeros_like(example.image_tokens)
-    targets = torch.zeros(0, geometry.values)
+    targets, units = torch.zeros(0, geometry.values), np.zeros(0, np.int64)
     if masks_patches and config.patches:
         found = geometry.places(inputs, example.pictures)
         masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, stream("patches", *key))
@@ -108,7 +111,7 @@ def corrupt(
         "cut": int(example.cut),
         "images_cut": example.images_cut,
     }
-    return Corrupted(example.identity, inputs, labels, patch_mask, targets, counts)
+    return Corrupted(example.identity, inputs, labels, patch_mask, targets, units, counts)
 
 
 def stream(purpose: str, seed: int, epoch: int, identity: str) -> np.random.Generator:
@@ -123,22 +126,6 @@ def noise(config: CorruptConfig, geometry: PatchGeometry, count: int, key: tuple
         one = stream("shared noise", key[0], key[1], "").standard_normal(geometry.values // geometry.patches, dtype=np.float32)
         return torch.from_numpy(one).repeat(geometry.patches).expand(count, -1)
     return torch.from_numpy(stream("noise", *key).standard_normal((count, geometry.values), dtype=np.float32))
-
-
-def rounded(share: float, count: int, draw: np.random.Generator) -> int:
-    """Return a whole number near `share * count` whose mean is just that."""
-    exact = share * count
-    return min(count, int(exact + draw.random())) if share < 1 else count
-
-
-def choose(places: Ints, example: Example, config: CorruptConfig, draw: np.random.Generator) -> Bools:
-    """Choose among the words' places by the unit asked for."""
-    count = rounded(config.words, len(places), draw)
-    chosen = np.zeros(len(places), bool)
-    if config.unit == "token":
-        chosen[draw.permutation(len(places))[:count]] = True
-        return chosen
-    raise UsageError(f"unit {config.unit} is not there yet")
 
 
 def choose_patches(units: Ints, cells: Ints, pictures: Ints, share: float, draw: np.random.Generator) -> Bools:

@@ -78,6 +78,13 @@ class Marks:
         return np.concatenate(sources), np.concatenate(ids)
 
 
+def ordinary_ids(processor: Any) -> Ints:
+    """Return the ids of plain text: no added token, so none that is special; a random word is drawn from these."""
+    tokenizer = processor.tokenizer
+    apart = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return np.array(sorted(set(tokenizer.get_vocab().values()) - apart), np.int64)
+
+
 def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Join ranges of tokens that overlap."""
     merged: list[tuple[int, int]] = []

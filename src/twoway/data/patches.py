@@ -20,6 +20,7 @@ import torch
 from PIL import Image as PILImage
 
 from ..errors import TwowayError
+from .views import line_places, tile_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .spans import Ints
 
-PIXELS, GRID = "pixel_values", "image_grid_thw"
+PIXELS, GRID, SIZES = "pixel_values", "image_grid_thw", "image_sizes"
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,25 @@ class PatchGeometry:
 
     def places(self, inputs: Mapping[str, Tensor], pictures: Tensor) -> Places:
         """Return where the image tokens of one row belong; `pictures` has each token's picture."""
-        count = len(pictures)
-        units = np.arange(count)
-        if count * self.values != inputs[PIXELS].numel():
-            raise TwowayError(f"{count} image tokens do not cover the pixels {tuple(inputs[PIXELS].shape)}")
-        return Places(units, units)
+        numbers, units, cells, used = pictures.numpy(), [], [], 0
+        pixels = inputs[PIXELS]
+        tiles = pixels.reshape(-1, *pixels.shape[-3:]) if self.side else pixels
+        square = self.side**2
+        for number in np.unique(numbers):
+            count = int((numbers == number).sum())
+            if self.pinpoints:
+                size = tuple(inputs[SIZES][number].tolist())
+                unit, cell = line_places(size, self.pinpoints, tiles.shape[-1], self.side, count)
+                unit = np.where(unit < 0, -1, unit + number * pixels.shape[1] * square)
+            else:
+                unit = np.arange(used, used + count)
+                cell = tile_cells(tiles[used // square : (used + count) // square], self.side) if self.side else np.arange(count)
+                used += count
+            units.append(unit)
+            cells.append(cell)
+        if not self.pinpoints and used * self.values != pixels.numel():
+            raise TwowayError(f"{used} image tokens do not cover the pixels {tuple(pixels.shape)}; pre-train with patches: 0")
+        return Places(np.concatenate(units), np.concatenate(cells))
 
     def take(self, inputs: Mapping[str, Tensor], units: Ints) -> Tensor:
         """Return the values (tokens, values) of these units."""
