@@ -17,8 +17,9 @@ tokenizer, trained causally on the pictures and captions of the samples. At the 
 foretold from its own picture than from another's, in training styles and in a style that was never trained on. Below the gate the
 command says so and exits 1. The full run takes one to two hours on one core; the same command again goes on where it was stopped."""
 EXAMPLE = """twoway nano my-base
-  twoway nano try --rows 640 --batch 16   (a minute: to see it run; far below the gate)"""
-DEFAULT_ROWS = 320_000
+  twoway nano try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
+  twoway nano talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
+DEFAULT_ROWS = 288_000
 DEFAULT_BATCH = 64
 
 
@@ -26,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("out", metavar="OUT", help="folder to write; OUT.run beside it holds the unfinished run")
     parser.add_argument("--family", default="qwen2_vl", metavar="NAME", help="architecture of the base")
+    parser.add_argument(
+        "--lm",
+        default="own",
+        metavar="NAME",
+        help="text part: own (new, small) or smollm2 (SmolLM2-135M-Instruct from its package, 93 MB; some ten times as slow)",
+    )
+    parser.add_argument("--train", default="tower", metavar="PART", help="with --lm smollm2, what learns: tower (default) or all")
     parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, metavar="N", help="picture rows to train on; fixed at the start of a run")
     parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="pictures a step")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of rows, augmentation and weights")
@@ -45,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
     from twoway.errors import UsageError
     from twoway.world.nano.base import make_base
     from twoway.world.nano.config import NanoConfig
+    from twoway.world.smollm2 import settings
 
     if min(args.rows, args.batch, args.threads) < 1:
         raise UsageError("--rows, --batch and --threads are at least 1")
     torch.set_num_threads(args.threads)
-    config = NanoConfig(family=args.family, rows=args.rows, batch=args.batch, text_rows=max(1, args.batch // 4), seed=args.seed)
     chosen = {"family": args.family, "rows": args.rows, "batch": args.batch, "seed": args.seed}
-    usual = NanoConfig()
-    command = ["twoway", "nano", args.out, *(f"--{key}={value}" for key, value in chosen.items() if value != getattr(usual, key))]
+    config = settings(args.lm, args.train, text_rows=max(1, args.batch // 4), **chosen)
+    chosen |= {"lm": args.lm, "train": args.train}
+    usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}
+    command = ["twoway", "nano", args.out, *(f"--{key}={value}" for key, value in chosen.items() if value != usual[key])]
     samples = Path(args.samples) if args.samples else _shipped()
     result = make_base(Path(args.out), config, samples, command=shlex.join(command), overwrite=args.overwrite, seen=_progress(config.steps))
     if args.json:

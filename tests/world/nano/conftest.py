@@ -50,6 +50,12 @@ def tiny(corner: Path) -> Nano:
     return prepare(TINY, corner)
 
 
+@pytest.fixture(autouse=True)
+def _light_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run of a few steps not be mostly probes."""
+    monkeypatch.setattr("twoway.world.nano.loop.PROBE_ROWS", 4)
+
+
 @pytest.fixture
 def config() -> NanoConfig:
     """Return the tiny configuration."""

@@ -8,19 +8,9 @@ import random
 import pytest
 import torch
 
-from twoway.world.nano.base import picture_tokens
-from twoway.world.nano.batches import Batch, Rows
+from twoway.world.nano.batches import Batch
 
-KINDS = ("singles", "pairs", "canvases", "large")
-
-
-def fresh(tiny, **changes) -> Rows:
-    return Rows(tiny.world, tiny.processor.tokenizer, picture_tokens(tiny.processor), dataclasses.replace(tiny.config, **changes))
-
-
-def of_kind(rows: Rows, kind: str, step: int = 0) -> Batch:
-    rows._kind = lambda rng: kind
-    return rows.batch(step)
+from .streams import KINDS, fresh, of_kind
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -61,7 +51,8 @@ def test_every_picture_has_its_tokens_where_the_row_says(tiny, kind):
     for ids, starts in zip(batch.ids, batch.starts, strict=True):
         for start in starts[starts < batch.ids.shape[1]]:
             assert (ids[start : start + tokens] == tiny.processor.image_token_id).all()
-    assert 0 <= batch.pixels.min() and batch.pixels.max() <= 1
+    assert batch.pixels.min() >= 0
+    assert batch.pixels.max() <= 1
 
 
 def test_only_the_answer_of_a_question_is_learned(tiny):

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from twoway.world.nano.fast import rotary_positions, token_losses
 
-from .test_batches import KINDS, fresh, of_kind
+from .streams import KINDS, fresh, of_kind
 
 
 def library_losses(tiny, batch):

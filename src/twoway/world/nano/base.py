@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UsageError
 from ...files import sha256, write_whole
 from .batches import Rows
-from .fast import GridForward
 from .loop import train
 from .model import build, family_of
 from .table import World, load_world
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..smollm2 import SmolNano
     from .config import NanoConfig
+    from .library import Forward
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ class Nano:
     world: World
     processor: Any
     rows: Rows
-    forward: GridForward
+    forward: Forward
 
 
 def _own(config: NanoConfig, world: World) -> tuple[Any, Any]:
     """Return a model and a processor that are new altogether; the tokenizer is learned from the world."""
-    return build(config, train_tokenizer(world.corpus(), config.vocabulary, family_of(config.family)[1]))
+    return build(config, train_tokenizer(world.corpus(), config.vocabulary, family_of(config.family).tokens))
 
 
 def _smollm2(config: SmolNano, world: World) -> tuple[Any, Any]:
@@ -58,11 +58,11 @@ def prepare(config: NanoConfig, samples: Path) -> Nano:
     """Read the world, build and initialise the model: the same for the same config and samples."""
     world = load_world(samples, config)
     model, processor = LANGUAGE_MODELS[config.lm](config, world)
-    rows = Rows(world, processor.tokenizer, picture_tokens(processor), config)
-    return Nano(config, world, processor, rows, GridForward(model, processor, bf16=config.bf16))
+    rows = Rows(world, processor.tokenizer, picture_tokens(processor, model.config.image_token_id), config)
+    return Nano(config, world, processor, rows, family_of(config.family).forward(model, processor, bf16=config.bf16))
 
 
-def picture_tokens(processor: Any) -> Callable[[int], tuple[list[int], int]]:
+def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[list[int], int]]:
     """Return what gives the ids of a square picture as the processor itself writes them, and how many come before its first own token."""
     from PIL import Image
 
@@ -74,7 +74,7 @@ def picture_tokens(processor: Any) -> Callable[[int], tuple[list[int], int]]:
             text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
             ids = processor(text=[text], images=[Image.new("RGB", (side, side))])["input_ids"][0]
             ids = [int(token) for token in ids]
-            known[side] = ids, ids.index(processor.image_token_id)
+            known[side] = ids, ids.index(image_token)
         return known[side]
 
     return ids_of

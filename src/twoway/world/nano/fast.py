@@ -108,12 +108,12 @@ class GridForward:
     def patches(self, pixels: Tensor) -> Tensor:
         """Normalise (pictures, 3, height, width) in 0..1 and cut it as the family's image processor does."""
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.images.image_mean, self.images.image_std))
-        flat, _, _ = self.images.patchify(
+        flat: Tensor = self.images.patchify(
             (pixels - mean) / std,
             patch_size=self.images.patch_size,
             merge_size=self.images.merge_size,
             temporal_patch_size=self.images.temporal_patch_size,
-        )
+        )[0]
         return flat.reshape(-1, flat.shape[-1])
 
     def grid(self, pictures: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,5 +155,5 @@ class GridForward:
 
 def token_losses(model: Any, hidden: Tensor, batch: Batch) -> Tensor:
     """Return the loss of every target token; logits are made at those places only."""
-    logits = model.lm_head(hidden.flatten(0, 1)[batch.places])
+    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[batch.places])
     return functional.cross_entropy(logits.float(), batch.targets, reduction="none")

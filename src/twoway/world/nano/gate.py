@@ -16,12 +16,12 @@ from .fast import token_losses
 
 if TYPE_CHECKING:
     from .batches import Batch, Rows
-    from .fast import GridForward
+    from .library import Forward
 
 AT_ONCE = 64
 
 
-def measure(forward: GridForward, rows: Rows, *, samples: int, label: str) -> dict[str, float]:
+def measure(forward: Forward, rows: Rows, *, samples: int, label: str) -> dict[str, float]:
     """Return losses and gaps on captions and on bare names, in training styles and in the unseen ones."""
     found: dict[str, float] = {}
     world = rows.world
@@ -38,7 +38,7 @@ def measure(forward: GridForward, rows: Rows, *, samples: int, label: str) -> di
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def by_style(forward: GridForward, rows: Rows, *, samples: int) -> dict[str, float]:
+def by_style(forward: Forward, rows: Rows, *, samples: int) -> dict[str, float]:
     """Return the gap on captions for every style by itself."""
     world = rows.world
     found: dict[str, float] = {}
@@ -60,7 +60,7 @@ def by_style(forward: GridForward, rows: Rows, *, samples: int) -> dict[str, flo
 
 
 @torch.inference_mode()
-def _losses(forward: GridForward, rows: Rows, concepts: list[int], pictures: list[int], label: str, bare: float) -> tuple[float, float]:
+def _losses(forward: Forward, rows: Rows, concepts: list[int], pictures: list[int], label: str, bare: float) -> tuple[float, float]:
     """Return the loss a token with the right pictures and with each row's neighbour's."""
     sums = [0.0, 0.0]
     count = 0
@@ -74,7 +74,7 @@ def _losses(forward: GridForward, rows: Rows, concepts: list[int], pictures: lis
     return sums[0] / count, sums[1] / count
 
 
-def _sum(forward: GridForward, batch: Batch) -> float:
+def _sum(forward: Forward, batch: Batch) -> float:
     """Return the sum of the token losses of one batch."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.bf16):
         losses: Any = token_losses(forward.model, forward.hidden(batch), batch)

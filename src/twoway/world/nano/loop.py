@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .batches import Batch, Rows
     from .config import NanoConfig
-    from .fast import GridForward
+    from .library import Forward
 
 logger = logging.getLogger(__name__)
 SAVE_SECONDS = 150.0
@@ -50,7 +50,7 @@ def rate(step: int, config: NanoConfig) -> float:
     return config.lr * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def train_step(forward: GridForward, batch: Batch, optimiser: torch.optim.Optimizer, config: NanoConfig, step: int) -> float:
+def train_step(forward: Forward, batch: Batch, optimiser: torch.optim.Optimizer, config: NanoConfig, step: int) -> float:
     """Make one optimiser step and return its loss."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
         losses = token_losses(forward.model, forward.hidden(batch), batch)
@@ -65,7 +65,7 @@ def train_step(forward: GridForward, batch: Batch, optimiser: torch.optim.Optimi
 
 
 def train(
-    forward: GridForward,
+    forward: Forward,
     rows: Rows,
     config: NanoConfig,
     folder: Path,

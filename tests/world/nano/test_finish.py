@@ -1,0 +1,97 @@
+"""What a run leaves: a whole folder with weights as measured, a card that says its gate, and an exit code that tells the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from twoway.cli import nano as verb
+from twoway.cli.parser import Parser
+from twoway.errors import UsageError
+from twoway.world.nano.base import make_base, prepare
+from twoway.world.nano.card import curve_table, plateau
+from twoway.world.nano.config import NanoConfig
+from twoway.world.nano.gate import measure
+
+
+@pytest.fixture(scope="module")
+def made(corner, tmp_path_factory):
+    from .conftest import TINY
+
+    out = tmp_path_factory.mktemp("made") / "base"
+    training = make_base(out, dataclasses.replace(TINY, rows=16), corner, command="twoway nano base")
+    return out, training
+
+
+def test_the_folder_is_whole_and_small(made):
+    out, training = made
+    names = {path.name for path in out.iterdir()}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"}
+    assert wanted | {"training.json"} <= names
+    assert json.loads((out / "training.json").read_text()) == json.loads(json.dumps(training))
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
+
+
+def test_the_gate_was_measured_on_the_weights_that_are_saved(made, corner):
+    from transformers import AutoModelForImageTextToText
+
+    out, training = made
+    nano = prepare(
+        NanoConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in training["config"].items()}), corner
+    )
+    saved = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+    nano.forward.model.load_state_dict(saved.state_dict())
+    again = measure(nano.forward, nano.rows, samples=training["samples"], label="gate")
+    assert again == pytest.approx(training["gate"], abs=1e-3)
+
+
+def test_the_card_says_gate_command_and_curve(made):
+    out, training = made
+    card = (out / "README.md").read_text()
+    assert "**The gate is not passed.**" in card
+    assert f"**{training['gate']['trained_gap']:.2f}** | 0.8 |" in card
+    assert "twoway nano base" in card
+    assert "| 16 |" in card
+
+
+def test_an_existing_folder_is_refused_before_any_work(made, corner):
+    out, _ = made
+    with pytest.raises(UsageError, match="--overwrite"):
+        make_base(out, NanoConfig(), corner, command="")
+
+
+def test_the_command_exits_1_below_the_gate_and_0_above(made, monkeypatch, capsys):
+    out, training = made
+    parser = Parser(prog="nano")
+    verb.configure(parser)
+    for passed, code in ((False, 1), (True, 0)):
+        monkeypatch.setattr("twoway.world.nano.base.make_base", lambda *args, passed=passed, **options: {**training, "passed": passed})
+        assert verb.run(parser.parse_args([str(out), "--samples", str(out)])) == code
+        said = capsys.readouterr().out
+        assert ("NOT passed" in said) is not passed
+    with pytest.raises(UsageError, match="at least 1"):
+        verb.run(parser.parse_args([str(out), "--rows", "0"]))
+
+
+def test_the_commands_defaults_are_the_shipped_ones():
+    assert (NanoConfig().rows, NanoConfig().batch) == (verb.DEFAULT_ROWS, verb.DEFAULT_BATCH)
+
+
+def test_plateau_compares_the_last_quarter():
+    curve = [{"step": step, "loss": 4.0 - step / 100, "trained_right": 3.0 - step / 100} for step in range(5, 101, 5)]
+    found = plateau(curve)
+    assert found["captions"] == pytest.approx(0.25)
+    assert found["training"] == pytest.approx(0.225, abs=1e-6)
+
+
+def test_a_curve_is_shown_in_a_dozen_points_with_its_ends():
+    curve = [{"step": n, "rows": n, "loss": 1.0, "trained_gap": 0.1, "unseen_gap": 0.0, "trained_bare_right": 2.0} for n in range(1, 41)]
+    table = curve_table([*curve, {"step": 41, "rows": 41, "loss": 1.0}])
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert len(rows) == 12
+    assert (rows[0], rows[-1]) == ("1", "40")
