@@ -1,0 +1,51 @@
+"""What every training stage can be told; the stages add their own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from twoway.errors import UsageError
+
+# What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
+FREE = frozenset({"save_steps", "save_total", "log_steps", "eval_steps", "log", "workers", "prefetch", "parallel", "device", "nproc"})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every training stage has. The defaults are those of the MoCa paper where it says one."""
+
+    seed: int = 0
+    lr: float = 2e-6
+    warmup: float = 0.1  # share of the steps
+    clip: float = 5.0  # largest norm of a step's gradient; 0 for none
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    accumulate: int = 1  # batches that a rank adds up to a step
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimizer are float32
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    device: Literal["auto", "cpu"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    save_steps: int = 200
+    save_total: int = 2
+    log_steps: int = 1
+    eval_steps: int = 0  # 0 for never
+    log: Literal["none", "tensorboard"] = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("accumulate", "save_steps", "save_total", "log_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
+        for name in ("clip", "weight_decay", "eval_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} may not be negative: {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr must be above 0, not {self.lr}")
+        if not 0 <= self.warmup <= 1:
+            raise UsageError(f"warmup is a share of the steps from 0 to 1, not {self.warmup}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UsageError(f"beta1 and beta2 are from 0 to below 1, not {self.beta1} and {self.beta2}")

@@ -1,0 +1,109 @@
+"""`--nproc N`: start N ranks on this machine, watch them, pass signals on, and bring the first error back in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import multiprocessing
+
+from twoway.errors import TwowayError
+
+from .stop import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.process import BaseProcess
+
+PATIENCE = 30.0  # seconds that the other ranks have to leave after one failed
+
+
+def launch(nproc: int, function: Callable[..., None], *args: Any) -> None:
+    """Run `function(*args)` in `nproc` new processes that know of each other; raise what the first to fail raised."""
+    context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [
+        context.Process(target=_rank, args=(failures, rank, nproc, port, function, args), name=f"rank {rank}") for rank in range(nproc)
+    ]
+    try:
+        with _pass_on(ranks) as caught:
+            for rank in ranks:
+                rank.start()
+            _watch(ranks)
+    finally:
+        for rank in ranks:
+            if rank.is_alive():
+                rank.kill()
+    if not failures.empty():
+        failure = failures.get()
+        raise Stopped(caught[0], failure.where) if caught and isinstance(failure, Stopped) else failure
+    if caught:
+        raise Stopped(caught[0], "before the first step")
+    for rank in ranks:
+        if rank.exitcode:
+            how = f"was killed by signal {-rank.exitcode}" if rank.exitcode < 0 else f"ended with code {rank.exitcode}"
+            raise TwowayError(f"{rank.name} of {nproc} {how}; the same command goes on from the last checkpoint")
+
+
+def _watch(ranks: list[Any]) -> None:
+    """Wait for the ranks; once one has failed the others, which wait for it, have a little time to say the same and are then ended."""
+    deadline = float("inf")
+    alive = list(ranks)
+    while alive and time.monotonic() < deadline:
+        wait([rank.sentinel for rank in alive], timeout=1.0)
+        failed = any(rank.exitcode not in (None, 0) for rank in ranks)
+        deadline = min(deadline, time.monotonic() + PATIENCE) if failed else deadline
+        alive = [rank for rank in alive if rank.exitcode is None]
+        if failed:
+            # A rank that waits in a collective for a dead one does not see a signal handler's flag.
+            time.sleep(0.5)
+            for rank in alive:
+                if rank.exitcode is None and time.monotonic() > deadline - PATIENCE + 2:
+                    rank.terminate()
+    for rank in ranks:
+        if rank.exitcode is None and time.monotonic() >= deadline:
+            rank.kill()
+        rank.join()
+
+
+@contextmanager
+def _pass_on(ranks: Sequence[BaseProcess]) -> Iterator[list[int]]:
+    """Tell the ranks to save and leave on SIGTERM and Ctrl-C. A terminal sends Ctrl-C to them too, and a second one would interrupt."""
+    caught: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        for rank in ranks:
+            if rank.pid and rank.exitcode is None:
+                os.kill(rank.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _rank(failures: Any, rank: int, count: int, port: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Be one rank."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    try:
+        function(*args)
+    except TwowayError as error:
+        failures.put(error)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,225 @@
+"""The loop: steps over the batches of any task, on any number of ranks, from wherever the last checkpoint stands.
+
+A step is a function of the weights, the optimizer's state and the step's number: its rows and masks come from the number, its random
+numbers (dropout) from seed, number and rank. Gradients are those of the mean over the global batch (see `task`). A parameter that no row
+of a step reaches gets a gradient of zero on one rank too, as it does on several, so that the optimizer does the same everywhere.
+
+Deviation: the learning rate falls to zero in a line, as transformers' schedule does, but its first step is above zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from twoway.errors import TwowayError, UsageError
+
+from . import ranks as between
+from .checkpoint import Checkpoints, optimizer_tensors, read_optimizer, read_weights
+from .progress import Log, Meter
+from .schedule import rate
+from .stop import Stopped, listening
+from .task import Batch, Task, to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from .config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+_NAMED = 8
+
+
+class Data(Protocol):
+    """Where batches come from."""
+
+    def steps(self, start: int, stop: int, rank: int, ranks: int) -> Iterator[Sequence[Batch | None]]:
+        """Yield, for each step, this rank's batches; None where it has no rows while others have. Starting late costs nothing."""
+
+
+class Events:
+    """What may happen beside training; all ranks call it, in the same order. Override what is needed."""
+
+    def start(self, trainer: Trainer) -> None:
+        """Begin, before the first step of this process."""
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure at step 0, every `eval_steps` and at the end; what is returned goes into the log."""
+        return {}
+
+    def end(self, trainer: Trainer) -> None:
+        """Come to the end, after the last step is saved."""
+
+
+class Trainer:
+    """Trains one task in `out`. `shared` is the task as it is called, `step` the number of steps done."""
+
+    def __init__(
+        self, task: Task, config: TrainConfig, out: Path, *, total: int, ranks: between.Ranks, events: Sequence[Events] = ()
+    ) -> None:
+        """Share the task with the other ranks and take up the last checkpoint."""
+        if total < 1:
+            raise UsageError(f"there is nothing to train: {total} steps")
+        self.task, self.config, self.out, self.total, self.ranks, self.events = task, config, out, total, ranks, tuple(events)
+        self.checkpoints = Checkpoints(out, config.save_total)
+        self.shared = ranks.share(task, config.parallel)
+        self.parameters = {name: one for name, one in task.named_parameters() if one.requires_grad}
+        if not self.parameters:
+            raise UsageError("nothing trains: every part of the model is frozen")
+        self.optimizer = _optimizer(list(self.parameters.values()), config)
+        self.step = self._resume()
+        self.meter = Meter(ranks.device)
+
+    def run(self, data: Data, *, stop: int | None = None) -> None:
+        """Train to the end (or to step `stop`, for tests), saving on the way; SIGTERM and Ctrl-C save and raise `Stopped`."""
+        last = min(stop or self.total, self.total)
+        self.task.train()
+        self.log = Log(self.out, start=self.step, total=self.total, tracker=self.config.log) if self.ranks.first else None
+        try:
+            with listening() as caught:
+                for event in self.events:
+                    event.start(self)
+                if self.step == 0:
+                    self._note({"step": 0}, evaluated=True)
+                for batches in data.steps(self.step, last, self.ranks.rank, self.ranks.count):
+                    self._one(batches, caught)
+                if self.step < last:
+                    raise TwowayError(f"the data ended after {self.step} of {last} steps")
+                for event in self.events:
+                    event.end(self)
+        finally:
+            if self.log is not None:
+                self.log.close()
+
+    def _one(self, batches: Sequence[Batch | None], caught: list[int]) -> None:
+        """Make one step, with everything that follows it."""
+        filled = [self.task.placeholder() if batch is None else batch for batch in batches]
+        numbers = self._count(filled, [batch is None for batch in batches], caught)
+        if numbers["stop"]:
+            self.save()
+            number = int(max(self.ranks.gather(caught[0] if caught else 0)))
+            raise Stopped(number, f"after step {self.step} of {self.total}, which is saved" if self.step else "before the first step")
+        self._update(filled, numbers)
+        self.step += 1
+        config, done = self.config, self.step == self.total
+        evaluated = done or bool(config.eval_steps and self.step % config.eval_steps == 0)
+        if self.step % config.log_steps == 0 or evaluated:
+            entry = self.meter.entry(self.step, self.total, self.task.weights)
+            self._note(entry | {"lr": self.optimizer.param_groups[0]["lr"], "gradient": round(self.norm, 6)}, evaluated=evaluated)
+        if self.step % config.save_steps == 0 or done:
+            self.save()
+
+    def _count(self, batches: Sequence[Batch], empty: Sequence[bool], caught: list[int]) -> dict[str, float]:
+        """Count the step's targets and tokens over all ranks, before anything is computed; and hear whether any rank is to stop."""
+        numbers = dict.fromkeys((*(f"count {name}" for name in self.task.weights), "rows", "tokens", "padding"), 0.0)
+        for batch, none in zip(batches, empty, strict=True):
+            if none:
+                continue
+            for name, count in self.task.counts(batch).items():
+                numbers[f"count {name}"] += count
+            labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
+            tokens = labels.numel() if mask is None else int(mask.sum())
+            numbers["rows"] += len(labels)
+            numbers["tokens"] += tokens
+            numbers["padding"] += labels.numel() - tokens
+        numbers["stop"] = float(bool(caught))
+        return dict(zip(numbers, self.ranks.sum(list(numbers.values())), strict=True))
+
+    def _update(self, batches: Sequence[Batch], numbers: dict[str, float]) -> None:
+        """Compute the gradient of the global batch and let the optimizer use it."""
+        config, device = self.config, self.ranks.device
+        scales = {name: weight * self.ranks.count / max(numbers[f"count {name}"], 1) for name, weight in self.task.weights.items()}
+        torch.manual_seed(_seed(config.seed, self.step, self.ranks.rank))
+        sums = []
+        for index, batch in enumerate(batches):
+            moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
+            with self.ranks.more(self.shared, last=index == len(batches) - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                    total, parts = self.shared(moved, scales)
+                total.backward()
+            sums.append({name: float(part) for name, part in parts.items()})
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.norm = between.norm(parameters, config.clip)
+        added = self.ranks.sum([sum(part.get(name, 0.0) for part in sums) for name in self.task.weights])
+        if not math.isfinite(self.norm) or not all(map(math.isfinite, added)):
+            raise self._not_finite(batches, sums)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.step, self.total, config.lr, config.warmup)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.meter.add(numbers | {f"sum {name}": number for name, number in zip(self.task.weights, added, strict=True)})
+
+    def _not_finite(self, batches: Sequence[Batch], sums: Sequence[dict[str, float]]) -> TwowayError:
+        """Name the rows: those of the batches whose loss is not finite, or all of the step where only the gradient is not."""
+        bad = [not all(map(math.isfinite, part.values())) for part in sums]
+        guilty = [row for batch, is_bad in zip(batches, bad, strict=True) if is_bad for row in batch.get("identities", [])]
+        every = [row for batch in batches for row in batch.get("identities", [])]
+        gathered = self.ranks.gather((guilty, every))
+        rows = [row for one, _ in gathered for row in one] or [row for _, one in gathered for row in one]
+        what = "loss" if any(one for one, _ in gathered) else "gradient"
+        self._note({"step": self.step + 1, "not_finite": what, "identities": rows}, evaluated=False)
+        more = f" and {len(rows) - _NAMED} more (all in log.jsonl)" if len(rows) > _NAMED else ""
+        saved = self.checkpoints.steps()
+        kept = f"the checkpoint of step {saved[-1]} stands" if saved else "nothing was saved yet"
+        return TwowayError(f"the {what} of step {self.step + 1} is not finite; its rows: {', '.join(rows[:_NAMED])}{more}; {kept}")
+
+    def _note(self, entry: dict[str, Any], *, evaluated: bool) -> None:
+        """Log an entry, with what the events measure."""
+        if evaluated and (self.config.eval_steps or self.step):
+            for event in self.events:
+                entry |= event.evaluate(self)
+            self.task.train()
+        if self.log is not None and len(entry) > 1:
+            self.log.write(entry)
+
+    def save(self) -> None:
+        """Write a checkpoint; every rank takes part, the first writes, and all hear whether it could."""
+        weights = {name: between.whole(one) for name, one in self.parameters.items()}
+        optimizer = optimizer_tensors(self.optimizer, self.parameters)
+        failure: TwowayError | None = None
+        if self.ranks.first and self.step:
+            try:
+                self.checkpoints.save(self.step, weights, optimizer, {"total": self.total, "ranks": self.ranks.count})
+            except TwowayError as error:
+                failure = error
+        for heard in self.ranks.gather(failure):
+            if heard is not None:
+                raise heard
+
+    def _resume(self) -> int:
+        """Take up the last checkpoint and return its step."""
+        if self.ranks.first:
+            self.checkpoints.clean()
+        self.ranks.wait()
+        steps = self.checkpoints.steps()
+        if not steps:
+            return 0
+        if steps[-1] > self.total:
+            raise UsageError(f"{self.out} has done {steps[-1]} steps already, more than the {self.total} asked for")
+        folder = self.checkpoints.place(steps[-1])
+        read_weights(folder, self.parameters)
+        read_optimizer(folder, self.optimizer, self.parameters)
+        log.info("going on from step %d of %d", steps[-1], self.total)
+        return steps[-1]
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """Return AdamW; vectors (norms, biases) do not decay."""
+    matrices = [one for one in parameters if one.dim() > 1]
+    vectors = [one for one in parameters if one.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Mix three numbers into the seed of one step on one rank."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "little")
