@@ -57,6 +57,20 @@ def test_an_adapter_trains_its_part_and_nothing_else(family: str, part: str, tin
     assert f"{counted.trainable:,} of {counted.total:,} parameters train" in str(counted)
 
 
+def test_an_adapter_trained_without_the_head_fits_too(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_model("internvl")).model
+    adapted, _ = adapters.add_adapters(backbone.inner(model), ("language",), rank=2)
+    disturb(adapted)
+    adapters.save_adapter(adapted, tmp_path, base={"a": "b"})
+    expected = adapters.merge(adapted).state_dict()
+    fresh = backbone.load_model(tiny_model("internvl")).model
+    merged = adapters.merge_folder(fresh, tmp_path, base={"a": "b"})
+    assert merged is fresh
+    got = backbone.inner(merged).state_dict()
+    assert all(torch.allclose(got[name], expected[name], atol=1e-6) for name in expected)
+    assert adapters.describe(tmp_path) == {"peft_type": "LORA", "r": 2, "lora_alpha": 64, "use_dora": False}
+
+
 def test_layers_can_be_chosen_by_name(tiny_model: Callable[[str], Path]) -> None:
     model = backbone.load_model(tiny_model("qwen3_vl")).model
     names = adapters.part_layers(model, "language", ("q_proj", "v_proj"))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 import transformers
+from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import twoway
 from twoway import cli
 from twoway.errors import TwowayError, UsageError
+from twoway.model import source
 from twoway.stages import convert as stage
 
 if TYPE_CHECKING:
@@ -134,6 +137,25 @@ def test_a_broken_source_is_refused(name: str, tiny_model: Callable[[str], Path]
 )
 def test_no_such_model(src: str, words: str, tmp_path: Path) -> None:
     refused(tmp_path, src, words)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (hub.GatedRepoError, "is gated on the hub; ask for access"),
+        (hub.RepositoryNotFoundError, "the hub has no repository of that name"),
+        (hub.HfHubHTTPError, "the hub did not answer: why"),
+        (hub.LocalEntryNotFoundError, "the hub cannot be reached"),
+        (ConnectionError, "the hub did not answer: why"),
+    ],
+)
+def test_what_the_hub_answers_is_said(error: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        response = {"response": SimpleNamespace(headers={}, request=None)} if issubclass(error, hub.HfHubHTTPError) else {}
+        raise error("why\nand a second line", **response)
+
+    monkeypatch.setattr(source.huggingface_hub, "snapshot_download", fail)
+    refused(tmp_path, "owner/name", words)
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
