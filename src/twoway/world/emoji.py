@@ -23,7 +23,7 @@ DROPPED = re.compile(r"oclock|thirty$|keycap|family|couple|^kiss-|skin-tone|inpu
 def read_emoji(fluent: Path, cldr: Path) -> list[Concept]:
     """Return one concept for each emoji with a drawing and a name, in order of id."""
     annotations = {language: _annotations(cldr, language) for language in LANGUAGES}
-    characters = {slug(entry["tts"][0]): character for character, entry in reversed(annotations["en"].items()) if "tts" in entry}
+    characters = characters_by_name(cldr)
     files = {style: {path.stem: path for path in sorted((fluent / "icons" / style).glob("*.svg"))} for style in STYLES}
     concepts = []
     for name, stem in sorted(_untoned(set(files["flat"])).items()):
@@ -41,6 +41,11 @@ def read_emoji(fluent: Path, cldr: Path) -> list[Concept]:
             )
         )
     return concepts
+
+
+def characters_by_name(cldr: Path) -> dict[str, str]:
+    """Return slug of the English name -> character, the first character of a name."""
+    return {slug(entry["tts"][0]): character for character, entry in reversed(_annotations(cldr, "en").items()) if "tts" in entry}
 
 
 def _annotations(cldr: Path, language: str) -> dict[str, dict[str, list[str]]]:

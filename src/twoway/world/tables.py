@@ -36,12 +36,25 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("facts", WORDS),
         ]
     ),
+    "texts": pa.schema([(name, pa.string()) for name in ("id", "text", "term", "gloss", "half", "source")]),
+    "pages": pa.schema(
+        [
+            ("id", pa.string()),
+            ("image", pa.binary()),
+            ("language", pa.string()),
+            ("concepts", pa.list_(pa.string())),
+            ("text", pa.string()),
+            ("boxes", pa.list_(pa.list_(pa.int16(), 4))),
+            ("half", pa.string()),
+            ("queries", WORDS),
+        ]
+    ),
 }
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as Parquet; the schema is the one of the file's name."""
-    schema = SCHEMAS[path.stem]
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None = None) -> None:
+    """Write rows as Parquet; the schema is the one of the file's name where none is given."""
+    schema = schema or SCHEMAS[path.stem]
     columns = {name: [_pairs(row[name]) for row in rows] for name in schema.names}
     pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", compression_level=19)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 # Lexicographer files of nouns that can be drawn; numbers from lexnames(5WN).
@@ -34,6 +34,7 @@ class Sense:
     words: tuple[str, ...]
     lexfile: int
     gloss: str
+    above: str | None = None
 
 
 class WordNet:
@@ -70,9 +71,16 @@ class WordNet:
         best = physical[scores.index(max(scores))]
         return best if _fit(best, wanted) > 0 or senses[0] in physical else None
 
-    def all_senses(self) -> list[tuple[str, Sense]]:
-        """Return every synset with its offset, in the file's order."""
-        return sorted(self._senses.items())
+    def above(self, sense: Sense) -> Sense | None:
+        """Return the kind of thing that a sense is one of."""
+        return self._senses.get(sense.above or "")
+
+    def common(self) -> Iterator[tuple[str, Sense]]:
+        """Yield each lower-case noun with its first sense, in order of the noun."""
+        for lemma, offsets in sorted(self._index.items()):
+            sense = self._senses[offsets[0]]
+            if lemma in sense.words:
+                yield lemma.replace("_", " "), sense
 
 
 def _fit(sense: Sense, wanted: Collection[str]) -> int:
@@ -83,7 +91,7 @@ def _fit(sense: Sense, wanted: Collection[str]) -> int:
 
 
 def _read_senses(path: Path) -> list[tuple[str, Sense]]:
-    """Read the synsets of one data file."""
+    """Read the synsets of one data file, each with the offset of the kind above it."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith(" "):
@@ -91,7 +99,9 @@ def _read_senses(path: Path) -> list[tuple[str, Sense]]:
         head, _, gloss = line.partition(" | ")
         offset, lexfile, _, count, *rest = head.split()
         words = tuple(rest[2 * i] for i in range(int(count, 16)))
-        found.append((offset, Sense(words, int(lexfile), shorten(gloss))))
+        pointers = rest[2 * len(words) + 1 :]
+        above = next((pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] == "@"), None)
+        found.append((offset, Sense(words, int(lexfile), shorten(gloss), above)))
     return found
 
 

@@ -1,0 +1,132 @@
+"""The shipped samples: whole by their manifest, and views that keep to their half, style and source."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image as PILImage
+
+from twoway.content import Image, Text
+from twoway.data import samples
+from twoway.data.captions import caption
+from twoway.errors import TwowayError, UsageError
+from twoway.files import sha256
+
+PAIRED = [name for name, view in samples.VIEWS.items() if view.pairs]
+
+
+def test_tables_are_those_of_the_manifest() -> None:
+    folder = samples.samples_folder()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["tables"]) == set(samples.TABLES)
+    for name, table in manifest["tables"].items():
+        path = folder / f"{name}.parquet"
+        assert sha256(path) == table["sha256"], name
+        assert pq.read_metadata(path).num_rows == table["rows"], name
+    for package in manifest["packages"]:
+        assert (folder / "licences" / f"{package.replace('/', '-')}.txt").stat().st_size > 200
+    assert sum((folder / f"{name}.parquet").stat().st_size for name in samples.TABLES) < 14_000_000
+
+
+def test_pictures_are_small_squares_with_transparency() -> None:
+    rows = samples.load().pictures
+    for row in random.Random(0).sample(rows, 100):
+        with PILImage.open(io.BytesIO(row["image"])) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (72, 72)), row["id"]
+
+
+def test_pages_keep_to_one_half_and_ask_in_other_words() -> None:
+    world = samples.load()
+    for row in world.pages:
+        assert {world.concepts[key]["half"] for key in row["concepts"]} == {row["half"]}, row["id"]
+        assert len(row["boxes"]) == len(row["concepts"]) >= 3
+        on_page = {line.casefold() for line in row["text"].splitlines()}
+        for query in row["queries"].values():
+            assert not on_page & {name.casefold() for name in query.split(", ")}, row["id"]
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_views_are_functions_of_the_seed(name: str) -> None:
+    first, again, other = (list(samples.pairs(name, seed=seed)) for seed in (1, 1, 2))
+    assert len(first) > 100
+    assert first == again
+    assert first != other
+
+
+def test_train_and_test_share_no_concept_picture_or_text() -> None:
+    def shown(name: str) -> tuple[set[str], set[bytes], set[str]]:
+        documents = [one for pair in samples.pairs(name) for one in (pair.query, pair.positive)]
+        pictures = {part.source for one in documents for part in one.images if isinstance(part.source, bytes)}
+        concepts = {one.meta["concept"] for one in documents if one.meta.get("concept")}
+        # Two islands' capitals are both Kingston, and a word may name another thing in another language: those are no leaks.
+        words = [one for pair in samples.pairs(name) if pair.task != "flag-capital" for one in (pair.query, pair.positive)]
+        texts = {one.texts[0] for one in words if one.texts and not one.images and one.meta.get("language", "en") == "en"}
+        return concepts, pictures, texts
+
+    train, test = shown("train"), shown("test")
+    assert train[0].isdisjoint(test[0])
+    assert train[1].isdisjoint(test[1])
+    assert train[2] & test[2] == set()
+
+
+def test_tests_out_of_domain_hold_only_what_no_stage_sees() -> None:
+    world = samples.load()
+    seen = {part.source for one in samples.documents("pretrain") for part in one.images}
+    seen |= {part.source for pair in samples.pairs("train") for one in (pair.query, pair.positive) for part in one.images}
+    for name in ("test-style", "test-source"):
+        pictures = {part.source for pair in samples.pairs(name) for one in (pair.query, pair.positive) for part in one.images}
+        assert pictures
+        assert pictures.isdisjoint(seen)
+    trained = {row["concept"] for row in world.drawn()}
+    assert {pair.query.meta["concept"] for pair in samples.pairs("test-source")} <= trained
+
+
+def test_pretraining_sees_every_trained_concept() -> None:
+    documents = list(samples.documents("pretrain"))
+    shown = {row_id for one in documents for row_id in one.meta["ids"]}
+    assert {row["id"] for row in samples.load().drawn()} <= shown
+    assert any(len(one.images) > 2 for one in documents)
+    assert {one.place.row for one in documents if one.place} == set(range(1, len(documents) + 1))
+
+
+def test_every_task_is_asked_in_both_halves() -> None:
+    tasks = [{pair.task for pair in samples.pairs(name)} for name in ("train", "test")]
+    assert tasks[0] == tasks[1] >= {"picture-name", "name-picture", "flag-capital", "style", "page", "definition-term", "question-name"}
+
+
+def test_captions_begin_with_what_is_asked_for() -> None:
+    row = samples.load().concepts["fox"]
+    assert {caption(row, random.Random(seed), bare=1.0) for seed in range(20)} == {"fox"}
+    said = [caption(row, random.Random(seed)) for seed in range(400)]
+    assert len(set(said)) > 40
+    assert sum("fox" in one for one in said) > 300
+    country = samples.load().concepts["flag-france"]
+    assert any("Paris" in caption(country, random.Random(seed)) for seed in range(100))
+
+
+def test_unknown_view_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean pretrain"):
+        samples.documents("pretrian")
+    with pytest.raises(UsageError, match="views with pairs: train"):
+        samples.pairs("pretrain")
+
+
+def test_missing_or_broken_samples_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWOWAY_SAMPLES", str(tmp_path))
+    with pytest.raises(TwowayError, match="no concepts.parquet"):
+        samples.samples_folder()
+    (tmp_path / "pictures.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(TwowayError, match=r"pictures\.parquet: not a table") as caught:
+        samples.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_documents_hold_text_and_pictures_in_memory() -> None:
+    for name in samples.VIEWS:
+        document = next(iter(samples.documents(name)))
+        assert all(isinstance(part, Text) or (isinstance(part, Image) and isinstance(part.source, bytes)) for part in document.parts)
