@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TABLES = ("pictures", "concepts", "texts", "pages")
-HELD_STYLE = "high-contrast"
+HELD_STYLE = "modern"
 HELD_SOURCE = "openclipart"
 
 
 @dataclass(frozen=True)
 class World:
-    """The tables in memory: rows by table, concepts by id."""
+    """The tables in memory: rows by table, concepts by id; `more` are pictures under other terms, where the folder has any."""
 
     folder: Path
     pictures: tuple[dict[str, Any], ...]
     concepts: dict[str, dict[str, Any]]
     texts: tuple[dict[str, Any], ...]
     pages: tuple[dict[str, Any], ...]
+    more: tuple[dict[str, Any], ...] = ()
 
     def drawn(self, *, style: str | None = None, source: str | None = None, half: str | None = None) -> list[dict[str, Any]]:
         """Return the pictures of one style or source (default: all training styles), of one half or both."""
@@ -84,10 +85,9 @@ def load(folder: Path | None = None) -> World:
 
     place = folder or samples_folder()
     tables: dict[str, list[dict[str, Any]]] = {}
-    for name in TABLES:
-        path = place / f"{name}.parquet"
+    for path in [*(place / f"{name}.parquet" for name in TABLES), *sorted(place.glob("pictures-*.parquet"))]:
         try:
-            tables[name] = pq.read_table(path, partitioning=None).to_pylist()
+            tables[path.stem] = pq.read_table(path, partitioning=None).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise TwowayError(
                 f"{path}: not a table of the samples ({str(error).splitlines()[0]}); restore it, or build it again"
@@ -97,7 +97,8 @@ def load(folder: Path | None = None) -> World:
     for row in tables["pages"]:
         row["queries"] = dict(row["queries"] or ())
     concepts = {row["concept"]: row for row in tables["concepts"]}
-    return World(place, tuple(tables["pictures"]), concepts, tuple(tables["texts"]), tuple(tables["pages"]))
+    more = tuple(row for name, rows in tables.items() if name.startswith("pictures-") for row in rows)
+    return World(place, tuple(tables["pictures"]), concepts, tuple(tables["texts"]), tuple(tables["pages"]), more)
 
 
 def view(name: str) -> View:
@@ -133,6 +134,14 @@ def _flat(name: str, found: Iterator[Any]) -> Iterator[Document]:
             yield Document(one.parts, place, one.meta)
 
 
+def _more(world: World, seed: int) -> Iterator[samples_pairs.Pair]:
+    """Yield pairs of the unseen half of pictures under other terms."""
+    if not world.more:
+        hint = "build them with 'twoway samples --with share-alike --build OUT' and set TWOWAY_SAMPLES=OUT"
+        raise TwowayError(f"{world.folder} has no pictures under other terms; {hint}")
+    return samples_pairs.names(world, [row for row in world.more if row["half"] == "unseen"], seed)
+
+
 def _texts(world: World, seed: int) -> Iterator[Document]:
     """Yield the text-only paragraphs."""
     return (Document((Text(row["text"]),), meta={"id": row["id"], "half": row["half"]}) for row in world.texts)
@@ -159,6 +168,7 @@ VIEWS: dict[str, View] = {
         lambda world, seed: samples_pairs.names(world, samples_pairs.known(world, HELD_SOURCE, "unseen"), seed),
         True,
     ),
+    "test-more": View("unseen half of pictures under other terms, where they were built (--with)", _more, True),
     "texts": View("text-only paragraphs", _texts, False),
     "pages": View("pages as pictures", _pages, False),
 }

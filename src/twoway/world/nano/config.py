@@ -32,12 +32,12 @@ class NanoConfig:
     picture: int = 64
     largest: int = 160
     # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
-    rows: int = 288_000
+    rows: int = 240_000
     batch: int = 64
     text_rows: int = 16
     text_weight: float = 0.2
     longest: int = 28
-    bare_part: float = 0.25
+    bare_part: float = 0.2
     bare_share: float = 0.8
     questions: float = 0.10
     pairs: float = 0.03
@@ -55,7 +55,7 @@ class NanoConfig:
     bf16: bool = True
     # what it is trained on, and what never
     tables: tuple[str, ...] = ("concepts", "pictures")
-    unseen_styles: tuple[str, ...] = ("high-contrast",)
+    unseen_styles: tuple[str, ...] = ("modern",)
     held_sources: tuple[str, ...] = ("openclipart",)
     # what the result must reach, in nats a token
     gate_trained: float = 0.8
