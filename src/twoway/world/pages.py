@@ -29,7 +29,7 @@ FEWEST_WORDS = 2
 INK = (20, 24, 32)
 PAPERS = ((255, 255, 255), (252, 248, 238), (240, 246, 252), (242, 250, 240))
 LANGUAGES = ("en", "de", "fr", "es")
-STYLES = ("flat", "modern", "flag")
+STYLES = ("flat", "high-contrast", "flag")
 # What a page's title calls its things, by the group of the concepts.
 TITLES: dict[str, dict[str, str]] = {
     "animal": {"en": "Animals", "de": "Tiere", "fr": "Animaux", "es": "Animales"},
