@@ -46,7 +46,8 @@ class SmolNano(NanoConfig):
 
     lm: ClassVar[str] = "smollm2"
     origin: ClassVar[str] = (
-        f"its text part SmolLM2-135M-Instruct (Apache-2.0, from the package {PACKAGE} {VERSION}), its tower trained from nothing"
+        f"its text part SmolLM2-135M-Instruct (Apache-2.0, from the package {PACKAGE} {VERSION}), its tower new, trained "
+        "(which of the two: `train` in `training.json`)"
     )
     dtype: ClassVar[str] = "float32"
 
