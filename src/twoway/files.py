@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from .errors import TwowayError, UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +66,17 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of one file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what safetensors says of a full disk into what the system says, so that it is met like any full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        if "os error 28" in str(error) or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device") from error
+        raise
 
 
 def _swap_in(beside: Path, out: Path) -> None:

@@ -7,24 +7,21 @@ that is said about the result is measured on that.
 
 from __future__ import annotations
 
-import errno
 import json
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 
 from twoway.errors import TwowayError, UsageError
-from twoway.files import sha256
+from twoway.files import disk_errors, sha256
 
 from . import pooling
 from .source import first_line, read_json, weight_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -119,12 +116,4 @@ def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
     return {name.strip(): text for name, _, text in pairs}
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn what safetensors says of a full disk into what the system says, so that it is met like any full disk."""
-    try:
-        yield
-    except SafetensorError as error:
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device") from error
-        raise
+__all__ = ["Settings", "assemble", "disk_errors", "hashes", "is_encoder", "parse_prompts", "read_settings", "save_model"]

@@ -17,8 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from twoway.errors import TwowayError, UsageError
-from twoway.files import fresh_folder, write_whole
-from twoway.model.encoder import disk_errors
+from twoway.files import disk_errors, fresh_folder, write_whole
 from twoway.model.source import check_file, read_json
 
 from .ranks import put, whole

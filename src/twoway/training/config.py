@@ -23,7 +23,6 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
-    accumulate: int = 1  # batches that a rank adds up to a step
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimizer are float32
     parallel: Literal["ddp", "fsdp"] = "ddp"
     device: Literal["auto", "cpu"] = "auto"
@@ -37,7 +36,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("accumulate", "save_steps", "save_total", "log_steps"):
+        for name in ("save_steps", "save_total", "log_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("clip", "weight_decay", "eval_steps", "seed"):
