@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Place
-from ..errors import TwowayError, UsageError, did_you_mean
-from .rows import COLUMNS, document
+from ..errors import TwowayError, UsageError
+from .rows import COLUMNS, document, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?$")
 
 
-def disk_rows(argument: str, options: ReadOptions) -> Rows:
-    """Read a folder that `save_to_disk` wrote."""
+def load_disk(argument: str) -> Any:
+    """Open a folder that `save_to_disk` wrote."""
     import datasets
 
     try:
@@ -35,20 +35,30 @@ def disk_rows(argument: str, options: ReadOptions) -> Rows:
             splits = ", ".join(str(Path(argument) / split) for split in table)
             raise UsageError(f"{argument} holds several splits; name one of {splits}")
         (table,) = table.values()
+    return table
+
+
+def disk_rows(argument: str, options: ReadOptions) -> Rows:
+    """Read a folder that `save_to_disk` wrote."""
+    table = load_disk(argument)
     # As a stream, because a change of features rewrites a table on disk as a whole.
     yield from _rows(table.to_iterable_dataset(), argument, options.root or Path(argument))
 
 
 def hub_rows(argument: str, options: ReadOptions) -> Rows:
+    """Read the rows of a stream."""
+    table, local = open_stream(argument)
+    yield from _rows(table, f"hub:{argument}", options.root or local)
+
+
+def open_stream(argument: str) -> tuple[Any, Path | None]:
     """Stream `NAME[/CONFIG][:SPLIT]` from the hub, or from a local folder that `load_dataset` understands; the split defaults to train."""
     import datasets
 
-    folder, colon, split = argument.rpartition(":")
-    name, config, local = argument, None, None
-    if Path(argument).is_dir() or (colon and Path(folder).is_dir()):
-        name = argument if Path(argument).is_dir() else folder
-        split = "" if Path(argument).is_dir() else split
-        local = Path(name)
+    name, config, local = argument, None, local_root(argument)
+    split = argument.rpartition(":")[2] if local is not None and not Path(argument).is_dir() else ""
+    if local is not None:
+        name = str(local)
     elif (match := _NAME.match(argument)) is not None:
         name, config, split = match["name"], match["config"], match["split"]
     else:
@@ -59,17 +69,33 @@ def hub_rows(argument: str, options: ReadOptions) -> Rows:
         table = datasets.load_dataset(name, config, split=split or "train", streaming=True)
     except Exception as error:  # network, names, splits and scripts each raise their own kind
         raise TwowayError(f"hub:{argument} cannot be opened ({_line(error)})") from error
-    yield from _rows(table, f"hub:{argument}", options.root or local)
+    return table, local
+
+
+def local_root(argument: str) -> Path | None:
+    """Return the folder on this machine that is meant, if one is."""
+    folder, colon, _ = argument.rpartition(":")
+    if Path(argument).is_dir():
+        return Path(argument)
+    return Path(folder) if colon and Path(folder).is_dir() else None
+
+
+def raw_rows(table: Any, label: str, root: Path | None) -> Iterator[dict[str, Any] | ContentError]:
+    """Go through a stream's rows as they are, pictures undecoded but with their bytes."""
+    for number, row in enumerate(_guarded(table.cast(undecoded(table.features)) if table.features else table, label), 1):
+        try:
+            yield {key: _fetched(value, root, Place(label, number)) for key, value in row.items()}
+        except ContentError as error:
+            yield error
 
 
 def _rows(table: Any, label: str, root: Path | None) -> Rows:
     """Go through a stream."""
     names = table.column_names
-    if names is not None and not set(names) & set(COLUMNS):
-        hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")
-        raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
+    if names is not None:
+        require_columns(names, label)
     if table.features is not None:
-        table = table.cast(_undecoded(table.features))
+        table = table.cast(undecoded(table.features))
     for number, row in enumerate(_guarded(table, label), 1):
         place = Place(label, number)
         try:
@@ -88,20 +114,20 @@ def _guarded(table: Any, label: str) -> Iterator[dict[str, Any]]:
         raise TwowayError(f"{label} cannot be read on ({_line(error)})") from error
 
 
-def _undecoded(feature: Any) -> Any:
+def undecoded(feature: Any) -> Any:
     """Return the same features with every picture left undecoded, at any depth."""
     import datasets
 
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.Features):
-        return datasets.Features({key: _undecoded(value) for key, value in feature.items()})
+        return datasets.Features({key: undecoded(value) for key, value in feature.items()})
     if isinstance(feature, dict):
-        return {key: _undecoded(value) for key, value in feature.items()}
+        return {key: undecoded(value) for key, value in feature.items()}
     if isinstance(feature, list):
-        return [_undecoded(value) for value in feature]
+        return [undecoded(value) for value in feature]
     if isinstance(feature, datasets.List | datasets.LargeList):
-        return type(feature)(_undecoded(feature.feature))
+        return type(feature)(undecoded(feature.feature))
     return feature
 
 

@@ -31,16 +31,21 @@ def rows(argument: str, options: ReadOptions) -> Rows:
 
 
 def _row(line: bytes, place: Place, root: Path) -> Row:
-    """Parse one line."""
+    """Read one line."""
+    value = parse(line, place)
+    return value if isinstance(value, ContentError) else document(value, place, root)
+
+
+def parse(line: bytes, place: Place) -> Any:
+    """Return the value of one line, or the error that says why it has none."""
     try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=_no_twins)
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_no_twins)
     except UnicodeDecodeError as error:
         return ContentError(f"the line is not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1})", place)
     except json.JSONDecodeError as error:
         return ContentError(f"invalid JSON ({error.msg} at column {error.colno})", place)
     except (ValueError, RecursionError) as error:
         return ContentError(f"invalid JSON ({error})", place)
-    return document(value, place, root)
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

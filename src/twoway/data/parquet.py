@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Place
-from ..errors import TwowayError, UsageError, did_you_mean
-from .rows import COLUMNS, document
+from ..errors import TwowayError
+from .rows import document, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,7 @@ _BATCH_ROWS = 32
 def rows(argument: str, options: ReadOptions) -> Rows:
     """Read every file in order of its name; rows are counted within their file."""
     path = Path(argument)
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    for file in files:
+    for file in parquet_files(path):
         place = str(file)
         for number, row in enumerate(_records(file), 1):
             where = Place(place, number)
@@ -35,6 +34,11 @@ def rows(argument: str, options: ReadOptions) -> Rows:
             )
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """Return the files of a folder in a fixed order, or the one file."""
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+
+
 def _records(file: Path) -> Iterator[dict[str, Any] | ValueError]:
     """Read the rows of one file as plain objects, with the error in the place of one that cannot be converted."""
     import pyarrow
@@ -42,10 +46,7 @@ def _records(file: Path) -> Iterator[dict[str, Any] | ValueError]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            names = table.schema_arrow.names
-            if not set(names) & set(COLUMNS):
-                hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")
-                raise UsageError(f"{file} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
+            require_columns(table.schema_arrow.names, file)
             for batch in table.iter_batches(batch_size=_BATCH_ROWS):
                 for index in range(batch.num_rows):
                     try:

@@ -35,8 +35,8 @@ def rows(argument: str, options: ReadOptions) -> Rows:
         yield from _pages(file, options)
 
 
-def _pages(file: Path, options: ReadOptions) -> Rows:
-    """Open one file and go through its pages."""
+def open_pdf(file: Path) -> Any:
+    """Open one file, or return the error that says why not."""
     import pypdfium2
 
     try:
@@ -44,31 +44,60 @@ def _pages(file: Path, options: ReadOptions) -> Rows:
     except (pypdfium2.PdfiumError, OSError) as error:
         locked = "password" in str(error).lower()
         reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({error})"
-        yield ContentError(reason, Place(str(file)))
+        return ContentError(reason, Place(str(file)))
+    if not len(pdf):
+        pdf.close()
+        return ContentError("the PDF has no pages", Place(str(file)))
+    return pdf
+
+
+def page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
+    """Return one page as a document, or the error that says why it is none."""
+    import pypdfium2
+
+    try:
+        picture, text = _page(pdf, index, place, options, render=True)
+    except ContentError as error:
+        return error
+    except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
+        return ContentError(f"the page is broken ({error})", place)
+    parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
+    return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": len(pdf)})
+
+
+def measure(pdf: Any, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
+    """Return the width and height that a page is rendered at, before they are rounded up, and its text; nothing is rendered."""
+    import pypdfium2
+
+    try:
+        size, text = _page(pdf, index, place, options, render=False)
+    except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
+        raise ContentError(f"the page is broken ({error})", place) from error
+    return size, text
+
+
+def _pages(file: Path, options: ReadOptions) -> Rows:
+    """Open one file and go through its pages."""
+    pdf = open_pdf(file)
+    if isinstance(pdf, ContentError):
+        yield pdf
         return
     try:
-        pages = len(pdf)
-        if not pages:
-            yield ContentError("the PDF has no pages", Place(str(file)))
-        for index in range(pages):
-            place = Place(str(file), index + 1, "page")
-            try:
-                yield _page(pdf, index, place, options)
-            except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
-                yield ContentError(f"the page is broken ({error})", place)
+        for index in range(len(pdf)):
+            yield page(pdf, index, Place(str(file), index + 1, "page"), options)
     finally:
         pdf.close()
 
 
-def _page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
-    """Render one page and read its text layer."""
+def _page(pdf: Any, index: int, place: Place, options: ReadOptions, *, render: bool) -> tuple[Any, str]:
+    """Render one page, or say at what size it would be rendered, and read its text layer."""
     page = pdf[index]
     try:
         width, height = page.get_size()
         if width <= 0 or height <= 0:
-            return ContentError(f"the page has no area ({width:g} x {height:g} points)", place)
+            raise ContentError(f"the page has no area ({width:g} x {height:g} points)", place)
         scale = min(options.dpi / _POINTS_PER_INCH, _fitting(width, height, options.limits.max_pixels))
-        picture = page.render(scale=scale).to_pil().convert("RGB")
+        picture = page.render(scale=scale).to_pil().convert("RGB") if render else (width * scale, height * scale)
         layer = page.get_textpage()
         try:
             text = _NO_TEXT.sub("", layer.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")).strip()
@@ -76,8 +105,7 @@ def _page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
             layer.close()
     finally:
         page.close()
-    parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
-    return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": len(pdf)})
+    return picture, text
 
 
 def _fitting(width: float, height: float, max_pixels: int) -> float:

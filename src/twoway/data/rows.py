@@ -6,12 +6,12 @@ a row, so that the failure policy decides in one place. Columns besides these th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Document, Place
-from ..errors import did_you_mean
+from ..errors import UsageError, did_you_mean
 from ..images import DEFAULT, Limits
 
 if TYPE_CHECKING:
@@ -20,22 +20,37 @@ if TYPE_CHECKING:
 Row = Document | ContentError
 Rows = Iterator[Row]
 COLUMNS = ("parts", "image", "text")
+# Turns a row with columns of its own into the parts of a document.
+Form = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's)."""
+    """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's).
+
+    A `form` reads tables with columns of their own; only random access (`finders`) knows it.
+    """
 
     root: Path | None = None
     dpi: int = 144
     limits: Limits = DEFAULT
+    form: Form | None = None
 
 
-def document(row: object, place: Place, root: Path | None) -> Row:
-    """Turn one row into a document, or into the error that says why it is none."""
+def require_columns(names: Sequence[str], label: object) -> None:
+    """Refuse a table that has none of the columns a document is made of, before any row is read."""
+    if not set(names) & set(COLUMNS):
+        hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")
+        raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
+
+
+def document(row: object, place: Place, root: Path | None, form: Form | None = None) -> Row:
+    """Turn one row into a document, or into the error that says why it is none; a `form` reads columns of other names."""
     try:
         if not isinstance(row, Mapping):
             raise ContentError(f"the row is a {type(row).__name__}, not an object with parts, image or text", place)
+        if form is not None:
+            return _formed(row, place, root, form)
         given = {key: row[key] for key in COLUMNS if row.get(key) is not None}
         if not given:
             hint = next((found for key in row if (found := did_you_mean(str(key), COLUMNS)) and key not in COLUMNS), "")
@@ -47,6 +62,14 @@ def document(row: object, place: Place, root: Path | None) -> Row:
         return Document.from_parts(_unwrap(parts), place=place, root=root, meta=meta)
     except ContentError as error:
         return error
+
+
+def _formed(row: Mapping[str, Any], place: Place, root: Path | None, form: Form) -> Document:
+    """Let the form read the row; what it raises belongs to the row's place."""
+    try:
+        return Document.from_parts(_unwrap(form(row)), place=place, root=root)
+    except ContentError as error:
+        raise ContentError(error.reason, place) from error
 
 
 def _unwrap(parts: object) -> object:

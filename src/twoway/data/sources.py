@@ -84,7 +84,8 @@ def open_source(
     `images.open_image`. `root` is the folder that picture paths are relative to and may not leave (default: the file's own).
     A `policy` given replaces `on_bad` and `bad_rows`, and may be shared by several sources.
     """
-    reader, argument = _reader(str(spec))
+    kind, argument = kind_of(str(spec))
+    reader = _KINDS[kind]
     options = ReadOptions(None if root is None else Path(root), dpi, limits)
     policy = Policy(on_bad, bad_rows) if policy is None else policy
     return Source(str(spec), lambda: reader(argument, options), policy, images=images, limits=limits)
@@ -110,8 +111,8 @@ POSSIBLE = (
 )
 
 
-def _reader(spec: str) -> tuple[Callable[[str, ReadOptions], Rows], str]:
-    """Find the reader and what it is given."""
+def kind_of(spec: str) -> tuple[str, str]:
+    """Find the kind of a spec and what its reader is given."""
     if not spec.strip():
         raise UsageError(f"no data is named (possible: {POSSIBLE})")
     path = Path(spec)
@@ -123,14 +124,14 @@ def _reader(spec: str) -> tuple[Callable[[str, ReadOptions], Rows], str]:
             raise UsageError(f"{spec} names no data; write {kind}:{'NAME' if kind in ('hub', 'samples') else 'PATH'}")
         if kind not in ("hub", "samples") and not Path(rest).exists():
             raise UsageError(f"{spec}: there is no {rest}")
-        return _KINDS[kind], rest
+        return kind, rest
     if not path.exists():
         near = did_you_mean(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UsageError(f"there is no {spec}{near} (possible: {POSSIBLE})")
     found = _folder_kind(path) if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise UsageError(f"{spec} is not data of a known kind (possible: {POSSIBLE})")
-    return _KINDS[found], spec
+    return found, spec
 
 
 def _folder_kind(folder: Path) -> str | None:

@@ -1,0 +1,105 @@
+"""Random access to the rows of Parquet files, and to a stream of the hub through a local copy of its first rows."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Document, Place
+from ..errors import TwowayError
+from .finders import Base
+from .parquet import parquet_files
+from .rows import require_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .finders import Position
+    from .rows import ReadOptions
+
+# Row groups in memory, in one process, and the size from which a row group is worth a warning.
+_CACHE_BYTES, _LARGE_GROUP = 256 << 20, 64 << 20
+_log = logging.getLogger(__name__)
+
+
+class ParquetFinder(Base):
+    """Rows of Parquet files; the latest row groups stay in memory, up to a bound."""
+
+    _transient = ("_files", "_groups")
+
+    def __init__(self, argument: str, options: ReadOptions, label: str | None = None, root: Path | None = None) -> None:
+        """Take a file or a folder; a `label` stands for the file in the places of rows, and `root` for its folder."""
+        super().__init__(options)
+        self.paths, self.label, self.root = parquet_files(Path(argument)), label, root
+        self._files: dict[int, tuple[Any, list[int]]] | None = None
+        self._groups: OrderedDict[tuple[int, int], Any] | None = None
+
+    def files(self) -> list[Path]:
+        """See `Finder`."""
+        return self.paths
+
+    def scan(self) -> Iterator[Position]:
+        """See `Finder`."""
+        for number, path in enumerate(self.paths):
+            table, starts = self._open(number)
+            if self.options.form is None:
+                require_columns(table.schema_arrow.names, path)
+            sizes = [table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)]
+            if max(sizes, default=0) > _LARGE_GROUP and len(sizes) > 1:
+                _log.warning(
+                    "%s has row groups of %d MB, and reading rows in random order reads a whole group for a row; write it again with a "
+                    "smaller row_group_size (100 rows with pictures are plenty)",
+                    path,
+                    max(sizes) >> 20,
+                )
+            yield from ((number, row) for row in range(starts[-1]))
+
+    def read(self, at: Position) -> Document:
+        """See `Finder`."""
+        number, row = at
+        place = Place(self.label or str(self.paths[number]), row + 1)
+        try:
+            values = self._row(number, row)
+        except ValueError as error:  # text that is not UTF-8, dates out of range
+            raise ContentError(f"the row cannot be read ({error})", place) from error
+        return self._document(values, place, self.root if self.label else self.paths[number].parent)
+
+    def _row(self, number: int, row: int) -> Any:
+        """Return one row as plain values."""
+        _, starts = self._open(number)
+        group = bisect.bisect_right(starts, row) - 1
+        return self._group(number, group).slice(row - starts[group], 1).to_pylist()[0]
+
+    def _open(self, number: int) -> tuple[Any, list[int]]:
+        """Return a file and the first row of each of its groups, the number of rows at the end."""
+        import pyarrow
+        import pyarrow.parquet
+
+        self._files = {} if self._files is None else self._files
+        if number not in self._files:
+            try:
+                table = pyarrow.parquet.ParquetFile(self.paths[number])
+            except (OSError, pyarrow.ArrowException) as error:
+                raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+            rows = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
+            self._files[number] = table, [0, *itertools.accumulate(rows)]
+        return self._files[number]
+
+    def _group(self, number: int, group: int) -> Any:
+        """Return a row group, from memory where it is there."""
+        import pyarrow
+
+        groups = self._groups = OrderedDict() if self._groups is None else self._groups
+        if (number, group) not in groups:
+            try:
+                groups[number, group] = self._open(number)[0].read_row_group(group)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+            while len(groups) > 1 and sum(table.nbytes for table in groups.values()) > _CACHE_BYTES:
+                groups.popitem(last=False)
+        groups.move_to_end((number, group))
+        return groups[number, group]

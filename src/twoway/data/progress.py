@@ -1,0 +1,50 @@
+"""A long pass is seen: a bar in a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.progress import Progress, TaskID
+
+Item = TypeVar("Item")
+_QUIET_SECONDS, _LINE_SECONDS = 1.0, 15.0
+_log = logging.getLogger(__name__)
+
+
+def steps(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
+    """Go through items and show how far it is; a pass of less than a second shows nothing."""
+    start = said = time.monotonic()
+    bar = task = None
+    try:
+        for number, item in enumerate(items):
+            yield item
+            # The clock is asked for now and then only: a row can take microseconds.
+            if number % 64 or (now := time.monotonic()) - start < _QUIET_SECONDS:
+                continue
+            if sys.stderr.isatty():
+                if bar is None or task is None:
+                    bar, task = _bar(title, total)
+                bar.update(task, completed=number + 1)
+            elif now - said > _LINE_SECONDS:
+                said = now
+                _log.info("%s: %d%s", title, number + 1, f" of {total}" if total else "")
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(title: str, total: int | None) -> tuple[Progress, TaskID]:
+    """Start a bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar.start()
+    return bar, bar.add_task(title, total=total)
