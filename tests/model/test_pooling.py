@@ -66,3 +66,16 @@ def test_a_template_that_starts_with_bos_gives_the_same_ids(tiny_model: Callable
     before = processor.apply_chat_template(message, tokenize=True)[0]
     pooling.append_eos(processor)
     assert processor.apply_chat_template(message, tokenize=True)[0] == [*before, processor.tokenizer.eos_token_id]
+
+
+def test_what_the_tokenizer_puts_first_stays_first(tiny_model: Callable[[str], Path]) -> None:
+    """A tokenizer may add BOS by itself, where no template writes it."""
+    processor = AutoProcessor.from_pretrained(tiny_model("qwen3_vl"))
+    tokenizer = processor.tokenizer
+    tokenizer.bos_token, tokenizer.add_bos_token = "<|endoftext|>", True
+    before = tokenizer("a b")["input_ids"]
+    assert before[0] == tokenizer.bos_token_id
+    for _ in range(2):
+        pooling.append_eos(processor)
+        assert tokenizer("a b")["input_ids"] == [*before, tokenizer.eos_token_id]
+        assert tokenizer.bos_token == "<|endoftext|>"

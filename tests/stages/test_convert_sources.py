@@ -50,6 +50,7 @@ def test_a_hub_id_is_taken_from_the_cache(tiny_model: Callable[[str], Path], tmp
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     result = twoway.convert("owner/name", tmp_path / "out")
     assert result.card.base == result.card.chain[0]["source"] == "owner/name"
+    assert result.card.chain[0]["options"]["revision"] == revision
 
 
 def test_an_adapter_is_merged_into_its_base(tiny_model: Callable[[str], Path], tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:

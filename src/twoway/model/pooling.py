@@ -45,16 +45,26 @@ def append_eos(processor: Any) -> None:
     eos, bos = tokenizer.eos_token, tokenizer.bos_token
     if eos is None:
         raise TwowayError("pooling eos needs an EOS token and this tokenizer has none; use --pooling last")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"$A {eos}", pair=f"$A $B {eos}", special_tokens=[(eos, tokenizer.convert_tokens_to_ids(eos))]
-    )
-    template = processor.chat_template
+    template, begins = processor.chat_template, _beginning(tokenizer)
     if bos and processor.apply_chat_template(_question(), tokenize=False).startswith(bos):
         # A processor adds no special token to a text that starts with its BOS token. The template writes BOS as text, so
         # the tokenizer need not know which token that is, and the ids stay the same.
-        tokenizer.bos_token = None
+        tokenizer.bos_token, begins = None, []
         template = f"{{% set bos_token = {bos!r} %}}{template}"
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in {*begins, eos}]
+    around = " ".join(begins)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{around} $A {eos}".strip(), pair=f"{around} $A $B {eos}".strip(), special_tokens=ids
+    )
     processor.chat_template = tokenizer.chat_template = template
+
+
+def _beginning(tokenizer: Any) -> list[str]:
+    """Return the special tokens that a tokenizer puts before a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    before = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(whole[:before])]
 
 
 def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:

@@ -64,6 +64,8 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         provenance=card.read(folder),
         licence=card.licence(folder),
         has_head=has_head,
+        # The hub's client names the folder after the revision.
+        note={} if Path(src).exists() else {"revision": folder.name},
     )
 
 
@@ -79,7 +81,8 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
     merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
     sums = {f"base/{name}": value for name, value in opened.weights.items()}
     sums[f"adapter/{adapters.WEIGHTS}.safetensors"] = sha256(folder / f"{adapters.WEIGHTS}.safetensors")
-    return dataclasses.replace(opened, model=model, folder=folder if own else opened.folder, weights=sums, note={"merged": merged})
+    note, home = opened.note | {"merged": merged}, folder if own else opened.folder
+    return dataclasses.replace(opened, model=model, folder=home, weights=sums, note=note)
 
 
 def _put_head(model: PreTrainedModel, heads: moca.Heads) -> bool:
