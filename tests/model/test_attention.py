@@ -65,3 +65,20 @@ def test_a_stray_switch_at_the_top_does_nothing_and_is_taken_away(tiny_model: Ca
     set_attention(model, "two-way")
     assert "is_causal" not in vars(model.config)
     assert moved(model.base_model).min() > 1e-5
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
+def test_activation_checkpointing_keeps_both_ways(family: str, tiny_model: Callable[[str], Path]) -> None:
+    """The backward pass runs the layers again; it must see the same mask."""
+    gradients = []
+    for again in (False, True):
+        model = backbone.load_model(tiny_model(family)).model
+        set_attention(model, "two-way")
+        model.train()
+        if again:
+            model.activation_checkpointing_enable()
+        states = backbone.inner(model)(input_ids=torch.arange(20, 36)[None]).last_hidden_state
+        states[0, 0].sum().backward()  # the first state depends on all later tokens
+        gradients.append(model.get_input_embeddings().weight.grad)
+    assert gradients[0][35].abs().max() > 1e-4
+    assert torch.allclose(*gradients, atol=1e-5)
