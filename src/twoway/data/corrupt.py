@@ -96,7 +96,7 @@ def corrupt(
     patch_mask = torch.zeros_like(example.image_tokens)
     targets, units = torch.zeros(0, geometry.values), np.zeros(0, np.int64)
     if masks_patches and config.patches:
-        found = geometry.places(inputs, example.pictures)
+        found = geometry.places(inputs, example.pictures, example.grids)
         masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, stream("patches", *key))
         units = found.units[masked]
         targets = geometry.take(inputs, units)

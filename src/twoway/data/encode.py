@@ -23,12 +23,15 @@ from ..images import DEFAULT, Limits, open_image
 from .marks import Marks
 from .spans import Row, word_tokens
 from .template import Style, Template
+from .views import Grid, Grids
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
     from torch import Tensor
 
     from .patches import PatchGeometry
+
+Sizes = list[tuple[int, int]]
 
 # What a processor may give besides the model's inputs.
 _ASIDE = ("attention_mask", "offset_mapping", "text_replacement_offsets", "labels", "special_tokens_mask", "length")
@@ -45,6 +48,7 @@ class Example:
     words: Tensor
     image_tokens: Tensor
     pictures: Tensor  # for each image token the number of its picture in the row
+    grids: tuple[Grid | None, ...] = ()  # how each picture's tiles lie, where it has several
     units: Tensor | None = None  # for each token the number of its word, where words were asked for
     cut: bool = False
     images_cut: int = 0
@@ -72,12 +76,13 @@ class Encoder:
         self.max_length, self.whole_words, self.limits = max_length, whole_words, limits
         self.template = Template(processor, template)
         self.marks = Marks(processor)
+        self.grids = Grids(processor, geometry.side)
         self.takes_text_alone = self._takes_text_alone()
 
     def __call__(self, identity: str, document: Document) -> Example:
         """Encode one row; a row longer than `max_length` is cut, before a picture rather than inside one."""
         shortened = _shorten(document, _CHARACTERS * self.max_length)
-        row, inputs = self._process(shortened)
+        row, inputs, sizes = self._process(shortened)
         cut, lost = shortened is not document, 0
         while len(row) > self.max_length:
             kept, fitting = row.cut(self.max_length)
@@ -90,18 +95,21 @@ class Encoder:
             shortened = _before_image(shortened, fitting)
             if not shortened.parts:
                 raise ContentError(f"the first picture alone is longer than max_length {self.max_length}", document.place)
-            row, inputs = self._process(shortened)
+            row, inputs, sizes = self._process(shortened)
             cut = True
-        return self._example(identity, row, inputs, cut, lost)
+        return self._example(identity, row, inputs, sizes, cut, lost)
 
-    def _example(self, identity: str, row: Row, inputs: dict[str, Tensor], cut: bool, lost: int) -> Example:
+    def _example(self, identity: str, row: Row, inputs: dict[str, Tensor], sizes: Sizes, cut: bool, lost: int) -> Example:
         images = inputs["input_ids"] == self.geometry.image_token
         words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
         units = None if row.units is None else torch.from_numpy(row.units)
         pictures = torch.from_numpy(row.pictures())[images]
-        return Example(identity, inputs, words, images, pictures, units, cut, lost)
+        grids: tuple[Grid | None, ...] = ()
+        if self.geometry.tiled and bool((torch.bincount(pictures) > self.geometry.side**2).any()):
+            grids = tuple(self.grids(size) for size in sizes[: len(row.blocks)])
+        return Example(identity, inputs, words, images, pictures, grids, units, cut, lost)
 
-    def _process(self, document: Document) -> tuple[Row, dict[str, Tensor]]:
+    def _process(self, document: Document) -> tuple[Row, dict[str, Tensor], Sizes]:
         """Run the processor over one document."""
         texts = self.marks.hide(document.texts)
         frames = self.template.frames(document)
@@ -124,7 +132,7 @@ class Encoder:
             sources, ids = self.marks.spell(row, texts, self.tokenizer, document.place)
             inputs = {**_take(inputs, sources, len(row)), "input_ids": torch.from_numpy(ids)}
             row = replace(row.take(sources), ids=ids)
-        return row, inputs
+        return row, inputs, [picture.size for picture in pictures]
 
     def _call(self, prompt: str, pictures: list[PILImage.Image], document: Document) -> Any:
         """Call the processor, or its tokenizer alone where it takes no text without pictures."""

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 
 from ..errors import TwowayError
-from .views import line_places, tile_cells
+from .views import Grid, line_places, look, ramp, tile_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -61,7 +60,7 @@ class PatchGeometry:
         token = getattr(config, "image_token_id", None)
         if token is None:
             token = config.image_token_index
-        out = _probe(processor)
+        out = look(processor, ramp(32, 32))
         length = len(out["input_ids"][0])
         keys = tuple(name for name, value in out.items() if name not in ("attention_mask", "labels") and np.shape(value) == (1, length))
         pixels = torch.as_tensor(out[PIXELS])
@@ -75,7 +74,7 @@ class PatchGeometry:
         pinpoints = tuple((int(one[0]), int(one[1])) for one in getattr(config, "image_grid_pinpoints", None) or ())
         tiles = pixels.numel() // (channels * height * width)
         side = height // patch if pinpoints else round((count / tiles) ** 0.5)
-        if height != width or height % max(side, 1) or (not pinpoints and side * side * tiles != count):
+        if not side or height != width or height % side or (not pinpoints and side * side * tiles != count):
             raise TwowayError(
                 f"{count} image tokens for {tiles} tiles of {height} x {width} pixels are no square grid, so a token cannot be tied to "
                 "its pixels; pre-train this model with patches: 0"
@@ -83,6 +82,11 @@ class PatchGeometry:
         block = height // side
         patch = patch if block % patch == 0 else block
         return cls(int(token), channels * block**2, (block // patch) ** 2, keys, channels, patch, 1, side, pinpoints)
+
+    @property
+    def tiled(self) -> bool:
+        """Say whether a picture may be cut into tiles that a grid describes."""
+        return bool(self.side) and not self.pinpoints
 
     def table(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the pixels as units (units, values)."""
@@ -102,8 +106,8 @@ class PatchGeometry:
             table = blocks.permute(0, 5, 1, 3, 6, 2, 4, 7)
         return {**inputs, PIXELS: table.reshape(shape)}
 
-    def places(self, inputs: Mapping[str, Tensor], pictures: Tensor) -> Places:
-        """Return where the image tokens of one row belong; `pictures` has each token's picture."""
+    def places(self, inputs: Mapping[str, Tensor], pictures: Tensor, grids: Sequence[Grid | None] = ()) -> Places:
+        """Return where the image tokens of one row belong; `pictures` has each token's picture, `grids` how each picture's tiles lie."""
         numbers, units, cells, used = pictures.numpy(), [], [], 0
         pixels = inputs[PIXELS]
         tiles = pixels.reshape(-1, *pixels.shape[-3:]) if self.side else pixels
@@ -116,7 +120,7 @@ class PatchGeometry:
                 unit = np.where(unit < 0, -1, unit + number * pixels.shape[1] * square)
             else:
                 unit = np.arange(used, used + count)
-                cell = tile_cells(tiles[used // square : (used + count) // square], self.side) if self.side else np.arange(count)
+                cell = tile_cells(count // square, self.side, grids[number] if grids else None) if self.side else np.arange(count)
                 used += count
             units.append(unit)
             cells.append(cell)
@@ -133,9 +137,3 @@ class PatchGeometry:
         table = self.table(inputs).clone()
         table[torch.from_numpy(units)] = noise.to(table.dtype)
         return self.restore(inputs, table)
-
-
-def _probe(processor: Any) -> Any:
-    """Run the processor over one small picture."""
-    picture = PILImage.new("RGB", (32, 32))
-    return processor(text=[str(processor.image_token)], images=[[picture]], images_kwargs={"return_tensors": "pt"})

@@ -1,4 +1,4 @@
-"""The pixels of a row as pictures again, to look at: what the processor cut up and normalised is put together and brought back to 0..255."""
+"""The pixels of a row as pictures to look at: what the processor cut up and normalised, put together and brought back to 0..255."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The number of masked tokens is the share of the row's tokens, rounded up or down at random so that its mean is exact. Tokens and spans
 meet that number exactly. Whole words (as the tokenizer splits text into words) meet it in the mean: they are taken in random order, and
 the word that goes over the number is taken with the probability that makes the mean right. Spans (SpanBERT, arXiv 1907.10529; drawn as T5,
-arXiv 1910.10683, draws them) have the mean length `SPAN` over random cuts, and may reach across a picture.
+arXiv 1910.10683, draws them) have the mean length `SPAN` over random cuts; one may reach across a picture, or lie half at each of the
+row's ends.
 """
 
 from __future__ import annotations
@@ -58,16 +59,13 @@ def _spans(count: int, wanted: int, draw: np.random.Generator) -> Bools:
     if not wanted:
         return np.zeros(count, bool)
     free = count - wanted
-    # Between two spans there is a free token, or they would be one.
-    pieces = min(max(1, round(wanted / SPAN)), free + 1)
-    masked = _cut(wanted, pieces, draw)
-    # The free pieces before the first and behind the last span may be empty: cut two tokens more, and take them away again.
-    gaps = _cut(free + 2, pieces + 1, draw)
-    gaps[0] -= 1
-    gaps[-1] -= 1
-    lengths = np.zeros(2 * pieces + 1, np.int64)
-    lengths[0::2], lengths[1::2] = gaps, masked
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    if not free:
+        return np.ones(count, bool)
+    # Round the row as a ring, spans and gaps take turns; where the ring is opened is random, so every place is as likely.
+    pieces = min(max(1, round(wanted / SPAN)), free)
+    lengths = np.stack([_cut(wanted, pieces, draw), _cut(free, pieces, draw)], 1).reshape(-1)
+    ring = np.repeat(np.arange(2 * pieces) % 2 == 0, lengths)
+    return np.roll(ring, draw.integers(count))
 
 
 def _cut(total: int, pieces: int, draw: np.random.Generator) -> Ints:

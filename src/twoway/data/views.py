@@ -4,15 +4,19 @@ A patch masked in a tile and visible in the overview would be masked from nobody
 its own, or for a token of a tile the one that holds its middle; cells are masked with all their tokens. Where the grid of tiles divides
 evenly (all families but LLaVA-OneVision) a cell's tokens show just that cell, and what shows elsewhere is the resampling at its rim.
 
-How the tiles lie is not in a processor's output, but in the pixels it is: the grid, laid together and made small, looks like the overview.
+How the tiles lie is not in a processor's output, and what decides it differs between processors. So a ramp of colours of the picture's
+size goes through the same processor: its tiles, laid together and made small, look like its overview in one way only. That costs a second
+run for each new size of a tiled picture, and, unlike a look at the picture itself, leaves masks independent of what is under them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from torch.nn import functional
 from transformers.image_processing_utils import select_best_resolution
 
@@ -25,19 +29,57 @@ if TYPE_CHECKING:
 
 # A mosaic that is no picture of the overview is about twice its variance away from it, one that is far below half.
 _ALIKE = 0.5
+_REMEMBERED = 100_000
 
 
-def tile_cells(tiles: Tensor, side: int) -> Ints:
-    """Return the cell of each token of one picture's tiles (tiles, channels, height, width), `side` tokens along each."""
-    count = len(tiles)
+@dataclass(frozen=True)
+class Grid:
+    """How a picture's tiles lie: which is the overview, and the rows and columns of the others."""
+
+    overview: int
+    rows: int
+    columns: int
+
+
+class Grids:
+    """The grids of one processor's pictures by their size."""
+
+    def __init__(self, processor: Any, side: int) -> None:
+        """Remember what is needed to look one up."""
+        self.processor, self.side = processor, side
+        self._known: dict[tuple[int, int], Grid | None] = {}
+
+    def __call__(self, size: tuple[int, int]) -> Grid | None:
+        """Return the grid of a picture of this width and height; `None` where it has no overview."""
+        if size not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            pixels = look(self.processor, ramp(*size))["pixel_values"]
+            self._known[size] = find_grid(pixels.reshape(-1, *pixels.shape[-3:]), self.side)
+        return self._known[size]
+
+
+def look(processor: Any, picture: PILImage.Image) -> Any:
+    """Run the processor over one picture."""
+    return processor(text=[str(processor.image_token)], images=[[picture]], images_kwargs={"return_tensors": "pt"})
+
+
+def ramp(width: int, height: int) -> PILImage.Image:
+    """Make a picture whose every place has a colour of its own."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width)[None, :]
+    pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+    return PILImage.fromarray(pixels)
+
+
+def tile_cells(count: int, side: int, grid: Grid | None) -> Ints:
+    """Return the cell of each token of one picture's `count` tiles, `side` tokens along each."""
     square = np.arange(side * side)
-    found = _grid(tiles, side) if count > 1 else None
-    if found is None:
+    if grid is None:
         return np.arange(count * side * side)
-    overview, rows, columns = found
-    lines = overview_cells(side, rows * side, columns * side).reshape(rows, side, columns, side)
-    fine = lines.transpose(0, 2, 1, 3).reshape(rows * columns, side * side)
-    return np.insert(fine, overview, square, axis=0).reshape(-1)
+    lines = overview_cells(side, grid.rows * side, grid.columns * side).reshape(grid.rows, side, grid.columns, side)
+    fine = lines.transpose(0, 2, 1, 3).reshape(grid.rows * grid.columns, side * side)
+    return np.insert(fine, grid.overview, square, axis=0).reshape(-1)
 
 
 def overview_cells(side: int, rows: int, columns: int) -> Ints:
@@ -77,8 +119,10 @@ def line_places(size: tuple[int, int], pinpoints: tuple[tuple[int, int], ...], t
     return np.append(square, lines[0]), np.append(square, lines[1])
 
 
-def _grid(tiles: Tensor, side: int) -> tuple[int, int, int] | None:
-    """Find which tile is the overview (the first or the last) and how many rows and columns the others make; `None`: no overview."""
+def find_grid(tiles: Tensor, side: int) -> Grid | None:
+    """Find which tile is the overview (the first or the last) and how the others lie; `None` where none is the others made small."""
+    if len(tiles) == 1:
+        return None
     small = functional.adaptive_avg_pool2d(tiles.float(), 4 * side)
     count, channels, edge, _ = small.shape
     best: tuple[float, int, int, int] | None = None
@@ -95,4 +139,4 @@ def _grid(tiles: Tensor, side: int) -> tuple[int, int, int] | None:
             off = float((functional.adaptive_avg_pool2d(mosaic, edge) - whole).square().mean())
             if off <= _ALIKE * float(whole.var()) + 1e-6 and (best is None or off < best[0]):
                 best = (off, overview, rows, columns)
-    return None if best is None else best[1:]
+    return None if best is None else Grid(*best[1:])
