@@ -106,3 +106,16 @@ def test_the_option_has_two_choices_and_fails_by_default():
     assert parser.parse_args(["--on-bad", "skip"]).on_bad == "skip"
     with pytest.raises(UsageError, match="did you mean skip"):
         Policy("skipp")
+
+
+def test_a_list_that_is_kept_grows_and_names_each_row_once(tmp_path):
+    path = tmp_path / "bad-rows.jsonl"
+    other = Policy("skip", path, keep=True)
+    Policy("skip", path).refuse(ContentError("a", Place("rows", 1)))
+    for policy in (other, Policy("skip", path, keep=True), other):
+        policy.start()
+        for row in (1, 2):
+            policy.refuse(ContentError("b", Place("rows", row)))
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [1, 2]
+    Policy("skip", path).start()
+    assert not path.exists()

@@ -32,19 +32,24 @@ def add_on_bad(parser: argparse.ArgumentParser) -> None:
 
 
 class Policy:
-    """Decides about bad rows; one policy may serve several sources, and then all of them share one list."""
+    """Decides about bad rows; one policy may serve several sources, and then all of them share one list.
 
-    def __init__(self, on_bad: OnBad = "fail", bad_rows: str | Path | None = None) -> None:
+    With `keep` the list is added to: a run that goes on, or one of several processes of a run, leaves what is in it.
+    """
+
+    def __init__(self, on_bad: OnBad = "fail", bad_rows: str | Path | None = None, *, keep: bool = False) -> None:
         if on_bad not in get_args(OnBad):
             raise UsageError(f"on_bad is fail or skip, not {on_bad!r}{did_you_mean(str(on_bad), get_args(OnBad))}")
         self.on_bad = on_bad
         self.bad_rows = None if bad_rows is None else Path(bad_rows)
-        self._listed: set[Place] = set()
+        self.keep = keep
+        self._listed: set[Place | None] = set()
+        self._read = 0
         self._started = False
 
     def start(self) -> None:
         """Take away the list of an earlier run, once, so that a clean run does not end beside an old list."""
-        if not self._started and self.bad_rows is not None:
+        if not self._started and self.bad_rows is not None and not self.keep:
             try:
                 self.bad_rows.unlink(missing_ok=True)
             except OSError as error:
@@ -56,6 +61,7 @@ class Policy:
         if self.on_bad == "fail":
             raise ContentError(f"{error.reason}; mend the row, or pass --on-bad skip to leave such rows out", error.place) from error
         self.start()
+        self._catch_up()
         if self.bad_rows is None or error.place in self._listed:
             return
         if error.place is not None:
@@ -67,6 +73,19 @@ class Policy:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as trouble:
             raise TwowayError(f"the list of bad rows cannot be written to {self.bad_rows} ({trouble.strerror})") from trouble
+
+    def _catch_up(self) -> None:
+        """Read what an earlier run or another process has listed since the last look."""
+        if not self.keep or self.bad_rows is None or not self.bad_rows.exists():
+            return
+        with self.bad_rows.open("rb") as file:
+            file.seek(self._read)
+            for line in file.read().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    break  # another process is writing it
+                self._read += len(line)
+                said = json.loads(line)
+                self._listed.add(Place(said["file"], said["row"], said["unit"]))
 
 
 @dataclass
