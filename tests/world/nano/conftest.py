@@ -54,6 +54,8 @@ def tiny(corner: Path) -> Nano:
 def _light_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run of a few steps not be mostly probes."""
     monkeypatch.setattr("twoway.world.nano.loop.PROBE_ROWS", 4)
+    monkeypatch.setattr("twoway.world.nano.loop.PROBES", 1)
+    monkeypatch.setattr("twoway.world.nano.loop.LOG_STEPS", 1)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The command's first steps on the shipped samples give the recorded losses: rows, tokenizer, initialisation and loop have not changed.
 
-The tolerance covers other processors' bf16; another row, token or weight moves the first loss by more. The slow test goes to the first point of
-the shipped base's own curve.
+The tolerance covers other processors' bf16; the rows are compared exactly. The slow test goes to the first point of the shipped base's
+own curve.
 """
 
 from __future__ import annotations

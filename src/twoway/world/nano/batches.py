@@ -69,11 +69,15 @@ class Rows:
         made: Batch = getattr(self, f"_{self._kind(rng)}")(step, concepts, rng, generator)
         return made
 
-    def captions(self, concepts: list[int], pictures: list[int], label: str, *, bare: float = 0.0) -> Batch:
-        """Return picture and caption rows for measuring: the same for the same label, drawn apart from those of training."""
+    def captions(self, concepts: list[int], pictures: list[int], label: str, *, bare: float = 0.0, short: bool = False) -> Batch:
+        """Return picture and caption rows for measuring: the same for the same label, drawn apart from those of training.
+
+        `short` captions are names, templates and keywords, without definitions and facts.
+        """
         rng = random.Random(f"{self.config.seed}/measure/{label}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
-        parts = [rows.caption_row(self.world.concepts[place], rng, bare) for place in concepts]
+        known = [self.world.concepts[place] | ({"gloss": "", "facts": {}} if short else {}) for place in concepts]
+        parts = [rows.caption_row(concept, rng, bare) for concept in known]
         return self._collate(parts, self._augmented(concepts, pictures, self.config.picture, generator))
 
     def _kind(self, rng: random.Random) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+from .gate import KINDS
+
 POINTS = 12
 
 CARD = """---
@@ -24,12 +26,15 @@ Never seen in training: the style {unseen}, the source {held}.
 
 ## Gate
 Nats a token (the caption's tokens and its end) saved by the right picture against another concept's, fresh augmentations,
-{samples} captions each, measured on the weights as shipped:
+{samples} captions each, measured on the weights as shipped. The gate's captions are names, templates and keywords; a definition's words
+follow from its name whatever the picture, so captions with definitions are beside it:
 
 | | right | shuffled | gap | must be |
 |---|---|---|---|---|
 | training styles | {trained_right:.2f} | {trained_shuffled:.2f} | **{trained_gap:.2f}** | {gate_trained} |
 | unseen style | {unseen_right:.2f} | {unseen_shuffled:.2f} | **{unseen_gap:.2f}** | {gate_unseen} |
+| with definitions, training styles | {trained_long_right:.2f} | {trained_long_shuffled:.2f} | {trained_long_gap:.2f} | |
+| with definitions, unseen style | {unseen_long_right:.2f} | {unseen_long_shuffled:.2f} | {unseen_long_gap:.2f} | |
 | bare names, training styles | {trained_bare_right:.2f} | {trained_bare_shuffled:.2f} | {trained_bare_gap:.2f} | |
 | bare names, unseen style | {unseen_bare_right:.2f} | {unseen_bare_shuffled:.2f} | {unseen_bare_gap:.2f} | |
 
@@ -90,7 +95,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
 
 def _whole(gate: dict[str, float]) -> dict[str, float]:
     """Return every figure of a gate, not-a-number where the world has none to measure."""
-    kinds = (f"{where}{what}_{side}" for where in ("trained", "unseen") for what in ("", "_bare") for side in ("right", "shuffled", "gap"))
+    kinds = (f"{where}{what}_{side}" for where in ("trained", "unseen") for what in KINDS for side in ("right", "shuffled", "gap"))
     return {kind: gate.get(kind, float("nan")) for kind in kinds}
 
 
