@@ -44,6 +44,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse, and name the nearest option for one that is unknown."""
         parsed, rest = self.parse_known_args(args, namespace)
+        if hasattr(parsed, "words"):
+            # argparse takes the `key=value` words that stand together with the other arguments; those behind an option are found here.
+            parsed.words = [*parsed.words, *(word for word in rest if "=" in word and not word.startswith("-"))]
+            rest = [word for word in rest if word not in parsed.words]
         if rest:
             speaker = getattr(parsed, "_parser", self)
             known = [option for action in speaker._actions for option in action.option_strings]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDER, RUN, WEIGHTS, OPTIMIZER, STATE = "checkpoints", "run.json", "weights.safetensors", "optimizer.safetensors", "state.json"
+# What may lie there before a run is written down: tables and the list of bad rows, of a run that was refused for its data.
+_OURS = ("tables", "bad-rows.jsonl")
 
 
 class Checkpoints:
@@ -107,26 +109,31 @@ def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, parameters: M
             optimizer.state[parameter][key] = value
 
 
-def same_run(out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozenset(), force: bool = False) -> None:
-    """Write down what this run is, or compare it with what stands there; a difference is refused unless `force`.
+def same_run(out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozenset(), force: bool = False, write: bool = True) -> None:
+    """Compare what this run is with what stands in `out`, and write it down; a difference is refused unless `force`.
 
-    Keys in `free` (speed, logging) may change without a word.
+    Keys in `free` (speed, logging) may change without a word. Without `write`, `run` may be a part, and nothing is made.
     """
-    path = out / RUN
-    if path.exists():
-        old = _flat(read_json(path))
-        new = _flat(json.loads(json.dumps(run)))
+    if (out / RUN).exists():
+        old, new = _flat(read_run(out)), _flat(json.loads(json.dumps(run)))
         changed = [
             f"{key} was {_shown(old, key)} and is {_shown(new, key)}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in free
+            if old.get(key) != new.get(key) and key.rpartition(".")[2] not in free and (write or key.partition(".")[0] in run)
         ]
         if changed and not force:
             raise UsageError(f"{out} holds another run: {'; '.join(changed)}; give the same command, another OUT, or --force to go on so")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(path.name not in _OURS for path in out.iterdir())):
         raise UsageError(f"{out} exists already and is no unfinished run; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+    if write:
+        with disk_errors():
+            out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """Return what the run in a folder is; empty where none was begun."""
+    return read_json(out / RUN) if (out / RUN).exists() else {}
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:

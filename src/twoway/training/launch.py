@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0  # seconds that the other ranks have to leave after one failed
 
 
-def launch(nproc: int, function: Callable[..., None], *args: Any) -> None:
+def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
     """Run `function(*args)` in `nproc` new processes that know of each other; raise what the first to fail raised."""
     context = multiprocessing.get_context("spawn")
     failures = context.SimpleQueue()
@@ -94,7 +94,7 @@ def _pass_on(ranks: Sequence[BaseProcess]) -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def _rank(failures: Any, rank: int, count: int, port: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _rank(failures: Any, rank: int, count: int, port: int, function: Callable[..., object], args: tuple[Any, ...]) -> None:
     """Be one rank."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -53,9 +53,7 @@ class Ranks:
             for block in task.blocks():
                 fully_shard(block)
             return fully_shard(task)
-        return DistributedDataParallel(
-            task, device_ids=[self.device] if self.device.type != "cpu" else None, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(task, device_ids=[self.device] if self.device.type != "cpu" else None, gradient_as_bucket_view=True)
 
     def more(self, shared: Any, *, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one accumulated batch: gradients travel after the last one only."""

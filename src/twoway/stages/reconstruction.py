@@ -1,0 +1,124 @@
+"""The task of pre-training: restore masked words from pictures and words, and masked patches from words and pictures.
+
+Both losses come from one pass over the same masked input (MoCa, arXiv 2506.23115, section 3.1): total = MLM + w MAE. Only the work that
+has a target is done: the language-model head runs at masked words, the decoder where a patch is masked, and neither where its weight is 0.
+
+The decoder is called with the masks and positions that the model's own language model was called with, caught on the way, so nothing
+about them is known here. Pictures' features that some families hand to single layers (DeepStack) do not go to the decoder: it
+restores patches from the states alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from twoway.model import backbone
+from twoway.objectives.mae import patch_loss
+from twoway.objectives.mlm import NO_TARGET, word_loss
+from twoway.training.task import Batch, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import nn
+
+    from twoway.objectives.loss import Loss
+    from twoway.objectives.mae import PatchDecoder
+
+WORDS, PATCHES = "mlm", "mae"
+_PLACES = ("attention_mask", "position_ids", "cache_position")
+
+
+@dataclass(frozen=True)
+class States:
+    """What one pass gives: the last states, and how the language model was called."""
+
+    hidden: torch.Tensor
+    seen: dict[str, Any]
+
+
+class Reconstruction(Task):
+    """A two-way model with its language-model head, and a patch decoder."""
+
+    def __init__(
+        self,
+        model: Any,
+        decoder: PatchDecoder | None,
+        *,
+        mlm_weight: float,
+        mae_weight: float,
+        shift: bool = True,
+        pad_token: int = 0,
+        token_keys: Sequence[str] = (),
+    ) -> None:
+        """Take a model with attention set. `token_keys` are inputs with one entry a token."""
+        super().__init__({WORDS: mlm_weight, PATCHES: mae_weight})
+        if mae_weight and decoder is None:
+            raise ValueError("a loss on patches needs a decoder")
+        self.model, self.decoder, self.shift = model, decoder if mae_weight else None, shift
+        # The parts are looked up before adapters wrap the model: they are changed in place.
+        self._inner: list[Any] = [backbone.inner(model), model.get_decoder(), model.get_output_embeddings()]
+        self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.pad_token, self._token_keys = pad_token, tuple(token_keys)
+
+    def states(self, batch: Batch) -> States:
+        """Run the model without its head."""
+        inner, language, _ = self._inner
+        seen: dict[str, Any] = {}
+        hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
+        try:
+            hidden = inner(**batch["inputs"], use_cache=False).last_hidden_state
+        finally:
+            hook.remove()
+        return States(hidden, {name: seen[name] for name in _PLACES if name in seen})
+
+    def head(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the model's own logits at chosen positions."""
+        logits: torch.Tensor = self._inner[2](chosen)
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+    def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
+        """Return the losses that have targets here."""
+        states = self.states(batch)
+        losses: dict[str, Loss] = {}
+        if WORDS in self.weights and bool((batch["labels"] != NO_TARGET).any()):
+            mask = batch["inputs"].get("attention_mask")
+            losses[WORDS] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, mask_BL=mask)
+        if self.decoder is not None and bool(batch["patch_mask"].any()):
+            predicted = self.decoder(states.hidden, batch["patch_mask"], states.seen)
+            losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
+        return losses, states.hidden
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Count targets as the losses do: with `shift`, a row's first token has none."""
+        counts = {}
+        if WORDS in self.weights:
+            labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
+            chosen = labels[:, 1:] != NO_TARGET if self.shift else labels != NO_TARGET
+            if self.shift and mask is not None:
+                chosen = chosen & mask[:, :-1].bool()
+            counts[WORDS] = int(chosen.sum())
+        if PATCHES in self.weights:
+            counts[PATCHES] = int(batch["patch_mask"].sum())
+        return counts
+
+    def placeholder(self) -> Batch:
+        """Return one row of one padding token, without a target."""
+        ids = torch.full((1, 1), self.pad_token)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in self._extra_keys()}
+        return {
+            "inputs": inputs,
+            "labels": torch.full((1, 1), NO_TARGET),
+            "patch_mask": torch.zeros(1, 1, dtype=torch.bool),
+            "patch_targets": torch.zeros(0, 1),
+        }
+
+    def _extra_keys(self) -> list[str]:
+        return [key for key in self._token_keys if key not in ("input_ids", "attention_mask")]
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Return the language model's layers: every row goes through them."""
+        return list(self._inner[1].layers)

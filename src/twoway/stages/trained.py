@@ -1,0 +1,106 @@
+"""A trained model becomes a plain checkpoint, as `convert` makes one: two-way, measured, with its provenance and its heads beside it.
+
+It is made from the base and the last checkpoint alone, in one process, whatever ranks trained it; so a run that dies in the last
+minute makes the same files when it is called again. The files are written beside and moved into place one by one, the provenance
+last: a folder that has it is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from twoway.errors import TwowayError
+from twoway.files import disk_errors, fresh_folder
+from twoway.model import adapters, backbone, card, encoder, moca
+from twoway.training.checkpoint import Checkpoints, read_weights
+
+from .convert import _measure, _try
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .pretrain_model import Prepared
+
+_MADE = ".finished"
+
+
+def finish(prepared: Prepared, out: Path, *, step: str, options: dict[str, Any], steps: int) -> card.Card:
+    """Write the model of the last checkpoint into `out`, and return its card."""
+    _take_weights(prepared, out, steps)
+    start, parts = prepared.start, prepared.processor
+    model = adapters.merge(prepared.adapted) if prepared.adapted is not None else start.model
+    heads = moca.Heads(_decoder_state(prepared), moca.lm_head_of(model) if start.has_head else {})
+    kind = getattr(backbone.load_config(start.folder), "dtype", None) or torch.float32
+    model.to(kind)
+    heads = moca.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
+    mode, dim, prompts = start.settings.pooling or "mean", start.settings.dim, start.settings.prompts
+    beside = out / _MADE
+    shutil.rmtree(beside, ignore_errors=True)
+    with fresh_folder(beside) as folder:
+        encoder.save_model(backbone.inner(model), parts, folder)
+        with disk_errors():
+            saved_heads = moca.save_heads(heads, folder)
+        result = encoder.assemble(folder, mode=mode, dim=dim, prompts=prompts)
+        width = backbone.text_width(model)
+        facts = start.provenance
+        entry = {
+            "step": step,
+            "source": start.name,
+            "options": options | start.note,
+            "versions": backbone.versions(),
+            "source_weights": start.weights,
+            "weights": encoder.hashes(folder),
+        }
+        written = card.Card(
+            base=facts.get("base") or start.name,
+            family=model.config.model_type,
+            attention=_measure(result, "two-way"),
+            pooling=mode,
+            width=width,
+            dim=dim if dim != width else None,
+            max_length=int(parts.tokenizer.model_max_length),
+            mask_token=prepared.token.record(),
+            prompts=prompts,
+            licence=facts.get("licence") or start.licence,
+            heads=saved_heads,
+            notes=_try(result, mode),
+            chain=[*facts.get("chain", []), entry],
+        )
+        written.write(folder)
+    _move(beside, out)
+    return written
+
+
+def finished(out: Path) -> bool:
+    """Say whether a run's folder holds its model."""
+    return (out / card.FILE).exists()
+
+
+def _take_weights(prepared: Prepared, out: Path, steps: int) -> None:
+    """Put the last checkpoint's weights into the base."""
+    checkpoints = Checkpoints(out)
+    if steps not in checkpoints.steps():
+        raise TwowayError(f"{checkpoints.place(steps)} is missing, so the model cannot be written; give the command again")
+    task = prepared.task.to("cpu").eval()
+    read_weights(checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
+
+
+def _decoder_state(prepared: Prepared) -> dict[str, torch.Tensor]:
+    """Return the patch decoder; one beside the base that this run did not need is kept."""
+    if prepared.task.decoder is None:
+        return prepared.start.heads.patch_decoder
+    return {name: one.detach().contiguous() for name, one in prepared.task.decoder.state_dict().items()}
+
+
+def _move(beside: Path, out: Path) -> None:
+    """Move what was made into place, the provenance last."""
+    made = sorted(beside.iterdir(), key=lambda path: path.name == card.FILE)
+    for path in made:
+        target = out / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    beside.rmdir()

@@ -1,0 +1,79 @@
+"""Two ranks do what one does on the same global batches."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toy_training import ToyData, toy_rank, train_toy
+from twoway.errors import TwowayError
+from twoway.training.checkpoint import Checkpoints
+from twoway.training.launch import launch
+from twoway.training.progress import read_log
+
+STEPS = 10
+NEAR = {"rtol": 1e-5, "atol": 1e-6}  # sums in another order, in float32
+
+
+def weights(out):
+    return load_file(Checkpoints(out).place(STEPS) / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone")
+    train_toy(out, STEPS, dropout=0.0)
+    return out
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_have_the_curve_and_the_weights_of_one(alone, tmp_path, parallel):
+    # Some steps have no patches, no words or nothing on one rank, and some no rows there at all.
+    launch(2, toy_rank, str(tmp_path), {"steps": STEPS, "dropout": 0.0, "parallel": parallel})
+    ours, theirs = read_log(tmp_path), read_log(alone)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for left, right in zip(ours, theirs, strict=True):
+        for name in ("loss", "mlm", "mae", "rows", "tokens", "mlm_targets", "mae_targets", "gradient"):
+            assert (name in left) == (name in right)
+            assert left.get(name, 0) == pytest.approx(right.get(name, 0), rel=1e-5, abs=2e-6), (left["step"], name)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, **NEAR)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
+    train_toy(tmp_path, STEPS, dropout=0.0, stop=3)
+    launch(2, toy_rank, str(tmp_path), {"steps": STEPS, "dropout": 0.0, "parallel": "fsdp", "stop": 6})
+    assert Checkpoints(tmp_path).steps()[-1] == 6
+    train_toy(tmp_path, STEPS, dropout=0.0)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, **NEAR)
+
+
+def failing(out):
+    raise TwowayError("row 7 is bad")
+
+
+def killed(out):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_fails_in_a_rank_is_said_once():
+    with pytest.raises(TwowayError, match=r"^row 7 is bad$"):
+        launch(1, failing, "")
+    with pytest.raises(TwowayError, match="was killed by signal 9"):
+        launch(1, killed, "")
+
+
+def test_rows_that_give_no_number_are_named_by_the_rank_that_has_them(tmp_path):
+    with pytest.raises(TwowayError, match=r"the loss of step 8 is not finite; its rows: toy#7\.1\.0"):
+        launch(2, toy_rank, str(tmp_path), {"steps": STEPS, "poison": 7})
+
+
+def test_shards_are_shared_out_whole():
+    data = ToyData()
+    one = next(data.steps(3, 4, 0, 1))
+    assert [batch is None for batch in one] == [batch is None for rank in (0, 1) for batch in next(data.steps(3, 4, rank, 2))]
