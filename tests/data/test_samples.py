@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +13,13 @@ from PIL import Image as PILImage
 
 from twoway.content import Image, Text
 from twoway.data import samples
-from twoway.data.captions import caption
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 
-PAIRED = [name for name, view in samples.VIEWS.items() if view.pairs]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAIRED = [name for name, view in samples.VIEWS.items() if view.pairs and name != "test-more"]
 
 
 def test_tables_are_those_of_the_manifest() -> None:
@@ -99,16 +101,6 @@ def test_every_task_is_asked_in_both_halves() -> None:
     assert tasks[0] == tasks[1] >= {"picture-name", "name-picture", "flag-capital", "style", "page", "definition-term", "question-name"}
 
 
-def test_captions_begin_with_what_is_asked_for() -> None:
-    row = samples.load().concepts["fox"]
-    assert {caption(row, random.Random(seed), bare=1.0) for seed in range(20)} == {"fox"}
-    said = [caption(row, random.Random(seed)) for seed in range(400)]
-    assert len(set(said)) > 40
-    assert sum("fox" in one for one in said) > 300
-    country = samples.load().concepts["flag-france"]
-    assert any("Paris" in caption(country, random.Random(seed)) for seed in range(100))
-
-
 def test_unknown_view_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean pretrain"):
         samples.documents("pretrian")
@@ -118,7 +110,7 @@ def test_unknown_view_names_the_nearest() -> None:
 
 def test_missing_or_broken_samples_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWOWAY_SAMPLES", str(tmp_path))
-    with pytest.raises(TwowayError, match="no concepts.parquet"):
+    with pytest.raises(TwowayError, match=r"no concepts\.parquet"):
         samples.samples_folder()
     (tmp_path / "pictures.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(TwowayError, match=r"pictures\.parquet: not a table") as caught:
@@ -126,7 +118,19 @@ def test_missing_or_broken_samples_are_one_line(tmp_path: Path, monkeypatch: pyt
     assert "\n" not in str(caught.value)
 
 
+def test_pictures_under_other_terms_are_read_where_they_are(tmp_path: Path) -> None:
+    with pytest.raises(TwowayError, match="--with share-alike"):
+        list(samples.pairs("test-more"))
+    shipped = samples.samples_folder()
+    for name in samples.TABLES:
+        (tmp_path / f"{name}.parquet").symlink_to((shipped / f"{name}.parquet").absolute())
+    (tmp_path / "pictures-share-alike.parquet").symlink_to((shipped / "pictures.parquet").absolute())
+    halves = {pair.query.meta["half"] for pair in samples.pairs("test-more", folder=tmp_path)}
+    assert halves == {"unseen"}
+    assert samples.load(tmp_path).drawn() == samples.load().drawn()
+
+
 def test_documents_hold_text_and_pictures_in_memory() -> None:
-    for name in samples.VIEWS:
+    for name in [*PAIRED, "pretrain", "texts", "pages"]:
         document = next(iter(samples.documents(name)))
         assert all(isinstance(part, Text) or (isinstance(part, Image) and isinstance(part.source, bytes)) for part in document.parts)

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from twoway.data.samples import HELD_SOURCE, HELD_STYLE, load
+from twoway.data.samples import pairs as samples_pairs
 from twoway.world.concepts import slug
+from twoway.world.pages import STYLES
 from twoway.world.render import decode
 from twoway.world.split import HALVES, cluster, core, half, look, near
 
@@ -51,14 +53,16 @@ def test_no_cluster_nor_name_stands_in_both_halves() -> None:
     assert max(Counter(row["cluster"] for row in world.concepts.values()).values()) < 20
 
 
-def test_no_nearly_equal_pictures_stand_in_both_halves() -> None:
-    pictures = load().pictures
-    crossing = [
-        (pictures[one]["id"], pictures[other]["id"])
-        for one, other in near([look(decode(row["image"])) for row in pictures])
-        if pictures[one]["half"] != pictures[other]["half"]
-    ]
-    assert crossing == []
+def test_no_nearly_equal_pictures_stand_in_both_halves_or_test_the_style() -> None:
+    world = load()
+    pictures = world.pictures
+    pairs = [(pictures[one], pictures[other]) for one, other in near([look(decode(row["image"])) for row in pictures])]
+    assert [(one["id"], other["id"]) for one, other in pairs if one["half"] != other["half"]] == []
+    training = {row["id"] for row in world.drawn()}
+    tested = {pair.query.meta["id"] for pair in samples_pairs("test-style")}
+    near_training = {(one["id"], other["id"]) for pair in pairs for one, other in (pair, pair[::-1]) if one["id"] in tested}
+    assert {pair for pair in near_training if pair[1] in training} == set()
+    assert len(tested) > 400
 
 
 def test_pictures_follow_their_concept_and_are_no_copies() -> None:
@@ -70,7 +74,8 @@ def test_pictures_follow_their_concept_and_are_no_copies() -> None:
     assert len({row["id"] for row in world.pictures}) == len(world.pictures)
 
 
-def test_held_out_style_and_source_are_in_no_training_picture() -> None:
+def test_held_out_style_and_source_are_in_no_training_picture_nor_page() -> None:
     drawn = load().drawn()
     assert HELD_STYLE not in {row["style"] for row in drawn}
     assert HELD_SOURCE not in {row["source"] for row in drawn}
+    assert set(STYLES) <= {row["style"] for row in drawn}

@@ -7,6 +7,7 @@ training view (`test-style`, `test-source`).
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,10 @@ HELD_SOURCE = "openclipart"
 
 @dataclass(frozen=True)
 class World:
-    """The tables in memory: rows by table, concepts by id; `more` are pictures under other terms, where the folder has any."""
+    """The tables in memory: rows by table, concepts by id; `more` are pictures under other terms, where the folder has any.
+
+    `twins` are pictures of the held-out style that look nearly like one of a training style (perceptual hash), so no test of style.
+    """
 
     folder: Path
     pictures: tuple[dict[str, Any], ...]
@@ -35,6 +39,7 @@ class World:
     texts: tuple[dict[str, Any], ...]
     pages: tuple[dict[str, Any], ...]
     more: tuple[dict[str, Any], ...] = ()
+    twins: frozenset[str] = frozenset()
 
     def drawn(self, *, style: str | None = None, source: str | None = None, half: str | None = None) -> list[dict[str, Any]]:
         """Return the pictures of one style or source (default: all training styles), of one half or both."""
@@ -98,7 +103,9 @@ def load(folder: Path | None = None) -> World:
         row["queries"] = dict(row["queries"] or ())
     concepts = {row["concept"]: row for row in tables["concepts"]}
     more = tuple(row for name, rows in tables.items() if name.startswith("pictures-") for row in rows)
-    return World(place, tuple(tables["pictures"]), concepts, tuple(tables["texts"]), tuple(tables["pages"]), more)
+    manifest = place / "manifest.json"
+    twins = json.loads(manifest.read_text(encoding="utf-8"))["twins"] if manifest.is_file() else ()
+    return World(place, tuple(tables["pictures"]), concepts, tuple(tables["texts"]), tuple(tables["pages"]), more, frozenset(twins))
 
 
 def view(name: str) -> View:
@@ -160,7 +167,9 @@ VIEWS: dict[str, View] = {
     "test": View("pairs of the unseen half: the main score", lambda world, seed: samples_pairs.read(world, "unseen", seed), True),
     "test-style": View(
         "unseen half in the art style that no stage sees",
-        lambda world, seed: samples_pairs.names(world, world.drawn(style=HELD_STYLE, half="unseen"), seed),
+        lambda world, seed: samples_pairs.names(
+            world, [row for row in world.drawn(style=HELD_STYLE, half="unseen") if row["id"] not in world.twins], seed
+        ),
         True,
     ),
     "test-source": View(

@@ -24,7 +24,7 @@ CALLED = {
     "es": "¿Cómo se dice esto en español?",
 }  # fmt: skip
 STYLED = {
-    "flat": "the same in flat colours", "modern": "the same with light and shade", "outline": "the same as a line drawing",
+    "flat": "the same in flat colours", "high-contrast": "the same in black and white", "outline": "the same as a line drawing",
     "filled": "the same as a dark shape",
 }  # fmt: skip
 

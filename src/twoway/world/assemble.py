@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..data.samples import HELD_SOURCE, HELD_STYLE
 from ..errors import TwowayError
 from .render import decode, encode, render
 from .split import Look, cluster, half, look, near
@@ -14,7 +15,7 @@ from .wordnet import PHYSICAL
 from .words import GLOSS_HOLDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .concepts import Concept, Drawing
     from .wordnet import WordNet
@@ -128,3 +129,14 @@ def rows(concepts: dict[str, Concept], pictures: Sequence[Picture]) -> tuple[lis
         if key in stay
     ]
     return sorted(picture_rows, key=lambda row: str(row["id"])), concept_rows
+
+
+def twins(picture_rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the pictures of the held-out style that look nearly like one in a training style: as tests of style they say nothing."""
+    shown = [row for row in picture_rows if row["source"] != HELD_SOURCE]
+    found = set()
+    for pair in near([row["look"] for row in shown]):
+        held = [shown[place] for place in pair if shown[place]["style"] == HELD_STYLE]
+        if len(held) == 1:
+            found.add(str(held[0]["id"]))
+    return sorted(found)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..files import fresh_folder, sha256
-from .assemble import draw, gloss, merge, rows
+from .assemble import draw, gloss, merge, rows, twins
 from .clipart import read_clipart
 from .emoji import read_emoji
 from .flags import read_flags
@@ -32,21 +32,24 @@ def build(out: str | Path, *, cache: Path | None = None, workers: int | None = N
     """Fetch the packages, write the tables, their licences and a manifest into the new folder `out`, and return the manifest."""
     packages = fetch(cache=cache)
     with fresh_folder(out) as folder:
-        counts = build_tables(packages, folder, workers=workers)
+        tables = make_tables(packages, workers=workers)
+        for name, table in tables.items():
+            write_table(folder / f"{name}.parquet", table)
         (folder / "licences").mkdir()
         for package in PERMISSIVE:
             shutil.copyfile(packages[package.name] / package.licence_file, folder / "licences" / f"{package.name.replace('/', '-')}.txt")
         manifest = {
-            "tables": {name: {"rows": count, "sha256": sha256(folder / f"{name}.parquet")} for name, count in sorted(counts.items())},
+            "tables": {name: {"rows": len(table), "sha256": sha256(folder / f"{name}.parquet")} for name, table in sorted(tables.items())},
             "packages": {one.name: {"version": one.version, "sha256": one.sha256, "licence": one.licence} for one in PERMISSIVE},
             "built_with": {tool: version(tool) for tool in TOOLS},
+            "twins": twins(tables["pictures"]),
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
-def build_tables(packages: Mapping[str, Path], out: Path, *, workers: int | None = None) -> dict[str, int]:
-    """Write the four tables into the folder `out` and return how many rows each has."""
+def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the four tables."""
     wordnet = WordNet(packages["wordnet-base"] / "usr/share/wordnet")
     emoji = read_emoji(packages["fluentui-emoji"], packages["cldr-annotations-full"])
     icons = read_tabler(packages["@tabler/icons"], wordnet, {concept.id for concept in emoji})
@@ -56,12 +59,9 @@ def build_tables(packages: Mapping[str, Path], out: Path, *, workers: int | None
     gloss(concepts.values(), wordnet)
     picture_rows, concept_rows = rows(concepts, draw(concepts.values(), workers or os.cpu_count() or 1))
     font = packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf"
-    tables = {
+    return {
         "pictures": picture_rows,
         "concepts": concept_rows,
         "texts": text_rows(wordnet, concept_rows),
         "pages": page_rows(concept_rows, picture_rows, font),
     }
-    for name, table in tables.items():
-        write_table(out / f"{name}.parquet", table)
-    return {name: len(table) for name, table in tables.items()}

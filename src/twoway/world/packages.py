@@ -64,7 +64,22 @@ PERMISSIVE: tuple[Package, ...] = (
 OTHER_TERMS: dict[str, tuple[Package, ...]] = {
     "share-alike": (
         Package(
-            "openmoji", "17.0.0", "npm", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", "CC-BY-SA-4.0", "LICENSE.txt"
+            "openmoji",
+            "17.0.0",
+            "npm",
+            "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+            "CC-BY-SA-4.0",
+            "LICENSE.txt",
+        ),
+    ),
+    "gpl": (
+        Package(
+            "tuxpaint-stamps-default",
+            "2022.06.04-1",
+            "apt",
+            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+            "GPL-2",
+            "usr/share/doc/tuxpaint-stamps-default/copyright",
         ),
     ),
 }

@@ -91,7 +91,7 @@ def page_rows(
 
 
 def _shelves(concept_rows: Iterable[Mapping[str, Any]], picture_rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Entry]]:
-    """Return half and group -> the concepts that have names in all page languages and a picture in colour."""
+    """Return half and group -> the concepts that have names in all page languages and a picture in a training style."""
     pictures: dict[str, list[bytes]] = {}
     for row in picture_rows:
         if row["style"] in STYLES:
