@@ -78,7 +78,7 @@ def pretrain(
     if nproc > 1 and between.started_by_others():
         raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
     require_tracker(config.log)
-    same_run(out, {"base": _name(base), "config": _plain(config)}, free=FREE, force=force, write=False)
+    same_run(out, _run(base, config), free=FREE, force=force, write=False)
     done = read_run(out).get("steps")
     if done is not None and finished(out) and not force:
         return PretrainResult(str(out), done, done, _last(out))
@@ -104,7 +104,7 @@ def _train(base: str | Path, out: Path, config: PretrainConfig, force: bool) -> 
             raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
         data = _open(config, prepared, out, ranks, shards)
         total = data.total(config)
-        run = {"base": _name(base), "config": _plain(config), "weights": prepared.start.weights, "data": data.mixture.digest()}
+        run = _run(base, config) | {"weights": prepared.start.weights, "data": data.mixture.digest()}
         if ranks.first:
             same_run(out, run | {"shards": shards, "steps": total}, free=FREE, force=force)
             write_whole(out / CONFIG, dump(config))
@@ -160,6 +160,12 @@ def _configure(config: PretrainConfig | None, data: Sequence[str | SourceConfig]
     if not made.data:
         raise UsageError("no data is named; pass --data SPEC, or a recipe that names some")
     return made
+
+
+def _run(base: str | Path, config: PretrainConfig) -> dict[str, Any]:
+    """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
+    sources = [{"name": one.label, "weight": one.weight, "cap": one.cap, "template": one.template} for one in config.data]
+    return {"base": _name(base), "config": _plain(config) | {"data": sources}}
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
