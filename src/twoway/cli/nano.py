@@ -19,7 +19,7 @@ command says so and exits 1. The full run takes one to two hours on one core; th
 EXAMPLE = """twoway nano my-base
   twoway nano try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
   twoway nano talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
-DEFAULT_ROWS = 240_000
+DEFAULT_ROWS = 170_000
 DEFAULT_BATCH = 64
 
 

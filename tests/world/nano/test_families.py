@@ -12,8 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from twoway.errors import UsageError
 from twoway.world.nano.base import prepare
 from twoway.world.nano.fast import token_losses
-from twoway.world.nano.loop import make_optimiser, train_step
+from twoway.world.nano.loop import train_step
 from twoway.world.nano.model import FAMILIES, REFUSED, family_of
+from twoway.world.nano.optimiser import MuonAndAdamW
 
 from .streams import of_kind
 
@@ -65,7 +66,7 @@ def test_a_saved_model_foretells_a_caption_as_training_does(nano, tmp_path):
 
 
 def test_it_learns_on_every_kind_of_row(nano):
-    optimiser = make_optimiser(nano.forward.model, nano.config)
+    optimiser = MuonAndAdamW(nano.forward.model, nano.config)
     first = [train_step(nano.forward, of_kind(nano.rows, kind), optimiser, nano.config, 0) for kind in ("pairs", "canvases", "singles")]
     for _ in range(4):
         last = train_step(nano.forward, of_kind(nano.rows, "singles"), optimiser, nano.config, 1)

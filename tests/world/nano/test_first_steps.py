@@ -14,7 +14,8 @@ import torch
 
 from twoway.world.nano.base import Nano, prepare
 from twoway.world.nano.config import NanoConfig
-from twoway.world.nano.loop import make_optimiser, train_step
+from twoway.world.nano.loop import train_step
+from twoway.world.nano.optimiser import MuonAndAdamW
 
 from .conftest import SAMPLES
 
@@ -29,7 +30,7 @@ def shipped() -> Nano:
 
 
 def losses(nano: Nano, steps: int) -> list[float]:
-    optimiser = make_optimiser(nano.forward.model, nano.config)
+    optimiser = MuonAndAdamW(nano.forward.model, nano.config)
     nano.forward.model.train()
     return [train_step(nano.forward, nano.rows.batch(step), optimiser, nano.config, step) for step in range(steps)]
 

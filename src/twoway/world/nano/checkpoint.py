@@ -16,12 +16,12 @@ from ...files import write_whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch.optim import Optimizer
+    from .optimiser import MuonAndAdamW
 
 NAME = "state.safetensors"
 
 
-def save_state(folder: Path, model: Any, optimiser: Optimizer, step: int) -> None:
+def save_state(folder: Path, model: Any, optimiser: MuonAndAdamW, step: int) -> None:
     """Write everything that the next step depends on; what is frozen is as it was built."""
     trained = _trained(model)
     tensors = {f"model/{name}": parameter.detach() for name, parameter in trained.items()}
@@ -31,7 +31,7 @@ def save_state(folder: Path, model: Any, optimiser: Optimizer, step: int) -> Non
     write_whole(folder / NAME, save({name: value.contiguous() for name, value in tensors.items()}, {"step": json.dumps(step)}))
 
 
-def load_state(folder: Path, model: Any, optimiser: Optimizer) -> int:
+def load_state(folder: Path, model: Any, optimiser: MuonAndAdamW) -> int:
     """Bring model and optimiser back to the last saved step and return it; 0 where nothing is saved."""
     if not (folder / NAME).is_file():
         return 0

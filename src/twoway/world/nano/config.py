@@ -32,7 +32,7 @@ class NanoConfig:
     picture: int = 64
     largest: int = 160
     # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
-    rows: int = 240_000
+    rows: int = 170_000
     batch: int = 64
     text_rows: int = 16
     text_weight: float = 0.2

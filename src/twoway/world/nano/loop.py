@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import torch
 from .checkpoint import load_state, save_state
 from .fast import token_losses
 from .gate import measure
+from .optimiser import MuonAndAdamW, rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,34 +33,14 @@ PROBES = 30
 PROBE_ROWS = 64
 
 
-def make_optimiser(model: Any, config: NanoConfig) -> torch.optim.AdamW:
-    """Return AdamW over what is not frozen; vectors (norms, biases) do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.dim() > 1]
-    vectors = [parameter for parameter in trained if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-
-
-def rate(step: int, config: NanoConfig) -> float:
-    """Return the learning rate of a step: a linear warm-up, then a cosine to its final share."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def train_step(forward: Forward, batch: Batch, optimiser: torch.optim.Optimizer, config: NanoConfig, step: int) -> float:
+def train_step(forward: Forward, batch: Batch, optimiser: MuonAndAdamW, config: NanoConfig, step: int) -> float:
     """Make one optimiser step and return its loss."""
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
         losses = token_losses(forward.model, forward.hidden(batch), batch)
     loss = (losses * batch.weights).sum() / batch.weights.sum()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(forward.model.parameters(), config.clip)
-    for group in optimiser.param_groups:
-        group["lr"] = rate(step, config)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.step(rate(step, config))
     return float(loss.detach())
 
 
@@ -75,7 +55,7 @@ def train(
 ) -> None:
     """Train to the end of the plan (or to step `stop`), going on from what `folder` holds."""
     model = forward.model
-    optimiser = make_optimiser(model, config)
+    optimiser = MuonAndAdamW(model, config)
     step = first = load_state(folder, model, optimiser)
     if step:
         logger.info("going on from step %d of %d", step, config.steps)
