@@ -140,7 +140,7 @@ def test_targets_are_the_processors_values_in_the_order_of_the_tokens(each):
     made = mask(each, example)
     masked = made.patch_mask[example.image_tokens].numpy()
     assert np.array_equal(found.units[masked], made.patch_units)
-    assert torch.equal(made.patch_targets, each.geometry.table(example.inputs)[torch.from_numpy(found.units[masked])])
+    assert torch.equal(made.patch_targets, each.geometry.take(example.inputs, found.units[masked]))
     restored = each.geometry.put(made.inputs, made.patch_units, made.patch_targets)
     assert torch.equal(restored["pixel_values"], example.inputs["pixel_values"])
 

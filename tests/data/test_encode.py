@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from documents import document, family, noise
 from tiny import FAMILIES
@@ -137,6 +140,40 @@ def test_tokens_of_one_word_share_a_number(each):
     assert len(units) == len("two wordsword")
     assert len(set(units[:3])) == 1
     assert len({units[0], units[5], units[-1]}) == 3
+
+
+TOKENS = ("<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+
+def joining(qwen):
+    """Make an encoder whose tokenizer joins letters and takes white space in front of a word into its first token."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=list(TOKENS), show_progress=False)
+    core.train_from_iterator(["user\n THE CAT AND THE DOG\n", "user THE CAT", "picture: THE"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<unk>")
+    old = qwen.processor
+    processor = type(old)(copy.deepcopy(old.image_processor), tokenizer, copy.deepcopy(old.video_processor))
+    body = "{% if c['type'] == 'image' %}<|image_pad|>{% else %}picture: {{ c['text'] }}\n{% endif %}"
+    processor.chat_template = f"{{% for c in messages[0]['content'] %}}{body}{{% endfor %}}"
+    geometry = dataclasses.replace(qwen.geometry, image_token=tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    return Encoder(processor, geometry, max_length=99)
+
+
+def test_a_token_that_takes_in_the_templates_white_space_is_a_word_and_one_with_its_letters_is_not(qwen):
+    """The document is in capitals and the template is not, so each token shows where it comes from."""
+    encoder = joining(qwen)
+    example = encoder("a#1", document("THE CAT", noise(), "AND THE DOG"))
+    tokens = encoder.tokenizer.convert_ids_to_tokens(example.inputs["input_ids"].tolist())
+    sides = list(zip(tokens, example.words.tolist(), strict=True))
+    assert any(token.startswith("▁THE") for token, word in sides if word)
+    assert not any(word for token, word in sides if set(token) & set("userpict:"))
+    assert all(word for token, word in sides if any(letter.isupper() for letter in token))
+    special = encoder("a#1", document("THE CAT", noise(), "AND <|im_end|> THE DOG"))
+    ids = special.inputs["input_ids"]
+    assert not torch.isin(ids[special.words], torch.tensor(encoder.tokenizer.all_special_ids)).any()
+    assert encoder.tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+    assert special.image_tokens.sum() == example.image_tokens.sum() == 2
 
 
 def test_a_long_row_is_cut_before_a_picture_and_keeps_the_templates_end(each):

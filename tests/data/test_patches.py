@@ -13,6 +13,8 @@ from transformers import AutoModelForImageTextToText
 
 from documents import document, family, noise
 from tiny import FAMILIES
+from twoway.content import ContentError, Place
+from twoway.data.corrupt import NO_TARGET, CorruptConfig, corrupt
 from twoway.data.patches import PatchGeometry
 from twoway.data.pixels import pictures
 from twoway.data.views import Grid, find_grid, line_places, overview_cells, ramp, tile_cells
@@ -38,25 +40,29 @@ def row(request, each):
     return example, each.geometry.places(example.inputs, example.pictures, example.grids)
 
 
-def test_the_table_of_units_is_the_pixels_in_another_order(each, row):
+def everything(fam, inputs):
+    return fam.geometry.take(inputs, np.arange(fam.geometry.units(inputs)))
+
+
+def test_the_units_are_the_pixels_in_another_order(each, row):
     inputs = row[0].inputs
-    table = each.geometry.table(inputs)
-    assert table.shape[1] == each.geometry.values
-    assert torch.equal(each.geometry.restore(inputs, table)["pixel_values"], inputs["pixel_values"])
-    numbered = {**inputs, "pixel_values": torch.arange(table.numel()).float().view(inputs["pixel_values"].shape)}
-    assert torch.equal(each.geometry.table(numbered).flatten().sort().values, torch.arange(table.numel()).float())
+    pixels = inputs["pixel_values"]
+    numbered = {**inputs, "pixel_values": torch.arange(pixels.numel(), dtype=torch.float64).view(pixels.shape)}
+    assert torch.equal(everything(each, numbered).flatten().sort().values, torch.arange(pixels.numel(), dtype=torch.float64))
+    again = each.geometry.put({**inputs, "pixel_values": pixels * 0}, np.arange(each.geometry.units(inputs)), everything(each, inputs))
+    assert torch.equal(again["pixel_values"], pixels)
 
 
 def test_put_changes_these_units_and_nothing_else(each, row):
     example, found = row
     units = found.units[found.units >= 0][::3]
     new = torch.randn(len(units), each.geometry.values)
-    before = each.geometry.table(example.inputs).clone()
+    before = everything(each, example.inputs)
     changed = each.geometry.put(example.inputs, units, new)
     assert torch.equal(each.geometry.take(changed, units), new)
     others = np.setdiff1d(np.arange(len(before)), units)
-    assert torch.equal(each.geometry.table(changed)[torch.from_numpy(others)], before[torch.from_numpy(others)])
-    assert torch.equal(each.geometry.table(example.inputs), before)
+    assert torch.equal(everything(each, changed)[others], before[others])
+    assert torch.equal(everything(each, example.inputs), before)
     assert {key for key in changed if changed[key] is not example.inputs[key]} == {"pixel_values"}
 
 
@@ -163,22 +169,41 @@ def test_pixels_come_back_as_the_picture(whole, tiny_model):
     assert pictures(fam.geometry, {}, fam.processor.image_processor) == []
 
 
-def test_pixels_that_are_no_grid_are_refused(tiny_model):
+def test_pixels_that_are_no_grid_stop_masked_patches_and_not_masked_words(tiny_model):
+    fam = family(tiny_model("gemma3"))
+    changed = type(fam.config).from_dict(fam.config.to_dict())
+    changed.image_token_id = 0  # stands for no picture
+    geometry = PatchGeometry.of(changed, fam.processor)
+    with pytest.raises(TwowayError, match=r"no square grid.*mae_weight=0"):
+        assert geometry.values
+    example = fam.encoder()("a#1", document("some text", noise()))
+    settings = {"seed": 0, "epoch": 0, "mask_token": 3, "geometry": geometry}
+    assert (corrupt(example, CorruptConfig(patches=0), **settings).labels != NO_TARGET).any()
+    with pytest.raises(TwowayError, match="no square grid"):
+        corrupt(example, CorruptConfig(), **settings)
+
+
+def test_a_row_whose_tokens_and_pixels_differ_is_an_error_with_its_place(tiny_model):
     fam = family(tiny_model("gemma3"))
     example = fam.encoder()("a#1", document(noise()))
-    with pytest.raises(TwowayError, match="do not cover"):
-        fam.geometry.places(example.inputs, example.pictures[:-1])
-    with pytest.raises(TwowayError, match="no square grid"):
-        PatchGeometry.of(_other_token(fam.config), fam.processor)
+    wrong = dataclasses.replace(example, pictures=example.pictures[:-1], place=Place("rows.jsonl", 7))
+    with pytest.raises(ContentError, match=r"rows.jsonl:7: 3 image tokens do not cover"):
+        corrupt(wrong, CorruptConfig(), seed=0, epoch=0, mask_token=3, geometry=fam.geometry)
 
 
-def _other_token(config):
-    """Name a token that stands for no picture."""
-    changed = type(config).from_dict(config.to_dict())
-    changed.image_token_id = 0
-    return changed
+def test_a_text_model_has_no_geometry(tiny_model):
+    import transformers
+
+    with pytest.raises(TwowayError, match="no image token"):
+        PatchGeometry.of(transformers.AutoConfig.from_pretrained(tiny_model("llama")), None)
 
 
-def test_a_geometry_is_plain_data(each):
-    assert dataclasses.asdict(each.geometry)["values"] == each.geometry.values
-    assert hash(each.geometry) == hash(dataclasses.replace(each.geometry))
+def test_the_sizes_are_the_configs(each):
+    vision, geometry = each.config.vision_config, each.geometry
+    assert geometry.patch == np.max(vision.patch_size)
+    assert geometry.frames == getattr(vision, "temporal_patch_size", 1)
+    assert geometry.values == geometry.channels * geometry.frames * geometry.patch**2 * geometry.patches
+    if hasattr(vision, "spatial_merge_size"):
+        assert geometry.patches == vision.spatial_merge_size**2
+    else:
+        assert (geometry.side * geometry.patch) ** 2 * geometry.patches == np.max(vision.image_size) ** 2

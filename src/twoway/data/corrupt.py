@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from ..content import ContentError
 from ..errors import UsageError
 from .units import Unit, choose, rounded
 
@@ -94,9 +95,12 @@ def corrupt(
         written = _written(labels[chosen].numpy(), config, mask_token, ordinary, stream("random words", *key))
         inputs["input_ids"] = inputs["input_ids"].index_copy(0, chosen, torch.from_numpy(written))
     patch_mask = torch.zeros_like(example.image_tokens)
-    targets, units = torch.zeros(0, geometry.values), np.zeros(0, np.int64)
+    targets, units = torch.zeros(0, geometry.width), np.zeros(0, np.int64)
     if masks_patches and config.patches:
-        found = geometry.places(inputs, example.pictures, example.grids)
+        try:
+            found = geometry.places(inputs, example.pictures, example.grids)
+        except ContentError as error:
+            raise ContentError(error.reason, example.place) from error
         masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, stream("patches", *key))
         units = found.units[masked]
         targets = geometry.take(inputs, units)

@@ -12,12 +12,12 @@ would be masked, or counted as a picture.)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..content import ContentError, Document, Image, Text
+from ..content import ContentError, Document, Image, Place, Text
 from ..errors import TwowayError, UsageError
 from ..images import DEFAULT, Limits, open_image
 from .marks import Marks
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .patches import PatchGeometry
-
-Sizes = list[tuple[int, int]]
 
 # What a processor may give besides the model's inputs.
 _ASIDE = ("attention_mask", "offset_mapping", "text_replacement_offsets", "labels", "special_tokens_mask", "length")
@@ -52,6 +50,15 @@ class Example:
     units: Tensor | None = None  # for each token the number of its word, where words were asked for
     cut: bool = False
     images_cut: int = 0
+    place: Place | None = None
+
+
+class _Processed(NamedTuple):
+    """What the processor made of a document."""
+
+    row: Row
+    inputs: dict[str, Tensor]
+    sizes: list[tuple[int, int]]  # of the pictures
 
 
 class Encoder:
@@ -82,34 +89,38 @@ class Encoder:
     def __call__(self, identity: str, document: Document) -> Example:
         """Encode one row; a row longer than `max_length` is cut, before a picture rather than inside one."""
         shortened = _shorten(document, _CHARACTERS * self.max_length)
-        row, inputs, sizes = self._process(shortened)
+        if not shortened.parts:
+            raise ContentError("the text begins with more white space than a row holds", document.place)
+        done = self._process(shortened)
         cut, lost = shortened is not document, 0
-        while len(row) > self.max_length:
-            kept, fitting = row.cut(self.max_length)
-            if fitting == len(row.blocks):
+        while len(done.row) > self.max_length:
+            cut = True
+            kept, fitting = done.row.cut(self.max_length)
+            if fitting == len(done.row.blocks):
                 if not len(kept):
                     raise ContentError(f"max_length {self.max_length} leaves no room beside the template", document.place)
-                row, inputs, cut = row.take(kept), _take(inputs, kept, len(row)), True
+                done = _Processed(done.row.take(kept), _take(done.inputs, kept, len(done.row)), done.sizes)
                 break
-            lost += len(row.blocks) - fitting
+            lost += len(done.row.blocks) - fitting
             shortened = _before_image(shortened, fitting)
             if not shortened.parts:
                 raise ContentError(f"the first picture alone is longer than max_length {self.max_length}", document.place)
-            row, inputs, sizes = self._process(shortened)
-            cut = True
-        return self._example(identity, row, inputs, sizes, cut, lost)
+            done = self._process(shortened)
+        example = self._example(identity, done)
+        return replace(example, cut=cut, images_cut=lost, place=document.place)
 
-    def _example(self, identity: str, row: Row, inputs: dict[str, Tensor], sizes: Sizes, cut: bool, lost: int) -> Example:
+    def _example(self, identity: str, done: _Processed) -> Example:
+        row, inputs = done.row, done.inputs
         images = inputs["input_ids"] == self.geometry.image_token
         words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
         units = None if row.units is None else torch.from_numpy(row.units)
         pictures = torch.from_numpy(row.pictures())[images]
         grids: tuple[Grid | None, ...] = ()
         if self.geometry.tiled and bool((torch.bincount(pictures) > self.geometry.side**2).any()):
-            grids = tuple(self.grids(size) for size in sizes[: len(row.blocks)])
-        return Example(identity, inputs, words, images, pictures, grids, units, cut, lost)
+            grids = tuple(self.grids(size) for size in done.sizes)
+        return Example(identity, inputs, words, images, pictures, grids, units)
 
-    def _process(self, document: Document) -> tuple[Row, dict[str, Tensor], Sizes]:
+    def _process(self, document: Document) -> _Processed:
         """Run the processor over one document."""
         texts = self.marks.hide(document.texts)
         frames = self.template.frames(document)
@@ -132,7 +143,7 @@ class Encoder:
             sources, ids = self.marks.spell(row, texts, self.tokenizer, document.place)
             inputs = {**_take(inputs, sources, len(row)), "input_ids": torch.from_numpy(ids)}
             row = replace(row.take(sources), ids=ids)
-        return row, inputs, [picture.size for picture in pictures]
+        return _Processed(row, inputs, [picture.size for picture in pictures])
 
     def _call(self, prompt: str, pictures: list[PILImage.Image], document: Document) -> Any:
         """Call the processor, or its tokenizer alone where it takes no text without pictures."""

@@ -42,6 +42,8 @@ class Marks:
         added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
         control = {index: token.content for index, token in added.items() if token.special or token.content in named}
         self.ids: Ints = np.array(sorted({*control, *tokenizer.all_special_ids}), np.int64)
+        # A character that the tokenizer does not know is unknown inside a control string as it is elsewhere.
+        self._forbidden = self.ids[self.ids != (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)]
         strings = sorted(control.values(), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
@@ -56,19 +58,16 @@ class Marks:
 
     def spell(self, row: Row, texts: Hidden, tokenizer: Any, place: Place | None) -> tuple[Ints, Ints]:
         """Return, for the row with its control strings spelt out, which old token each token comes from, and the new ids."""
-        at = [index for index, char in enumerate(row.text) if char == texts.mark]
-        ranges = [row.covering((index, index + 1)) for index in at]
-        order = np.argsort(at)
+        ranges = [row.covering((match.start(), match.end())) for match in re.finditer(texts.mark, row.text)]
         sources: list[Ints] = []
         ids: list[Ints] = []
         done = 0
         hidden = iter(texts.hidden)
-        groups = _merge([ranges[index] for index in order])
-        for first, behind in groups:
+        for first, behind in _merge(ranges):
             region = row.text[row.offsets[first, 0] : row.offsets[behind - 1, 1]] if behind > first else ""
             spelt = re.sub(texts.mark, lambda _: next(hidden), region)
             new = np.array(tokenizer.encode(spelt, add_special_tokens=False, split_special_tokens=True), np.int64)
-            if texts.mark not in region or np.isin(new, self.ids).any():
+            if texts.mark not in region or np.isin(new, self._forbidden).any():
                 raise ContentError(f"the text holds {texts.hidden[0]!r}, which this tokenizer cannot spell as plain text", place)
             sources += [np.arange(done, first), np.full(len(new), first)]
             ids += [row.ids[done:first], new]

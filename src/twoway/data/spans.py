@@ -74,7 +74,7 @@ class Row:
     def cut(self, length: int) -> tuple[Ints, int]:
         """Return the tokens that stay when the end of the content goes and the template's own end stays, and how many pictures fit."""
         content = [self.covering(span) for span in (*self.own, *self.blocks)]
-        last, first = max(behind for _, behind in content), min(start for start, behind in content if behind)
+        last, first = max(behind for _, behind in content), min((start for start, behind in content if behind), default=0)
         tail = len(self) - last
         keep = length - tail
         fitting = sum(self.covering(span)[1] <= keep for span in self.blocks)

@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from torch.nn import functional
 from transformers.image_processing_utils import select_best_resolution
 
-from ..errors import TwowayError
+from ..content import ContentError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,9 +107,9 @@ def line_places(size: tuple[int, int], pinpoints: tuple[tuple[int, int], ...], t
         top, left = 0, (map_width - int(round(size[1] * (map_height / size[0]), 7))) // 2
     y, x = np.arange(top, map_height - top), np.arange(left, map_width - left)
     if count != side * side + len(y) * (len(x) + 1):
-        raise TwowayError(
+        raise ContentError(
             f"a picture of {size[0]} x {size[1]} pixels has more tiles than the model takes and its features are resampled, so no token "
-            "is tied to its pixels; bound the pictures with --max-pixels, or pre-train with patches: 0"
+            "is tied to its pixels; use smaller pictures, or pre-train on words alone (mae_weight=0)"
         )
     tiles = 1 + (y // side)[:, None] * columns + (x // side)[None, :]
     units = tiles * side * side + (y % side)[:, None] * side + (x % side)[None, :]
