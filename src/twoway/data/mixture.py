@@ -133,14 +133,21 @@ def open_mixture(
 ) -> Mixture:
     """Open every source; a `folder` keeps the tables, and one policy serves all sources."""
     given = tuple(SourceConfig(source) if isinstance(source, str) else source for source in sources)
-    if not given:
+    require_names(given)
+    policy = policy or Policy()
+    return Mixture(given, tuple(open_source_table(source, folder=folder, policy=policy, limits=limits) for source in given))
+
+
+def open_source_table(source: SourceConfig, *, folder: Path | None, policy: Policy, limits: Limits = DEFAULT) -> RowTable:
+    """Open one source as its configuration says."""
+    options = ReadOptions(root=source.root, limits=limits, form=form_of(source.template) if source.template else None)
+    return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy)
+
+
+def require_names(sources: Sequence[SourceConfig]) -> None:
+    """Refuse no source at all, and two of one name, whose rows would have one identity."""
+    if not sources:
         raise UsageError("no data is given; name at least one source")
-    twice = [name for name, count in Counter(source.label for source in given).items() if count > 1]
+    twice = [name for name, count in Counter(source.label for source in sources).items() if count > 1]
     if twice:
         raise UsageError(f"two sources are called {twice[0]}; give each a name of its own (name: …)")
-    policy = policy or Policy()
-    tables = []
-    for source in given:
-        options = ReadOptions(root=source.root, limits=limits, form=form_of(source.template) if source.template else None)
-        tables.append(open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy))
-    return Mixture(given, tuple(tables))
