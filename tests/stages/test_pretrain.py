@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -60,15 +61,16 @@ def test_the_result_is_a_plain_two_way_checkpoint_with_its_heads(whole, tiny_mod
     before = {name.removeprefix("model."): value for name, value in load_file(tiny_model("qwen2_vl") / "model.safetensors").items()}
     after = load_file(whole / "model.safetensors")
     assert any(not torch.equal(value, before[name]) for name, value in after.items() if "visual" in name)
-    assert any(not torch.equal(value, before[name]) for name, value in after.items() if "layers" in name)
+    assert not torch.equal(heads.lm_head["weight"], before["lm_head.weight"])
     assert str(whole.parent) not in (whole / "twoway.json").read_text()
 
 
 def test_the_log_has_every_step_once(whole):
     lines = read_log(whole)
     assert [line["step"] for line in lines] == list(range(1, 7))
-    assert all(line["mlm"] > 0 for line in lines)
-    assert any("mae" in line for line in lines)
+    assert all(line["mlm"] > 0 for line in lines if "mlm" in line)
+    assert sum("mlm" in line for line in lines) >= 3
+    assert sum("mae" in line for line in lines) >= 3
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path, monkeypatch):
@@ -85,12 +87,14 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows,
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL)
     assert not (out / "model.safetensors").exists()
-    result = pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL | {"save_steps": 3})
+    # What changes speed alone may change: how often it saves, and who makes the batches.
+    result = pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL | {"save_steps": 3, "workers": 1})
     assert (result.steps, result.resumed) == (6, 2)
     for name in ("model.safetensors", "heads/patch_decoder.safetensors", "heads/lm_head.safetensors"):
         left, right = load_file(out / name), load_file(whole / name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
+    assert multiprocessing.active_children() == []
     assert [line["loss"] for line in read_log(out)] == [line["loss"] for line in read_log(whole)]
 
 

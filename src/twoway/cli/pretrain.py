@@ -48,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as stopped:
         sys.stderr.write(f"twoway pretrain: {stopped}\n")
         return stopped.code
+    if not result.last:
+        return 0  # a rank that somebody else started, and not the first: that one speaks
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
     elif result.resumed == result.steps:
         sys.stdout.write(f"{result.out}: done already, {result.steps:,} steps\n")
-    elif result.last:
+    else:
         losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in ("mlm", "mae") if name in result.last)
         went = f" from step {result.resumed:,}" if result.resumed else ""
         sys.stdout.write(f"{result.out}: {result.steps:,} steps done{went}, two-way as measured; last {losses}\n")

@@ -18,7 +18,7 @@ import yaml
 from twoway.config import dump
 from twoway.data.mixture import SourceConfig
 from twoway.errors import UsageError, did_you_mean
-from twoway.files import write_whole
+from twoway.files import disk_errors, write_whole
 from twoway.model import card
 from twoway.training import ranks as between
 from twoway.training.checkpoint import Checkpoints, read_run, same_run
@@ -29,7 +29,7 @@ from twoway.training.trainer import Trainer
 
 from .convert import _quiet
 from .pretrain_config import PretrainConfig
-from .pretrain_data import PretrainData, open_data
+from .pretrain_data import TABLES, PretrainData, open_data
 from .pretrain_model import prepare, require_two_way
 from .trained import finish, finished
 
@@ -123,9 +123,19 @@ def _open(config: PretrainConfig, prepared: Prepared, out: Path, ranks: between.
     """Open the data; the first rank looks through it and keeps the tables for the others."""
     if not ranks.first:
         ranks.wait()
-    data = open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS if ranks.first else None)
-    if ranks.first:
-        ranks.wait()
+        return open_data(config, prepared, out, shards=shards, bad_rows=None)
+    with disk_errors():
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        data = open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS)
+    except BaseException:
+        if not read_run(out):
+            # Nothing is left of a run that could not begin, but for a list of bad rows.
+            shutil.rmtree(out / TABLES, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
+    ranks.wait()
     return data
 
 

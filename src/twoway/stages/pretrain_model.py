@@ -53,7 +53,7 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared:
     adapted = _choose(start.model, decoder, config)
     if config.gradient_checkpointing:
         for module in filter(None, (start.model, decoder and decoder.body)):
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            module.activation_checkpointing_enable({"use_reentrant": False})
     task = Reconstruction(
         start.model,
         decoder,
