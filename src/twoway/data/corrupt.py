@@ -35,14 +35,14 @@ NO_TARGET = -100
 class CorruptConfig:
     """What is masked."""
 
-    words: float = 0.4
-    keep: float = 0.0
+    words: float = 0.4  # share of the document's tokens
+    keep: float = 0.0  # share of those that stay as they are, and of those that become a random word; the others become the mask token
     random: float = 0.0
     unit: Unit = "token"
-    patches: float = 0.5
+    patches: float = 0.5  # share of each picture's tokens
     noise: Literal["independent", "shared"] = "independent"
-    masking: Literal["joint", "alternate"] = "joint"
-    whole_pictures: float = 0.0
+    masking: Literal["joint", "alternate"] = "joint"  # alternate: words in some rows, patches in the others
+    whole_pictures: float = 0.0  # share of rows with words whose pictures are left whole
 
     def __post_init__(self) -> None:
         """Refuse shares that are none."""

@@ -152,6 +152,7 @@ class Encoder:
             "add_special_tokens": self._adds_specials(prompt, bool(pictures)),
             "padding": False,
             "truncation": False,
+            "verbose": False,  # a long row is cut here and counted; the tokenizer need not warn of it
         }
         if not pictures and not self.takes_text_alone:
             return self.tokenizer([prompt], **settings)
