@@ -42,7 +42,11 @@ class CostWeights:
             raise UsageError(f"an image token costs at least 1 text token and a picture at least 0, not {self.image_token}, {self.image}")
 
 
-def cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = CostWeights()) -> Any:
+# The language model alone.
+PLAIN = CostWeights()
+
+
+def cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = PLAIN) -> Any:
     """Return the cost of rows, in text tokens."""
     return text_tokens + weights.image_token * image_tokens + weights.image * images
 
@@ -58,7 +62,8 @@ class Costs:
     def of(cls, text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights) -> Costs:
         """Build from counts."""
         length = np.asarray(text_tokens + image_tokens, np.float32)
-        return cls(length, np.asarray(cost(text_tokens, image_tokens, images, weights) - length, np.float32))
+        # Not as a difference of two sums, which would leave crumbs where an image token costs as much as a word.
+        return cls(length, np.asarray(cost(0, image_tokens, images, weights) - image_tokens, np.float32))
 
     def take(self, columns: Ints) -> Costs:
         """Return the costs of some rows."""
