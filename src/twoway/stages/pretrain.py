@@ -123,11 +123,12 @@ def _open(config: PretrainConfig, prepared: Prepared, out: Path, ranks: between.
     """Open the data; the first rank looks through it and keeps the tables for the others."""
     if not ranks.first:
         ranks.wait()
-        return open_data(config, prepared, out, shards=shards, bad_rows=None)
+        return open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=True)
     with disk_errors():
         out.mkdir(parents=True, exist_ok=True)
     try:
-        data = open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS)
+        # A run that goes on adds to the list of what it has met so far.
+        data = open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=bool(Checkpoints(out).steps()))
     except BaseException:
         if not read_run(out):
             # Nothing is left of a run that could not begin, but for a list of bad rows.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from twoway.data.batching import CostWeights
 from twoway.data.corrupt import CorruptConfig
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
@@ -45,6 +46,7 @@ class PretrainConfig(TrainConfig):
     mae_weight: float = 0.5
     decoder_depth: int = 1
     budget: float = 12_800.0  # cost of a rank's batch, in text tokens
+    cost: CostWeights = field(default_factory=CostWeights)  # of an image token and of a picture, for the budget
     batch_rows: int | None = None  # rows of a batch, instead of the budget
     shards: int | None = None  # batches of a step, over all ranks; a rank adds its own up. Default: one for each rank
     freeze_tower: bool = False
