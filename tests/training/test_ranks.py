@@ -54,6 +54,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
 
 
 def failing(out):
+    if os.environ["RANK"] == "0":
+        raise RuntimeError("the other end went away")
     raise TwowayError("row 7 is bad")
 
 
@@ -63,6 +65,8 @@ def killed(out):
 
 def test_what_fails_in_a_rank_is_said_once():
     with pytest.raises(TwowayError, match=r"^row 7 is bad$"):
+        launch(2, failing, "")
+    with pytest.raises(RuntimeError, match=r"(?s)rank 0.*the other end went away"):
         launch(1, failing, "")
     with pytest.raises(TwowayError, match="was killed by signal 9"):
         launch(1, killed, "")

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,14 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
         for rank in ranks:
             if rank.is_alive():
                 rank.kill()
-    if not failures.empty():
-        failure = failures.get()
-        raise Stopped(caught[0], failure.where) if caught and isinstance(failure, Stopped) else failure
+    told = []
+    while not failures.empty():
+        told.append(failures.get())
+    for failure in told:
+        if isinstance(failure, TwowayError):
+            raise Stopped(caught[0], failure.where) if caught and isinstance(failure, Stopped) else failure
+    if told:
+        raise RuntimeError(told[0])
     if caught:
         raise Stopped(caught[0], "before the first step")
     for rank in ranks:
@@ -107,3 +113,7 @@ def _rank(failures: Any, rank: int, count: int, port: int, function: Callable[..
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception:
+        # Often only the echo of another rank's end, so it is told where nobody says more.
+        failures.put(f"rank {rank}:\n{traceback.format_exc()}")
+        raise SystemExit(1) from None
