@@ -52,8 +52,9 @@ def show(report: DataReport) -> None:
 
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     table = Table(title=report.what, title_justify="left")
-    for column in ("source", "rows", "an epoch", "with text", "pictures", "characters", "megapixels", "bad"):
-        table.add_column(column, justify="left" if column == "source" else "right")
+    table.add_column("source", overflow="fold")
+    for column in ("rows", "an epoch", "with text", "pictures", "characters", "megapixels", "bad"):
+        table.add_column(column, justify="right", overflow="fold")
     for source in report.sources:
         numbers = (source.rows, source.rows_an_epoch, source.texts, source.pictures, source.characters)
         cells = [f"{number:,}" for number in numbers] + [f"{source.megapixels:,.1f}", f"{len(source.bad):,}"]
