@@ -13,6 +13,7 @@ _HOME: dict[str, str] = {
     "convert": "twoway.stages.convert",
     "info": "twoway.stages.info",
     "open_source": "twoway.data.sources",
+    "pretrain": "twoway.stages.pretrain",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -17,7 +17,10 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
     """Keep examples as they are written, and name every default that says something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, True, [], ()) or "default" in (action.help or ""):
+        silent = (
+            action.default is None or isinstance(action.default, bool) or action.default in ([], ())
+        )  # 1 == True, so a number is not looked for among them
+        if silent or "default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 

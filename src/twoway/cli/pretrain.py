@@ -27,8 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SPEC", action="append", default=[], help="a source; may be repeated; replaces the recipe's")
     parser.add_argument("--recipe", metavar="FILE", help="settings and data in a YAML file")
     parser.add_argument("--nproc", metavar="N", type=int, default=1, help="start N ranks on this machine")
-    parser.add_argument("--log", choices=("none", "tensorboard"), help="also log to a tracker, in OUT/tensorboard")
-    parser.add_argument("--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed")
+    parser.add_argument("--log", choices=("none", "tensorboard"), help="also log to a tracker, in OUT/tensorboard (default: none)")
+    parser.add_argument(
+        "--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed (default: fail)"
+    )
     parser.add_argument("--force", action="store_true", help="go on although settings, base or data have changed")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
