@@ -97,8 +97,8 @@ def train_toy(out, steps=12, *, stop=None, poison=None, dropout=0.2, die_at=None
     torch.set_num_threads(1)
     if die_at is not None:
         _die_at(die_at)
-    settings = {"lr": 0.05, "dtype": "float32", "save_steps": 3, "device": "cpu", "eval_steps": 4} | options
-    ranks = Ranks("cpu")
+    settings = {"lr": 0.05, "dtype": "float32", "save_steps": 3, "eval_steps": 4} | options
+    ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(task or Toy(dropout), TrainConfig(**settings), out, total=steps, ranks=ranks, events=[Slow()])

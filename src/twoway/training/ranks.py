@@ -18,6 +18,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from twoway.errors import TwowayError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
@@ -32,7 +34,13 @@ class Ranks:
 
     def __init__(self, device: str = "auto") -> None:
         """Join the other ranks, if there are any."""
-        state = PartialState(cpu=True) if device == "cpu" else PartialState()
+        # Without an accelerator accelerate must be told so, or it leaves each rank alone, in silence.
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+        expected = int(os.environ.get("WORLD_SIZE", "1"))
+        if state.num_processes != expected:
+            raise TwowayError(
+                f"{expected} ranks were started and this one sees {state.num_processes}; is torch.distributed to be had here?"
+            )
         self.device: torch.device = state.device
         self.rank: int = state.process_index
         self.count: int = state.num_processes
