@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .batching import WINDOW, Costs, Plan, plan
+from .held import without
 
 if TYPE_CHECKING:
     from .batching import Ints
@@ -28,17 +31,19 @@ class Epochs:
         budget: float | None = None,
         batch_rows: int | None = None,
         window: int = WINDOW,
+        held: Ints | None = None,
     ) -> None:
-        """Keep what plans are made from; `batch_rows`, where it is given, stands instead of the budget."""
+        """Keep what plans are made from; `batch_rows`, where it is given, stands instead of the budget. Rows of `held` are in no epoch."""
         self.mixture, self.costs, self.seed, self.shards = mixture, costs, seed, shards
         self.budget, self.batch_rows, self.window = None if batch_rows is not None else budget, batch_rows, window
+        self.held: Ints = np.zeros(0, np.int64) if held is None else held
         self._lengths: list[int] = []
         self._latest: tuple[int, Plan] | None = None
 
     def plan(self, epoch: int) -> Plan:
         """Return the plan of an epoch; the latest is kept."""
         if self._latest is None or self._latest[0] != epoch:
-            rows = self.mixture.epoch(self.seed, epoch)
+            rows = without(self.mixture, self.mixture.epoch(self.seed, epoch), self.held)
             bounds = {"budget": self.budget, "batch_rows": self.batch_rows}
             costs = self.costs.take(self.mixture.columns(rows))
             made = plan(rows, costs, seed=self.seed, epoch=epoch, shards=self.shards, window=self.window, **bounds)  # type: ignore[arg-type]

@@ -31,12 +31,11 @@ from .convert import _quiet
 from .pretrain_config import PretrainConfig
 from .pretrain_data import TABLES, PretrainData, open_data
 from .pretrain_model import prepare, require_two_way
+from .pretrain_watch import Watch
 from .trained import finish, finished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from twoway.training.trainer import Events
 
     from .pretrain_model import Prepared
 
@@ -113,7 +112,7 @@ def _train(base: str | Path, out: Path, config: PretrainConfig, force: bool) -> 
             if not Checkpoints(out).steps():
                 require_two_way(prepared)
         ranks.wait()
-    trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=_events(prepared, data, config, out))
+    trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[Watch(prepared, data, config, out)])
     trainer.run(data.loader)
     ranks.leave()
     return prepared
@@ -138,11 +137,6 @@ def _open(config: PretrainConfig, prepared: Prepared, out: Path, ranks: between.
         raise
     ranks.wait()
     return data
-
-
-def _events(prepared: Prepared, data: PretrainData, config: PretrainConfig, out: Path) -> list[Events]:
-    """Return what happens beside training."""
-    return []
 
 
 def _write(base: str | Path, out: Path, config: PretrainConfig, prepared: Prepared | None) -> None:

@@ -52,6 +52,7 @@ class PretrainConfig(TrainConfig):
     freeze_tower: bool = False
     train_layers: int = 0  # only the last N layers of the language model; 0 for all
     lora: AdapterConfig = field(default_factory=AdapterConfig)
+    held_out: int = 128  # rows kept out of training to measure on (no more than a twentieth of all)
     on_bad: Literal["fail", "skip"] = "fail"
     workers: int = 2
     prefetch: int = 2
@@ -70,7 +71,7 @@ class PretrainConfig(TrainConfig):
         for name in ("max_steps", "batch_rows", "shards"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("train_layers", "workers"):
+        for name in ("train_layers", "workers", "held_out"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
         if self.prefetch < 1:

@@ -21,6 +21,7 @@ from twoway.data.collate import collate
 from twoway.data.corrupt import corrupt
 from twoway.data.encode import Encoder
 from twoway.data.epochs import Epochs
+from twoway.data.held import held_out
 from twoway.data.lengths import measure
 from twoway.data.loader import Loader
 from twoway.data.mixture import Mixture, open_mixture
@@ -49,6 +50,7 @@ class PretrainData:
     collate: Callable[..., Any]
     epochs: Epochs
     loader: Loader
+    held: NDArray[np.int64]  # rows of the mixture that no epoch has
 
     def total(self, config: PretrainConfig) -> int:
         """Return the number of steps of the run."""
@@ -68,9 +70,10 @@ def open_data(
     mask = partial(corrupt, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.task.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = _costs(mixture, encode, config, out / TABLES)
-    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows)
+    held = held_out(mixture, config.held_out)
+    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
-    return PretrainData(mixture, encode, mask, together, epochs, loader)
+    return PretrainData(mixture, encode, mask, together, epochs, loader, held)
 
 
 def _costs(mixture: Mixture, encode: Encoder, config: PretrainConfig, folder: Path) -> Costs:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from twoway.model import backbone
 from twoway.objectives.mae import patch_loss
 from twoway.objectives.mlm import NO_TARGET, word_loss
+from twoway.training.probes import Answers
 from twoway.training.task import Batch, Task
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from twoway.objectives.mae import PatchDecoder
 
 WORDS, PATCHES = "mlm", "mae"
+_AT_ONCE = 256  # positions that have logits at a time, where one looks
 _PLACES = ("attention_mask", "position_ids", "cache_position")
 
 
@@ -91,6 +94,33 @@ class Reconstruction(Task):
             predicted = self.decoder(states.hidden, batch["patch_mask"], states.seen)
             losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
         return losses, states.hidden
+
+    def look(self, batch: Batch) -> Answers:
+        """Return what the model says at each masked word and patch; for looking, without gradients."""
+        states, labels, mask = self.states(batch), batch["labels"], batch["inputs"]["attention_mask"].bool()
+        hidden = states.hidden
+        if self.shift:
+            hidden, labels = hidden[:, :-1], labels[:, 1:].masked_fill(~mask[:, :-1], NO_TARGET)
+        chosen = labels != NO_TARGET if WORDS in self.weights else torch.zeros_like(labels, dtype=torch.bool)
+        words, nats, said = labels[chosen], [], []
+        for piece, right in zip(hidden[chosen].split(_AT_ONCE), words.split(_AT_ONCE), strict=True):
+            if len(right):
+                logits = self.head(piece).float()
+                nats.append(functional.cross_entropy(logits, right, reduction="none"))
+                said.append(logits.argmax(-1))
+        patches = batch["patch_targets"][:0].float()
+        if self.decoder is not None and bool(batch["patch_mask"].any()):
+            patches = self.decoder(states.hidden, batch["patch_mask"], states.seen).float()
+        targets = batch["patch_targets"][: len(patches)].float()
+        return Answers(
+            word_rows=chosen.nonzero()[:, 0],
+            nats=torch.cat(nats) if nats else hidden.new_zeros(0),
+            said=torch.cat(said) if said else words,
+            words=words,
+            patch_rows=batch["patch_mask"].nonzero()[: len(patches), 0],
+            errors=(patches - targets).square().mean(-1),
+            patches=patches,
+        )
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count targets as the losses do: with `shift`, a row's first token has none."""

@@ -31,7 +31,7 @@ class TrainConfig:
     save_steps: int = 200
     save_total: int = 2
     log_steps: int = 1
-    eval_steps: int = 0  # 0 for never
+    eval_steps: int = 0  # 0 for at the start and at the end alone
     log: Literal["none", "tensorboard"] = "none"
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ class Trainer:
 
     def _note(self, entry: dict[str, Any], *, evaluated: bool) -> None:
         """Log an entry, with what the events measure."""
-        if evaluated and (self.config.eval_steps or self.step):
+        if evaluated:
             for event in self.events:
                 entry |= event.evaluate(self)
             self.task.train()

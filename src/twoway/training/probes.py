@@ -1,0 +1,192 @@
+"""Do pictures help words, and words pictures? Measured on held-out rows on the way: what MoCa's first stage claims (arXiv 2506.23115).
+
+Masked words are restored with the right picture, with that of another row, and with none; masked patches with the right caption and that
+of another row. Masks are the same in all cases and at every step, so differences are of the same targets. Words are probed with whole
+pictures and patches with whole captions: what one modality gives the other is not mixed with what masks take away.
+
+Training notices nothing: no gradient, no random number and no mode is left changed. Every rank measures all rows: that needs no word
+between ranks, and keeps the calls of sharded parts in step.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+from twoway.content import ContentError, Document, Image, Text
+from twoway.data.corrupt import NO_TARGET, CorruptConfig, Corrupted, corrupt
+
+from .task import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from twoway.data.encode import Example
+    from twoway.data.patches import PatchGeometry
+
+    from .pairs import Pair
+
+RIGHT, SHUFFLED, NONE = "right", "shuffled", "none"
+_AT_ONCE = 8
+_EPOCH = -1  # masks of no epoch that is trained on
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says at the masked places of a batch, place by place, rows in order."""
+
+    word_rows: torch.Tensor
+    nats: torch.Tensor
+    said: torch.Tensor
+    words: torch.Tensor  # what was right
+    patch_rows: torch.Tensor
+    errors: torch.Tensor
+    patches: torch.Tensor
+
+
+class Sums(NamedTuple):
+    """One entry for each row: the loss summed, the number of targets, and how many were right."""
+
+    total: np.ndarray[Any, Any]
+    targets: np.ndarray[Any, Any]
+    hits: np.ndarray[Any, Any]
+
+    @property
+    def mean(self) -> float:
+        """The mean over targets."""
+        return float(self.total.sum() / self.targets.sum())
+
+
+@dataclass(frozen=True)
+class Prober:
+    """Everything that turns a row into masked input, and how the model is run. Masks are `words` and `patches`, shares of a row."""
+
+    encode: Callable[[str, Document], Example]
+    collate: Callable[[Sequence[Corrupted]], dict[str, Any]]
+    geometry: PatchGeometry
+    mask_token: int
+    words: float = 0.4
+    patches: float = 0.5
+    seed: int = 0
+    device: str = "cpu"
+    autocast: bool = False
+
+    def word_rows(self, pair: Pair) -> dict[str, Corrupted] | None:
+        """Return a row with the same words masked under each picture; None where nothing can be compared."""
+        alone = Document(tuple(part for part in pair.document.parts if isinstance(part, Text)), pair.document.place)
+        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Image), NONE: alone}
+        try:
+            examples = {name: self.encode(pair.identity, document) for name, document in documents.items()}
+        except ContentError:
+            return None
+        # Long rows are cut, and later without a picture: words that not all have are not probed.
+        shared = min(int(example.words.sum()) for example in examples.values())
+        kept = {name: replace(example, words=_first(example.words, shared)) for name, example in examples.items()}
+        texts = [example.inputs["input_ids"][example.words] for example in kept.values()]
+        if not shared or any(not torch.equal(text, texts[0]) for text in texts):
+            return None
+        masked = {name: self.mask(example, words=self.words) for name, example in kept.items()}
+        if any(int(row.labels[0]) != NO_TARGET for row in masked.values()):
+            # The very first token may have no position to be predicted from; then it counts nowhere.
+            for row in masked.values():
+                row.labels[(row.labels != NO_TARGET).nonzero()[0]] = NO_TARGET
+        return masked if bool((masked[RIGHT].labels != NO_TARGET).any()) else None
+
+    def patch_rows(self, pair: Pair) -> dict[str, Corrupted] | None:
+        """Return a row with the same patches masked under each caption; None where a long caption leaves other patches."""
+        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Text)}
+        try:
+            masked = {name: self.mask(self.encode(pair.identity, one), patches=self.patches) for name, one in documents.items()}
+        except ContentError:
+            return None
+        same = torch.equal(masked[RIGHT].patch_targets, masked[SHUFFLED].patch_targets)
+        return masked if same and len(masked[RIGHT].patch_targets) else None
+
+    def mask(self, example: Example, *, words: float = 0.0, patches: float = 0.0) -> Corrupted:
+        """Mask an encoded row, the same way every time."""
+        config = CorruptConfig(words=words, patches=patches)
+        return corrupt(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
+
+    def ask(self, task: Any, rows: Sequence[Corrupted]) -> Answers:
+        """Ask the model about rows; within `undisturbed`."""
+        batch = {key: value for key, value in self.collate(rows).items() if key != "identities"}
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
+            answers: Answers = task.look(to_device(batch, torch.device(self.device)))
+        return answers
+
+
+def measure(task: Any, pairs: Sequence[Pair], prober: Prober) -> dict[str, float]:
+    """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `task.look` answers for a batch."""
+    found: dict[str, float] = {}
+    with undisturbed(task):
+        if "mlm" in task.weights:
+            sums = _sums(task, prober, pairs, prober.word_rows, words=True)
+            for name, one in sums.items():
+                found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}
+            found |= _gaps("words", sums)
+        if "mae" in task.weights:
+            sums = _sums(task, prober, pairs, prober.patch_rows, words=False)
+            found |= {f"patches_{name}": one.mean for name, one in sums.items()} | _gaps("patches", sums)
+    return {name: round(value, 6) for name, value in found.items()}
+
+
+@contextmanager
+def undisturbed(task: Any) -> Iterator[None]:
+    """Run a task without gradients in evaluation mode, and leave it and the random numbers as they were."""
+    modes = [(module, module.training) for module in task.modules()]
+    if isinstance(task, FSDPModule):
+        module: Any = task
+        register_fsdp_forward_method(module, "look")
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of many accelerators, all are kept
+            task.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _sums(
+    task: Any, prober: Prober, pairs: Sequence[Pair], make: Callable[[Pair], dict[str, Corrupted] | None], *, words: bool
+) -> dict[str, Sums]:
+    """Add the losses of each row up, in each of its cases."""
+    cases: dict[str, list[Sums]] = defaultdict(list)
+    for start in range(0, len(pairs), _AT_ONCE):
+        made = [row for pair in pairs[start : start + _AT_ONCE] if (row := make(pair)) is not None]
+        for name in made[0] if made else ():
+            answers = prober.ask(task, [row[name] for row in made])
+            rows, loss = (answers.word_rows, answers.nats) if words else (answers.patch_rows, answers.errors)
+            hits = (answers.said == answers.words).double() if words else torch.zeros_like(loss)
+            index, each = rows.cpu().numpy(), (loss, torch.ones_like(loss), hits)
+            cases[name].append(Sums(*(np.bincount(index, one.double().cpu().numpy(), len(made)) for one in each)))
+    return {name: Sums(*(np.concatenate(part) for part in zip(*many, strict=True))) for name, many in cases.items()}
+
+
+def _gaps(kind: str, sums: dict[str, Sums]) -> dict[str, float]:
+    """Return what the right one saves against each other, with its standard error over rows, and the number of rows and targets."""
+    found: dict[str, float] = {}
+    if not sums:
+        return found
+    right = sums[RIGHT]
+    many, targets = len(right.targets), float(right.targets.sum())
+    for name, other in sums.items():
+        if name != RIGHT:
+            gap = float((other.total - right.total).sum() / targets)
+            found[f"{kind}_gap_{name}"] = gap
+            if many > 1:
+                spread = (other.total - right.total) - gap * right.targets
+                found[f"{kind}_gap_{name}_error"] = math.sqrt(float((spread**2).sum()) * many / (many - 1)) / targets
+    return found | {f"{kind}_rows": many, f"{kind}_probed": targets}
+
+
+def _first(words: torch.Tensor, count: int) -> torch.Tensor:
+    return words & (words.cumsum(0) <= count)

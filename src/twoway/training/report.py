@@ -1,0 +1,165 @@
+"""`report.html`: what a run shows, in one file that opens anywhere: whether losses fall, and whether the modalities help each other.
+
+It is written anew at each evaluation and at the end, from the log and from what the model restores at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from twoway.files import write_whole
+
+from .checkpoint import read_run
+from .probes import RIGHT, SHUFFLED
+from .progress import read_log
+from .report_curves import gap_charts, held_charts, speed_charts, training_charts
+from .report_examples import Examples, Sentence, Word
+from .report_page import folded, grid, img, page, section, table, tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+REPORT = "report.html"
+_BAD_SHOWN, _CAPTION = 20, 160
+_SAID = {
+    "words": ("a masked word costs {} nats less with its own picture than with another row's", "pictures"),
+    "patches": ("a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows beside the log: rows of data by source, and what the model restored."""
+
+    total: int
+    sources: Sequence[tuple[str, float, int, int]] = ()  # name, weight, rows, rows held out
+    examples: Examples = field(default_factory=Examples)
+    versions: dict[str, str] = field(default_factory=dict)
+    bad_rows: str = "bad-rows.jsonl"
+
+
+def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None = None) -> None:
+    """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
+    entries: dict[int, dict[str, Any]] = {}
+    for entry in [*read_log(out), *([latest] if latest else [])]:
+        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
+    log, run = [entries[step] for step in sorted(entries)], read_run(out)
+    done = log[-1]["step"] if log else 0
+    under = f"step {done:,} of {shown.total:,}, from {run.get('base', 'a base')}"
+    write_whole(out / REPORT, page(f"Pre-training · {out.resolve().name}", under, _body(out, log, run, shown)))
+
+
+def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
+    config = out / "config.yaml"
+    words = [_case_rows(one) for one in shown.examples.sentences]
+    return [
+        tiles(_numbers(log)),
+        section("Do the modalities help each other?", verdict(log), grid(gap_charts(log))),
+        section(
+            "Held-out losses",
+            "The same targets at each evaluation, in rows that no step trains on. "
+            "Words are probed under whole pictures, patches beside whole captions.",
+            grid(held_charts(log)),
+        ),
+        section("Training", "The loss of each logged step; the strong line is a running mean.", grid(training_charts(log))),
+        section(
+            "Restored pictures",
+            "Each picture as it is, as the model sees it with noise in place of patches, and with the model's own patches in their place.",
+            '<div class="pictures">' + "".join(_picture_card(one) for one in shown.examples.restored) + "</div>"
+            if shown.examples.restored
+            else "",
+        ),
+        section(
+            "Restored words",
+            "Masked words as the model says them: green is right; red is wrong, with the right word beside it.",
+            '<div class="grid">' + "".join(words) + "</div>" if words else "",
+        ),
+        section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
+        section("Data", "Rows by source, and how many of them are held out.", _data(shown)),
+        _bad(out / shown.bad_rows),
+        section(
+            "Provenance",
+            "What made this run, and what it can be made again with.",
+            table(("what", "value"), [(key, value) for key, value in shown.versions.items()]),
+            folded("Settings", config.read_text(encoding="utf-8") if config.exists() else ""),
+            folded("Run", json.dumps({key: value for key, value in run.items() if key != "config"}, indent=2, ensure_ascii=False)),
+        ),
+    ]
+
+
+def verdict(log: Sequence[dict[str, Any]]) -> str:
+    """Say what the last evaluation shows, in words; a gap within two standard errors of zero is said to be none."""
+    last = next((entry for entry in reversed(log) if "words_rows" in entry or "patches_rows" in entry), None)
+    if last is None:
+        return "No held-out row with a picture and a text was there to measure it on."
+    said = []
+    for kind, (sentence, helper) in _SAID.items():
+        gap, error = last.get(f"{kind}_gap_{SHUFFLED}"), last.get(f"{kind}_gap_{SHUFFLED}_error")
+        if gap is None:
+            continue
+        off = "" if error is None else f" (± {error:.2g})"
+        if error is not None and abs(gap) <= 2 * error:
+            said.append(f"No help of {helper} is seen yet: the gap is {gap:.3g}{off}, which zero explains as well.")
+        elif gap > 0:
+            text = sentence.format(f"{gap:.3g}{off}")
+            said.append(text[0].upper() + text[1:] + ".")
+        else:
+            said.append(f"The right {helper} do harm: the gap is {gap:.3g}{off}.")
+    rows = max(last.get("words_rows", 0), last.get("patches_rows", 0))
+    return " ".join(said) + f" Measured on {rows:,.0f} held-out rows at step {last['step']:,}; bands are one standard error."
+
+
+def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the large numbers at the top: the latest of each."""
+    wanted = [
+        ("mlm", "{:.3f}", "nats a masked word, in training"),
+        (f"words_{RIGHT}_accuracy", "{:.1%}", "of held-out masked words said right"),
+        (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right picture over a wrong one"),
+        ("mae", "{:.3f}", "squared error of a masked patch, in training"),
+        (f"patches_gap_{SHUFFLED}", "{:+.4f}", "squared error saved by the right caption over a wrong one"),
+        ("rows_per_second", "{:,.1f}", "rows a second, latest"),
+    ]
+    found = []
+    for name, form, about in wanted:
+        value = next((entry[name] for entry in reversed(log) if name in entry), None)
+        if value is not None:
+            found.append((form.format(value).replace("-", "−"), about))
+    return found
+
+
+def _picture_card(one: Any) -> str:
+    three = ((one.original, "original"), (one.masked, "masked"), (one.restored, "restored"))
+    shown = "".join(f"<div>{img(picture, name)}{name}</div>" for picture, name in three)
+    caption = one.caption if len(one.caption) <= _CAPTION else one.caption[:_CAPTION].rstrip() + "…"
+    return f'<div class="card"><div class="three">{shown}</div><p>{escape(caption)} <small>error {one.error:.3f}</small></p></div>'
+
+
+def _case_rows(sentence: Sentence) -> str:
+    made = []
+    for name, about in ((RIGHT, "its own picture"), (SHUFFLED, "another picture")):
+        seen = img(sentence.shown[name], about) if name in sentence.shown else "<div></div>"
+        made.append(f'<div class="case">{seen}<p><small class="soft">{about}</small>{"".join(map(_word, sentence.words[name]))}</p></div>')
+    return f'<div class="card">{"".join(made)}</div>'
+
+
+def _word(word: Word) -> str:
+    if word.said is None:
+        return escape(word.text)
+    if word.right:
+        return f'<span class="w yes">{escape(word.text)}</span>'
+    return f'<span class="w no" title="said, and right">{escape(word.said.strip() or "␣")}<u>{escape(word.text.strip() or "␣")}</u></span>'
+
+
+def _data(shown: Shown) -> str:
+    return table(("source", "weight", "rows", "held out"), [list(one) for one in shown.sources])
+
+
+def _bad(path: Path) -> str:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = [(line["file"], line["row"] if line["row"] is not None else "", line["reason"]) for line in lines[:_BAD_SHOWN]]
+    many = f"{len(lines):,} rows could not be used and are left out; all are in {path.name}."
+    return section("Bad rows", many, table(("file", "row or page", "why"), rows)) if lines else ""

@@ -1,0 +1,63 @@
+"""The curves of a report, out of the entries of a log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .probes import NONE, RIGHT, SHUFFLED
+from .report_chart import Line, chart
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _line(log: Sequence[dict[str, Any]], key: str, name: str, *, smooth: bool = False) -> Line:
+    here = [entry for entry in log if key in entry]
+    errors = [entry[f"{key}_error"] for entry in here if f"{key}_error" in entry]
+    points = [(entry["step"], float(entry[key])) for entry in here]
+    return Line(name, points, errors if len(errors) == len(points) else (), smooth)
+
+
+def gap_charts(log: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what the right picture and the right caption save."""
+    words = [_line(log, f"words_gap_{SHUFFLED}", "over another picture"), _line(log, f"words_gap_{NONE}", "over no picture")]
+    return [
+        chart("What the right picture saves", "nats a masked word; above zero it helps", words, zero=True),
+        chart(
+            "What the right caption saves",
+            "squared error of a masked patch; above zero it helps",
+            [_line(log, f"patches_gap_{SHUFFLED}", "over another caption")],
+            zero=True,
+            first=3,
+        ),
+    ]
+
+
+def held_charts(log: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the losses on held-out rows."""
+    words = ((RIGHT, "right picture"), (SHUFFLED, "another picture"), (NONE, "no picture"))
+    return [
+        chart("Masked words", "nats", [_line(log, f"words_{key}", name) for key, name in words]),
+        chart("Words said right", "share", [_line(log, f"words_{key}_accuracy", name) for key, name in words], zero=True),
+        chart(
+            "Masked patches",
+            "mean squared error",
+            [_line(log, f"patches_{RIGHT}", "right caption"), _line(log, f"patches_{SHUFFLED}", "another caption")],
+        ),
+    ]
+
+
+def training_charts(log: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the losses in training."""
+    return [
+        chart("Masked words", "nats", [_line(log, "mlm", "words", smooth=True)]),
+        chart("Masked patches", "mean squared error", [_line(log, "mae", "patches", smooth=True)], first=3),
+    ]
+
+
+def speed_charts(log: Sequence[dict[str, Any]]) -> list[str]:
+    """Return how fast it went."""
+    return [
+        chart("Throughput", "tokens a second", [_line(log, "tokens_per_second", "tokens", smooth=True)], zero=True),
+        chart("Padding", "share of positions", [_line(log, "padding", "padding", smooth=True)], zero=True, first=2),
+    ]
