@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
 
 from twoway.cli import main as twoway
 from twoway.data.samples import samples_folder
@@ -64,6 +65,7 @@ def retrieve(model: SentenceTransformer, names: list[str], shown: list[Image.Ima
 def main() -> None:
     """Run the whole demo."""
     started = time.perf_counter()
+    transformers_logging.disable_progress_bar()
     base = samples_folder() / "base"
     shutil.rmtree(OUT, ignore_errors=True)
     command(f"info {base}")

@@ -39,7 +39,7 @@ def fresh_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         with _disk_errors(out):
             yield beside
-            beside.chmod(0o755)
+            _open_to_readers(beside)
             _swap_in(beside, out)
     finally:
         if beside.exists():
@@ -77,6 +77,14 @@ def disk_errors() -> Iterator[None]:
         if "os error 28" in str(error) or "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Undo what temporary folders and safetensors do: files that their owner alone can read, which a server run by another could not load."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _swap_in(beside: Path, out: Path) -> None:

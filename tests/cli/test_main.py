@@ -99,6 +99,14 @@ def test_an_interrupted_output_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_can_be_read_by_others(tmp_path):
+    with fresh_folder(tmp_path / "out") as beside:
+        (beside / "inner").mkdir()
+        (beside / "inner" / "weights").touch(mode=0o600)
+    assert (tmp_path / "out" / "inner" / "weights").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
 def test_an_existing_output_is_refused_or_replaced_whole(tmp_path):
     out = tmp_path / "out"
     out.mkdir()

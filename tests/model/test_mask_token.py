@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from tiny import FAMILIES
+from twoway.data.samples import samples_folder
 from twoway.model import backbone, card
 from twoway.model.mask_token import ensure_mask_token, reserved_tokens
 
@@ -74,3 +75,10 @@ def test_what_is_asked_for_or_there_already_comes_first(tiny_model: Callable[[st
     new = ensure_mask_token(model, processor, wanted="<my mask>")
     assert (new.id, new.how) == (rows, "added row")
     assert model.get_output_embeddings().weight.shape[0] == model.config.get_text_config().vocab_size == rows + 1
+
+
+def test_a_reserved_token_that_the_tokenizer_names_is_still_free() -> None:
+    processor = AutoProcessor.from_pretrained(samples_folder() / "base")
+    named = [value for name, value in processor.tokenizer.special_tokens_map.items() if name.startswith("reserved")]
+    assert named
+    assert reserved_tokens(processor) == named

@@ -58,8 +58,9 @@ def ensure_mask_token(model: PreTrainedModel, processor: Any, *, wanted: str | N
 def reserved_tokens(processor: Any) -> list[str]:
     """Return tokens whose name says that nothing uses them, in the order of their ids."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    used = {str(value) for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
-    used |= {str(value) for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str)}
+    named = tokenizer.special_tokens_map | {name: value for name, value in vars(processor).items() if name.endswith("_token")}
+    # A token may have a name in the map and still be nobody's, when the name itself says that it is reserved.
+    used = {value for name, value in named.items() if isinstance(value, str) and not _RESERVED.search(name)}
     template = str(getattr(processor, "chat_template", None) or "")
     added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
     free = [token for token in added if _RESERVED.search(token) and token not in used and token not in template]
