@@ -1,0 +1,53 @@
+"""A training step of the nano base: the fast forward beside the library's general one, on the same batch, in one thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from twoway.data.samples import samples_folder
+from twoway.world.nano.base import prepare
+from twoway.world.nano.config import NanoConfig
+from twoway.world.nano.fast import token_losses
+from twoway.world.nano.finish import work
+from twoway.world.nano.library import LibraryForward
+
+from .side_by_side import side_by_side, table
+
+if TYPE_CHECKING:
+    from twoway.world.nano.library import Forward
+
+
+def main() -> None:
+    """Time forward and backward of one batch both ways, beside a matrix product that says what the machine can do."""
+    torch.set_num_threads(1)
+    nano = prepare(NanoConfig(), samples_folder())
+    batch = nano.rows.batch(0)
+    general = LibraryForward(nano.forward.model, nano.processor)
+
+    def step(forward: Forward) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = token_losses(forward.model, forward.hidden(batch), batch)
+        losses.mean().backward()
+        forward.model.zero_grad(set_to_none=True)
+
+    size = 2048
+    left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+    seconds = side_by_side(
+        {
+            "library's general forward": lambda: step(general),
+            "fast forward": lambda: step(nano.forward),
+            "batch of rows": lambda: nano.rows.batch(1),
+            "bf16 product of 2048 x 2048": lambda: left @ right,
+        },
+        rounds=5,
+    )
+    flops = work(nano)
+    rows = len(batch.ids)
+    said = {
+        name: f"{rows / seconds[name]:.0f} rows/s, {flops / seconds[name] / 1e9:.0f} GFLOP/s"
+        for name in ("library's general forward", "fast forward")
+    }
+    said["bf16 product of 2048 x 2048"] = f"{2 * size**3 / seconds['bf16 product of 2048 x 2048'] / 1e9:.0f} GFLOP/s"
+    table(f"A step of the nano base: {rows} rows, {flops / 1e9:.0f} GFLOP counted, one thread, bf16", seconds, work=said)
