@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH, HEIGHT = 560, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 10, 34
 _DOTS = 30  # with no more points than this, each is shown
 
 
