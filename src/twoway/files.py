@@ -80,7 +80,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Undo what temporary folders and safetensors do: files that their owner alone can read, which a server run by another could not load."""
+    """Undo what temporary folders and safetensors do: files that their owner alone can read, and a server of another user could not."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         if not path.is_symlink():

@@ -103,7 +103,7 @@ class Reconstruction(Task):
             hidden, labels = hidden[:, :-1], labels[:, 1:].masked_fill(~mask[:, :-1], NO_TARGET)
         chosen = labels != NO_TARGET if WORDS in self.weights else torch.zeros_like(labels, dtype=torch.bool)
         words, nats, said = labels[chosen], [], []
-        for piece, right in zip(hidden[chosen].split(_AT_ONCE), words.split(_AT_ONCE), strict=True):
+        for piece, right in zip(torch.split(hidden[chosen], _AT_ONCE), torch.split(words, _AT_ONCE), strict=True):
             if len(right):
                 logits = self.head(piece).float()
                 nats.append(functional.cross_entropy(logits, right, reduction="none"))
