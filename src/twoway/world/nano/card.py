@@ -58,7 +58,8 @@ Greedy continuations for pictures on white, the unseen style among them (picture
 
 Seed {seed}; {rows:,} rows (pictures of {picture} pixels; larger ones count by their patches) in {steps:,} steps of {batch} pictures and
 {text_rows} text-only rows, {exposures:.0f} exposures a concept; Muon and AdamW at {lr:g}, {precision}.
-Work: {gflop:.1f} GFLOP a row, forward and backward; {rate:.0f} rows a second on the CPU it was made on. Data, versions and the whole configuration are in
+Work: {gflop:.1f} GFLOP a row, forward and backward; {rate:.0f} rows a second on the CPU it was made on.
+Data, versions and the whole configuration are in
 `training.json`; the data's licences are in the samples' ATTRIBUTION.
 """
 
