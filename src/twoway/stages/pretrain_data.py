@@ -24,6 +24,7 @@ from twoway.data.epochs import Epochs
 from twoway.data.held import held_out
 from twoway.data.lengths import measure
 from twoway.data.loader import Loader
+from twoway.data.marks import ordinary_ids
 from twoway.data.mixture import Mixture, open_mixture
 from twoway.data.policy import Policy
 from twoway.files import write_whole
@@ -66,7 +67,7 @@ def open_data(
     parts, geometry = prepared.processor, prepared.geometry
     whole_words = config.mask.unit == "word"
     encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
-    ordinary = _ordinary(parts.tokenizer) if config.mask.random else None
+    ordinary = ordinary_ids(parts) if config.mask.random else None
     mask = partial(corrupt, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.task.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = _costs(mixture, encode, config, out / TABLES)
@@ -87,9 +88,3 @@ def _costs(mixture: Mixture, encode: Encoder, config: PretrainConfig, folder: Pa
         write_whole(path, content.getvalue())
     length, extra = np.load(path, allow_pickle=False)
     return Costs(length, extra)
-
-
-def _ordinary(tokenizer: Any) -> NDArray[np.int64]:
-    """Return the ids that a random word is drawn from: all but the special and added ones."""
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return np.array(sorted(set(tokenizer.get_vocab().values()) - special), np.int64)

@@ -1,7 +1,7 @@
 """Muon for the matrices inside the model, AdamW for tables, convolutions and vectors, as one optimiser.
 
 With AdamW alone a base of this size first learns the language and then, slowly, to look. Muon gives every direction of a matrix the same
-step, and the picture counts from the beginning: after 8,000 rows the gap of bare names is 0.22 nats a token instead of 0.03.
+step, and the picture counts from the beginning.
 """
 
 from __future__ import annotations
