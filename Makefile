@@ -24,7 +24,7 @@ demo: setup ## convert the shipped base, prove it two-way, embed and retrieve (a
 	$(BIN)/python examples/demo.py
 
 test: setup ## the whole test suite (under 15 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup ## tests that take minutes each
 	$(BIN)/python -m pytest -m slow

@@ -15,6 +15,9 @@ from twoway.training.checkpoint import Checkpoints
 from twoway.training.launch import launch
 from twoway.training.progress import read_log
 
+# A port that is free when it is looked for may be taken when it is used, so tests that start ranks run in one process, in turn.
+pytestmark = pytest.mark.xdist_group("ranks")
+
 STEPS = 10
 NEAR = {"rtol": 1e-5, "atol": 1e-6}  # sums in another order, in float32
 
