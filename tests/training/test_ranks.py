@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from safetensors.torch import load_file
 from toy_training import ToyData, toy_rank, train_toy
 from twoway.errors import TwowayError
 from twoway.training.checkpoint import Checkpoints
-from twoway.training.launch import launch
+from twoway.training.launch import HOST, _store, launch
 from twoway.training.progress import read_log
 
-# A port that is free when it is looked for may be taken when it is used, so tests that start ranks run in one process, in turn.
+# Each rank is a process that imports torch: tests that start some run in one worker, in turn, and leave the others a processor.
 pytestmark = pytest.mark.xdist_group("ranks")
 
 STEPS = 10
@@ -82,3 +83,11 @@ def test_shards_are_shared_out_whole():
     data = ToyData()
     one = next(data.steps(3, 4, 0, 1))
     assert [batch is None for batch in one] == [batch is None for rank in (0, 1) for batch in next(data.steps(3, 4, rank, 2))]
+
+
+def test_the_port_is_taken_before_a_rank_hears_of_it():
+    stores = [_store() for _ in range(3)]
+    assert len({store.port for store in stores}) == 3
+    for store in stores:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((HOST, store.port))

@@ -1,4 +1,8 @@
-"""`--nproc N`: start N ranks on this machine, watch them, pass signals on, and bring the first error back in one line."""
+"""`--nproc N`: start N ranks on this machine, watch them, pass signals on, and bring the first error back in one line.
+
+The ranks find each other at a store that this process serves, as those of `torchrun` do: its port is taken before a rank hears of it,
+so that two runs that start at once cannot take each other's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import multiprocessing
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, though not marked so
 
 from twoway.errors import TwowayError
 
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
 
+HOST = "127.0.0.1"
 PATIENCE = 30.0  # seconds that the other ranks have to leave after one failed
 
 
@@ -29,11 +35,10 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
     """Run `function(*args)` in `nproc` new processes that know of each other; raise what the first to fail raised."""
     context = multiprocessing.get_context("spawn")
     failures = context.SimpleQueue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    store = _store()
     ranks = [
-        context.Process(target=_rank, args=(failures, rank, nproc, port, function, args), name=f"rank {rank}") for rank in range(nproc)
+        context.Process(target=_rank, args=(failures, rank, nproc, store.port, function, args), name=f"rank {rank}")
+        for rank in range(nproc)
     ]
     try:
         with _pass_on(ranks) as caught:
@@ -58,6 +63,16 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
         if rank.exitcode:
             how = f"was killed by signal {-rank.exitcode}" if rank.exitcode < 0 else f"ended with code {rank.exitcode}"
             raise TwowayError(f"{rank.name} of {nproc} {how}; the same command goes on from the last checkpoint")
+
+
+def _store() -> TCPStore:
+    """Serve the ranks' meeting place at a port that the system chooses, to this machine alone; it closes with the object."""
+    with socket.socket() as listening:
+        listening.bind((HOST, 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        # The store owns the socket from here on.
+        return TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
 def _watch(ranks: list[Any]) -> None:
@@ -103,7 +118,8 @@ def _pass_on(ranks: Sequence[BaseProcess]) -> Iterator[list[int]]:
 def _rank(failures: Any, rank: int, count: int, port: int, function: Callable[..., object], args: tuple[Any, ...]) -> None:
     """Be one rank."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # The last one says that the store is served already: no rank is to open it.
+    os.environ |= {"MASTER_ADDR": HOST, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": str(True)}
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:
