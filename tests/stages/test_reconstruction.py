@@ -131,7 +131,7 @@ def test_options_change_the_work_and_not_the_loss(tiny_model, options):
 
 
 def test_adapters_train_and_merge(tiny_model):
-    from twoway.stages.pretrain_config import AdapterConfig
+    from twoway.stages.stage_config import AdapterConfig
 
     prepared, _ = made("qwen2_vl", tiny_model, lora=AdapterConfig(rank=2, dropout=0.0))
     names = [name for name, one in prepared.task.named_parameters() if one.requires_grad]

@@ -4,58 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
-from twoway.data.batching import CostWeights
 from twoway.data.corrupt import CorruptConfig
-from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
-from twoway.training.config import TrainConfig
+
+from .stage_config import StageConfig
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
-    """LoRA: rank 0 trains the weights themselves."""
-
-    rank: int = 0
-    alpha: int = 64
-    dropout: float = 0.1
-    dora: bool = False
-    parts: tuple[Literal["language", "tower", "projector"], ...] = ("language",)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.rank < 0 or not 0 <= self.dropout < 1:
-            raise UsageError(f"an adapter's rank is 0 or more and its dropout a share below 1, not {self.rank} and {self.dropout}")
-        if self.rank and not self.parts:
-            raise UsageError("an adapter needs a part to be put on: language, tower or projector")
-
-
-@dataclass(frozen=True)
-class PretrainConfig(TrainConfig):
+class PretrainConfig(StageConfig):
     """Everything about one run of `pretrain`."""
 
-    data: tuple[SourceConfig, ...] = ()
-    max_steps: int | None = None  # default: as many as `epochs` make
-    epochs: int = 1
-    max_length: int = 2048
-    template: Literal["chat", "plain"] = "chat"
     mask: CorruptConfig = field(default_factory=CorruptConfig)
     shift: bool = True  # a word is predicted from the position before it
     mlm_weight: float = 1.0
     mae_weight: float = 0.5
     decoder_depth: int = 1
-    budget: float = 12_800.0  # cost of a rank's batch, in text tokens
-    cost: CostWeights = field(default_factory=CostWeights)  # of an image token and of a picture, for the budget
-    batch_rows: int | None = None  # rows of a batch, instead of the budget
-    shards: int | None = None  # batches of a step, over all ranks; a rank adds its own up. Default: one for each rank
-    freeze_tower: bool = False
-    train_layers: int = 0  # only the last N layers of the language model; 0 for all
-    lora: AdapterConfig = field(default_factory=AdapterConfig)
-    held_out: int = 128  # rows kept out of training to measure on (no more than a twentieth of all)
-    on_bad: Literal["fail", "skip"] = "fail"
-    workers: int = 2
-    prefetch: int = 2
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -65,16 +29,5 @@ class PretrainConfig(TrainConfig):
                 raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
         if not (self.mlm_weight and self.mask.words) and not (self.mae_weight and self.mask.patches):
             raise UsageError("nothing would be learnt: mlm_weight or mask.words is 0, and so is mae_weight or mask.patches")
-        for name in ("epochs", "max_length", "decoder_depth"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("max_steps", "batch_rows", "shards"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("train_layers", "workers", "held_out"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
-        if self.prefetch < 1:
-            raise UsageError(f"prefetch is at least 1, not {self.prefetch}")
-        if not 0 < self.budget < math.inf:
-            raise UsageError(f"budget is above 0, not {self.budget}")
+        if self.decoder_depth < 1:
+            raise UsageError(f"decoder_depth is at least 1, not {self.decoder_depth}")

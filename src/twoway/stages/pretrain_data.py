@@ -29,6 +29,8 @@ from twoway.data.mixture import Mixture, open_mixture
 from twoway.data.policy import Policy
 from twoway.files import write_whole
 
+from .run_stage import TABLES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .pretrain_config import PretrainConfig
-    from .pretrain_model import Prepared
-
-TABLES = "tables"
+    from .reconstruction import Reconstruction
+    from .stage_model import Prepared
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class PretrainData:
         """Return the number of steps of the run."""
         return config.max_steps or self.epochs.steps(config.epochs)
 
+    def digest(self) -> Any:
+        """Return what tells this data from other data."""
+        return self.mixture.digest()
+
 
 def open_data(
-    config: PretrainConfig, prepared: Prepared, out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+    config: PretrainConfig, prepared: Prepared[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> PretrainData:
     """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
@@ -69,7 +74,7 @@ def open_data(
     encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
     ordinary = ordinary_ids(parts) if config.mask.random else None
     mask = partial(corrupt, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
-    together = partial(collate, pad_token=prepared.task.pad_token, padding_side=parts.tokenizer.padding_side)
+    together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = _costs(mixture, encode, config, out / TABLES)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from .pretrain_config import PretrainConfig
     from .pretrain_data import PretrainData
-    from .pretrain_model import Prepared
+    from .reconstruction import Reconstruction
+    from .stage_model import Prepared
 
 
 class Watch(Events):
     """Measures whether words and pictures help each other, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: Prepared, data: PretrainData, config: PretrainConfig, out: Path) -> None:
+    def __init__(self, prepared: Prepared[Reconstruction], data: PretrainData, config: PretrainConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
         self.pairs: list[Pair] = []
 

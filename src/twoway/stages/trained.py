@@ -22,13 +22,15 @@ from .convert import _measure, _try
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .pretrain_model import Prepared
+    from twoway.training.task import Task
+
+    from .stage_model import Prepared
 
 _MADE = ".finished"
 
 
-def finish(prepared: Prepared, out: Path, *, step: str, options: dict[str, Any], steps: int) -> card.Card:
-    """Write the model of the last checkpoint into `out`, and return its card."""
+def finish(prepared: Prepared[Task], out: Path, *, step: str, options: dict[str, Any], steps: int, pooling: str | None = None) -> card.Card:
+    """Write the model of the last checkpoint into `out`, and return its card. `pooling` stands instead of the base's own."""
     _take_weights(prepared, out, steps)
     start, parts = prepared.start, prepared.processor
     model = adapters.merge(prepared.adapted) if prepared.adapted is not None else start.model
@@ -36,7 +38,7 @@ def finish(prepared: Prepared, out: Path, *, step: str, options: dict[str, Any],
     kind = getattr(backbone.load_config(start.folder), "dtype", None) or torch.float32
     model.to(kind)
     heads = moca.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
-    mode, dim, prompts = start.settings.pooling or "mean", start.settings.dim, start.settings.prompts
+    mode, dim, prompts = pooling or start.settings.pooling or "mean", start.settings.dim, start.settings.prompts
     beside = out / _MADE
     shutil.rmtree(beside, ignore_errors=True)
     with fresh_folder(beside) as folder:
@@ -79,7 +81,7 @@ def finished(out: Path) -> bool:
     return (out / card.FILE).exists()
 
 
-def _take_weights(prepared: Prepared, out: Path, steps: int) -> None:
+def _take_weights(prepared: Prepared[Task], out: Path, steps: int) -> None:
     """Put the last checkpoint's weights into the base."""
     checkpoints = Checkpoints(out)
     if steps not in checkpoints.steps():
@@ -88,11 +90,12 @@ def _take_weights(prepared: Prepared, out: Path, steps: int) -> None:
     read_weights(checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
 
 
-def _decoder_state(prepared: Prepared) -> dict[str, torch.Tensor]:
+def _decoder_state(prepared: Prepared[Task]) -> dict[str, torch.Tensor]:
     """Return the patch decoder; one beside the base that this run did not need is kept."""
-    if prepared.task.decoder is None:
+    decoder = getattr(prepared.task, "decoder", None)
+    if decoder is None:
         return prepared.start.heads.patch_decoder
-    return {name: one.detach().contiguous() for name, one in prepared.task.decoder.state_dict().items()}
+    return {name: one.detach().contiguous() for name, one in decoder.state_dict().items()}
 
 
 def _move(beside: Path, out: Path) -> None:

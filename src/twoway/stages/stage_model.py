@@ -1,0 +1,116 @@
+"""The model of a training stage: a base of any kind with its processor, made two-way, and which of its parameters train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from twoway.data.patches import PatchGeometry
+from twoway.errors import TwowayError, UsageError
+from twoway.model import adapters, backbone, mask_token, processor, proof
+from twoway.model.attention import set_attention
+from twoway.model.start import Start, open_start
+from twoway.training.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import nn
+
+    from .stage_config import StageConfig
+
+T = TypeVar("T", bound=Task, covariant=True)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base as every stage opens it: two-way, in float32, with a processor that fits."""
+
+    start: Start
+    processor: Any
+    geometry: PatchGeometry
+    token: mask_token.MaskToken
+    max_length: int
+    pad_token: int
+
+
+@dataclass(frozen=True)
+class Prepared(Base, Generic[T]):
+    """A base, ready to train."""
+
+    task: T
+    adapted: Any = None  # the model as peft wraps it, where adapters train
+
+
+def open_base(base: str | Path, config: StageConfig) -> Base:
+    """Open a base; the same base and configuration give the same bits."""
+    torch.manual_seed(config.seed)
+    start = open_start(base, dtype="float32")
+    parts = processor.load_processor(start.folder)
+    processor.require_fit(start.model, parts)
+    token = mask_token.ensure_mask_token(start.model, parts)
+    processor.ensure_template(parts)
+    longest = processor.set_max_length(start.model, parts, None)
+    set_attention(start.model, "two-way")
+    geometry = PatchGeometry.of(start.model.config, parts)
+    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts))
+
+
+def require_two_way(base: Base) -> None:
+    """Measure, before any work, that the switch works on this base."""
+    verdict = proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
+    if verdict.attention != "two-way":
+        kind, why = base.start.model.config.model_type, f" ({verdict.reason})" if verdict.reason else ""
+        raise TwowayError(f"{base.start.name} ({kind}) cannot be made two-way: it is measured {verdict.attention}{why}")
+
+
+def choose(model: Any, config: StageConfig) -> Any:
+    """Choose what trains; return the model as peft wraps it, where adapters do."""
+    found = backbone.parts(model)
+    if config.lora.rank:
+        lora = config.lora
+        if config.freeze_tower or config.train_layers:
+            raise UsageError("with lora.rank only the adapters train: leave freeze_tower and train_layers out, and choose lora.parts")
+        adapted, _ = adapters.add_adapters(model, lora.parts, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, dora=lora.dora)
+        return adapted
+    if config.freeze_tower:
+        if found.tower is None:
+            raise UsageError(f"freeze_tower: {type(model).__name__} shows no tower of its own")
+        bridges = {id(one) for _, module in found.projectors for one in module.parameters()}
+        for parameter in found.tower[1].parameters():
+            parameter.requires_grad_(id(parameter) in bridges)
+    if config.train_layers:
+        if config.train_layers > len(found.layers):
+            raise UsageError(f"train_layers is at most {len(found.layers)} in this model, not {config.train_layers}")
+        for module in (found.embeddings[1], *found.layers[: -config.train_layers]):
+            module.requires_grad_(False)
+    return None
+
+
+def freeze_head(model: Any) -> None:
+    """Leave a language-model head of its own out of training: where no logits are asked for, it would only cost memory."""
+    head = backbone.parts(model).head
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        head.requires_grad_(False)
+
+
+def spare(config: StageConfig, models: Iterable[Any], layers: Iterable[nn.Module]) -> None:
+    """Save memory and time as the configuration says: states that are computed again in `models`, compiled `layers`."""
+    if config.gradient_checkpointing:
+        for module in models:
+            module.activation_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        for layer in layers:
+            layer.compile(dynamic=True)
+
+
+def _pad_token(parts: Any) -> int:
+    """Return the id that fills rows up; a tokenizer without one pads with its end, which the mask hides."""
+    tokenizer = parts.tokenizer
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
