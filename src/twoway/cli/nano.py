@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from twoway.world.nano.config import NanoConfig
+
 HELP = """Train a tiny vision-language model that truly looks at its pictures.
 
 OUT becomes a plain transformers folder (AutoModelForImageTextToText, AutoProcessor) with a card: about 8 million parameters, its own
@@ -18,6 +20,7 @@ foretold from its own picture than from another's, in training styles and in a s
 command says so and exits 1. The full run takes one to two hours on one core; the same command again goes on where it was stopped."""
 EXAMPLE = """twoway nano my-base
   twoway nano try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
+  twoway nano further --from my-base --rows 150000   (a second leg, with texts and pages beside the pictures)
   twoway nano talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
 DEFAULT_ROWS = 170_000
 DEFAULT_BATCH = 64
@@ -26,6 +29,9 @@ DEFAULT_BATCH = 64
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("out", metavar="OUT", help="folder to write; OUT.run beside it holds the unfinished run")
+    parser.add_argument(
+        "--from", dest="start", metavar="BASE", help="go on from the weights of a base that this command made: a second leg"
+    )
     parser.add_argument("--family", default="qwen2_vl", metavar="NAME", help="architecture of the base")
     parser.add_argument(
         "--lm",
@@ -53,16 +59,16 @@ def run(args: argparse.Namespace) -> int:
     from twoway.errors import UsageError
     from twoway.world.nano.base import make_base
     from twoway.world.nano.config import NanoConfig
-    from twoway.world.smollm2 import settings
 
     if min(args.rows, args.batch, args.threads) < 1:
         raise UsageError("--rows, --batch and --threads are at least 1")
     torch.set_num_threads(args.threads)
     chosen = {"family": args.family, "rows": args.rows, "batch": args.batch, "seed": args.seed}
-    config = settings(args.lm, args.train, text_rows=max(1, args.batch // 4), **chosen)
+    config = _settings(args, text_rows=max(1, args.batch // 4), **chosen)
     chosen |= {"lm": args.lm, "train": args.train}
     usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}
-    command = ["twoway", "nano", args.out, *(f"--{key}={value}" for key, value in chosen.items() if value != usual[key])]
+    start = [f"--from={args.start}"] if args.start else []
+    command = ["twoway", "nano", args.out, *start, *(f"--{key}={value}" for key, value in chosen.items() if value != usual[key])]
     samples = Path(args.samples) if args.samples else _shipped()
     result = make_base(Path(args.out), config, samples, command=shlex.join(command), overwrite=args.overwrite, seen=_progress(config.steps))
     if args.json:
@@ -76,6 +82,19 @@ def run(args: argparse.Namespace) -> int:
             f"caption loss fell by {result['plateau']['captions']:.3f} over the last quarter\n"
         )
     return 0 if result["passed"] else 1
+
+
+def _settings(args: argparse.Namespace, **chosen: Any) -> NanoConfig:
+    """Return the run's settings: a first leg's by its text part, or a second leg's."""
+    from twoway.errors import UsageError
+    from twoway.world.nano.config import NanoConfig
+    from twoway.world.smollm2 import settings
+
+    if not args.start:
+        return settings(args.lm, args.train, **chosen)
+    if args.lm != NanoConfig.lm:
+        raise UsageError(f"--from goes on from a base with its own text part; leave --lm {args.lm} out")
+    return NanoConfig.second(args.start, **chosen)
 
 
 def _shipped() -> Any:

@@ -12,16 +12,17 @@ from safetensors import safe_open
 from twoway.cli import nano as verb
 from twoway.cli.parser import Parser
 from twoway.errors import UsageError
-from twoway.world.nano.base import make_base, prepare
+from twoway.files import sha256
+from twoway.world.nano.base import check_plan, make_base, prepare
 from twoway.world.nano.card import curve_table, plateau
 from twoway.world.nano.config import NanoConfig
 from twoway.world.nano.gate import measure
 
+from .conftest import TINY
+
 
 @pytest.fixture(scope="module")
 def made(corner, tmp_path_factory):
-    from .conftest import TINY
-
     out = tmp_path_factory.mktemp("made") / "base"
     training = make_base(out, dataclasses.replace(TINY, rows=16), corner, command="twoway nano base")
     return out, training
@@ -57,6 +58,30 @@ def test_the_card_says_gate_command_and_curve(made):
     assert f"**{training['gate']['trained_gap']:.2f}** | 0.8 |" in card
     assert "twoway nano base" in card
     assert "| 16 |" in card
+
+
+def test_a_second_leg_goes_on_from_the_weights_and_says_so(made, corner, tmp_path):
+    first, training = made
+    config = dataclasses.replace(TINY, rows=8, seed=2, start=str(first))
+    begun = prepare(config, corner).forward.model
+    with safe_open(first / "model.safetensors", framework="pt") as file:
+        name = "model.norm.weight"
+        assert torch.equal(begun.model.language_model.norm.weight, file.get_tensor(name).float())
+    second = make_base(tmp_path / "second", config, corner, command="twoway nano second --from=base")
+    assert second["before"] == json.loads(json.dumps(training))
+    assert second["config"]["start"] == sha256(first / "model.safetensors")
+    assert second["exposures"] == pytest.approx(24 / second["concepts"], abs=0.05)
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "    twoway nano base\n    twoway nano second --from=base" in card
+    assert "base of 16 rows" in card
+
+
+def test_a_second_leg_needs_a_base_of_this_command(corner, tmp_path):
+    with pytest.raises(UsageError, match=r"no training\.json"):
+        prepare(dataclasses.replace(TINY, start=str(tmp_path)), corner)
+    with pytest.raises(UsageError, match="another plan"):
+        check_plan(tmp_path / "run", TINY, corner)
+        check_plan(tmp_path / "run", dataclasses.replace(TINY, seed=5), corner)
 
 
 def test_an_existing_folder_is_refused_before_any_work(made, corner):

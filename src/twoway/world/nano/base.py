@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
@@ -18,13 +19,13 @@ from .tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ..smollm2 import SmolNano
     from .config import NanoConfig
     from .library import Forward
 
 logger = logging.getLogger(__name__)
+TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ def _smollm2(config: SmolNano, world: World) -> tuple[Any, Any]:
     return smollm2.build(config)
 
 
+def _earlier(config: NanoConfig) -> tuple[Any, Any]:
+    """Return the model and the processor of the base that a run goes on from."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if not (Path(config.start) / TRAINING).is_file():
+        raise UsageError(f"{config.start} is no folder that `twoway nano` made: it has no {TRAINING}")
+    model = AutoModelForImageTextToText.from_pretrained(config.start, dtype="float32")
+    if model.config.model_type != config.family:
+        raise UsageError(f"{config.start} is a {model.config.model_type}; pass --family {model.config.model_type}")
+    return model, AutoProcessor.from_pretrained(config.start)
+
+
 # what the text part is made of
 LANGUAGE_MODELS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"own": _own, "smollm2": _smollm2}
 
@@ -57,7 +70,7 @@ LANGUAGE_MODELS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"own": _o
 def prepare(config: NanoConfig, samples: Path) -> Nano:
     """Read the world, build and initialise the model: the same for the same config and samples."""
     world = load_world(samples, config)
-    model, processor = LANGUAGE_MODELS[config.lm](config, world)
+    model, processor = _earlier(config) if config.start else LANGUAGE_MODELS[config.lm](config, world)
     rows = Rows(world, processor.tokenizer, picture_tokens(processor, model.config.image_token_id), config)
     return Nano(config, world, processor, rows, family_of(config.family).forward(model, processor, bf16=config.bf16))
 
@@ -84,6 +97,7 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
     """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused."""
     hashes = {name: sha256(samples / f"{name}.parquet") for name in config.tables}
     plan = json.loads(json.dumps({"config": dataclasses.asdict(config), "samples": hashes}))
+    plan["config"]["start"] = weights_of(config)
     path = run / "plan.json"
     if not path.is_file():
         run.mkdir(parents=True, exist_ok=True)
@@ -95,6 +109,12 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
         if changed:
             what = f"{part} {changed[0]} was {before[part].get(changed[0])!r} and is now {values.get(changed[0])!r}"
             raise UsageError(f"{run} holds an unfinished run with another plan ({what}); finish it as it was, or remove that folder")
+
+
+def weights_of(config: NanoConfig) -> str:
+    """Return the hash of the weights that a run goes on from: where they lie is no part of the plan."""
+    path = Path(config.start) / "model.safetensors"
+    return sha256(path) if config.start and path.is_file() else ""
 
 
 def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> Nano:

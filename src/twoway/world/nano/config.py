@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class NanoConfig:
     # what the result must reach, in nats a token
     gate_trained: float = 0.8
     gate_unseen: float = 0.35
+    # a base to go on from, with its tokenizer; "" for new weights
+    start: str = ""
+
+    @classmethod
+    def second(cls, start: str, **chosen: Any) -> NanoConfig:
+        """Return a second leg: from the weights of `start`, now with texts and pages beside the pictures, and without bare names first."""
+        leg: dict[str, Any] = {"tables": ("concepts", "pictures", "texts", "pages"), "bare_part": 0.0, "longest": 48, "pages": 0.1}
+        return cls(start=start, **leg | chosen)
 
     @property
     def steps(self) -> int:

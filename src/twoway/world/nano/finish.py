@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...files import fresh_folder, sha256, write_whole
 from .augment import plain
+from .base import TRAINING, weights_of
 from .card import plateau, write_card
 from .fast import token_losses
 from .gate import by_style, measure
 from .loop import PROBE_ROWS, read_curve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .base import Nano
 
 SAMPLES = 512
@@ -42,7 +42,7 @@ def finish(
         model.to(dtype).save_pretrained(folder)
         model.to(torch.float32)
         nano.processor.save_pretrained(folder)
-        write_whole(folder / "training.json", json.dumps(training, indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / TRAINING, json.dumps(training, indent=1, ensure_ascii=False) + "\n")
         write_whole(folder / "README.md", write_card(training, out.name, command))
     return training
 
@@ -53,8 +53,10 @@ def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
     gate = measure(nano.forward, nano.rows, samples=rows, label="gate")
     curve = read_curve(run)
     rates = [entry["rows_per_second"] for entry in curve]
+    before = json.loads((Path(config.start) / TRAINING).read_text()) if config.start else None
     return {
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"start": weights_of(config)},
+        "before": before,
         "origin": config.origin,
         "samples_sha256": {name: sha256(samples / f"{name}.parquet") for name in config.tables},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -63,7 +65,7 @@ def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
         "pictures": sum(map(len, world.trained)),
         "styles": sorted({world.styles[place] for pictures in world.trained for place in pictures}),
         "steps": config.steps,
-        "exposures": round(config.rows / len(world.concepts), 1),
+        "exposures": round((config.rows + (before["config"]["rows"] if before else 0)) / len(world.concepts), 1),
         "gflop_per_row": round(work(nano) / config.batch / 1e9, 2),
         "rows_per_second": sorted(rates)[len(rates) // 2] if rates else 0.0,
         "samples": rows,

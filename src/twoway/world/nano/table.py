@@ -132,8 +132,8 @@ def _may_flip(concept: Concept) -> bool:
 
 
 def _pages(path: Path, side: int) -> Pages | None:
-    """Return the pages of the training half, or none where there are none."""
-    rows = [row for row in _rows(path) if row.get("half") != "held"]
+    """Return the pages of the seen half, or none where there are none: those of the other stay new to every model."""
+    rows = [row for row in _rows(path) if row["half"] == "seen"]
     if not rows:
         return None
     return Pages(np.stack([_decode(row["image"], side) for row in rows]), [row["text"] for row in rows])
