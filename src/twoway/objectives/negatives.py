@@ -1,0 +1,60 @@
+"""Which candidates a query is compared with: the denominator, and what is taken out of it as no true negative.
+
+Three denominators: a query's own hard negatives alone; these and the other rows' positives (the released code of MoCa); these and the
+other rows' hard negatives too (its paper). What answers a query as well as its positive does is masked out: by content, known for
+sure (the positive of a row with the same query, a copy of the positive, a copy of the query itself), and, where a margin is set, by
+similarity (as sentence-transformers' GIST losses do, arXiv 2402.16829), of the model's own vectors or of a guide's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from twoway.errors import UsageError, did_you_mean
+
+Denominator = Literal["own", "positives", "all"]
+DENOMINATORS = ("own", "positives", "all")
+
+
+def denominator(kind: str, rows_Q: torch.Tensor, owner_C: torch.Tensor, is_positive_C: torch.Tensor) -> torch.Tensor:
+    """Return which candidates each of these rows is compared with; `owner_C` is the row that a candidate belongs to."""
+    if kind not in DENOMINATORS:
+        raise UsageError(f"unknown negatives {kind!r}{did_you_mean(kind, DENOMINATORS)} (there are: {', '.join(DENOMINATORS)})")
+    own_QC = rows_Q[:, None] == owner_C[None, :]
+    if kind == "own":
+        return own_QC
+    return own_QC | (is_positive_C[None, :] if kind == "positives" else torch.ones_like(own_QC))
+
+
+def same_group(group_Q: torch.Tensor, group_C: torch.Tensor) -> torch.Tensor:
+    """Return which candidates come from a query's own group: rows of one rank's batch, or of one task."""
+    return group_Q[:, None] == group_C[None, :]
+
+
+def false_negatives(
+    keys_Q: torch.Tensor, all_keys_R: torch.Tensor, positive_keys_R: torch.Tensor, candidate_keys_C: torch.Tensor
+) -> torch.Tensor:
+    """Return which candidates answer each query, or are the query itself, by content; a query's own positive is among them.
+
+    R are all rows that are known, with the keys (hashes of content) of their query and their positive.
+    """
+    _, number = torch.cat([keys_Q, all_keys_R, positive_keys_R, candidate_keys_C]).unique(return_inverse=True)
+    query_Q, row_R, positive_R, candidate_C = number.split([len(keys_Q), len(all_keys_R), len(positive_keys_R), len(candidate_keys_C)])
+    # A table of what answers what, over the different queries and the different contents: small, whatever Q times R times C would be.
+    queries, place = torch.cat([query_Q, row_R]).unique(return_inverse=True)
+    answers = torch.zeros(len(queries), int(number.max()) + 1 if len(number) else 0, dtype=torch.bool, device=keys_Q.device)
+    answers[place[len(query_Q) :], positive_R] = True
+    answers[torch.arange(len(queries), device=keys_Q.device), queries] = True
+    return answers[place[: len(query_Q)]][:, candidate_C]
+
+
+def too_near(similar_QC: torch.Tensor, positive_Q: torch.Tensor, *, margin: float, relative: bool = False) -> torch.Tensor:
+    """Return the candidates whose similarity is within `margin` of the positive's or above it; relative: a share of the positive's.
+
+    With a margin of 0 that are the candidates more similar than the positive.
+    """
+    limit_Q = similar_QC.gather(1, positive_Q[:, None])
+    limit_Q = limit_Q * (1 - margin) if relative else limit_Q - margin
+    return similar_QC > limit_Q
