@@ -9,9 +9,11 @@ from typing import Any
 _HOME: dict[str, str] = {
     "ConvertResult": "twoway.stages.convert",
     "Document": "twoway.content",
+    "Embedder": "twoway.embedding",
     "check": "twoway.stages.check",
     "convert": "twoway.stages.convert",
     "info": "twoway.stages.info",
+    "open_embedder": "twoway.embedding",
     "open_source": "twoway.data.sources",
     "pretrain": "twoway.stages.pretrain",
 }

@@ -8,6 +8,7 @@ that is said about the result is measured on that.
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,20 +85,43 @@ def assemble(folder: Path, *, mode: str, dim: int | None, prompts: Mapping[str, 
         transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True})
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise TwowayError(f"sentence-transformers cannot load the converted model: {first_line(error)}") from error
-    entry = {"method": "forward", "method_output_name": "last_hidden_state"}
-    # Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
-    transformer.modality_config = {"text": dict(entry), "image": dict(entry), "message": {**entry, "format": "structured"}}
-    transformer.input_formatter.message_format = "structured"
-    transformer.input_formatter.supported_modalities = list(transformer.modality_config)
-    width = transformer.get_embedding_dimension()
-    behind = pooling.modules(mode, width, dim, transformer.model.dtype)
-    encoder = SentenceTransformer(modules=[transformer, *behind], prompts=dict(prompts), device="cpu")
+    encoder = _behind(transformer, mode, dim, prompts)
     # The weights lie there already; only the settings are written.
     transformer.save = lambda path, *_, **__: transformer.save_config(path)
     with disk_errors():
         encoder.save(str(folder), create_model_card=False)
     del transformer.save
     return encoder
+
+
+def around(model: PreTrainedModel, processor: Any, *, mode: str, dim: int | None, prompts: Mapping[str, str]) -> SentenceTransformer:
+    """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
+
+    class Ready(Transformer):  # type: ignore[misc]
+        """A transformer module whose model is loaded already."""
+
+        def _load_config(self, *_: Any, **__: Any) -> tuple[Any, bool]:
+            return model.config, False
+
+        def _load_model(self, *_: Any, **__: Any) -> Any:
+            return model
+
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        transformer = Ready(folder)
+    transformer.__class__ = Transformer
+    return _behind(transformer, mode, dim, prompts)
+
+
+def _behind(transformer: Any, mode: str, dim: int | None, prompts: Mapping[str, str]) -> SentenceTransformer:
+    """Say how a transformer module takes its inputs, and put pooling behind it."""
+    entry = {"method": "forward", "method_output_name": "last_hidden_state"}
+    # Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
+    transformer.modality_config = {"text": dict(entry), "image": dict(entry), "message": {**entry, "format": "structured"}}
+    transformer.input_formatter.message_format = "structured"
+    transformer.input_formatter.supported_modalities = list(transformer.modality_config)
+    behind = pooling.modules(mode, transformer.get_embedding_dimension(), dim, transformer.model.dtype)
+    return SentenceTransformer(modules=[transformer, *behind], prompts=dict(prompts), device="cpu")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -116,4 +140,4 @@ def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
     return {name.strip(): text for name, _, text in pairs}
 
 
-__all__ = ["Settings", "assemble", "disk_errors", "hashes", "is_encoder", "parse_prompts", "read_settings", "save_model"]
+__all__ = ["Settings", "around", "assemble", "disk_errors", "hashes", "is_encoder", "parse_prompts", "read_settings", "save_model"]

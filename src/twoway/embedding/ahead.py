@@ -1,0 +1,38 @@
+"""Work done ahead of who needs it, by threads, a bounded number of results waiting, in order.
+
+Threads and not processes: decoding, resizing and tokenizing let go of the interpreter's lock, a model in memory needs no copy, and nothing
+has to be picked up again after a kill. The bound is what keeps memory flat: a task begins only when a place for its result is free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+def ahead(tasks: Iterable[Task], work: Callable[[Task], Done], *, pool: ThreadPoolExecutor | None, waiting: int) -> Iterator[Done]:
+    """Yield `work(task)` for each task, in order, with up to `waiting` tasks begun; without a pool each is done when it is asked for.
+
+    `tasks` is only ever gone through by who asks for results, so it needs no lock.
+    """
+    if pool is None:
+        yield from map(work, tasks)
+        return
+    begun: deque[Future[Done]] = deque()
+    try:
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) >= max(1, waiting):
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()

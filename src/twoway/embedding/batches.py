@@ -1,0 +1,77 @@
+"""Which rows share a batch: those of one kind and nearly one length, as many as a budget of tokens holds.
+
+Rows are looked at in windows, bounded in number and in bytes, so any size of input passes in constant memory. Inside a window rows are
+sorted by length, the longest first, so that a batch that does not fit shows at once. A batch costs its longest row times its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from PIL.Image import Image as PILImage
+
+from ..content import Document, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..content import ContentError
+
+
+@dataclass
+class Item:
+    """A document on its way, with every place in the input that has the same content."""
+
+    document: Document
+    key: str
+    kind: str
+    length: float
+    indexes: list[int] = field(default_factory=list)
+
+
+def size_in_memory(document: Document) -> int:
+    """Return the bytes that a document holds before anything is decoded."""
+    total = 0
+    for part in document.parts:
+        if isinstance(part, Text):
+            total += len(part.text)
+        elif isinstance(part.source, bytes):
+            total += len(part.source)
+        elif isinstance(part.source, PILImage):
+            width, height = part.source.size
+            total += width * height * len(part.source.getbands())
+    return total
+
+
+def windows(
+    looked: Iterable[list[tuple[int, Item | ContentError]]], fresh: Callable[[int, Item | ContentError], bool], *, rows: int, bytes_: int
+) -> Iterator[list[Item]]:
+    """Cut a stream into windows of items that are `fresh`; what is not counts too, so that a window always comes to its end."""
+    window: list[Item] = []
+    seen = held = 0
+    for chunk in looked:
+        for index, item in chunk:
+            seen += 1
+            if fresh(index, item) and isinstance(item, Item):
+                window.append(item)
+                held += size_in_memory(item.document)
+        if seen >= rows or held >= bytes_:
+            yield window
+            window, seen, held = [], 0, 0
+    yield window
+
+
+def batches(window: list[Item], *, budget: float, most: int) -> Iterator[list[Item]]:
+    """Cut one window into batches, each of one kind."""
+    window.sort(key=lambda item: (item.kind, -item.length))
+    batch: list[Item] = []
+    for item in window:
+        # The first row is the longest, so the batch is as wide as that.
+        full = batch and ((len(batch) + 1) * batch[0].length > budget or len(batch) >= most)
+        if batch and (full or item.kind != batch[0].kind):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

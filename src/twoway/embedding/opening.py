@@ -1,0 +1,131 @@
+"""Open anything that gives vectors: ours, any sentence-transformers model, a checkpoint as its trainer left it, a vision-language model.
+
+A sentence-transformers checkpoint says itself how its states become one vector. For any other the attention is what its config declares,
+two-way where MoCa's trainer wrote it (which says so by the name of the architecture alone), and the pooling, where none is asked for, is
+the one that fits: the mean of two-way states, the last of causal ones (VLM2Vec). An adapter is merged into its base in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from ..errors import TwowayError, UsageError, did_you_mean
+from ..model import adapters, backbone, encoder, moca, opened, pooling, source
+from ..model import processor as processors
+from ..model.attention import set_attention
+from ..model.start import open_start
+from .embedder import Embedder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..model.start import Start
+
+_log = logging.getLogger(__name__)
+
+
+def open_embedder(
+    model: str | Path | Embedder | SentenceTransformer,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    processor: str | Path | None = None,
+    **settings: Any,
+) -> Embedder:
+    """Open a model by folder or hub id; `settings` are those of `Embedder`.
+
+    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos) and `processor` are for models that are no
+    sentence-transformers checkpoint.
+    """
+    if isinstance(model, Embedder):
+        return model
+    if isinstance(model, SentenceTransformer):
+        return Embedder.of(model, **settings)
+    place = _device(device)
+    dtype = dtype or ("float32" if place.type == "cpu" else "auto")
+    if dtype not in backbone.DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, backbone.DTYPES)} (there are: {', '.join(backbone.DTYPES)})")
+    folder = source.locate(model)
+    if encoder.is_encoder(folder):
+        if pooling is not None:
+            raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own pooling; leave --pooling out, or convert it")
+        sentence = _sentence_model(folder, dtype, place)
+    elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        sentence = _vision_language(model, dtype, pooling, processor).to(place)
+    else:
+        sentence = _text_model(folder, dtype, pooling).to(place)
+    if max_length is not None:
+        longest = sentence.max_seq_length
+        if max_length < 1 or (longest and max_length > longest):
+            raise UsageError(f"--max-length {max_length} is out of range: this model takes 1 to {longest} tokens")
+        sentence.max_seq_length = max_length
+    return Embedder.of(sentence, name=str(model), **settings)
+
+
+def _device(name: str) -> torch.device:
+    """Check that a device is there, or choose one."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None else torch.device("cpu")
+    try:
+        place = torch.device(name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not to be had here: {source.first_line(error)}") from error
+    return place
+
+
+def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTransformer:
+    """Open a sentence-transformers checkpoint, whatever its modules are."""
+    settings = {"dtype": dtype, "use_safetensors": True}
+    try:
+        return SentenceTransformer(str(folder), device=str(place), model_kwargs=settings, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError, OSError, ImportError, AttributeError, TypeError, SafetensorError) as error:
+        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {source.first_line(error)}") from error
+
+
+def _vision_language(model: str | Path, dtype: str, mode: str | None, processor: str | Path | None) -> SentenceTransformer:
+    """Put pooling behind a vision-language model in memory."""
+    start = open_start(model, dtype=dtype)
+    attention = _attention(start)
+    set_attention(start.model, attention)
+    mode = pooling.require_mode(mode or start.settings.pooling or ("mean" if attention == "two-way" else "last"))
+    _log.info("%s: %s attention, pooling %s", model, attention, mode)
+    parts: Any = processors.load_processor(source.locate(processor) if processor else start.folder)
+    processors.require_fit(start.model, parts)
+    processors.ensure_template(parts)
+    processors.set_max_length(start.model, parts, None)
+    if mode == "eos":
+        pooling.append_eos(parts)
+    return encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
+
+
+def _attention(start: Start) -> Any:
+    """Say how a model attends."""
+    if moca.is_two_way(start.folder):
+        return "two-way"
+    return opened.declared(start.model.config, start.provenance).attention
+
+
+def _text_model(folder: Path, dtype: str, mode: str | None) -> SentenceTransformer:
+    """Put pooling behind a text model as sentence-transformers opens it."""
+    config = backbone.load_config(folder)
+    source.weight_files(folder)
+    mode = mode or ("mean" if opened.declared(config, {}).attention == "two-way" else "last")
+    if pooling.require_mode(mode) == "eos":
+        raise UsageError("pooling eos is for vision-language models; use --pooling last or mean")
+    try:
+        transformer = Transformer(str(folder), model_kwargs={"dtype": dtype, "use_safetensors": True})
+    except (RuntimeError, ValueError, KeyError, OSError, ImportError, TypeError, SafetensorError) as error:
+        raise TwowayError(f"{folder} cannot be loaded: {source.first_line(error)}") from error
+    behind = pooling.modules(mode, transformer.get_embedding_dimension(), None, transformer.model.dtype)
+    return SentenceTransformer(modules=[transformer, *behind], device="cpu")
