@@ -40,6 +40,9 @@ class Finder(Protocol):
     def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
         """Return the characters of the row's texts and (width, height) of its pictures, no pixel decoded."""
 
+    def kind(self, at: Position) -> str:
+        """Return which kind of row it is, where a source has several; it is asked right after `measure`."""
+
 
 class Base:
     """What finders share."""
@@ -58,6 +61,10 @@ class Base:
         """See `Finder`."""
         found = self.read(at)
         return sum(map(len, found.texts)), [image_size(image, place=found.place, limits=self.options.limits) for image in found.images]
+
+    def kind(self, at: Position) -> str:
+        """See `Finder`."""
+        return ""
 
     def __init__(self, options: ReadOptions) -> None:
         self.options = options

@@ -55,13 +55,13 @@ class _Template:
     def __call__(self, row: Mapping[str, Any]) -> Parts:
         """Fill the template."""
         parts: Parts = []
-        for literal, column, picture in self.pieces:
+        for literal, name, picture in self.pieces:
             _say(parts, literal)
-            if not column:
+            if not name:
                 continue
-            value = _column(row, column)
+            value = column(row, name)
             if picture:
-                parts += _pictures(value)
+                parts += pictures_of(value)
             elif value is not None:
                 _say(parts, value if isinstance(value, str) else str(value))
         return _tidy(parts)
@@ -80,7 +80,7 @@ def _format(name: str) -> Callable[[Form], Form]:
 @_format("dclm")
 def dclm(row: Mapping[str, Any]) -> Parts:
     """DCLM-baseline: `text` alone."""
-    return _tidy([{"text": _text(row, "text")}])
+    return _tidy([{"text": text_of(row, "text")}])
 
 
 @_format("pixelprose")
@@ -88,10 +88,10 @@ def pixelprose(row: Mapping[str, Any]) -> Parts:
     """PixelProse (CommonPool, CC12M, RedCaps): `vlm_caption`, and `image`, which holds what was fetched from `url`."""
     if row.get("image") is None:
         raise ContentError("PixelProse has only the picture's url; fetch the pictures into a column image (path or bytes), then read that")
-    caption = _text(row, "vlm_caption").strip()
+    caption = text_of(row, "vlm_caption").strip()
     # Every caption opens with the same words of the model that wrote it, which would be free points for a masked word.
     caption = re.sub(r"^This image displays:?\s*", "", caption, flags=re.IGNORECASE)
-    return _tidy([*_pictures(row["image"]), {"text": caption}])
+    return _tidy([*pictures_of(row["image"]), {"text": caption}])
 
 
 @_format("mammoth-vl")
@@ -99,10 +99,10 @@ def mammoth_vl(row: Mapping[str, Any]) -> Parts:
     """MAmmoTH-VL: `conversations` of `{"from", "value"}` with `<image>` where a picture stands; `image` is a path or a list of them."""
     if row.get("video"):
         raise ContentError("the row has a video, which is not read; take the single_image and multi_image rows")
-    turns = _column(row, "conversations")
+    turns = column(row, "conversations")
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns):
         raise ContentError('conversations is not a list of {"from": …, "value": …}')
-    return _interleave("\n".join(turn["value"] for turn in turns), "<image>", _pictures(row.get("image")))
+    return interleave("\n".join(turn["value"] for turn in turns), "<image>", pictures_of(row.get("image")))
 
 
 @_format("mmeb-train")
@@ -111,24 +111,24 @@ def mmeb_train(row: Mapping[str, Any]) -> Parts:
     sides = [("qry", "qry_image_path"), ("pos_text", "pos_image_path")]
     parts: Parts = []
     for text, path in sides:
-        parts += _interleave(row.get(text) or "", "<|image_1|>", _pictures(row.get(path) or None))
+        parts += interleave(row.get(text) or "", "<|image_1|>", pictures_of(row.get(path) or None))
     return _tidy(parts)
 
 
 @_format("docmatix")
 def docmatix(row: Mapping[str, Any]) -> Parts:
     """DocMatix: `images`, the pages of one document, and `texts` of `{"user", "assistant"}`, questions and answers on them."""
-    texts = _column(row, "texts")
+    texts = column(row, "texts")
     if not isinstance(texts, Sequence) or not all(isinstance(pair, Mapping) for pair in texts):
         raise ContentError('texts is not a list of {"user": …, "assistant": …}')
-    spoken = [f"{_text(pair, 'user').strip()} {_text(pair, 'assistant').strip()}" for pair in texts]
-    return _tidy([*_pictures(_column(row, "images")), {"text": "\n".join(spoken)}])
+    spoken = [f"{text_of(pair, 'user').strip()} {text_of(pair, 'assistant').strip()}" for pair in texts]
+    return _tidy([*pictures_of(column(row, "images")), {"text": "\n".join(spoken)}])
 
 
 @_format("visrag")
 def visrag(row: Mapping[str, Any]) -> Parts:
     """VisRAG training data: `image`, a page, and the `query` it answers."""
-    return _tidy([*_pictures(_column(row, "image")), {"text": _text(row, "query")}])
+    return _tidy([*pictures_of(column(row, "image")), {"text": text_of(row, "query")}])
 
 
 @_format("colpali")
@@ -136,25 +136,25 @@ def colpali(row: Mapping[str, Any]) -> Parts:
     """ColPali train set: `image`, a page, `query`, and `answer` where there is one (a string, or a list in one source)."""
     answer = row.get("answer")
     words = answer if isinstance(answer, str) else " ".join(map(str, answer or ()))
-    return _tidy([*_pictures(_column(row, "image")), {"text": f"{_text(row, 'query')} {words}"}])
+    return _tidy([*pictures_of(column(row, "image")), {"text": f"{text_of(row, 'query')} {words}"}])
 
 
-def _column(row: Mapping[str, Any], name: str) -> Any:
+def column(row: Mapping[str, Any], name: str) -> Any:
     """Return the value of a column that must be there."""
     if name not in row:
         raise ContentError(f"the row has no column {name}{did_you_mean(name, row)} (it has {', '.join(map(str, row))})")
     return row[name]
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
+def text_of(row: Mapping[str, Any], name: str) -> str:
     """Return the text of a column that must be there."""
-    value = _column(row, name)
+    value = column(row, name)
     if not isinstance(value, str):
         raise ContentError(f"the column {name} holds no text but {type(value).__name__}")
     return value
 
 
-def _pictures(value: Any) -> Parts:
+def pictures_of(value: Any) -> Parts:
     """Return a picture, a list of them, or none."""
     values = value if isinstance(value, list | tuple) else [value]
     return [{"image": one} for one in values if one is not None]
@@ -168,7 +168,7 @@ def _say(parts: Parts, text: str) -> None:
         parts.append({"text": text})
 
 
-def _interleave(text: str, mark: str, pictures: Parts) -> Parts:
+def interleave(text: str, mark: str, pictures: Parts) -> Parts:
     """Put the pictures where the mark stands; pictures without a mark come first."""
     pieces = text.split(mark)
     marks = len(pieces) - 1

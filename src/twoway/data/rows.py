@@ -59,7 +59,7 @@ def document(row: object, place: Place, root: Path | None, form: Form | None = N
             raise ContentError("the row has parts and image or text; put all into parts", place)
         parts = given["parts"] if "parts" in given else [{key: value} for key, value in given.items()]
         meta = {str(key): value for key, value in row.items() if key not in COLUMNS}
-        return Document.from_parts(_unwrap(parts), place=place, root=root, meta=meta)
+        return Document.from_parts(unwrap(parts), place=place, root=root, meta=meta)
     except ContentError as error:
         return error
 
@@ -67,12 +67,12 @@ def document(row: object, place: Place, root: Path | None, form: Form | None = N
 def _formed(row: Mapping[str, Any], place: Place, root: Path | None, form: Form) -> Document:
     """Let the form read the row; what it raises belongs to the row's place."""
     try:
-        return Document.from_parts(_unwrap(form(row)), place=place, root=root)
+        return Document.from_parts(unwrap(form(row)), place=place, root=root)
     except ContentError as error:
         raise ContentError(error.reason, place) from error
 
 
-def _unwrap(parts: object) -> object:
+def unwrap(parts: object) -> object:
     """Take pictures out of the `{"bytes": …, "path": …}` that `datasets` stores them in."""
     if not isinstance(parts, list):
         return parts

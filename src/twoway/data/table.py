@@ -3,7 +3,8 @@
 One pass over the source finds the position of every row, counts its characters and reads the size of its pictures from their headers; bad
 rows go to the failure policy here, before any training. The result is a few numpy arrays. With a folder they are kept there and mapped into
 memory, and used again while path, size and time of the source's files, the version of this file and what the source was asked for are the
-same. Pictures that a row names by path are not looked at again: a picture that changes size makes a batch costlier, not wrong.
+same. Where rows are of several kinds (the tasks of pairs), the kind of each is kept too. Pictures that a row names by path are not looked
+at again: a picture that changes size makes a batch costlier, not wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..content import ContentError, Document, Place
-from ..errors import TwowayError
+from ..errors import TwowayError, UsageError
 from ..files import fresh_folder
 from .find_hub import hub_finder
 from .find_parquet import ParquetFinder
@@ -32,13 +33,15 @@ from .rows import ReadOptions
 from .sources import kind_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from numpy.typing import NDArray
 
     from .finders import Finder
 
-_VERSION = 1
-_FINDERS = {"jsonl": JsonlFinder, "parquet": ParquetFinder, "pdf": PdfFinder, "disk": DiskFinder, "samples": SamplesFinder}
-_ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32}
+_VERSION = 2
+FINDERS: dict[str, Any] = {"jsonl": JsonlFinder, "parquet": ParquetFinder, "pdf": PdfFinder, "disk": DiskFinder, "samples": SamplesFinder}
+_ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,8 @@ class RowTable:
     characters: NDArray[np.int64]
     first: NDArray[np.int64]
     sizes: NDArray[np.int32]
+    kinds: NDArray[np.int32]  # the number of each row's kind in `names`
+    names: tuple[str, ...] = ("",)
     bad: list[ContentError] = field(default_factory=list)
     folder: Path | None = None
 
@@ -74,6 +79,9 @@ class RowTable:
         found = hashlib.sha256()
         for name in ("numbers", "characters", "first", "sizes"):
             found.update(np.ascontiguousarray(getattr(self, name)).data)
+        if self.names != ("",):
+            found.update(json.dumps(self.names).encode())
+            found.update(np.ascontiguousarray(self.kinds).data)
         return found.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,15 +97,24 @@ class RowTable:
 
 
 def open_table(
-    spec: str, *, options: ReadOptions | None = None, cap: int | None = None, folder: Path | None = None, policy: Policy | None = None
+    spec: str,
+    *,
+    options: ReadOptions | None = None,
+    cap: int | None = None,
+    folder: Path | None = None,
+    policy: Policy | None = None,
+    finders: Mapping[str, Callable[..., Finder]] = FINDERS,
 ) -> RowTable:
     """Open a source for random access, with at most its first `cap` rows; `folder` keeps the table for the next time."""
     options, policy = options or ReadOptions(), policy or Policy()
     kind, argument = kind_of(spec)
     if kind == "hub":
-        finder: Finder = hub_finder(argument, options, cap=cap, folder=folder, policy=policy)
+        copy = hub_finder(argument, options, cap=cap, folder=folder, policy=policy)
+        finder: Finder = finders["hub copy"](copy, options) if "hub copy" in finders else copy
+    elif kind in finders:
+        finder = finders[kind](argument, options)
     else:
-        finder = _FINDERS[kind](argument, options)
+        raise UsageError(f"{spec} has documents, not pairs of a query and a positive")
     kept = _kept_in(folder, spec, finder, options, cap)
     if kept is not None and kept.is_dir():
         table = _load(spec, finder, kept)
@@ -117,6 +134,7 @@ def open_table(
 def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTable:
     """Go through the source once."""
     positions, numbers, characters, first, sizes = array("q"), array("q"), array("q"), array("q", [0]), array("i")
+    kinds, names = array("i"), dict[str, int]()
     bad: list[ContentError] = []
     policy.start()
     number = 0
@@ -126,6 +144,7 @@ def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTab
         number += 1
         try:
             count, pictures = finder.measure(at)
+            kind = finder.kind(at)
         except ContentError as error:
             found = error if error.place is not None else ContentError(error.reason, Place(spec, number))
             policy.refuse(found)
@@ -133,17 +152,18 @@ def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTab
             continue
         positions.extend(at)
         numbers.append(number)
+        kinds.append(names.setdefault(kind, len(names)))
         characters.append(count)
         for picture in pictures:
             sizes.extend(picture)
         first.append(len(sizes) // 2)
     if bad:
         _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), number, bad[0])
-    lists = {"positions": positions, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes}
+    lists = {"positions": positions, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
     arrays: dict[str, Any] = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
     for name in ("positions", "sizes"):
         arrays[name] = arrays[name].reshape(-1, 2)
-    return RowTable(spec, finder, **arrays, bad=bad)
+    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), bad=bad)
 
 
 def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> Path | None:
@@ -153,7 +173,18 @@ def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOption
         return None
     stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     form = getattr(options.form, "pieces", None) or getattr(options.form, "__name__", None)
-    asked = [_VERSION, spec, cap, str(options.root), options.dpi, vars(options.limits), form, stamps]
+    asked = [
+        _VERSION,
+        type(finder).__name__,
+        getattr(finder, "task", None),
+        spec,
+        cap,
+        str(options.root),
+        options.dpi,
+        vars(options.limits),
+        form,
+        stamps,
+    ]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     return folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(spec).name)[-40:]}-{key}"
 
@@ -164,7 +195,8 @@ def _keep(table: RowTable, folder: Path) -> None:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
         bad = [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in table.bad]
-        (beside / "table.json").write_text(json.dumps({"spec": table.spec, "rows": len(table), "bad": bad}, ensure_ascii=False))
+        said = {"spec": table.spec, "rows": len(table), "names": table.names, "bad": bad}
+        (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
@@ -182,4 +214,4 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
         bad = [ContentError(reason, None if file is None else Place(file, row, unit)) for reason, file, row, unit in said["bad"]]
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
-    return RowTable(spec, finder, **_mapped(folder), bad=bad, folder=folder)
+    return RowTable(spec, finder, **_mapped(folder), names=tuple(said["names"]), bad=bad, folder=folder)

@@ -1,0 +1,160 @@
+"""One row of contrastive data: what is asked, what answers it, and what does not although it looks like it.
+
+Each side is a document: texts and pictures in any order. A row of a table says its sides in columns (`query`, `positive`, `negatives` and
+the like, see `columns`), or a ready mapping of a public data set does (`pair_formats`).
+
+A pair goes through tables and mixtures as one document with all its parts, so that everything that counts characters and looks at pictures'
+headers serves pairs too; the pair itself lies in its `meta`, and `pair_of` takes it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Document, Place
+from ..errors import did_you_mean
+from .rows import unwrap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PAIR = "pair"
+# What the two sides of a row may be called.
+QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
+_NEGATIVES = "negative"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The sides of a row before they are checked: each a list of parts, `others` right answers besides the first."""
+
+    query: Any
+    positives: Sequence[Any]
+    negatives: Sequence[Any] = ()
+    task: str | None = None
+
+
+# Turns a row with columns of its own into sides.
+PairForm = Callable[[Mapping[str, Any]], Sides]
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A query, its answer, and wrong answers. `others` are further right answers: taken in turn, and never counted as wrong."""
+
+    task: str
+    query: Document
+    positive: Document
+    negatives: tuple[Document, ...] = ()
+    place: Place | None = field(default=None, compare=False)
+    others: tuple[Document, ...] = ()
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """All sides, the query first."""
+        return (self.query, self.positive, *self.others, *self.negatives)
+
+
+def pair_of(document: Document) -> PairRow:
+    """Return the pair that a document stands for."""
+    found = document.meta.get(_PAIR)
+    if not isinstance(found, PairRow):
+        raise ContentError("the row is a document and no pair of query and positive", document.place)
+    return found
+
+
+def as_document(pair: PairRow) -> Document:
+    """Return the document that stands for a pair."""
+    return Document(tuple(part for one in pair.documents for part in one.parts), pair.place, {_PAIR: pair})
+
+
+def read_pair(row: object, place: Place, root: Path | None, form: PairForm, task: str = "") -> Document:
+    """Turn one row into the document that stands for a pair, or raise a `ContentError`; `task` is that of rows that name none."""
+    try:
+        if not isinstance(row, Mapping):
+            raise ContentError(f"the row is a {type(row).__name__}, not an object with query and positive")
+        sides = form(row)
+        query = _side(sides.query, "query", place, root)
+        if not sides.positives:
+            raise ContentError("the row has no positive: nothing answers its query")
+        first, *others = (_side(one, "positive", place, root) for one in sides.positives)
+        negatives = tuple(_side(one, f"negative {number}", place, root) for number, one in enumerate(sides.negatives, 1))
+    except ContentError as error:
+        raise ContentError(error.reason, place) from error
+    for number, negative in enumerate(negatives, 1):
+        if negative in (first, *others):
+            raise ContentError(f"negative {number} is the positive itself", place)
+    return as_document(PairRow(sides.task or task, query, first, negatives, place, tuple(others)))
+
+
+def columns(row: Mapping[str, Any]) -> Sides:
+    """Read the columns that most data sets have: query (or anchor), positive (or positives), negative, negatives, negative_1 and so on.
+
+    A side is a text, a picture, `{"text", "image"}`, `{"parts": […]}` or a list of parts; `positives` and `negatives` are lists of sides.
+    A picture and a text may also stand in columns of their own: `query_image` and `query_text`.
+    """
+    query = _first(row, QUERIES)
+    if query is None:
+        hint = next((found for key in row if (found := did_you_mean(str(key), QUERIES)) and key not in QUERIES), "")
+        raise ContentError(f"the row has no query (columns {', '.join(QUERIES)}){hint}; it has {', '.join(map(str, row))}")
+    positives = row["positives"] if isinstance(row.get("positives"), list | tuple) else [_first(row, POSITIVES)]
+    negatives: list[Any] = []
+    for key in row:
+        if key == "negatives" and row[key] is not None:
+            if not isinstance(row[key], list | tuple):
+                raise ContentError("negatives is a list of sides; a single one goes into the column negative")
+            negatives += row[key]
+        elif key == _NEGATIVES or (key.startswith(f"{_NEGATIVES}_") and key.removeprefix(f"{_NEGATIVES}_").isdigit()):
+            negatives.append(row[key])
+    negatives.append(_beside(row, _NEGATIVES))
+    task = row.get("task")
+    return Sides(query, [one for one in positives if one is not None], [one for one in negatives if one is not None], task or None)
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the first of these columns that holds something, pictures and texts in columns of their own included."""
+    for name in names:
+        if row.get(name) is not None:
+            picture = row.get(f"{name}_image")
+            return row[name] if picture is None else {"image": picture, "text": row[name]}
+        if (beside := _beside(row, name)) is not None:
+            return beside
+    return None
+
+
+def _beside(row: Mapping[str, Any], name: str) -> Any:
+    """Return the side that stands in `NAME_image` and `NAME_text`."""
+    given = {kind: row.get(f"{name}_{kind}") for kind in ("image", "text")}
+    return {kind: value for kind, value in given.items() if value is not None} or None
+
+
+def _side(value: Any, name: str, place: Place, root: Path | None) -> Document:
+    """Check one side."""
+    try:
+        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root)
+    except ContentError as error:
+        raise ContentError(f"{name}: {error.reason}", place) from error
+
+
+def parts_of(value: Any) -> list[Any]:
+    """Return the parts of a side, however it is written."""
+    if value is None:
+        raise ContentError("it is null")
+    if isinstance(value, str):
+        return [{"text": value}]
+    if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
+        return [{"image": value}]
+    if isinstance(value, Mapping):
+        if value.get("parts") is not None:
+            return list(value["parts"])
+        pictures = value.get("image")
+        several = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+        unknown = [key for key in value if key not in ("parts", "image", "text")]
+        if unknown:
+            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), ('parts', 'image', 'text'))}")
+        return [{"image": one} for one in several if one is not None] + [{"text": one} for one in [value.get("text")] if one is not None]
+    if isinstance(value, list | tuple):
+        return [part for one in value for part in parts_of(one)]
+    return [{"image": value}]
