@@ -7,8 +7,9 @@ import pytest
 from PIL import Image as PILImage
 
 from tiny import FAMILIES
-from twoway.content import Document, Image, Text
-from twoway.embedding import open_embedder
+from twoway.content import ContentError, Document, Image, Place, Text
+from twoway.embedding import Embedder, open_embedder
+from twoway.errors import UsageError
 
 
 def picture(number, width=40, height=52):
@@ -36,3 +37,154 @@ def test_the_vectors_are_those_of_encode(family, tiny_encoder):
     documents, inputs = zip(*content(), strict=True)
     alone = np.concatenate([engine.sentence.encode([one], show_progress_bar=False) for one in inputs])
     assert np.abs(engine.array(documents) - alone).max() < 1e-5
+
+
+def text(words):
+    return Document((Text(words),))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_encoder):
+    return open_embedder(tiny_encoder("qwen2_vl"), device="cpu")
+
+
+def test_a_text_that_looks_like_a_path_or_an_address_is_text(engine, tmp_path):
+    picture(1).save(tmp_path / "cat.png")
+    looks = [str(tmp_path / "cat.png"), "https://example.org/cat.png", "data:image/png;base64,AAAA"]
+    found = engine.array([text(one) for one in looks])
+    for one, vector in zip(looks, found, strict=True):
+        said = [{"role": "user", "content": [{"type": "text", "text": one}]}]
+        assert np.abs(engine.sentence.encode([said], show_progress_bar=False)[0] - vector).max() < 1e-5
+
+
+def test_results_come_in_order_when_asked_and_with_their_numbers_always(engine):
+    documents = [text("w " * (1 + 7 * (number % 11))) for number in range(90)]
+    loose = dict(engine.embed(documents))
+    assert sorted(loose) == list(range(90))
+    ordered = list(engine.embed(iter(documents), ordered=True))
+    assert [number for number, _ in ordered] == list(range(90))
+    assert all(np.abs(loose[number] - vector).max() < 1e-5 for number, vector in ordered)
+
+
+def test_the_same_content_is_embedded_once(engine, monkeypatch, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    documents = [Document((Image(tmp_path / name),)) for name in ("a.png", "b.png")] + [text("same")] * 2
+    rows = []
+    forward = type(engine.sentence).forward
+    monkeypatch.setattr(type(engine.sentence), "forward", lambda self, x, **kw: rows.append(len(x["input_ids"])) or forward(self, x, **kw))
+    small = Embedder.of(engine.sentence, window=2, workers=0)
+    found = small.array(documents * 3)
+    assert sum(rows) == 2
+    assert (found[0] == found[1]).all()
+    assert (found[2] == found[11]).all()
+
+
+def test_texts_never_share_a_batch_with_pictures(engine, monkeypatch):
+    seen = []
+    forward = type(engine.sentence).forward
+    monkeypatch.setattr(type(engine.sentence), "forward", lambda self, x, **kw: seen.append(dict(x)) or forward(self, x, **kw))
+    engine.array([document for document, _ in content()])
+    assert [x for x in seen if "pixel_values" not in x]
+    picture_id = engine.sentence[0].model.config.image_token_id
+    for x in seen:
+        assert bool((x["input_ids"] == picture_id).any(dim=1).all()) == ("pixel_values" in x)
+
+
+def test_batches_keep_to_the_budget_and_rows_of_one_length_share_them(engine, monkeypatch):
+    shapes = []
+    forward = type(engine.sentence).forward
+    monkeypatch.setattr(
+        type(engine.sentence), "forward", lambda self, x, **kw: shapes.append((x["attention_mask"].sum(1), x)) or forward(self, x, **kw)
+    )
+    small = Embedder.of(engine.sentence, budget=200, workers=0)
+    small.array([text(f"{number} " + "w " * (3 + 10 * (number % 5))) for number in range(60)])
+    frame = 30  # what the chat template writes around a text, in tokens of this byte-level tokenizer
+    for lengths, x in shapes:
+        assert len(lengths) == 1 or (lengths.max() - frame) * len(lengths) <= 200
+        assert lengths.max() - lengths.min() <= 25
+        assert x["attention_mask"].shape[1] == lengths.max()
+    assert len(shapes) < 60
+
+
+@pytest.mark.parametrize("asked", [{"side": "query"}, {"side": "document"}, {"instruction": "Find: "}, {"prompt_name": "other"}, {}])
+def test_prompts_are_those_of_encode(asked, tiny_encoder):
+    engine = open_embedder(tiny_encoder("qwen2_vl", prompts={"query": "ask ", "document": "tell ", "other": "say "}), device="cpu")
+    model, row = engine.sentence, "w4 w5 w6"
+    if "side" in asked:
+        right = {"query": model.encode_query, "document": model.encode_document}[asked["side"]]([row], show_progress_bar=False)
+    else:
+        right = model.encode([row], prompt=asked.get("instruction"), prompt_name=asked.get("prompt_name"), show_progress_bar=False)
+    found = engine.array([text(row)], **asked)
+    assert np.abs(found - right).max() < 1e-5
+    assert (np.abs(found - model.encode([row], show_progress_bar=False)).max() > 1e-3) == bool(asked)
+
+
+def test_a_prompt_that_is_not_there_is_an_error(engine):
+    with pytest.raises(UsageError, match="the model has no prompt 'qury'"):
+        engine.embed([text("a")], prompt_name="qury")
+
+
+def test_a_cut_vector_is_the_beginning_of_the_whole_at_length_one(engine):
+    whole, cut = engine.array([text("a b")]), engine.array([text("a b")], dim=8)
+    assert np.abs(cut - whole[:, :8] / np.linalg.norm(whole[:, :8])).max() < 1e-6
+    with pytest.raises(UsageError, match="--dim 33 is out of range: this model's vectors have 1 to 32 numbers"):
+        engine.embed([text("a")], dim=33)
+
+
+def test_a_bad_document_is_an_error_with_its_place_or_left_out(engine, tmp_path):
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    picture(1).save(tmp_path / "late.png")
+    (tmp_path / "late.png").write_bytes((tmp_path / "late.png").read_bytes()[:-300])  # the header is whole, the pixels are not
+    bad = [Document((Image(tmp_path / name),), Place("x.jsonl", row)) for row, name in ((2, "cut.png"), (3, "late.png"), (4, "none.png"))]
+    documents = [text("a"), *bad, text("b"), bad[1]]
+    for one in bad:
+        with pytest.raises(ContentError, match=rf"x\.jsonl:{one.place.row}: picture .*{one.images[0].source.name}"):
+            engine.array([text("a"), one])
+    refused = []
+    found = dict(engine.embed(documents, refuse=lambda index, error: refused.append((index, error.place.row))))
+    assert sorted(found) == [0, 4]
+    assert sorted(refused) == [(1, 2), (2, 3), (3, 4), (5, 3)]
+
+
+def test_a_row_that_the_processor_refuses_is_named_and_the_rest_of_its_batch_goes_on(engine, tiny_encoder):
+    short = open_embedder(tiny_encoder("qwen2_vl"), device="cpu", max_length=60)
+    large = Document((Image(picture(3, 400, 400)),) * 30, Place("x", 9))
+    refused = []
+    found = dict(short.embed([Document((Image(picture(1)),)), large], refuse=lambda index, error: refused.append(str(error))))
+    assert list(found) == [0]
+    assert refused[0].startswith("x:9: the model's processor refuses it: ")
+
+
+def test_a_vector_that_is_not_finite_is_an_error(tiny_encoder):
+    engine = open_embedder(tiny_encoder("qwen2_vl"), device="cpu")
+    engine.sentence[0].model.get_input_embeddings().weight.data.fill_(float("nan"))
+    with pytest.raises(ContentError, match="x:7: the model gives numbers that are not finite"):
+        engine.array([Document((Text("a"),), Place("x", 7))])
+
+
+def test_a_model_in_training_stays_in_training(engine):
+    engine.sentence.train()
+    engine.sentence[1].eval()
+    engine.array([text("a")])
+    assert engine.sentence[0].training
+    assert not engine.sentence[1].training
+    engine.sentence.eval()
+
+
+def test_no_documents_give_no_vectors(engine):
+    assert engine.array([]).shape == (0, 32)
+
+
+def test_input_is_read_as_it_is_needed(engine):
+    read = []
+
+    def endless():
+        for number in range(10**9):
+            read.append(number)
+            yield text(f"{number}")
+
+    results = Embedder.of(engine.sentence, window=64).embed(endless())
+    next(results)
+    results.close()
+    assert len(read) < 1000

@@ -154,8 +154,9 @@ class _Run:
         found: list[tuple[int, Item | ContentError]] = []
         for index, document in chunk:
             try:
+                kind = self.engine._inputs.kind(document)
                 pictures = self.engine._lengths.images(document, self.engine.settings.limits)
-                found.append((index, Item(document, document.fingerprint(), self.engine._inputs.kind(document), pictures)))
+                found.append((index, Item(document, document.fingerprint(), kind, pictures)))
             except ContentError as error:
                 found.append((index, error))
         items = [item for _, item in found if isinstance(item, Item)]

@@ -1,0 +1,99 @@
+"""Any model is opened as the kind that it is, and a fingerprint says whether two give the same vectors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForImageTextToText
+
+from twoway.content import Document, Image, Text
+from twoway.embedding import Embedder, open_embedder
+from twoway.errors import TwowayError, UsageError
+from twoway.stages.convert import convert
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TEXTS = [Document((Text(words),)) for words in ("w4 w5", "a longer one " * 5)]
+
+
+def same(first, second):
+    return np.abs(first.array(TEXTS) - second.array(TEXTS)).max() < 1e-5
+
+
+def test_a_plain_causal_model_reads_its_last_state(tiny_model, tiny_encoder):
+    plain = open_embedder(tiny_model("qwen2_vl"), device="cpu")
+    assert plain.sentence[1].pooling_mode == "lasttoken"
+    assert same(plain, open_embedder(tiny_encoder("qwen2_vl", attention="causal", pooling="last"), device="cpu"))
+    assert same(
+        open_embedder(tiny_model("qwen2_vl"), device="cpu", pooling="eos"),
+        open_embedder(tiny_encoder("qwen2_vl", attention="causal", pooling="eos"), device="cpu"),
+    )
+
+
+def test_a_checkpoint_of_mocas_trainer_is_two_way_and_pools_by_the_mean(tmp_path):
+    convert(GOLDEN / "reference-embedding", tmp_path / "ours", processor=str(GOLDEN / "processor"))
+    theirs = open_embedder(GOLDEN / "reference-embedding", device="cpu", processor=GOLDEN / "processor")
+    assert same(theirs, open_embedder(tmp_path / "ours", device="cpu"))
+
+
+def test_an_adapter_is_merged_into_its_base(tiny_model, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_vl"))
+    torch.manual_seed(0)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "adapter")
+    merged = tuned.merge_and_unload()
+    shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "merged")
+    merged.save_pretrained(tmp_path / "merged")
+    found = open_embedder(tmp_path / "adapter", device="cpu")
+    assert same(found, open_embedder(tmp_path / "merged", device="cpu"))
+    assert not same(found, open_embedder(tiny_model("qwen2_vl"), device="cpu"))
+
+
+@pytest.mark.parametrize(("family", "mode"), [("qwen2", "lasttoken"), ("bert", "mean")])
+def test_a_text_model_takes_texts_and_refuses_pictures(family, mode, tiny_model):
+    engine = open_embedder(tiny_model(family), device="cpu")
+    assert engine.sentence[1].pooling_mode == mode
+    alone = engine.sentence.encode(["w4 w5", "a longer one " * 5], show_progress_bar=False)
+    assert np.abs(engine.array(TEXTS) - alone).max() < 1e-5
+    with pytest.raises(TwowayError, match="takes no pictures"):
+        engine.array([Document((Image(b"x"),))])
+
+
+def test_a_fingerprint_is_of_what_is_computed_and_not_of_where_it_lies(tiny_encoder, tmp_path):
+    here = tiny_encoder("qwen2_vl")
+    shutil.copytree(here, tmp_path / "copy")
+    opened = open_embedder(here, device="cpu")
+    opened.array(TEXTS)
+    first = opened.fingerprint
+    assert open_embedder(tmp_path / "copy", device="cpu").fingerprint == first
+    assert Embedder.of(SentenceTransformer(str(here), device="cpu")).fingerprint == first
+    others = [
+        open_embedder(here, device="cpu", dtype="bfloat16"),
+        open_embedder(here, device="cpu", max_length=64),
+        open_embedder(tiny_encoder("qwen2_vl", pooling="last"), device="cpu"),
+        open_embedder(tiny_encoder("qwen2_vl", attention="causal"), device="cpu"),
+        open_embedder(tiny_encoder("qwen2_vl", prompts={"query": "ask "}), device="cpu"),
+    ]
+    with torch.no_grad():
+        opened.sentence[0].model.get_input_embeddings().weight[5, 5] += 1
+    found = [first, opened.fingerprint, *(other.fingerprint for other in others)]
+    assert len(set(found)) == len(found)
+
+
+def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
+    folder = tiny_encoder("qwen2_vl")
+    for wish, said in (
+        ({"dtype": "float3"}, "unknown dtype 'float3'; did you mean float32"),
+        ({"pooling": "mean"}, "has its own pooling"),
+        ({"max_length": 0}, "--max-length 0 is out of range"),
+        ({"device": "nothing"}, "device 'nothing' is not to be had"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            open_embedder(folder, **{"device": "cpu"} | wish)
+    with pytest.raises(TwowayError, match="no such model"):
+        open_embedder(tmp_path / "none")
