@@ -21,9 +21,16 @@ Config = TypeVar("Config")
 
 def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a dataclass from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a nested dataclass."""
-    root = _from_file(Path(path)) if path is not None else Given("the configuration", children={})
+    root = read_tree(path) if path is not None else Given("the configuration", children={})
+    put_words(root, overrides)
+    built: Config = build(cls, root, "")
+    return built
+
+
+def put_words(root: Given, words: Sequence[str]) -> None:
+    """Put `key=value` words into a tree, over what it says."""
     seen: set[str] = set()
-    for word in overrides:
+    for word in words:
         key, equals, text = word.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
@@ -32,8 +39,16 @@ def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[
             raise UsageError(f"{word}: {key} is set twice")
         seen.add(key)
         _place(root, key.split("."), _from_word(word, text), word)
-    built: Config = build(cls, root, "")
-    return built
+
+
+def layer(under: Given, over: Given) -> Given:
+    """Lay one tree over another: groups of keys are joined, and of anything else the upper one stands."""
+    if under.children is None or over.children is None:
+        return over
+    joined = dict(under.children)
+    for key, value in over.children.items():
+        joined[key] = layer(joined[key], value) if key in joined else value
+    return dataclasses.replace(over, children=joined)
 
 
 def dump(config: object) -> str:
@@ -41,8 +56,9 @@ def dump(config: object) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _from_file(path: Path) -> Given:
-    """Read a file into a tree."""
+def read_tree(path: str | Path) -> Given:
+    """Read a file into a tree that knows the line of every key."""
+    path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

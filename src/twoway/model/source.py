@@ -36,7 +36,7 @@ def locate(spec: str | Path) -> Path:
         return folder
     if folder.exists():
         raise TwowayError(f"{folder} is a file; name the folder that holds the checkpoint")
-    if isinstance(spec, Path) or not _HUB_ID.fullmatch(spec):
+    if isinstance(spec, Path) or not is_hub_id(spec):
         raise TwowayError(f"no such model: {spec} is neither a folder nor a hub id like owner/name")
     try:
         return Path(huggingface_hub.snapshot_download(spec, allow_patterns=list(WANTED)))
@@ -48,6 +48,11 @@ def locate(spec: str | Path) -> Path:
         raise TwowayError(f"no such model: {spec} is no folder here, and the hub cannot be reached to look there") from error
     except (HfHubHTTPError, OSError) as error:
         raise TwowayError(f"{spec} is no folder here, and the hub did not answer: {first_line(error)}") from error
+
+
+def is_hub_id(spec: str) -> bool:
+    """Say whether a name could be that of a repository on the hub."""
+    return _HUB_ID.fullmatch(spec) is not None
 
 
 def read_json(path: Path) -> dict[str, Any]:

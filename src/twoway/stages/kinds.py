@@ -1,0 +1,77 @@
+"""The stages that a recipe may name: one entry each, with its configuration, what runs it, and what says that it is done.
+
+A stage on the shared skeleton (`run_stage.Stage`) enters `KINDS` by one line, `training(STAGE)`. Raise `revision` where a stage comes to
+compute something else from the same settings: what was done before is then done again, and no release has to be waited for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twoway.model import card
+from twoway.training.config import FREE
+from twoway.training.progress import read_log
+from twoway.training.report import REPORT
+
+from . import convert, pretrain
+from .amounts import count_documents
+from .run_stage import run_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from .amounts import Count
+    from .run_stage import Stage
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A stage that a recipe may name."""
+
+    name: str
+    config: type[Any]
+    run: Callable[[str, Path, Any, int], Mapping[str, Any]]  # (base, out, config, ranks); goes on where it stopped; returns key figures
+    count: Count | None = None  # rows and tokens of a run; None where the stage reads no data of its own
+    marker: str = card.FILE  # the file that is there once all is done
+    makes_model: bool = True  # so that a later stage may start from it
+    report: str | None = None  # page within the stage's folder
+    free: frozenset[str] = frozenset()  # settings that change no result
+    revision: int = 1
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The settings that the stage has."""
+        return frozenset(field.name for field in dataclasses.fields(self.config) if field.init)
+
+
+def training(stage: Stage[Any], *, count: Count = count_documents, revision: int = 1) -> Kind:
+    """Return the entry of a stage on the shared skeleton."""
+    return Kind(stage.name, stage.config, partial(_train, stage), count=count, report=REPORT, free=FREE, revision=revision)
+
+
+def _train(stage: Stage[Any], base: str, out: Path, config: Any, nproc: int) -> Mapping[str, Any]:
+    result = run_stage(stage, base, out, config, nproc=nproc)
+    numbers: dict[str, Any] = {"steps": result.steps}
+    for entry in read_log(out):
+        numbers |= {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "step"}
+    return numbers
+
+
+def _convert(base: str, out: Path, config: convert.ConvertConfig, _nproc: int) -> Mapping[str, Any]:
+    written = convert.run(base, out, config).card
+    return {"family": written.family, "attention": written.attention["measured"], "pooling": written.pooling, "width": written.width}
+
+
+CONVERT = Kind("convert", convert.ConvertConfig, _convert)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        CONVERT,
+        training(pretrain.STAGE),
+    )
+}
