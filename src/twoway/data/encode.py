@@ -86,12 +86,12 @@ class Encoder:
         self.grids = Grids(processor, geometry.side)
         self.takes_text_alone = self._takes_text_alone()
 
-    def __call__(self, identity: str, document: Document) -> Example:
-        """Encode one row; a row longer than `max_length` is cut, before a picture rather than inside one."""
+    def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
+        """Encode one row, with an instruction before it; one longer than `max_length` is cut, before a picture rather than inside one."""
         shortened = _shorten(document, _CHARACTERS * self.max_length)
         if not shortened.parts:
             raise ContentError("the text begins with more white space than a row holds", document.place)
-        done = self._process(shortened)
+        done = self._process(shortened, instruction)
         cut, lost = shortened is not document, 0
         while len(done.row) > self.max_length:
             cut = True
@@ -105,7 +105,7 @@ class Encoder:
             shortened = _before_image(shortened, fitting)
             if not shortened.parts:
                 raise ContentError(f"the first picture alone is longer than max_length {self.max_length}", document.place)
-            done = self._process(shortened)
+            done = self._process(shortened, instruction)
         example = self._example(identity, done)
         return replace(example, cut=cut, images_cut=lost, place=document.place)
 
@@ -120,12 +120,12 @@ class Encoder:
             grids = tuple(self.grids(size) for size in done.sizes)
         return Example(identity, inputs, words, images, pictures, grids, units)
 
-    def _process(self, document: Document) -> _Processed:
+    def _process(self, document: Document, instruction: str = "") -> _Processed:
         """Run the processor over one document."""
         texts = self.marks.hide(document.texts)
-        frames = self.template.frames(document)
+        frames = self.template.frames(document, instruction)
         prompt, _ = frames.prompt.fill(texts.shown)
-        self.template.check(document, texts.shown, prompt)
+        self.template.check(document, texts.shown, prompt, instruction)
         laid, spans = frames.laid.fill(texts.shown)
         pictures = [open_image(part, place=document.place, limits=self.limits) for part in document.images]
         out = self._call(prompt, pictures, document)

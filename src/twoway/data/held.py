@@ -26,8 +26,13 @@ def held_out(mixture: Mixture, rows: int) -> NDArray[np.int64]:
     count = min(rows, len(mixture) // _ONE_IN)
     if count < 1:
         return np.zeros(0, np.int64)
-    drawn = [_draw(np.asarray(table.numbers), source.label) for source, table in zip(mixture.sources, mixture.tables, strict=True)]
-    return np.sort(np.argpartition(np.concatenate(drawn), count - 1)[:count]).astype(np.int64)
+    return np.sort(np.argpartition(draws(mixture), count - 1)[:count]).astype(np.int64)
+
+
+def draws(mixture: Mixture) -> NDArray[np.uint64]:
+    """Return a number for each row of a mixture that looks random and depends on its identity alone."""
+    sources = zip(mixture.sources, mixture.tables, strict=True)
+    return np.concatenate([_draw(np.asarray(table.numbers), source.label) for source, table in sources])
 
 
 def without(mixture: Mixture, rows: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:

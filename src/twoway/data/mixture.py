@@ -50,6 +50,10 @@ class SourceConfig:
             )
         if self.cap is not None and self.cap < 1:
             raise UsageError(f"the cap of {self.spec} is a number of rows above 0, not {self.cap}")
+        self.check_template()
+
+    def check_template(self) -> None:
+        """Refuse a template that there is not."""
         if self.template is not None:
             form_of(self.template)
 

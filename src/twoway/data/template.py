@@ -85,7 +85,7 @@ class Template:
     def __init__(self, processor: Any, style: Style = "chat") -> None:
         """Take the processor's own chat template, or with `plain` the contents alone, one behind the other."""
         self.processor, self.style = processor, style
-        self._frames: dict[str, Frames] = {}
+        self._frames: dict[tuple[str, str], Frames] = {}
         if style not in ("chat", "plain"):
             raise TwowayError(f"the template is chat or plain, not {style!r}")
         has = bool(getattr(processor, "chat_template", None))
@@ -93,24 +93,27 @@ class Template:
             raise TwowayError("the processor has no chat template; give it one, or use template: plain")
         self._picture = self._plain_picture() if style == "plain" else ""
 
-    def frames(self, document: Document) -> Frames:
-        """Return the pieces for a document's order of texts and pictures."""
+    def frames(self, document: Document, instruction: str = "") -> Frames:
+        """Return the pieces for a document's order of texts and pictures.
+
+        An `instruction` is what sentence-transformers makes of a prompt, a system message; where it stands is the chat template's business.
+        """
         shape = "".join("T" if isinstance(part, Text) else "I" for part in document.parts)
-        if shape not in self._frames:
+        if (instruction, shape) not in self._frames:
             if len(self._frames) > 4096:  # data with many orders must not fill the memory
                 self._frames.clear()
-            self._frames[shape] = self._make(shape)
-        return self._frames[shape]
+            self._frames[instruction, shape] = self._make(shape, instruction)
+        return self._frames[instruction, shape]
 
-    def check(self, document: Document, texts: Sequence[str], prompt: str) -> None:
+    def check(self, document: Document, texts: Sequence[str], prompt: str, instruction: str = "") -> None:
         """Refuse a row whose texts the template itself changes in a way that the frame does not know."""
         if self.style == "chat":
             kinds = iter(texts)
             content = [{"type": "text", "text": next(kinds)} if isinstance(part, Text) else {"type": "image"} for part in document.parts]
-            if self._render(content) != prompt:
+            if self._render(content, instruction) != prompt:
                 raise ContentError("the chat template rewrites this row's text; use template: plain", document.place)
 
-    def _make(self, shape: str) -> Frames:
+    def _make(self, shape: str, instruction: str) -> Frames:
         content: list[dict[str, str]] = []
         texts = 0
         for kind in shape:
@@ -119,17 +122,20 @@ class Template:
                 texts += 1
             else:
                 content.append({"type": "image"})
-        rendered = self._render(content)
+        rendered = self._render(content, instruction)
         pictures = [PILImage.new("RGB", (32, 32))] * (len(shape) - texts)
         frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, pictures), texts)]
         if frames[0] is None or frames[1] is None:
             raise TwowayError(f"the chat template does not write every text once (order {shape}); use template: plain")
         return Frames(frames[0], frames[1])
 
-    def _render(self, content: list[dict[str, str]]) -> str:
+    def _render(self, content: list[dict[str, str]], instruction: str) -> str:
         if self.style == "plain":
-            return "".join(part.get("text", self._picture) for part in content)
-        return str(self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+            return instruction + "".join(part.get("text", self._picture) for part in content)
+        messages = [{"role": "user", "content": content}]
+        if instruction:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
+        return str(self.processor.apply_chat_template(messages, tokenize=False))
 
     def _lay_out(self, rendered: str, pictures: list[PILImage.Image]) -> str:
         """Return the prompt as the processor hands it on before it expands the pictures."""

@@ -1,0 +1,117 @@
+"""Several sources of pairs as one, and which task each row belongs to.
+
+A task is what a row says of itself, or what its source is told to be, or the source's name. Rows are numbered through all sources, as
+those of a `Mixture`, and a row is read as a `PairRow`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError, did_you_mean
+from ..images import DEFAULT, Limits
+from .held import draws
+from .mixture import Mixture, SourceConfig, require_names
+from .pair_finders import pair_finders
+from .pair_formats import pair_form_of
+from .pair_rows import PairRow, pair_of
+from .policy import Policy
+from .rows import ReadOptions
+from .table import open_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+
+# No more than one row of a task in so many is held out.
+_ONE_IN = 20
+
+
+@dataclass(frozen=True)
+class PairSource(SourceConfig):
+    """One source of pairs; `template` is a ready mapping (`pair_formats`), `task` the task of all its rows."""
+
+    task: str | None = None
+
+    def check_template(self) -> None:
+        """Refuse a mapping that there is not."""
+        pair_form_of(self.template)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sources of pairs with their tables. `tasks` has the names, `task_of` for each row of all sources the number of its task."""
+
+    mixture: Mixture
+    tasks: tuple[str, ...]
+    task_of: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.mixture)
+
+    def read(self, row: int) -> tuple[str, PairRow]:
+        """Return identity and pair of a row; raises a `ContentError` where the row went bad."""
+        identity, document = self.mixture.read(row)
+        return identity, pair_of(document)
+
+    def rows(self, task: str) -> Ints:
+        """Return the rows of a task."""
+        return np.flatnonzero(self.task_of == self.tasks.index(task))
+
+    def weights(self) -> dict[str, float]:
+        """Return each task's weight: the mean of its sources', by their rows in it."""
+        mixture, found = self.mixture, {}
+        each = np.array([source.weight for source in mixture.sources])
+        for task in self.tasks:
+            found[task] = float(each[mixture.source_of(self.rows(task))].mean())
+        return found
+
+    def held_out(self, rows: int) -> Ints:
+        """Return up to `rows` rows of each task, no more than a twentieth of it, to keep out of training: a function of identities."""
+        if not rows:
+            return np.zeros(0, np.int64)
+        drawn, kept = draws(self.mixture), []
+        for task in self.tasks:
+            own = self.rows(task)
+            kept.append(own[np.argsort(drawn[own], kind="stable")[: min(rows, len(own) // _ONE_IN)]])
+        return np.sort(np.concatenate(kept))
+
+    def digest(self) -> Any:
+        """Say what the data is, for a run that goes on."""
+        return self.mixture.digest()
+
+    def require(self, names: Iterable[str], what: str) -> None:
+        """Refuse names of tasks that there are not."""
+        for name in names:
+            if name not in self.tasks:
+                raise UsageError(f"{what}: there is no task {name!r}{did_you_mean(name, self.tasks)} (there are: {', '.join(self.tasks)})")
+
+
+def open_pairs(
+    sources: Sequence[SourceConfig | str], *, folder: Path | None = None, policy: Policy | None = None, limits: Limits = DEFAULT
+) -> Pairs:
+    """Open every source; a `folder` keeps the tables, and one policy serves all sources."""
+    given = tuple(PairSource(source) if isinstance(source, str) else source for source in sources)
+    require_names(given)
+    policy = policy or Policy()
+    tables = tuple(_open(source, folder, policy, limits) for source in given)
+    tasks = tuple(dict.fromkeys(name for table in tables for name in table.names))
+    numbers = [np.array([tasks.index(name) for name in table.names], np.int32)[np.asarray(table.kinds)] for table in tables]
+    return Pairs(Mixture(given, tables), tasks, np.concatenate(numbers))
+
+
+def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits) -> Any:
+    """Open one source as its configuration says."""
+    form: Any = pair_form_of(source.template)
+    options = ReadOptions(root=source.root, limits=limits, form=form)
+    task = getattr(source, "task", None)
+    finders = pair_finders(task or source.label, alone=task is not None)
+    return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy, finders=finders)
