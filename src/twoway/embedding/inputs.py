@@ -24,6 +24,7 @@ class Inputs:
     def __init__(self, sentence: Any, limits: Limits = DEFAULT) -> None:
         self.limits = limits
         self.modalities = set(sentence.modalities)
+        self.pictures = any("image" in (kind if isinstance(kind, tuple) else (kind,)) for kind in self.modalities)
         self.messages = "message" in self.modalities
         self.formatter: Any = getattr(sentence[0], "input_formatter", None)
 
@@ -31,13 +32,12 @@ class Inputs:
         """Return the kind of input that a document becomes; inputs of one kind may share a call."""
         pictures, texts = len(document.images), len(document.texts)
         if self.messages:
-            kind = "messages with pictures" if pictures else "messages"
-            if pictures and not self.modalities & {"image", ("image", "text")} and not self._structured():
-                raise ContentError("this model takes no pictures", document.place)
-            return kind
+            if pictures and not self.pictures:
+                raise ContentError("this model takes no pictures, text alone", document.place)
+            return "messages with pictures" if pictures else "messages"
         if not pictures:
             return "text"
-        if "image" not in self.modalities:
+        if not self.pictures:
             raise ContentError("this model takes no pictures, text alone", document.place)
         if not texts and pictures == 1:
             return "image"
