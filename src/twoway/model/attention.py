@@ -1,20 +1,34 @@
-"""The two-way switch, and nothing else.
+"""The two-way switch, and the way in for a mask of our own; nothing else.
 
 transformers builds every attention mask from the *text* config: with `is_causal = False` there, each token sees every other real token
 of its row, in every layer, under every attention backend, and the padding stays masked. The setting is saved with the config, so no
 code of ours is needed where the model is loaded. The same name at the top level of a vision-language config does nothing, in silence;
 a stray one is removed, so that a config says one thing only.
+
+A mask of our own (`bridge_mask`) goes in where the language model is called, in the place of the one that transformers would make, and is
+made by transformers' own mask interface, in the form that the attention backend takes. The model around it is called with the ordinary
+two-dimensional mask, so positions that some families count by it stay as they are. Layers with a sliding window see what both allow.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+from transformers.masking_utils import create_masks_for_generate
+
+from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedConfig, PreTrainedModel
 
 Attention = Literal["two-way", "causal"]
 ATTENTION: tuple[Attention, ...] = ("two-way", "causal")
+MASKED_BACKENDS = ("sdpa", "eager", "flex_attention")
 
 
 def set_attention(model: PreTrainedModel, attention: Attention) -> None:
@@ -33,3 +47,49 @@ def set_attention(model: PreTrainedModel, attention: Attention) -> None:
 def declared(config: PreTrainedConfig) -> Attention:
     """Return what a config claims; the proof says what the model does."""
     return "causal" if getattr(config.get_text_config(), "is_causal", True) else "two-way"
+
+
+@contextmanager
+def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
+    """Let each token see those alone that `allowed` says, `(rows, length, length)`, in every layer of the language model.
+
+    The model is a two-way one, with or without its head, and is called inside as ever, with its `attention_mask` of zeros and ones.
+    """
+    language = model.get_decoder()
+    if declared(model.config) != "two-way":
+        raise TwowayError(
+            f"this {model.config.model_type} is causal, and a mask cannot open what it keeps shut; convert it to two-way first"
+        )
+    backend = language.config._attn_implementation
+    if backend not in MASKED_BACKENDS:
+        raise TwowayError(f"attention backend {backend} takes no mask of this kind; use one of {', '.join(MASKED_BACKENDS)}")
+    # A row of a softmax needs something to see: padding sees itself, and nobody else sees it.
+    allowed = allowed | torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
+
+    def enter(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        like = next(value for value in (given.get("inputs_embeds"), given.get("input_ids"), *args) if value is not None)
+        if like.shape[:2] != allowed.shape[:2]:
+            raise TwowayError(f"the mask is for {tuple(allowed.shape[:2])} rows and tokens, the input has {tuple(like.shape[:2])}")
+        return args, {**given, "attention_mask": _in_form(language, allowed.to(like.device))}
+
+    hook = language.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _in_form(language: Any, allowed: torch.Tensor) -> Any:
+    """Return the mask in the form that the backend takes: one for all layers, or one for each kind of layer."""
+    shape_alone = torch.empty(*allowed.shape[:2], 1, dtype=language.dtype, device=allowed.device)
+    made = create_masks_for_generate(
+        config=language.config,
+        inputs_embeds=shape_alone,
+        attention_mask=None,
+        past_key_values=None,
+        and_mask_function=lambda row, _head, who, whom: allowed[row, who, whom],
+    )
+    masks = made if isinstance(made, dict) else {"full_attention": made}
+    if not all(isinstance(mask, (torch.Tensor, BlockMask)) and len(mask.shape) == 4 for mask in masks.values()):
+        raise TwowayError(f"{language.config.model_type} has layers ({', '.join(masks)}) that no mask of who sees whom governs")
+    return masks if len(masks) > 1 else next(iter(masks.values()))
