@@ -12,7 +12,7 @@ from ..errors import TwowayError
 from .corrupt import NO_TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -28,13 +28,7 @@ def collate(rows: Sequence[Corrupted], *, pad_token: int, padding_side: Literal[
     def padded(tensors: list[Tensor], value: float | bool) -> Tensor:
         return torch.stack([_pad(tensor, longest, value, padding_side) for tensor in tensors])
 
-    inputs = {"attention_mask": padded([torch.ones_like(row.labels) for row in rows], 0)}
-    for name in dict.fromkeys(name for row in rows for name in row.inputs):
-        if all(_per_token(row, name) for row in rows):
-            fill = pad_token if name == "input_ids" else 0
-            inputs[name] = padded([row.inputs[name] for row in rows], fill)
-        else:
-            inputs[name] = _behind([row.inputs[name] for row in rows if name in row.inputs])
+    inputs = model_inputs([row.inputs for row in rows], pad_token=pad_token, padding_side=padding_side)
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(row.counts)
@@ -49,8 +43,21 @@ def collate(rows: Sequence[Corrupted], *, pad_token: int, padding_side: Literal[
     }
 
 
-def _per_token(row: Corrupted, name: str) -> bool:
-    return name in row.inputs and row.inputs[name].shape == row.labels.shape
+def model_inputs(rows: Sequence[Mapping[str, Tensor]], *, pad_token: int, padding_side: Literal["left", "right"]) -> dict[str, Tensor]:
+    """Put the inputs of rows together: what has one entry a token is padded, anything else goes one behind the other."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    longest = max(lengths)
+
+    def padded(tensors: list[Tensor], value: float) -> Tensor:
+        return torch.stack([_pad(tensor, longest, value, padding_side) for tensor in tensors])
+
+    inputs = {"attention_mask": padded([torch.ones(length, dtype=torch.long) for length in lengths], 0)}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if all(name in row and row[name].shape == row["input_ids"].shape for row in rows):
+            inputs[name] = padded([row[name] for row in rows], pad_token if name == "input_ids" else 0)
+        else:
+            inputs[name] = _behind([row[name] for row in rows if name in row])
+    return inputs
 
 
 def _pad(tensor: Tensor, length: int, value: float | bool, side: str) -> Tensor:

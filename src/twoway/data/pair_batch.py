@@ -1,0 +1,172 @@
+"""Pairs become a batch: each content encoded once, in chunks of one cost and nearly one length, and who belongs to whom.
+
+A page at high resolution and the short text that asks for it never share a chunk that would pad the one to the other: contents are sorted
+by length and cut where the budget ends, as documents are in `batching`. What the batch holds is described where it is used, in
+`stages.contrastive_batch`.
+
+A row's instruction is that of its task and side, `prompts["TASK-query"]` or else `prompts["query"]`: the names that the checkpoint has them
+under, and that `encode(…, prompt_name=)` takes. Further right answers of a row come in turn, one an epoch; of its hard negatives the first
+few are taken, or as many at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from ..content import ContentError
+from .batching import PLAIN, CostWeights, cost
+from .collate import model_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..content import Document
+    from .encode import Encoder, Example
+    from .pair_rows import PairRow
+
+Choice = Literal["first", "random"]
+QUERY, DOCUMENT = "query", "document"
+
+
+def prompt_of(prompts: Mapping[str, str], task: str, side: str) -> str:
+    """Return the instruction of a task's side."""
+    return prompts.get(f"{task}-{side}", prompts.get(side, ""))
+
+
+def content_key(document: Document) -> int:
+    """Return a number that is the same for the same content, wherever it lies."""
+    return int.from_bytes(bytes.fromhex(document.fingerprint()[:16]), "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Content:
+    """One side of a row as the model sees it; `key` is that of the document, without its instruction."""
+
+    key: int
+    instruction: str
+    example: Example
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """One row as the model sees it. `answers` are the keys of all its right answers."""
+
+    identity: str
+    task: str
+    query: Content
+    positive: Content
+    negatives: tuple[Content, ...]
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Turns rows into examples; can be sent to workers."""
+
+    encode: Encoder
+    prompts: Mapping[str, str]
+    negatives: int
+    choose: Choice = "first"
+    seed: int = 0
+
+    def pass_on(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
+        """Keep a row for `__call__`, which knows the epoch."""
+        return identity, pair
+
+    def __call__(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+        """Encode one row as an epoch has it."""
+        identity, pair = row
+        right = (pair.positive, *pair.others)
+        positive = right[epoch % len(right)]
+        chosen = [pair.negatives[number] for number in self._chosen(identity, len(pair.negatives), epoch)]
+        answers = tuple(content_key(one) for one in right)
+        wrong = tuple(self._content(identity, pair.task, DOCUMENT, one) for one in chosen)
+        asked, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
+        return PairExample(identity, pair.task, asked, answer, wrong, answers)
+
+    def _content(self, identity: str, task: str, side: str, document: Document) -> Content:
+        instruction = prompt_of(self.prompts, task, side)
+        try:
+            example = self.encode(identity, document, instruction)
+        except ContentError as error:
+            raise ContentError(error.reason, error.place or document.place) from error
+        return Content(content_key(document), instruction, example)
+
+    def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
+        if self.choose == "first" or count <= self.negatives:
+            return range(min(count, self.negatives))
+        number = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch} {identity}".encode()).digest()[:8], "big")
+        return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
+
+
+def collate_pairs(
+    rows: Sequence[PairExample],
+    *,
+    pad_token: int,
+    padding_side: Literal["left", "right"] = "right",
+    budget: float,
+    weights: CostWeights = PLAIN,
+) -> dict[str, Any]:
+    """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
+    numbers: dict[tuple[int, str], int] = {}
+    contents: list[Content] = []
+
+    def number(content: Content) -> int:
+        key = content.key, content.instruction
+        if key not in numbers:
+            numbers[key] = len(contents)
+            contents.append(content)
+        return numbers[key]
+
+    queries = [number(row.query) for row in rows]
+    candidates = [number(row.positive) for row in rows]
+    owner, keys = list(range(len(rows))), [row.positive.key for row in rows]
+    for place, row in enumerate(rows):
+        for negative in row.negatives:
+            candidates.append(number(negative))
+            owner.append(place)
+            keys.append(negative.key)
+    others = [(place, key) for place, row in enumerate(rows) for key in row.answers if key != row.positive.key]
+    chunks = []
+    for chosen in _cut([one.example for one in contents], budget, weights):
+        inputs = model_inputs([contents[one].example.inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
+        chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
+    return {
+        "contents": len(contents),
+        "chunks": chunks,
+        "queries": torch.tensor(queries),
+        "candidates": torch.tensor(candidates),
+        "owner": torch.tensor(owner),
+        "query_keys": torch.tensor([row.query.key for row in rows]),
+        "candidate_keys": torch.tensor(keys),
+        "others": torch.tensor(others, dtype=torch.long).reshape(-1, 2),
+        "tasks": [row.task for row in rows],
+        "identities": [row.identity for row in rows],
+    }
+
+
+def _cut(examples: Sequence[Example], budget: float, weights: CostWeights) -> list[list[int]]:
+    """Sort contents by length, longest first, and cut them into chunks of one budget."""
+    length = [len(one.inputs["input_ids"]) for one in examples]
+    extra = [_extra(one, weights) for one in examples]
+    chunks: list[list[int]] = []
+    spent = 0.0
+    for number in sorted(range(len(examples)), key=lambda one: (-length[one], one)):
+        if chunks and (len(chunks[-1]) + 1) * length[chunks[-1][0]] + spent + extra[number] <= budget:
+            chunks[-1].append(number)
+            spent += extra[number]
+        else:
+            chunks.append([number])
+            spent = extra[number]
+    return chunks
+
+
+def _extra(example: Example, weights: CostWeights) -> float:
+    """Return what a content's pictures cost besides their tokens."""
+    tokens, pictures = int(example.image_tokens.sum()), int(example.pictures.max()) + 1 if len(example.pictures) else 0
+    return float(cost(0, tokens, pictures, weights)) - tokens

@@ -1,0 +1,79 @@
+"""An instruction stands where it is meant to, and what training encodes is what the saved model's `encode` gives."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image as PILImage
+
+from tiny import FAMILIES
+from twoway.content import Document, Image, Text
+from twoway.data.encode import Encoder
+from twoway.data.patches import PatchGeometry
+from twoway.model import encoder
+from twoway.model.backbone import load_config
+from twoway.model.processor import ensure_template, load_processor
+from twoway.model.prompting import require_prompts, set_template
+from twoway.model.start import open_start
+
+PICTURE = PILImage.new("RGB", (28, 28), "red")
+SAID = "Find what is asked: "
+DOCUMENTS = {
+    "text": Document((Text("a cat"),)),
+    "picture": Document((Image(PICTURE),)),
+    "picture and text": Document((Image(PICTURE), Text("what is it"))),
+    "interleaved": Document((Text("first "), Image(PICTURE), Text("then"))),
+}
+
+
+def prepared(folder, style, place):
+    processor = load_processor(folder)
+    ensure_template(processor)
+    set_template(processor, style=style, place=place)
+    return processor
+
+
+def rendered(processor, document):
+    kinds = [{"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image"} for part in document.parts]
+    messages = [{"role": "system", "content": [{"type": "text", "text": SAID}]}, {"role": "user", "content": kinds}]
+    return processor.apply_chat_template(messages, tokenize=False)
+
+
+def test_an_instruction_moves_behind_the_leading_pictures(tiny_model):
+    processor = prepared(tiny_model("qwen2_vl"), "chat", "user")
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    wanted = {
+        "text": f"{SAID}a cat",
+        "picture": f"{picture}{SAID}",
+        "picture and text": f"{picture}{SAID}what is it",
+        "interleaved": f"{SAID}first {picture}then",
+    }
+    for name, document in DOCUMENTS.items():
+        assert rendered(processor, document) == f"<|im_start|>user\n{wanted[name]}<|im_end|>\n"
+    processor = prepared(tiny_model("qwen2_vl"), "plain", "user")
+    for name, document in DOCUMENTS.items():
+        assert rendered(processor, document) == wanted[name]
+
+
+def test_as_a_system_message_it_is_a_turn_of_its_own_and_the_move_can_be_undone(tiny_model):
+    processor = prepared(tiny_model("qwen2_vl"), "chat", "user")
+    set_template(processor, style="chat", place="system")
+    assert rendered(processor, DOCUMENTS["text"]) == f"<|im_start|>system\n{SAID}<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n"
+
+
+@pytest.mark.parametrize("place", ["user", "system"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_and_encode_see_the_same_tokens(tiny_model, family, place):
+    """With and without a prompt, for texts, pictures, both, and documents in which they alternate."""
+    folder = tiny_model(family)
+    processor = prepared(folder, "chat", place)
+    require_prompts(processor, {"query": SAID})
+    start = open_start(folder, dtype="float32")
+    sentence = encoder.around(start.model.base_model, processor, mode="mean", dim=None, prompts={"query": SAID})
+    encode = Encoder(processor, PatchGeometry.of(load_config(folder), processor), max_length=512)
+    for document in DOCUMENTS.values():
+        content = [
+            {"type": "text", "text": p.text} if isinstance(p, Text) else {"type": "image", "image": p.source} for p in document.parts
+        ]
+        for prompt in (None, SAID):
+            theirs = sentence.preprocess([[{"role": "user", "content": content}]], prompt=prompt)["input_ids"][0].tolist()
+            assert encode("a", document, prompt or "").inputs["input_ids"].tolist() == theirs
