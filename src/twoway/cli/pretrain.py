@@ -13,7 +13,8 @@ HELP = """Teach a vision-language model two-way attention: it restores masked wo
 
 BASE is a hub id or a folder, a plain model or one that convert made. OUT becomes a two-way checkpoint as convert makes it, with the
 heads kept beside it. Settings are key=value words over a recipe (a YAML file): max_steps, lr, seed, dtype, budget, mask.words, lora.rank
-and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done."""
+and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done.
+objective=causal is the control of equal compute: plain next-token training on the same rows, and OUT stays causal."""
 EXAMPLE = """twoway pretrain samples/base out --data samples:pretrain max_steps=12 save_steps=3 seed=1 dtype=float32
   twoway pretrain Qwen/Qwen2.5-VL-3B-Instruct out --recipe recipes/moca-3b-pretrain.yaml --nproc 8 parallel=fsdp
   torchrun --nproc-per-node 8 --nnodes 4 … -m twoway pretrain BASE out --recipe R   (several machines)"""
@@ -37,7 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or go on; 143 where SIGTERM and 130 where Ctrl-C stopped it, with everything saved."""
+    from pathlib import Path
+
     from twoway.config import load
+    from twoway.model.card import read
     from twoway.stages.pretrain import pretrain
     from twoway.stages.pretrain_config import PretrainConfig
     from twoway.training.stop import Stopped
@@ -57,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     elif result.resumed == result.steps:
         sys.stdout.write(f"{result.out}: done already, {result.steps:,} steps\n")
     else:
-        losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in ("mlm", "mae") if name in result.last)
+        losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in ("mlm", "clm", "mae") if name in result.last)
+        measured = read(Path(result.out))["attention"]["measured"]
         went = f" from step {result.resumed:,}" if result.resumed else ""
-        sys.stdout.write(f"{result.out}: {result.steps:,} steps done{went}, two-way as measured; last {losses}\n")
+        sys.stdout.write(f"{result.out}: {result.steps:,} steps done{went}, {measured} as measured; last {losses}\n")
     return 0

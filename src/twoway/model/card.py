@@ -69,7 +69,8 @@ class Card:
         table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
         steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(self.chain, 1))
         notes = "".join(f"\n- {note}" for note in (_CHAT, *self.notes))
-        return _TEXT.format(front=yaml.safe_dump(head, sort_keys=False).strip(), table=table, notes=notes, steps=steps, file=FILE)
+        front, kind = yaml.safe_dump(head, sort_keys=False).strip(), self.attention["declared"]
+        return _TEXT.format(front=front, kind=kind, table=table, notes=notes, steps=steps, file=FILE)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -114,7 +115,7 @@ _TEXT = """---
 {front}
 ---
 
-# A two-way multimodal embedding model
+# A {kind} multimodal embedding model
 
 | | |
 |---|---|

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .pretrain_config import PretrainConfig
 from .pretrain_data import open_data
-from .pretrain_model import prepare
+from .pretrain_model import prepare, require
 from .pretrain_watch import Watch
 from .run_stage import Stage, StageResult, configure, run_stage
-from .stage_model import require_two_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from twoway.data.mixture import SourceConfig
 
-STAGE = Stage("pretrain", PretrainConfig, prepare, open_data, Watch, require_two_way)
+STAGE = Stage("pretrain", PretrainConfig, prepare, open_data, Watch, require)
 
 
 def pretrain(

@@ -29,6 +29,7 @@ from twoway.data.mixture import Mixture, open_mixture
 from twoway.data.policy import Policy
 from twoway.files import write_whole
 
+from .next_token import NOTHING_MASKED
 from .run_stage import TABLES
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def open_data(
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     mixture = open_mixture(config.data, folder=out / TABLES, policy=policy)
     parts, geometry = prepared.processor, prepared.geometry
-    whole_words = config.mask.unit == "word"
+    masks = NOTHING_MASKED if config.objective == "causal" else config.mask
+    whole_words = masks.unit == "word"
     encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
-    ordinary = ordinary_ids(parts) if config.mask.random else None
-    mask = partial(corrupt, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
+    ordinary = ordinary_ids(parts) if masks.random else None
+    mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = _costs(mixture, encode, config, out / TABLES)
     held = held_out(mixture, config.held_out)

@@ -1,15 +1,16 @@
-"""The model of `pretrain`: a two-way base with its heads."""
+"""The model of `pretrain`: a two-way base with its heads, or, for the control, a causal one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError, UsageError
 from twoway.model.source import first_line
 from twoway.objectives.mae import PatchDecoder
 
+from .next_token import NextToken
 from .reconstruction import Reconstruction
-from .stage_model import Prepared, choose, freeze_head, open_base, spare
+from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,26 +21,30 @@ if TYPE_CHECKING:
 
 def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction]:
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
-    opened = open_base(base, config)
+    causal = config.objective == "causal"
+    opened = open_base(base, config, attention="causal" if causal else "two-way")
     model = opened.start.model
     if config.mlm_weight and not opened.start.has_head:
-        raise TwowayError(f"{base} has no language-model head to restore masked words with; start from its base, or set mlm_weight=0")
-    decoder = _decoder(opened, config) if config.mae_weight else None
+        instead = "" if causal else ", or set mlm_weight=0"
+        raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
+    decoder = _decoder(opened, config) if config.mae_weight and not causal else None
     adapted = choose(model, config)
     if not config.mlm_weight:
         freeze_head(model)
-    task = Reconstruction(
-        model,
-        decoder,
-        mlm_weight=config.mlm_weight,
-        mae_weight=config.mae_weight,
-        shift=config.shift,
-        pad_token=opened.pad_token,
-        token_keys=opened.geometry.token_keys,
+    inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
+    task = (
+        NextToken(model, weight=config.mlm_weight, **inputs)
+        if causal
+        else Reconstruction(model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, **inputs)
     )
     bodies = [decoder.body] if decoder else []
     spare(config, [model, *bodies], [*task.blocks(), *(layer for body in bodies for layer in body.layers)])
     return Prepared(**vars(opened), task=task, adapted=adapted)
+
+
+def require(prepared: Prepared[Reconstruction]) -> None:
+    """Measure that attention is what the objective wants."""
+    (require_causal if isinstance(prepared.task, NextToken) else require_two_way)(prepared)
 
 
 def _decoder(base: Base, config: PretrainConfig) -> PatchDecoder:

@@ -14,6 +14,8 @@ from twoway.training.report import Shown, write_report
 from twoway.training.report_examples import collect
 from twoway.training.trainer import Events, Trainer
 
+from .next_token import NOTHING_MASKED
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,6 +45,8 @@ class Watch(Events):
         self.pairs = pair(rows)
         # A share of 0 or 1 says what is trained; what is measured needs something masked and something left.
         shares = {name: share if 0 < share < 1 else default for name, share, default in self._shares()}
+        if self.config.objective == "causal":
+            shares = {"words": NOTHING_MASKED.words, "keep": NOTHING_MASKED.keep}
         self.prober = Prober(
             self.data.encode,
             self.data.collate,

@@ -44,7 +44,9 @@ class States:
 
 
 class Reconstruction(Task):
-    """A two-way model with its language-model head, and a patch decoder."""
+    """A two-way model with its language-model head, and a patch decoder. `words` is the name of the loss on words."""
+
+    words = WORDS
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class Reconstruction(Task):
         token_keys: Sequence[str] = (),
     ) -> None:
         """Take a model with attention set. `token_keys` are inputs with one entry a token."""
-        super().__init__({WORDS: mlm_weight, PATCHES: mae_weight})
+        super().__init__({self.words: mlm_weight, PATCHES: mae_weight})
         if mae_weight and decoder is None:
             raise ValueError("a loss on patches needs a decoder")
         self.model, self.decoder, self.shift = model, decoder if mae_weight else None, shift
@@ -87,9 +89,9 @@ class Reconstruction(Task):
         """Return the losses that have targets here."""
         states = self.states(batch)
         losses: dict[str, Loss] = {}
-        if WORDS in self.weights and bool((batch["labels"] != NO_TARGET).any()):
+        if self.words in self.weights and bool((batch["labels"] != NO_TARGET).any()):
             mask = batch["inputs"].get("attention_mask")
-            losses[WORDS] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, mask_BL=mask)
+            losses[self.words] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, mask_BL=mask)
         if self.decoder is not None and bool(batch["patch_mask"].any()):
             predicted = self.decoder(states.hidden, batch["patch_mask"], states.seen)
             losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
@@ -101,7 +103,7 @@ class Reconstruction(Task):
         hidden = states.hidden
         if self.shift:
             hidden, labels = hidden[:, :-1], labels[:, 1:].masked_fill(~mask[:, :-1], NO_TARGET)
-        chosen = labels != NO_TARGET if WORDS in self.weights else torch.zeros_like(labels, dtype=torch.bool)
+        chosen = labels != NO_TARGET if self.words in self.weights else torch.zeros_like(labels, dtype=torch.bool)
         words, nats, said = labels[chosen], [], []
         for piece, right in zip(torch.split(hidden[chosen], _AT_ONCE), torch.split(words, _AT_ONCE), strict=True):
             if len(right):
@@ -125,12 +127,12 @@ class Reconstruction(Task):
     def counts(self, batch: Batch) -> dict[str, int]:
         """Count targets as the losses do: with `shift`, a row's first token has none."""
         counts = {}
-        if WORDS in self.weights:
+        if self.words in self.weights:
             labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
             chosen = labels[:, 1:] != NO_TARGET if self.shift else labels != NO_TARGET
             if self.shift and mask is not None:
                 chosen = chosen & mask[:, :-1].bool()
-            counts[WORDS] = int(chosen.sum())
+            counts[self.words] = int(chosen.sum())
         if PATCHES in self.weights:
             counts[PATCHES] = int(batch["patch_mask"].sum())
         return counts

@@ -10,7 +10,7 @@ import torch
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
 from twoway.model import adapters, backbone, mask_token, processor, proof
-from twoway.model.attention import set_attention
+from twoway.model.attention import Attention, declared, set_attention
 from twoway.model.start import Start, open_start
 from twoway.training.task import Task
 
@@ -45,8 +45,8 @@ class Prepared(Base, Generic[T]):
     adapted: Any = None  # the model as peft wraps it, where adapters train
 
 
-def open_base(base: str | Path, config: StageConfig) -> Base:
-    """Open a base; the same base and configuration give the same bits."""
+def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "two-way") -> Base:
+    """Open a base and give it its attention; the same base and configuration give the same bits."""
     torch.manual_seed(config.seed)
     start = open_start(base, dtype="float32")
     parts = processor.load_processor(start.folder)
@@ -54,7 +54,9 @@ def open_base(base: str | Path, config: StageConfig) -> Base:
     token = mask_token.ensure_mask_token(start.model, parts)
     processor.ensure_template(parts)
     longest = processor.set_max_length(start.model, parts, None)
-    set_attention(start.model, "two-way")
+    if attention == "causal" and declared(start.model.config) != "causal":
+        raise TwowayError(f"{start.name} is two-way already; start from a causal base, which this run would leave causal")
+    set_attention(start.model, attention)
     geometry = PatchGeometry.of(start.model.config, parts)
     return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts))
 
@@ -65,6 +67,14 @@ def require_two_way(base: Base) -> None:
     if verdict.attention != "two-way":
         kind, why = base.start.model.config.model_type, f" ({verdict.reason})" if verdict.reason else ""
         raise TwowayError(f"{base.start.name} ({kind}) cannot be made two-way: it is measured {verdict.attention}{why}")
+
+
+def require_causal(base: Base) -> None:
+    """Measure, before any work, that the base is causal; a family may let the tokens of one picture see each other (Gemma 3)."""
+    verdict = proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
+    if verdict.attention not in ("causal", "mixed"):
+        why = f" ({verdict.reason})" if verdict.reason else ""
+        raise TwowayError(f"{base.start.name} is to stay causal and is measured {verdict.attention}{why}")
 
 
 def choose(model: Any, config: StageConfig) -> Any:

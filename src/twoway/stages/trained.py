@@ -1,4 +1,4 @@
-"""A trained model becomes a plain checkpoint, as `convert` makes one: two-way, measured, with its provenance and its heads beside it.
+"""A trained model becomes a plain checkpoint, as `convert` makes one: its attention measured, with its provenance and its heads beside it.
 
 It is made from the base and the last checkpoint alone, in one process, whatever ranks trained it; so a run that dies in the last
 minute makes the same files when it is called again. The files are written beside and moved into place one by one, the provenance
@@ -15,6 +15,7 @@ import torch
 from twoway.errors import TwowayError
 from twoway.files import disk_errors, fresh_folder
 from twoway.model import adapters, backbone, card, encoder, moca
+from twoway.model.attention import declared
 from twoway.training.checkpoint import Checkpoints, read_weights
 
 from .convert import _measure, _try
@@ -59,7 +60,7 @@ def finish(prepared: Prepared[Task], out: Path, *, step: str, options: dict[str,
         written = card.Card(
             base=facts.get("base") or start.name,
             family=model.config.model_type,
-            attention=_measure(result, "two-way"),
+            attention=_measure(result, declared(model.config)),
             pooling=mode,
             width=width,
             dim=dim if dim != width else None,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .pairs import Pair
 
+WORD_LOSSES = ("mlm", "clm")  # of masked words, and of next ones
 RIGHT, SHUFFLED, NONE = "right", "shuffled", "none"
 _AT_ONCE = 8
 _EPOCH = -1  # masks of no epoch that is trained on
@@ -75,6 +76,7 @@ class Prober:
     mask_token: int
     words: float = 0.4
     patches: float = 0.5
+    keep: float = 0.0  # share of the words asked for that are seen all the same; all of them where each is said from those before it
     seed: int = 0
     device: str = "cpu"
     autocast: bool = False
@@ -112,7 +114,7 @@ class Prober:
 
     def mask(self, example: Example, *, words: float = 0.0, patches: float = 0.0) -> Corrupted:
         """Mask an encoded row, the same way every time."""
-        config = CorruptConfig(words=words, patches=patches)
+        config = CorruptConfig(words=words, patches=patches, keep=self.keep)
         return corrupt(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
 
     def ask(self, task: Any, rows: Sequence[Corrupted]) -> Answers:
@@ -127,7 +129,7 @@ def measure(task: Any, pairs: Sequence[Pair], prober: Prober) -> dict[str, float
     """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `task.look` answers for a batch."""
     found: dict[str, float] = {}
     with undisturbed(task):
-        if "mlm" in task.weights:
+        if any(name in task.weights for name in WORD_LOSSES):
             sums = _sums(task, prober, pairs, prober.word_rows, words=True)
             for name, one in sums.items():
                 found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}

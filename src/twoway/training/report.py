@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 _BAD_SHOWN, _CAPTION = 20, 160
 _SAID = {
-    "words": ("a masked word costs {} nats less with its own picture than with another row's", "pictures"),
+    "words": ("a word costs {} nats less with its own picture than with another row's", "pictures"),
     "patches": ("a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
 }
 
@@ -55,14 +55,14 @@ def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None = None) 
 
 def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
     config = out / "config.yaml"
-    words = [_case_rows(one) for one in shown.examples.sentences]
+    words, causal = [_case_rows(one) for one in shown.examples.sentences], any("clm" in entry for entry in log)
     return [
         tiles(_numbers(log)),
         section("Do the modalities help each other?", verdict(log), grid(gap_charts(log))),
         section(
             "Held-out losses",
             "The same targets at each evaluation, in rows that no step trains on. "
-            "Words are probed under whole pictures, patches beside whole captions.",
+            + ("" if causal else "Words are probed under whole pictures, patches beside whole captions."),
             grid(held_charts(log)),
         ),
         section("Training", "The loss of each logged step; the strong line is a running mean.", grid(training_charts(log))),
@@ -74,8 +74,9 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
             else "",
         ),
         section(
-            "Restored words",
-            "Masked words as the model says them: green is right; red is wrong, with the right word beside it.",
+            "Words said" if causal else "Restored words",
+            ("Each word as the model says it from what stands before it" if causal else "Masked words as the model says them")
+            + ": green is right; red is wrong, with the right word beside it.",
             '<div class="grid">' + "".join(words) + "</div>" if words else "",
         ),
         section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
@@ -117,7 +118,8 @@ def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Return the large numbers at the top: the latest of each."""
     wanted = [
         ("mlm", "{:.3f}", "nats a masked word, in training"),
-        (f"words_{RIGHT}_accuracy", "{:.1%}", "of held-out masked words said right"),
+        ("clm", "{:.3f}", "nats a word, in training"),
+        (f"words_{RIGHT}_accuracy", "{:.1%}", "of held-out words said right"),
         (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right picture over a wrong one"),
         ("mae", "{:.3f}", "squared error of a masked patch, in training"),
         (f"patches_gap_{SHUFFLED}", "{:+.4f}", "squared error saved by the right caption over a wrong one"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .probes import NONE, RIGHT, SHUFFLED
+from .probes import NONE, RIGHT, SHUFFLED, WORD_LOSSES
 from .report_chart import Line, chart
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def gap_charts(log: Sequence[dict[str, Any]]) -> list[str]:
     """Return what the right picture and the right caption save."""
     words = [_line(log, f"words_gap_{SHUFFLED}", "over another picture"), _line(log, f"words_gap_{NONE}", "over no picture")]
     return [
-        chart("What the right picture saves", "nats a masked word; above zero it helps", words, zero=True),
+        chart("What the right picture saves", "nats a word; above zero it helps", words, zero=True),
         chart(
             "What the right caption saves",
             "squared error of a masked patch; above zero it helps",
@@ -37,7 +37,7 @@ def held_charts(log: Sequence[dict[str, Any]]) -> list[str]:
     """Return the losses on held-out rows."""
     words = ((RIGHT, "right picture"), (SHUFFLED, "another picture"), (NONE, "no picture"))
     return [
-        chart("Masked words", "nats", [_line(log, f"words_{key}", name) for key, name in words]),
+        chart("Words", "nats", [_line(log, f"words_{key}", name) for key, name in words]),
         chart("Words said right", "share", [_line(log, f"words_{key}_accuracy", name) for key, name in words], zero=True),
         chart(
             "Masked patches",
@@ -49,8 +49,9 @@ def held_charts(log: Sequence[dict[str, Any]]) -> list[str]:
 
 def training_charts(log: Sequence[dict[str, Any]]) -> list[str]:
     """Return the losses in training."""
+    loss = next((name for name in WORD_LOSSES if any(name in entry for entry in log)), WORD_LOSSES[0])
     return [
-        chart("Masked words", "nats", [_line(log, "mlm", "words", smooth=True)]),
+        chart("Words" if loss == "clm" else "Masked words", "nats", [_line(log, loss, "words", smooth=True)]),
         chart("Masked patches", "mean squared error", [_line(log, "mae", "patches", smooth=True)], first=3),
     ]
 

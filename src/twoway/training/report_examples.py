@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.data.corrupt import NO_TARGET
 from twoway.data.pixels import pictures
 
-from .probes import RIGHT, SHUFFLED, undisturbed
+from .probes import RIGHT, SHUFFLED, WORD_LOSSES, undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def collect(task: Any, pairs: Sequence[Pair], prober: Prober, processor: Any) ->
     made = Examples()
     with undisturbed(task):
         for pair in pairs[:_ROWS]:
-            if "mlm" in task.weights and (rows := prober.word_rows(pair)) is not None:
+            if any(name in task.weights for name in WORD_LOSSES) and (rows := prober.word_rows(pair)) is not None:
                 made.sentences.append(_sentence(task, pair, rows, prober, processor))
             if "mae" in task.weights and (rows := prober.patch_rows(pair)) is not None:
                 found = _restored(task, pair, rows[RIGHT], prober, processor)
