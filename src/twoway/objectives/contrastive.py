@@ -103,7 +103,7 @@ def ranking(
 
 def require_temperature(temperature: float | torch.Tensor) -> None:
     """Refuse a temperature that no score can be divided by."""
-    value = float(temperature)
+    value = float(torch.as_tensor(temperature).detach())
     if not 0 < value < math.inf:
         raise UsageError(f"the temperature must be above 0, not {value:g}; the papers use 0.02 and 0.03")
 

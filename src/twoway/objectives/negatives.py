@@ -40,10 +40,10 @@ def false_negatives(
 
     R are all rows that are known, with the keys (hashes of content) of their query and their positive.
     """
-    _, number = torch.cat([keys_Q, all_keys_R, positive_keys_R, candidate_keys_C]).unique(return_inverse=True)
+    _, number = torch.unique(torch.cat([keys_Q, all_keys_R, positive_keys_R, candidate_keys_C]), return_inverse=True)
     query_Q, row_R, positive_R, candidate_C = number.split([len(keys_Q), len(all_keys_R), len(positive_keys_R), len(candidate_keys_C)])
     # A table of what answers what, over the different queries and the different contents: small, whatever Q times R times C would be.
-    queries, place = torch.cat([query_Q, row_R]).unique(return_inverse=True)
+    queries, place = torch.unique(torch.cat([query_Q, row_R]), return_inverse=True)
     answers = torch.zeros(len(queries), int(number.max()) + 1 if len(number) else 0, dtype=torch.bool, device=keys_Q.device)
     answers[place[len(query_Q) :], positive_R] = True
     answers[torch.arange(len(queries), device=keys_Q.device), queries] = True

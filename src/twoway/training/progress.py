@@ -53,6 +53,8 @@ class Meter:
         means = {name: sums[f"sum {name}"] / count for name in losses if (count := sums[f"count {name}"])}
         entry["loss"] = sum(losses[name] * mean for name, mean in means.items())
         entry |= means | {f"{name}_targets": int(sums[f"count {name}"]) for name in losses}
+        watched = [(name, sums[f"weight {name}"]) for key in sums if (name := key.removeprefix("measure ")) != key]
+        entry |= {name: round(sums[f"measure {name}"] / weight, 6) for name, weight in watched if weight}
         entry |= {"rows": int(sums["rows"]), "tokens": int(sums["tokens"]), "rows_per_second": round(sums["rows"] / seconds, 2)}
         entry |= {"tokens_per_second": round(sums["tokens"] / seconds, 1), "memory_mb": round(memory(self.device) / 2**20)}
         entry |= {"padding": round(sums["padding"] / max(sums["padding"] + sums["tokens"], 1), 4)}

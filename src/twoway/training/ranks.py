@@ -88,6 +88,21 @@ class Ranks:
         distributed.all_gather_object(found, value)
         return found
 
+    def pieces(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return every rank's tensor; the first dimension may differ."""
+        if self.count == 1:
+            return [tensor]
+        lengths = [int(number) for number in self.gather(len(tensor))]
+        padded = nn.functional.pad(tensor, [0, 0] * (tensor.dim() - 1) + [0, max(lengths) - len(tensor)])
+        found = [torch.empty_like(padded) for _ in lengths]
+        distributed.all_gather(found, padded.contiguous())
+        return [one[:length] for one, length in zip(found, lengths, strict=True)]
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Add a tensor of the same shape over all ranks, in place."""
+        if self.count > 1:
+            distributed.all_reduce(tensor)
+
     def wait(self) -> None:
         """Wait for all ranks."""
         self._state.wait_for_everyone()

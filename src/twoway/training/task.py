@@ -36,6 +36,12 @@ class Task(nn.Module):
         """Return how many targets each loss has in this batch; no model is needed for it."""
         raise NotImplementedError
 
+    def sizes(self, batch: Batch) -> dict[str, float]:
+        """Return how many rows, tokens and padding tokens a batch has."""
+        labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
+        tokens = labels.numel() if mask is None else int(mask.sum())
+        return {"rows": len(labels), "tokens": tokens, "padding": labels.numel() - tokens}
+
     def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
         """Return the losses, and something that hangs on the states, so that a batch without targets has a gradient too: zero."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,6 +20,8 @@ import torch
 from twoway.errors import TwowayError, UsageError
 
 from . import ranks as between
+from .cached import CachedTask
+from .cached_step import Step
 from .checkpoint import Checkpoints, optimizer_tensors, read_optimizer, read_weights
 from .progress import Log, Meter
 from .schedule import rate
@@ -123,27 +126,20 @@ class Trainer:
                 continue
             for name, count in self.task.counts(batch).items():
                 numbers[f"count {name}"] += count
-            labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
-            tokens = labels.numel() if mask is None else int(mask.sum())
-            numbers["rows"] += len(labels)
-            numbers["tokens"] += tokens
-            numbers["padding"] += labels.numel() - tokens
+            for name, size in self.task.sizes(batch).items():
+                numbers[name] += size
         numbers["stop"] = float(bool(caught))
         return dict(zip(numbers, self.ranks.sum(list(numbers.values())), strict=True))
 
     def _update(self, batches: Sequence[Batch], numbers: dict[str, float]) -> None:
         """Compute the gradient of the global batch and let the optimizer use it."""
-        config, device = self.config, self.ranks.device
-        scales = {name: weight * self.ranks.count / max(numbers[f"count {name}"], 1) for name, weight in self.task.weights.items()}
-        torch.manual_seed(_seed(config.seed, self.step, self.ranks.rank))
-        sums = []
-        for index, batch in enumerate(batches):
-            moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
-            with self.ranks.more(self.shared, last=index == len(batches) - 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-                    total, parts = self.shared(moved, scales)
-                total.backward()
-            sums.append({name: float(part) for name, part in parts.items()})
+        config = self.config
+        if isinstance(self.task, CachedTask):
+            seed = partial(_seed, config.seed, self.step, self.ranks.rank)
+            made = Step(self.task, self.shared, self.ranks, batches, seed=seed, dtype=config.dtype).gradients()
+            sums, numbers = made.sums, numbers | made.numbers
+        else:
+            sums = self._accumulate(batches, numbers)
         parameters = list(self.parameters.values())
         for parameter in parameters:
             if parameter.grad is None:
@@ -157,6 +153,21 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.add(numbers | {f"sum {name}": number for name, number in zip(self.task.weights, added, strict=True)})
+
+    def _accumulate(self, batches: Sequence[Batch], numbers: dict[str, float]) -> list[dict[str, float]]:
+        """Add up the gradients of the batches, and return the sums of their losses."""
+        config, device = self.config, self.ranks.device
+        scales = {name: weight * self.ranks.count / max(numbers[f"count {name}"], 1) for name, weight in self.task.weights.items()}
+        torch.manual_seed(_seed(config.seed, self.step, self.ranks.rank))
+        sums = []
+        for index, batch in enumerate(batches):
+            moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
+            with self.ranks.more(self.shared, last=index == len(batches) - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                    total, parts = self.shared(moved, scales)
+                total.backward()
+            sums.append({name: float(part) for name, part in parts.items()})
+        return sums
 
     def _not_finite(self, batches: Sequence[Batch], sums: Sequence[dict[str, float]]) -> TwowayError:
         """Name the rows: those of the batches whose loss is not finite, or all of the step where only the gradient is not."""
@@ -220,6 +231,6 @@ def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> tor
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
-def _seed(seed: int, step: int, rank: int) -> int:
-    """Mix three numbers into the seed of one step on one rank."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "little")
+def _seed(*numbers: int) -> int:
+    """Mix numbers into the seed of one step on one rank, or of a chunk of it."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()[:7], "little")

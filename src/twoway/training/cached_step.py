@@ -1,0 +1,175 @@
+"""One step by gradient caching: embed every chunk, compare, and go back chunk by chunk; `cached` says why and how it departs from others.
+
+Ranks must run their model equally often where weights are sharded, so they agree first on how many chunks keep their graphs (run together,
+in one forward pass, which distributed training counts as one) and how many are run twice; a rank with fewer runs blank ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .cached import Vectors
+from .task import Batch, to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .cached import CachedTask, Chunks, Compared
+    from .ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a step gave: numbers over all ranks, and the loss of each of this rank's batches, as far as it can be told apart."""
+
+    numbers: dict[str, float]
+    sums: list[dict[str, float]]
+
+
+class Step:
+    """The gradient of one step, as one rank takes part in it."""
+
+    def __init__(
+        self, task: CachedTask, shared: Any, ranks: Ranks, batches: Sequence[Batch], *, seed: Callable[[int], int], dtype: str
+    ) -> None:
+        self.task, self.shared, self.ranks, self.batches, self.seed, self.dtype = task, shared, ranks, batches, seed, dtype
+        self.chunks: list[Chunks] = [batch["chunks"] for batch in batches]
+        costs = [cost for one in self.chunks for cost in one.costs]
+        sums = [sum(costs[: number + 1]) for number in range(len(costs))]
+        held = sum(total <= task.hold for total in sums)
+        rest = len(costs) - held
+        agreed = ranks.gather((held, rest))
+        self.count, self.held, self.rest = len(costs), max(one for one, _ in agreed), max(one for _, one in agreed)
+        if not self.held and not self.rest:
+            self.held = 1
+        self.own_held = held
+        self.numbers: Counter[str] = Counter()
+
+    def gradients(self) -> Gradients:
+        """Leave the gradient of the global batch in the parameters."""
+        stream = ((batch, chunk) for batch, chunks in enumerate(self.chunks) for chunk in chunks)
+        where: list[tuple[int, torch.Tensor]] = []
+        found: list[torch.Tensor] = []
+
+        def take(count: int) -> list[Any]:
+            taken = list(islice(stream, count))
+            where.extend((batch, chunk["items"]) for batch, chunk in taken)
+            for _, chunk in taken:
+                self._measure(chunk)
+            return [chunk["inputs"] for _, chunk in taken]
+
+        graphs: Any = None
+        if self.held:
+            with self.ranks.more(self.shared, last=not self.rest):
+                graphs = self._run(take(self.own_held), 0, self.held)
+            found += graphs[0][: self.own_held]
+            knobs = graphs[1]
+        with torch.no_grad():
+            for number in range(self.rest):
+                vectors, knobs, _ = self._run(take(1), self.own_held + number, 1)
+                found += vectors[: max(0, min(1, self.count - self.own_held - number))]
+        width = graphs[0][0].shape[1] if graphs else vectors[0].shape[1]
+        wanted, knob_gradients, sums = self._compare(found, where, [knob.detach() for knob in knobs], width)
+        self._back(graphs, wanted, knob_gradients)
+        return Gradients(dict(self.numbers), sums)
+
+    def _run(self, inputs: list[Any], first: int, count: int) -> Any:
+        """Run chunks `first` and on; blank ones stand in where this rank has fewer than `count`."""
+        filled = inputs + [self.task.blank() for _ in range(count - len(inputs))]
+        moved = [to_device(dict(one), self.ranks.device) for one in filled]
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            return self.shared(moved, [self.seed(first + number) for number in range(count)])
+
+    def _compare(
+        self, found: list[torch.Tensor], where: list[tuple[int, torch.Tensor]], knobs: list[torch.Tensor], width: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[dict[str, float]]]:
+        """Compute the loss, and return its gradient on the vectors of each of this rank's chunks and on the knobs."""
+        task, ranks, device = self.task, self.ranks, self.ranks.device
+        sizes = [int(batch["contents"]) for batch in self.batches]
+        starts = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
+        own = torch.zeros(starts[-1], width, device=device)
+        present = torch.zeros(starts[-1], dtype=torch.bool)
+        places = [items + starts[batch] for batch, items in where]
+        for place, vectors in zip(places, found, strict=True):
+            own[place.to(device)] = vectors.detach()
+            present[place] = True
+        about = [task.about(batch, present[starts[n] : starts[n + 1]]) for n, batch in enumerate(self.batches)]
+        together = task.across and ranks.count > 1
+        every = ranks.gather(about) if together else [about]
+        pieces = ranks.pieces(own) if together else [own]
+        before = ranks.rank if together else 0
+        first = sum(map(len, every[:before]))
+        leaf = torch.cat(pieces).requires_grad_()
+        tuned = [knob.requires_grad_() for knob in knobs]
+        given = Vectors(leaf, [one for some in every for one in some], range(first, first + len(about)))
+        with torch.enable_grad():
+            compared = task.compare(given, tuned)
+            compared.loss.total.backward()  # type: ignore[no-untyped-call]
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        if together:
+            ranks.add(gradient)
+        total = float(compared.loss.total)
+        self._count(compared, total)
+        scale = ranks.count / max(self.numbers[f"count {task.name}"], 1)
+        offset = sum(map(len, pieces[:before]))
+        wanted = [gradient[(place + offset).to(device)] * scale for place in places]
+        tuned_gradients = [(torch.zeros_like(knob) if knob.grad is None else knob.grad) * scale for knob in tuned]
+        # A loss that is no number is blamed on the batches whose vectors are none, and the other batches are let be.
+        fine = [bool(torch.isfinite(own[starts[n] : starts[n + 1]]).all()) for n in range(len(sizes))]
+        share = total if math.isfinite(total) else 0.0
+        return wanted, tuned_gradients, [{task.name: (share if not n else 0.0) if good else math.nan} for n, good in enumerate(fine)]
+
+    def _back(self, graphs: Any, wanted: list[torch.Tensor], knobs: list[torch.Tensor]) -> None:
+        """Go back through the chunks: those with a graph, and then the others, run again."""
+        if graphs is not None:
+            with self.ranks.more(self.shared, last=not self.rest):
+                _backward(graphs, wanted[: self.own_held], knobs if not self.rest else [])
+        graphs = None
+        numbers = range(self.own_held, self.count)
+        bounds = [0]
+        for one in self.chunks:
+            bounds.append(bounds[-1] + len(one.costs))
+        stream = (
+            chunk
+            for chunks, start, end in zip(self.chunks, bounds, bounds[1:], strict=False)
+            for chunk in chunks.again([number - start for number in numbers if start <= number < end])
+        )
+        for number in range(self.rest):
+            last = number == self.rest - 1
+            inputs = [chunk["inputs"] for chunk in islice(stream, 1)]
+            with self.ranks.more(self.shared, last=last):
+                made = self._run(inputs, self.own_held + number, 1)
+                _backward(made, wanted[self.own_held + number :][:1], knobs if last else [])
+
+    def _measure(self, chunk: Batch) -> None:
+        """Count tokens and padding."""
+        ids, mask = chunk["inputs"]["input_ids"], chunk["inputs"].get("attention_mask")
+        tokens = ids.numel() if mask is None else int(mask.sum())
+        self.numbers.update({"tokens": tokens, "padding": ids.numel() - tokens, "contents": len(ids)})
+
+    def _count(self, compared: Compared, total: float) -> None:
+        """Add up what all ranks counted."""
+        name, count = self.task.name, compared.loss.count
+        self.numbers.update({f"count {name}": count, f"sum {name}": total, "rows": count})
+        for key, (value, weight) in compared.watched.items():
+            self.numbers.update({f"measure {key}": value, f"weight {key}": weight})
+        gathered = self.ranks.gather(dict(self.numbers))
+        self.numbers = Counter()
+        for numbers in gathered:
+            self.numbers.update(numbers)
+
+
+def _backward(made: Any, wanted: list[torch.Tensor], knobs: list[torch.Tensor]) -> None:
+    """Go back from vectors with their gradients; blank chunks have none."""
+    vectors, tuned, tied = made
+    full = [*wanted, *(torch.zeros_like(one) for one in vectors[len(wanted) :])]
+    ends = [(one, gradient) for one, gradient in zip([*vectors, *tuned], [*full, *knobs], strict=False) if one.requires_grad]
+    if tied.requires_grad:
+        ends.append((tied, torch.ones_like(tied)))
+    torch.autograd.backward([end for end, _ in ends], [gradient for _, gradient in ends])
