@@ -9,8 +9,12 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
 from tiny import FAMILIES
+from twoway.errors import TwowayError
 from twoway.model import backbone
-from twoway.model.attention import declared, set_attention
+from twoway.model.attention import declared, set_attention, with_mask
+from twoway.model.bridge_mask import bridge_mask
+from twoway.model.opened import open_model
+from twoway.model.proof_inputs import image_feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,3 +86,79 @@ def test_activation_checkpointing_keeps_both_ways(family: str, tiny_model: Calla
         gradients.append(model.get_input_embeddings().weight.grad)
     assert gradients[0][35].abs().max() > 1e-4
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_of_our_own_that_allows_all_is_the_models_own(family: str, backend: str, tiny_model: Callable[[str], Path]) -> None:
+    """So nothing but the mask is changed: no position that is counted by the padding, and no image."""
+    found = open_model(tiny_model(family))
+    text = found.model.config.get_text_config()
+    if getattr(text, "sliding_window", None):
+        text.sliding_window = 512  # Gemma 3's own is another one beside images than beside text: it ends on one side alone
+    set_attention(found.model, "two-way")
+    found.model.set_attn_implementation(backend)
+    batch = image_feed(found.model, found.processor, "left").base
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        ordinary = found.model(**batch).last_hidden_state
+        with with_mask(found.model, real[:, :, None] & real[:, None, :]):
+            ours = found.model(**batch).last_hidden_state
+        after = found.model(**batch).last_hidden_state
+    assert torch.isfinite(ours).all()
+    assert (ours - ordinary)[real].abs().max() < 1e-5
+    assert torch.equal(after, ordinary)
+
+
+def test_a_sliding_window_stays_under_a_mask_of_our_own(tiny_model: Callable[[str], Path]) -> None:
+    model = AutoModel.from_pretrained(tiny_model("gemma3")).eval()
+    set_attention(model, "two-way")
+    ids = torch.arange(20, 60)[None]
+    seen: list[torch.Tensor] = []
+    for layer in model.get_decoder().layers:
+        layer.register_forward_pre_hook(lambda _module, _args, given: seen.append(given["attention_mask"][0, 0]), with_kwargs=True)
+    allowed = bridge_mask(torch.tensor([20]), torch.zeros(1, 40, dtype=torch.bool), eos_sees_target=True, sources_see_eos=True)
+    with torch.no_grad(), with_mask(model, allowed):
+        model(input_ids=ids)
+    near = (torch.arange(40)[:, None] - torch.arange(40)).abs()
+    window = model.config.get_text_config().sliding_window
+    for kind, mask in zip(model.config.get_text_config().layer_types, seen, strict=True):
+        assert not (mask & ~allowed[0]).any()
+        if kind == "full_attention":
+            assert mask.equal(allowed[0])
+        else:
+            assert not mask[near > window].any()
+            assert mask[near <= window].equal(allowed[0][near <= window])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
+def test_activation_checkpointing_keeps_a_mask_of_our_own(family: str, tiny_model: Callable[[str], Path]) -> None:
+    """The backward pass runs the layers again when the mask has long been taken away."""
+    gradients = []
+    allowed = bridge_mask(torch.tensor([8]), torch.zeros(1, 16, dtype=torch.bool), eos_sees_target=False, sources_see_eos=False)
+    for again in (False, True):
+        model = backbone.load_model(tiny_model(family)).model
+        set_attention(model, "two-way")
+        model.train()
+        if again:
+            model.activation_checkpointing_enable()
+        with with_mask(model, allowed):
+            states = backbone.inner(model)(input_ids=torch.arange(20, 36)[None]).last_hidden_state
+        states[0, 0].sum().backward()
+        gradients.append(model.get_input_embeddings().weight.grad)
+    assert gradients[0][20:28].abs().amax(-1).min() > 1e-4  # A sees A
+    assert gradients[0][28:36].abs().max() == 0  # neither EOS nor B
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+def test_a_mask_of_our_own_needs_a_two_way_model_a_backend_that_takes_it_and_its_own_input(tiny_model: Callable[[str], Path]) -> None:
+    model = AutoModel.from_pretrained(tiny_model("qwen2_vl")).eval()
+    allowed = torch.ones(1, 16, 16, dtype=torch.bool)
+    with pytest.raises(TwowayError, match=r"qwen2_vl is causal.*convert it"), with_mask(model, allowed):
+        pass
+    set_attention(model, "two-way")
+    with pytest.raises(TwowayError, match=r"mask is for \(1, 16\).*input has \(1, 15\)"), with_mask(model, allowed):
+        model(input_ids=torch.arange(20, 35)[None])
+    model.get_decoder().config._attn_implementation = "flash_attention_2"
+    with pytest.raises(TwowayError, match="flash_attention_2 takes no mask of this kind; use one of sdpa"), with_mask(model, allowed):
+        pass

@@ -31,8 +31,13 @@ def bridge_mask(eos: torch.Tensor, padding: torch.Tensor, *, eos_sees_target: bo
 
     `eos` holds the position of the EOS token of each row, counted with the padding; `padding` is true where a position is padding.
     """
+    if padding.dim() != 2 or padding.dtype != torch.bool or eos.shape != padding.shape[:1]:
+        raise TwowayError(
+            f"the bridge mask takes one position a row and a true or false for each token, not {tuple(eos.shape)} and "
+            f"{tuple(padding.shape)} of {padding.dtype}"
+        )
     places = torch.arange(padding.shape[1], device=padding.device)
-    _check(eos, padding, places)
+    _check(eos.to(padding.device)[:, None], padding, places)
     table = torch.tensor(_TABLE, device=padding.device)
     table[_EOS, _B] = eos_sees_target
     table[_A, _EOS] = sources_see_eos
@@ -43,12 +48,6 @@ def bridge_mask(eos: torch.Tensor, padding: torch.Tensor, *, eos_sees_target: bo
 
 def _check(eos: torch.Tensor, padding: torch.Tensor, places: torch.Tensor) -> None:
     """Refuse a batch without an A, an EOS and a B in every row."""
-    if padding.dim() != 2 or padding.dtype != torch.bool or eos.shape != padding.shape[:1]:
-        raise TwowayError(
-            f"the bridge mask takes one position a row and a true or false for each token, not {tuple(eos.shape)} and "
-            f"{tuple(padding.shape)} of {padding.dtype}"
-        )
-    eos = eos.to(padding.device)[:, None]
     past = (eos < 0) | (eos >= padding.shape[1])
     faults = {
         f"its EOS is past the end of a row of {padding.shape[1]} tokens": past,
