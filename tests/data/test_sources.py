@@ -6,10 +6,14 @@ import subprocess
 import sys
 import types
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image as PILImage
 
 import twoway.data
-from twoway.content import Document, Image, Place
+from twoway.content import ContentError, Document, Image, Place
 from twoway.data.sources import open_source
 from twoway.errors import TwowayError, UsageError
 
@@ -95,3 +99,62 @@ def test_an_empty_folder_of_saved_data_is_said_in_one_line(tmp_path):
 def test_opening_data_needs_neither_torch_nor_what_only_one_reader_needs():
     script = "import sys, twoway.data.sources; sys.exit(any(name in sys.modules for name in ('torch', 'datasets', 'pyarrow', 'pypdfium2')))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def rows_of(folder):
+    """Write rows of every kind below a folder and return their specs; some rows are bad."""
+    lines = ['{"text": "a"}', "", "{", '{"text": "b"}', '{"image": "1.png"}', '{"text": "c"}']
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    table = pa.table({"text": [f"row {number}" for number in range(100)]})
+    pq.write_table(table, folder / "rows.parquet", row_group_size=7)
+    (folder / "pages").mkdir()
+    pages = [PILImage.new("RGB", (60, 40), colour) for colour in ("red", "green", "blue")]
+    pages[0].save(folder / "pages/a.pdf", save_all=True, append_images=pages[1:])
+    (folder / "pages/b.pdf").write_bytes(b"no pdf")
+    pages[0].save(folder / "pages/c.pdf")
+    (folder / "pictures/deep").mkdir(parents=True)
+    for name in ("2.png", "1.jpg", "deep/0.webp"):
+        pages[0].save(folder / "pictures" / name)
+    (folder / "pictures/note.txt").write_text("passed over: it is no picture")
+    datasets.Dataset.from_dict({"text": [f"row {number}" for number in range(9)]}).save_to_disk(str(folder / "saved"))
+    return ["rows.jsonl", "rows.parquet", "pages", "pictures", "saved", "rows.*", "pictures/**/*.*g"]
+
+
+def test_rows_passed_over_are_the_first_ones_of_the_whole(tmp_path, monkeypatch):
+    specs = rows_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for spec in specs:
+        source = open_source(spec, images="lazy")
+        whole = [(str(row) if isinstance(row, ContentError) else row, row.place) for row in source.rows()]
+        for skip in (0, 1, 2, 3, 8, 50, 101, len(whole), len(whole) + 5):
+            rest = [(str(row) if isinstance(row, ContentError) else row, row.place) for row in source.rows(skip)]
+            assert [place for _, place in rest] == [place for _, place in whole[skip:]], (spec, skip)
+            if spec != "pages":  # a page is rendered anew
+                assert rest == whole[skip:]
+
+
+def test_pictures_are_read_from_folders_files_and_patterns(tmp_path, monkeypatch):
+    rows_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for spec, names in (
+        ("pictures", ["pictures/1.jpg", "pictures/2.png", "pictures/deep/0.webp"]),
+        ("pictures/2.png", ["pictures/2.png"]),
+        ("pictures/*.?[np]g", ["pictures/1.jpg", "pictures/2.png"]),
+        ("pictures/**/*.webp", ["pictures/deep/0.webp"]),
+    ):
+        found = list(open_source(spec))
+        assert [document.place.file for document in found] == names
+        assert all(document.images[0].source.size == (60, 40) for document in found)
+    (tmp_path / "pictures/2.png").write_bytes(b"broken")
+    source = open_source("pictures", on_bad="skip")
+    assert len(list(source)) == 2
+    assert source.report().first[0].place == Place("pictures/2.png")
+
+
+def test_a_pattern_that_matches_nothing_or_too_much_is_refused(tmp_path, monkeypatch):
+    rows_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pages/1.png").write_bytes((tmp_path / "pictures/2.png").read_bytes())
+    for spec, said in (("*.tsv", "no file matches"), ("pictures/*", "note.txt, which"), ("pages", "both pictures and PDFs")):
+        with pytest.raises(UsageError, match=said):
+            open_source(spec)

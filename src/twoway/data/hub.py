@@ -17,7 +17,7 @@ from .rows import COLUMNS, document, require_columns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .rows import ReadOptions, Rows
+    from .rows import ReadOptions, Rows, Skip
 
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?$")
 
@@ -42,13 +42,13 @@ def disk_rows(argument: str, options: ReadOptions) -> Rows:
     """Read a folder that `save_to_disk` wrote."""
     table = load_disk(argument)
     # As a stream, because a change of features rewrites a table on disk as a whole.
-    yield from _rows(table.to_iterable_dataset(), argument, options.root or Path(argument))
+    yield from _rows(table.to_iterable_dataset(), argument, options.root or Path(argument), options.skip)
 
 
 def hub_rows(argument: str, options: ReadOptions) -> Rows:
     """Read the rows of a stream."""
     table, local = open_stream(argument)
-    yield from _rows(table, f"hub:{argument}", options.root or local)
+    yield from _rows(table, f"hub:{argument}", options.root or local, options.skip)
 
 
 def open_stream(argument: str) -> tuple[Any, Path | None]:
@@ -89,14 +89,17 @@ def raw_rows(table: Any, label: str, root: Path | None) -> Iterator[dict[str, An
             yield error
 
 
-def _rows(table: Any, label: str, root: Path | None) -> Rows:
+def _rows(table: Any, label: str, root: Path | None, skip: Skip) -> Rows:
     """Go through a stream."""
     names = table.column_names
     if names is not None:
         require_columns(names, label)
     if table.features is not None:
         table = table.cast(undecoded(table.features))
-    for number, row in enumerate(_guarded(table, label), 1):
+    passed = skip.left
+    # A stream does not say how many rows it passed over: one that is shorter has nothing more to give, to any reader.
+    for number, row in enumerate(_guarded(table.skip(passed) if passed else table, label), passed + 1):
+        skip.left = 0
         place = Place(label, number)
         try:
             row = {key: _fetched(row[key], root, place) if key in COLUMNS else row[key] for key in row}

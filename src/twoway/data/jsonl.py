@@ -24,7 +24,7 @@ def rows(argument: str, options: ReadOptions) -> Rows:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
+                if line.strip() and not options.skip.take(1):
                     yield _row(line, Place(str(path), number), root)
     except OSError as error:
         raise TwowayError(f"{path} cannot be read ({error.strerror})") from error

@@ -5,6 +5,8 @@ A few rows are in memory at a time. A damaged file is an error whatever the fail
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from .rows import document, require_columns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .rows import ReadOptions, Rows
+    from .rows import ReadOptions, Rows, Skip
 
 _BATCH_ROWS = 32
 
@@ -25,7 +27,7 @@ def rows(argument: str, options: ReadOptions) -> Rows:
     path = Path(argument)
     for file in parquet_files(path):
         place = str(file)
-        for number, row in enumerate(_records(file), 1):
+        for number, row in _records(file, options.skip):
             where = Place(place, number)
             yield (
                 ContentError(f"the row cannot be read ({row})", where)
@@ -39,19 +41,24 @@ def parquet_files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
 
 
-def _records(file: Path) -> Iterator[dict[str, Any] | ValueError]:
-    """Read the rows of one file as plain objects, with the error in the place of one that cannot be converted."""
+def _records(file: Path, skip: Skip) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Read the rows of one file as plain objects with their numbers, with the error in the place of one that cannot be converted."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             require_columns(table.schema_arrow.names, file)
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for index in range(batch.num_rows):
+            groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            first = bisect.bisect_right([*itertools.accumulate(groups)], skip.left)
+            number = skip.take(sum(groups[:first]))
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[*range(first, len(groups))]):
+                passed = skip.take(batch.num_rows)
+                for index in range(passed, batch.num_rows):
                     try:
-                        yield batch.slice(index, 1).to_pylist()[0]
+                        yield number + index + 1, batch.slice(index, 1).to_pylist()[0]
                     except ValueError as error:  # text that is not UTF-8, dates out of range
-                        yield error
+                        yield number + index + 1, error
+                number += batch.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise TwowayError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]})") from error

@@ -80,10 +80,11 @@ def _pages(file: Path, options: ReadOptions) -> Rows:
     """Open one file and go through its pages."""
     pdf = open_pdf(file)
     if isinstance(pdf, ContentError):
-        yield pdf
+        if not options.skip.take(1):
+            yield pdf
         return
     try:
-        for index in range(len(pdf)):
+        for index in range(options.skip.take(len(pdf)), len(pdf)):
             yield page(pdf, index, Place(str(file), index + 1, "page"), options)
     finally:
         pdf.close()

@@ -7,7 +7,7 @@ a row, so that the failure policy decides in one place. Columns besides these th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Document, Place
@@ -24,6 +24,19 @@ COLUMNS = ("parts", "image", "text")
 Form = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
 
 
+@dataclass
+class Skip:
+    """How many rows, bad ones counted, a reader still has to pass over, without the work of reading them where it can."""
+
+    left: int = 0
+
+    def take(self, rows: int) -> int:
+        """Return how many of these rows are passed over."""
+        taken = min(self.left, rows)
+        self.left -= taken
+        return taken
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's).
@@ -35,6 +48,7 @@ class ReadOptions:
     dpi: int = 144
     limits: Limits = DEFAULT
     form: Form | None = None
+    skip: Skip = field(default_factory=Skip, compare=False)
 
 
 def require_columns(names: Sequence[str], label: object) -> None:

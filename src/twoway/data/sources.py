@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from ..content import ContentError, Document, Place
 from ..errors import TwowayError, UsageError, did_you_mean
 from ..images import DEFAULT, Limits, open_document
-from . import hub, jsonl, parquet, pdf
+from . import hub, jsonl, parquet, pdf, pictures
 from .policy import OnBad, Policy, Report
-from .rows import ReadOptions
+from .rows import ReadOptions, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Source:
     """Documents of one spec; each iteration is a new pass, and `report()` tells of the latest."""
 
-    def __init__(self, spec: str, rows: Callable[[], Rows], policy: Policy, *, images: Literal["load", "lazy"], limits: Limits) -> None:
+    def __init__(self, spec: str, rows: Callable[..., Rows], policy: Policy, *, images: Literal["load", "lazy"], limits: Limits) -> None:
         self.spec = spec
         self.policy = policy
         self._rows = rows
@@ -52,6 +54,10 @@ class Source:
             raise TwowayError(f"every row of {self.spec} is bad ({report.bad:,}), the first: {report.first[0]}")
         if report.bad:
             _log.warning("%s", report)
+
+    def rows(self, skip: int = 0) -> Iterator[Document | ContentError]:
+        """Yield every row, bad ones as the error that says why, `skip` rows passed over; the caller decides about bad ones."""
+        return map(self._ready, self._rows(skip))
 
     def report(self) -> Report:
         """Return the counts of the latest pass."""
@@ -88,12 +94,20 @@ def open_source(
     reader = _KINDS[kind]
     options = ReadOptions(None if root is None else Path(root), dpi, limits)
     policy = Policy(on_bad, bad_rows) if policy is None else policy
-    return Source(str(spec), lambda: reader(argument, options), policy, images=images, limits=limits)
+    return Source(str(spec), lambda skip=0: reader(argument, replace(options, skip=Skip(skip))), policy, images=images, limits=limits)
 
 
 def _samples(argument: str, options: ReadOptions) -> Rows:
     """Read data that the project ships."""
-    yield from import_module(".samples", __package__).documents(argument)
+    for found in import_module(".samples", __package__).documents(argument):
+        if not options.skip.take(1):
+            yield found
+
+
+def _matches(argument: str, options: ReadOptions) -> Rows:
+    """Read the files that a pattern matches, each as what it is."""
+    for path in _matching(argument):
+        yield from _KINDS[str(_SUFFIXES.get(path.suffix.lower()))](str(path), options)
 
 
 _KINDS: dict[str, Callable[[str, ReadOptions], Rows]] = {
@@ -102,12 +116,14 @@ _KINDS: dict[str, Callable[[str, ReadOptions], Rows]] = {
     "pdf": pdf.rows,
     "disk": hub.disk_rows,
     "hub": hub.hub_rows,
+    "images": pictures.rows,
+    "glob": _matches,
     "samples": _samples,
 }
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pdf": "pdf"}
+_SUFFIXES = dict.fromkeys(pictures.SUFFIXES, "images") | {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pdf": "pdf"}
 POSSIBLE = (
-    "a .jsonl, .parquet or .pdf file, a folder of Parquet files or PDFs, a folder of datasets.save_to_disk, hub:NAME[:SPLIT], "
-    "samples:NAME; jsonl:PATH, parquet:PATH, pdf:PATH and disk:PATH force a kind"
+    "a .jsonl, .parquet or .pdf file, a picture, a folder of Parquet files, PDFs or pictures, a pattern such as 'scans/**/*.png', a folder "
+    "of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, pdf:PATH, images:PATH and disk:PATH force a kind"
 )
 
 
@@ -125,6 +141,8 @@ def kind_of(spec: str) -> tuple[str, str]:
         if kind not in ("hub", "samples") and not Path(rest).exists():
             raise UsageError(f"{spec}: there is no {rest}")
         return kind, rest
+    if not path.exists() and glob.has_magic(spec):
+        return _pattern_kind(spec), spec
     if not path.exists():
         near = did_you_mean(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UsageError(f"there is no {spec}{near} (possible: {POSSIBLE})")
@@ -138,7 +156,27 @@ def _folder_kind(folder: Path) -> str | None:
     """Tell what a folder holds by its files."""
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "disk"
-    found = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()} & {"parquet", "pdf"}
-    if len(found) > 1:
+    found = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()} & {"parquet", "pdf", "images"}
+    if {"parquet", "pdf"} <= found:
         raise UsageError(f"{folder} holds both Parquet files and PDFs; write parquet:{folder} or pdf:{folder}")
-    return found.pop() if found else None
+    if {"images", "pdf"} <= found:
+        raise UsageError(f"{folder} holds both pictures and PDFs; write images:{folder} or pdf:{folder}")
+    # Pictures beside Parquet files are those that its rows name.
+    return next((kind for kind in ("parquet", "pdf", "images") if kind in found), None)
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the files that a pattern matches, in a fixed order."""
+    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
+
+
+def _pattern_kind(pattern: str) -> str:
+    """Tell what a pattern's files are: pictures alone are a set of pictures, anything else is read file by file."""
+    matching = _matching(pattern)
+    if not matching:
+        raise UsageError(f"no file matches {pattern}")
+    odd = next((path for path in matching if path.suffix.lower() not in _SUFFIXES), None)
+    if odd is not None:
+        raise UsageError(f"{odd}, which {pattern} matches, is not data of a known kind; narrow the pattern (possible: {POSSIBLE})")
+    kinds = {_SUFFIXES[path.suffix.lower()] for path in matching}
+    return "images" if kinds == {"images"} else "glob"

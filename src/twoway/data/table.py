@@ -27,6 +27,7 @@ from .find_hub import hub_finder
 from .find_parquet import ParquetFinder
 from .find_pdf import PdfFinder
 from .finders import DiskFinder, JsonlFinder, SamplesFinder
+from .pictures import PicturesFinder
 from .policy import Policy
 from .progress import steps
 from .rows import ReadOptions
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
     from .finders import Finder
 
 _VERSION = 2
-FINDERS: dict[str, Any] = {"jsonl": JsonlFinder, "parquet": ParquetFinder, "pdf": PdfFinder, "disk": DiskFinder, "samples": SamplesFinder}
+FINDERS: dict[str, Any] = {
+    "jsonl": JsonlFinder,
+    "parquet": ParquetFinder,
+    "pdf": PdfFinder,
+    "images": PicturesFinder,
+    "disk": DiskFinder,
+    "samples": SamplesFinder,
+}
 _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
 _log = logging.getLogger(__name__)
 
@@ -111,6 +119,8 @@ def open_table(
     if kind == "hub":
         copy = hub_finder(argument, options, cap=cap, folder=folder, policy=policy)
         finder: Finder = finders["hub copy"](copy, options) if "hub copy" in finders else copy
+    elif kind == "glob":
+        raise UsageError(f"{spec} matches files of several rows each; name them one by one, or their folder")
     elif kind in finders:
         finder = finders[kind](argument, options)
     else:
