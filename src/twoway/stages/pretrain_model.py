@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError, UsageError
+from twoway.model import short_rows
 from twoway.model.source import first_line
 from twoway.objectives.mae import PatchDecoder
 
@@ -24,6 +25,7 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
     causal = config.objective == "causal"
     opened = open_base(base, config, attention="causal" if causal else "two-way")
     model = opened.start.model
+    short_rows.use(model)
     if config.mlm_weight and not opened.start.has_head:
         instead = "" if causal else ", or set mlm_weight=0"
         raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
