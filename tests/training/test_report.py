@@ -59,7 +59,7 @@ def gap(kind, value, error):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        (gap("words", 0.93, 0.1), "A word costs 0.93 (± 0.1) nats less with its own picture"),
+        (gap("words", 0.93, 0.1), "A word costs 0.930 (± 0.10) nats less with its own picture"),
         (gap("words", 0.05, 0.1), "No help of pictures is seen yet"),
         (gap("patches", 0.0, 0.001), "No help of captions is seen yet"),
         (gap("patches", -0.2, 0.01), "The right captions do harm"),

@@ -6,6 +6,7 @@ It is written anew at each evaluation and at the end, from the log and from what
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
         section(
             "Words said" if causal else "Restored words",
             ("Each word as the model says it from what stands before it" if causal else "Masked words as the model says them")
-            + ": green is right; red is wrong, with the right word beside it.",
+            + ": green is right; red is wrong, with the right word above it.",
             '<div class="grid">' + "".join(words) + "</div>" if words else "",
         ),
         section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
@@ -102,16 +103,21 @@ def verdict(log: Sequence[dict[str, Any]]) -> str:
         gap, error = last.get(f"{kind}_gap_{SHUFFLED}"), last.get(f"{kind}_gap_{SHUFFLED}_error")
         if gap is None:
             continue
-        off = "" if error is None else f" (± {error:.2g})"
+        off = "" if error is None else f" (± {_digits(error, 2)})"
         if error is not None and abs(gap) <= 2 * error:
-            said.append(f"No help of {helper} is seen yet: the gap is {gap:.3g}{off}, which zero explains as well.")
+            said.append(f"No help of {helper} is seen yet: the gap is {_digits(gap)}{off}, which zero explains as well.")
         elif gap > 0:
-            text = sentence.format(f"{gap:.3g}{off}")
+            text = sentence.format(f"{_digits(gap)}{off}")
             said.append(text[0].upper() + text[1:] + ".")
         else:
-            said.append(f"The right {helper} do harm: the gap is {gap:.3g}{off}.")
+            said.append(f"The right {helper} do harm: the gap is {_digits(gap)}{off}.")
     rows = max(last.get("words_rows", 0), last.get("patches_rows", 0))
     return " ".join(said) + f" Measured on {rows:,.0f} held-out rows at step {last['step']:,}; bands are one standard error."
+
+
+def _digits(value: float, many: int = 3) -> str:
+    """Write a number with so many digits that say something, and no exponent."""
+    return f"{value:.{max(0, many - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
 def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -153,7 +159,8 @@ def _word(word: Word) -> str:
         return escape(word.text)
     if word.right:
         return f'<span class="w yes">{escape(word.text)}</span>'
-    return f'<span class="w no" title="said, and right">{escape(word.said.strip() or "␣")}<u>{escape(word.text.strip() or "␣")}</u></span>'
+    space = " " if word.text[:1].isspace() else ""
+    return f'{space}<ruby class="w no">{escape(word.said.strip() or "␣")}<rt>{escape(word.text.strip() or "␣")}</rt></ruby>'
 
 
 def _data(shown: Shown) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WIDTH, HEIGHT = 560, 250
+WIDTH, HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 10, 34
 _DOTS = 30  # with no more points than this, each is shown
 
@@ -23,6 +23,7 @@ class Line:
     points: Sequence[tuple[float, float]]
     errors: Sequence[float] = ()
     smooth: bool = False  # the points are drawn faintly, and their running mean over them
+    dashed: bool = False  # so that a line under it is seen where the two are one
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _line(axes: _Axes, line: Line, colour: str) -> str:
     if line.smooth and len(points) > _DOTS:
         made.append(f'<polyline class="faintly {colour}" points="{_path(axes, points)}"/>')
         points = running(points)
-    made.append(f'<polyline class="line {colour}" points="{_path(axes, points)}"/>')
+    made.append(f'<polyline class="line {colour}{" dash" * line.dashed}" points="{_path(axes, points)}"/>')
     if len(points) <= _DOTS:
         for step, value in points:
             said = escape(f"{line.name}: {value:.4g} at step {step:,.0f}")

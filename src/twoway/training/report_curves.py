@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def _line(log: Sequence[dict[str, Any]], key: str, name: str, *, smooth: bool = False) -> Line:
+def _line(log: Sequence[dict[str, Any]], key: str, name: str, *, smooth: bool = False, dashed: bool = False) -> Line:
     here = [entry for entry in log if key in entry]
     errors = [entry[f"{key}_error"] for entry in here if f"{key}_error" in entry]
     points = [(entry["step"], float(entry[key])) for entry in here]
-    return Line(name, points, errors if len(errors) == len(points) else (), smooth)
+    return Line(name, points, errors if len(errors) == len(points) else (), smooth, dashed)
 
 
 def gap_charts(log: Sequence[dict[str, Any]]) -> list[str]:
@@ -42,7 +42,7 @@ def held_charts(log: Sequence[dict[str, Any]]) -> list[str]:
         chart(
             "Masked patches",
             "mean squared error",
-            [_line(log, f"patches_{RIGHT}", "right caption"), _line(log, f"patches_{SHUFFLED}", "another caption")],
+            [_line(log, f"patches_{RIGHT}", "right caption"), _line(log, f"patches_{SHUFFLED}", "another caption", dashed=True)],
         ),
     ]
 

@@ -20,21 +20,21 @@ _STYLE = """
 --c0:#6ea8fe;--c1:#f2935c;--c2:#a3a8b0;--c3:#4cc9a4;--good:#7fe0ae;--goodbg:#163526;--bad:#ff9a91;--badbg:#43201d}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:48px 24px 80px}
+main{max-width:1260px;margin:0 auto;padding:48px 24px 80px}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:20px;margin:52px 0 6px}
 p{max-width:74ch;margin:6px 0 14px}.soft,small,figcaption small{color:var(--soft);font-weight:400}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:18px;margin-top:16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:14px;margin:26px 0 0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:18px;margin-top:16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:14px;margin:26px 0 0}
 .tile,figure,.card{background:var(--card);border:1px solid var(--rule);border-radius:12px}
 .tile{padding:14px 16px}.tile b{display:block;font-size:25px;font-weight:600;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:14px;line-height:1.35;display:block}
 figure{margin:0;padding:16px 16px 8px}figcaption{font-weight:600}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;color:var(--soft);margin-top:2px}
 .key i{display:inline-block;width:18px;height:3px;border-radius:2px;vertical-align:middle;margin-right:7px}
-svg{width:100%;height:auto;display:block;margin-top:8px}svg text{fill:var(--soft);font-size:12px;font-variant-numeric:tabular-nums}
+svg{width:100%;height:auto;display:block;margin-top:8px}svg text{fill:var(--soft);font-size:12.5px;font-variant-numeric:tabular-nums}
 .rule{stroke:var(--rule)}.zero{stroke:var(--zero)}.line{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
-.faintly{fill:none;stroke-width:1;opacity:.3}.band{opacity:.16;stroke:none}
+.dash{stroke-dasharray:7 7}.faintly{fill:none;stroke-width:1;opacity:.3}.band{opacity:.16;stroke:none}
 polyline.c0{stroke:var(--c0)}polyline.c1{stroke:var(--c1)}polyline.c2{stroke:var(--c2)}polyline.c3{stroke:var(--c3)}
 circle.c0,.band.c0{fill:var(--c0)}circle.c1,.band.c1{fill:var(--c1)}circle.c2,.band.c2{fill:var(--c2)}circle.c3,.band.c3{fill:var(--c3)}
 i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.c3{background:var(--c3)}
@@ -44,9 +44,9 @@ i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.
 .card p{margin:10px 0 0;font-size:14px;overflow-wrap:anywhere}
 .case{display:grid;grid-template-columns:76px 1fr;gap:14px;align-items:start;margin:4px 0 12px}
 .case img{width:76px;height:76px;object-fit:contain}
-.case p{margin:0;font-size:16px;line-height:1.75}.case small{display:block;font-size:12px}
+.case p{margin:0;font-size:16px;line-height:1.9}.case small{display:block;font-size:12px}
 .w{border-radius:4px;padding:1px 4px;white-space:pre-wrap}.yes{background:var(--goodbg);color:var(--good)}
-.no{background:var(--badbg);color:var(--bad)}.no s{opacity:.75}.no u{text-decoration:none;color:var(--ink);margin-left:5px;font-size:13px}
+.no{background:var(--badbg);color:var(--bad)}rt{color:var(--ink);font-size:11px;line-height:1.3}
 table{border-collapse:collapse;font-size:14px;margin-top:12px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right}.wide{overflow-x:auto}
