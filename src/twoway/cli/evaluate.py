@@ -1,0 +1,96 @@
+"""`twoway evaluate`: a model's scores on a suite, with chance and interval."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = """Score a model on a suite, with what chance would give and how sure each score is.
+
+MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, or a causal
+vision-language model with --pooling last. The suite mmeb takes any folder in MMEB's layout: one folder a task with Parquet inside, columns
+qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right), picture paths relative to the folder; tasks that MMEB does
+not have are scored too and listed apart. Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on
+where it was. Ties are no hits. A score that chance would reach is marked "at chance"."""
+EXAMPLE = """twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
+  twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
+  twoway evaluate Qwen/Qwen2-VL-2B-Instruct --pooling last --suite mmeb --data MMEB-eval
+  twoway compare results-a.json results-b.json"""
+
+WIDTH = 160  # of a table in a file or a pipe
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="folder or hub id")
+    parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb")
+    parser.add_argument("--data", metavar="DIR", help="folder of the suite's tasks")
+    parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")
+    parser.add_argument("--output", metavar="FILE", help="write results here, and the outcome of every item beside it")
+    parser.add_argument("--subset", type=int, metavar="N", help="only N queries of each task, for a quick look")
+    parser.add_argument("--pooling", metavar="MODE", help="mean, last or eos; for models that are no sentence-transformers checkpoint")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="where to compute (default: %(default)s)")
+    parser.add_argument("--dtype", metavar="NAME", help="precision (default: float32 on a CPU, else the checkpoint's own)")
+    parser.add_argument("--max-length", type=int, metavar="N", help="cut texts at N tokens (default: the model's limit)")
+    parser.add_argument("--cache", metavar="DIR", help="where vectors are kept (default: $TWOWAY_CACHE, else the user's cache folder)")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+    parser.add_argument(
+        "--on-bad",
+        choices=("fail", "skip"),
+        default="fail",
+        help="a bad row stops the run, or is left out, counted and listed (default: fail)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and show a table."""
+    from twoway.stages.evaluate import evaluate
+
+    found = evaluate(
+        args.model,
+        args.suite,
+        data=args.data,
+        tasks=[name for name in (args.tasks or "").split(",") if name],
+        output=args.output,
+        subset=args.subset,
+        cache=args.cache,
+        on_bad=args.on_bad,
+        pooling=args.pooling,
+        device=args.device,
+        dtype=args.dtype,
+        max_length=args.max_length,
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(found.found, indent=2, ensure_ascii=False) + "\n")
+        return 0
+    _show(found.found)
+    sys.stderr.write(f"{found.embedded:,} contents embedded, {found.cached:,} taken from the cache\n")
+    return 0
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Print a table: a line a task, a line a group, the mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    table = Table(title=f"{found['suite']}: {found['model']}", title_justify="left")
+    for title in ("task", "group", "metric"):
+        table.add_column(title)
+    for title in ("score", "95%", "chance", "n", "tied", "left out"):
+        table.add_column(title, justify="right")
+    for name, one in found["tasks"].items():
+        low, high = one["ci95"]
+        # The word stands beside the colour: not everyone sees red, and a file has no colour.
+        score = f"[red]{one['score']:.3f} at chance[/red]" if one["at_chance"] else f"{one['score']:.3f}"
+        row = (name, one["group"], one["metric"], score, f"{low:.3f} to {high:.3f}", f"{one['chance']:.3f}", str(one["n"]))
+        table.add_row(*row, str(one["tied"]), str(one["left_out"]))
+    table.add_section()
+    for kind, group in found["groups"].items():
+        table.add_row(kind, "", f"{group['tasks']} tasks", f"{group['score']:.3f}")
+    table.add_row("mean", "", f"{len(found['tasks'])} tasks", f"{found['mean']:.3f}")
+    console.print(table)

@@ -1,0 +1,157 @@
+"""MMEB's protocol (VLM2Vec, arXiv 2410.05160): for every query its own list of candidates, of which the first is right; precision@1.
+
+A folder holds one folder a task with Parquet inside, in the columns `qry_text`, `qry_img_path`, `tgt_text`, `tgt_img_path`; picture paths
+are relative to the folder. Instructions stand in the texts, as published. `<|image_1|>` in a text is where the picture goes; what remains
+of the text stays as it is, stripped at both ends.
+
+Departure: the released evaluation counts a tie for the right candidate, because it stands first. Here a tie is no hit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from ..content import ContentError, Document, Place
+from ..errors import UsageError, did_you_mean
+from .ranking import Item, Pool, RankingTask, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ..data.policy import Policy
+
+COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+PLACEHOLDER = re.compile(r"<\|image_(\d+)\|>")
+IN, OUT_OF, APART = "in-domain", "out-of-domain", "other"
+
+# Group -> its tasks, those of the training mixture first.
+GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "classification": (
+        ("ImageNet-1K", "N24News", "HatefulMemes", "VOC2007", "SUN397"),
+        ("Place365", "ImageNet-A", "ImageNet-R", "ObjectNet", "Country211"),
+    ),
+    "vqa": (
+        ("OK-VQA", "A-OKVQA", "DocVQA", "InfographicsVQA", "ChartQA", "Visual7W"),
+        ("ScienceQA", "VizWiz", "GQA", "TextVQA"),
+    ),
+    "retrieval": (
+        ("VisDial", "CIRR", "VisualNews_t2i", "VisualNews_i2t", "MSCOCO_t2i", "MSCOCO_i2t", "NIGHTS", "WebQA"),
+        ("FashionIQ", "Wiki-SS-NQ", "OVEN", "EDIS"),
+    ),
+    "grounding": (("MSCOCO",), ("RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing")),
+}
+KNOWN = {name: (group, mark) for group, kinds in GROUPS.items() for names, mark in zip(kinds, (IN, OUT_OF), strict=True) for name in names}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder in MMEB's layout: task names and their files."""
+
+    root: Path
+    files: dict[str, tuple[Path, ...]]
+
+    @classmethod
+    def open(cls, root: str | Path) -> Folder:
+        """Find the tasks of a folder; known ones come in the protocol's order, others behind them."""
+        root = Path(root)
+        if not root.is_dir():
+            raise UsageError(f"{root} is no folder; --data names the folder that holds one folder a task")
+        found = {one.name: tuple(sorted(one.glob("*.parquet"))) for one in sorted(root.iterdir()) if one.is_dir()}
+        files = {name: paths for name, paths in found.items() if paths}
+        if not files:
+            raise UsageError(f"{root} has no task: none of its folders holds a Parquet file")
+        order = [*(name for name in KNOWN if name in files), *(name for name in files if name not in KNOWN)]
+        return cls(root, {name: files[name] for name in order})
+
+    def choose(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the tasks asked for, or all."""
+        for name in names:
+            if name not in self.files:
+                raise UsageError(f"{self.root} has no task {name!r}{did_you_mean(name, self.files)} (it has {', '.join(self.files)})")
+        return tuple(name for name in self.files if not names or name in names)
+
+    def task(self, name: str, policy: Policy) -> RankingTask:
+        """Read one task; bad rows go to the policy."""
+        pool = Pool()
+        candidate = lru_cache(maxsize=None)(lambda text, path: pool.add(self._document(text, path, None, "candidate")))
+        items = []
+        for place, row in _rows(self.files[name]):
+            try:
+                items.append(self._item(row, place, candidate))
+            except ContentError as error:
+                policy.refuse(error if error.place is not None else ContentError(error.reason, place))
+        if not items:
+            raise UsageError(f"{self.root / name} has no usable row")
+        group, mark = KNOWN.get(name, (APART, APART))
+        return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,))
+
+    def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> Item:
+        texts, paths = row["tgt_text"], row["tgt_img_path"]
+        if not isinstance(texts, list) or not texts:
+            raise ContentError("tgt_text is no list of candidates, so the right one is absent", place)
+        if not isinstance(paths, list) or len(paths) != len(texts):
+            raise ContentError(f"tgt_text has {len(texts)} candidates and tgt_img_path {len(paths or ())}", place)
+        query = self._document(row["qry_text"], row["qry_img_path"], place, "query")
+        query.fingerprint()  # opens its picture: one that is not there is met before any work
+        numbers = []
+        for number, (text, path) in enumerate(zip(texts, paths, strict=True), 1):
+            try:
+                numbers.append(candidate(text, path))
+            except ContentError as error:
+                raise ContentError(f"candidate {number}: {error.reason}", place) from error
+        return listed(query, numbers)
+
+    def _document(self, text: Any, path: Any, place: Place | None, what: str) -> Document:
+        """Return a text with its picture at the placeholder, or before the text where there is none."""
+        if not isinstance(text, str | None) or not isinstance(path, str | None):
+            raise ContentError(f"a {what} is a text and a path, not {type(text).__name__} and {type(path).__name__}", place)
+        pieces: list[dict[str, Any]] = []
+        shown = 0
+        for number, piece in enumerate(PLACEHOLDER.split(text or "")):
+            if number % 2:
+                shown += 1
+                pieces.append({"image": path})
+            elif piece:
+                pieces.append({"text": piece})
+        if shown > 1:
+            raise ContentError(f"the {what} has {shown} image placeholders and one picture", place)
+        if shown and not path:
+            raise ContentError(f"the {what} has an image placeholder and no picture", place)
+        if path and not shown:
+            pieces.insert(0, {"image": path})
+        return Document.from_parts(_stripped(pieces), place=place, root=self.root)
+
+
+def _stripped(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Strip the text, taken as one, at both ends; pieces that were nothing but space at an end go."""
+    for order, strip in ((1, str.lstrip), (-1, str.rstrip)):
+        for piece in pieces[::order]:
+            if "text" in piece:
+                piece["text"] = strip(piece["text"])
+                if piece["text"]:
+                    break
+    return [piece for piece in pieces if piece.get("text") != ""]
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the rows of a task's files with their places."""
+    for path in paths:
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} is no readable Parquet file ({error})") from error
+        names = file.schema_arrow.names
+        for name in COLUMNS:
+            if name not in names:
+                raise UsageError(f"{path} has no column {name!r}{did_you_mean(name, names)} (it has {', '.join(names)})")
+        number = 0
+        for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+            for row in batch.to_pylist():
+                number += 1
+                yield Place(str(path), number), row

@@ -1,0 +1,92 @@
+"""A task of any suite: queries, candidates, and which candidates are right for which query.
+
+Candidates that have the same content are one candidate. So a tie between the right answer and its own double cannot occur, and nothing
+is embedded twice. A query either has a list of candidates of its own (MMEB) or is ranked among all of the task's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ..content import ContentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..content import Document
+
+    Ints = NDArray[np.int64]
+
+Side = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates."""
+
+    query: Document
+    right: Ints
+    among: Ints | None = None
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """What is asked of a model: put the right candidates first."""
+
+    name: str
+    group: str
+    candidates: tuple[Document, ...]
+    items: tuple[Item, ...]
+    metric: str = "precision@1"
+    sides: tuple[Side | None, Side | None] = (None, None)  # as what queries and candidates are embedded; None: as plain `encode` does
+    marks: tuple[str, ...] = ()  # such as in-domain or out-of-domain
+
+    def sizes(self) -> Ints:
+        """Return how many candidates each query is ranked among."""
+        return np.array([len(self.candidates) if item.among is None else len(item.among) for item in self.items])
+
+    def rights(self) -> Ints:
+        """Return how many right candidates each query has."""
+        return np.array([len(item.right) for item in self.items])
+
+    def subset(self, count: int, *, seed: int = 0) -> RankingTask:
+        """Return the task with some of its queries, drawn once for a seed and a name; candidates stay."""
+        if count >= len(self.items):
+            return self
+        draw = np.random.default_rng([seed, *self.name.encode()])
+        chosen = np.sort(draw.permutation(len(self.items))[:count])
+        kept = tuple(self.items[place] for place in chosen)
+        return RankingTask(self.name, self.group, self.candidates, kept, self.metric, self.sides, self.marks)
+
+
+@dataclass
+class Pool:
+    """The candidates of a task as they are met, each content once."""
+
+    documents: list[Document] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
+
+    def add(self, document: Document) -> int:
+        """Return the number of a candidate, a new one if its content was not met before."""
+        key = document.fingerprint()
+        if key not in self._places:
+            self._places[key] = len(self.documents)
+            self.documents.append(document)
+        return self._places[key]
+
+
+def listed(query: Document, candidates: Sequence[int]) -> Item:
+    """Return the item of a query whose first candidate is the right one; doubles of wrong candidates count once."""
+    right, *rest = candidates
+    if right in rest:
+        also = ", ".join(str(number + 2) for number, one in enumerate(rest) if one == right)
+        raise ContentError(f"the right candidate comes twice: candidate 1 and candidate {also} have the same content", query.place)
+    among = np.array(list(dict.fromkeys(candidates)), dtype=np.int64)
+    if len(among) < 2:
+        raise ContentError("there is nothing to choose from: the query has no candidate besides the right one", query.place)
+    return Item(query, np.array([right]), among)

@@ -1,0 +1,82 @@
+"""What an evaluation leaves: `results.json`, and beside it the outcome of every item, by which two models are compared pair by pair."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import UsageError
+from ..files import write_whole
+from .run import means
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .run import TaskResult
+
+
+def items_path(path: Path) -> Path:
+    """Return where the items of a results file lie."""
+    return path.with_name(f"{path.stem}.items.parquet")
+
+
+def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any], results: Sequence[TaskResult]) -> dict[str, Any]:
+    """Put results together as `results.json` has them."""
+    groups, mean = means(results)
+    tasks = {result.task.name: result.entry() for result in results}
+    return {
+        "suite": suite,
+        "model": model,
+        "fingerprint": fingerprint,
+        "settings": dict(settings),
+        "tasks": tasks,
+        "groups": groups,
+        "mean": mean,
+    }
+
+
+def write(path: Path, found: Mapping[str, Any], results: Sequence[TaskResult]) -> None:
+    """Write items, then results: where the second file stands, the first does too."""
+    rows = []
+    for result in results:
+        for number, one in zip(result.asked, result.outcomes, strict=True):
+            row = {"task": result.task.name, "item": _key(result, number), "places": list(one.places), "size": one.size, "tied": one.tied}
+            rows.append(row)
+    schema = pa.schema(
+        [("task", pa.string()), ("item", pa.string()), ("places", pa.list_(pa.int32())), ("size", pa.int32()), ("tied", pa.bool_())]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+    write_whole(items_path(path), buffer.getvalue())
+    write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def _key(result: TaskResult, number: int) -> str:
+    """Name an item by its content, so that two runs over other subsets find their common items."""
+    item = result.task.items[number]
+    right = sorted(result.task.candidates[int(place)].fingerprint() for place in item.right)
+    return hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, tuple[tuple[int, ...], int]]]]:
+    """Return a results file, and its items: task -> item -> (places of the right candidates, number of candidates)."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = pq.read_table(items_path(path)).to_pylist()
+    except FileNotFoundError as error:
+        raise UsageError(f"{error.filename or path} is not there; results and their items are written by twoway evaluate") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no results file of twoway evaluate ({error})") from error
+    if not isinstance(found, dict) or "tasks" not in found:
+        raise UsageError(f"{path} is no results file of twoway evaluate: it has no tasks")
+    items: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {}
+    for row in rows:
+        items.setdefault(row["task"], {})[row["item"]] = (tuple(row["places"]), row["size"])
+    return found, items

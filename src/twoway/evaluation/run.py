@@ -1,0 +1,109 @@
+"""One task on one model: vectors, ranks, scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..content import ContentError
+from ..errors import UsageError
+from .scores import METRICS, Outcome, chance_of, interval, outcome, values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..data.policy import Policy
+    from .ranking import Item, RankingTask
+    from .vectors import VectorSource
+
+    Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model did on a task: the outcome of every item that was asked."""
+
+    task: RankingTask
+    outcomes: tuple[Outcome, ...]
+    asked: tuple[int, ...]  # numbers of the task's items that have an outcome; the others were left out
+    left_out: tuple[str, ...] = field(default=())
+
+    def scores(self, metric: str | None = None) -> NDArray[np.float64]:
+        """Return the score of every item."""
+        return values(metric or self.task.metric, self.outcomes)
+
+    def entry(self) -> dict[str, Any]:
+        """Return what `results.json` says of the task."""
+        scores = self.scores()
+        low, high = interval(scores)
+        asked = dataclasses.replace(self.task, items=tuple(self.task.items[number] for number in self.asked))
+        luck = chance_of(asked)
+        sizes = asked.sizes()
+        entry: dict[str, Any] = {
+            "metric": self.task.metric,
+            "score": float(scores.mean()),
+            "n": len(scores),
+            "chance": luck.mean,
+            "ci95": [low, high],
+            "chance95": [luck.low, luck.high],
+            "at_chance": bool(scores.mean() <= luck.high),
+            "group": self.task.group,
+            "marks": list(self.task.marks),
+            "candidates": [int(sizes.min()), int(sizes.max())],
+            "tied": sum(one.tied for one in self.outcomes),
+            "left_out": len(self.left_out),
+        }
+        entry["also"] = {metric: float(self.scores(metric).mean()) for metric in METRICS if metric != self.task.metric}
+        return entry
+
+
+def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskResult:
+    """Embed and rank; an item with content that cannot be embedded goes to the policy, whole."""
+    bad_queries: dict[int, ContentError] = {}
+    bad_candidates: dict[int, ContentError] = {}
+    as_query, as_candidate = task.sides
+    candidates = vectors(task.candidates, as_candidate, f"{task.name}: candidates", bad_candidates)
+    queries = vectors([item.query for item in task.items], as_query, f"{task.name}: queries", bad_queries)
+    everything = np.arange(len(task.candidates))
+    outcomes, asked, left_out = [], [], []
+    for number, item in enumerate(task.items):
+        error = bad_queries.get(number) or _bad(item, bad_candidates)
+        if error is not None:
+            policy.refuse(error)
+            left_out.append(str(error))
+            continue
+        among = everything if item.among is None else item.among
+        scores = candidates[among] @ queries[number]
+        found = outcome(scores, np.flatnonzero(np.isin(among, item.right)).tolist())
+        outcomes.append(dataclasses.replace(found, found=tuple(int(among[place]) for place in found.found)))
+        asked.append(number)
+    if not outcomes:
+        raise UsageError(f"{task.name}: no item is left to score")
+    return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out))
+
+
+def _bad(item: Item, bad: dict[int, ContentError]) -> ContentError | None:
+    """Return why an item cannot be ranked: one of its candidates has no vector."""
+    if not bad:
+        return None
+    among = sorted(bad) if item.among is None else [int(one) for one in item.among if int(one) in bad]
+    if not among:
+        return None
+    error = bad[among[0]]
+    return ContentError(f"a candidate has no vector: {error.reason}", item.query.place or error.place)
+
+
+def means(results: Sequence[TaskResult]) -> tuple[dict[str, Any], float]:
+    """Return the mean over tasks of each group and each mark, and of all; each task counts the same."""
+    scores = {result.task.name: float(result.scores().mean()) for result in results}
+    kinds: dict[str, list[str]] = {}
+    for result in results:
+        for kind in dict.fromkeys((result.task.group, *result.task.marks)):
+            kinds.setdefault(kind, []).append(result.task.name)
+    groups = {kind: {"score": float(np.mean([scores[name] for name in names])), "tasks": len(names)} for kind, names in kinds.items()}
+    return groups, float(np.mean(list(scores.values())))

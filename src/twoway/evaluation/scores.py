@@ -1,0 +1,138 @@
+"""Scores of ranked items, what chance would give, and how sure a score is.
+
+A wrong candidate that scores as high as a right one stands before it: a tie is never a hit. Ties are counted and reported, because many
+of them say that a model gives the same vector to everything. Whether a score is above chance is asked of chance: the interval in which
+95% of random rankings of the same items would score.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .ranking import RankingTask
+
+    Floats = NDArray[np.float64]
+
+DRAWS = 2000
+RANKINGS = 10_000  # drawn for items with several right candidates
+METRICS = ("precision@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One item: the places (from 1) of its right candidates, how many candidates it has, and which of them came first."""
+
+    places: tuple[int, ...]
+    size: int
+    tied: bool
+    found: tuple[int, ...]  # numbers of the candidates that came first
+
+
+def outcome(scores: NDArray[np.float32], right: Sequence[int], *, shown: int = 5) -> Outcome:
+    """Rank the candidates of one item by their scores; `right` are places in `scores`."""
+    is_right = np.zeros(len(scores), dtype=bool)
+    is_right[list(right)] = True
+    wrong = scores[~is_right]
+    best = np.sort(scores[is_right])[::-1]
+    places = [1 + number + int((wrong >= score).sum()) for number, score in enumerate(best)]
+    # Right ones last among equals: what is shown as found is what the score counts.
+    order = np.lexsort((is_right, -scores))
+    return Outcome(tuple(places), len(scores), bool((wrong == best[0]).any()), tuple(int(place) for place in order[:shown]))
+
+
+def value(metric: str, found: Outcome) -> float:
+    """Return the score of one item, from 0 to 1."""
+    name, _, cut = metric.partition("@")
+    if metric not in METRICS:
+        raise UsageError(f"unknown metric {metric!r} (there are: {', '.join(METRICS)})")
+    if name == "mrr":
+        return 1.0 / found.places[0]
+    within = [place for place in found.places if place <= int(cut)]
+    if name == "precision":
+        return float(found.places[0] == 1)
+    if name == "recall":
+        return len(within) / len(found.places)
+    ideal = _gain(range(1, min(len(found.places), int(cut)) + 1))
+    return _gain(within) / ideal
+
+
+def _gain(places: Sequence[int]) -> float:
+    return sum(1.0 / math.log2(1 + place) for place in places)
+
+
+def values(metric: str, found: Sequence[Outcome]) -> Floats:
+    """Return the score of every item."""
+    return np.array([value(metric, one) for one in found])
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What random rankings of the same items score: the mean, and between which two values 95% of them lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: int = DRAWS) -> Chance:
+    """Rank at random. Items of one size and one number of right ones share a table of drawn scores."""
+    random = np.random.default_rng(0)
+    sums = np.zeros(draws)
+    kinds: dict[tuple[int, int], int] = {}
+    for size, right in zip(sizes, rights, strict=True):
+        kinds[int(size), int(right)] = kinds.get((int(size), int(right)), 0) + 1
+    mean = 0.0
+    for (size, right), count in kinds.items():
+        possible, odds = _distribution(metric, size, right, random)
+        mean += count * float(possible @ odds)
+        sums += random.multinomial(count, odds, size=draws) @ possible
+    total = max(len(sizes), 1)
+    low, high = np.quantile(sums / total, [0.025, 0.975])
+    return Chance(mean / total, float(low), float(high))
+
+
+def _distribution(metric: str, size: int, right: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return the scores that a random ranking can have and how likely each is: exact for one right candidate, drawn for several."""
+    if right == 1:
+        places = [Outcome((place,), size, tied=False, found=()) for place in range(1, size + 1)]
+        scores = values(metric, places)
+        possible, back = np.unique(scores, return_inverse=True)
+        return possible, np.bincount(back) / size
+    drawn = [np.sort(random.choice(size, right, replace=False) + 1) for _ in range(RANKINGS)]
+    scores = values(metric, [Outcome(tuple(int(place) for place in one), size, tied=False, found=()) for one in drawn])
+    possible, counts = np.unique(scores, return_counts=True)
+    return possible, counts / RANKINGS
+
+
+def interval(scores: Floats, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """Return the 95% interval of a mean: a bootstrap over items."""
+    low, high = np.quantile(bootstrap([scores], lambda means: means[0], seed=seed, draws=draws), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap(groups: Sequence[Floats], join: Callable[[list[Floats]], Floats], *, seed: int = 0, draws: int = DRAWS) -> Floats:
+    """Draw items again within each group and return what `join` makes of the groups' means, draw by draw."""
+    random = np.random.default_rng(seed)
+    means = []
+    for scores in groups:
+        # By counts rather than places: a group of many items needs no matrix of draws x items.
+        kinds, back = np.unique(scores, return_inverse=True)
+        odds = np.bincount(back) / len(scores)
+        means.append(random.multinomial(len(scores), odds, size=draws) @ kinds / len(scores))
+    return join(means)
+
+
+def chance_of(task: RankingTask, metric: str | None = None) -> Chance:
+    """Return what chance scores on a task."""
+    return chance(metric or task.metric, task.sizes().tolist(), task.rights().tolist())

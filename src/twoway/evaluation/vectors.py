@@ -1,0 +1,162 @@
+"""Vectors by content, kept on disk for each model: over all tasks and all runs nothing is embedded twice.
+
+One SQLite file a model, named by the model's fingerprint, holds vectors by a document's hash and the side it was embedded as. Vectors are
+committed as they come, so a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..content import ContentError
+from ..data.progress import steps
+from ..errors import TwowayError
+from ..files import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from ..content import Document
+    from .ranking import Side
+
+    Vectors = NDArray[np.float32]
+
+_SECONDS = 5.0  # what a kill may cost
+_AT_ONCE = 500  # SQLite takes so many values in one question
+
+
+class Engine(Protocol):
+    """What evaluation asks of a model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the vectors."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Return the length of a vector."""
+        ...
+
+    def embed(
+        self, documents: Iterable[Document], *, side: Side | None = None, refuse: Callable[[int, ContentError], None] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (number of a document, its vector)."""
+        ...
+
+
+def cache_folder() -> Path:
+    """Return where vectors are kept: `$TWOWAY_CACHE`, or the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TWOWAY_CACHE") or Path(home) / "twoway") / "vectors"
+
+
+class Store:
+    """The vectors of one model."""
+
+    def __init__(self, folder: Path, fingerprint: str, dimension: int) -> None:
+        self.path, self.dimension = folder / f"{fingerprint}.sqlite", dimension
+        with disk_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = sqlite3.connect(self.path, timeout=60.0)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+            self._check()
+        except sqlite3.DatabaseError as error:
+            raise TwowayError(f"the cache {self.path} cannot be read ({error}); remove it, or name another with --cache") from error
+
+    def _check(self) -> None:
+        """Refuse a file whose vectors are not of the model's length."""
+        found = self._file.execute("SELECT LENGTH(vector) FROM vectors LIMIT 1").fetchone()
+        if found is not None and found[0] != 4 * self.dimension:
+            raise TwowayError(
+                f"the cache {self.path} holds vectors of {found[0] // 4} numbers, and this model's have {self.dimension}; remove the file"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def known(self, keys: Sequence[str]) -> set[str]:
+        """Return which keys have a vector."""
+        return {key for part in _parts(keys) for (key,) in self._ask("SELECT key FROM vectors WHERE key IN ({})", part)}
+
+    def read(self, keys: Sequence[str]) -> Vectors:
+        """Return the vectors of keys, in their order; all of them must be there."""
+        places = {key: place for place, key in enumerate(keys)}
+        found = np.full((len(keys), self.dimension), np.nan, np.float32)
+        for part in _parts(keys):
+            for key, vector in self._ask("SELECT key, vector FROM vectors WHERE key IN ({})", part):
+                found[places[key]] = np.frombuffer(vector, np.float32)
+        return found
+
+    def add(self, rows: Iterable[tuple[str, Vectors]]) -> None:
+        """Keep vectors; they are on disk every few seconds and at the end."""
+        saved = time.monotonic()
+        try:
+            for key, vector in rows:
+                self._file.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (key, np.asarray(vector, np.float32).tobytes()))
+                if time.monotonic() - saved > _SECONDS:
+                    self._file.commit()
+                    saved = time.monotonic()
+        except sqlite3.OperationalError as error:
+            raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
+        finally:
+            self._file.commit()
+
+    def _ask(self, question: str, keys: Sequence[str]) -> list[Any]:
+        return self._file.execute(question.format(", ".join("?" * len(keys))), keys).fetchall()
+
+
+def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))
+
+
+class VectorSource:
+    """Vectors of a model, from the cache where they are there."""
+
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
+        self.engine, self.fingerprint = engine, engine.fingerprint
+        self.folder = folder or cache_folder()
+        self.embedded = 0  # documents that the model was asked for
+        self.taken = 0  # documents that the cache had
+
+    def __call__(self, documents: Sequence[Document], side: Side | None, title: str, bad: dict[int, ContentError]) -> NDArray[np.float32]:
+        """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number."""
+        keys = [f"{side or ''}:{document.fingerprint()}" for document in documents]
+        with closing(Store(self.folder, self.fingerprint, self.engine.dimension)) as store:
+            known = store.known(list(dict.fromkeys(keys)))
+            missing: Mapping[str, int] = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
+            self.taken += len(set(keys) & known)
+            self.embedded += len(missing)
+            store.add(self._embed(documents, sorted(missing.items(), key=lambda one: one[1]), side, title, bad))
+            unique = list(dict.fromkeys(keys))
+            rows = store.read(unique)
+        places = {key: place for place, key in enumerate(unique)}
+        found: NDArray[np.float32] = rows[[places[key] for key in keys]]
+        for number, row in enumerate(found):
+            if np.isnan(row[0]) and number not in bad:
+                bad[number] = ContentError("the same content could not be embedded elsewhere", documents[number].place)
+        return found
+
+    def _embed(
+        self, documents: Sequence[Document], missing: Sequence[tuple[str, int]], side: Side | None, title: str, bad: dict[int, ContentError]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield (key, vector) of what the cache lacks."""
+
+        def refuse(number: int, error: ContentError) -> None:
+            bad[missing[number][1]] = error
+
+        asked = (documents[place] for _, place in missing)
+        for number, vector in steps(self.engine.embed(asked, side=side, refuse=refuse), title, total=len(missing)):
+            yield missing[number][0], vector

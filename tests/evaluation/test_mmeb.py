@@ -1,0 +1,134 @@
+"""MMEB's protocol: a row in its columns becomes a query and candidates; what is wrong with a row is said with its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from twoway.content import ContentError, Document, Text
+from twoway.data.policy import Policy
+from twoway.errors import UsageError
+from twoway.evaluation.mmeb import GROUPS, KNOWN, OUT_OF, Folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROW = {"qry_text": "<|image_1|>\nWhat is it?", "qry_img_path": "images/a.png", "tgt_text": ["fox", "cat"], "tgt_img_path": ["", ""]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "images" / f"{name}.png")
+    return tmp_path
+
+
+def write(folder: Path, name: str, *rows: dict[str, object]) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows)), folder / name / "test.parquet")
+
+
+def only(folder: Path, **changes: object) -> Document:
+    write(folder, "GQA", ROW | changes)
+    return Folder.open(folder).task("GQA", Policy()).items[0].query
+
+
+def shape(document: Document) -> list[str]:
+    return [part.text if isinstance(part, Text) else "IMAGE" for part in document.parts]
+
+
+def test_there_are_36_tasks_in_four_groups_20_of_them_in_domain():
+    assert {group: sum(map(len, kinds)) for group, kinds in GROUPS.items()} == {
+        "classification": 10, "vqa": 10, "retrieval": 12, "grounding": 4,
+    }  # fmt: skip
+    assert (len(KNOWN), sum(mark == OUT_OF for _, mark in KNOWN.values())) == (36, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<|image_1|>\nWhat is it?", ["IMAGE", "What is it?"]),
+        ("  What is it? <|image_1|>\n", ["What is it?", "IMAGE"]),
+        (" See <|image_1|> and  say. ", ["See ", "IMAGE", " and  say."]),
+        ("<|image_1|>", ["IMAGE"]),
+        (" \n", ["IMAGE"]),
+        ("What is it?", ["IMAGE", "What is it?"]),
+    ],
+)
+def test_the_picture_stands_at_its_placeholder(folder, text, expected):
+    assert shape(only(folder, qry_text=text)) == expected
+
+
+def test_a_text_that_looks_like_a_path_stays_text(folder):
+    document = only(folder, qry_text=str(folder / "images" / "a.png"), qry_img_path="")
+    assert shape(document) == [str(folder / "images" / "a.png")]
+
+
+def test_candidates_of_one_content_are_one_candidate(folder):
+    rows = (ROW | {"tgt_text": ["fox", "cat", "dog", "cat"], "tgt_img_path": [""] * 4}, ROW | {"tgt_text": ["cat", "fox"]})
+    write(folder, "GQA", *rows)
+    task = Folder.open(folder).task("GQA", Policy())
+    assert [shape(one) for one in task.candidates] == [["fox"], ["cat"], ["dog"]]
+    assert [(item.right.tolist(), item.among.tolist()) for item in task.items] == [([0], [0, 1, 2]), ([1], [1, 0])]
+    assert task.sizes().tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"qry_img_path": "images/none.png"}, r"images/none\.png does not exist"),
+        ({"qry_img_path": "../secret.png"}, "leaves the data folder"),
+        ({"qry_text": "", "qry_img_path": ""}, "empty"),
+        ({"qry_img_path": ""}, "placeholder and no picture"),
+        ({"qry_text": "<|image_1|> <|image_2|>"}, "2 image placeholders and one picture"),
+        ({"tgt_text": [], "tgt_img_path": []}, "right one is absent"),
+        ({"tgt_text": ["fox"], "tgt_img_path": [""]}, "nothing to choose from"),
+        ({"tgt_text": ["fox", "cat", "fox"], "tgt_img_path": [""] * 3}, "candidate 1 and candidate 3 have the same content"),
+        ({"tgt_text": ["fox", ""]}, "candidate 2: the document is empty"),
+        ({"tgt_img_path": [""]}, "2 candidates and tgt_img_path 1"),
+    ],
+)
+def test_a_bad_row_is_an_error_with_its_place_or_is_left_out_and_listed(folder, tmp_path, changes, said):
+    write(folder, "GQA", ROW, ROW | changes)
+    with pytest.raises(ContentError, match=said) as caught:
+        Folder.open(folder).task("GQA", Policy())
+    assert str(caught.value).startswith(f"{folder / 'GQA' / 'test.parquet'}:2")
+    policy = Policy("skip", tmp_path / "bad.jsonl")
+    policy.start()
+    assert len(Folder.open(folder).task("GQA", policy).items) == 1
+    assert '"row": 2' in (tmp_path / "bad.jsonl").read_text()
+
+
+def test_unknown_tasks_come_behind_the_known_and_apart(folder):
+    for name in ("Foxes", "MSCOCO", "GQA"):
+        write(folder, name, ROW)
+    opened = Folder.open(folder)
+    assert opened.choose(()) == ("GQA", "MSCOCO", "Foxes")
+    assert opened.task("Foxes", Policy()).group == "other"
+    assert (opened.task("MSCOCO", Policy()).group, opened.task("MSCOCO", Policy()).marks) == ("grounding", ("in-domain",))
+    with pytest.raises(UsageError, match=r"no task 'MSCOC'.*did you mean MSCOCO"):
+        opened.choose(["MSCOC"])
+
+
+def test_a_folder_without_tasks_or_columns_is_refused(folder):
+    with pytest.raises(UsageError, match="has no task"):
+        Folder.open(folder)
+    with pytest.raises(UsageError, match="is no folder"):
+        Folder.open(folder / "nowhere")
+    write(folder, "GQA", {"qry_text": "a", "query_image": "b"})
+    with pytest.raises(UsageError, match="no column 'qry_img_path'"):
+        Folder.open(folder).task("GQA", Policy())
+
+
+def test_a_subset_is_drawn_once_for_a_task(folder):
+    write(folder, "GQA", *(ROW | {"qry_text": f"question {number}", "qry_img_path": ""} for number in range(20)))
+    task = Folder.open(folder).task("GQA", Policy())
+    chosen = [shape(item.query) for item in task.subset(5).items]
+    assert len(chosen) == 5
+    assert chosen == [shape(item.query) for item in task.subset(5).items]
+    assert task.subset(99) is task

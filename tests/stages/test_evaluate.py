@@ -1,0 +1,162 @@
+"""`evaluate` gives the scores of an independent plain computation, keeps what it embedded, and refuses what it cannot trust."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+from twoway.cli import main
+from twoway.content import ContentError
+from twoway.errors import TwowayError, UsageError
+from twoway.evaluation.compare import compare
+from twoway.evaluation.mmeb import GROUPS
+from twoway.evaluation.results import items_path
+from twoway.stages.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORDS = ("red", "green", "blue", "white", "what colour", "is this", "the picture", "small", "large", "square")
+QUERIES = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two small tasks of each group, with text, picture or both on either side."""
+    root = tmp_path_factory.mktemp("mmeb")
+    random = np.random.default_rng(3)
+    (root / "images").mkdir()
+    for number in range(8):
+        pixels = random.integers(0, 255, (40 + 8 * (number % 2), 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+    for group, (known, _) in GROUPS.items():
+        for name in [*known, "RefCOCO"][:2]:
+            rows = [_row(group, random) for _ in range(QUERIES)]
+            (root / name).mkdir()
+            pq.write_table(pa.Table.from_pylist(rows), root / name / "test-00000-of-00001.parquet")
+    return root
+
+
+def _row(group: str, random: np.random.Generator) -> dict[str, object]:
+    words = [" ".join(random.permutation(WORDS)[: 1 + number]) for number in range(5)]
+    pictures = [f"images/{number}.png" for number in random.permutation(8)[:5]]
+    shown = f"images/{random.integers(8)}.png"
+    if group == "retrieval":
+        texts = ["<|image_1|> Represent the given picture."] * 5
+        return {"qry_text": f"Find: {words[0]}", "qry_img_path": "", "tgt_text": texts, "tgt_img_path": pictures}
+    if group == "grounding":
+        texts = [f"<|image_1|>\n{word}" for word in words]
+        return {"qry_text": f"<|image_1|>\nWhere is {words[1]}?", "qry_img_path": shown, "tgt_text": texts, "tgt_img_path": pictures}
+    return {"qry_text": f"<|image_1|>\nAsk {words[2]}", "qry_img_path": shown, "tgt_text": words, "tgt_img_path": [""] * 5}
+
+
+def plain(model: Path, folder: Path, name: str) -> list[bool]:
+    """Compute the hits of a task with sentence-transformers and a loop, with none of the code under test."""
+    sentence = SentenceTransformer(str(model), device="cpu")
+
+    def embed(text: str, path: str) -> np.ndarray:
+        words = text.replace("<|image_1|>", "").strip()
+        parts = [{"type": "image", "image": Image.open(folder / path).convert("RGB")}] if path else []
+        parts += [{"type": "text", "text": words}] if words else []
+        return sentence.encode([[{"role": "user", "content": parts}]])[0]
+
+    hits = []
+    for row in pq.read_table(folder / name / "test-00000-of-00001.parquet").to_pylist():
+        query = embed(row["qry_text"], row["qry_img_path"])
+        scores = [float(query @ embed(text, path)) for text, path in zip(row["tgt_text"], row["tgt_img_path"], strict=True)]
+        hits.append(all(scores[0] > other for other in scores[1:]))
+    return hits
+
+
+def test_precision_at_1_is_that_of_a_plain_loop_to_the_item(tiny_encoder, folder, tmp_path):
+    model = tiny_encoder("qwen2_vl")
+    found = evaluate(model, "mmeb", data=folder, cache=tmp_path, output=tmp_path / "results.json", device="cpu")
+    assert len(found.results) == 8
+    hits = {result.task.name: [place.places[0] == 1 for place in result.outcomes] for result in found.results}
+    assert hits == {name: plain(model, folder, name) for name in hits}
+    assert 0 < sum(map(sum, hits.values())) < 8 * QUERIES
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["tasks"]["MSCOCO"]["score"] == np.mean(hits["MSCOCO"])
+    assert written["tasks"]["MSCOCO"]["chance"] == pytest.approx(0.2)
+    assert written["mean"] == pytest.approx(np.mean([np.mean(one) for one in hits.values()]))
+    assert {"classification", "vqa", "retrieval", "grounding", "in-domain"} <= set(written["groups"])
+
+
+def test_nothing_is_embedded_twice_and_a_run_cut_off_goes_on(tiny_encoder, folder, tmp_path):
+    model = tiny_encoder("qwen2_vl")
+    first = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+    again = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+    assert (first.cached, again.embedded) == (0, 0)
+    assert again.found == first.found
+    more = evaluate(model, "mmeb", data=folder, cache=tmp_path, device="cpu")
+    alone = evaluate(model, "mmeb", data=folder, cache=tmp_path / "other", device="cpu")
+    assert 0 < more.embedded < alone.embedded
+    assert more.found == alone.found
+
+
+def test_a_cache_of_another_dimension_or_that_is_no_database_is_refused(tiny_encoder, folder, tmp_path):
+    import sqlite3
+
+    model = tiny_encoder("qwen2_vl")
+    found = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+    path = tmp_path / f"{found.found['fingerprint']}.sqlite"
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE vectors SET vector = ?", (b"1234" * 3,))
+    with pytest.raises(TwowayError, match="holds vectors of 3 numbers"):
+        evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+    path.write_bytes(b"nothing" * 1000)
+    for rest in tmp_path.glob("*.sqlite-*"):
+        rest.unlink()
+    with pytest.raises(TwowayError, match="cannot be read"):
+        evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+
+
+def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_encoder, tmp_path):
+    (tmp_path / "good.png").write_bytes(b"no picture")
+    row = {"qry_text": "what", "qry_img_path": "", "tgt_text": ["red", "blue"], "tgt_img_path": ["", ""]}
+    broken = row | {"qry_text": "<|image_1|>", "qry_img_path": "good.png"}
+    (tmp_path / "GQA").mkdir()
+    pq.write_table(pa.Table.from_pylist([row, broken]), tmp_path / "GQA" / "a.parquet")
+    model = tiny_encoder("qwen2_vl")
+    with pytest.raises(ContentError, match=r"a\.parquet:2: .*--on-bad skip"):
+        evaluate(model, "mmeb", data=tmp_path, cache=tmp_path / "cache", device="cpu")
+    found = evaluate(
+        model, "mmeb", data=tmp_path, cache=tmp_path / "cache", on_bad="skip", output=tmp_path / "out" / "r.json", device="cpu"
+    )
+    assert (found.found["tasks"]["GQA"]["n"], found.found["tasks"]["GQA"]["left_out"]) == (1, 1)
+    assert '"row": 2' in (tmp_path / "out" / "r.bad-rows.jsonl").read_text()
+
+
+def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_itself(tiny_encoder, folder, tmp_path, capsys):
+    model, output = tiny_encoder("qwen2_vl"), tmp_path / "r.json"
+    words = ["evaluate", str(model), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO,RefCOCO", "--output", str(output)]
+    assert main([*words, "--cache", str(tmp_path), "--subset", "4", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "MSCOCO" in said
+    assert "at chance" in said  # four queries cannot tell a random model from chance
+    assert items_path(output).is_file()
+    lines = compare(output, output)
+    assert [line.n for line in lines] == [4, 4, 8]
+    assert not any(line.sure for line in lines)
+    assert main(["compare", str(output), str(output)]) == 0
+    assert "may be luck" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"suite": "mmmeb"}, "unknown suite 'mmmeb'; did you mean mmeb"),
+        ({"subset": 0}, "at least 1"),
+        ({"data": None}, "needs --data DIR"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(folder, options, said):
+    with pytest.raises(UsageError, match=said):
+        evaluate("nowhere", **({"suite": "mmeb", "data": folder} | options))
