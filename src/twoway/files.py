@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from .errors import TwowayError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+_PIECE = 1 << 16
 
 
 @contextmanager
@@ -66,6 +68,25 @@ def sha256(path: str | Path) -> str:
     """Return the SHA-256 of one file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def contents(paths: Sequence[Path], most: int = 4 << 30) -> str:
+    """Return a hash of what files hold, in their order and whatever they are called.
+
+    Each is read whole up to its share of `most` bytes. Of one that is larger, pieces from all over it are read, and its size:
+    a hash of all of a large data set would cost as much as reading it.
+    """
+    found, share = hashlib.sha256(), max(_PIECE, most // max(1, len(paths)))
+    for path in paths:
+        size = path.stat().st_size
+        found.update(size.to_bytes(8, "little"))
+        many = share // _PIECE if size > share else -(-size // _PIECE)
+        step = (size - _PIECE) / max(1, many - 1) if size > share else _PIECE
+        with path.open("rb") as file:
+            for number in range(many):
+                file.seek(int(number * step))
+                found.update(file.read(_PIECE))
+    return found.hexdigest()
 
 
 @contextmanager

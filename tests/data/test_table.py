@@ -219,3 +219,14 @@ def test_a_stream_that_fails_leaves_no_copy(tmp_path, png, monkeypatch):
     with pytest.raises(TwowayError, match="the line broke"):
         open_table(spec, folder=tmp_path / "tables", cap=4)
     assert list((tmp_path / "tables").iterdir()) == []
+
+
+def test_other_rows_of_the_same_lengths_are_other_data(jsonl, tmp_path):
+    path = jsonl({"parts": [{"text": "abc"}]})
+    first = open_table(str(path), folder=tmp_path / "kept").digest()
+    moved = tmp_path / "elsewhere" / "other-name.jsonl"
+    moved.parent.mkdir()
+    moved.write_bytes(path.read_bytes())
+    assert open_table(str(moved), folder=tmp_path / "kept").digest() == first
+    path.write_text(path.read_text().replace("abc", "abd"))
+    assert open_table(str(path), folder=tmp_path / "kept").digest() != first

@@ -3,8 +3,11 @@
 One pass over the source finds the position of every row, counts its characters and reads the size of its pictures from their headers; bad
 rows go to the failure policy here, before any training. The result is a few numpy arrays. With a folder they are kept there and mapped into
 memory, and used again while path, size and time of the source's files, the version of this file and what the source was asked for are the
-same. Where rows are of several kinds (the tasks of pairs), the kind of each is kept too. Pictures that a row names by path are not looked
-at again: a picture that changes size makes a batch costlier, not wrong.
+same. Where rows are of several kinds (the tasks of pairs), the kind of each is kept too.
+
+A hash of what those files hold is part of the digest of the data, so that a run does not go on with other rows of the same lengths.
+Pictures that a row names by path are told by their sizes alone, and not looked at again: one that changes size makes a batch costlier,
+not wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 
 from ..content import ContentError, Document, Place
 from ..errors import TwowayError, UsageError
-from ..files import fresh_folder
+from ..files import contents, fresh_folder
 from .find_hub import hub_finder
 from .find_parquet import ParquetFinder
 from .find_pdf import PdfFinder
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
     from .finders import Finder
 
-_VERSION = 2
+_VERSION = 3
 FINDERS: dict[str, Any] = {
     "jsonl": JsonlFinder,
     "parquet": ParquetFinder,
@@ -66,6 +69,7 @@ class RowTable:
     sizes: NDArray[np.int32]
     kinds: NDArray[np.int32]  # the number of each row's kind in `names`
     names: tuple[str, ...] = ("",)
+    contents: str = ""  # a hash of what the source's files held
     bad: list[ContentError] = field(default_factory=list)
     folder: Path | None = None
 
@@ -83,8 +87,8 @@ class RowTable:
         return np.diff(self.first)
 
     def digest(self) -> str:
-        """Return a hash of what the table says of its rows: equal for the same rows wherever and whenever they were read."""
-        found = hashlib.sha256()
+        """Return a hash of the rows and of what the source's files hold: equal for the same data wherever and whenever it is read."""
+        found = hashlib.sha256(self.contents.encode())
         for name in ("numbers", "characters", "first", "sizes"):
             found.update(np.ascontiguousarray(getattr(self, name)).data)
         if self.names != ("",):
@@ -173,7 +177,8 @@ def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTab
     arrays: dict[str, Any] = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
     for name in ("positions", "sizes"):
         arrays[name] = arrays[name].reshape(-1, 2)
-    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), bad=bad)
+    held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
+    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), contents=held, bad=bad)
 
 
 def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> Path | None:
@@ -205,7 +210,7 @@ def _keep(table: RowTable, folder: Path) -> None:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
         bad = [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in table.bad]
-        said = {"spec": table.spec, "rows": len(table), "names": table.names, "bad": bad}
+        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": bad}
         (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
 
 
@@ -224,4 +229,4 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
         bad = [ContentError(reason, None if file is None else Place(file, row, unit)) for reason, file, row, unit in said["bad"]]
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
-    return RowTable(spec, finder, **_mapped(folder), names=tuple(said["names"]), bad=bad, folder=folder)
+    return RowTable(spec, finder, **_mapped(folder), names=tuple(said["names"]), contents=said["contents"], bad=bad, folder=folder)
