@@ -12,7 +12,7 @@ few are taken, or as many at random.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 
 from ..content import ContentError
 from .batching import PLAIN, CostWeights, cost
+from .chunks import cut
 from .collate import model_inputs
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class PairEncoder:
         asked, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
         return PairExample(identity, pair.task, asked, answer, wrong, answers)
 
+    def without_negatives(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+        """Encode one row, its hard negatives left aside."""
+        return replace(self, negatives=0)(row, epoch=epoch)
+
     def _content(self, identity: str, task: str, side: str, document: Document) -> Content:
         instruction = prompt_of(self.prompts, task, side)
         try:
@@ -98,21 +103,14 @@ class PairEncoder:
         return Content(content_key(document), instruction, example)
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
-        if self.choose == "first" or count <= self.negatives:
+        if not self.negatives or self.choose == "first" or count <= self.negatives:
             return range(min(count, self.negatives))
         number = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch} {identity}".encode()).digest()[:8], "big")
         return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
 
 
-def collate_pairs(
-    rows: Sequence[PairExample],
-    *,
-    pad_token: int,
-    padding_side: Literal["left", "right"] = "right",
-    budget: float,
-    weights: CostWeights = PLAIN,
-) -> dict[str, Any]:
-    """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
+def assemble(rows: Sequence[PairExample]) -> tuple[list[Content], dict[str, Any]]:
+    """Return the different contents of some rows, and their batch but for the chunks."""
     numbers: dict[tuple[int, str], int] = {}
     contents: list[Content] = []
 
@@ -132,13 +130,8 @@ def collate_pairs(
             owner.append(place)
             keys.append(negative.key)
     others = [(place, key) for place, row in enumerate(rows) for key in row.answers if key != row.positive.key]
-    chunks = []
-    for chosen in _cut([one.example for one in contents], budget, weights):
-        inputs = model_inputs([contents[one].example.inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
-        chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
-    return {
+    return contents, {
         "contents": len(contents),
-        "chunks": chunks,
         "queries": torch.tensor(queries),
         "candidates": torch.tensor(candidates),
         "owner": torch.tensor(owner),
@@ -150,23 +143,25 @@ def collate_pairs(
     }
 
 
-def _cut(examples: Sequence[Example], budget: float, weights: CostWeights) -> list[list[int]]:
-    """Sort contents by length, longest first, and cut them into chunks of one budget."""
-    length = [len(one.inputs["input_ids"]) for one in examples]
-    extra = [_extra(one, weights) for one in examples]
-    chunks: list[list[int]] = []
-    spent = 0.0
-    for number in sorted(range(len(examples)), key=lambda one: (-length[one], one)):
-        if chunks and (len(chunks[-1]) + 1) * length[chunks[-1][0]] + spent + extra[number] <= budget:
-            chunks[-1].append(number)
-            spent += extra[number]
-        else:
-            chunks.append([number])
-            spent = extra[number]
-    return chunks
+def collate_pairs(
+    rows: Sequence[PairExample],
+    *,
+    pad_token: int,
+    padding_side: Literal["left", "right"] = "right",
+    budget: float,
+    weights: CostWeights = PLAIN,
+) -> dict[str, Any]:
+    """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
+    contents, batch = assemble(rows)
+    examples = [one.example for one in contents]
+    chunks = []
+    for chosen in cut([len(one.inputs["input_ids"]) for one in examples], [extra_cost(one, weights) for one in examples], budget):
+        inputs = model_inputs([examples[one].inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
+        chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
+    return batch | {"chunks": chunks}
 
 
-def _extra(example: Example, weights: CostWeights) -> float:
+def extra_cost(example: Example, weights: CostWeights) -> float:
     """Return what a content's pictures cost besides their tokens."""
     tokens, pictures = int(example.image_tokens.sum()), int(example.pictures.max()) + 1 if len(example.pictures) else 0
     return float(cost(0, tokens, pictures, weights)) - tokens

@@ -78,11 +78,12 @@ class Pairs:
         """Return up to `rows` rows of each task, no more than a twentieth of it, to keep out of training: a function of identities."""
         if not rows:
             return np.zeros(0, np.int64)
-        drawn, kept = draws(self.mixture), []
-        for task in self.tasks:
-            own = self.rows(task)
-            kept.append(own[np.argsort(drawn[own], kind="stable")[: min(rows, len(own) // _ONE_IN)]])
-        return np.sort(np.concatenate(kept))
+        each = (self.rows(task) for task in self.tasks)
+        return np.sort(np.concatenate([self.drawn(own)[: min(rows, len(own) // _ONE_IN)] for own in each]))
+
+    def drawn(self, rows: Ints) -> Ints:
+        """Return rows in an order that looks random and depends on their identities alone."""
+        return rows[np.argsort(draws(self.mixture)[rows], kind="stable")]
 
     def digest(self) -> Any:
         """Say what the data is, for a run that goes on."""

@@ -7,8 +7,8 @@ has been gone through, so every row comes once a turn and none is left over. How
 from its size to a power below 1, or from its weight alone; a small task is gone through at most `max_repeats` times an epoch, and what it
 may not take others do.
 
-Everything is a function of seed, epoch and step: any batch is found without walking through those before it. Ranks share a global batch
-in slices, so any number of ranks has the same rows. A `mixed` batch takes rows of all tasks (the papers' ablation).
+Everything is a function of seed, epoch and step: any batch is found without walking through those before it. A global batch is made in
+pieces, which ranks share: one rank takes all of them, two take half each. A `mixed` batch takes rows of all tasks (the papers' ablation).
 """
 
 from __future__ import annotations
@@ -62,15 +62,19 @@ class TaskEpochs:
         small_tasks: Literal["fail", "keep"] = "fail",
         mixed: bool = False,
         held: Ints | None = None,
+        shards: int = 1,
     ) -> None:
-        """Share the rows out; `batch` is the rows of a global batch, `weights` of tasks go over those of their sources."""
+        """Share the rows out; `batch` is the rows of a global batch, `weights` of tasks go over those of their sources.
+
+        A global batch is made in `shards` pieces, which the ranks share.
+        """
         if batch < 2 or max_repeats < 1 or not 0 <= smoothing <= 1:
             raise UsageError("batch is at least 2, max_repeats at least 1, and smoothing from 0 to 1")
         if mixed and sampling != "size":
             raise UsageError("mixed batches take rows as they come: sampling=size")
         pairs.require(weights or {}, "task_weights")
         self.mixture: Any = pairs
-        self.seed, self.mixed = seed, mixed
+        self.seed, self.mixed, self.shards = seed, mixed, shards
         kept = np.ones(len(pairs), bool)
         if held is not None:
             kept[held] = False
@@ -125,8 +129,12 @@ class TaskEpochs:
         return self.tasks[task], np.array_split(self._order(task, round_), int(self.batches[task]))[number]
 
     def rows(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[int, tuple[Ints, ...]]:
-        """Return a step's epoch, and the rows of the one batch that a rank has in it."""
-        return self.locate(step)[0], (np.array_split(self.whole(step)[1], ranks)[rank],)
+        """Return a step's epoch, and the rows of the pieces that a rank has of its global batch."""
+        if self.shards % ranks:
+            raise UsageError(f"{self.shards} shards cannot be shared by {ranks} ranks; set shards to a multiple of {ranks}")
+        each = self.shards // ranks
+        pieces = np.array_split(self.whole(step)[1], self.shards)
+        return self.locate(step)[0], tuple(pieces[rank * each : (rank + 1) * each])
 
     def _order(self, task: int, round_: int) -> Ints:
         """Return a task's rows in the order of one turn; the latest of each task is kept."""

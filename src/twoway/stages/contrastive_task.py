@@ -93,6 +93,10 @@ class ContrastiveTask(CachedTask):
         pooled: torch.Tensor = self.pool({"token_embeddings": hidden, "attention_mask": inputs["attention_mask"]})["sentence_embedding"]
         return pooled[:, : self.dim]
 
+    def look(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return one vector for each row; for looking, without gradients."""
+        return self.embed(inputs)
+
     def knobs(self) -> Sequence[nn.Parameter]:
         """Return the learnt temperature's parameter."""
         return () if self.shift is None else (self.shift,)

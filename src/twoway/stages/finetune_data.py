@@ -1,0 +1,138 @@
+"""The data of `finetune`: sources become pairs, pairs become batches of one task, batches become chunks of one cost.
+
+A step's rows are a function of seed and step. Rows that measure are held out of each task by their identities; whole sources to measure on
+(`eval_data`) are never trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.data.encode import Encoder
+from twoway.data.loader import Loader
+from twoway.data.pair_batch import DOCUMENT, QUERY, PairEncoder, collate_pairs
+from twoway.data.pair_mixture import Pairs, open_pairs
+from twoway.data.policy import Policy
+from twoway.data.task_batches import TaskEpochs
+from twoway.errors import UsageError, did_you_mean
+from twoway.training.cached import Kept
+
+from .run_stage import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from twoway.data.pair_batch import PairExample
+
+    from .contrastive_task import ContrastiveTask
+    from .finetune_config import FinetuneConfig
+    from .stage_model import Prepared
+
+HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows that retrieval is measured on: of one task, in one set. `total` is how many the set has of it."""
+
+    name: str
+    task: str
+    pairs: Pairs
+    rows: NDArray[np.int64]
+    total: int
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """The data of a run: `loader` gives the batches of any step; the rest is for looking at rows one by one."""
+
+    pairs: Pairs
+    encode: PairEncoder
+    collate: Callable[..., Any]
+    epochs: TaskEpochs
+    loader: Loader
+    measured: tuple[Measured, ...]
+
+    def total(self, config: FinetuneConfig) -> int:
+        """Return the number of steps of the run."""
+        return config.max_steps or self.epochs.steps(config.epochs)
+
+    def digest(self) -> Any:
+        """Return what tells this data from other data."""
+        return self.pairs.digest()
+
+
+def open_data(
+    config: FinetuneConfig, prepared: Prepared[ContrastiveTask], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+) -> FinetuneData:
+    """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
+    policy = Policy(config.on_bad, bad_rows, keep=keep)
+    pairs = open_pairs(config.data, folder=out / TABLES, policy=policy)
+    others = open_pairs(config.eval_data, folder=out / TABLES, policy=policy) if config.eval_data else None
+    _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
+    parts = prepared.processor
+    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat")
+    prompts = prepared.start.settings.prompts
+    encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed)
+    together = partial(
+        batch, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side, budget=config.budget, weights=config.cost
+    )
+    held = pairs.held_out(config.held_out)
+    epochs = TaskEpochs(
+        pairs,
+        batch=config.batch,
+        seed=config.seed,
+        sampling=config.sampling,
+        smoothing=config.smoothing,
+        weights=config.task_weights,
+        max_repeats=config.max_repeats,
+        small_tasks=config.small_tasks,
+        mixed=config.mixed,
+        held=held,
+        shards=shards,
+    )
+    loader = Loader(epochs, encode.pass_on, encode, together, workers=config.workers, prefetch=config.prefetch, policy=policy)  # type: ignore[arg-type]
+    measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
+    return FinetuneData(pairs, encode, together, epochs, loader, measured)
+
+
+def batch(rows: Sequence[PairExample], **options: Any) -> dict[str, Any]:
+    """Return the batch of some rows, its chunks as the trainer takes them."""
+    made = collate_pairs(rows, **options)
+    return made | {"chunks": Kept(made["chunks"])}
+
+
+def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:
+    """Return the sets of whole sources, each a set of its own name."""
+    if pairs is None or not rows:
+        return []
+    found = []
+    source_of = pairs.mixture.source_of(np.arange(len(pairs)))
+    for number, source in enumerate(pairs.mixture.sources):
+        found += _measured(source.label, pairs, np.flatnonzero(source_of == number), rows)
+    return found
+
+
+def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None) -> list[Measured]:
+    """Return the rows of each task, no more than asked for: those that come first by their identities' numbers."""
+    found = []
+    for number, task in enumerate(pairs.tasks):
+        own = rows[pairs.task_of[rows] == number]
+        if len(own):
+            found.append(Measured(name, task, pairs, np.sort(pairs.drawn(own)[:most]), len(own)))
+    return found
+
+
+def _require_tasks(config: FinetuneConfig, tasks: Sequence[str]) -> None:
+    """Refuse prompts for tasks that there are not."""
+    known = [QUERY, DOCUMENT, *(f"{task}-{side}" for task in dict.fromkeys(tasks) for side in (QUERY, DOCUMENT))]
+    for name in config.prompts:
+        if name not in known:
+            raise UsageError(f"prompts.{name}: there is no such task or side{did_you_mean(name, known)} (there are: {', '.join(known)})")

@@ -1,0 +1,50 @@
+"""The model of `finetune`: a base with its attention, its way of writing inputs and its pooling, as they are saved at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from twoway.errors import UsageError
+from twoway.model import backbone, pooling
+from twoway.model.prompting import require_prompts, set_template
+
+from .contrastive_task import ContrastiveTask
+from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .finetune_config import FinetuneConfig
+
+
+def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTask]:
+    """Open a base and make the task out of it; the same base and configuration give the same bits."""
+    opened = open_base(base, config, attention=config.attention)
+    model, parts, own = opened.start.model, opened.processor, opened.start.settings
+    mode, width = config.pooling or own.pooling or "mean", backbone.text_width(model)
+    dim = config.dim or own.dim
+    if dim is not None and dim > width:
+        raise UsageError(f"dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
+    set_template(parts, style=config.template, place=config.prompt_place)
+    if mode == "eos" and own.pooling != "eos":
+        pooling.append_eos(parts)
+    prompts = {name: text for name, text in (own.prompts | config.prompts).items() if text}
+    require_prompts(parts, prompts)
+    adapted = choose(model, config)
+    freeze_head(model)
+    hold = config.budget if config.hold is None else config.hold
+    task = ContrastiveTask(
+        model, config.loss, pooling=mode, dim=dim, hold=hold, pad_token=opened.pad_token, token_keys=opened.geometry.token_keys
+    )
+    spare(config, [model], task.blocks())
+    # What the saved model says of itself is what it was trained with.
+    start = dataclasses.replace(opened.start, settings=dataclasses.replace(own, pooling=mode, dim=dim, prompts=prompts))
+    return Prepared(**vars(opened) | {"start": start}, task=task, adapted=adapted)
+
+
+def require(prepared: Prepared[ContrastiveTask]) -> None:
+    """Measure, before any work, that the model attends as it was asked to."""
+    from twoway.model.attention import declared
+
+    (require_causal if declared(prepared.start.model.config) == "causal" else require_two_way)(prepared)

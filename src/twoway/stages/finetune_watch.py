@@ -1,0 +1,62 @@
+"""What `finetune` measures on the way: retrieval on held-out rows and on sources of their own; the best weights are kept, and a report."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+
+from twoway.files import disk_errors, fresh_folder
+from twoway.model import backbone
+from twoway.training import ranks as between
+from twoway.training.checkpoint import STATE, WEIGHTS
+from twoway.training.trainer import Events, Trainer
+
+from .finetune_report import Shown, write_report
+from .retrieval_probe import measure, summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .contrastive_task import ContrastiveTask
+    from .finetune_config import FinetuneConfig
+    from .finetune_data import FinetuneData
+    from .stage_model import Prepared
+
+BEST = "best"
+_CASES = 2  # queries shown of each task, and as many of its worst
+
+
+class Watch(Events):
+    """Measures retrieval, keeps the best weights, and keeps `report.html` up to date."""
+
+    def __init__(self, prepared: Prepared[ContrastiveTask], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
+        self.prepared, self.data, self.config, self.out = prepared, data, config, out
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure, keep the weights where they are the best so far, and write the report."""
+        found = measure(trainer.task, self.data, device=trainer.ranks.device, autocast=self.config.dtype == "bfloat16", cases=_CASES)
+        entry: dict[str, Any] = summary(found)
+        if found:
+            # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.
+            score = entry[f"mrr/{found[-1].measured.name}"]
+            if trainer.step:
+                self._keep(trainer, score)
+        if trainer.ranks.first:
+            shown = Shown(trainer.total, self.data.epochs.report(), found, backbone.versions())
+            write_report(self.out, shown, {"step": trainer.step, **entry})
+        return entry
+
+    def _keep(self, trainer: Trainer, score: float) -> None:
+        """Write the weights beside the checkpoints where none that stand there did better; every rank takes part."""
+        place = self.out / BEST
+        best = json.loads((place / STATE).read_text(encoding="utf-8")) if (place / STATE).exists() else {"score": -math.inf, "step": 0}
+        if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
+            return
+        weights = {name: between.whole(one) for name, one in trainer.parameters.items()}
+        if trainer.ranks.first:
+            with fresh_folder(place, overwrite=True) as folder, disk_errors():
+                save_file(weights, folder / WEIGHTS)
+                (folder / STATE).write_text(json.dumps({"step": trainer.step, "score": score}) + "\n", encoding="utf-8")

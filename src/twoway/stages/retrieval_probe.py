@@ -1,0 +1,176 @@
+"""Retrieval on the way: each query of a small set looks for its answer among all answers of its task and set.
+
+Answers of one content count once, and a query that stands in several rows has several right ones. Its rank is that of its best right
+answer, wrong ones of the same score before it, so that a model which gives everything one vector scores nothing. These are small pools:
+their numbers are for comparing steps of a run, and the sizes stand beside them.
+
+Training notices nothing, and every rank measures all rows, as in `training.probes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from twoway.content import ContentError
+from twoway.training.probes import undisturbed
+from twoway.training.task import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from twoway.content import Document
+    from twoway.data.pair_rows import PairRow
+
+    from .finetune_data import FinetuneData, Measured
+
+_AT_ONCE = 32
+_EPOCH = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One query with what it found: (score, document, whether it is right) from the first on, and its best right answer."""
+
+    task: str
+    query: Document
+    found: list[tuple[float, Document, bool]]
+    right: tuple[float, Document]
+    rank: int
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How one task of one set did."""
+
+    measured: Measured
+    ranks: torch.Tensor
+    candidates: int
+    cases: list[Case] = field(default_factory=list)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what goes into the log."""
+        name = f"{self.measured.name}/{self.measured.task}"
+        reciprocal = float((1.0 / self.ranks.double()).mean())
+        shares = {f"recall{at}/{name}": round(float((self.ranks <= at).double().mean()), 6) for at in (1, 10)}
+        return {f"mrr/{name}": round(reciprocal, 6), **shares}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The unit vectors of some rows: one for each query and one for each different answer."""
+
+    queries: torch.Tensor
+    answers: torch.Tensor
+    documents: list[Document]  # of the answers
+    right: torch.Tensor  # (queries, answers)
+    rows: list[PairRow]
+
+
+def measure(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
+    """Measure every task of every set; with `cases`, some queries of each with what they found."""
+    found = []
+    with undisturbed(task):
+        for measured in data.measured:
+            vectors = _vectors(task, data, measured, device, autocast)
+            if vectors is not None:
+                found.append(_retrieval(measured, vectors, cases))
+    return found
+
+
+def summary(found: Sequence[Retrieval]) -> dict[str, float]:
+    """Return the numbers of all tasks, and for each set the mean over its tasks."""
+    entry: dict[str, float] = {}
+    for name in dict.fromkeys(one.measured.name for one in found):
+        own = [one.numbers() for one in found if one.measured.name == name]
+        for kind in ("mrr", "recall1", "recall10"):
+            values = [value for numbers in own for key, value in numbers.items() if key.startswith(f"{kind}/")]
+            entry[f"{kind}/{name}"] = round(sum(values) / len(values), 6)
+        entry[f"queries/{name}"] = sum(len(one.ranks) for one in found if one.measured.name == name)
+    for one in found:
+        entry |= one.numbers()
+    return entry
+
+
+def _vectors(task: Any, data: FinetuneData, measured: Measured, device: torch.device, autocast: bool) -> Vectors | None:
+    """Embed the rows of one task of one set."""
+    rows: list[PairRow] = []
+    queries: list[torch.Tensor] = []
+    answers: dict[int, torch.Tensor] = {}
+    documents: dict[int, Document] = {}
+    keys: list[tuple[int, tuple[int, ...]]] = []
+    for examples in _read(data, measured):
+        made = data.collate([example for _, example in examples])
+        vectors = _embed(task, made, device, autocast)
+        for place, (pair, example) in enumerate(examples):
+            rows.append(pair)
+            queries.append(vectors[made["queries"][place]])
+            keys.append((example.query.key, example.answers))
+            answers.setdefault(example.positive.key, vectors[made["candidates"][place]])
+            documents.setdefault(example.positive.key, pair.positive)
+    if not rows:
+        return None
+    right: dict[int, set[int]] = {}
+    for asked, answered in keys:
+        right.setdefault(asked, set()).update(answered)
+    mask = torch.tensor([[answer in right[asked] for answer in answers] for asked, _ in keys])
+    return Vectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
+
+
+def _read(data: FinetuneData, measured: Measured) -> Iterator[list[tuple[PairRow, Any]]]:
+    """Read and encode the rows, a few at a time; hard negatives are left aside, and rows that cannot be read too."""
+    for start in range(0, len(measured.rows), _AT_ONCE):
+        examples = []
+        for row in measured.rows[start : start + _AT_ONCE]:
+            try:
+                identity, pair = measured.pairs.read(int(row))
+                examples.append((pair, data.encode.without_negatives((identity, pair), epoch=_EPOCH)))
+            except ContentError:
+                continue
+        if examples:
+            yield examples
+
+
+def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> torch.Tensor:
+    """Return the unit vectors of a batch's contents, on the CPU."""
+    vectors: torch.Tensor | None = None
+    for chunk in batch["chunks"]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            made = functional.normalize(task.look(to_device(dict(chunk["inputs"]), device)).float(), dim=-1).cpu()
+        if vectors is None:
+            vectors = torch.zeros(batch["contents"], made.shape[1])
+        vectors[chunk["items"]] = made
+    assert vectors is not None
+    return vectors
+
+
+def _retrieval(measured: Measured, vectors: Vectors, cases: int) -> Retrieval:
+    """Rank the answers of each query."""
+    scores = vectors.queries @ vectors.answers.T
+    best = scores.masked_fill(~vectors.right, -torch.inf).amax(1, keepdim=True)
+    ahead = (scores >= best) & ~vectors.right
+    ranks = 1 + ahead.sum(1)
+    return Retrieval(measured, ranks, len(vectors.documents), _cases(measured, vectors, scores, ranks, cases))
+
+
+def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: torch.Tensor, count: int) -> list[Case]:
+    """Return the first queries, and after them the worst ones."""
+    order = list(range(min(count, len(ranks))))
+    order += [number for number in torch.argsort(ranks, descending=True, stable=True).tolist() if number not in order][:count]
+    made = []
+    for number in order:
+        top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
+        best = int(scores[number].masked_fill(~vectors.right[number], -torch.inf).argmax())
+        made.append(
+            Case(
+                measured.task,
+                vectors.rows[number].query,
+                [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
+                (float(scores[number, best]), vectors.documents[best]),
+                int(ranks[number]),
+            )
+        )
+    return made
