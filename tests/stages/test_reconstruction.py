@@ -172,3 +172,38 @@ def test_the_released_codes_numbers_come_out_of_the_task():
     losses, _ = task.eval().parts(whole)
     assert losses["mlm"].mean.item() == pytest.approx(batch["mlm_loss"].item(), abs=1e-5)
     assert losses["mae"].mean.item() == pytest.approx(batch["mae_loss"].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_patches_that_skip_the_tower_reach_no_loss(family, tiny_model):
+    prepared, _ = made(family, tiny_model, masked_patches="skip")
+    task, batch = prepared.task, batch_of(prepared, "both", patches=0.5)
+    losses, _ = task.parts(batch)
+    assert {name: loss.count for name, loss in losses.items()} == task.counts(batch)
+    values = prepared.geometry.values
+    masked = batch["patch_mask"][batch["inputs"]["input_ids"] == prepared.geometry.image_token]
+    other = batch["inputs"]["pixel_values"].clone()
+    other.view(-1, values)[masked] = 9.0
+    again, _ = task.parts(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
+    assert all(torch.equal(again[name].total, loss.total) for name, loss in losses.items())
+    other.view(-1, values)[~masked] += 1.0
+    moved, _ = task.parts(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
+    assert all(not torch.equal(moved[name].total, loss.total) for name, loss in losses.items())
+    sum(loss.total for loss in losses.values()).backward()
+    assert all(one.grad is not None for one in prepared.start.model.get_encoder(modality="image").parameters())
+
+
+def test_skipping_changes_nothing_where_nothing_is_masked(tiny_model):
+    noise, skip = (made("qwen2_vl", tiny_model, masked_patches=kind)[0] for kind in ("noise", "skip"))
+    for kind, shares in (("both", {"patches": 0.0}), ("text", {})):
+        batch = batch_of(noise, kind, **shares)
+        torch.testing.assert_close(run(skip.task, batch)[0], run(noise.task, batch)[0])
+    everything = batch_of(skip, "image", patches=1.0)
+    assert torch.isfinite(run(skip.task, everything)[0])  # the tower has nothing to do
+
+
+def test_skipping_is_refused_before_any_work_where_the_tower_cannot(tiny_model):
+    from twoway.errors import UsageError
+
+    with pytest.raises(UsageError, match=r"masked_patches=skip: the tower of .*gemma3"):
+        made("gemma3", tiny_model, masked_patches="skip")

@@ -18,6 +18,7 @@ class PretrainConfig(StageConfig):
 
     objective: Literal["reconstruct", "causal"] = "reconstruct"  # causal: plain next-token training, the control of equal compute
     mask: CorruptConfig = field(default_factory=CorruptConfig)
+    masked_patches: Literal["noise", "skip"] = "noise"  # skip: the tower sees visible patches alone, which is cheaper
     shift: bool = True  # a word is predicted from the position before it
     mlm_weight: float = 1.0
     mae_weight: float = 0.5
@@ -43,6 +44,7 @@ class PretrainConfig(StageConfig):
         usual = PretrainConfig()
         for name, why in (
             ("mask", "masks nothing"),
+            ("masked_patches", "masks nothing"),
             ("shift", "says a word from the position before it"),
             ("mae_weight", "restores no patches"),
             ("decoder_depth", "restores no patches"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.views import look, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.model import short_rows
 from twoway.model.source import first_line
+from twoway.model.visible import VisiblePatches
 from twoway.objectives.mae import PatchDecoder
 
 from .next_token import NextToken
-from .reconstruction import Reconstruction
+from .reconstruction import LeftOut, Reconstruction
 from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare
 
 if TYPE_CHECKING:
@@ -34,10 +36,13 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
     if not config.mlm_weight:
         freeze_head(model)
     inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
+    left_out = _left_out(opened) if config.masked_patches == "skip" else None
     task = (
         NextToken(model, weight=config.mlm_weight, **inputs)
         if causal
-        else Reconstruction(model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, **inputs)
+        else Reconstruction(
+            model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, left_out=left_out, **inputs
+        )
     )
     bodies = [decoder.body] if decoder else []
     spare(config, [model, *bodies], [*task.blocks(), *(layer for body in bodies for layer in body.layers)])
@@ -47,6 +52,13 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
 def require(prepared: Prepared[Reconstruction]) -> None:
     """Measure that attention is what the objective wants."""
     (require_causal if isinstance(prepared.task, NextToken) else require_two_way)(prepared)
+
+
+def _left_out(base: Base) -> LeftOut:
+    """Let masked patches skip the tower, where it can do without them."""
+    tower = VisiblePatches(base.start.model)
+    tower.require(base.start.model, look(base.processor, ramp(112, 84)))
+    return LeftOut(tower, base.geometry.image_token, base.token.id)
 
 
 def _decoder(base: Base, config: PretrainConfig) -> PatchDecoder:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from twoway.data.patches import GRID, PIXELS
 from twoway.model import backbone
 from twoway.objectives.mae import patch_loss
 from twoway.objectives.mlm import NO_TARGET, word_loss
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from twoway.model.visible import VisiblePatches
     from twoway.objectives.loss import Loss
     from twoway.objectives.mae import PatchDecoder
 
@@ -41,6 +43,24 @@ class States:
 
     hidden: torch.Tensor
     seen: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How masked patches skip the tower: it runs over the visible ones, and the mask token's own embedding stands for the others."""
+
+    tower: VisiblePatches
+    image_token: int
+    mask_token: int
+
+    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, Any]:
+        """Return what the model is called with; positions are those of whole pictures, and no pixel of a masked patch is in it."""
+        if PIXELS not in inputs:
+            return inputs
+        visible = ~masked[inputs["input_ids"] == self.image_token]
+        kept = {name: value for name, value in inputs.items() if name != PIXELS}
+        kept["input_ids"] = inputs["input_ids"].masked_fill(masked, self.mask_token)
+        return kept | self.tower(inputs[PIXELS], inputs[GRID], visible)
 
 
 class Reconstruction(Task):
@@ -58,8 +78,9 @@ class Reconstruction(Task):
         shift: bool = True,
         pad_token: int = 0,
         token_keys: Sequence[str] = (),
+        left_out: LeftOut | None = None,
     ) -> None:
-        """Take a model with attention set. `token_keys` are inputs with one entry a token."""
+        """Take a model with attention set. `token_keys` are inputs with one entry a token; `left_out` lets masked patches skip the tower."""
         super().__init__({self.words: mlm_weight, PATCHES: mae_weight})
         if mae_weight and decoder is None:
             raise ValueError("a loss on patches needs a decoder")
@@ -67,15 +88,16 @@ class Reconstruction(Task):
         # The parts are looked up before adapters wrap the model: they are changed in place.
         self._inner: list[Any] = [backbone.inner(model), model.get_decoder(), model.get_output_embeddings()]
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.pad_token, self._token_keys = pad_token, tuple(token_keys)
+        self.pad_token, self._token_keys, self._left_out = pad_token, tuple(token_keys), left_out
 
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
         inner, language, _ = self._inner
         seen: dict[str, Any] = {}
+        inputs = batch["inputs"] if self._left_out is None else self._left_out(batch["inputs"], batch["patch_mask"])
         hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
         try:
-            hidden = inner(**batch["inputs"], use_cache=False).last_hidden_state
+            hidden = inner(**inputs, use_cache=False).last_hidden_state
         finally:
             hook.remove()
         return States(hidden, {name: seen[name] for name in _PLACES if name in seen})
