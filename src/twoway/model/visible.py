@@ -105,4 +105,5 @@ class VisiblePatches:
 def _borders(borders: Tensor, kept: Tensor) -> Tensor:
     """Return where stretches begin and end among the rows that are kept; stretches of which nothing is left are gone."""
     before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
-    return torch.unique_consecutive(before[borders.long()]).to(torch.int32)
+    found: Tensor = torch.unique_consecutive(before[borders.long()])
+    return found.to(torch.int32)

@@ -80,7 +80,7 @@ class Reconstruction(Task):
         token_keys: Sequence[str] = (),
         left_out: LeftOut | None = None,
     ) -> None:
-        """Take a model with attention set. `token_keys` are inputs with one entry a token; `left_out` lets masked patches skip the tower."""
+        """Take a model with attention set. `token_keys` are inputs with one entry a token; by `left_out` masked patches skip the tower."""
         super().__init__({self.words: mlm_weight, PATCHES: mae_weight})
         if mae_weight and decoder is None:
             raise ValueError("a loss on patches needs a decoder")
