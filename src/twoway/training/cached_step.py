@@ -80,9 +80,9 @@ class Step:
         return Gradients(dict(self.numbers), sums)
 
     def _run(self, inputs: list[Any], first: int, count: int) -> Any:
-        """Run chunks `first` and on; blank ones stand in where this rank has fewer than `count`."""
-        filled = inputs + [self.task.blank() for _ in range(count - len(inputs))]
-        moved = [to_device(dict(one), self.ranks.device) for one in filled]
+        """Run chunks `first` and on; blank ones stand in where this rank has fewer than `count`, or nothing came of one."""
+        filled = [*inputs, *[None] * (count - len(inputs))]
+        moved = [to_device(dict(one or self.task.blank()), self.ranks.device) for one in filled]
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             return self.shared(moved, [self.seed(first + number) for number in range(count)])
 
@@ -97,7 +97,7 @@ class Step:
         present = torch.zeros(starts[-1], dtype=torch.bool)
         places = [items + starts[batch] for batch, items in where]
         for place, vectors in zip(places, found, strict=True):
-            own[place.to(device)] = vectors.detach()
+            own[place.to(device)] = vectors.detach()[: len(place)]
             present[place] = True
         about = [task.about(batch, present[starts[n] : starts[n + 1]]) for n, batch in enumerate(self.batches)]
         together = task.across and ranks.count > 1
@@ -114,7 +114,7 @@ class Step:
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         if together:
             ranks.add(gradient)
-        total = float(compared.loss.total)
+        total = float(compared.loss.total.detach())
         self._count(compared, total)
         scale = ranks.count / max(self.numbers[f"count {task.name}"], 1)
         offset = sum(map(len, pieces[:before]))
@@ -149,6 +149,8 @@ class Step:
 
     def _measure(self, chunk: Batch) -> None:
         """Count tokens and padding."""
+        if chunk["inputs"] is None:
+            return
         ids, mask = chunk["inputs"]["input_ids"], chunk["inputs"].get("attention_mask")
         tokens = ids.numel() if mask is None else int(mask.sum())
         self.numbers.update({"tokens": tokens, "padding": ids.numel() - tokens, "contents": len(ids)})
@@ -166,9 +168,11 @@ class Step:
 
 
 def _backward(made: Any, wanted: list[torch.Tensor], knobs: list[torch.Tensor]) -> None:
-    """Go back from vectors with their gradients; blank chunks have none."""
+    """Go back from vectors with their gradients; those of blank chunks have none."""
     vectors, tuned, tied = made
-    full = [*wanted, *(torch.zeros_like(one) for one in vectors[len(wanted) :])]
+    full = [torch.zeros_like(one) for one in vectors]
+    for whole, part in zip(full, wanted, strict=False):
+        whole[: len(part)] = part
     ends = [(one, gradient) for one, gradient in zip([*vectors, *tuned], [*full, *knobs], strict=False) if one.requires_grad]
     if tied.requires_grad:
         ends.append((tied, torch.ones_like(tied)))

@@ -1,0 +1,184 @@
+"""The chunks of one batch of pairs, each made by a thread when the model comes near it; `pair_loader` says why.
+
+Threads and not processes: decoding, resizing and tokenizing let go of the interpreter's lock, and pixels need not travel. Each thread has
+an encoder of its own, because a tokenizer changes its own settings while it works.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from ..content import ContentError, Place
+from ..images import image_size
+from .batching import CostWeights, cost
+from .chunks import cut
+from .collate import model_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from ..content import Document
+    from .encode import Encoder
+    from .pair_batch import Content, PairEncoder
+
+Batch = dict[str, Any]
+_LETTERS, _PIXELS = 4, 28 * 28  # of a token, where nothing better is known: lengths only decide what shares a chunk
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How chunks are made: of what cost, padded how, so many ahead, so many bytes of those with pictures kept."""
+
+    budget: float
+    weights: CostWeights
+    pad_token: int
+    padding_side: Literal["left", "right"]
+    ahead: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A content whose pictures are not opened yet, with the length and the cost that are to be expected."""
+
+    identity: str
+    document: Document
+    instruction: str
+    length: float
+    extra: float
+
+
+class Shy:
+    """Encodes texts, and leaves pictures for later."""
+
+    def __init__(self, encoder: Encoder, weights: CostWeights) -> None:
+        self.encoder, self.weights = encoder, weights
+        self.tokens: dict[tuple[int, int], float] = {}
+
+    def __call__(self, identity: str, document: Document, instruction: str = "") -> Any:
+        """Return the example of a text, or what waits."""
+        if not document.images:
+            return self.encoder(identity, document, instruction)
+        pictures = sum(self._tokens(image_size(image, place=document.place, limits=self.encoder.limits)) for image in document.images)
+        length = min(pictures + (sum(map(len, document.texts)) + len(instruction)) / _LETTERS, self.encoder.max_length)
+        extra = float(cost(0, pictures, len(document.images), self.weights)) - pictures
+        return Waiting(identity, document, instruction, length, extra)
+
+    def _tokens(self, size: tuple[int, int]) -> float:
+        if size not in self.tokens:
+            width, height = size
+            try:
+                said = self.encoder.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+                self.tokens[size] = float(said["num_image_tokens"][0])
+            except (AttributeError, NotImplementedError, KeyError, TypeError):
+                self.tokens[size] = width * height / _PIXELS
+        return self.tokens[size]
+
+
+class Chunk(NamedTuple):
+    """What a thread makes: a chunk as the model takes it, `None` for inputs where nothing of it could be used, and what went wrong."""
+
+    inputs: dict[str, Tensor] | None
+    items: Tensor
+    bad: tuple[ContentError, ...]
+
+
+class Workers:
+    """Threads with an encoder each; without any, work is done when its result is asked for."""
+
+    def __init__(self, encode: PairEncoder, weights: CostWeights, count: int) -> None:
+        self.encode, self.weights = encode, weights
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="pairs") if count else None
+        self.own = threading.local()
+        self.lock = threading.Lock()
+
+    def encoders(self) -> tuple[PairEncoder, Encoder]:
+        """Return this thread's encoders: of rows, with pictures left for later, and of single contents."""
+        if not hasattr(self.own, "pair"):
+            with self.lock:
+                self.own.single = copy.deepcopy(self.encode.encode)
+            shy: Any = Shy(self.own.single, self.weights)
+            self.own.pair = replace(self.encode, encode=shy)
+        return self.own.pair, self.own.single
+
+    def begin(self, work: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+        """Have something done; what is returned waits for it."""
+        return (lambda: work(*given)) if self.pool is None else self.pool.submit(work, *given).result
+
+    def close(self) -> None:
+        """Let the threads go, and what they have not begun."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Streamed:
+    """The chunks of one batch, made as they are asked for (see `training.cached`)."""
+
+    def __init__(self, cutting: Cutting, workers: Workers, contents: Sequence[Content], refuse: Callable[[ContentError], None]) -> None:
+        self.cutting, self.workers, self.refuse = cutting, workers, refuse
+        found = [content.example for content in contents]
+        length = [one.length if isinstance(one, Waiting) else float(len(one.inputs["input_ids"])) for one in found]
+        extra = [one.extra if isinstance(one, Waiting) else 0.0 for one in found]
+        numbers = cut(length, extra, cutting.budget)
+        self.costs = [len(chosen) * length[chosen[0]] + sum(extra[one] for one in chosen) for chosen in numbers]
+        self.parts = [[(one, found[one]) for one in chosen] for chosen in numbers]
+        self.kept: dict[int, Chunk] = {}
+        self.begun: dict[int, Callable[[], Chunk]] = {}
+        self.left = cutting.keep
+
+    def begin(self) -> None:
+        """Have the first chunks made."""
+        self._ahead(range(len(self.parts)), 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all chunks."""
+        numbers = range(len(self.parts))
+        for place, number in enumerate(numbers):
+            self._ahead(numbers, place)
+            chunk = self._finish(number)
+            for error in chunk.bad:
+                self.refuse(error)
+            size = sum(value.nbytes for value in (chunk.inputs or {}).values())
+            if not any(isinstance(part, Waiting) for _, part in self.parts[number]) or size <= self.left:
+                self.kept[number] = chunk
+                self.left -= size
+            yield {"inputs": chunk.inputs, "items": chunk.items}
+
+    def again(self, numbers: Sequence[int]) -> Iterator[Batch]:
+        """Yield some of them once more."""
+        for place, number in enumerate(numbers):
+            self._ahead(numbers, place)
+            chunk = self.kept.pop(number, None) or self._finish(number)
+            yield {"inputs": chunk.inputs, "items": chunk.items}
+
+    def _ahead(self, numbers: Sequence[int], place: int) -> None:
+        """Begin the next few chunks that are not there."""
+        for number in numbers[place : place + max(1, self.cutting.ahead)]:
+            if number not in self.kept and number not in self.begun:
+                self.begun[number] = self.workers.begin(make, self.workers, self.cutting, self.parts[number])
+
+    def _finish(self, number: int) -> Chunk:
+        return self.begun.pop(number)()
+
+
+def make(workers: Workers, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+    """Open the pictures of a chunk and put it together."""
+    items, inputs, bad = [], [], []
+    for item, part in parts:
+        try:
+            example = workers.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
+        except ContentError as error:
+            bad.append(ContentError(error.reason, error.place or part.document.place or Place(part.identity)))
+            continue
+        items.append(item)
+        inputs.append(example.inputs)
+    together = model_inputs(inputs, pad_token=cutting.pad_token, padding_side=cutting.padding_side) if inputs else None
+    return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad))

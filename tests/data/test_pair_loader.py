@@ -1,0 +1,143 @@
+"""A batch that streams is the batch that is made at once; nothing runs far ahead of the model; bad contents are handled as asked."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from contrastive_toy import text
+from twoway.content import ContentError, Document, Place
+from twoway.data import pair_stream
+from twoway.data.chunks import cut
+from twoway.data.encode import Encoder
+from twoway.data.pair_batch import PairEncoder, assemble
+from twoway.data.pair_loader import PairLoader
+from twoway.data.pair_rows import PairRow
+from twoway.data.patches import PatchGeometry
+from twoway.data.policy import Policy
+from twoway.model import backbone, processor
+
+ROWS = 8
+
+
+def png(color, size):
+    file = io.BytesIO()
+    PILImage.new("RGB", size, color).save(file, "png")
+    return {"image": file.getvalue()}
+
+
+class Source:
+    """Two steps of two batches of four rows each; row 5 has a picture that is none, behind a header that is one."""
+
+    mixture = property(lambda self: self)
+
+    def __init__(self, bad=False):
+        self.bad, self.reading = bad, threading.Lock()
+
+    def rows(self, step, rank, ranks):
+        pieces = np.array_split(np.arange(ROWS), 2)
+        return step, tuple(pieces[rank::1][: 2 // ranks])
+
+    def plan(self, epoch):
+        return type("Plan", (), {"rows": np.arange(ROWS)})
+
+    def read(self, row):
+        assert self.reading.acquire(blocking=False)  # a reader is used by one thread at a time
+        picture = png((row * 30, 10, 10), (28 + 4 * row, 56))
+        if self.bad and row == 5:
+            picture = {"image": picture["image"][:60]}
+        parts = [[text("word " * (row + 1))], [picture, text("it")], [text("no")]]
+        documents = [Document.from_parts(one, place=Place("rows", row)) for one in parts]
+        self.reading.release()
+        return f"row {row}", PairRow("task", documents[0], documents[1], tuple(documents[2:]))
+
+
+@pytest.fixture(scope="module")
+def encode(tiny_model):
+    folder = tiny_model("qwen2_vl")
+    parts = processor.load_processor(folder)
+    processor.ensure_template(parts)
+    return PairEncoder(Encoder(parts, PatchGeometry.of(backbone.load_config(folder), parts), max_length=128), {"query": "Find: "}, 2)
+
+
+def loader(encode, *, bad=False, budget=80.0, **options):
+    return PairLoader(Source(bad), encode, pad_token=0, budget=budget, **options)
+
+
+def taken(batch, again=()):
+    """Return each content's tokens and pixels."""
+    found = {}
+    for chunk in [*batch["chunks"], *batch["chunks"].again(list(again))]:
+        pixels = chunk["inputs"].get("pixel_values", torch.zeros(0))
+        for place, item in enumerate(chunk["items"].tolist()):
+            ids = chunk["inputs"]["input_ids"][place][chunk["inputs"]["attention_mask"][place].bool()]
+            found.setdefault(item, []).append((ids.tolist(), float(pixels.sum())))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "keep": 0}], ids=str)
+def test_a_stream_holds_what_a_batch_holds(encode, options):
+    source = Source()
+    seen = 0
+    for step, batches in enumerate(loader(encode, **options).steps(0, 2)):
+        for batch, rows in zip(batches, source.rows(step, 0, 1)[1], strict=True):
+            contents, expected = assemble([encode(source.read(row), epoch=step) for row in rows])
+            assert batch["contents"] == len(contents) == 2 * len(rows) + 1  # "no" is one content, whoever has it
+            for name in ("queries", "candidates", "owner", "query_keys", "candidate_keys", "others"):
+                assert torch.equal(batch[name], expected[name]), name
+            number = len(batch["chunks"].costs)
+            found = taken(batch, range(number))
+            assert sorted(found) == list(range(len(contents)))
+            for item, (first, second) in found.items():
+                assert first == second  # the same to the bit, made again or kept
+                assert first[0] == contents[item].example.inputs["input_ids"].tolist()
+            seen += 1
+    assert seen == 4
+
+
+def test_nothing_runs_far_ahead(encode, monkeypatch):
+    made = []
+    real = pair_stream.make
+    monkeypatch.setattr(pair_stream, "make", lambda *given: made.append(1) or real(*given))
+    steps = loader(encode, workers=2, prefetch=1, budget=1.0).steps(0, 1, 0, 2)
+    (batch,) = next(steps)
+    used = 0
+    for _ in batch["chunks"]:
+        used += 1
+        assert len(made) <= used + 2
+    assert used == 9
+    list(steps)
+
+
+def test_a_picture_that_cannot_be_opened(encode, tmp_path):
+    with pytest.raises(ContentError, match="--on-bad skip") as error:
+        for batches in loader(encode, bad=True, workers=1).steps(0, 1):
+            for batch in batches:
+                taken(batch)
+    assert error.value.place.row == 5
+    skipping = loader(encode, bad=True, budget=1.0, policy=Policy("skip", tmp_path / "bad.jsonl"))
+    for batches in skipping.steps(0, 1):
+        missing = [set(range(batch["contents"])) - set(chunk_items(batch)) for batch in batches]
+        assert missing[0] == set()
+        assert missing[1] == {int(batches[1]["candidates"][1])}
+    assert skipping.bad == 1
+    assert '"row": 5' in (tmp_path / "bad.jsonl").read_text()
+
+
+def chunk_items(batch):
+    for chunk in batch["chunks"]:
+        assert (chunk["inputs"] is None) == (not len(chunk["items"]))
+        yield from chunk["items"].tolist()
+
+
+def test_chunks_hold_contents_of_nearly_one_length():
+    length = [10.0, 300.0, 12.0, 11.0, 9.0, 280.0, 500.0]
+    assert cut(length, [0.0] * 7, 600.0) == [[6], [1, 5], [2, 3, 0, 4]]
+    assert cut(length, [0.0] * 7, 1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
+    assert cut(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 600.0) == [[6], [1], [5], [2, 3, 0, 4]]
+    assert cut([], [], 600.0) == []
