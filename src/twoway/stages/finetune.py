@@ -9,14 +9,14 @@ from twoway.data.pair_mixture import PairSource
 from .finetune_config import FinetuneConfig
 from .finetune_data import open_data
 from .finetune_model import prepare, require
-from .finetune_watch import Watch
+from .finetune_watch import Watch, chosen
 from .run_stage import Stage, StageResult, configure, run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-STAGE = Stage("finetune", FinetuneConfig, prepare, open_data, Watch, require, source=PairSource)
+STAGE = Stage("finetune", FinetuneConfig, prepare, open_data, Watch, require, source=PairSource, weights=chosen)
 
 
 def finetune(

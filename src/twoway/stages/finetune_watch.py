@@ -29,6 +29,11 @@ BEST = "best"
 _CASES = 2  # queries shown of each task, and as many of its worst
 
 
+def chosen(out: Path, config: FinetuneConfig) -> Path | None:
+    """Return the folder of the best weights, where they are to become the model."""
+    return out / BEST if config.keep == "best" and (out / BEST).exists() else None
+
+
 class Watch(Events):
     """Measures retrieval, keeps the best weights, and keeps `report.html` up to date."""
 

@@ -67,6 +67,8 @@ class Stage(Generic[C]):
     watch: Callable[[Any, Any, C, Path], Events]  # (prepared, data, config, out): measures on the way, writes the report
     require: Callable[[Any], None]  # (prepared): what must hold before the first step of a run
     pooling: str | None = None  # of the model that comes out; None for that of the base
+    source: type[SourceConfig] = SourceConfig  # what a spec of data becomes
+    weights: Callable[[Path, Any], Path | None] | None = None  # (out, config): a folder of weights to write instead of the last ones
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConf
             raise UsageError(f"{stage.name} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
     made = dataclasses.replace(config or stage.config(), **options)
     if data:
-        made = dataclasses.replace(made, data=tuple(SourceConfig(one) if isinstance(one, str) else one for one in data))
+        made = dataclasses.replace(made, data=tuple(stage.source(one) if isinstance(one, str) else one for one in data))
     if not made.data:
         raise UsageError("no data is named; pass --data SPEC, or a recipe that names some")
     return made
@@ -181,7 +183,8 @@ def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Pr
         usual = _plain(stage.config())
         options = {key: value for key, value in _plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
-        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling)
+        weights = stage.weights(out, config) if stage.weights is not None else None
+        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights)
 
 
 def _run(stage: Stage[C], base: str | Path, config: C) -> dict[str, Any]:

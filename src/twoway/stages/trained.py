@@ -30,9 +30,21 @@ if TYPE_CHECKING:
 _MADE = ".finished"
 
 
-def finish(prepared: Prepared[Task], out: Path, *, step: str, options: dict[str, Any], steps: int, pooling: str | None = None) -> card.Card:
-    """Write the model of the last checkpoint into `out`, and return its card. `pooling` stands instead of the base's own."""
-    _take_weights(prepared, out, steps)
+def finish(
+    prepared: Prepared[Task],
+    out: Path,
+    *,
+    step: str,
+    options: dict[str, Any],
+    steps: int,
+    pooling: str | None = None,
+    weights: Path | None = None,
+) -> card.Card:
+    """Write the model of the last checkpoint into `out`, and return its card.
+
+    `pooling` stands instead of the base's own, `weights` (a folder) instead of the last checkpoint.
+    """
+    _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
     model = adapters.merge(prepared.adapted) if prepared.adapted is not None else start.model
     heads = moca.Heads(_decoder_state(prepared), moca.lm_head_of(model) if start.has_head else {})
@@ -82,13 +94,13 @@ def finished(out: Path) -> bool:
     return (out / card.FILE).exists()
 
 
-def _take_weights(prepared: Prepared[Task], out: Path, steps: int) -> None:
-    """Put the last checkpoint's weights into the base."""
+def _take_weights(prepared: Prepared[Task], out: Path, steps: int, weights: Path | None) -> None:
+    """Put the last checkpoint's weights, or other ones, into the base."""
     checkpoints = Checkpoints(out)
     if steps not in checkpoints.steps():
         raise TwowayError(f"{checkpoints.place(steps)} is missing, so the model cannot be written; give the command again")
     task = prepared.task.to("cpu").eval()
-    read_weights(checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
+    read_weights(weights or checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
 
 
 def _decoder_state(prepared: Prepared[Task]) -> dict[str, torch.Tensor]:
