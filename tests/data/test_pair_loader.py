@@ -137,7 +137,8 @@ def chunk_items(batch):
 
 def test_chunks_hold_contents_of_nearly_one_length():
     length = [10.0, 300.0, 12.0, 11.0, 9.0, 280.0, 500.0]
-    assert cut(length, [0.0] * 7, 600.0) == [[6], [1, 5], [2, 3, 0, 4]]
-    assert cut(length, [0.0] * 7, 1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
-    assert cut(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 600.0) == [[6], [1], [5], [2, 3, 0, 4]]
+    assert cut(length, [0.0] * 7, 700.0) == [[6], [1, 5], [2, 3, 0, 4]]
+    assert cut(length, [0.0] * 7, 1e9) == [[6], [1, 5], [2, 3, 0, 4]]
+    assert cut(length, [0.0] * 7, 1e9, slack=1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
+    assert cut(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 700.0) == [[6], [1], [5], [2, 3, 0, 4]]
     assert cut([], [], 600.0) == []

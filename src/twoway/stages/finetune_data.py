@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.data.encode import Encoder
-from twoway.data.loader import Loader
 from twoway.data.pair_batch import DOCUMENT, QUERY, PairEncoder, collate_pairs
+from twoway.data.pair_loader import PairLoader
 from twoway.data.pair_mixture import Pairs, open_pairs
 from twoway.data.policy import Policy
 from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
-from twoway.training.cached import Kept
 
 from .run_stage import TABLES
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from twoway.data.pair_batch import PairExample
 
     from .contrastive_task import ContrastiveTask
     from .finetune_config import FinetuneConfig
@@ -55,9 +52,9 @@ class FinetuneData:
 
     pairs: Pairs
     encode: PairEncoder
-    collate: Callable[..., Any]
+    collate: Callable[..., Any]  # of rows that are looked at
     epochs: TaskEpochs
-    loader: Loader
+    loader: PairLoader
     measured: tuple[Measured, ...]
 
     def total(self, config: FinetuneConfig) -> int:
@@ -81,9 +78,6 @@ def open_data(
     encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat")
     prompts = prepared.start.settings.prompts
     encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed)
-    together = partial(
-        batch, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side, budget=config.budget, weights=config.cost
-    )
     held = pairs.held_out(config.held_out)
     epochs = TaskEpochs(
         pairs,
@@ -98,15 +92,18 @@ def open_data(
         held=held,
         shards=shards,
     )
-    loader = Loader(epochs, encode.pass_on, encode, together, workers=config.workers, prefetch=config.prefetch, policy=policy)  # type: ignore[arg-type]
+    chunks: dict[str, Any] = {"pad_token": prepared.pad_token, "padding_side": parts.tokenizer.padding_side}
+    chunks |= {"budget": config.budget, "weights": config.cost}
+    loader = PairLoader(
+        epochs,
+        encode,
+        **chunks,
+        workers=config.workers,
+        prefetch=config.prefetch,
+        policy=policy,
+    )
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
-    return FinetuneData(pairs, encode, together, epochs, loader, measured)
-
-
-def batch(rows: Sequence[PairExample], **options: Any) -> dict[str, Any]:
-    """Return the batch of some rows, its chunks as the trainer takes them."""
-    made = collate_pairs(rows, **options)
-    return made | {"chunks": Kept(made["chunks"])}
+    return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured)
 
 
 def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:
