@@ -48,7 +48,7 @@ def layer(under: Given, over: Given) -> Given:
     joined = dict(under.children)
     for key, value in over.children.items():
         joined[key] = layer(joined[key], value) if key in joined else value
-    return dataclasses.replace(over, children=joined)
+    return dataclasses.replace(over if over.children else under, children=joined)
 
 
 def dump(config: object) -> str:

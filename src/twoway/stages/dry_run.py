@@ -1,0 +1,169 @@
+"""`run --dry-run`: what would be done, how much each stage reads, and what that costs in time and memory. Nothing is done or written.
+
+Rows, lengths and steps come from the data's tables and the plan of an epoch, as training makes them, with the processor of the nearest
+model that is there: a stage's own base where the stage before is done, else the recipe's, with `convert`'s limits set. A stage that has
+run before on this machine forecasts by its own speed. Streams of the hub are not fetched; where one is named, there are no figures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from twoway.data.encode import Encoder
+from twoway.data.patches import PatchGeometry
+from twoway.errors import TwowayError
+from twoway.model import backbone
+from twoway.model import processor as processors
+from twoway.model.source import locate
+from twoway.training.progress import read_log
+
+from .convert import ConvertConfig, _quiet
+from .run_report import duration
+from .run_stage import TABLES
+from .steps import DOES, Step, lay_out
+from .workload import SHARE, Shape, bytes_needed, operations, rate, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .amounts import Amount
+    from .kinds import Kind
+
+# Converting reads, writes and reads the weights again, and proves the attention.
+_DISK, _PROOF = 200e6, 8.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One stage, before it is done."""
+
+    name: str
+    said: str
+    amount: Amount | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def cells(self) -> tuple[str, ...]:
+        """Return steps, rows, tokens, time and memory as a table shows them."""
+        counts = (
+            ("-", "-", "-")
+            if self.amount is None
+            else tuple(f"{one:,}" for one in (self.amount.steps, self.amount.rows, self.amount.tokens))
+        )
+        seconds = "-" if self.seconds is None else f"about {duration(self.seconds)}"
+        return (*counts, seconds, "-" if self.memory is None else f"about {self.memory / 2**30:,.1f} GB")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The model that rows are counted for."""
+
+    encoder: Encoder
+    shape: Shape
+
+
+def dry_run(
+    recipe: str | Path,
+    out: str | Path,
+    words: Sequence[str] = (),
+    *,
+    start: str | None = None,
+    only: str | None = None,
+    redo: bool = False,
+    nproc: int = 1,
+    kinds: Mapping[str, Kind] | None = None,
+) -> tuple[Forecast, ...]:
+    """Forecast each stage of a recipe; the parameters are those of `run`."""
+    _, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
+    return tuple(_forecast(step, steps, nproc) for step in steps)
+
+
+def _forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
+    """Forecast one stage; what cannot be known is left out, with the reason."""
+    if step.action not in DOES:
+        return Forecast(step.job.name, step.said)
+    problems = list(step.job.problems)
+    try:
+        with _quiet():
+            if step.job.kind.count is None:
+                return _without_data(step, steps, problems)
+            if problems:
+                return Forecast(step.job.name, step.said, problems=tuple(problems))
+            streams = [one.spec for one in getattr(step.job.config, "data", ()) if one.spec.startswith("hub:")]
+            if streams:
+                note = f"{step.job.name}: {streams[0]} is a stream and not fetched now, so rows and tokens are not known before it runs"
+                return Forecast(step.job.name, step.said, notes=(note,))
+            return _trained(step, _reader(step, steps), nproc)
+    except TwowayError as error:
+        return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
+
+
+def _trained(step: Step, reader: _Reader, nproc: int) -> Forecast:
+    """Forecast a stage that trains."""
+    config, count = step.job.config, step.job.kind.count
+    assert count is not None
+    kept = step.folder / TABLES
+    with tempfile.TemporaryDirectory() as folder:
+        amount = count(config, reader.encoder, kept if kept.is_dir() else Path(folder), config.shards or nproc)
+    needed = bytes_needed(reader.shape, config, amount, nproc)
+    last = (
+        next((entry for entry in reversed(read_log(step.folder)) if entry.get("tokens_per_second")), None) if step.folder.exists() else None
+    )
+    if last is not None:
+        seconds = (1 - min(last["step"] / amount.steps, 1)) * amount.tokens / last["tokens_per_second"]
+        own = f"{last['tokens_per_second']:,.0f} tokens a second"
+        note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
+        return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
+    speed = rate(config.dtype)
+    # Ranks on an accelerator each have their own; on a processor they share its cores.
+    ranks = nproc if torch.cuda.is_available() else 1
+    seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)
+    note = f"time at {SHARE:.0%} of the {speed / 1e9:,.0f} GFLOP/s that a {config.dtype} product reaches here now"
+    return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
+
+
+def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) -> Forecast:
+    """Forecast a stage that reads a model alone."""
+    if problems:
+        return Forecast(step.job.name, step.said, problems=tuple(problems))
+    if not step.job.kind.makes_model:
+        return Forecast(step.job.name, step.said, notes=(f"{step.job.name}: not estimated",))
+    size = 2 * _reader(step, steps).shape.total if torch.cuda.is_available() else 4 * _reader(step, steps).shape.total
+    return Forecast(step.job.name, step.said, seconds=_PROOF + 3 * size / _DISK, memory=2 * size)
+
+
+def _reader(step: Step, steps: Sequence[Step]) -> _Reader:
+    """Open the processor and the config of the nearest model that is there."""
+    chain = [step]
+    while chain[-1].job.base is None:
+        before = next(one for one in steps if one.job.name == chain[-1].job.source)
+        if before.action not in DOES:
+            break
+        chain.append(before)
+    folder = locate(chain[-1].base)
+    config, processor = backbone.load_config(folder), processors.load_processor(folder)
+    processors.ensure_template(processor)
+    own = step.job.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [positions, getattr(own, "max_length", None)]
+    for one in chain[1:]:
+        if isinstance(one.job.config, ConvertConfig):
+            limits.append(one.job.config.max_length)
+            model: Any = SimpleNamespace(config=config)
+            processors.set_pixels(model, processor, least=one.job.config.min_pixels, most=one.job.config.max_pixels)
+    geometry = PatchGeometry.of(config, processor)
+    longest = min(int(limit) for limit in limits if limit)
+    encoder = Encoder(processor, geometry, max_length=longest, template=getattr(own, "template", "chat"))
+    return _Reader(encoder, shape_of(folder, geometry))
