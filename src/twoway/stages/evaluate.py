@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.data.policy import BAD_ROWS, Policy
 from twoway.errors import UsageError, did_you_mean
-from twoway.evaluation import mmeb, results
+from twoway.evaluation import mmeb, nano, results
+from twoway.evaluation.baselines import BASELINES
 from twoway.evaluation.run import TaskResult, run_task
 from twoway.evaluation.vectors import VectorSource
 from twoway.files import disk_errors
@@ -34,6 +35,7 @@ class Suite:
     says: str
     open: Callable[[Path | None, Sequence[str], Policy], list[RankingTask]]
     data: bool
+    baselines: bool = False  # whether models that cannot know are scored beside
 
 
 def _mmeb(data: Path | None, names: Sequence[str], policy: Policy) -> list[RankingTask]:
@@ -43,8 +45,15 @@ def _mmeb(data: Path | None, names: Sequence[str], policy: Policy) -> list[Ranki
     return [folder.task(name, policy) for name in folder.choose(names)]
 
 
+def _nano(_: Path | None, names: Sequence[str], __: Policy) -> list[RankingTask]:
+    return nano.open_tasks(names)
+
+
 SUITES: dict[str, Suite] = {
     "mmeb": Suite("MMEB's own protocol over a folder in its layout: precision@1 among each query's candidates", _mmeb, data=True),
+    "nano": Suite(
+        "19 tasks over the shipped samples, of things that contrastive training has not seen: MRR", _nano, data=False, baselines=True
+    ),
 }
 
 
@@ -90,6 +99,11 @@ def evaluate(
 
     engine = open_embedder(model, **opening)
     vectors = VectorSource(engine, None if cache is None else Path(cache))
+    beside = {}
+    if SUITES[suite].baselines:
+        beside = {
+            name: {task.name: _alone(task, vectors, policy) for task in chosen} for name, vectors in _baselines(vectors.folder).items()
+        }
     done = []
     for number, task in enumerate(chosen, 1):
         done.append(run_task(task, vectors, policy))
@@ -98,6 +112,17 @@ def evaluate(
     settings = {"data": None if data is None else Path(data).name, "subset": subset, "on_bad": on_bad, "dimension": engine.dimension}
     settings |= {name: str(value) for name, value in opening.items() if value is not None}
     found = results.collect(suite, engine.name or str(model), vectors.fingerprint, settings, done)
+    if beside:
+        found["baselines"] = beside
     if output is not None:
         results.write(output, found, done)
     return Evaluation(found, tuple(done), vectors.embedded, vectors.taken)
+
+
+def _baselines(folder: Path) -> dict[str, VectorSource]:
+    return {name: VectorSource(engine, folder) for name, engine in BASELINES.items()}
+
+
+def _alone(task: RankingTask, vectors: VectorSource, policy: Policy) -> float:
+    """Return the score of a model that cannot know."""
+    return float(run_task(task, vectors, policy).scores().mean())
