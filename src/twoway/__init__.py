@@ -12,6 +12,8 @@ _HOME: dict[str, str] = {
     "Embedder": "twoway.embedding",
     "check": "twoway.stages.check",
     "convert": "twoway.stages.convert",
+    "embed": "twoway.stages.embed",
+    "finetune": "twoway.stages.finetune",
     "info": "twoway.stages.info",
     "open_embedder": "twoway.embedding",
     "open_source": "twoway.data.sources",

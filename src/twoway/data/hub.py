@@ -42,7 +42,8 @@ def disk_rows(argument: str, options: ReadOptions) -> Rows:
     """Read a folder that `save_to_disk` wrote."""
     table = load_disk(argument)
     # As a stream, because a change of features rewrites a table on disk as a whole.
-    yield from _rows(table.to_iterable_dataset(), argument, options.root or Path(argument), options.skip)
+    passed = options.skip.take(len(table))
+    yield from _rows(table.to_iterable_dataset().skip(passed), argument, options.root or Path(argument), options.skip, passed)
 
 
 def hub_rows(argument: str, options: ReadOptions) -> Rows:
@@ -89,17 +90,16 @@ def raw_rows(table: Any, label: str, root: Path | None) -> Iterator[dict[str, An
             yield error
 
 
-def _rows(table: Any, label: str, root: Path | None, skip: Skip) -> Rows:
-    """Go through a stream."""
+def _rows(table: Any, label: str, root: Path | None, skip: Skip, passed: int = 0) -> Rows:
+    """Go through a stream, of which some rows were passed over before."""
     names = table.column_names
     if names is not None:
         require_columns(names, label)
     if table.features is not None:
         table = table.cast(undecoded(table.features))
-    passed = skip.left
-    # A stream does not say how many rows it passed over: one that is shorter has nothing more to give, to any reader.
-    for number, row in enumerate(_guarded(table.skip(passed) if passed else table, label), passed + 1):
-        skip.left = 0
+    for number, row in enumerate(_guarded(table, label), passed + 1):
+        if skip.take(1):
+            continue
         place = Place(label, number)
         try:
             row = {key: _fetched(row[key], root, place) if key in COLUMNS else row[key] for key in row}

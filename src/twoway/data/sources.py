@@ -55,9 +55,9 @@ class Source:
         if report.bad:
             _log.warning("%s", report)
 
-    def rows(self, skip: int = 0) -> Iterator[Document | ContentError]:
-        """Yield every row, bad ones as the error that says why, `skip` rows passed over; the caller decides about bad ones."""
-        return map(self._ready, self._rows(skip))
+    def rows(self, skip: Skip | int = 0) -> Iterator[Document | ContentError]:
+        """Yield every row, bad ones as the error that says why; the caller decides about those. A `skip` may go through several sources."""
+        return map(self._ready, self._rows(Skip(skip) if isinstance(skip, int) else skip))
 
     def report(self) -> Report:
         """Return the counts of the latest pass."""
@@ -94,7 +94,11 @@ def open_source(
     reader = _KINDS[kind]
     options = ReadOptions(None if root is None else Path(root), dpi, limits)
     policy = Policy(on_bad, bad_rows) if policy is None else policy
-    return Source(str(spec), lambda skip=0: reader(argument, replace(options, skip=Skip(skip))), policy, images=images, limits=limits)
+
+    def rows(skip: Skip | None = None) -> Rows:
+        return reader(argument, replace(options, skip=skip or Skip()))
+
+    return Source(str(spec), rows, policy, images=images, limits=limits)
 
 
 def _samples(argument: str, options: ReadOptions) -> Rows:
@@ -168,6 +172,21 @@ def _folder_kind(folder: Path) -> str | None:
 def _matching(pattern: str) -> list[Path]:
     """Return the files that a pattern matches, in a fixed order."""
     return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
+
+
+def files_of(spec: str) -> list[Path]:
+    """Return the files on this machine that a spec reads, in a fixed order; none for what is fetched or shipped."""
+    kind, argument = kind_of(spec)
+    path = Path(argument)
+    if kind in ("hub", "samples"):
+        return []
+    if kind == "images":
+        return pictures.files(argument)
+    if kind == "glob":
+        return _matching(argument)
+    if kind == "disk":
+        return sorted(one for one in path.rglob("*") if one.is_file())
+    return {"parquet": parquet.parquet_files, "pdf": pdf.pdf_files}[kind](path) if path.is_dir() else [path]
 
 
 def _pattern_kind(pattern: str) -> str:

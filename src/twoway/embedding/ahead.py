@@ -6,8 +6,10 @@ has to be picked up again after a kill. The bound is what keeps memory flat: a t
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,3 +38,45 @@ def ahead(tasks: Iterable[Task], work: Callable[[Task], Done], *, pool: ThreadPo
     finally:
         for future in begun:
             future.cancel()
+
+
+def read_ahead(items: Iterable[Done], waiting: int) -> Iterator[Done]:
+    """Go through items in one thread of its own, with up to `waiting` of them read before they are asked for.
+
+    One thread alone touches the source, so a reader that is not made for several (PDFium) is safe.
+    """
+    lane: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=max(1, waiting))
+    over = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not over.is_set():
+            try:
+                lane.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def read() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+        except BaseException as error:
+            put("error", error)
+        else:
+            put("end", None)
+
+    thread = threading.Thread(target=read, name="read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = lane.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        over.set()
+        thread.join()

@@ -70,7 +70,7 @@ class Embedder:
         self._inputs = Inputs(sentence, self.settings.limits)
         self._front = Front(sentence, self._inputs)
         self._lengths = Lengths(getattr(first, "processor", None) or getattr(first, "tokenizer", None), sentence.max_seq_length)
-        self._normal = any(isinstance(module, Normalize) for module in sentence)
+        self.normal = any(isinstance(module, Normalize) for module in sentence)
 
     @classmethod
     def of(cls, sentence: Any, *, name: str = "", **settings: Any) -> Embedder:
@@ -194,7 +194,7 @@ class _Run:
             width = min(self.dim or out.shape[1], sentence.truncate_dim or out.shape[1])
             if width < out.shape[1]:
                 out = out[:, :width]
-                out = torch.nn.functional.normalize(out, dim=-1) if self.engine._normal and self.dim else out
+                out = torch.nn.functional.normalize(out, dim=-1) if self.engine.normal and self.dim else out
             return np.asarray(out.float().cpu().numpy(), np.float32)
 
     def _finish(self, items: list[Item], vectors: Vector) -> None:

@@ -1,0 +1,174 @@
+"""A folder of vectors: Parquet files that anyone reads, and a manifest that says which model made them, from what, and how.
+
+Shard number k holds rows k*n to (k+1)*n - 1 of the input, those that were bad left out, and appears whole or not at all. So what is there
+is the whole truth about how far a run came: whatever kills it, no row is lost and none is there twice, and nothing has to be kept in step.
+The manifest comes first and says under which conditions the folder may be gone on with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import TwowayError, UsageError
+from ..files import write_whole
+from .precision import quantise, restore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+MANIFEST, FORMAT = "manifest.json", 1
+_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
+# What must agree for a folder to be gone on with, and how to say it.
+_MUST = {
+    "fingerprint": "vectors of another model",
+    "dim": "vectors of another length",
+    "precision": "vectors of another precision",
+    "prompt": "vectors made with another prompt",
+    "data": "vectors of other data, or the data has changed since",
+    "shard_rows": "shards of another size",
+}
+
+
+class Row(NamedTuple):
+    """What is stored beside a vector."""
+
+    id: str
+    file: str | None
+    row: int | None
+    unit: str
+    text: str | None
+    image: str | None
+    meta: str
+
+
+class Shards:
+    """A folder that is being written, or read."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def begin(cls, folder: Path, manifest: dict[str, Any]) -> Shards:
+        """Start a folder, or go on with one that was begun under the same conditions."""
+        wanted = {"format": FORMAT} | manifest
+        if not (folder / MANIFEST).exists():
+            if folder.exists() and any(folder.glob("part-*.parquet")):
+                raise UsageError(f"{folder} holds Parquet files and no {MANIFEST}; choose another folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / MANIFEST, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+            return cls(folder, wanted)
+        found = cls.open(folder)
+        for name, words in _MUST.items():
+            had, asked = found.manifest.get(name), wanted.get(name)
+            if had != asked:
+                numbers = f" ({had}, and {asked} is asked for)" if name in ("dim", "precision", "shard_rows") else ""
+                model = f" ({found.manifest.get('model')})" if name == "fingerprint" else ""
+                raise UsageError(f"{folder} holds {words}{model}{numbers}; choose another folder, or pass --overwrite to begin anew")
+        for torn in folder.glob(".part-*.tmp"):
+            torn.unlink()  # what a killed run was writing
+        return found
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Shards:
+        """Open a folder to read it."""
+        path = Path(folder) / MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UsageError(f"{folder} holds no vectors: it has no {MANIFEST}; make them with 'twoway embed'") from error
+        except (ValueError, OSError) as error:
+            raise TwowayError(f"{path} cannot be read ({error}); restore it, or begin anew with --overwrite") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise TwowayError(f"{path} is of a format that this version does not know; begin anew with --overwrite")
+        return cls(Path(folder), manifest)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest."""
+        self.manifest |= facts
+        write_whole(self.folder / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def path(self, number: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"part-{number:06d}.parquet"
+
+    def paths(self) -> list[Path]:
+        """Return the files that are there, in order."""
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def done(self) -> int:
+        """Return the number of shards that are there; a gap is an error, for nobody but a person makes one."""
+        found = self.paths()
+        if found != [self.path(number) for number in range(len(found))]:
+            raise TwowayError(f"{self.folder} lacks a shard between others; restore it, or begin anew with --overwrite")
+        return len(found)
+
+    def counts(self) -> tuple[int, int]:
+        """Return the rows of input that the shards cover, and the vectors in them."""
+        seen = kept = 0
+        for path in self.paths():
+            said = _open(path)
+            kept += said.metadata.num_rows
+            seen += int(said.schema_arrow.metadata[b"twoway.rows"])
+        return seen, kept
+
+    def write(self, number: int, rows: Sequence[Row], vectors: NDArray[np.float32], *, seen: int) -> None:
+        """Write one shard; `seen` is the number of rows of input that it covers."""
+        precision = str(self.manifest["precision"])
+        stored = quantise(vectors, precision, float(self.manifest.get("scale") or 1.0))
+        width = stored.shape[1]
+        schema = _schema(precision, width).with_metadata({"twoway.rows": str(seen), "twoway.fingerprint": self.manifest["fingerprint"]})
+        columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=False)] if rows else []
+        columns = columns or [pa.array([], field.type) for field in list(schema)[:-1]]
+        flat = pa.array(np.ascontiguousarray(stored).reshape(-1), _TYPES[precision])
+        table = pa.Table.from_arrays([*columns, pa.FixedSizeListArray.from_arrays(flat, width)], schema=schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=1024, compression="zstd", store_schema=True)
+        write_whole(self.path(number), memoryview(sink.getvalue()).tobytes())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Read shard after shard."""
+        for path in self.paths():
+            yield _open(path).read()
+
+    def vectors(self, table: pa.Table) -> NDArray[np.float32]:
+        """Return a shard's vectors as numbers."""
+        column = table["vector"].combine_chunks()
+        flat = column.flatten() if isinstance(column, pa.FixedSizeListArray) else pa.concat_arrays([one.flatten() for one in column.chunks])
+        stored = flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        return restore(stored, str(self.manifest["precision"]), float(self.manifest.get("scale") or 1.0))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second run; the system lets go of it however this one ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another run is writing to {folder}; wait for it, or choose another folder") from error
+        yield
+
+
+def _schema(precision: str, width: int) -> pa.Schema:
+    vector = pa.list_(pa.field("item", _TYPES[precision], nullable=False), width)
+    kinds = {"id": pa.string(), "file": pa.string(), "row": pa.int64(), "unit": pa.string(), "text": pa.string(), "image": pa.string()}
+    return pa.schema([*kinds.items(), ("meta", pa.string()), ("vector", vector)])
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        line = str(error).splitlines()[0]
+        raise TwowayError(f"{path} is no readable Parquet file ({line}); delete it and the shards behind it, and run again") from error
