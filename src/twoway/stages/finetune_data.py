@@ -103,6 +103,8 @@ def open_data(
         policy=policy,
     )
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
+    if config.keep == "best" and not measured:
+        raise UsageError("keep=best needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger")
     return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured)
 
 

@@ -1,0 +1,250 @@
+"""The whole command on tiny models: what comes out, going on after a stop, what is measured on the way, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from twoway.config import load
+from twoway.data.pair_mixture import PairSource
+from twoway.errors import TwowayError, UsageError
+from twoway.model import card
+from twoway.stages.check import check
+from twoway.stages.contrastive_task import ContrastiveConfig
+from twoway.stages.finetune import finetune
+from twoway.stages.finetune_config import FinetuneConfig
+from twoway.training.checkpoint import Checkpoints
+from twoway.training.progress import read_log
+
+USUAL = {
+    "max_steps": 6, "save_steps": 2, "eval_steps": 3, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch": 6, "workers": 0,
+    "budget": 600.0, "held_out": 2, "prompts": {"query": "Find it: ", "colour-document": "A colour: "},
+}  # fmt: skip
+WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Pairs of three tasks: a picture and its name, a name and its picture with a text, and texts alone with hard negatives."""
+    home = tmp_path_factory.mktemp("pairs")
+    draw, lines = np.random.default_rng(0), []
+    for number in range(63):
+        word = WORDS[number % 10]
+        PILImage.fromarray(draw.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(home / f"{number}.png")
+        picture = {"image": f"{number}.png"}
+        if number % 3 == 0:
+            lines.append({"query": picture, "positive": f"{word} {number}", "task": "colour"})
+        elif number % 3 == 1:
+            lines.append({"query": [{"text": f"the {word}"}, picture, {"text": "one"}], "positive": picture, "task": "same"})
+        else:
+            others = [f"no {other}" for other in range(number % 4)]
+            lines.append({"query": f"say {number} " + "so " * number, "positive": f"{word} {number}", "negatives": others, "task": "words"})
+    path = home / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model, rows, tmp_path_factory):
+    """A run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL, eval_data=(PairSource(str(rows), name="again"),), eval_rows=5)
+    assert (result.steps, result.resumed) == (6, 0)
+    return out
+
+
+def test_the_result_is_a_plain_two_way_checkpoint_that_says_what_it_was_trained_with(whole, tiny_model):
+    report = check(whole)
+    assert (report.verdict, report.ok) == ("two-way", True)
+    facts = card.read(whole)
+    assert [step["step"] for step in facts["chain"]] == ["finetune"]
+    assert facts["pooling"] == "mean"
+    model = SentenceTransformer(str(whole), device="cpu")
+    assert {name: text for name, text in model.prompts.items() if text} == USUAL["prompts"]
+    before = load_file(tiny_model("qwen2_vl") / "model.safetensors")
+    before = {name.removeprefix("model."): value for name, value in before.items()}
+    after = {name.removeprefix("language_model."): value for name, value in load_file(whole / "model.safetensors").items()}
+    assert sum(not torch.equal(value, before[name]) for name, value in after.items()) > len(after) / 2
+
+
+def test_a_saved_prompt_gives_the_tokens_that_training_saw(whole, tiny_model, rows, tmp_path):
+    """`prompt_name=` and a document, against what the run's own encoder made of the same row and side."""
+    from twoway.images import to_messages
+    from twoway.stages.finetune_data import open_data
+    from twoway.stages.finetune_model import prepare
+
+    config = FinetuneConfig(**USUAL, data=(PairSource(str(rows)),))
+    prepared = prepare(tiny_model("qwen2_vl"), config)
+    data = open_data(config, prepared, tmp_path, shards=1, bad_rows=None)
+    model = SentenceTransformer(str(whole), device="cpu")
+    for row in range(6):
+        identity, pair = data.pairs.read(row)
+        example = data.encode((identity, pair), epoch=0)
+        for side, document, content in (("query", pair.query, example.query), ("document", pair.positive, example.positive)):
+            name = next((name for name in (f"{pair.task}-{side}", side) if name in model.prompts), None)
+            prompt = (model.prompts[name] if name else "") or None
+            features = model.preprocess([to_messages(document)], prompt=prompt)
+            assert features["input_ids"][0].tolist() == content.example.inputs["input_ids"].tolist()
+
+
+def test_each_step_is_of_one_task_and_the_log_says_how_it_did(whole):
+    lines = read_log(whole)
+    steps = [line for line in lines if line["step"]]
+    assert [line["step"] for line in steps] == list(range(1, 7))
+    for line in steps:
+        assert line["contrastive"] > 0
+        assert len([key for key in line if key.startswith("accuracy/")]) == 1
+        assert {"accuracy", "positive", "hardest", "temperature", "gradient"} <= line.keys()
+    measured = [line for line in lines if "mrr/again" in line]
+    assert [line["step"] for line in measured] == [0, 3, 6]
+    assert measured[0]["queries/again"] == 15
+    assert {"mrr/again/colour", "recall1/again/words", "recall10/again/same", "mrr/held-out"} <= measured[0].keys()
+    assert all(0 < line["mrr/again"] <= 1 for line in measured)
+
+
+def test_the_report_shows_queries_with_what_they_found(whole):
+    page = (whole / "report.html").read_text()
+    for said in ("What queries find", "MRR by task", "In-batch accuracy by task", "repeats", "query · colour"):
+        assert said in page
+    assert page.count("data:image/png") > 3
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path, monkeypatch):
+    out = tmp_path / "cut"
+    options = USUAL | {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
+    plain = Checkpoints.save
+
+    def cut(self, step, *rest):
+        if step == 4:
+            raise KeyboardInterrupt
+        plain(self, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
+    assert not (out / "model.safetensors").exists()
+    result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options | {"save_steps": 3, "workers": 1})
+    assert (result.steps, result.resumed) == (6, 2)
+    left, right = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(left[key], right[key]) for key in right)
+    assert [line.get("loss") for line in read_log(out)] == [line.get("loss") for line in read_log(whole)]
+    for name in ("weights.safetensors", "state.json"):
+        assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
+
+
+def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, rows, tmp_path):
+    scores = {line["step"]: line["mrr/again"] for line in read_log(whole) if line["step"] and "mrr/again" in line}
+    state = json.loads((whole / "best" / "state.json").read_text())
+    assert state["score"] == max(scores.values()) == scores[state["step"]]
+    out = tmp_path / "best"
+    options = USUAL | {"lr": 1e-2, "keep": "best", "eval_steps": 1, "max_steps": 3, "save_steps": 3}
+    finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
+    kept, model = load_file(out / "best" / "weights.safetensors"), load_file(out / "model.safetensors")
+    name = next(name for name in model if name.endswith("q_proj.weight"))
+    assert torch.equal(kept[next(one for one in kept if one.endswith(name.removeprefix("model.")))], model[name])
+
+
+def test_a_causal_model_of_the_last_token_stays_causal(tiny_model, rows, tmp_path):
+    """What VLM2Vec does: causal attention, last token, LoRA, temperature 0.02."""
+    options = USUAL | {"max_steps": 2, "attention": "causal", "pooling": "last", "loss": ContrastiveConfig(temperature=0.02)}
+    config = load(FinetuneConfig, None, ["lora.rank=2"])
+    finetune(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], config=config, **options, template="plain")
+    facts = card.read(tmp_path / "out")
+    assert facts["attention"]["measured"] == "causal"
+    assert facts["pooling"] == "last"
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert np.isfinite(model.encode(["a", "b"], prompt_name="query")).all()
+
+
+def test_an_eos_token_ends_every_row_in_training_and_after_it(tiny_model, rows, tmp_path):
+    finetune(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL | {"max_steps": 1, "pooling": "eos"})
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    ids = model.preprocess(["a text"], prompt=model.prompts["query"])["input_ids"][0].tolist()
+    assert ids[-1] == model.tokenizer.eos_token_id
+    assert card.read(tmp_path / "out")["pooling"] == "eos"
+
+
+def _lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+GOOD = [{"query": f"q{number}", "positive": f"p{number}"} for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"query": "q"}, r"rows\.jsonl:9: the row has no positive"),
+        ({"query": "q", "positive": "p", "negatives": ["p"]}, r"rows\.jsonl:9: negative 1 is the positive itself"),
+        ({"query": {"image": "gone.png"}, "positive": "p"}, r"rows\.jsonl:9: .*gone\.png does not exist"),
+    ],
+)
+def test_bad_rows_stop_the_run_or_are_left_out(bad, message, tiny_model, tmp_path):
+    data, options = _lines(tmp_path / "rows.jsonl", *GOOD, bad), USUAL | {"max_steps": 1, "prompts": {}}
+    with pytest.raises(TwowayError, match=message):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
+    assert not (tmp_path / "out").exists()
+    finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options, on_bad="skip")
+    assert json.loads((tmp_path / "out" / "bad-rows.jsonl").read_text())["row"] == 9
+
+
+def test_a_picture_that_breaks_on_the_way_is_named(tiny_model, tmp_path):
+    picture = tmp_path / "a.png"
+    PILImage.new("RGB", (28, 28)).save(picture)
+    picture.write_bytes(picture.read_bytes()[:60])  # the header is whole, the pixels are not
+    data = _lines(tmp_path / "rows.jsonl", *GOOD, {"query": {"image": "a.png"}, "positive": "p"})
+    options = USUAL | {"max_steps": 2, "batch": 9, "prompts": {}, "held_out": 0}
+    with pytest.raises(TwowayError, match=r"rows\.jsonl:9: .*a\.png is broken"):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "fail", [data], **options)
+    finetune(tiny_model("qwen2_vl"), tmp_path / "skip", [data], **options, on_bad="skip")
+    assert {line["rows"] for line in read_log(tmp_path / "skip") if line["step"]} == {8}
+
+
+def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_path):
+    data, options = _lines(tmp_path / "rows.jsonl", *GOOD), USUAL | {"max_steps": 1, "batch": 64, "prompts": {}}
+    with pytest.raises(UsageError, match=r"a batch has 64 rows of one task, more than there are in rows\.jsonl \(8\)"):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
+    assert not (tmp_path / "out").exists()
+    result = finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options | {"small_tasks": "keep"})
+    assert result.last["rows"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.temperature=0"], "temperature must be above 0, not 0"),
+        (["batch=1"], "batch is at least 2"),
+        (["batch_rows=4"], "leave batch_rows out"),
+        (["max_repeats=0"], "max_repeats is at least 1"),
+        (["mixed=true", "sampling=weight"], "sampling is size"),
+        (["keep=best"], "needs eval_steps"),
+        (["attention=both"], "attention"),
+        (["tempurature=1"], "unknown|no key|did you mean"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(words, message):
+    with pytest.raises(UsageError, match=message):
+        load(FinetuneConfig, None, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": {"color-query": "x"}}, r"prompts\.color-query: .*did you mean colour-query"),
+        ({"task_weights": {"word": 2.0}}, "no task 'word'; did you mean words"),
+        ({"dim": 999}, "dim 999 is out of range"),
+        ({"keep": "best", "held_out": 0}, "keep=best needs rows to measure on"),
+    ],
+)
+def test_what_the_data_or_the_model_lacks_is_refused(options, message, tiny_model, rows, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL | options)
+    assert not (tmp_path / "out").exists()
