@@ -10,6 +10,7 @@ _HOME: dict[str, str] = {
     "ConvertResult": "twoway.stages.convert",
     "Document": "twoway.content",
     "Embedder": "twoway.embedding",
+    "bridge": "twoway.stages.bridge",
     "check": "twoway.stages.check",
     "convert": "twoway.stages.convert",
     "embed": "twoway.stages.embed",

@@ -16,7 +16,7 @@ from twoway.data.encode import Encoder
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.pretrain_model import prepare
 from twoway.training.pairs import pair
-from twoway.training.probes import Prober, Sums, _gaps, measure, undisturbed
+from twoway.training.probes import Prober, Sums, gaps, measure, undisturbed
 
 COLOURS = ("red", "blue", "green", "black", "white", "olive")
 
@@ -128,10 +128,10 @@ def test_nothing_to_measure_is_nothing_found(probed):
 def test_gaps_are_means_over_targets_with_an_error_over_rows():
     count, hits = np.array([1.0, 3.0]), np.zeros(2)
     right, other = Sums(np.array([1.0, 3.0]), count, hits), Sums(np.array([2.0, 6.0]), count, hits)
-    found = _gaps("words", {"right": right, "shuffled": other})
+    found = gaps("words", {"right": right, "shuffled": other})
     assert found["words_gap_shuffled"] == pytest.approx(1.0)
     assert found["words_gap_shuffled_error"] == pytest.approx(0.0)
-    uneven = _gaps("words", {"right": right, "shuffled": Sums(np.array([2.0, 3.0]), count, hits)})
+    uneven = gaps("words", {"right": right, "shuffled": Sums(np.array([2.0, 3.0]), count, hits)})
     assert uneven["words_gap_shuffled"] == pytest.approx(0.25)
     assert uneven["words_gap_shuffled_error"] > 0.1
     assert (found["words_rows"], found["words_probed"]) == (2, 4)

@@ -16,7 +16,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Verbs in the order a newcomer needs them. Each module has HELP, EXAMPLE, configure(parser) and run(args) -> exit code.
-VERBS: tuple[str, ...] = ("convert", "check", "info", "data", "pretrain", "finetune", "run", "evaluate", "compare", "embed", "samples", "nano")
+VERBS: tuple[str, ...] = (
+    "convert",
+    "check",
+    "info",
+    "data",
+    "pretrain",
+    "bridge",
+    "finetune",
+    "run",
+    "evaluate",
+    "compare",
+    "embed",
+    "samples",
+    "nano",
+)
 
 DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."
 

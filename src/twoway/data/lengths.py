@@ -7,7 +7,7 @@ written around pictures) is fitted as a straight line in characters and pictures
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image as PILImage
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .batching import CostWeights
-    from .encode import Encoder
+    from .encode import Example
     from .mixture import Mixture
     from .table import RowTable
 
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 _SAMPLE, _SIZES = 32, 64
 
 
-def measure(mixture: Mixture, encoder: Encoder, weights: CostWeights = PLAIN) -> Costs:
+class Encodes(Protocol):
+    """What turns a row into tokens, as far as their number goes; where rows are in two parts, `source` is what encodes the first."""
+
+    processor: Any
+    max_length: int
+
+    def __call__(self, identity: str, document: Document, /) -> Example:
+        """Encode one row."""
+
+
+def measure(mixture: Mixture, encoder: Encodes, weights: CostWeights = PLAIN) -> Costs:
     """Estimate what every row of a mixture costs, cut at the encoder's longest row."""
     lengths, pictures, images = [], [], []
     for number, table in enumerate(mixture.tables):
@@ -43,7 +53,7 @@ def measure(mixture: Mixture, encoder: Encoder, weights: CostWeights = PLAIN) ->
     return Costs.of(rest, np.minimum(shown, encoder.max_length - rest), np.concatenate(images), weights)
 
 
-def picture_tokens(table: RowTable, encoder: Encoder) -> Floats:
+def picture_tokens(table: RowTable, encoder: Encodes) -> Floats:
     """Return how many tokens the pictures of each row get together."""
     if not len(table.sizes):
         return np.zeros(len(table))
@@ -66,16 +76,17 @@ def _asked(sizes: NDArray[np.int64], processor: Any) -> Floats | None:
         return None
 
 
-def _tried(sizes: NDArray[np.int64], encoder: Encoder) -> Floats:
+def _tried(sizes: NDArray[np.int64], encoder: Encodes) -> Floats:
     """Encode blank pictures of a few sizes, and give every size the tokens of the nearest one in width and height."""
     ratio = np.log(sizes.astype(np.float64))
     order = np.lexsort((ratio[:, 0] - ratio[:, 1], ratio.sum(axis=1)))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _SIZES).astype(int))]
     found = []
+    encode: Encodes = getattr(encoder, "source", encoder)
     for width, height in sizes[chosen]:
         blank = Document((Image(PILImage.new("RGB", (int(width), int(height)))),))
         try:
-            found.append(float(encoder("blank", blank).image_tokens.sum()))
+            found.append(float(encode("blank", blank).image_tokens.sum()))
         except ContentError:
             found.append(float(encoder.max_length))
     nearest = np.empty(len(sizes), np.int64)
@@ -85,7 +96,7 @@ def _tried(sizes: NDArray[np.int64], encoder: Encoder) -> Floats:
     return np.array(found)[nearest]
 
 
-def _rest(mixture: Mixture, number: int, tokens: Floats, encoder: Encoder) -> Floats:
+def _rest(mixture: Mixture, number: int, tokens: Floats, encoder: Encodes) -> Floats:
     """Fit the part of the length that is no picture on a few rows of one source."""
     table, start = mixture.tables[number], int(mixture.starts[number])
     known = np.stack([np.ones(len(table)), np.asarray(table.characters, np.float64), np.asarray(table.images(), np.float64)], axis=1)

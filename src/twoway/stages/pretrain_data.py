@@ -38,24 +38,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twoway.data.lengths import Encodes
+
     from .pretrain_config import PretrainConfig
     from .reconstruction import Reconstruction
+    from .stage_config import StageConfig
     from .stage_model import Prepared
 
 
 @dataclass(frozen=True)
-class PretrainData:
+class RowData:
     """The data of a run: `loader` gives the batches of any step; the rest is for looking at rows one by one."""
 
     mixture: Mixture
-    encode: Encoder
+    encode: Any  # encode(identity, document)
     mask: Callable[..., Any]  # mask(example, epoch=…)
     collate: Callable[..., Any]
     epochs: Epochs
     loader: Loader
     held: NDArray[np.int64]  # rows of the mixture that no epoch has
 
-    def total(self, config: PretrainConfig) -> int:
+    def total(self, config: StageConfig) -> int:
         """Return the number of steps of the run."""
         return config.max_steps or self.epochs.steps(config.epochs)
 
@@ -66,7 +69,7 @@ class PretrainData:
 
 def open_data(
     config: PretrainConfig, prepared: Prepared[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
-) -> PretrainData:
+) -> RowData:
     """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     mixture = open_mixture(config.data, folder=out / TABLES, policy=policy)
@@ -77,14 +80,14 @@ def open_data(
     ordinary = ordinary_ids(parts) if masks.random else None
     mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
-    costs = _costs(mixture, encode, config, out / TABLES)
+    costs = row_costs(mixture, encode, config, out / TABLES)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
-    return PretrainData(mixture, encode, mask, together, epochs, loader, held)
+    return RowData(mixture, encode, mask, together, epochs, loader, held)
 
 
-def _costs(mixture: Mixture, encode: Encoder, config: PretrainConfig, folder: Path) -> Costs:
+def row_costs(mixture: Mixture, encode: Encodes, config: StageConfig, folder: Path) -> Costs:
     """Estimate what every row costs, or read what was estimated when the run began."""
     said = [mixture.digest(), encode.max_length, config.template, vars(config.cost)]
     path = folder / f"costs-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.npy"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .pretrain_config import PretrainConfig
-    from .pretrain_data import PretrainData
+    from .pretrain_data import RowData
     from .reconstruction import Reconstruction
     from .stage_model import Prepared
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Watch(Events):
     """Measures whether words and pictures help each other, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: Prepared[Reconstruction], data: PretrainData, config: PretrainConfig, out: Path) -> None:
+    def __init__(self, prepared: Prepared[Reconstruction], data: RowData, config: PretrainConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
         self.pairs: list[Pair] = []
 
@@ -74,13 +74,15 @@ class Watch(Events):
         examples = collect(trainer.task, self.pairs, self.prober, self.prepared.processor)
         if not trainer.ranks.first:
             return
-        mixture, held = self.data.mixture, self.data.held
-        counts = np.bincount(mixture.source_of(held), minlength=len(mixture.sources)) if len(held) else [0] * len(mixture.sources)
-        sources = [
-            (source.label, source.weight, len(table), int(count))
-            for source, table, count in zip(mixture.sources, mixture.tables, counts, strict=True)
-        ]
-        write_report(self.out, Shown(trainer.total, sources, examples, backbone.versions()), latest)
+        write_report(self.out, Shown(trainer.total, source_rows(self.data), examples, backbone.versions()), latest)
 
     def _shares(self) -> tuple[tuple[str, float, float], ...]:
         return ("words", self.config.mask.words, 0.4), ("patches", self.config.mask.patches, 0.5)
+
+
+def source_rows(data: RowData) -> list[tuple[str, float, int, int]]:
+    """Return each source's name and weight, and its rows, all and held out."""
+    mixture, held = data.mixture, data.held
+    counts = np.bincount(mixture.source_of(held), minlength=len(mixture.sources)) if len(held) else [0] * len(mixture.sources)
+    rows = zip(mixture.sources, mixture.tables, counts, strict=True)
+    return [(source.label, source.weight, len(table), int(count)) for source, table, count in rows]

@@ -35,6 +35,7 @@ class Base:
     token: mask_token.MaskToken
     max_length: int
     pad_token: int
+    was: Attention  # what it declared before
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
     token = mask_token.ensure_mask_token(start.model, parts)
     processor.ensure_template(parts)
     longest = processor.set_max_length(start.model, parts, None)
-    if attention == "causal" and declared(start.model.config) != "causal":
+    was = declared(start.model.config)
+    if attention == "causal" and was != "causal":
         raise TwowayError(f"{start.name} is two-way already; start from a causal base, which this run would leave causal")
     set_attention(start.model, attention)
     geometry = PatchGeometry.of(start.model.config, parts)
-    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts))
+    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was)
 
 
 def require_two_way(base: Base) -> None:

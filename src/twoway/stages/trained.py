@@ -15,6 +15,7 @@ import torch
 from twoway.errors import TwowayError
 from twoway.files import disk_errors, fresh_folder
 from twoway.model import adapters, backbone, card, encoder, moca
+from twoway.model import pooling as poolings
 from twoway.model.attention import declared
 from twoway.training.checkpoint import Checkpoints, read_weights
 
@@ -52,6 +53,8 @@ def finish(
     model.to(kind)
     heads = moca.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
     mode, dim, prompts = pooling or start.settings.pooling or "mean", start.settings.dim, start.settings.prompts
+    if mode == "eos":
+        poolings.append_eos(parts)  # a tokenizer that does it already does it once
     beside = out / _MADE
     shutil.rmtree(beside, ignore_errors=True)
     with fresh_folder(beside) as folder:

@@ -35,10 +35,14 @@ class Pair:
 
 def pair(rows: Sequence[tuple[str, Document]]) -> list[Pair]:
     """Pair rows that have a picture and a text; a row that no other fits is left out."""
+    return match([(identity, document) for identity, document in rows if document.images and document.texts])
+
+
+def match(rows: Sequence[tuple[str, Document]]) -> list[Pair]:
+    """Pair rows of any kind; a row that no other fits is left out."""
     groups: dict[tuple[bool, ...], list[tuple[str, Document]]] = defaultdict(list)
     for identity, document in rows:
-        if document.images and document.texts:
-            groups[tuple(isinstance(part, Image) for part in document.parts)].append((identity, document))
+        groups[tuple(isinstance(part, Image) for part in document.parts)].append((identity, document))
     return [made for group in groups.values() for made in _within(group)]
 
 

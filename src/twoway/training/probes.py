@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .pairs import Pair
 
-WORD_LOSSES = ("mlm", "clm")  # of masked words, and of next ones
+WORD_LOSSES = ("mlm", "clm", "bridge")  # of masked words, of next ones, and of words behind a bridge
 RIGHT, SHUFFLED, NONE = "right", "shuffled", "none"
 _AT_ONCE = 8
 _EPOCH = -1  # masks of no epoch that is trained on
@@ -133,20 +133,21 @@ def measure(task: Any, pairs: Sequence[Pair], prober: Prober) -> dict[str, float
             sums = _sums(task, prober, pairs, prober.word_rows, words=True)
             for name, one in sums.items():
                 found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}
-            found |= _gaps("words", sums)
+            found |= gaps("words", sums)
         if "mae" in task.weights:
             sums = _sums(task, prober, pairs, prober.patch_rows, words=False)
-            found |= {f"patches_{name}": one.mean for name, one in sums.items()} | _gaps("patches", sums)
+            found |= {f"patches_{name}": one.mean for name, one in sums.items()} | gaps("patches", sums)
     return {name: round(value, 6) for name, value in found.items()}
 
 
 @contextmanager
-def undisturbed(task: Any) -> Iterator[None]:
-    """Run a task without gradients in evaluation mode, and leave it and the random numbers as they were."""
+def undisturbed(task: Any, methods: Sequence[str] = ("look",)) -> Iterator[None]:
+    """Run `methods` of a task without gradients in evaluation mode, and leave it and the random numbers as they were."""
     modes = [(module, module.training) for module in task.modules()]
     if isinstance(task, FSDPModule):
         module: Any = task
-        register_fsdp_forward_method(module, "look")
+        for method in methods:
+            register_fsdp_forward_method(module, method)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
             warnings.simplefilter("ignore")  # of many accelerators, all are kept
@@ -173,7 +174,7 @@ def _sums(
     return {name: Sums(*(np.concatenate(part) for part in zip(*many, strict=True))) for name, many in cases.items()}
 
 
-def _gaps(kind: str, sums: dict[str, Sums]) -> dict[str, float]:
+def gaps(kind: str, sums: dict[str, Sums]) -> dict[str, float]:
     """Return what the right one saves against each other, with its standard error over rows, and the number of rows and targets."""
     found: dict[str, float] = {}
     if not sums:

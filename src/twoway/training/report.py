@@ -45,13 +45,18 @@ class Shown:
 
 def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None = None) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
-    entries: dict[int, dict[str, Any]] = {}
-    for entry in [*read_log(out), *([latest] if latest else [])]:
-        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
-    log, run = [entries[step] for step in sorted(entries)], read_run(out)
+    log, run = entries_of(out, latest), read_run(out)
     done = log[-1]["step"] if log else 0
     under = f"step {done:,} of {shown.total:,}, from {run.get('base', 'a base')}"
     write_whole(out / REPORT, page(f"Pre-training · {out.resolve().name}", under, _body(out, log, run, shown)))
+
+
+def entries_of(out: Path, latest: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the entries of a run's log by step, with one that is not in it yet."""
+    entries: dict[int, dict[str, Any]] = {}
+    for entry in [*read_log(out), *([latest] if latest else [])]:
+        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
+    return [entries[step] for step in sorted(entries)]
 
 
 def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
@@ -146,9 +151,9 @@ def _picture_card(one: Any) -> str:
     return f'<div class="card"><div class="three">{shown}</div><p>{escape(caption)} <small>error {one.error:.3f}</small></p></div>'
 
 
-def _case_rows(sentence: Sentence) -> str:
+def _case_rows(sentence: Sentence, own: str = "its own picture", other: str = "another picture") -> str:
     made = []
-    for name, about in ((RIGHT, "its own picture"), (SHUFFLED, "another picture")):
+    for name, about in ((RIGHT, own), (SHUFFLED, other)):
         seen = img(sentence.shown[name], about) if name in sentence.shown else "<div></div>"
         made.append(f'<div class="case">{seen}<p><small class="soft">{about}</small>{"".join(map(_word, sentence.words[name]))}</p></div>')
     return f'<div class="card">{"".join(made)}</div>'

@@ -62,10 +62,10 @@ class Examples:
     restored: list[Restored] = field(default_factory=list)
 
 
-def collect(task: Any, pairs: Sequence[Pair], prober: Prober, processor: Any) -> Examples:
-    """Let the model restore a few rows."""
+def collect(task: Any, pairs: Sequence[Pair], prober: Any, processor: Any, methods: Sequence[str] = ("look",)) -> Examples:
+    """Let the model restore a few rows; `prober` makes and asks them, and `methods` of the task are what it calls."""
     made = Examples()
-    with undisturbed(task):
+    with undisturbed(task, methods):
         for pair in pairs[:_ROWS]:
             if any(name in task.weights for name in WORD_LOSSES) and (rows := prober.word_rows(pair)) is not None:
                 made.sentences.append(_sentence(task, pair, rows, prober, processor))

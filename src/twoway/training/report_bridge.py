@@ -1,0 +1,196 @@
+"""`report.html` of the bridge: what EOS carries, in the same one file as that of pre-training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from twoway.files import write_whole
+
+from .bridge_probes import REGIONS
+from .checkpoint import read_run
+from .probes import NONE, RIGHT, SHUFFLED
+from .report import REPORT, Shown, _bad, _case_rows, _data, entries_of
+from .report_chart import chart
+from .report_curves import _line, speed_charts
+from .report_page import folded, grid, page, section, table, tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_KINDS = ("image", "text", "both")
+_MEASURES = (
+    ("rank", "effective rank of A's vectors: directions in use"),
+    ("uniformity", "uniformity of A's vectors: lower is more even"),
+    ("alignment", "squared distance of A and its B: lower is nearer"),
+    ("recall", "share of rows whose nearest text is their own"),
+    ("reciprocal", "mean of one over the place of the own text"),
+)
+
+
+@dataclass(frozen=True)
+class BridgeShown(Shown):
+    """What the report shows beside the log; `attention` is by layer, then by region."""
+
+    attention: Sequence[Sequence[float]] = field(default_factory=tuple)
+
+
+def write_bridge_report(out: Path, shown: BridgeShown, latest: dict[str, Any] | None = None) -> None:
+    """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
+    log, run = entries_of(out, latest), read_run(out)
+    done = log[-1]["step"] if log else 0
+    under = f"step {done:,} of {shown.total:,}, from {run.get('base', 'a base')}"
+    write_whole(out / REPORT, page(f"EOS bridge · {out.resolve().name}", under, _body(out, log, run, shown)))
+
+
+def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: BridgeShown) -> list[str]:
+    config = out / "config.yaml"
+    measured = [entry for entry in log if "words_rows" in entry or "rank_eos" in entry]
+    sentences = [_case_rows(one, "its own A", "another row's A") for one in shown.examples.sentences]
+    return [
+        tiles(_numbers(log)),
+        section("What goes through EOS?", said(log), grid(_gaps(log)), table(*_by_kind(measured))),
+        section(
+            "The words of B",
+            "Masked words of B in rows that no step trains on, restored behind the right A, another row's, and an EOS that sees no A.",
+            grid(_held(log)),
+        ),
+        section("Training", "The loss of each logged step; the strong line is a running mean.", grid(_training(log))),
+        section(
+            "The vector at EOS",
+            "Of held-out rows as they are embedded, before the first step and at the last evaluation, with nothing trained to retrieve; "
+            "beside it the mean of all states of the same model.",
+            table(*_before_after(measured)),
+            grid(_found(log)),
+        ),
+        section(
+            "Where EOS looks",
+            "Shares of the attention of EOS, mean of heads and held-out rows, layer by layer.",
+            _bars(shown.attention),
+        ),
+        section(
+            "Restored words",
+            "Masked words of B as the model says them: green is right; red is wrong, with the right word beside it.",
+            '<div class="grid">' + "".join(sentences) + "</div>" if sentences else "",
+        ),
+        section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
+        section("Data", "Rows by source, and how many of them are held out." + _cut(log), _data(shown)),
+        _bad(out / shown.bad_rows),
+        section(
+            "Provenance",
+            "What made this run, and what it can be made again with.",
+            table(("what", "value"), [(key, value) for key, value in shown.versions.items()]),
+            folded("Settings", config.read_text(encoding="utf-8") if config.exists() else ""),
+            folded("Run", json.dumps({key: value for key, value in run.items() if key != "config"}, indent=2, ensure_ascii=False)),
+        ),
+    ]
+
+
+def said(log: Sequence[dict[str, Any]]) -> str:
+    """Say what the last evaluation shows, in words; a gap within two standard errors of zero is said to be none."""
+    last = next((entry for entry in reversed(log) if f"words_gap_{NONE}" in entry), None)
+    if last is None:
+        return "No held-out rows were there to measure it on."
+    found = []
+    for name, against in ((NONE, "with EOS cut off from A"), (SHUFFLED, "with another row's A")):
+        gap, error = last[f"words_gap_{name}"], last.get(f"words_gap_{name}_error")
+        off = "" if error is None else f" (± {error:.2g})"
+        if error is not None and abs(gap) <= 2 * error:
+            found.append(f"Nothing is seen to come through yet beside B {against}: {gap:.3g} nats a word{off}, which may be zero.")
+        else:
+            found.append(f"A masked word of B costs {gap:.3g} nats{off} {'less' if gap > 0 else 'more (below zero)'} than {against}.")
+    return " ".join(found) + f" Measured on {last['words_rows']:,.0f} held-out rows at step {last['step']:,}; bands are one standard error."
+
+
+def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    wanted = [
+        ("bridge", "{:.3f}", "nats a masked word of B, in training"),
+        (f"words_gap_{NONE}", "{:+.3f}", "nats a word through EOS, on held-out rows"),
+        (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right A over a wrong one"),
+        (f"first_{RIGHT}_accuracy", "{:.1%}", "of B's first words said right by EOS"),
+        ("recall_eos", "{:.1%}", "of rows find their own text from EOS"),
+        ("recall_mean", "{:.1%}", "of rows find their own text from the mean"),
+        ("rank_eos", "{:.1f}", "effective rank of the vectors at EOS"),
+    ]
+    found = []
+    for name, form, about in wanted:
+        value = next((entry[name] for entry in reversed(log) if name in entry), None)
+        if value is not None:
+            found.append((form.format(value).replace("-", "−"), about))
+    return found
+
+
+def _gaps(log: Sequence[dict[str, Any]]) -> list[str]:
+    against = ((NONE, "over EOS cut off"), (SHUFFLED, "over another A"))
+    whole = chart("What the right A saves", "nats a word", [_line(log, f"words_gap_{key}", name) for key, name in against], zero=True)
+    kinds = [_line(log, f"words_gap_{NONE}/{kind}", f"A is {kind}") for kind in _KINDS]
+    return [whole, chart("Through EOS, by what A is", "nats a word", kinds, zero=True)]
+
+
+def _held(log: Sequence[dict[str, Any]]) -> list[str]:
+    cases = ((RIGHT, "right A"), (SHUFFLED, "another A"), (NONE, "EOS cut off"))
+    return [
+        chart("Words of B", "nats", [_line(log, f"words_{key}", name) for key, name in cases]),
+        chart("Words said right", "share", [_line(log, f"words_{key}_accuracy", name) for key, name in cases], zero=True),
+        chart("First word said right by EOS", "share", [_line(log, f"first_{key}_accuracy", name) for key, name in cases], zero=True),
+    ]
+
+
+def _training(log: Sequence[dict[str, Any]]) -> list[str]:
+    return [chart("Masked words of B", "nats", [_line(log, "bridge", "words", smooth=True)])]
+
+
+def _found(log: Sequence[dict[str, Any]]) -> list[str]:
+    both = (("eos", "at EOS"), ("mean", "mean of states"))
+    return [
+        chart("Rows that find their own text", "share", [_line(log, f"recall_{key}", name) for key, name in both], zero=True),
+        chart("Effective rank", "directions in use", [_line(log, f"rank_{key}", name) for key, name in both], zero=True),
+    ]
+
+
+def _by_kind(measured: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[object]]]:
+    """Return the last losses by what A is made of."""
+    head = ("A is", "rows", "right A", "another A", "EOS cut off", "nats a word through EOS")
+    last: dict[str, Any] = measured[-1] if measured else {}
+    rows: list[list[object]] = []
+    for kind in _KINDS:
+        if f"words_rows/{kind}" in last:
+            losses = [float(last[f"words_{case}/{kind}"]) for case in (RIGHT, SHUFFLED, NONE)]
+            rows.append([kind, int(last[f"words_rows/{kind}"]), *losses, float(last[f"words_gap_{NONE}/{kind}"])])
+    return head, rows
+
+
+def _before_after(measured: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[object]]]:
+    head = ("", "EOS before", "EOS now", "mean before", "mean now")
+    found = [entry for entry in measured if "rank_eos" in entry]
+    if not found:
+        return head, []
+    pairs = [(found[at], name) for name in ("eos", "mean") for at in (0, -1)]
+    return head, [[about, *(float(entry[f"{key}_{name}"]) for entry, name in pairs)] for key, about in _MEASURES]
+
+
+def _bars(layers: Sequence[Sequence[float]]) -> str:
+    """Draw a bar for each layer, cut by region."""
+    if not layers:
+        return ""
+    keys = "".join(f'<span><i class="c{number}"></i>{escape(name)}</span>' for number, name in enumerate(REGIONS))
+    lines = []
+    for number, shares in enumerate(layers, 1):
+        cells = "".join(
+            f'<div style="width:{100 * share:.2f}%;background:var(--c{at})" title="{escape(REGIONS[at])} {share:.1%}"></div>'
+            for at, share in enumerate(shares)
+        )
+        bar = f'<div style="display:flex;flex:1;height:16px;border-radius:4px;overflow:hidden">{cells}</div>'
+        lines.append(f'<div style="display:flex;gap:10px;align-items:center;margin:3px 0"><small>{number:>2}</small>{bar}</div>')
+    caption = "<figcaption>Attention of EOS <small>layer by layer</small></figcaption>"
+    return f'<figure>{caption}<div class="key">{keys}</div>{"".join(lines)}</figure>'
+
+
+def _cut(log: Sequence[dict[str, Any]]) -> str:
+    last = next((entry for entry in reversed(log) if "targets_cut" in entry), None)
+    if last is None:
+        return ""
+    return f" Of {last['seen']:,.0f} rows read since the run was last taken up, {last['targets_cut']:,.0f} had a B cut at max_target."
