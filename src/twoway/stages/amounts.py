@@ -1,4 +1,7 @@
-"""How much a stage will read: rows, tokens and steps, from the tables of its data and the plan of its first epoch; no model is needed."""
+"""How much a stage will read: rows, tokens and steps, from its own tables and plan of batches; the weights of no model are read.
+
+A stage's data is opened as training opens it, for a model of which only the processor is there.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from twoway.data.batching import PLAIN
-from twoway.data.encode import Encoder
-from twoway.data.epochs import Epochs
-from twoway.data.held import held_out
-from twoway.data.lengths import measure, picture_tokens
-from twoway.data.mixture import open_mixture
-from twoway.data.policy import Policy
+from twoway.content import ContentError
+from twoway.data.lengths import picture_tokens
+
+_SAMPLE = 48
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,20 @@ class Amount:
     image_tokens: int
     padded: int  # tokens that are computed: with padding
     batch: int
+    passes: int = 0  # forward beside the one that gradients come from
 
 
-# (config, encoder, folder that keeps tables, shards) -> Amount
-Count = Callable[[Any, Encoder, Path, int], Amount]
+# (open_data of the stage, config, what stands for a prepared model, folder that keeps tables, shards) -> Amount
+Count = Callable[[Callable[..., Any], Any, Any, Path, int], Amount]
 
 
-def count_documents(config: Any, encoder: Encoder, folder: Path, shards: int) -> Amount:
-    """Count for a stage that reads documents, in batches by their cost."""
-    mixture = open_mixture(config.data, folder=folder, policy=Policy("skip"))
-    costs, tokens = measure(mixture, encoder, config.cost), measure(mixture, encoder, PLAIN).length
-    pictures = np.minimum(np.concatenate([picture_tokens(table, encoder) for table in mixture.tables]), tokens)
-    held = held_out(mixture, config.held_out)
-    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
-    plan, steps = epochs.plan(0), config.max_steps or epochs.steps(config.epochs)
-    share = steps / len(plan)
-    rows = mixture.columns(plan.rows)
-    longest = np.maximum.reduceat(tokens[rows], plan.starts[:-1][np.diff(plan.starts) > 0])
-    padded = longest * np.diff(plan.starts)[np.diff(plan.starts) > 0]
+def count_rows(open_data: Callable[..., Any], config: Any, reader: Any, folder: Path, shards: int) -> Amount:
+    """Count for a stage whose rows go through the model in batches of equal cost."""
+    data = open_data(config, reader, folder, shards=shards, bad_rows=None)
+    tokens, plan, steps = data.epochs.costs.length, data.epochs.plan(0), data.total(config)
+    pictures = np.minimum(np.concatenate([picture_tokens(table, data.encode) for table in data.mixture.tables]), tokens)
+    share, rows, sizes = steps / len(plan), data.mixture.columns(plan.rows), np.diff(plan.starts)
+    padded = np.maximum.reduceat(tokens[rows], plan.starts[:-1][sizes > 0]) * sizes[sizes > 0]
     return Amount(
         steps=steps,
         rows=round(share * len(rows)),
@@ -54,3 +50,25 @@ def count_documents(config: Any, encoder: Encoder, folder: Path, shards: int) ->
         padded=round(share * float(padded.sum(dtype=np.float64))),
         batch=int(padded.max()),
     )
+
+
+def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder: Path, shards: int) -> Amount:
+    """Count for a stage of pairs: lengths from a sample of encoded rows, because a pair has several contents of unknown length."""
+    data = open_data(config, reader, folder, shards=shards, bad_rows=None)
+    steps, epoch = data.total(config), data.epochs.plan(0)
+    rows = round(sum(len(data.epochs.whole(step)[1]) for step in range(len(epoch))) * steps / len(epoch))
+    lengths, images, tried = [], [], 0
+    for row in epoch.rows[np.linspace(0, len(epoch.rows) - 1, _SAMPLE).astype(int)]:
+        try:
+            example = data.encode(data.pairs.read(int(row)), epoch=0)
+        except ContentError:
+            continue
+        tried += 1
+        for content in (example.query, example.positive, *example.negatives):
+            lengths.append(len(content.example.words))
+            images.append(int(content.example.image_tokens.sum()))
+    each = len(lengths) / max(tried, 1)
+    tokens = round(rows * each * float(np.mean(lengths or [0])))
+    shown = round(rows * each * float(np.mean(images or [0])))
+    # Chunks are cut by cost from rows sorted by length: little of them is padding. A pass without a graph comes first (gradient caching).
+    return Amount(steps, rows, tokens, shown, tokens, int(config.budget), passes=1)

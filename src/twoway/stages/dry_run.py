@@ -8,14 +8,13 @@ run before on this machine forecasts by its own speed. Streams of the hub are no
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from twoway.data.encode import Encoder
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.model import backbone
@@ -68,10 +67,15 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Reader:
-    """The model that rows are counted for."""
+    """What stands for a prepared model where its data is opened: all but the model."""
 
-    encoder: Encoder
+    processor: Any
+    geometry: PatchGeometry
+    max_length: int
     shape: Shape
+    pad_token: int = 0
+    token: Any = field(default_factory=lambda: SimpleNamespace(id=0))
+    start: Any = field(default_factory=lambda: SimpleNamespace(settings=SimpleNamespace(prompts={})))
 
 
 def dry_run(
@@ -114,9 +118,9 @@ def _trained(step: Step, reader: _Reader, nproc: int) -> Forecast:
     """Forecast a stage that trains."""
     config, count = step.job.config, step.job.kind.count
     assert count is not None
-    kept = step.folder / TABLES
+    begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
-        amount = count(config, reader.encoder, kept if kept.is_dir() else Path(folder), config.shards or nproc)
+        amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
     needed = bytes_needed(reader.shape, config, amount, nproc)
     last = (
         next((entry for entry in reversed(read_log(step.folder)) if entry.get("tokens_per_second")), None) if step.folder.exists() else None
@@ -164,6 +168,4 @@ def _reader(step: Step, steps: Sequence[Step]) -> _Reader:
             model: Any = SimpleNamespace(config=config)
             processors.set_pixels(model, processor, least=one.job.config.min_pixels, most=one.job.config.max_pixels)
     geometry = PatchGeometry.of(config, processor)
-    longest = min(int(limit) for limit in limits if limit)
-    encoder = Encoder(processor, geometry, max_length=longest, template=getattr(own, "template", "chat"))
-    return _Reader(encoder, shape_of(folder, geometry))
+    return _Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))

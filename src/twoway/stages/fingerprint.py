@@ -10,8 +10,10 @@ are not looked at. A stream of the hub, and a model of the hub, stand for themse
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,10 @@ import yaml
 
 from twoway import __version__
 from twoway.config import dump
+from twoway.data.rows import ReadOptions
 from twoway.data.samples import samples_folder, view
 from twoway.data.sources import kind_of
+from twoway.data.table import FINDERS
 from twoway.errors import TwowayError
 from twoway.files import sha256
 from twoway.model.source import is_hub_id
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
     from .recipe import Recipe, StageRecipe
 
 _WHOLE, _BLOCK, _BLOCKS = 1 << 30, 1 << 20, 256
-_SUFFIXES = {"parquet": (".parquet",), "pdf": (".pdf",)}
 # Of a model's folder: what decides what it computes, and not a trainer's logs and checkpoints.
 _MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "heads/*", "*_*/*.json", "*_*/*.safetensors")
 _NOT_MODEL = ("run.json", "training.json")
@@ -82,7 +85,7 @@ def plan(
             "revision": stage.kind.revision,
             "twoway": __version__,
             "config": settings(stage, nproc),
-            "data": [_data(one, found, problems) for one in getattr(stage.config, "data", ())],
+            **{key: _contents(value, found, problems) for key, value in _inputs(stage).items()},
             "input": known[stage.source] if base is None else found.model(base, problems),
         }
         job = Job(stage.name, stage.kind, stage.config, stage.source, base, stage.folder, parts, tuple(problems))
@@ -94,7 +97,7 @@ def plan(
 def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
     plain: dict[str, Any] = yaml.safe_load(dump(stage.config))
-    kept = {key: value for key, value in plain.items() if key not in stage.kind.free and key != "data"}
+    kept = {key: value for key, value in plain.items() if key not in stage.kind.free and key not in _inputs(stage)}
     if kept.get("shards", 0) is None:
         kept["shards"] = nproc  # that is what it then is
     return kept
@@ -109,11 +112,15 @@ def data_identity(source: SourceConfig) -> str:
         view(argument)
         home = samples_folder()
         return f"samples:{argument} {_files(home, [*home.glob('*.parquet'), home / 'manifest.json'])}"
-    place = Path(argument)
-    if place.is_file():
-        return _sum(place)
-    files = [path for path in place.rglob("*") if path.is_file() and path.suffix.lower() in _SUFFIXES.get(kind, (path.suffix.lower(),))]
-    return _files(place, files)
+    files = FINDERS[kind](argument, ReadOptions()).files()
+    return _files(Path(os.path.commonpath([path.absolute().parent for path in files])), [path.absolute() for path in files])
+
+
+def folder_identity(folder: Path) -> str:
+    """Return what tells the files of a folder from others."""
+    if not folder.is_dir():
+        raise TwowayError(f"there is no folder {folder}")
+    return _files(folder, [path for path in folder.rglob("*") if path.is_file()])
 
 
 def model_identity(model: str) -> str:
@@ -133,7 +140,7 @@ class _Remembered:
     """Looks at each model and each source once, and turns what is wrong with one into a word."""
 
     def __init__(self, of_model: Callable[[str], str], of_data: Callable[[SourceConfig], str]) -> None:
-        self._look: dict[str, Callable[[Any], str]] = {"model": of_model, "data": of_data}
+        self._look: dict[str, Callable[[Any], str]] = {"model": of_model, "data": of_data, "folder": folder_identity}
         self._seen: dict[tuple[str, Any], tuple[str, str | None]] = {}
 
     def model(self, model: str, problems: list[str]) -> str:
@@ -141,6 +148,9 @@ class _Remembered:
 
     def data(self, source: SourceConfig, problems: list[str]) -> str:
         return self._find("data", source.spec, source, problems)
+
+    def folder(self, folder: Path, problems: list[str]) -> str:
+        return self._find("folder", str(folder), folder, problems)
 
     def _find(self, what: str, key: str, given: Any, problems: list[str]) -> str:
         if (what, key) not in self._seen:
@@ -154,9 +164,22 @@ class _Remembered:
         return found
 
 
-def _data(source: SourceConfig, found: _Remembered, problems: list[str]) -> dict[str, Any]:
-    said = {"name": source.label, "weight": source.weight, "cap": source.cap, "template": source.template}
-    return said | {"content": found.data(source, problems)}
+def _inputs(stage: StageRecipe) -> dict[str, Any]:
+    """Return the settings that name what is read: lists of sources, and folders."""
+    values = {field.name: getattr(stage.config, field.name) for field in dataclasses.fields(stage.config)}
+    lists = {key: value for key, value in values.items() if isinstance(value, tuple) and value and hasattr(value[0], "spec")}
+    folders = {key: value for key, value in values.items() if isinstance(value, Path) and key not in stage.kind.free}
+    return lists | folders
+
+
+def _contents(given: Any, found: _Remembered, problems: list[str]) -> Any:
+    """Return data by what is in it."""
+    return found.folder(given, problems) if isinstance(given, Path) else [_source(one, found, problems) for one in given]
+
+
+def _source(source: SourceConfig, found: _Remembered, problems: list[str]) -> dict[str, Any]:
+    said = {field.name: getattr(source, field.name) for field in dataclasses.fields(source) if field.name not in ("spec", "root")}
+    return said | {"name": source.label, "content": found.data(source, problems)}
 
 
 def _files(home: Path, files: Any) -> str:

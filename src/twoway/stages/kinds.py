@@ -16,15 +16,16 @@ from twoway.training.config import FREE
 from twoway.training.progress import read_log
 from twoway.training.report import REPORT
 
-from . import convert, pretrain
-from .amounts import count_documents
+from . import bridge, convert, evaluate, finetune, pretrain
+from .amounts import count_pairs, count_rows
+from .evaluate_config import EvaluateConfig
 from .run_stage import run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from .amounts import Count
+    from .amounts import Amount, Count
     from .run_stage import Stage
 
 
@@ -35,7 +36,7 @@ class Kind:
     name: str
     config: type[Any]
     run: Callable[[str, Path, Any, int], Mapping[str, Any]]  # (base, out, config, ranks); goes on where it stopped; returns key figures
-    count: Count | None = None  # rows and tokens of a run; None where the stage reads no data of its own
+    count: Callable[[Any, Any, Path, int], Amount] | None = None  # (config, reader, folder for tables, shards): what a run reads
     marker: str = card.FILE  # the file that is there once all is done
     makes_model: bool = True  # so that a later stage may start from it
     report: str | None = None  # page within the stage's folder
@@ -48,9 +49,11 @@ class Kind:
         return frozenset(field.name for field in dataclasses.fields(self.config) if field.init)
 
 
-def training(stage: Stage[Any], *, count: Count = count_documents, revision: int = 1) -> Kind:
+def training(stage: Stage[Any], *, count: Count = count_rows, revision: int = 1) -> Kind:
     """Return the entry of a stage on the shared skeleton."""
-    return Kind(stage.name, stage.config, partial(_train, stage), count=count, report=REPORT, free=FREE, revision=revision)
+    return Kind(
+        stage.name, stage.config, partial(_train, stage), count=partial(count, stage.open_data), report=REPORT, free=FREE, revision=revision
+    )
 
 
 def _train(stage: Stage[Any], base: str, out: Path, config: Any, nproc: int) -> Mapping[str, Any]:
@@ -66,12 +69,23 @@ def _convert(base: str, out: Path, config: convert.ConvertConfig, _nproc: int) -
     return {"family": written.family, "attention": written.attention["measured"], "pooling": written.pooling, "width": written.width}
 
 
+def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapping[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    found = evaluate.evaluate(base, output=out / RESULTS, **config.options()).found
+    return {"mean": found["mean"], **{task: entry["score"] for task, entry in found["tasks"].items()}}
+
+
+RESULTS = "results.json"
 CONVERT = Kind("convert", convert.ConvertConfig, _convert)
+EVALUATE = Kind("evaluate", EvaluateConfig, _evaluate, marker=RESULTS, makes_model=False, free=frozenset({"device", "cache"}))
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         CONVERT,
         training(pretrain.STAGE),
+        training(bridge.STAGE),
+        training(finetune.STAGE, count=count_pairs),
+        EVALUATE,
     )
 }

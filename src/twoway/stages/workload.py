@@ -75,7 +75,7 @@ def operations(shape: Shape, config: Any, amount: Amount) -> float:
     if getattr(config, "mae_weight", 0):
         forward += 2.0 * config.decoder_depth * language / shape.layers * amount.padded
     # Gradients of the states, and of the weights where they train; states that are computed again cost a third pass.
-    passes = 2 + (0 if config.lora.rank else 1) + bool(config.gradient_checkpointing)
+    passes = 2 + (0 if config.lora.rank else 1) + bool(config.gradient_checkpointing) + amount.passes
     return forward * passes
 
 

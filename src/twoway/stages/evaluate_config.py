@@ -1,0 +1,40 @@
+"""What the stage `evaluate` of a recipe can be told: the options of `twoway evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - read at run time
+from typing import Any, Literal
+
+from twoway.errors import UsageError, did_you_mean
+
+from .evaluate import SUITES
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """A suite and how it is run."""
+
+    suite: str = "nano"
+    suite_data: Path | None = None  # folder of the suite's tasks; `data` of a recipe is what its stages train on
+    tasks: tuple[str, ...] = ()  # default: all that are there
+    subset: int | None = None  # queries of each task
+    pooling: Literal["mean", "last", "eos"] | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    max_length: int | None = None
+    cache: Path | None = None
+    on_bad: Literal["fail", "skip"] = "fail"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before anything heavy."""
+        if self.suite not in SUITES:
+            raise UsageError(f"unknown suite {self.suite!r}{did_you_mean(self.suite, SUITES)} (there are: {', '.join(SUITES)})")
+        if self.subset is not None and self.subset < 1:
+            raise UsageError(f"subset is at least 1, not {self.subset}")
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate`."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return given | {"data": given.pop("suite_data")}
