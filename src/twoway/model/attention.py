@@ -65,12 +65,15 @@ def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
         raise TwowayError(f"attention backend {backend} takes no mask of this kind; use one of {', '.join(MASKED_BACKENDS)}")
     # A row of a softmax needs something to see: padding sees itself, and nobody else sees it.
     allowed = allowed | torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
+    made: list[Any] = []  # once, when the first input says where
 
     def enter(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         like = next(value for value in (given.get("inputs_embeds"), given.get("input_ids"), *args) if value is not None)
         if like.shape[:2] != allowed.shape[:2]:
             raise TwowayError(f"the mask is for {tuple(allowed.shape[:2])} rows and tokens, the input has {tuple(like.shape[:2])}")
-        return args, {**given, "attention_mask": _in_form(language, allowed.to(like.device))}
+        if not made:
+            made.append(_in_form(language, allowed.to(like.device)))
+        return args, {**given, "attention_mask": made[0]}
 
     hook = language.register_forward_pre_hook(enter, with_kwargs=True)
     try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """Where to nudge and which earlier positions to watch."""
+    """Where to nudge and which positions to watch (earlier ones, but for the bridge)."""
 
     source: str
     target: str
@@ -88,7 +88,7 @@ class Watcher:
             movements = []
             for probe in probes:
                 # A sliding window hides what is far away from every layer alike; only what is near can tell the layers apart.
-                watch = [place for place in probe.watch if window is None or probe.at - place < window // 2]
+                watch = [place for place in probe.watch if window is None or abs(probe.at - place) < window // 2]
                 if not watch:
                     continue
                 new_args, new_kwargs = _with_hidden(nudged(hidden, [probe.at]), args, kwargs)

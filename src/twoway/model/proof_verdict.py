@@ -8,7 +8,7 @@ padding, how much of it there is, or what is in another row moves a row's states
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,6 +69,11 @@ class Cell:
     control: bool = True  # the changed positions themselves moved, so the proof can see
     noise: float = 0.0
     notes: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Name the row of a table that the case belongs to."""
+        return self.backend
 
     @property
     def verdict(self) -> str:
@@ -142,10 +147,34 @@ def merge(names: Iterable[str]) -> str:
     return names.pop() if len(names) == 1 else MIXED
 
 
-def explain(cells: Iterable[Cell]) -> str:
+class Case(Protocol):
+    """What is common to the cases of all proofs."""
+
+    @property
+    def group(self) -> str:
+        """Return the row of a table."""
+
+    @property
+    def kind(self) -> str:
+        """Return text or image."""
+
+    @property
+    def padding(self) -> str:
+        """Return the side of the padding."""
+
+    @property
+    def verdict(self) -> str:
+        """Return its name."""
+
+    @property
+    def reason(self) -> str:
+        """Return what decides the name."""
+
+
+def explain(cells: Iterable[Case]) -> str:
     """Say in one line why cases differ or leak; empty where all agree and are whole."""
     cells = list(cells)
-    reasons: dict[str, list[Cell]] = {}
+    reasons: dict[str, list[Case]] = {}
     for cell in cells:
         reasons.setdefault(cell.reason, []).append(cell)
     decided = {reason: those for reason, those in reasons.items() if reason}
@@ -155,13 +184,13 @@ def explain(cells: Iterable[Cell]) -> str:
     return "; ".join(f"{reason} [{where(those, cells)}]" for reason, those in decided.items())
 
 
-def where(those: Sequence[Cell], cells: Sequence[Cell]) -> str:
+def where(those: Sequence[Case], cells: Sequence[Case]) -> str:
     """Name cases briefly: `text` for all paddings of it, no backend where all backends agree."""
 
-    def cases(backend: str) -> str:
+    def cases(group: str) -> str:
         kinds: dict[str, list[str]] = {}
         for cell in those:
-            if cell.backend == backend:
+            if cell.group == group:
                 kinds.setdefault(cell.kind, []).append(cell.padding)
         paddings = {kind: {cell.padding for cell in cells if cell.kind == kind} for kind in kinds}
         words = {"none": "unpadded", "left": "padded left", "right": "padded right"}
@@ -170,14 +199,14 @@ def where(those: Sequence[Cell], cells: Sequence[Cell]) -> str:
             for kind, those in kinds.items()
         )
 
-    by_backend = {backend: cases(backend) for backend in dict.fromkeys(cell.backend for cell in cells)}
+    by_group = {group: cases(group) for group in dict.fromkeys(cell.group for cell in cells)}
     labels: dict[str, list[str]] = {}
-    for backend, label in by_backend.items():
+    for group, label in by_group.items():
         if label:
-            labels.setdefault(label, []).append(backend)
-    if len(labels) == 1 and all(by_backend.values()):
+            labels.setdefault(label, []).append(group)
+    if len(labels) == 1 and all(by_group.values()):
         return next(iter(labels))
-    return "; ".join(f"{', '.join(backends)}: {label}" for label, backends in labels.items())
+    return "; ".join(f"{', '.join(groups)}: {label}" for label, groups in labels.items())
 
 
 def name_layers(layers: tuple[LayerProof, ...]) -> str:
