@@ -131,6 +131,8 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
         shards = config.shards or read_run(out).get("shards") or ranks.count
         if shards % ranks.count:
             raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
+        if ranks.first and not Checkpoints(out).steps():
+            stage.require(prepared)
         data = _open(stage, config, prepared, out, ranks, shards)
         total = data.total(config)
         run = _run(stage, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
@@ -139,8 +141,6 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
             write_whole(out / CONFIG, dump(config))
             # A model of an earlier end of this run (--force with more steps) is not this run's.
             (out / card.FILE).unlink(missing_ok=True)
-            if not Checkpoints(out).steps():
-                stage.require(prepared)
         ranks.wait()
     trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
     trainer.run(data.loader)
