@@ -59,7 +59,7 @@ class BridgeEncoder:
         geometry: PatchGeometry,
         *,
         max_length: int,
-        max_target: int = 512,
+        max_target: int = 256,
         template: Style = "chat",
         whole_words: bool = False,
         text_cut: float = 0.5,

@@ -37,7 +37,7 @@ class BridgeConfig(StageConfig):
     mask: TargetMask = field(default_factory=TargetMask)
     eos_sees_target: bool = False  # as published: true
     sources_see_eos: bool = True
-    max_target: int = 512  # tokens of B; more are cut and counted
+    max_target: int = 256  # tokens of B; more are cut and counted
     text_cut: float = 0.5  # where a row of one text is cut into A and B; 0: such a row is bad
 
     def __post_init__(self) -> None:
