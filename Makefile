@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow lint format bench samples base clean
+.PHONY: help setup demo test test-slow lint format bench bench-embed samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ format: setup ## put the code in order
 
 bench: setup ## ratios of two things run side by side
 	$(BIN)/python -m benchmarks
+
+bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
+	$(BIN)/python -m benchmarks embed
 
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
 	$(BIN)/twoway samples --build build/samples

@@ -1,7 +1,8 @@
 """Which rows share a batch: those of one kind and nearly one length, as many as a budget of tokens holds.
 
 Rows are looked at in windows, bounded in number and in bytes, so any size of input passes in constant memory. Inside a window rows are
-sorted by length, the longest first, so that a batch that does not fit shows at once. A batch costs its longest row times its rows.
+sorted by length, the longest first, so that a batch that does not fit shows at once. A batch costs its longest row times its rows. It also
+ends where the next row is much shorter than the first, once it is large enough to keep the machine busy: padding is work like any other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class Item:
     kind: str
     length: float
     indexes: list[int] = field(default_factory=list)
+
+
+# A batch of at least this share of the budget takes no row shorter than this share of its longest one.
+_BUSY, _NEAR = 1 / 8, 0.85
 
 
 def size_in_memory(document: Document) -> int:
@@ -68,10 +73,16 @@ def batches(window: list[Item], *, budget: float, most: int) -> Iterator[list[It
     batch: list[Item] = []
     for item in window:
         # The first row is the longest, so the batch is as wide as that.
-        full = batch and ((len(batch) + 1) * batch[0].length > budget or len(batch) >= most)
-        if batch and (full or item.kind != batch[0].kind):
+        if batch and (item.kind != batch[0].kind or _full(batch, item, budget, most)):
             yield batch
             batch = []
         batch.append(item)
     if batch:
         yield batch
+
+
+def _full(batch: list[Item], item: Item, budget: float, most: int) -> bool:
+    """Say whether an item is better off in a batch of its own."""
+    widest, rows = batch[0].length, len(batch)
+    busy = rows * widest >= _BUSY * budget
+    return (rows + 1) * widest > budget or rows >= most or (busy and item.length < _NEAR * widest)

@@ -1,0 +1,51 @@
+"""The embedding engine beside `SentenceTransformer.encode`: the same model, the same files, the same vectors, in turns."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import twoway
+from twoway.data.samples import samples_folder
+from twoway.embedding import Embedder, open_embedder
+
+from .embed_mix import KINDS, mix
+from .side_by_side import side_by_side, table
+
+COUNT = 400
+
+
+def main() -> None:
+    """Embed the mix with both, and each kind alone; `encode` has the better of its default batch size and a small one."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        twoway.convert(samples_folder() / "base", Path(scratch) / "model", dtype="float32")
+        engine = open_embedder(Path(scratch) / "model", device="cpu")
+        rows = mix(Path(scratch), COUNT)
+        counts = Counter(kind for kind, _, _ in rows)
+        chosen = {"the mix": rows} | {kind: [row for row in rows if row[0] == kind] for kind in KINDS}
+        for name, part in chosen.items():
+            compare(engine, name, part, rounds=3 if name == "the mix" else 2)
+        print(f"\nthe mix: {', '.join(f'{count} {kind}' for kind, count in counts.items())}; float32, torch with one thread")
+
+
+def compare(engine: Embedder, name: str, rows: list, *, rounds: int) -> None:
+    """Time both on some rows, and see that their vectors are the same."""
+    documents, inputs = [row[1] for row in rows], [row[2] for row in rows]
+    apart = float(np.abs(engine.array(documents) - engine.sentence.encode(inputs, show_progress_bar=False)).max())
+    if apart > 1e-5:
+        raise SystemExit(f"{name}: the vectors are {apart:.1e} apart")
+    alone = Embedder.of(engine.sentence, workers=0)
+    things = {
+        "encode, batches of 32 (default)": lambda: engine.sentence.encode(inputs, show_progress_bar=False),
+        "encode, batches of 8": lambda: engine.sentence.encode(inputs, batch_size=8, show_progress_bar=False),
+        "twoway, one thread": lambda: alone.array(documents),
+        f"twoway, {engine.settings.threads()} more to prepare": lambda: engine.array(documents),
+    }
+    seconds = side_by_side(things, rounds=rounds, warm_up=0)
+    said = {thing: f"{len(rows) / value:.0f} a second" for thing, value in seconds.items()}
+    table(f"{name}: {len(rows)} rows, vectors at most {apart:.0e} apart", seconds, work=said)
