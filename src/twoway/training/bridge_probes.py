@@ -106,14 +106,14 @@ class BridgeProber:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
 
 
-def measure(task: Any, pairs: Sequence[Pair], prober: BridgeProber) -> dict[str, float]:
+def measure(task: Any, pairs: Sequence[Pair], prober: BridgeProber, *, vectors: bool = True) -> dict[str, float]:
     """Return what was found, by name; nothing where there is nothing to measure."""
     found: dict[str, float] = {}
     with undisturbed(task, METHODS):
         cases, modality = _losses(task, pairs, prober)
         if cases:
             found |= _said(cases, modality)
-        if len(pairs) > 1:
+        if vectors and len(pairs) > 1:
             found |= _vectors(task, pairs, prober)
     return {name: round(float(value), 6) for name, value in found.items()}
 

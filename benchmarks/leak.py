@@ -1,0 +1,208 @@
+"""Does it matter that EOS sees the target? CoCoA's bridge with each mask, measured on concepts that it never saw (arXiv 2603.01471).
+
+    python -m benchmarks.leak OUT                  all seeds, one after the other
+    python -m benchmarks.leak OUT --seeds 1        one of them (several commands may share an OUT, each with its own seeds)
+    python -m benchmarks.leak OUT --show           the tables of what is there
+
+From the shipped base: one warm-up (two-way, masked words 0.2, masked patches 0.5) on all concepts, as the base has seen them all; then for
+each seed and each mask the bridge on a fixed number of rows of one half of the concepts; then contrastive training on the same half, and
+once without any bridge. Everything is measured on the other half: pictures and their names in four languages.
+
+- `through EOS`: nats a masked word that the right A saves over EOS cut off from A; once under the mask of training, and once as at
+  inference, where EOS sees no B.
+- `zero-shot`: the mean of one over the place of the right name, straight from EOS after the bridge; `tuned`: after contrastive training.
+
+Intervals are 95% (Student's t over seeds). A run that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+MASKS = {
+    "EOS sees B, A sees EOS (as published)": {"eos_sees_target": True, "sources_see_eos": True},
+    "EOS sees B": {"eos_sees_target": True, "sources_see_eos": False},
+    "A sees EOS": {"eos_sees_target": False, "sources_see_eos": True},
+    "neither": {"eos_sees_target": False, "sources_see_eos": False},
+}
+NONE = "no bridge"
+TASK, TRAIN, TEST = "picture-name", "samples:train", "samples:test"
+COLUMNS = {
+    "loss of B": "words_right",
+    "through EOS": "words_gap_none",
+    "as at inference": "alone_gap_none",
+    "first word": "alone_first_right_accuracy",
+    "zero-shot": "zero",
+    "zero-shot, mean": "zero_mean",
+    "tuned": "tuned",
+}
+SAID = ("warm_steps", "steps", "rows", "tune_steps", "batch", "tested")
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+COMMON: dict[str, Any] = {
+    "dtype": "float32",
+    "budget": 2048,
+    "max_length": 512,
+    "held_out": 0,
+    "workers": 0,
+    "clip": 1.0,
+    "save_steps": 10_000,
+}
+
+
+def main() -> None:
+    """Do what is left to do and print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.leak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", default="samples/base")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--warm-steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=32, help="rows of a step of the bridge (default: 32)")
+    parser.add_argument("--tune-steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=64, help="rows of a step of contrastive training (default: 64)")
+    parser.add_argument("--tested", type=int, default=192, help="pairs that are measured (default: 192)")
+    parser.add_argument("--show", action="store_true")
+    args = parser.parse_args()
+    if not args.show:
+        warm = args.out / "warm-up"
+        warm_up(args, warm)
+        for seed in args.seeds:
+            for number, name in enumerate([*MASKS, NONE]):
+                one(args, warm, name, args.out / f"{number}-{seed}.json", seed)
+    show(args.out)
+
+
+def warm_up(args: argparse.Namespace, out: Path) -> None:
+    """Make the base two-way."""
+    from twoway.stages.pretrain import pretrain
+
+    masks = {"mask": _masks(words=0.2, patches=0.5), "lr": 6e-4, "max_steps": args.warm_steps, "log_steps": 25}
+    pretrain(args.base, out, ["samples:pretrain"], **COMMON | masks)
+
+
+def _masks(**shares: float) -> Any:
+    from twoway.data.corrupt import CorruptConfig
+
+    return CorruptConfig(**shares)
+
+
+def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int) -> None:
+    """Train with one mask and one seed, and measure."""
+    from twoway.stages.bridge import bridge
+    from twoway.stages.finetune import finetune
+
+    if result.exists():
+        return
+    found: dict[str, Any] = {"mask": name, "seed": seed} | {key: vars(args)[key] for key in SAID}
+    home, start = result.with_suffix(""), warm
+    if name != NONE:
+        start = home / "bridge"
+        steps = {"max_steps": args.steps, "batch_rows": args.rows, "lr": 3e-4, "log_steps": 10}
+        bridge(warm, start, [TRAIN], seed=seed, on_bad="skip", **COMMON | steps | MASKS[name])
+    found |= probe(start, MASKS.get(name, next(iter(MASKS.values()))), args.tested)
+    tuned = home / "tuned"
+    loss = {"batch": args.batch, "max_steps": args.tune_steps, "lr": 3e-4, "log_steps": 10, "small_tasks": "keep", "pooling": "eos"}
+    finetune(start, tuned, [TRAIN], seed=seed, loss=_loss(), **COMMON | loss)
+    found |= {"tuned": recall(tuned, args.tested)}
+    result.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _loss() -> Any:
+    from twoway.stages.contrastive_task import ContrastiveConfig
+
+    return ContrastiveConfig(temperature=0.05)
+
+
+def tested(count: int) -> list[Any]:
+    """Return pairs of a picture and its name, of concepts that no training here showed; the first of a fixed random order."""
+    from twoway.data.samples import pairs
+
+    return [pair for pair in pairs(TEST.partition(":")[2]) if pair.task == TASK][:count]
+
+
+def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
+    """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
+    import tempfile
+
+    from twoway.data.bridge_rows import sides
+    from twoway.data.bridge_sources import BridgeSource
+    from twoway.data.pair_rows import PairRow, as_document
+    from twoway.stages.bridge_config import BridgeConfig
+    from twoway.stages.bridge_data import open_data
+    from twoway.stages.bridge_model import prepare
+    from twoway.training.bridge_probes import BridgeProber, measure
+    from twoway.training.pairs import match
+
+    found: dict[str, float] = {}
+    rows = [
+        (f"{TEST}#{number}", sides(as_document(PairRow(TASK, one.query, one.positive))).joined) for number, one in enumerate(tested(count))
+    ]
+    for name, sees in (("", mask), ("alone_", mask | {"eos_sees_target": False})):
+        config = BridgeConfig(data=(BridgeSource(TEST, cap=4),), **{"dtype": "float32", "max_length": 512, "held_out": 0, **sees})
+        prepared = prepare(model, config)
+        with tempfile.TemporaryDirectory() as folder:
+            data = open_data(config, prepared, Path(folder), shards=1, bad_rows=None)
+        prober = BridgeProber(data.encode, data.mask, data.collate, prepared.geometry, prepared.token.id)
+        said = measure(prepared.task, match(rows), prober, vectors=not name)
+        found |= {f"{name}{key}": value for key, value in said.items()}
+    return found | {"zero": found["reciprocal_eos"], "zero_mean": found["reciprocal_mean"]}
+
+
+def recall(model: Path, count: int) -> float:
+    """Return the mean of one over the place of the right name, as anybody embeds with the model."""
+    from twoway.embedding import open_embedder
+    from twoway.training.bridge_vectors import retrieval
+
+    rows = tested(count)
+    embedder = open_embedder(model, device="cpu", dtype="float32")
+    a, b = (embedder.array([getattr(one, side) for one in rows]) for side in ("query", "positive"))
+    return retrieval(a, b, ["".join(one.positive.texts) for one in rows])["reciprocal"]
+
+
+def show(out: Path) -> None:
+    """Print means with 95% intervals over seeds, and differences to the published mask seed by seed."""
+    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
+    names = [name for name in [*MASKS, NONE] if any(run["mask"] == name for run in runs)]
+    if not runs:
+        print("nothing is measured yet")
+        return
+    about = "bridge: {steps} steps of {rows} rows; contrastive: {tune_steps} steps of {batch}; {tested} pairs of unseen concepts"
+    print(about.format(**runs[0]))
+    table = {name: {run["seed"]: run for run in runs if run["mask"] == name} for name in names}
+    _print(
+        "mean over seeds",
+        {name: {key: _interval([run[key] for run in table[name].values()]) for key in COLUMNS.values()} for name in names},
+    )
+    first = table.get(next(iter(MASKS)), {})
+    paired = {name: {key: _paired(table[name], first, key) for key in COLUMNS.values()} for name in names if table[name] is not first}
+    _print("difference to the published mask, seed by seed", paired)
+
+
+def _paired(runs: dict[int, Any], first: dict[int, Any], key: str) -> str:
+    return _interval([run[key] - first[seed][key] for seed, run in runs.items() if seed in first])
+
+
+def _interval(values: list[float]) -> str:
+    if not values:
+        return "–"
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ± {T95[min(len(values), 5)] * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+
+
+def _print(title: str, rows: dict[str, dict[str, str]]) -> None:
+    print(f"\n| {title} | " + " | ".join(COLUMNS) + " |")
+    print("|---|" + "---|" * len(COLUMNS))
+    for name, cells in rows.items():
+        print(f"| {name} | " + " | ".join(cells[key] for key in COLUMNS.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
