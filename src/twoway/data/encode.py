@@ -156,10 +156,13 @@ class Encoder:
         }
         if not pictures and not self.takes_text_alone:
             return self.tokenizer([prompt], **settings)
-        settings["return_text_replacement_offsets"] = True
         try:
             return self.processor(
-                text=[prompt], images=[pictures] if pictures else None, text_kwargs=settings, images_kwargs={"return_tensors": "pt"}
+                text=[prompt],
+                images=[pictures] if pictures else None,
+                return_text_replacement_offsets=True,
+                text_kwargs=settings,
+                images_kwargs={"return_tensors": "pt"},
             )
         except ValueError as error:
             reason = str(error).partition("\n")[0]

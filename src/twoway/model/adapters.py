@@ -9,6 +9,7 @@ answers as the adapted one does.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,10 @@ def add_adapters(
     """Add adapters to the linear layers of these parts; only they train afterwards."""
     chosen = [name for part in where for name in part_layers(model, part, layers)]
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=chosen, bias="none")
-    adapted = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft reads a property of the model that transformers is about to rename.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = peft.get_peft_model(model, config)
     train, total = adapted.get_nb_trainable_parameters()
     if not train:
         raise TwowayError(f"the adapter trains nothing: no parameter of {', '.join(where)} takes part")

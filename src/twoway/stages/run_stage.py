@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import torch
 import yaml
 
 from twoway.config import dump
@@ -96,7 +97,7 @@ def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, 
     same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)
     done = read_run(out).get("steps")
     if done is not None and finished(out) and not force:
-        return StageResult(str(out), done, done, _last(out))
+        return StageResult(str(out), done, done, _last(out) if _is_first() else {})
     began = (Checkpoints(out).steps() or [0])[-1]
     if nproc > 1:
         launch(nproc, train, stage, base, out, config, force)
@@ -132,7 +133,9 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
         if shards % ranks.count:
             raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
         if ranks.first and not Checkpoints(out).steps():
-            stage.require(prepared)
+            # A proof looks into layers; compiled ones would be compiled for it alone.
+            with torch.compiler.set_stance("force_eager"):
+                stage.require(prepared)
         data = _open(stage, config, prepared, out, ranks, shards)
         total = data.total(config)
         run = _run(stage, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
@@ -142,8 +145,8 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
             # A model of an earlier end of this run (--force with more steps) is not this run's.
             (out / card.FILE).unlink(missing_ok=True)
         ranks.wait()
-    trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
-    trainer.run(data.loader)
+        trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
+        trainer.run(data.loader)
     ranks.leave()
     return prepared
 

@@ -149,7 +149,8 @@ def undisturbed(task: Any, methods: Sequence[str] = ("look",)) -> Iterator[None]
         for method in methods:
             register_fsdp_forward_method(module, method)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
+        # What is looked at now and then is not worth compiling for.
+        with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
             warnings.simplefilter("ignore")  # of many accelerators, all are kept
             task.eval()
             yield
