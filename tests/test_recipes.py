@@ -69,7 +69,7 @@ def small(stage):
     words = {key: value for key, value in SMALL.items() if key in keys}
     if stage.kind.name == "finetune":
         del words["batch_rows"]  # refused there: a batch is that of the loss
-        words |= {"batch": 4, "eval_data": "[]"}
+        words |= {"batch": 4, "eval_data": "[]", "small_tasks": "keep"}
     if "data" in keys:
         words |= {"data": PAIRS if stage.kind.name in OF_PAIRS else DOCUMENTS}
     return [f"{stage.name}.{key}={value}" for key, value in words.items()]

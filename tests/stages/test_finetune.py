@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from pair_toys import USUAL, pair_file
 from twoway.config import load
 from twoway.data.pair_mixture import PairSource
 from twoway.errors import TwowayError, UsageError
@@ -22,32 +23,11 @@ from twoway.stages.finetune_config import FinetuneConfig
 from twoway.training.checkpoint import Checkpoints
 from twoway.training.progress import read_log
 
-USUAL = {
-    "max_steps": 6, "save_steps": 2, "eval_steps": 3, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch": 6, "workers": 0,
-    "budget": 600.0, "held_out": 2, "prompts": {"query": "Find it: ", "colour-document": "A colour: "},
-}  # fmt: skip
-WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
-
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Pairs of three tasks: a picture and its name, a name and its picture with a text, and texts alone with hard negatives."""
-    home = tmp_path_factory.mktemp("pairs")
-    draw, lines = np.random.default_rng(0), []
-    for number in range(63):
-        word = WORDS[number % 10]
-        PILImage.fromarray(draw.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(home / f"{number}.png")
-        picture = {"image": f"{number}.png"}
-        if number % 3 == 0:
-            lines.append({"query": picture, "positive": f"{word} {number}", "task": "colour"})
-        elif number % 3 == 1:
-            lines.append({"query": [{"text": f"the {word}"}, picture, {"text": "one"}], "positive": picture, "task": "same"})
-        else:
-            others = [f"no {other}" for other in range(number % 4)]
-            lines.append({"query": f"say {number} " + "so " * number, "positive": f"{word} {number}", "negatives": others, "task": "words"})
-    path = home / "rows.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+    """Pairs of three tasks, with pictures, texts and hard negatives."""
+    return pair_file(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +213,15 @@ def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_
 def test_settings_that_cannot_be_are_refused_at_once(words, message):
     with pytest.raises(UsageError, match=message):
         load(FinetuneConfig, None, words)
+
+
+def test_a_sources_own_instructions_are_saved_under_its_task():
+    """Without a name of its own a source's task is its file's."""
+    sources = (PairSource("a.jsonl", query="Find: "), PairSource("b.jsonl", task="b", document="A page: "))
+    config = FinetuneConfig(data=sources, prompts={"document": "It: "})
+    assert config.all_prompts() == {"document": "It: ", "a.jsonl-query": "Find: ", "b-document": "A page: "}
+    with pytest.raises(UsageError, match="the prompt b-query is said twice"):
+        FinetuneConfig(data=(PairSource("x", task="b", query="1"), PairSource("y", task="b", query="2"))).all_prompts()
 
 
 @pytest.mark.parametrize(

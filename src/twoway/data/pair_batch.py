@@ -22,6 +22,7 @@ from ..content import ContentError
 from .batching import PLAIN, CostWeights, cost
 from .chunks import cut
 from .collate import model_inputs
+from .pair_mixture import DOCUMENT, QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from .pair_rows import PairRow
 
 Choice = Literal["first", "random"]
-QUERY, DOCUMENT = "query", "document"
 
 
 def prompt_of(prompts: Mapping[str, str], task: str, side: str) -> str:

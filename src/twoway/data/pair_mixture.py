@@ -30,15 +30,26 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 # No more than one row of a task in so many is held out.
 _ONE_IN = 20
 
 
 @dataclass(frozen=True)
 class PairSource(SourceConfig):
-    """One source of pairs; `template` is a ready mapping (`pair_formats`), `task` the task of all its rows."""
+    """One source of pairs; `template` is a ready mapping (`pair_formats`), `task` the task of all its rows.
+
+    `query` and `document` are the instructions of its sides, where its rows are of one task.
+    """
 
     task: str | None = None
+    query: str = ""
+    document: str = ""
+
+    def prompts(self) -> dict[str, str]:
+        """Return its instructions by the names that a checkpoint has them under."""
+        named = ((QUERY, self.query), (DOCUMENT, self.document))
+        return {f"{self.task or self.label}-{side}": text for side, text in named if text}
 
     def check_template(self) -> None:
         """Refuse a mapping that there is not."""

@@ -41,6 +41,15 @@ class FinetuneConfig(StageConfig):
     held_out: int = 64  # of each task
     keep: Literal["last", "best"] = "last"  # which weights become the model
 
+    def all_prompts(self) -> dict[str, str]:
+        """Return the instructions of all tasks, those of sources included."""
+        found: dict[str, str] = dict(self.prompts)
+        for source in self.data:
+            for name, text in source.prompts().items():
+                if found.setdefault(name, text) != text:
+                    raise UsageError(f"the prompt {name} is said twice, and not alike: {found[name]!r} and {text!r}")
+        return found
+
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.data.encode import Encoder
-from twoway.data.pair_batch import DOCUMENT, QUERY, PairEncoder, collate_pairs
+from twoway.data.pair_batch import PairEncoder, collate_pairs
 from twoway.data.pair_loader import PairLoader
-from twoway.data.pair_mixture import Pairs, open_pairs
+from twoway.data.pair_mixture import DOCUMENT, QUERY, Pairs, open_pairs
 from twoway.data.policy import Policy
 from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
@@ -132,6 +132,6 @@ def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None
 def _require_tasks(config: FinetuneConfig, tasks: Sequence[str]) -> None:
     """Refuse prompts for tasks that there are not."""
     known = [QUERY, DOCUMENT, *(f"{task}-{side}" for task in dict.fromkeys(tasks) for side in (QUERY, DOCUMENT))]
-    for name in config.prompts:
+    for name in config.all_prompts():
         if name not in known:
             raise UsageError(f"prompts.{name}: there is no such task or side{did_you_mean(name, known)} (there are: {', '.join(known)})")

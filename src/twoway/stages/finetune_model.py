@@ -29,7 +29,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
     set_template(parts, style=config.template, place=config.prompt_place)
     if mode == "eos" and own.pooling != "eos":
         pooling.append_eos(parts)
-    prompts = {name: text for name, text in (own.prompts | config.prompts).items() if text}
+    prompts = {name: text for name, text in (own.prompts | config.all_prompts()).items() if text}
     require_prompts(parts, prompts)
     adapted = choose(model, config)
     freeze_head(model)

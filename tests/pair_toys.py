@@ -1,0 +1,61 @@
+"""Pairs and short runs on them, in a module that other processes can import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from twoway.data.pair_mixture import PairSource, open_pairs
+from twoway.data.task_batches import TaskEpochs
+from twoway.stages.finetune import finetune
+from twoway.training.ranks import Ranks
+
+WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
+USUAL = {
+    "max_steps": 6, "save_steps": 2, "eval_steps": 3, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch": 6, "workers": 0,
+    "budget": 600.0, "held_out": 2, "prompts": {"query": "Find it: ", "colour-document": "A colour: "}, "device": "cpu",
+}  # fmt: skip
+
+
+def pair_file(home: Path) -> Path:
+    """Write pairs of three tasks: a picture and its name, text and picture for a picture, and texts alone with hard negatives."""
+    draw, lines = np.random.default_rng(0), []
+    for number in range(63):
+        word = WORDS[number % 10]
+        PILImage.fromarray(draw.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(home / f"{number}.png")
+        picture = {"image": f"{number}.png"}
+        if number % 3 == 0:
+            lines.append({"query": picture, "positive": f"{word} {number}", "task": "colour"})
+        elif number % 3 == 1:
+            lines.append({"query": [{"text": f"the {word}"}, picture, {"text": "one"}], "positive": picture, "task": "same"})
+        else:
+            others = [f"no {other}" for other in range(number % 4)]
+            lines.append({"query": f"say {number} " + "so " * number, "positive": f"{word} {number}", "negatives": others, "task": "words"})
+    path = home / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def tune(base, out, rows, options):
+    """Run `finetune` with a thread, as other processes do."""
+    torch.set_num_threads(1)
+    finetune(base, out, [str(rows)], **options)
+
+
+def note_tasks(rows, out, steps):
+    """Be a rank: write down which tasks the rows of each global batch have, on all ranks together."""
+    ranks = Ranks("cpu")
+    pairs = open_pairs([PairSource(str(rows))])
+    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.count)
+    found = []
+    for step in range(steps):
+        _, pieces = epochs.rows(step, ranks.rank, ranks.count)
+        own = [(pairs.tasks[pairs.task_of[row]], int(row)) for piece in pieces for row in piece]
+        found.append(ranks.gather(own))
+    if ranks.first:
+        Path(out).write_text(json.dumps(found))
+    ranks.leave()
