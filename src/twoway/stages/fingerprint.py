@@ -26,7 +26,7 @@ from twoway.data.rows import ReadOptions
 from twoway.data.samples import samples_folder, view
 from twoway.data.sources import kind_of
 from twoway.data.table import FINDERS
-from twoway.errors import TwowayError
+from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 from twoway.model.source import is_hub_id
 
@@ -112,6 +112,8 @@ def data_identity(source: SourceConfig) -> str:
         view(argument)
         home = samples_folder()
         return f"samples:{argument} {_files(home, [*home.glob('*.parquet'), home / 'manifest.json'])}"
+    if kind not in FINDERS:
+        raise UsageError(f"{source.spec} cannot be trained on row by row; name its files one by one, or their folder")
     files = FINDERS[kind](argument, ReadOptions()).files()
     return _files(Path(os.path.commonpath([path.absolute().parent for path in files])), [path.absolute() for path in files])
 
