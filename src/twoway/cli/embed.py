@@ -6,8 +6,6 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from twoway.data.policy import add_on_bad
-
 if TYPE_CHECKING:
     import argparse
 
@@ -44,7 +42,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dpi", type=int, default=144, help="resolution of PDF pages")
     parser.add_argument("--shard-rows", metavar="N", type=int, default=2048, help="rows of input a file covers; a kill costs at most these")
     parser.add_argument("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew")
-    add_on_bad(parser)
+    parser.add_argument(
+        "--on-bad",
+        choices=("fail", "skip"),
+        default="fail",
+        help="a bad row stops the run (fail), or is left out, counted and listed in bad-rows.jsonl (skip)",
+    )
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
