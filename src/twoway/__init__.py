@@ -12,6 +12,7 @@ _HOME: dict[str, str] = {
     "Embedder": "twoway.embedding",
     "bridge": "twoway.stages.bridge",
     "check": "twoway.stages.check",
+    "check_bridge": "twoway.stages.check_bridge",
     "convert": "twoway.stages.convert",
     "embed": "twoway.stages.embed",
     "finetune": "twoway.stages.finetune",

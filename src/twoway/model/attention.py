@@ -49,6 +49,14 @@ def declared(config: PreTrainedConfig) -> Attention:
     return "causal" if getattr(config.get_text_config(), "is_causal", True) else "two-way"
 
 
+def require_two_way(config: PreTrainedConfig) -> None:
+    """Refuse a model that is still causal."""
+    if declared(config) != "two-way":
+        raise TwowayError(
+            f"this {config.model_type} is causal, and no mask opens what it keeps shut; make it two-way first (twoway convert)"
+        )
+
+
 @contextmanager
 def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
     """Let each token see those alone that `allowed` says, `(rows, length, length)`, in every layer of the language model.
@@ -56,10 +64,7 @@ def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
     The model is a two-way one, with or without its head, and is called inside as ever, with its `attention_mask` of zeros and ones.
     """
     language = model.get_decoder()
-    if declared(model.config) != "two-way":
-        raise TwowayError(
-            f"this {model.config.model_type} is causal, and a mask cannot open what it keeps shut; convert it to two-way first"
-        )
+    require_two_way(model.config)
     backend = language.config._attn_implementation
     if backend not in MASKED_BACKENDS:
         raise TwowayError(f"attention backend {backend} takes no mask of this kind; use one of {', '.join(MASKED_BACKENDS)}")

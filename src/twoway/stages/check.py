@@ -11,7 +11,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from twoway.model.opened import Declared, Opened, open_model
 from twoway.model.source import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    C = TypeVar("C")
 
 log = logging.getLogger(__name__)
 
@@ -110,21 +112,34 @@ def check(
     device: str = "cpu",
 ) -> Report:
     """Prove what the attention of `model` does: a folder or hub id, of transformers or sentence-transformers."""
-    for word, known in [(expect, EXPECT), *((backend, BACKENDS) for backend in backends or ())]:
-        if word is not None and word not in known:
-            raise UsageError(f"check knows no {word!r}{did_you_mean(word, known)} (there are: {', '.join(known)})")
+    require_known([(expect, EXPECT), *((backend, BACKENDS) for backend in backends or ())])
     with quiet():
         opened = open_model(model, dtype=dtype, device=device, processor=processor)
-        cells, skipped = prove(opened, backends or BACKENDS)
+        cells, skipped = prove(opened, backends or BACKENDS, _cells)
         moved = embedding_in_company(opened)
     said = Declared(expect, "asked for") if expect else opened.declared
     used = str(opened.model.dtype).removeprefix("torch.")
     return Report(str(model), opened.model.config.model_type, said, cells, skipped, moved, used, str(opened.model.device))
 
 
-def prove(opened: Opened, backends: Sequence[str]) -> tuple[tuple[proof_verdict.Cell, ...], tuple[Skipped, ...]]:
-    """Run the proof under each backend; at least one must work."""
-    cells: list[proof_verdict.Cell] = []
+def require_known(words: Sequence[tuple[str | None, Sequence[str]]]) -> None:
+    """Refuse a word that is none of those known."""
+    for word, known in words:
+        if word is not None and word not in known:
+            raise UsageError(f"check knows no {word!r}{did_you_mean(word, known)} (there are: {', '.join(known)})")
+
+
+def _cells(model: Any, processor: Any) -> tuple[tuple[proof_verdict.Cell, ...], tuple[str, ...]]:
+    """Prove one model under the backend it has; return the cases, and notes on what could not be tested."""
+    verdict = proof.probe(model, processor, paddings=proof.PADDINGS)
+    return verdict.cells, verdict.notes
+
+
+def prove(
+    opened: Opened, backends: Sequence[str], probe: Callable[[Any, Any], tuple[tuple[C, ...], tuple[str, ...]]]
+) -> tuple[tuple[C, ...], tuple[Skipped, ...]]:
+    """Run a proof under each backend; at least one must work."""
+    cells: list[C] = []
     skipped: list[Skipped] = []
     before = opened.model.config._attn_implementation
     for backend in backends:
@@ -133,12 +148,12 @@ def prove(opened: Opened, backends: Sequence[str]) -> tuple[tuple[proof_verdict.
             # Compiling the flex kernel for a CPU takes minutes; unfused it builds the same masks and gives the same states.
             try:
                 with torch.compiler.set_stance("force_eager" if opened.model.device.type == "cpu" else "default"):
-                    verdict = proof.probe(opened.model, opened.processor, paddings=proof.PADDINGS)
+                    found, notes = probe(opened.model, opened.processor)
             except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
                 reason = f"does not run here: {first_line(error)}"
             else:
-                cells += verdict.cells
-                skipped += [Skipped(*note.split(": ", 1)) for note in verdict.notes]
+                cells += found
+                skipped += [Skipped(*note.split(": ", 1)) for note in notes]
         if reason:
             skipped.append(Skipped(backend, reason))
     opened.model.set_attn_implementation(before)
