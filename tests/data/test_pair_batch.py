@@ -132,3 +132,18 @@ def test_chunks_hold_what_encoding_alone_gives(made, encoder):
         assert (pixels is None) == ("pixel_values" not in alone)
         if pixels is not None:
             np.testing.assert_array_equal(pixels, alone["pixel_values"])
+
+
+def test_a_picture_of_one_token_is_no_row_of_tokens(tiny_model):
+    """Its grid (1, 3) has the shape of a row of three tokens: a mark before it, itself, a mark behind it."""
+    processor = load_processor(tiny_model("qwen2_vl"))
+    encoder = Encoder(processor, PatchGeometry.of(load_config(tiny_model("qwen2_vl")), processor), max_length=256, template="plain")
+    one = Document((Image(PILImage.new("RGB", (28, 28), "red")),))
+    example = encoder("x", one)
+    assert example.inputs["input_ids"].shape == (3,)
+    assert example.inputs["image_grid_thw"].shape == (1, 3)
+    code = PairEncoder(encoder, {}, 0)
+    batch = collate_pairs(
+        [code(("r", row(text("q"), one)), epoch=0), code(("s", row(text("r"), PICTURE)), epoch=0)], pad_token=0, budget=1e4
+    )
+    assert sum(len(chunk["inputs"].get("image_grid_thw", [])) for chunk in batch["chunks"]) == 2

@@ -179,7 +179,9 @@ class Encoder:
         for name, value in out.items():
             if name not in _ASIDE:
                 tensor = torch.as_tensor(np.asarray(value)) if not isinstance(value, torch.Tensor) else value
-                inputs[name] = tensor[0] if tensor.shape == (1, length) else tensor
+                # By name and not by shape alone: a picture's grid is (1, 3), which a row of three tokens is too.
+                per_token = name in ("input_ids", *self.geometry.token_keys) and tensor.shape == (1, length)
+                inputs[name] = tensor[0] if per_token else tensor
         for name in self.geometry.token_keys:
             inputs.setdefault(name, torch.zeros(length, dtype=torch.long))
         return inputs
