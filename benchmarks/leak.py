@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ TASK, TRAIN, TEST = "picture-name", "samples:train", "samples:test"
 COLUMNS = {
     "loss of B": "words_right",
     "through EOS": "words_gap_none",
-    "as at inference": "alone_gap_none",
+    "as at inference": "alone_words_gap_none",
     "first word": "alone_first_right_accuracy",
     "zero-shot": "zero",
     "zero-shot, mean": "zero_mean",
@@ -100,6 +101,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
 
     if result.exists():
         return
+    began = time.process_time()
     found: dict[str, Any] = {"mask": name, "seed": seed} | {key: vars(args)[key] for key in SAID}
     home, start = result.with_suffix(""), warm
     if name != NONE:
@@ -111,6 +113,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
     loss = {"batch": args.batch, "max_steps": args.tune_steps, "lr": 3e-4, "log_steps": 10, "small_tasks": "keep", "pooling": "eos"}
     finetune(start, tuned, [TRAIN], seed=seed, loss=_loss(), **COMMON | loss)
     found |= {"tuned": recall(tuned, args.tested)}
+    found["cpu_seconds"] = round(time.process_time() - began, 1)
     result.write_text(json.dumps(found, indent=2) + "\n")
 
 
@@ -140,18 +143,16 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     from twoway.training.bridge_probes import BridgeProber, measure
     from twoway.training.pairs import match
 
-    found: dict[str, float] = {}
-    rows = [
-        (f"{TEST}#{number}", sides(as_document(PairRow(TASK, one.query, one.positive))).joined) for number, one in enumerate(tested(count))
-    ]
-    for name, sees in (("", mask), ("alone_", mask | {"eos_sees_target": False})):
-        config = BridgeConfig(data=(BridgeSource(TEST, cap=4),), **{"dtype": "float32", "max_length": 512, "held_out": 0, **sees})
-        prepared = prepare(model, config)
-        with tempfile.TemporaryDirectory() as folder:
-            data = open_data(config, prepared, Path(folder), shards=1, bad_rows=None)
-        prober = BridgeProber(data.encode, data.mask, data.collate, prepared.geometry, prepared.token.id)
-        said = measure(prepared.task, match(rows), prober, vectors=not name)
-        found |= {f"{name}{key}": value for key, value in said.items()}
+    config = BridgeConfig(data=(BridgeSource(TEST, cap=4),), dtype="float32", max_length=512, held_out=0, **mask)
+    prepared = prepare(model, config)
+    with tempfile.TemporaryDirectory() as folder:
+        data = open_data(config, prepared, Path(folder), shards=1, bad_rows=None)
+    prober = BridgeProber(data.encode, data.mask, data.collate, prepared.geometry, prepared.token.id)
+    rows = [as_document(PairRow(TASK, one.query, one.positive)) for one in tested(count)]
+    pairs = match([(f"{TEST}#{number}", sides(row).joined) for number, row in enumerate(rows)])
+    found = measure(prepared.task, pairs, prober)
+    prepared.task.eos_sees_target = False
+    found |= {f"alone_{key}": value for key, value in measure(prepared.task, pairs, prober, vectors=False).items()}
     return found | {"zero": found["reciprocal_eos"], "zero_mean": found["reciprocal_mean"]}
 
 

@@ -35,7 +35,7 @@ class Bridge(Reconstruction):
     ) -> None:
         """Take a model with attention set."""
         super().__init__(model, None, mlm_weight=1.0, mae_weight=0.0, shift=True, pad_token=pad_token, token_keys=token_keys)
-        self._sees = {"eos_sees_target": eos_sees_target, "sources_see_eos": sources_see_eos}
+        self.eos_sees_target, self.sources_see_eos = eos_sees_target, sources_see_eos
 
     def states(self, batch: Batch) -> States:
         """Run the model without its head, under the bridge mask."""
@@ -46,7 +46,7 @@ class Bridge(Reconstruction):
     def allowed(self, batch: Batch) -> torch.Tensor:
         """Return who sees whom. In a batch with `cut_off`, EOS sees nothing of A: what B then lacks is what EOS carried."""
         padding = batch["inputs"]["attention_mask"] == 0
-        allowed = bridge_mask(batch["eos"], padding, **self._sees)
+        allowed = bridge_mask(batch["eos"], padding, eos_sees_target=self.eos_sees_target, sources_see_eos=self.sources_see_eos)
         if batch.get("cut_off"):
             rows = torch.arange(len(padding), device=padding.device)
             places = torch.arange(padding.shape[1], device=padding.device)
