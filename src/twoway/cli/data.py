@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from twoway.stages.data_check import DataReport, SourceReport
+    from twoway.stages.pair_check import PairsCheck, PairsReport
 
 HELP = """Look at training data before any training: `data check` opens every source, counts, shows a row, and lists what is bad.
 
 WHAT is a recipe (a YAML file) or one source, as --data takes it. With --model a row of each source is shown as that model sees it: the
-decoded prompt, the grid of each picture, and its tokens by kind. Exit code 1 where a row is bad or a source cannot be opened."""
+decoded prompt, the grid of each picture, and its tokens by kind. Pairs (a recipe of finetune, or --pairs) are measured side by side; rows
+whose query is nearly their answer are listed, and with --against those that hold a text or picture of an evaluation set, pictures that
+look the same included. Exit code 1 where a row is bad or a source cannot be opened; what is suspect is listed and no error."""
 EXAMPLE = """twoway data check recipes/nano-pretrain.yaml --model samples/base
-  twoway data check captions.jsonl --decode"""
+  twoway data check captions.jsonl --decode
+  twoway data check samples:train --pairs --against samples:test --model samples/base"""
 _LISTED = 10
 
 
@@ -30,16 +35,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--model", metavar="BASE", help="hub id or folder of the model that will read the data; its weights are not loaded")
     check.add_argument("--rows", metavar="N", type=int, help="look at the first N rows of each source alone (default: all; streams: 64)")
     check.add_argument("--decode", action="store_true", help="decode every picture, not its header alone")
+    check.add_argument("--pairs", action="store_true", help="the source is pairs of a query and its answer (recipes say so themselves)")
+    check.add_argument("--against", metavar="SPEC", action="append", default=[], help="of pairs: an evaluation set that must not be in it")
     check.add_argument("--json", action="store_true", help="answer in JSON, every bad row in it")
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and say with the exit code whether all is well."""
     from twoway.stages.data_check import check_data
+    from twoway.stages.pair_check import check_pairs, pairs_of
 
-    report = check_data(args.what, model=args.model, words=args.words, rows=args.rows, decode=args.decode)
+    options = {"model": args.model, "rows": args.rows, "decode": args.decode}
+    config = pairs_of(args.what, args.words, pairs=args.pairs or bool(args.against))
+    if config is not None:
+        found = check_pairs(args.what, config, against=args.against, **options)
+        report: Any = found
+    else:
+        report = check_data(args.what, words=args.words, **options)
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), ensure_ascii=False, indent=2) + "\n")
+    elif config is not None:
+        show_pairs(report)
     else:
         show(report)
     return 0 if report.ok else 1
@@ -83,4 +99,46 @@ def _lines(source: SourceReport) -> list[str]:
     lines += [f"  bad: {reason}" for reason in source.bad[:_LISTED]]
     if len(source.bad) > _LISTED:
         lines.append(f"  and {len(source.bad) - _LISTED:,} more bad rows (--json lists them all)")
+    return lines
+
+
+def show_pairs(report: PairsCheck) -> None:
+    """Print what stands on each side of each source, then a row of each and what is bad or suspect."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(title=report.what, title_justify="left")
+    table.add_column("source", overflow="fold")
+    for column in ("side", "rows", "with text", "with picture", "characters", "pixels", "longest to shortest"):
+        table.add_column(column, justify="right", overflow="fold")
+    for source in report.sources:
+        for side, one in source.sides.items():
+            counts = [f"{number:,}" for number in (one.documents, one.with_text, one.with_picture)]
+            spreads = [" ".join(f"{number:,}" for number in spread) or "-" for spread in (one.characters, one.pixels)]
+            table.add_row(source.name if side == "query" else "", side, *counts, *spreads, f"{one.aspect:g}")
+    console.print(table)
+    console.print("characters and pixels: least, median, 95th percentile, most", markup=False)
+    for source in report.sources:
+        for line in _pair_lines(source, report.against):
+            console.print(line, markup=False)
+    wrong = sum(not source.ok for source in report.sources)
+    console.print(f"all {len(report.sources)} sources are good" if report.ok else f"{wrong} of {len(report.sources)} sources are not good")
+
+
+def _pair_lines(source: PairsReport, against: Sequence[str]) -> list[str]:
+    """Say what is to be said of one source of pairs."""
+    if source.error:
+        return ["", f"{source.name}: {source.error}"]
+    lines = ["", source.name + (f" (its first {source.only_first:,} rows)" if source.only_first else "")]
+    lines.append("  tasks: " + ", ".join(f"{task or source.name} {rows:,}" for task, rows in source.tasks.items()))
+    for side, shown in source.shown.items():
+        tokens = "; tokens: " + ", ".join(f"{count} {kind}" for kind, count in shown.tokens.items()) if shown.tokens else ""
+        lines.append(f"  {side} of {shown.identity}: " + " | ".join(shown.parts if shown.prompt is None else [shown.prompt]) + tokens)
+    said = [("bad", source.bad), ("query is nearly its answer", source.twins)]
+    if against:
+        said += [(f"in {', '.join(against)}", source.seen_exact), (f"looks like one in {', '.join(against)}", source.seen_near)]
+    for what, rows in said:
+        if rows or what != "bad":
+            lines.append(f"  {what}: {len(rows):,} rows" + (", the first: " + "; ".join(rows[:3]) if rows else ""))
     return lines

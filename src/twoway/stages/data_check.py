@@ -174,10 +174,15 @@ def _show(mixture: Mixture, encoder: Encoder | None) -> tuple[Shown | None, list
         except ContentError as error:
             failed.append(str(error))
             continue
-        parts = [part.text[:_SHOWN] if isinstance(part, Text) else "x".join(map(str, _size(part))) + " picture" for part in opened.parts]
+        parts = [part.text[:_SHOWN] if isinstance(part, Text) else describe(part) for part in opened.parts]
         shown = Shown(identity, str(document.place), parts)
-        return (shown if encoder is None or example is None else _seen(shown, opened, encoder, example)), failed
+        return (shown if encoder is None or example is None else seen(shown, opened, encoder, example)), failed
     return None, failed
+
+
+def describe(image: Any) -> str:
+    """Say how large an opened picture is."""
+    return "x".join(map(str, _size(image))) + " picture"
 
 
 def _size(image: Any) -> tuple[int, int]:
@@ -185,7 +190,7 @@ def _size(image: Any) -> tuple[int, int]:
     return size
 
 
-def _seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -> Shown:
+def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -> Shown:
     """Add what the model reads."""
     words, images = int(example.words.sum()), int(example.image_tokens.sum())
     numbers = example.pictures.numpy()
