@@ -8,7 +8,7 @@ run before on this machine forecasts by its own speed. Streams of the hub are no
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,8 @@ def _trained(step: Step, reader: _Reader, nproc: int) -> Forecast:
     """Forecast a stage that trains."""
     config, count = step.job.config, step.job.kind.count
     assert count is not None
+    if hasattr(config, "calibrate"):
+        config = replace(config, calibrate="none")  # there is no model to count on
     begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
         amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
