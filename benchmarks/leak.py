@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--warm-steps", type=int, default=150)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rows", type=int, default=32, help="rows of a step of the bridge (default: 32)")
-    parser.add_argument("--tune-steps", type=int, default=40)
+    parser.add_argument("--tune-steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64, help="rows of a step of contrastive training (default: 64)")
-    parser.add_argument("--tested", type=int, default=192, help="pairs that are measured (default: 192)")
+    parser.add_argument("--tested", type=int, default=128, help="pairs that are measured (default: 128)")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
     if not args.show:
@@ -106,7 +106,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
     home, start = result.with_suffix(""), warm
     if name != NONE:
         start = home / "bridge"
-        steps = {"max_steps": args.steps, "batch_rows": args.rows, "lr": 3e-4, "log_steps": 10}
+        steps = {"max_steps": args.steps, "batch_rows": args.rows, "lr": 6e-4, "log_steps": 10}
         bridge(warm, start, [TRAIN], seed=seed, on_bad="skip", **COMMON | steps | MASKS[name])
     found |= probe(start, MASKS.get(name, next(iter(MASKS.values()))), args.tested)
     tuned = home / "tuned"
@@ -132,27 +132,27 @@ def tested(count: int) -> list[Any]:
 
 def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
-    import tempfile
+    from functools import partial
 
+    from twoway.data.bridge import BridgeEncoder, collate_bridge, mask_target
     from twoway.data.bridge_rows import sides
-    from twoway.data.bridge_sources import BridgeSource
     from twoway.data.pair_rows import PairRow, as_document
     from twoway.stages.bridge_config import BridgeConfig
-    from twoway.stages.bridge_data import open_data
     from twoway.stages.bridge_model import prepare
     from twoway.training.bridge_probes import BridgeProber, measure
     from twoway.training.pairs import match
 
-    config = BridgeConfig(data=(BridgeSource(TEST, cap=4),), dtype="float32", max_length=512, held_out=0, **mask)
-    prepared = prepare(model, config)
-    with tempfile.TemporaryDirectory() as folder:
-        data = open_data(config, prepared, Path(folder), shards=1, bad_rows=None)
-    prober = BridgeProber(data.encode, data.mask, data.collate, prepared.geometry, prepared.token.id)
+    config = BridgeConfig(dtype="float32", max_length=512, **mask)
+    made = prepare(model, config)
+    encode = BridgeEncoder(made.processor, made.geometry, max_length=made.max_length)
+    words = partial(mask_target, config=config.mask, seed=0, mask_token=made.token.id, geometry=made.geometry)
+    together = partial(collate_bridge, pad_token=made.pad_token, padding_side=made.processor.tokenizer.padding_side)
+    prober = BridgeProber(encode, words, together, made.geometry, made.token.id)
     rows = [as_document(PairRow(TASK, one.query, one.positive)) for one in tested(count)]
     pairs = match([(f"{TEST}#{number}", sides(row).joined) for number, row in enumerate(rows)])
-    found = measure(prepared.task, pairs, prober)
-    prepared.task.eos_sees_target = False
-    found |= {f"alone_{key}": value for key, value in measure(prepared.task, pairs, prober, vectors=False).items()}
+    found = measure(made.task, pairs, prober)
+    made.task.eos_sees_target = False
+    found |= {f"alone_{key}": value for key, value in measure(made.task, pairs, prober, vectors=False).items()}
     return found | {"zero": found["reciprocal_eos"], "zero_mean": found["reciprocal_mean"]}
 
 
