@@ -17,6 +17,7 @@ _HOME: dict[str, str] = {
     "embed": "twoway.stages.embed",
     "finetune": "twoway.stages.finetune",
     "info": "twoway.stages.info",
+    "mine": "twoway.stages.mine",
     "open_embedder": "twoway.embedding",
     "open_source": "twoway.data.sources",
     "pretrain": "twoway.stages.pretrain",

@@ -135,10 +135,10 @@ class Shards:
         pq.write_table(table, sink, row_group_size=1024, compression="zstd", store_schema=True)
         write_whole(self.path(number), memoryview(sink.getvalue()).tobytes())
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Read shard after shard."""
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read shard after shard, or some columns of each."""
         for path in self.paths():
-            yield _open(path).read()
+            yield _open(path).read(columns)
 
     def vectors(self, table: pa.Table) -> NDArray[np.float32]:
         """Return a shard's vectors as numbers."""

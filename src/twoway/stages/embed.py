@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .embed_recall import Sample
 from .embed_source import Sources, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 2048
 _READ = 256  # rows read ahead
+
+
+class Rows(Protocol):
+    """What is embedded: rows in a fixed order, bad ones as errors."""
+
+    def rows(self, skip: int) -> Iterator[Document | ContentError]:
+        """Yield every row from one on."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes when the rows do."""
+
+    def count(self) -> int | None:
+        """Count the rows, where that is quick."""
 
 
 @dataclass(frozen=True)
@@ -78,55 +91,64 @@ def embed(
     if shard_rows < 1:
         raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
     sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi)
-    out = Path(out)
-    if out.exists() and not out.is_dir():
+    if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     engine = open_embedder(model, **opening)
-    if dim is not None and not 0 < dim <= engine.dimension:
-        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {engine.dimension} numbers")
-    width = dim or engine.dimension
+    prompts = {"side": side, "instruction": instruction, "prompt_name": prompt_name}
+    width = _width(engine, dim)
     require(precision, width)
-    prompt = prompt_of(engine.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
+    sample = Sample(width, precision, normal=engine.normal) if measure_recall else None
+    how = {"dim": width, "precision": precision, "shard_rows": shard_rows}
+    return embed_rows(engine, sources, Path(out), prompts, how, on_bad=on_bad, sample=sample, overwrite=overwrite)
+
+
+def embed_rows(
+    engine: Embedder,
+    sources: Rows,
+    out: Path,
+    prompts: Mapping[str, Any],
+    how: Mapping[str, Any],
+    *,
+    on_bad: OnBad = "fail",
+    sample: Sample | None = None,
+    overwrite: bool = False,
+    title: str = "embedding",
+) -> EmbedResult:
+    """Embed what `sources` gives; `how` has the length, the precision and the rows of a shard."""
+    prompt = prompt_of(engine.sentence, **prompts)
     conditions = {
         "model": engine.name,
         "fingerprint": engine.fingerprint,
-        "dim": width,
-        "precision": precision,
-        "prompt": [prompt or "", side],
+        **how,
+        "prompt": [prompt or "", prompts.get("side")],
         "data": sources.identity(),
-        "shard_rows": shard_rows,
         "versions": versions(),
     }
+    start = time.monotonic()
     with alone(out):
         if overwrite:
             _clear(out)
         shards = Shards.begin(out, conditions)
-        sample = Sample(width, precision, normal=engine.normal) if measure_recall else None
         run = _Run(shards, Policy(on_bad, out / BAD_ROWS, keep=True), sample, normal=engine.normal)
-        start = time.monotonic()
         if not shards.manifest.get("finished"):
-            skip = shards.done() * shard_rows
+            skip = shards.done() * how["shard_rows"]
             total = sources.count()
-            results = engine.embed(
-                run.documents(sources.rows(skip), skip), side=side, instruction=instruction, prompt_name=prompt_name, refuse=run.refused
-            )
-            for index, vector in steps(results, "embedding", total=None if total is None else max(total - skip, 0)):
+            results = engine.embed(run.documents(sources.rows(skip), skip), **prompts, refuse=run.refused)
+            for index, vector in steps(results, title, total=None if total is None else max(total - skip, 0)):
                 run.add(index, vector)
             run.end()
-        seconds = time.monotonic() - start
+    seconds = time.monotonic() - start
     rows, vectors = shards.counts()
-    return EmbedResult(
-        str(out),
-        rows,
-        vectors,
-        rows - vectors,
-        width,
-        precision,
-        shards.manifest["fingerprint"],
-        run.embedded,
-        seconds,
-        sample.measure() if sample is not None else {},
-    )
+    recall = sample.measure() if sample is not None else {}
+    width, precision = how["dim"], how["precision"]
+    return EmbedResult(str(out), rows, vectors, rows - vectors, width, precision, conditions["fingerprint"], run.embedded, seconds, recall)
+
+
+def _width(engine: Embedder, dim: int | None) -> int:
+    """Check the length that is asked for."""
+    if dim is not None and not 0 < dim <= engine.dimension:
+        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {engine.dimension} numbers")
+    return dim or engine.dimension
 
 
 class _Run:

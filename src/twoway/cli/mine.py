@@ -1,0 +1,95 @@
+"""`twoway mine`: hard negatives for pairs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = """Find hard negatives: for each pair's query, what a model takes for near and is not right.
+
+Candidates are the positives of all pairs of the same task, and the rows of --corpus. The positive, its copies (by content and by vector)
+and the answers of other rows with the same query are never taken. OUT/part-*.parquet are pairs for finetune, each negative with its score,
+rank and place; OUT.vectors keeps the vectors, so that another choice costs no embedding. The same command goes on after any end."""
+EXAMPLE = """twoway mine my-model --data samples:train --out mined --negatives 3 --ranks 5 50 --share 0.95
+  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random 0.25 --margin 0.05"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id: ours, or any that gives vectors")
+    parser.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="pairs: columns query, positive and so on")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the pairs with negatives; new, or one to go on with")
+    parser.add_argument("--corpus", metavar="SPEC", nargs="+", default=[], help="more candidates, for queries of every task")
+    parser.add_argument("--negatives", metavar="N", type=int, default=7, help="how many a query gets")
+    parser.add_argument(
+        "--ranks", metavar=("FIRST", "LAST"), nargs=2, type=int, default=(1, 100), help="which of the wrong candidates, the nearest is 1"
+    )
+    parser.add_argument("--margin", metavar="X", type=float, help="a negative scores at least X less than the positive")
+    parser.add_argument("--share", metavar="X", type=float, help="a negative scores at most this share of the positive (0.95, say)")
+    parser.add_argument("--max-score", metavar="X", type=float, help="a negative scores at most X")
+    parser.add_argument("--min-score", metavar="X", type=float, help="a negative scores at least X")
+    parser.add_argument("--random", metavar="SHARE", type=float, default=0.0, help="share of the negatives drawn from all candidates")
+    parser.add_argument(
+        "--sampling", choices=("top", "random"), default="top", help="within the ranks take the nearest, or draw among all of them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--query-instruction", metavar="TEXT", help="text before a query (default: the model's prompt for queries)")
+    parser.add_argument("--document-instruction", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
+    parser.add_argument("--vectors", metavar="DIR", help="where the vectors are kept (default: OUT.vectors)")
+    parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
+    parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens")
+    parser.add_argument("--device", default="auto", help="device to run on")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
+    parser.add_argument("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew; vectors stay")
+    parser.add_argument(
+        "--on-bad",
+        choices=("fail", "skip"),
+        default="fail",
+        help="a bad row stops the run (fail), or is left out, counted and listed in bad-rows.jsonl beside the vectors (skip)",
+    )
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mine, and say what came out."""
+    from dataclasses import asdict
+
+    from twoway.stages.mine import mine
+    from twoway.stages.mine_choose import Choice
+
+    names = ("negatives", "margin", "share", "random", "sampling", "seed")
+    wishes = {name: getattr(args, name) for name in names}
+    choice = Choice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
+    opening = ("pooling", "max_length", "device", "dtype")
+    prompts = [
+        None if text is None else {"side": side, "instruction": text}
+        for side, text in (("query", args.query_instruction), ("document", args.document_instruction))
+    ]
+    result = mine(
+        args.model,
+        args.data,
+        args.out,
+        corpus=args.corpus,
+        choice=choice,
+        query_prompt=prompts[0],
+        document_prompt=prompts[1],
+        vectors=args.vectors,
+        on_bad=args.on_bad,
+        overwrite=args.overwrite,
+        **{name: value for name in opening if (value := getattr(args, name)) is not None},
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
+        return 0
+    said = f"{result.out}: {result.rows:,} pairs with {result.negatives:,} mined negatives out of {result.candidates:,} candidates"
+    said += f"; {result.short:,} pairs have fewer than {args.negatives}" if result.short else ""
+    said += f"; {result.bad:,} bad rows left out" if result.bad else ""
+    lines = [said, *(f"  left out by {name}: {count:,}" for name, count in result.left_out.items() if count)]
+    if result.root:
+        lines.append(f"  in a recipe: {{data: {result.out}, root: {result.root}}}, since the pictures stay where they are")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

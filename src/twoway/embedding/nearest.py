@@ -1,0 +1,63 @@
+"""The nearest vectors, exactly, however many there are: products block by block, of which each query keeps its best.
+
+The vectors may lie on disk as a mapped array; memory holds one block of them, one block of queries, and what the queries keep. Ties go to
+the earlier vector, so that the block size changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+BLOCK = 65536
+
+
+def nearest(
+    queries: NDArray[Any],
+    vectors: NDArray[Any],
+    k: int,
+    *,
+    allowed: Callable[[int, int], NDArray[np.bool_] | None] | None = None,
+    device: str | torch.device = "cpu",
+    block: int = BLOCK,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return scores and numbers of the `k` nearest vectors of each query, the best first; -1 where there are fewer.
+
+    `allowed(start, stop)` says for a block of vectors who may see whom (queries, vectors); `None` is all.
+    """
+    asked = torch.from_numpy(np.array(queries, np.float32)).to(device)
+    best = torch.full((len(asked), k), -torch.inf, device=device)
+    found = torch.full((len(asked), k), -1, dtype=torch.int64, device=device)
+    for start in range(0, len(vectors), block):
+        part = torch.from_numpy(np.array(vectors[start : start + block], np.float32)).to(device)
+        scores = asked @ part.T
+        may = allowed(start, start + len(part)) if allowed is not None else None
+        if may is not None:
+            scores.masked_fill_(torch.from_numpy(~may).to(device), -torch.inf)
+        numbers = torch.arange(start, start + len(part), device=device).expand(len(asked), -1)
+        # What was kept stands before the block, and a stable sort leaves equal scores in this order.
+        scores, numbers = _top(scores, numbers, k)
+        order = torch.sort(torch.cat([best, scores], dim=1), dim=1, descending=True, stable=True)
+        best = order.values[:, :k]
+        found = torch.cat([found, numbers], dim=1).gather(1, order.indices[:, :k])
+    found[best == -torch.inf] = -1
+    return best.cpu().numpy(), found.cpu().numpy()
+
+
+def _top(scores: torch.Tensor, numbers: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the best of a block, equal ones by number."""
+    if scores.shape[1] <= k:
+        return scores, numbers
+    # topk leaves open which of equal scores it takes at its border, so what it finds says only how good one must be.
+    border = scores.topk(k, dim=1).values[:, -1:]
+    most = int((scores >= border).sum(dim=1).max())
+    kept = torch.sort(torch.where(scores >= border, scores, -torch.inf), dim=1, descending=True, stable=True).indices if most > k else None
+    chosen = scores.topk(k, dim=1).indices.sort(dim=1).values if kept is None else kept[:, :k]
+    return scores.gather(1, chosen), numbers.gather(1, chosen)

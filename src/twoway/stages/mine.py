@@ -1,0 +1,169 @@
+"""`mine`: hard negatives for pairs, by what a model takes for near and is not right.
+
+Queries and candidates are embedded once, into a folder of vectors that stays for another choice; then each query meets every candidate of
+its task, exactly, block by block, from disk. Scores are cosines. Files of pairs come out one by one, each whole or not at all, so a
+run goes on after a kill and gives the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.data.pair_mixture import open_pairs
+from twoway.data.policy import BAD_ROWS, OnBad, Policy
+from twoway.data.progress import steps
+from twoway.data.table import open_table
+from twoway.embedding import Embedder, open_embedder
+from twoway.embedding.shards import Shards, alone
+from twoway.errors import TwowayError, UsageError
+from twoway.files import write_whole
+
+from . import mine_rows
+from .embed import embed_rows
+from .mine_choose import Choice
+from .mine_corpus import Side, list_corpus
+from .mine_score import Miner, Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .mine_corpus import Corpus
+
+MANIFEST, PART = "mine.json", 1024
+
+
+@dataclass(frozen=True)
+class MineResult:
+    """What came out. `root` is the folder that the pictures' paths are relative to."""
+
+    out: str
+    vectors: str
+    rows: int
+    negatives: int
+    short: int  # rows with fewer negatives than asked for
+    bad: int
+    candidates: int
+    root: str | None
+    left_out: dict[str, int]
+
+
+def mine(
+    model: str | Path | Embedder,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    corpus: Sequence[str | Path] = (),
+    choice: Choice | None = None,
+    query_prompt: Mapping[str, Any] | None = None,
+    document_prompt: Mapping[str, Any] | None = None,
+    vectors: str | Path | None = None,
+    on_bad: OnBad = "fail",
+    part_rows: int = PART,
+    overwrite: bool = False,
+    **opening: Any,
+) -> MineResult:
+    """Write the pairs of `data` with hard negatives to `out`; prompts are arguments of `Embedder.embed` (default: the model's sides)."""
+    out, choice = Path(out), choice or Choice()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
+    home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
+    engine = open_embedder(model, **opening)
+    with alone(home), alone(out):
+        policy = Policy(on_bad, home / BAD_ROWS, keep=True)
+        pairs = open_pairs([str(one) for one in ([data] if isinstance(data, str | Path) else data)], policy=policy)
+        found = list_corpus(pairs, [open_table(str(spec), policy=policy) for spec in corpus], policy)
+        asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
+        answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
+        conditions = {
+            "format": 1,
+            "choice": asdict(choice),
+            "part_rows": part_rows,
+            "queries": Shards.open(home / "queries").manifest["data"],
+            "candidates": Shards.open(home / "candidates").manifest["data"],
+            "fingerprint": Shards.open(home / "queries").manifest["fingerprint"],
+            "prompts": [Shards.open(home / side).manifest["prompt"] for side in ("queries", "candidates")],
+            "root": None if found.root is None else str(found.root),
+        }
+        _begin(out, conditions, overwrite)
+        miner = Miner(found, asked, answers, choice, device=engine.sentence.device)
+        starts = range(0, len(found.rows), part_rows)
+        for number, start in enumerate(steps(starts, f"mining, {part_rows} queries a step", total=len(starts))):
+            path = _part(out, number)
+            if not path.exists():
+                rows, facts = miner.rows(range(start, min(start + part_rows, len(found.rows))), policy)
+                mine_rows.write(path, rows, found.root, facts)
+        facts = _facts(out, len(starts))
+        if not facts["rows"]:
+            raise TwowayError(f"no pair has a vector for both of its sides; see {home / BAD_ROWS}")
+        write_whole(out / MANIFEST, json.dumps(conditions | {"finished": True, "facts": dict(facts)}, indent=2, ensure_ascii=False) + "\n")
+    left_out = {name.removeprefix("out: "): count for name, count in sorted(facts.items()) if name.startswith("out: ")}
+    bad = len(pairs) - facts["rows"]
+    return MineResult(
+        str(out), str(home), facts["rows"], facts["negatives"], facts["short"], bad, len(found.keys), conditions["root"], left_out
+    )
+
+
+def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> Vectors:
+    """Embed one side, or take the vectors that are there, and map them as one array of length 1 each."""
+    how = {"dim": engine.dimension, "precision": "float32", "shard_rows": 2048}
+    source = Side(corpus, side)
+    done = embed_rows(engine, source, out, prompt or {"side": side}, how, on_bad=on_bad, title=f"embedding {out.name}")
+    path, shards = out / "vectors.npy", Shards.open(out)
+    there = np.zeros(source.count(), bool)
+    if done.embedded or not path.exists():
+        beside = path.with_name(".vectors.tmp")
+        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=(source.count(), engine.dimension))
+        for table in shards.tables():
+            found = shards.vectors(table)
+            array[_numbers(table)] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        array.flush()
+        del array
+        beside.replace(path)
+    for table in shards.tables(["id"]):
+        there[_numbers(table)] = True
+    return Vectors(np.load(path, mmap_mode="r", allow_pickle=False), there)
+
+
+def _numbers(table: Any) -> list[int]:
+    return [int(one) for one in table["id"].to_pylist()]
+
+
+def _begin(out: Path, conditions: dict[str, Any], overwrite: bool) -> None:
+    """Start the folder, or see that it was begun under the same conditions."""
+    path = out / MANIFEST
+    if overwrite:
+        for old in [*out.glob("part-*.parquet"), path]:
+            old.unlink(missing_ok=True)
+    if not path.exists():
+        if any(out.glob("*.parquet")):
+            raise UsageError(f"{out} holds Parquet files and no {MANIFEST}; choose another folder")
+        write_whole(path, json.dumps(conditions, indent=2, ensure_ascii=False) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TwowayError(f"{path} cannot be read ({error}); begin anew with --overwrite") from error
+    for name, value in json.loads(json.dumps(conditions)).items():
+        if found.get(name) != value:
+            what = {"choice": "with other wishes", "fingerprint": "by another model", "prompts": "with other prompts"}.get(
+                name, "of other data"
+            )
+            raise UsageError(f"{out} holds negatives mined {what}; choose another folder, or pass --overwrite to begin anew")
+
+
+def _facts(out: Path, parts: int) -> Counter[str]:
+    """Add up the counts of all files."""
+    facts: Counter[str] = Counter()
+    for number in range(parts):
+        facts.update(mine_rows.facts_of(_part(out, number)))
+    return facts
+
+
+def _part(out: Path, number: int) -> Path:
+    return out / f"part-{number:06d}.parquet"
