@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import random
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -139,6 +141,21 @@ def test_chunks_hold_contents_of_nearly_one_length():
     length = [10.0, 300.0, 12.0, 11.0, 9.0, 280.0, 500.0]
     assert cut(length, [0.0] * 7, 700.0) == [[6], [1, 5], [2, 3, 0, 4]]
     assert cut(length, [0.0] * 7, 1e9) == [[6], [1, 5], [2, 3, 0, 4]]
-    assert cut(length, [0.0] * 7, 1e9, slack=1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
+    assert cut(length, [0.0] * 7, 1e9, start=1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
+    assert cut(length, [0.0] * 7, 1e9, start=0.0) == [[6], [1], [5], [2], [3], [0], [4]]
     assert cut(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 700.0) == [[6], [1], [5], [2, 3, 0, 4]]
     assert cut([], [], 600.0) == []
+
+
+def test_no_other_cut_is_cheaper():
+    draw = random.Random(0)
+    for _ in range(50):
+        length = sorted((draw.choice([5.0, 20.0, 60.0, 90.0]) + draw.randrange(9) for _ in range(7)), reverse=True)
+        prices = []
+        for bits in range(64):
+            bounds = [0, *(place + 1 for place in range(6) if bits >> place & 1), 7]
+            chunks = [length[first:last] for first, last in pairwise(bounds)]
+            if all(len(chunk) == 1 or len(chunk) * chunk[0] <= 200 for chunk in chunks):
+                prices.append(sum(len(chunk) * chunk[0] + 30.0 for chunk in chunks))
+        ours = cut(length, [0.0] * 7, 200.0, start=30.0)
+        assert sum(len(chunk) * length[chunk[0]] + 30.0 for chunk in ours) == min(prices)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
-from twoway.model import backbone, pooling
+from twoway.model import backbone, pooling, short_rows
 from twoway.model.prompting import require_prompts, set_template
 
 from .contrastive_task import ContrastiveTask
@@ -22,6 +22,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
     opened = open_base(base, config, attention=config.attention)
     model, parts, own = opened.start.model, opened.processor, opened.start.settings
+    short_rows.use(model)
     mode, width = config.pooling or own.pooling or "mean", backbone.text_width(model)
     dim = config.dim or own.dim
     if dim is not None and dim > width:

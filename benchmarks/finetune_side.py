@@ -1,0 +1,117 @@
+"""One side of the fine-tuning benchmark, in a process of its own: `python -m benchmarks.finetune_side ours|theirs BASE ROWS BATCH STEPS`.
+
+Both train the same two-way model on the same rows, in bfloat16 arithmetic, in one thread, with one worker that prepares batches, and
+look at the same negatives. Timed is the whole of the training, from reading the first row to the last step, by the clock and by the
+processor's own count (which other work on the machine changes little); memory is the most that the process had.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEMPERATURE, RATE, RUN = 0.03, 1e-5, 32  # RUN: rows of the other side's runs; ours cost as much as 32 rows of 64 tokens
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Return the seconds that something takes, by the clock and by the processors' count, workers included."""
+    start, before = time.perf_counter(), processor_time()
+    work()
+    return {"seconds": time.perf_counter() - start, "processor": processor_time() - before}
+
+
+def processor_time() -> float:
+    """Return the seconds that this process and those it has waited for were on a processor."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
+    """Train with the trainer of `finetune`."""
+    from twoway.data.pair_mixture import PairSource
+    from twoway.stages.finetune_config import FinetuneConfig
+    from twoway.stages.finetune_data import open_data
+    from twoway.stages.finetune_model import prepare
+    from twoway.training.progress import read_log
+    from twoway.training.ranks import Ranks
+    from twoway.training.trainer import Trainer
+
+    data = (PairSource(rows),)
+    config = FinetuneConfig(data=data, batch=batch, budget=RUN * 64.0, max_steps=steps, lr=RATE, held_out=0, workers=1, save_steps=10**6)
+    with tempfile.TemporaryDirectory() as out:
+        prepared = prepare(base, config)
+        opened = open_data(config, prepared, Path(out), shards=1, bad_rows=None)
+        trainer = Trainer(prepared.task, config, Path(out), total=steps, ranks=Ranks("cpu"))
+        trainer.save = lambda: None  # type: ignore[method-assign]
+        seconds = timed(lambda: trainer.run(opened.loader))
+        log = read_log(Path(out))
+    tokens = sum(line["tokens"] for line in log)
+    padding = sum(line["padding"] * line["tokens"] / (1 - line["padding"]) for line in log)
+    return seconds | {"tokens": tokens, "padding": padding / (padding + tokens), "loss": log[-1]["loss"]}
+
+
+def theirs(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
+    """Train with the trainer of sentence-transformers and its cached loss."""
+    import torch
+    from datasets import Dataset
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    home = Path(rows).parent
+    given = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+
+    def message(side: dict[str, str]) -> list[dict[str, Any]]:
+        shown = [{"type": "image", "image": Image.open(home / side["image"]).convert("RGB")}] if "image" in side else []
+        words = [{"type": "text", "text": side["text"]}] if "text" in side else []
+        return [{"role": "user", "content": [*shown, *words]}]
+
+    def load(chosen: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {name: [message(given[number][name]) for number in chosen["query"]] for name in ("query", "positive", "negative")}
+
+    numbers = list(range(len(given)))
+    data = Dataset.from_dict(dict.fromkeys(("query", "positive", "negative"), numbers)).with_transform(load)
+    model = SentenceTransformer(base, device="cpu")
+    tokens = {"all": 0, "real": 0}
+
+    def count(_module: Any, inputs: tuple[Any, ...]) -> None:
+        if not torch.is_grad_enabled():
+            mask = inputs[0]["attention_mask"]
+            tokens["all"] += mask.numel()
+            tokens["real"] += int(mask.sum())
+
+    model[0].register_forward_pre_hook(count)
+    loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=RUN)
+    with tempfile.TemporaryDirectory() as out:
+        arguments = SentenceTransformerTrainingArguments(
+            out, per_device_train_batch_size=batch, max_steps=steps, learning_rate=RATE, bf16=True, use_cpu=True, report_to="none",
+            save_strategy="no", logging_steps=1, dataloader_num_workers=1, dataloader_prefetch_factor=2, disable_tqdm=True,
+            remove_unused_columns=False, max_grad_norm=5.0, weight_decay=0.0,
+        )  # fmt: skip
+        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=loss)
+        seconds = timed(trainer.train)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return seconds | {"tokens": tokens["real"], "padding": 1 - tokens["real"] / tokens["all"], "loss": losses[-1]}
+
+
+def main() -> None:
+    """Run one side, and print what it took as JSON."""
+    import torch
+
+    torch.set_num_threads(1)
+    side, base, rows, batch, steps = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    found = {"ours": ours, "theirs": theirs}[side](base, rows, batch, steps)
+    found |= {"rows": batch * steps, "rows_per_second": batch * steps / found["seconds"]}
+    print("\n" + json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    main()
