@@ -1,6 +1,6 @@
 """Open checkpoints as somebody without this package does, and write down what comes out.
 
-Run as a script: `plain.py OUT.npz REQUESTS.json`; a request is a folder, an attention backend, and either `golden` or `inputs`.
+Run as a script: `plain.py OUT.npz REQUESTS.json`; a request is a folder, an attention backend, and `golden`, `inputs` or `sides`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,22 @@ def everything(model) -> object:
 
     kinds = inputs()
     return np.concatenate([model.encode([kinds[name]], show_progress_bar=False) for name in sorted(kinds)])
+
+
+def sides(model) -> object:
+    """Encode every kind of input in company and one text that is cut, padded left, then right; and which tokens the rows end in."""
+    import numpy as np
+
+    kinds = inputs() | {"long": "w5 " * model.max_seq_length}
+    batches = [[kinds[name] for name in names] for names in (("text", "image", "image and text", "long"), ("chat", "interleaved"))]
+    vectors, ends = [], []
+    for side in ("left", "right"):
+        model.tokenizer.padding_side = side
+        vectors.append(np.concatenate([model.encode(batch, show_progress_bar=False) for batch in batches]))
+        for features in map(model.preprocess, batches):
+            last = features["attention_mask"].shape[1] - 1 - features["attention_mask"].flip(1).argmax(1)
+            ends += features["input_ids"].gather(1, last[:, None])[:, 0].tolist()
+    return np.concatenate([np.stack(vectors).ravel(), np.array(ends, np.float32)])
 
 
 def inputs() -> dict[str, object]:
@@ -75,7 +91,7 @@ def main(out: str, requests: str) -> None:
     answers = {}
     for number, (folder, backend, what) in enumerate(json.loads(Path(requests).read_text())):
         model = SentenceTransformer(folder, device="cpu", model_kwargs={"attn_implementation": backend})
-        answers[str(number)] = {"golden": golden, "inputs": everything}[what](model)
+        answers[str(number)] = {"golden": golden, "inputs": everything, "sides": sides}[what](model)
     np.savez(out, **answers)
 
 

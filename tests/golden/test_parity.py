@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,17 @@ def golden_cpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_eos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pooled at EOS, with a chat template that itself ends in that token."""
+    home = tmp_path_factory.mktemp("golden")
+    shutil.copytree(HERE / "processor", home / "processor")
+    template = home / "processor" / "chat_template.jinja"
+    template.write_text(template.read_text().rstrip("\n") + "<|im_end|>")
+    convert(HERE / "reference-embedding", home / "model", processor=str(home / "processor"), pooling="eos", max_length=64)
+    return home / "model"
+
+
+@pytest.fixture(scope="session")
 def batch() -> dict[str, torch.Tensor]:
     return load_file(HERE / "batch.safetensors")
 
@@ -53,10 +65,12 @@ def test_a_causal_conversion_is_not(batch: dict[str, torch.Tensor], tmp_path: Pa
     assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() > 1e-2
 
 
-def test_nothing_of_this_package_is_needed(golden_model: Path, golden_cpt: Path, batch: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_nothing_of_this_package_is_needed(
+    golden_model: Path, golden_cpt: Path, golden_eos: Path, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     """Also the one place where vectors are compared with those that such a Python gives: starting one costs seconds."""
     requests = [(str(golden_model), backend, what) for what in ("golden", "inputs") for backend in ("sdpa", "eager")]
-    requests += [(str(golden_cpt), "sdpa", "inputs")]
+    requests += [(str(golden_cpt), "sdpa", "inputs"), (str(golden_eos), "sdpa", "sides")]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-I", str(HERE.parent / "plain.py"), str(tmp_path / "out.npz"), str(tmp_path / "requests.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -68,6 +82,11 @@ def test_nothing_of_this_package_is_needed(golden_model: Path, golden_cpt: Path,
     for number in ("2", "3"):
         assert np.abs(there[number] - here).max() < 1e-6
     assert np.abs(there["4"] - plain.everything(SentenceTransformer(str(golden_cpt), device="cpu"))).max() < 1e-6
+    at_eos = SentenceTransformer(str(golden_eos), device="cpu")
+    left, right, ends = np.split(there["5"], [6 * 32, 12 * 32])  # six rows of 32 numbers, twice
+    assert np.abs(left - right).max() < 1e-5
+    assert np.abs(there["5"] - plain.sides(at_eos)).max() < 1e-6
+    assert ends.tolist() == [at_eos.tokenizer.eos_token_id] * 12
 
 
 def test_the_language_model_head_goes_on_beside_the_model(golden_cpt: Path, batch: dict[str, torch.Tensor]) -> None:
