@@ -102,6 +102,19 @@ def test_a_stream_holds_what_a_batch_holds(encode, options):
     assert seen == 4
 
 
+def test_a_guide_sees_each_content_once(encode):
+    asked = []
+
+    def guide(documents, sides):
+        asked.append(sides)
+        return torch.arange(len(documents), dtype=torch.float32)[:, None]
+
+    (batch,) = next(loader(encode, guide=guide).steps(0, 1, 0, 2))
+    assert len(batch["guide"]) == batch["contents"] == len(asked[0])
+    assert [asked[0][number] for number in batch["queries"]] == ["query"] * 4
+    assert [asked[0][number] for number in batch["candidates"]] == ["document"] * 8
+
+
 def test_nothing_runs_far_ahead(encode, monkeypatch):
     made = []
     real = pair_stream.make

@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional
 
 from contrastive_toy import ROWS, WARM, gradients, load, picture, rank_of_two, text
+from twoway.content import Document
 from twoway.errors import UsageError
 from twoway.stages.contrastive_task import ContrastiveConfig
+from twoway.stages.guide import Guide
 from twoway.training.launch import launch
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
@@ -173,3 +175,15 @@ def test_a_margin_takes_out_what_is_too_near(tiny_model):
     guide[made["candidates"][:2], 1] = 1.0
     _, guided = gradients(task, [made | {"guide": guide}])
     assert guided.numbers["measure masked"] == 2  # the guide finds the hard negative nearer than the positive, to both queries
+
+
+def test_a_guide_gives_each_content_the_vector_of_its_side(tiny_encoder):
+    from sentence_transformers import SentenceTransformer
+
+    folder = tiny_encoder("qwen2_vl", prompts={"query": "Find: "})
+    documents = [Document.from_parts([part]) for part in (text("one"), text("two"), {"image": b"no picture"}, text("one"))]
+    found = Guide(str(folder), device="cpu")(documents, ["query", "document", "document", "document"])
+    model = SentenceTransformer(str(folder), device="cpu")
+    torch.testing.assert_close(found[0], torch.from_numpy(model.encode_query("one")), **NEAR)
+    torch.testing.assert_close(found[[1, 3]], torch.from_numpy(model.encode_document(["two", "one"])), **NEAR)
+    assert not found[2].any()

@@ -51,6 +51,8 @@ class Content:
     key: int
     instruction: str
     example: Example
+    document: Document
+    side: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class PairEncoder:
             example = self.encode(identity, document, instruction)
         except ContentError as error:
             raise ContentError(error.reason, error.place or document.place) from error
-        return Content(content_key(document), instruction, example)
+        return Content(content_key(document), instruction, example, document, side)
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
         if not self.negatives or self.choose == "first" or count <= self.negatives:

@@ -22,6 +22,9 @@ from .policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
+
+    from ..content import Document
     from .pair_batch import PairEncoder
 
 Batch = dict[str, Any]
@@ -43,10 +46,15 @@ class PairLoader:
         workers: int = 0,
         prefetch: int = 2,
         keep: int = 64 << 20,
+        guide: Callable[[Sequence[Document], Sequence[str]], torch.Tensor] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        """Prepare; nothing is read before the first step. `keep` is the bytes of chunks with pictures that are not made again."""
+        """Prepare; nothing is read before the first step. `keep` is the bytes of chunks with pictures that are not made again.
+
+        A `guide` gives vectors of another model for documents and their sides, to find false negatives by.
+        """
         self.epochs, self.encode, self.policy, self.threads = epochs, encode, policy or Policy(), workers
+        self.guide = guide
         self.cutting = Cutting(budget, weights, pad_token, padding_side, workers * prefetch, keep)
         self.rows = self.bad = 0
         self._fruitless = 0
@@ -96,6 +104,8 @@ class PairLoader:
         if not rows:
             return None
         contents, batch = assemble(rows)
+        if self.guide is not None:
+            batch["guide"] = self.guide([one.document for one in contents], [one.side for one in contents])
         chunks = Streamed(self.cutting, workers, contents, self.refuse)
         chunks.begin()
         return batch | {"chunks": chunks}

@@ -30,6 +30,7 @@ class FinetuneConfig(StageConfig):
     hard_negatives: int = 2  # of each row; 0 for none
     choose: Literal["first", "random"] = "first"  # which of them, where a row has more
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    guide: str | None = None  # a model by whose vectors loss.margin is measured, instead of this one's own
     attention: Attention = "two-way"
     pooling: Literal["mean", "last", "eos"] | None = None  # default: the base's own, or mean
     dim: int | None = None  # numbers of a vector; default: the base's own, or all
@@ -55,6 +56,8 @@ class FinetuneConfig(StageConfig):
         super().__post_init__()
         if self.batch < 2:
             raise UsageError(f"batch is at least 2 rows, because each is told apart from others, not {self.batch}")
+        if self.guide is not None and self.loss.margin is None:
+            raise UsageError("a guide finds negatives that are too near: say how near with loss.margin (0 for nearer than the positive)")
         if self.batch_rows is not None:
             raise UsageError("batch is the rows of a global batch here, and budget bounds what runs at a time; leave batch_rows out")
         if not 0 <= self.smoothing <= 1:

@@ -20,6 +20,7 @@ from twoway.data.policy import Policy
 from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
 
+from .guide import Guide
 from .run_stage import TABLES
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def open_data(
         **chunks,
         workers=config.workers,
         prefetch=config.prefetch,
+        guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.workers),
         policy=policy,
     )
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
