@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
 
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
-from twoway.errors import UsageError
+from twoway.errors import TwowayError, UsageError
 
 
 def picture(number, width=40, height=52):
@@ -170,6 +171,26 @@ def test_a_model_in_training_stays_in_training(engine):
     assert engine.sentence[0].training
     assert not engine.sentence[1].training
     engine.sentence.eval()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(engine, monkeypatch):
+    forward, sizes = type(engine.sentence).forward, []
+
+    def full(self, features, **kwargs):
+        sizes.append(len(features["input_ids"]))
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, features, **kwargs)
+
+    documents = [text(f"row {number}") for number in range(10)]
+    right = engine.array(documents)
+    monkeypatch.setattr(type(engine.sentence), "forward", full)
+    most = 3
+    assert np.abs(engine.array(documents) - right).max() < 1e-5
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+    most = 0
+    with pytest.raises(TwowayError, match="memory does not hold this document alone"):
+        engine.array(documents)
 
 
 def test_no_documents_give_no_vectors(engine):

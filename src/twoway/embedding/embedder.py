@@ -11,7 +11,6 @@ from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..content import ContentError, Document
 from ..errors import TwowayError, UsageError
 from ..images import DEFAULT, Limits
 from .ahead import ahead
-from .batches import Item, batches, windows
+from .batches import Item, batches, size_in_memory, windows
 from .fingerprint import fingerprint
 from .inputs import Inputs
 from .lengths import Lengths
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
     Refuse = Callable[[int, ContentError], None]
 
-_LOOK = 32  # rows a worker looks at in one go
+_LOOK, _LOOK_BYTES = 32, 16 << 20  # what a worker looks at in one go
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ class _Run:
             for prepared in ahead(self._batches(looked), prepare, pool=pool, waiting=threads + 1):
                 for item, error in prepared.failed:
                     self._fail(item, error)
-                if prepared.items:
-                    self._finish(prepared.items, self._forward(prepared.features))
+                self._embed(prepared)
                 while self.ready:
                     yield self.ready.popleft()
         finally:
@@ -186,6 +184,23 @@ class _Run:
             return True
         return False
 
+    def _embed(self, prepared: Prepared) -> None:
+        """Run the model on a batch, or on its halves where it does not fit into the device's memory."""
+        items = prepared.items
+        if not items:
+            return
+        try:
+            vectors = self._forward(prepared.features)
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
+                raise TwowayError(f"{items[0].document.place}: {trouble}") from error
+            prepared.features.clear()
+            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+                self._embed(self.engine._front.prepare(half, self.prompt, self.kwargs))
+            return
+        self._finish(items, vectors)
+
     def _forward(self, features: dict[str, Any]) -> Vector:
         """Run the model on one batch."""
         sentence = self.engine.sentence
@@ -224,9 +239,16 @@ class _Run:
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
-    """Cut the input into what a worker looks at in one go."""
-    numbered = iter(enumerate(documents))
-    while chunk := list(islice(numbered, _LOOK)):
+    """Cut the input into what a worker looks at in one go: some rows, fewer where they are heavy, since several chunks wait at a time."""
+    chunk: list[tuple[int, Document]] = []
+    held = 0
+    for index, document in enumerate(documents):
+        chunk.append((index, document))
+        held += size_in_memory(document)
+        if len(chunk) >= _LOOK or held >= _LOOK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
         yield chunk
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from twoway.embedding.prompts import Side
 
 SHARD_ROWS = 2048
-_READ = 256  # rows read ahead
+_READ = 16  # rows read ahead; a page in memory is several megabytes
 
 
 class Rows(Protocol):
