@@ -28,6 +28,7 @@ VERBS: tuple[str, ...] = (
     "evaluate",
     "compare",
     "embed",
+    "mine",
     "samples",
     "nano",
 )
