@@ -9,10 +9,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.task_batches import TaskEpochs
 from twoway.stages.finetune import finetune
-from twoway.training.ranks import Ranks
 
 WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
 USUAL = {
@@ -44,18 +41,3 @@ def tune(base, out, rows, options):
     """Run `finetune` with a thread, as other processes do."""
     torch.set_num_threads(1)
     finetune(base, out, [str(rows)], **options)
-
-
-def note_tasks(rows, out, steps):
-    """Be a rank: write down which tasks the rows of each global batch have, on all ranks together."""
-    ranks = Ranks("cpu")
-    pairs = open_pairs([PairSource(str(rows))])
-    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.count)
-    found = []
-    for step in range(steps):
-        _, pieces = epochs.rows(step, ranks.rank, ranks.count)
-        own = [(pairs.tasks[pairs.task_of[row]], int(row)) for piece in pieces for row in piece]
-        found.append(ranks.gather(own))
-    if ranks.first:
-        Path(out).write_text(json.dumps(found))
-    ranks.leave()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -100,6 +101,24 @@ def test_any_source_gives_the_same_pairs_by_their_numbers(jsonl, png, tmp_path):
         again = open_pairs([PairSource(str(spec))], folder=tmp_path / "kept")
         assert (again.tasks, again.task_of.tolist(), again.digest()) == (pairs.tasks, pairs.task_of.tolist(), pairs.digest())
         assert again.read(3)[1] == found
+
+
+def test_datasets_on_disk_and_of_the_hub_are_pairs_too(png, tmp_path):
+    rows = [{"anchor": f"q{number}", "positive": {"bytes": png("red"), "path": None}, "negative": "n"} for number in range(4)]
+    table = datasets.Dataset.from_list(rows).cast_column("positive", datasets.Image())
+    table.save_to_disk(str(tmp_path / "disk"))
+    (tmp_path / "hub").mkdir()
+    table.to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    for source in (PairSource(str(tmp_path / "disk")), PairSource(f"hub:{tmp_path / 'hub'}", cap=3, name="hub")):
+        pairs = open_pairs([source], folder=tmp_path / "kept")
+        assert len(pairs) == (source.cap or 4)
+        identity, found = pairs.read(2)
+        assert identity == f"{source.label}#3"
+        assert found.query.texts == ("q2",)
+        assert isinstance(found.positive.parts[0], Image)
+        assert found.negatives[0].texts == ("n",)
+    with pytest.raises(UsageError, match="say with cap"):
+        open_pairs([PairSource(f"hub:{tmp_path / 'hub'}")], folder=tmp_path / "kept")
 
 
 def test_a_source_may_be_one_task_and_the_task_is_part_of_what_the_data_is(jsonl):

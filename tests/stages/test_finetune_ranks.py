@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pair_toys import USUAL, note_tasks, pair_file, tune
+from pair_ranks import note_tasks
+from pair_toys import USUAL, pair_file, tune
 from twoway.stages.finetune import finetune
 from twoway.training.launch import launch
 from twoway.training.progress import read_log

@@ -1,0 +1,25 @@
+"""What a rank does that looks at its share of the pairs; little is imported, because each rank is a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from twoway.data.pair_mixture import PairSource, open_pairs
+from twoway.data.task_batches import TaskEpochs
+from twoway.training.ranks import Ranks
+
+
+def note_tasks(rows, out, steps):
+    """Be a rank: write down which tasks the rows of each global batch have, on all ranks together."""
+    ranks = Ranks("cpu")
+    pairs = open_pairs([PairSource(str(rows))])
+    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.count)
+    found = []
+    for step in range(steps):
+        _, pieces = epochs.rows(step, ranks.rank, ranks.count)
+        own = [(pairs.tasks[pairs.task_of[row]], int(row)) for piece in pieces for row in piece]
+        found.append(ranks.gather(own))
+    if ranks.first:
+        Path(out).write_text(json.dumps(found))
+    ranks.leave()
