@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow lint format bench bench-embed leak samples base clean
+.PHONY: help setup demo test test-slow lint format bench bench-embed leak bench-finetune samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
+
+bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (an hour on two busy cores)
+	$(BIN)/python -m benchmarks finetune
 
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
 	$(BIN)/twoway samples --build build/samples
