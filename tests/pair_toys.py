@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 
 from twoway.stages.finetune import finetune
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
 USUAL = {
