@@ -73,7 +73,8 @@ class BridgeWatch(Events):
     def _report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
         # All ranks look, because parts of the model may lie on each; the first writes.
         task: Any = trainer.task
-        examples = collect(task, self.pairs, self.prober, self.prepared.processor, methods=METHODS)
+        pictured = sorted(self.pairs, key=lambda pair: not pair.document.images)  # there is more to look at
+        examples = collect(task, pictured, self.prober, self.prepared.processor, methods=METHODS)
         looks = attention(task, self.pairs, self.prober)
         if trainer.ranks.first:
             shown = BridgeShown(trainer.total, source_rows(self.data), examples, backbone.versions(), attention=looks)

@@ -101,7 +101,7 @@ def said(log: Sequence[dict[str, Any]]) -> str:
         if error is not None and abs(gap) <= 2 * error:
             found.append(f"Nothing is seen to come through yet beside B {against}: {gap:.3g} nats a word{off}, which may be zero.")
         else:
-            found.append(f"A masked word of B costs {gap:.3g} nats{off} {'less' if gap > 0 else 'more (below zero)'} than {against}.")
+            found.append(f"A masked word of B costs {abs(gap):.3g} nats{off} {'less' if gap > 0 else 'more'} than {against}.")
     return " ".join(found) + f" Measured on {last['words_rows']:,.0f} held-out rows at step {last['step']:,}; bands are one standard error."
 
 
@@ -140,7 +140,10 @@ def _held(log: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _training(log: Sequence[dict[str, Any]]) -> list[str]:
-    return [chart("Masked words of B", "nats", [_line(log, "bridge", "words", smooth=True)])]
+    return [
+        chart("Masked words of B", "nats", [_line(log, "bridge", "words", smooth=True)]),
+        chart("Gradient", "norm, before it is clipped", [_line(log, "gradient", "gradient", smooth=True)], zero=True, first=2),
+    ]
 
 
 def _found(log: Sequence[dict[str, Any]]) -> list[str]:
