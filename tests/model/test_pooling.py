@@ -90,6 +90,17 @@ def test_a_converted_model_goes_into_training_two_way_with_the_token_appended_on
             assert ids.tolist() == rows[0].tolist() == [*bare, parts.tokenizer.eos_token_id]
 
 
+def test_a_processor_that_takes_the_token_off_again_is_refused_before_anything_is_done_with_it(tiny_model: Callable[[str], Path]) -> None:
+    for family in FAMILIES:
+        processor = AutoProcessor.from_pretrained(tiny_model(family))
+        if family in WITH_EOS:
+            pooling.require_lasting_eos(processor)
+            assert processor.tokenizer("a")["input_ids"][-1] != processor.tokenizer.eos_token_id  # it was a trial
+        else:
+            with pytest.raises(TwowayError, match="PaliGemmaProcessor takes the EOS token off again"):
+                pooling.require_lasting_eos(processor)
+
+
 def test_a_tokenizer_without_eos_is_refused(tiny_model: Callable[[str], Path]) -> None:
     processor = AutoProcessor.from_pretrained(tiny_model("qwen3_vl"))
     processor.tokenizer.eos_token = None

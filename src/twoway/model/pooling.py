@@ -9,6 +9,8 @@ a cut identity, before the normalisation, because a truncation set on a model ob
 
 from __future__ import annotations
 
+import copy
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tokenizers.processors import TemplateProcessing
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
+
+from .processor import ensure_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +71,22 @@ def _beginning(tokenizer: Any) -> list[str]:
     return [str(token) for token in tokenizer.convert_ids_to_tokens(whole[:before])]
 
 
+def require_lasting_eos(processor: Any) -> None:
+    """Refuse a processor that takes an appended EOS off again when it is loaded; asked before a long run, not behind it."""
+    trial = copy.deepcopy(processor)
+    ensure_template(trial)
+    append_eos(trial)
+    with TemporaryDirectory() as folder:
+        trial.save_pretrained(folder)
+        again = type(processor).from_pretrained(folder)
+    if again.tokenizer("a")["input_ids"][-1] != again.tokenizer.eos_token_id:
+        raise _taken_off(processor)
+
+
+def _taken_off(processor: Any) -> TwowayError:
+    return TwowayError(f"pooling eos: {type(processor).__name__} takes the EOS token off again; use --pooling last or mean")
+
+
 def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:
     """Prove that every kind of row ends in EOS, cut or not."""
     limit = transformer.max_seq_length
@@ -75,9 +95,7 @@ def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:
         features = transformer.preprocess([row])
         last = int(features["attention_mask"][0].nonzero().max())
         if int(features["input_ids"][0, last]) != eos:
-            raise TwowayError(
-                f"pooling eos: {type(transformer.processor).__name__} takes the EOS token off again; use --pooling last or mean"
-            )
+            raise _taken_off(transformer.processor)
 
 
 def _question() -> list[dict[str, Any]]:

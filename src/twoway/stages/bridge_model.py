@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from twoway.data.bridge import require_eos
 from twoway.errors import TwowayError
+from twoway.model.pooling import require_lasting_eos
 
 from .bridge_task import Bridge
 from .stage_model import Prepared, choose, open_base, spare
@@ -26,6 +27,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
             f"twoway pretrain {base} OUT (or twoway convert {base} OUT)"
         )
     require_eos(opened.processor.tokenizer)
+    require_lasting_eos(opened.processor)
     if not opened.start.has_head:
         raise TwowayError(f"{base} has no language-model head to restore words with; start from a model that kept it")
     adapted = choose(model, config)

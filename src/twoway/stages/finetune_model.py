@@ -29,6 +29,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
         raise UsageError(f"dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
     set_template(parts, style=config.template, place=config.prompt_place)
     if mode == "eos" and own.pooling != "eos":
+        pooling.require_lasting_eos(parts)
         pooling.append_eos(parts)
     prompts = {name: text for name, text in (own.prompts | config.all_prompts()).items() if text}
     require_prompts(parts, prompts)
