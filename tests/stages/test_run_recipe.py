@@ -16,6 +16,12 @@ STAGES = {"make": {}, "train": {"steps": 4}, "tune": {"stage": "train", "lr": 2.
 ALL = ["1-make", "2-train", "3-tune", "4-score"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_collect(monkeypatch):
+    """Looking through all of torch for what a stage left takes a quarter of a second."""
+    monkeypatch.setattr("twoway.stages.run_recipe.gc.collect", lambda: 0)
+
+
 @pytest.fixture
 def recipe(tmp_path):
     LOG.calls.clear()
@@ -106,6 +112,34 @@ def test_a_signal_within_a_stage_that_does_not_listen_ends_the_run_in_order(reci
         go(recipe, out)
     assert signal.getsignal(signal.SIGTERM) == before
     assert states(out) == ["begun", "to do", "to do", "to do"]
+
+
+def test_a_signal_that_a_stage_hears_too_late_ends_the_run_behind_it(recipe, out, monkeypatch):
+    import recipe_fakes
+
+    plain = recipe_fakes._run
+
+    def listen(*given):
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        return plain(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe_fakes, "_run", listen)
+        with pytest.raises(Stopped, match="SIGTERM after make"):
+            go(recipe, out)
+    assert states(out) == ["done", "to do", "to do", "to do"]
+    assert go(recipe, out) == ALL[1:]
+
+
+def test_two_runs_in_one_folder_are_refused(recipe, out, monkeypatch):
+    def again(*_):
+        run(recipe, out, kinds=KINDS)
+
+    monkeypatch.setattr("recipe_fakes._run", again)
+    with pytest.raises(UsageError, match="another run is writing to"):
+        go(recipe, out)
 
 
 def test_a_changed_stage_is_refused_with_the_difference(recipe, out):

@@ -125,7 +125,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def require_run_folder(out: Path, marker: str) -> None:
     """Refuse a folder that holds something else than a run."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / marker).exists())):
+    if out.exists() and (
+        not out.is_dir() or (any(not path.name.startswith(".") for path in out.iterdir()) and not (out / marker).exists())
+    ):
         raise UsageError(f"{out} exists already and is no run of a recipe; choose another folder")
 
 

@@ -5,17 +5,19 @@ A stage that fails, or is stopped, leaves those before it as they are, and the e
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import shlex
 import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 from twoway.training.stop import Stopped
@@ -26,7 +28,7 @@ from .steps import DOES, lay_out
 from .surroundings import surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .fingerprint import Job
     from .kinds import Kind
@@ -83,9 +85,8 @@ def run(
     missing = [f"{step.job.name}: {problem}" for step in steps if step.action in DOES for problem in step.job.problems]
     if missing:
         raise TwowayError(f"{missing[0]}" + (f" (and {len(missing) - 1} more like it: --dry-run lists all)" if len(missing) > 1 else ""))
-    out.mkdir(parents=True, exist_ok=True)
-    write_summary(read, steps, out, asked.command(), nproc)
-    with _stopping():
+    with alone(out), _stopping() as look:
+        write_summary(read, steps, out, asked.command(), nproc)
         for number, step in enumerate(steps, 1):
             _say(f"[{number}/{len(steps)}] {step.job.name}: {step.said}")
             if step.action not in DOES:
@@ -105,6 +106,8 @@ def run(
                 gc.collect()
             _say(f"[{number}/{len(steps)}] {step.job.name}: done in {duration(record.seconds)}")
             write_summary(read, steps, out, asked.command(), nproc)
+            if number < len(steps):
+                look(f"after {step.job.name}")
     return RunResult(str(out), tuple(_result(step) for step in steps))
 
 
@@ -158,18 +161,34 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Between and in stages that do not listen themselves, SIGTERM ends the run in order."""
+@contextlib.contextmanager
+def _stopping() -> Iterator[Callable[[str], None]]:
+    """End the run in order on SIGTERM. What this gives is to be called after each stage, and raises where a signal came meanwhile.
+
+    A stage that trains listens itself, and one that is told in its last step has nothing left to stop. So signals are also seen as the
+    system delivers them, whoever handles them.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda _where: None
         return
 
     def handle(number: int, _frame: object) -> None:
         raise Stopped(number, "within a stage")
 
-    before = signal.signal(signal.SIGTERM, handle)
+    def look(where: str) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(reading, 4096):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    raise Stopped(number, where)
+
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    known, before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False), signal.signal(signal.SIGTERM, handle)
     try:
-        yield
+        yield look
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(known)
+        os.close(reading)
+        os.close(writing)
