@@ -7,40 +7,27 @@ batch), embed. Content that was seen is not embedded again. The batches differ f
 from __future__ import annotations
 
 import os
-from collections import OrderedDict, deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import batch_to_device
 
-from ..content import ContentError, Document
 from ..errors import TwowayError, UsageError
 from ..images import DEFAULT, Limits
-from .ahead import ahead
-from .batches import Item, batches, size_in_memory, windows
 from .fingerprint import fingerprint
 from .inputs import Inputs
 from .lengths import Lengths
+from .one_pass import Pass
 from .prepare import Front
 from .prompts import prompt_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from numpy.typing import NDArray
-
-    from .prepare import Prepared
+    from ..content import Document
+    from .one_pass import Refuse, Vector
     from .prompts import Side
-
-    Vector = NDArray[np.float32]
-    Refuse = Callable[[int, ContentError], None]
-
-_LOOK, _LOOK_BYTES = 32, 16 << 20  # what a worker looks at in one go
 
 
 @dataclass(frozen=True)
@@ -66,9 +53,9 @@ class Embedder:
     def __init__(self, sentence: Any, *, name: str = "", settings: Settings | None = None) -> None:
         self.sentence, self.name, self.settings = sentence, name, settings or Settings()
         first = sentence[0]
-        self._inputs = Inputs(sentence, self.settings.limits)
-        self._front = Front(sentence, self._inputs)
-        self._lengths = Lengths(getattr(first, "processor", None) or getattr(first, "tokenizer", None), sentence.max_seq_length)
+        self.inputs = Inputs(sentence, self.settings.limits)
+        self.front = Front(sentence, self.inputs)
+        self.lengths = Lengths(getattr(first, "processor", None) or getattr(first, "tokenizer", None), sentence.max_seq_length)
         self.normal = any(isinstance(module, Normalize) for module in sentence)
 
     @classmethod
@@ -113,143 +100,8 @@ class Embedder:
         if dim is not None and not 0 < dim <= self.dimension:
             raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
         prompt = prompt_of(self.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
-        run = _Run(self, prompt, {} if side is None else {"task": side}, dim, refuse)
+        run = Pass(self, prompt, {} if side is None else {"task": side}, dim, refuse)
         return _in_order(run.results(documents)) if ordered else (pair for pair in run.results(documents) if pair[1] is not None)
-
-
-class _Run:
-    """One pass over documents."""
-
-    def __init__(self, engine: Embedder, prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None) -> None:
-        self.engine, self.prompt, self.kwargs, self.dim, self.refuse = engine, prompt, kwargs, dim, refuse
-        self.coming: dict[str, Item] = {}
-        self.known: OrderedDict[str, Vector] = OrderedDict()
-        self.ready: deque[tuple[int, Any]] = deque()
-
-    def results(self, documents: Iterable[Document]) -> Iterator[tuple[int, Any]]:
-        """Yield the vectors, and `None` for a refused document."""
-        settings, front = self.engine.settings, self.engine._front
-        threads = settings.threads()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="embed") if threads else None
-        try:
-            looked = ahead(_chunks(documents), self._look, pool=pool, waiting=2 * threads)
-
-            def prepare(batch: list[Item]) -> Prepared:
-                return front.prepare(batch, self.prompt, self.kwargs)
-
-            for prepared in ahead(self._batches(looked), prepare, pool=pool, waiting=threads + 1):
-                for item, error in prepared.failed:
-                    self._fail(item, error)
-                self._embed(prepared)
-                while self.ready:
-                    yield self.ready.popleft()
-        finally:
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _look(self, chunk: list[tuple[int, Document]]) -> list[tuple[int, Item | ContentError]]:
-        """Hash, find the kind and count the tokens; runs in a worker."""
-        found: list[tuple[int, Item | ContentError]] = []
-        for index, document in chunk:
-            try:
-                kind = self.engine._inputs.kind(document)
-                pictures = self.engine._lengths.images(document, self.engine.settings.limits)
-                found.append((index, Item(document, document.fingerprint(), kind, pictures)))
-            except ContentError as error:
-                found.append((index, error))
-        items = [item for _, item in found if isinstance(item, Item)]
-        for item, words in zip(items, self.engine._lengths.words(["".join(item.document.texts) for item in items]), strict=True):
-            item.length += words + 1
-        return found
-
-    def _batches(self, looked: Iterator[list[tuple[int, Item | ContentError]]]) -> Iterator[list[Item]]:
-        """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
-        settings = self.engine.settings
-        for window in windows(looked, self._fresh, rows=settings.window, bytes_=settings.window_bytes):
-            yield from batches(window, budget=settings.budget, most=settings.most)
-            yield []
-
-    def _fresh(self, index: int, item: Item | ContentError) -> bool:
-        """Say whether an item has to be embedded; what has not is answered here."""
-        if isinstance(item, ContentError):
-            self._refuse(index, item)
-        elif item.key in self.known:
-            self.known.move_to_end(item.key)
-            self.ready.append((index, self.known[item.key]))
-        elif item.key in self.coming:
-            self.coming[item.key].indexes.append(index)
-        else:
-            item.indexes.append(index)
-            self.coming[item.key] = item
-            return True
-        return False
-
-    def _embed(self, prepared: Prepared) -> None:
-        """Run the model on a batch, or on its halves where it does not fit into the device's memory."""
-        items = prepared.items
-        if not items:
-            return
-        try:
-            vectors = self._forward(prepared.features)
-        except torch.OutOfMemoryError as error:
-            if len(items) == 1:
-                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
-                raise TwowayError(f"{items[0].document.place}: {trouble}") from error
-            prepared.features.clear()
-            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-                self._embed(self.engine._front.prepare(half, self.prompt, self.kwargs))
-            return
-        self._finish(items, vectors)
-
-    def _forward(self, features: dict[str, Any]) -> Vector:
-        """Run the model on one batch."""
-        sentence = self.engine.sentence
-        with _evaluating(sentence), torch.inference_mode():
-            out = sentence(batch_to_device(features, sentence.device), **self.kwargs)["sentence_embedding"]
-            width = min(self.dim or out.shape[1], sentence.truncate_dim or out.shape[1])
-            if width < out.shape[1]:
-                out = out[:, :width]
-                out = torch.nn.functional.normalize(out, dim=-1) if self.engine.normal and self.dim else out
-            return np.asarray(out.float().cpu().numpy(), np.float32)
-
-    def _finish(self, items: list[Item], vectors: Vector) -> None:
-        """Hand out the vectors of a batch."""
-        finite: Any = np.isfinite(vectors).all(axis=1)
-        for item, vector, good in zip(items, vectors, finite, strict=True):
-            if not good:
-                self._fail(item, ContentError("the model gives numbers that are not finite; try another dtype", item.document.place))
-                continue
-            del self.coming[item.key]
-            self.ready.extend((index, vector) for index in item.indexes)
-            self.known[item.key] = vector
-        while self.known and len(self.known) * vectors.shape[1] * 4 > self.engine.settings.remember:
-            self.known.popitem(last=False)
-
-    def _fail(self, item: Item, error: ContentError) -> None:
-        del self.coming[item.key]
-        for index in item.indexes:
-            self._refuse(index, error)
-
-    def _refuse(self, index: int, error: ContentError) -> None:
-        """Say that a document has no vector."""
-        if self.refuse is None:
-            raise error
-        self.refuse(index, error)
-        self.ready.append((index, None))
-
-
-def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
-    """Cut the input into what a worker looks at in one go: some rows, fewer where they are heavy, since several chunks wait at a time."""
-    chunk: list[tuple[int, Document]] = []
-    held = 0
-    for index, document in enumerate(documents):
-        chunk.append((index, document))
-        held += size_in_memory(document)
-        if len(chunk) >= _LOOK or held >= _LOOK_BYTES:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk
 
 
 def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
@@ -263,16 +115,3 @@ def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
             if found is not None:
                 yield due, found
             due += 1
-
-
-@contextmanager
-def _evaluating(sentence: Any) -> Iterator[None]:
-    """Put a model into evaluation, and each of its parts back into what it was in."""
-    training = [module for module in sentence.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
