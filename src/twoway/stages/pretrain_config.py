@@ -23,6 +23,8 @@ class PretrainConfig(StageConfig):
     mlm_weight: float = 1.0
     mae_weight: float = 0.5
     decoder_depth: int = 1
+    # What an image token and a picture cost, where `cost` says nothing: counted on the model, or measured in seconds and kept with the run.
+    calibrate: Literal["count", "time", "none"] = "count"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from twoway.data.batching import Costs
+from twoway.data.batching import Costs, CostWeights
 from twoway.data.collate import collate
 from twoway.data.corrupt import corrupt
 from twoway.data.encode import Encoder
@@ -31,6 +32,7 @@ from twoway.files import write_whole
 
 from .next_token import NOTHING_MASKED
 from .run_stage import TABLES
+from .work import known_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .reconstruction import Reconstruction
     from .stage_config import StageConfig
     from .stage_model import Prepared
+
+_EPOCH = -2  # of rows that are tried, and trained on by nobody
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,34 @@ def open_data(
     ordinary = ordinary_ids(parts) if masks.random else None
     mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
-    costs = row_costs(mixture, encode, config, out / TABLES)
+    weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
+    costs = row_costs(mixture, encode, config, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
     return RowData(mixture, encode, mask, together, epochs, loader, held)
 
 
-def row_costs(mixture: Mixture, encode: Encodes, config: StageConfig, folder: Path) -> Costs:
+def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
+    """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
+    if config.calibrate == "none":
+        return config.cost
+    # In pieces a model may fit where it does not in one; counting needs no accelerator.
+    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if elsewhere else None
+    image_token = prepared.geometry.image_token
+    found = known_work(config, prepared.task, make, image_token, folder, device or torch.device("cpu"))
+    prepared.task.work = lambda batch: found.of(batch, prepared.task, image_token)
+    return found.cost if config.cost == CostWeights() else config.cost
+
+
+def row_costs(mixture: Mixture, encode: Encodes, config: StageConfig, folder: Path, weights: CostWeights | None = None) -> Costs:
     """Estimate what every row costs, or read what was estimated when the run began."""
-    said = [mixture.digest(), encode.max_length, config.template, vars(config.cost)]
+    weights = weights or config.cost
+    said = [mixture.digest(), encode.max_length, config.template, vars(weights)]
     path = folder / f"costs-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.npy"
     if not path.exists():
-        made, content = measure(mixture, encode, config.cost), io.BytesIO()
+        made, content = measure(mixture, encode, weights), io.BytesIO()
         np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())

@@ -24,7 +24,7 @@ from twoway.training.probes import Answers
 from twoway.training.task import Batch, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import nn
 
@@ -89,6 +89,7 @@ class Reconstruction(Task):
         self._inner: list[Any] = [backbone.inner(model), model.get_decoder(), model.get_output_embeddings()]
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.pad_token, self._token_keys, self._left_out = pad_token, tuple(token_keys), left_out
+        self.work: Callable[[Batch], float] | None = None  # the operations that a batch takes
 
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
@@ -158,6 +159,11 @@ class Reconstruction(Task):
         if PATCHES in self.weights:
             counts[PATCHES] = int(batch["patch_mask"].sum())
         return counts
+
+    def sizes(self, batch: Batch) -> dict[str, float]:
+        """Return rows, tokens and padding, and where it was counted on this model, the work."""
+        work = {} if self.work is None else {"work": self.work(batch)}
+        return super().sizes(batch) | work
 
     def placeholder(self) -> Batch:
         """Return one row of one padding token, without a target."""

@@ -20,6 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
 
+from .peak import peak
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -32,8 +34,8 @@ Tracker = Literal["none", "tensorboard"]
 class Meter:
     """Adds steps up into log entries."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, dtype: str = "float32", ranks: int = 1) -> None:
+        self.device, self.dtype, self.ranks = device, dtype, ranks
         self._start()
 
     def _start(self) -> None:
@@ -58,6 +60,10 @@ class Meter:
         entry |= {"rows": int(sums["rows"]), "tokens": int(sums["tokens"]), "rows_per_second": round(sums["rows"] / seconds, 2)}
         entry |= {"tokens_per_second": round(sums["tokens"] / seconds, 1), "memory_mb": round(memory(self.device) / 2**20)}
         entry |= {"padding": round(sums["padding"] / max(sums["padding"] + sums["tokens"], 1), 4)}
+        if sums["work"]:
+            # What the average rank waits for the slowest, and how much of what the ranks could do was done.
+            entry["imbalance"] = round(1 - sums["work"] / sums["longest"], 4)
+            entry["peak_share"] = round(sums["work"] / seconds / (peak(self.device, self.dtype) * self.ranks), 4)
         entry |= {"seconds_left": round((total - step) * seconds / max(self._steps, 1), 1)}
         self._start()
         return entry
@@ -121,7 +127,8 @@ def summary(entry: Mapping[str, Any]) -> str:
     names = [name for key in entry if (name := key.removesuffix("_targets")) != key and name in entry]
     losses = ", ".join(f"{name} {entry[name]:.3f}" for name in names)
     speed = f"{entry['rows_per_second']:,.1f} rows/s, {entry['tokens_per_second']:,.0f} tokens/s"
-    return f"loss {entry['loss']:.3f} ({losses}), {speed}, padding {entry['padding']:.0%}, {entry['memory_mb']:,} MB"
+    share = f", {entry['peak_share']:.0%} of peak" if "peak_share" in entry else ""
+    return f"loss {entry['loss']:.3f} ({losses}), {speed}{share}, padding {entry['padding']:.0%}, {entry['memory_mb']:,} MB"
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ class Trainer:
             raise UsageError("nothing trains: every part of the model is frozen")
         self.optimizer = _optimizer(list(self.parameters.values()), config)
         self.step = self._resume()
-        self.meter = Meter(ranks.device)
+        self.meter = Meter(ranks.device, config.dtype, ranks.count)
 
     def run(self, data: Data, *, stop: int | None = None) -> None:
         """Train to the end (or to step `stop`, for tests), saving on the way; SIGTERM and Ctrl-C save and raise `Stopped`."""
@@ -120,7 +120,8 @@ class Trainer:
 
     def _count(self, batches: Sequence[Batch], empty: Sequence[bool], caught: list[int]) -> dict[str, float]:
         """Count the step's targets and tokens over all ranks, before anything is computed; and hear whether any rank is to stop."""
-        numbers = dict.fromkeys((*(f"count {name}" for name in self.task.weights), "rows", "tokens", "padding"), 0.0)
+        names = (*(f"count {name}" for name in self.task.weights), "rows", "tokens", "padding", "work")
+        numbers = dict.fromkeys((*names, *(f"work {rank}" for rank in range(self.ranks.count))), 0.0)
         for batch, none in zip(batches, empty, strict=True):
             if none:
                 continue
@@ -128,8 +129,10 @@ class Trainer:
                 numbers[f"count {name}"] += count
             for name, size in self.task.sizes(batch).items():
                 numbers[name] += size
-        numbers["stop"] = float(bool(caught))
-        return dict(zip(numbers, self.ranks.sum(list(numbers.values())), strict=True))
+        numbers[f"work {self.ranks.rank}"], numbers["stop"] = numbers["work"], float(bool(caught))
+        added = dict(zip(numbers, self.ranks.sum(list(numbers.values())), strict=True))
+        most = max(added.pop(f"work {rank}") for rank in range(self.ranks.count))
+        return added | {"longest": most * self.ranks.count}
 
     def _update(self, batches: Sequence[Batch], numbers: dict[str, float]) -> None:
         """Compute the gradient of the global batch and let the optimizer use it."""
