@@ -27,7 +27,8 @@ REPORT = "report.html"
 _WORDS, _LINES, _BAD = 220, 4, 20
 _STYLE = (
     "<style>.find{display:grid;grid-template-columns:repeat(5,1fr);gap:10px;font-size:13px}.find>div{overflow-wrap:anywhere}"
-    ".find img{width:100%;aspect-ratio:1;object-fit:contain}.find b{display:block;font-size:12px;color:var(--soft);font-weight:500}"
+    ".find{align-items:start}.find img{max-width:120px;aspect-ratio:1;object-fit:contain}.list{display:grid;gap:12px;margin-top:16px}"
+    ".find b{display:block;font-size:12px;color:var(--soft);font-weight:500}"
     ".hit{outline:2px solid var(--good);border-radius:6px;padding:4px}.miss{padding:4px}</style>"
 )
 
@@ -55,16 +56,19 @@ def write_report(out: Path, shown: Shown, latest: dict[str, Any]) -> None:
 
 def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
     config = out / "config.yaml"
-    cases = [case for one in shown.found for case in one.cases]
-    worst = sorted((case for case in cases if case.rank > 1), key=lambda case: -case.rank)
+    # Of sources of their own where there are some: held-out rows are of the sources that are trained on.
+    of_last = [one for one in shown.found if one.measured.name == shown.found[-1].measured.name]
+    cases = [case for one in of_last for case in one.cases if not case.worst]
+    worst = sorted((case for one in of_last for case in one.cases if case.rank > 1), key=lambda case: -case.rank)
     names = list(dict.fromkeys(one.measured.name for one in shown.found))
     return [
         tiles(_numbers(log, names)),
         section(
             "Retrieval",
             "Mean reciprocal rank among the answers of a small set of each task; comparable between steps, not with benchmarks.",
-            grid([_chart(log, f"mrr/{name}", f"mean over the tasks of {name}", "MRR") for name in names] + _by_task(log, "mrr")),
-            table(("set", "task", "queries", "of", "answers", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
+            grid([_chart(log, f"mrr/{name}", f"mean over the tasks of {name}", "MRR") for name in names]),
+            grid([one for name in names for one in _by_task(log, f"mrr/{name}", f"MRR by task · {name}")]),
+            table(("set", "task", "queries", "of all", "answers", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
         ),
         section(
             "Training",
@@ -76,12 +80,12 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
                     chart("Similarity", "cosine", [_line(log, "positive", "positives"), _line(log, "hardest", "hardest negatives")]),
                     _chart(log, "temperature", "temperature", ""),
                     _chart(log, "gradient", "norm of the gradient", "", smooth=True),
-                    *_by_task(log, "accuracy"),
+                    *_by_task(log, "accuracy", "In-batch accuracy by task"),
                 ]
             ),
         ),
-        section("What queries find", "A query, the three answers nearest to it, and what was right (framed).", *map(_case, cases[:24])),
-        section("Hardest mistakes", "Right answers furthest down the list.", *map(_case, worst[:8])),
+        section("What queries find", "A query, the three answers nearest to it, and what was right (framed).", _list(cases[:24])),
+        section("Hardest mistakes", "Right answers furthest down the list.", _list(worst[:8])),
         section("Speed", "Over the steps since the entry before.", grid([_chart(log, "rows_per_second", "rows", "a second", smooth=True)])),
         section(
             "Tasks",
@@ -120,20 +124,22 @@ def _chart(log: Sequence[dict[str, Any]], key: str, title: str, unit: str, *, sm
     return chart(title[:1].upper() + title[1:], unit, [_line(log, key, title, smooth=smooth)])
 
 
-def _by_task(log: Sequence[dict[str, Any]], kind: str) -> list[str]:
+def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
     """Return charts of a few tasks each: more lines than colours cannot be told apart."""
-    depth = {"mrr": 2, "accuracy": 1}[kind]
-    keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/") and key.count("/") >= depth))
-    names = {key: key.removeprefix(f"{kind}/") for key in keys}
-    title = "MRR by task" if kind == "mrr" else "In-batch accuracy by task"
-    return [
-        chart(title, "", [_line(log, key, names[key]) for key in keys[start : start + _LINES]]) for start in range(0, len(keys), _LINES)
-    ]
+    keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/")))
+    charts = []
+    for start in range(0, len(keys), _LINES):
+        charts.append(chart(title, "", [_line(log, key, key.removeprefix(f"{kind}/")) for key in keys[start : start + _LINES]]))
+    return charts
 
 
 def _row(one: Retrieval) -> list[object]:
     numbers = list(one.numbers().values())
     return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, *numbers]
+
+
+def _list(cases: Sequence[Case]) -> str:
+    return f'<div class="list">{"".join(map(_case, cases))}</div>' if cases else ""
 
 
 def _case(case: Case) -> str:

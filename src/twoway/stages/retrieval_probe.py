@@ -40,6 +40,7 @@ class Case:
     found: list[tuple[float, Document, bool]]
     right: tuple[float, Document]
     rank: int
+    worst: bool  # chosen because its answer is far down the list
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: to
     order = list(range(min(count, len(ranks))))
     order += [number for number in torch.argsort(ranks, descending=True, stable=True).tolist() if number not in order][:count]
     made = []
-    for number in order:
+    for place, number in enumerate(order):
         top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
         best = int(scores[number].masked_fill(~vectors.right[number], -torch.inf).argmax())
         made.append(
@@ -171,6 +172,7 @@ def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: to
                 [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
                 (float(scores[number, best]), vectors.documents[best]),
                 int(ranks[number]),
+                place >= count,
             )
         )
     return made
