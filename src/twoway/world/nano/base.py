@@ -57,7 +57,7 @@ def _earlier(config: NanoConfig) -> tuple[Any, Any]:
 
     if not (Path(config.start) / TRAINING).is_file():
         raise UsageError(f"{config.start} is no folder that `twoway nano` made: it has no {TRAINING}")
-    model = AutoModelForImageTextToText.from_pretrained(config.start, dtype="float32")
+    model = AutoModelForImageTextToText.from_pretrained(config.start, dtype="auto").float()
     if model.config.model_type != config.family:
         raise UsageError(f"{config.start} is a {model.config.model_type}; pass --family {model.config.model_type}")
     return model, AutoProcessor.from_pretrained(config.start)
