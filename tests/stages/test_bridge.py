@@ -10,9 +10,13 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
+from twoway.content import Document, Image, Text
+from twoway.data.bridge import BridgeEncoder, collate_bridge, mask_target
 from twoway.errors import TwowayError, UsageError
 from twoway.model import card, moca
 from twoway.stages.bridge import bridge
+from twoway.stages.bridge_config import BridgeConfig, TargetMask
+from twoway.stages.bridge_model import prepare
 from twoway.training.checkpoint import Checkpoints
 from twoway.training.progress import read_log
 
@@ -62,6 +66,23 @@ def test_the_result_is_a_plain_two_way_model_pooled_at_eos(whole, tiny_encoder):
     before, after = load_file(tiny_encoder("qwen2_vl") / "model.safetensors"), load_file(whole / "model.safetensors")
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
     assert moca.load_heads(whole).lm_head
+
+
+def test_the_vector_that_is_probed_is_the_one_that_anybody_gets(whole, rows):
+    from sentence_transformers import SentenceTransformer
+
+    prepared = prepare(whole, BridgeConfig(dtype="float32"))
+    encode = BridgeEncoder(prepared.processor, prepared.geometry, max_length=300)
+    picture = PILImage.open(rows.with_name("3.png"))
+    given = [{"text": "a text"}, {"image": picture, "text": "what?"}]
+    documents = [Document((Text("a text"),)), Document((Image(picture), Text("what?")))]
+    masks = {"epoch": 0, "config": TargetMask(), "seed": 0, "mask_token": prepared.token.id, "geometry": prepared.geometry}
+    made = [mask_target(encode.alone(f"{number}", one), **masks) for number, one in enumerate(documents)]
+    batch = collate_bridge(made, pad_token=prepared.pad_token, padding_side=prepared.processor.tokenizer.padding_side)
+    with torch.no_grad():
+        ours = torch.nn.functional.normalize(prepared.task.eval().embed(batch["inputs"]).last, dim=-1)
+    theirs = SentenceTransformer(str(whole), device="cpu").encode(given, convert_to_tensor=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_the_log_measures_what_went_through_eos_before_and_after(whole):
