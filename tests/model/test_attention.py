@@ -154,7 +154,7 @@ def test_activation_checkpointing_keeps_a_mask_of_our_own(family: str, tiny_mode
 def test_a_mask_of_our_own_needs_a_two_way_model_a_backend_that_takes_it_and_its_own_input(tiny_model: Callable[[str], Path]) -> None:
     model = AutoModel.from_pretrained(tiny_model("qwen2_vl")).eval()
     allowed = torch.ones(1, 16, 16, dtype=torch.bool)
-    with pytest.raises(TwowayError, match=r"qwen2_vl is causal.*convert it"), with_mask(model, allowed):
+    with pytest.raises(TwowayError, match=r"qwen2_vl is causal.*make it two-way first"), with_mask(model, allowed):
         pass
     set_attention(model, "two-way")
     with pytest.raises(TwowayError, match=r"mask is for \(1, 16\).*input has \(1, 15\)"), with_mask(model, allowed):

@@ -9,6 +9,7 @@ import torch
 
 from tiny import FAMILIES
 from twoway.errors import TwowayError
+from twoway.model import short_rows
 from twoway.model.attention import set_attention
 from twoway.model.opened import open_model
 from twoway.model.proof_bridge import probe_bridge
@@ -76,6 +77,13 @@ def test_flex_attention_takes_the_same_mask(two_way: Callable[..., tuple[Any, An
     with torch.compiler.set_stance("force_eager"):
         (cell,) = cells_of(model, processor.tokenizer, CLOSED)
     assert (cell.backend, cell.verdict, cell.largest) == ("flex_attention", "bridge", 0.0)
+
+
+def test_the_products_for_short_rows_take_it_too(two_way: Callable[..., tuple[Any, Any]]) -> None:
+    model, processor = two_way("qwen2_vl")
+    short_rows.use(model.bfloat16())
+    cells = cells_of(model, processor, PUBLISHED, CLOSED)
+    assert [(cell.backend, cell.verdict, cell.largest) for cell in cells] == [(short_rows.NAME, "bridge", 0.0)] * 4
 
 
 def own_mask(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
-from transformers.masking_utils import create_masks_for_generate
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_masks_for_generate
 
 from twoway.errors import TwowayError
 
@@ -66,7 +66,8 @@ def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
     language = model.get_decoder()
     require_two_way(model.config)
     backend = language.config._attn_implementation
-    if backend not in MASKED_BACKENDS:
+    # A backend of another name takes such a mask where it takes one of a form that is known.
+    if ALL_MASK_ATTENTION_FUNCTIONS.get(backend) not in {ALL_MASK_ATTENTION_FUNCTIONS[name] for name in MASKED_BACKENDS}:
         raise TwowayError(f"attention backend {backend} takes no mask of this kind; use one of {', '.join(MASKED_BACKENDS)}")
     # A row of a softmax needs something to see: padding sees itself, and nobody else sees it.
     allowed = allowed | torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
