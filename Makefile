@@ -42,6 +42,9 @@ format: setup ## put the code in order
 bench: setup ## ratios of two things run side by side
 	$(BIN)/python -m benchmarks
 
+bench-pretrain: setup ## a step of pre-training beside a plain loop (about ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks pretrain
+
 bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 	$(BIN)/python -m benchmarks embed
 

@@ -1,0 +1,47 @@
+"""Our side of the pre-training benchmark: the task, the loader and the trainer's own step, without checkpoints and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twoway.data.mixture import SourceConfig
+from twoway.stages.pretrain_config import PretrainConfig
+from twoway.stages.pretrain_data import open_data
+from twoway.stages.pretrain_model import prepare
+from twoway.training.ranks import Ranks
+from twoway.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NEVER = 10**9
+
+
+class Ours:
+    """A run that only steps; batches are made in this process, so that their time counts."""
+
+    def __init__(self, base: Path, data: Path, out: Path, **options: Any) -> None:
+        """Prepare a run on `data`; `out` takes its tables."""
+        self.config = PretrainConfig(
+            data=(SourceConfig(str(data)),), workers=0, held_out=0, device="cpu", save_steps=_NEVER, log_steps=_NEVER, **options
+        )
+        self.prepared = prepare(base, self.config)
+        out.mkdir()
+        self.data = open_data(self.config, self.prepared, out, shards=1, bad_rows=None)
+        self.trainer = Trainer(self.prepared.task, self.config, out, total=_NEVER, ranks=Ranks("cpu"))
+        self.trainer.log = None
+        self.task = self.prepared.task.train()
+        self.at = 0
+
+    def batches(self, epoch: int) -> list[int]:
+        """Return the numbers of an epoch's steps."""
+        before = self.data.epochs.steps(epoch)
+        return list(range(before, before + len(self.data.epochs.plan(epoch))))
+
+    def make(self, number: int) -> Any:
+        """Make the batches of a step."""
+        return next(iter(self.data.loader.steps(number, number + 1)))
+
+    def step(self, number: int) -> None:
+        """Make the batches of a step and train on them."""
+        self.trainer._one(self.make(number), [])
