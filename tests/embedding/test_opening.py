@@ -10,6 +10,8 @@ import peft
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText
 
 from twoway.content import Document, Image, Text
@@ -83,6 +85,19 @@ def test_a_fingerprint_is_of_what_is_computed_and_not_of_where_it_lies(tiny_enco
         opened.sentence[0].model.get_input_embeddings().weight[5, 5] += 1
     found = [first, opened.fingerprint, *(other.fingerprint for other in others)]
     assert len(set(found)) == len(found)
+
+
+def test_a_model_of_static_vectors_is_a_sentence_transformer_too(tmp_path):
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(["[UNK]", "w4", "w5", "longer", "cat.png"])}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    table = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=table)], device="cpu").save(str(tmp_path / "static"))
+    engine = open_embedder(tmp_path / "static", device="cpu")
+    found = engine.array([*TEXTS, Document((Text("cat.png"),))])
+    assert np.abs(found - engine.sentence.encode(["w4 w5", "a longer one " * 5, "cat.png"], show_progress_bar=False)).max() < 1e-6
+    assert np.abs(found[2] - table[4]).max() < 1e-6
+    with pytest.raises(TwowayError, match="takes no pictures"):
+        engine.array([Document((Image(b"x"),))])
 
 
 def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):

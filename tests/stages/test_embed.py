@@ -16,7 +16,7 @@ from PIL import Image
 
 from twoway.content import ContentError
 from twoway.embedding import open_embedder
-from twoway.embedding.shards import Shards
+from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.stages.embed import embed
 
@@ -223,6 +223,26 @@ def test_a_full_disk_is_said_and_what_is_whole_stays(engine, data, tmp_path, mon
         embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6)
     monkeypatch.undo()
     assert embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6).vectors == ROWS - 2
+
+
+def test_two_runs_do_not_write_to_one_folder(engine, data, tmp_path):
+    with alone(tmp_path / "out"), pytest.raises(UsageError, match="another run is writing to"):
+        embed(engine, data, tmp_path / "out", on_bad="skip")
+    assert embed(engine, data, tmp_path / "out", on_bad="skip").vectors == ROWS - 2
+
+
+def test_a_folder_that_is_not_ours_or_is_damaged_is_refused(engine, data, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/part-0.parquet").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"holds Parquet files and no manifest\.json"):
+        embed(engine, data, tmp_path / "theirs", on_bad="skip")
+    embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6)
+    Shards.open(tmp_path / "out").path(2).unlink()
+    with pytest.raises(TwowayError, match="lacks a shard between others"):
+        embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6)
+    (tmp_path / "out/manifest.json").write_text("{")
+    with pytest.raises(TwowayError, match=r"manifest\.json cannot be read"):
+        embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6)
 
 
 def test_wrong_wishes_leave_nothing_behind(engine, data, tmp_path):

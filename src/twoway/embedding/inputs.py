@@ -41,7 +41,7 @@ class Inputs:
             raise ContentError("this model takes no pictures, text alone", document.place)
         if not texts and pictures == 1:
             return "image"
-        if ("image", "text") in self.modalities and pictures == 1 and texts == 1:
+        if self.formatter is not None and ("image", "text") in self.modalities and pictures == 1 and texts == 1:
             return "image and text"
         raise ContentError("this model takes one picture or one text, and no documents of several parts", document.place)
 
@@ -50,6 +50,8 @@ class Inputs:
         if not document.images:
             # Parts follow each other as they do in a chat template that writes contents and nothing else.
             text = {"text": "".join(document.texts)}
+            if self.formatter is None:
+                return text["text"]  # static vectors and the like take strings, and take them for text
             if not self.messages:
                 return text
             if len(document.texts) == 1 or not self._structured():
