@@ -49,6 +49,7 @@ class Log:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, int]] = []  # folder, what it starts from, first step
         self.broken: dict[str, BaseException] = {}
+        self.configs: dict[str, Any] = {}
 
 
 LOG = Log()
@@ -64,6 +65,7 @@ def _run(name: str, steps: int, base: str, out: Path, config: Any) -> dict[str, 
         if out.name in LOG.broken and step == steps // 2:
             raise LOG.broken.pop(out.name)
         so_far.write_text(str(step + 1))
+    LOG.configs[out.name] = config
     (out / "made.json").write_text(json.dumps({"stage": name, **dataclasses.asdict(config)}, default=str))
     return {"steps": steps, "loss": 0.5}
 
@@ -75,6 +77,16 @@ def _kind(name: str, config: type, *, makes_model: bool = True) -> Kind:
     return Kind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"workers"}))
 
 
+@dataclass(frozen=True)
+class GatherConfig:
+    many: int = 3
+
+
+def _gathered(folder: Path) -> tuple[str, Path | None]:
+    return f"jsonl:{folder / 'made.json'}", folder
+
+
+GATHER = dataclasses.replace(_kind("gather", GatherConfig, makes_model=False), rows=_gathered)
 KINDS = {one.name: one for one in (_kind("make", MakeConfig), _kind("train", TrainConfig), _kind("score", ScoreConfig, makes_model=False))}
 
 

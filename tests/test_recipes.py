@@ -9,6 +9,7 @@ import pytest
 from twoway.cli import main
 from twoway.config import load
 from twoway.data.mixture import require_names
+from twoway.stages.made_rows import names_of
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.recipe import read_recipe
 
@@ -70,7 +71,7 @@ def small(stage):
     if stage.kind.name == "finetune":
         del words["batch_rows"]  # refused there: a batch is that of the loss
         words |= {"batch": 4, "eval_data": "[]", "small_tasks": "keep"}
-    if "data" in keys:
+    if "data" in keys and not names_of(stage.config):
         words |= {"data": PAIRS if stage.kind.name in OF_PAIRS else DOCUMENTS}
     return [f"{stage.name}.{key}={value}" for key, value in words.items()]
 

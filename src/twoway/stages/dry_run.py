@@ -23,9 +23,10 @@ from twoway.model.source import locate
 from twoway.training.progress import read_log
 
 from .convert import ConvertConfig, _quiet
+from .made_rows import located, names_of
 from .run_report import duration
 from .run_stage import TABLES
-from .steps import DOES, Step, lay_out
+from .steps import DOES, Step, lay_out, rows_in
 from .workload import SHARE, Shape, bytes_needed, operations, rate, shape_of
 
 if TYPE_CHECKING:
@@ -105,18 +106,22 @@ def _forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
                 return _without_data(step, steps, problems)
             if problems:
                 return Forecast(step.job.name, step.said, problems=tuple(problems))
+            waiting = [one.job.name for one in steps if one.job.name in names_of(step.job.config) and one.action in DOES]
+            if waiting:
+                note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
+                return Forecast(step.job.name, step.said, notes=(note,))
             streams = [one.spec for one in getattr(step.job.config, "data", ()) if one.spec.startswith("hub:")]
             if streams:
                 note = f"{step.job.name}: {streams[0]} is a stream and not fetched now, so rows and tokens are not known before it runs"
                 return Forecast(step.job.name, step.said, notes=(note,))
-            return _trained(step, _reader(step, steps), nproc)
+            return _trained(step, located(step.job.config, rows_in(steps)), _reader(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
 
 
-def _trained(step: Step, reader: _Reader, nproc: int) -> Forecast:
+def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
     """Forecast a stage that trains."""
-    config, count = step.job.config, step.job.kind.count
+    count = step.job.kind.count
     assert count is not None
     if hasattr(config, "calibrate"):
         config = replace(config, calibrate="none")  # there is no model to count on

@@ -30,6 +30,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 from twoway.model.source import is_hub_id
 
+from .made_rows import made_by, named, sources_of
 from .recipe import START
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def plan(
             "revision": stage.kind.revision,
             "twoway": __version__,
             "config": settings(stage, nproc),
-            **{key: _contents(value, found, problems) for key, value in _inputs(stage).items()},
+            **{key: _contents(value, found, known, problems) for key, value in _inputs(stage).items()},
             "input": known[stage.source] if base is None else found.model(base, problems),
         }
         job = Job(stage.name, stage.kind, stage.config, stage.source, base, stage.folder, parts, tuple(problems))
@@ -169,19 +170,19 @@ class _Remembered:
 def _inputs(stage: StageRecipe) -> dict[str, Any]:
     """Return the settings that name what is read: lists of sources, and folders."""
     values = {field.name: getattr(stage.config, field.name) for field in dataclasses.fields(stage.config)}
-    lists = {key: value for key, value in values.items() if isinstance(value, tuple) and value and hasattr(value[0], "spec")}
     folders = {key: value for key, value in values.items() if isinstance(value, Path) and key not in stage.kind.free}
-    return lists | folders
+    return sources_of(stage.config) | folders
 
 
-def _contents(given: Any, found: _Remembered, problems: list[str]) -> Any:
+def _contents(given: Any, found: _Remembered, known: Mapping[str, str], problems: list[str]) -> Any:
     """Return data by what is in it."""
-    return found.folder(given, problems) if isinstance(given, Path) else [_source(one, found, problems) for one in given]
+    return found.folder(given, problems) if isinstance(given, Path) else [_source(one, found, known, problems) for one in given]
 
 
-def _source(source: SourceConfig, found: _Remembered, problems: list[str]) -> dict[str, Any]:
+def _source(given: SourceConfig, found: _Remembered, known: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    maker, source = made_by(given), named(given)
     said = {field.name: getattr(source, field.name) for field in dataclasses.fields(source) if field.name not in ("spec", "root")}
-    return said | {"name": source.label, "content": found.data(source, problems)}
+    return said | {"name": source.label, "content": found.data(source, problems) if maker is None else known[maker]}
 
 
 def _files(home: Path, files: Any) -> str:

@@ -9,21 +9,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twoway.model import card
+from twoway.model.source import read_json
 from twoway.training.config import FREE
 from twoway.training.progress import read_log
 from twoway.training.report import REPORT
 
-from . import bridge, convert, evaluate, finetune, pretrain
+from . import bridge, convert, evaluate, finetune, mine, pretrain
 from .amounts import count_pairs, count_rows
 from .evaluate_config import EvaluateConfig
+from .mine_config import MineConfig
 from .run_stage import run_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from .amounts import Amount, Count
     from .run_stage import Stage
@@ -39,6 +41,7 @@ class Kind:
     count: Callable[[Any, Any, Path, int], Amount] | None = None  # (config, reader, folder for tables, shards): what a run reads
     marker: str = card.FILE  # the file that is there once all is done
     makes_model: bool = True  # so that a later stage may start from it
+    rows: Callable[[Path], tuple[str, Path | None]] | None = None  # (folder): spec and root of the rows that it makes
     report: str | None = None  # page within the stage's folder
     free: frozenset[str] = frozenset()  # settings that change no result
     revision: int = 1
@@ -75,9 +78,21 @@ def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapp
     return {"mean": found["mean"], **{task: entry["score"] for task, entry in found["tasks"].items()}}
 
 
+def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:
+    corpus = [one.spec for one in config.corpus]
+    found = mine.mine(base, config.data, out, corpus=corpus, choice=config.choice, on_bad=config.on_bad, **config.opening())
+    return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
+
+
+def _mined(folder: Path) -> tuple[str, Path | None]:
+    root = read_json(folder / mine.MANIFEST)["root"]
+    return f"parquet:{folder}", None if root is None else Path(root)
+
+
 RESULTS = "results.json"
 CONVERT = Kind("convert", convert.ConvertConfig, _convert)
 EVALUATE = Kind("evaluate", EvaluateConfig, _evaluate, marker=RESULTS, makes_model=False, free=frozenset({"device", "cache"}))
+MINE = Kind("mine", MineConfig, _mine, marker=mine.MANIFEST, makes_model=False, rows=_mined, free=frozenset({"device"}))
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -85,6 +100,7 @@ KINDS: dict[str, Kind] = {
         CONVERT,
         training(pretrain.STAGE),
         training(bridge.STAGE),
+        MINE,
         training(finetune.STAGE, count=count_pairs),
         EVALUATE,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.data.pair_mixture import open_pairs
+from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import BAD_ROWS, OnBad, Policy
 from twoway.data.progress import steps
 from twoway.data.table import open_table
@@ -55,7 +55,7 @@ class MineResult:
 
 def mine(
     model: str | Path | Embedder,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path | PairSource],
     out: str | Path,
     *,
     corpus: Sequence[str | Path] = (),
@@ -72,11 +72,12 @@ def mine(
     out, choice = Path(out), choice or Choice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
+    given = [data] if isinstance(data, str | Path) else data
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
     engine = open_embedder(model, **opening)
     with alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        pairs = open_pairs([str(one) for one in ([data] if isinstance(data, str | Path) else data)], policy=policy)
+        pairs = open_pairs([one if isinstance(one, PairSource) else str(one) for one in given], policy=policy)
         found = list_corpus(pairs, [open_table(str(spec), policy=policy) for spec in corpus], policy)
         asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
         answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)

@@ -25,6 +25,8 @@ from twoway.config import layer, put_words, read_tree
 from twoway.config_types import Given, build, read
 from twoway.errors import UsageError, did_you_mean
 
+from .made_rows import require_made
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -79,6 +81,7 @@ def read_recipe(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[s
         config, own = _config(made[name], stage, whole, every, each[name], Path(path).parent)
         source = own.get("from") or _before(stages)
         _require_source(source, stages, given, f"{stage.where}: {name}")
+        require_made(config, {one.name: one.kind for one in stages}, f"{stage.where}: {name}")
         stages.append(StageRecipe(name, made[name], source, own.get("folder") or f"{number}-{name}", config))
     _require_own_folders(stages, listed)
     return Recipe(Path(path).stem, _base(whole, stages), tuple(stages))

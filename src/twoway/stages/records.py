@@ -81,7 +81,7 @@ def look(job: Job, folder: Path) -> Stand:
     if not folder.exists():
         return Stand("new", record if record.fingerprint == job.fingerprint else None)
     if record.fingerprint != job.fingerprint:
-        return Stand("stale", record, difference(record.parts, job.parts))
+        return Stand("stale", record, difference(record.parts, job.parts, job.base or job.source))
     if record.state != "done":
         return Stand("begun", record)
     marker = folder / job.kind.marker
@@ -106,15 +106,15 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say in words what a stage was made of and is not made of now."""
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], source: str) -> str:
+    """Say in words what a stage was made of and is not made of now; `source` is what it starts from."""
     before, after = _flat(old), _flat(json.loads(json.dumps(new)))
     said = []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) == after.get(key):
             continue
         if key == "input":
-            said.append("what it starts from has changed")
+            said.append(f"{source}, which it starts from, has changed")
         elif key.startswith("data.") and key.endswith(".content"):
             said.append(f"the rows of {key.removeprefix('data.').removesuffix('.content')} have changed")
         else:

@@ -22,9 +22,10 @@ from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 from twoway.training.stop import Stopped
 
+from .made_rows import located
 from .records import Record, read_record, set_aside
 from .run_report import duration, write_summary
-from .steps import DOES, lay_out
+from .steps import DOES, lay_out, rows_in
 from .surroundings import surroundings
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def run(
             if step.action not in DOES:
                 continue
             try:
-                record = _do(step, nproc)
+                record = _do(step, steps, nproc)
             except TwowayError as error:
                 write_summary(read, steps, out, asked.command(), nproc)
                 if isinstance(error, Stopped):
@@ -134,10 +135,10 @@ def do(job: Job, base: str, folder: Path, *, nproc: int = 1) -> Record:
     return record
 
 
-def _do(step: Step, nproc: int) -> Record:
+def _do(step: Step, steps: Sequence[Step], nproc: int) -> Record:
     if step.action == "again":
         _say(f"  {step.folder} goes to {set_aside(step.folder)}, which may be deleted")
-    return do(step.job, step.base, step.folder, nproc=nproc)
+    return do(replace(step.job, config=located(step.job.config, rows_in(steps))), step.base, step.folder, nproc=nproc)
 
 
 def _seconds(record: Record, began: float) -> float:

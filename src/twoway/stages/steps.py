@@ -16,11 +16,12 @@ from twoway.errors import UsageError, did_you_mean
 from twoway.training.ranks import started_by_others
 
 from .fingerprint import Job, plan
+from .made_rows import names_of
 from .recipe import read_recipe
 from .records import STALE, look, read_record, require_run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .kinds import Kind
     from .recipe import Recipe
@@ -78,7 +79,7 @@ def lay_out(
     chosen = _chosen(names, start, only)
     before = [stage for stage in read.stages if stage.name not in chosen]
     records = {stage.name: read_record(out / stage.folder) for stage in before}
-    needed = {stage.source for stage in read.stages if stage.name in chosen}
+    needed = {name for stage in read.stages if stage.name in chosen for name in (stage.source, *names_of(stage.config))}
     for stage in before:
         record = records[stage.name]
         if stage.name in needed and (record is None or record.state != "done" or not (out / stage.folder / stage.kind.marker).exists()):
@@ -88,6 +89,17 @@ def lay_out(
     steps = tuple(_decide(job, jobs, out, chosen, redo=redo, forced=redo and bool(start or only)) for job in jobs)
     _refuse(steps, redo)
     return read, steps
+
+
+def rows_in(steps: Sequence[Step]) -> Callable[[str], tuple[str, Path | None]]:
+    """Return what tells the place of the rows that a stage has made."""
+
+    def find(name: str) -> tuple[str, Path | None]:
+        step = next(one for one in steps if one.job.name == name)
+        assert step.job.kind.rows is not None
+        return step.job.kind.rows(step.folder)
+
+    return find
 
 
 def _chosen(names: Sequence[str], start: str | None, only: str | None) -> set[str]:
