@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
-import pytest
 import torch
 
-from twoway.errors import UsageError
-from twoway.training.progress import LOG, Log, Meter, read_log, require_tracker, summary
+from twoway.training.progress import LOG, Log, Meter, read_log, summary
 
 
 def entry(step, **more):
@@ -54,10 +51,3 @@ def test_outside_a_terminal_the_end_is_a_line(tmp_path, capsys):
     log.write(entry(2, mlm=1.5, mlm_targets=3))
     assert capsys.readouterr().err == "step 2 of 2: loss 1.000 (mlm 1.500), 2.0 rows/s, 3 tokens/s, padding 10%, 5 MB\n"
     assert "mae" not in summary(entry(1, mlm=1.5, mlm_targets=3, mae_targets=0))
-
-
-def test_a_tracker_that_is_not_installed_is_refused_with_the_way_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match="twoway\\[train\\]"):
-        require_tracker("tensorboard")
-    require_tracker("none")

@@ -18,7 +18,7 @@ def configure_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SPEC", action="append", default=[], help="a source; may be repeated; replaces the recipe's")
     parser.add_argument("--recipe", metavar="FILE", help="settings and data in a YAML file")
     parser.add_argument("--nproc", metavar="N", type=int, default=1, help="start N ranks on this machine")
-    parser.add_argument("--log", choices=("none", "tensorboard"), help="also log to a tracker, in OUT/tensorboard (default: none)")
+    parser.add_argument("--log", metavar="NAME", help="also log to a tracker: tensorboard (in OUT), wandb, mlflow, … (default: none)")
     parser.add_argument(
         "--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed (default: fail)"
     )
@@ -60,4 +60,6 @@ def _said(result: Any) -> str:
     losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in names)
     measured = read(Path(result.out))["attention"]["measured"]
     went = f" from step {result.resumed:,}" if result.resumed else ""
-    return f"{result.out}: {result.steps:,} steps done{went}, {measured} as measured; last {losses}"
+    # Retrieval on the way, mean over the tasks of each set.
+    found = "".join(f"; MRR on {key[4:]} {result.last[key]:.3f}" for key in result.last if key.startswith("mrr/") and key.count("/") == 1)
+    return f"{result.out}: {result.steps:,} steps done{went}, {measured} as measured; last {losses}{found}"

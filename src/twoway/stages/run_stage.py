@@ -27,7 +27,8 @@ from twoway.training import ranks as between
 from twoway.training.checkpoint import Checkpoints, read_run, same_run
 from twoway.training.config import FREE
 from twoway.training.launch import launch
-from twoway.training.progress import read_log, require_tracker
+from twoway.training.progress import read_log
+from twoway.training.tracker import require_tracker
 from twoway.training.trainer import Trainer
 
 from .convert import _quiet

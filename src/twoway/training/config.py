@@ -8,8 +8,24 @@ from typing import Literal
 
 from twoway.errors import UsageError
 
+TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]
 # What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
-FREE = frozenset({"save_steps", "save_total", "log_steps", "eval_steps", "log", "workers", "prefetch", "parallel", "device", "nproc"})
+FREE = frozenset(
+    {
+        "save_steps",
+        "save_total",
+        "log_steps",
+        "eval_steps",
+        "eval_data",
+        "eval_rows",
+        "log",
+        "workers",
+        "prefetch",
+        "parallel",
+        "device",
+        "nproc",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class TrainConfig:
     save_total: int = 2
     log_steps: int = 1
     eval_steps: int = 0  # 0 for at the start and at the end alone
-    log: Literal["none", "tensorboard"] = "none"
+    log: TrackerName = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

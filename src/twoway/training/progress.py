@@ -11,24 +11,26 @@ import resource
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from twoway.errors import TwowayError, UsageError
+from twoway.errors import TwowayError
 from twoway.files import write_whole
 
 from .peak import peak
+from .tracker import open_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from .config import TrackerName
+
 LOG = "log.jsonl"
 QUIET_SECONDS = 10.0
-Tracker = Literal["none", "tensorboard"]
 
 
 class Meter:
@@ -80,11 +82,11 @@ def memory(device: torch.device) -> int:
 class Log:
     """Writes entries to the file, the terminal and a tracker; of several ranks the first alone has one."""
 
-    def __init__(self, out: Path, *, start: int, total: int, tracker: Tracker = "none") -> None:
+    def __init__(self, out: Path, *, start: int, total: int, tracker: TrackerName = "none") -> None:
         self.path, self.total = out / LOG, total
         kept = [line for line in read_log(out) if line["step"] <= start]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._writer = _tensorboard(out, start) if tracker == "tensorboard" else None
+        self._tracker = open_tracker(tracker, out, start)
         self._spoke = 0.0
         self._bar = _bar() if sys.stderr.isatty() else None
         if self._bar is not None:
@@ -98,10 +100,9 @@ class Log:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise TwowayError(f"{self.path} cannot be written ({error.strerror}); the last checkpoint stands") from error
-        if self._writer is not None:
-            for name, value in entry.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._writer.add_scalar(name, value, entry["step"])
+        if self._tracker is not None:
+            numbers = {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "step"}
+            self._tracker.write(entry["step"], numbers)
         if "rows_per_second" in entry:
             self._say(entry)
 
@@ -118,8 +119,8 @@ class Log:
         """Leave the terminal in order."""
         if self._bar is not None:
             self._bar.stop()
-        if self._writer is not None:
-            self._writer.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def summary(entry: Mapping[str, Any]) -> str:
@@ -151,18 +152,3 @@ def _duration(seconds: float) -> str:
 def _bar() -> Progress:
     columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
     return Progress(*columns, console=Console(stderr=True))
-
-
-def require_tracker(tracker: Tracker) -> None:
-    """Refuse a tracker whose package is not here, before any work."""
-    if tracker == "tensorboard":
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UsageError("log=tensorboard needs the package tensorboard: pip install 'twoway[train]'") from error
-
-
-def _tensorboard(out: Path, start: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
