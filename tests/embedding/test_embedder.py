@@ -138,14 +138,14 @@ def test_a_bad_document_is_an_error_with_its_place_or_left_out(engine, tmp_path)
     picture(1).save(tmp_path / "late.png")
     (tmp_path / "late.png").write_bytes((tmp_path / "late.png").read_bytes()[:-300])  # the header is whole, the pixels are not
     bad = [Document((Image(tmp_path / name),), Place("x.jsonl", row)) for row, name in ((2, "cut.png"), (3, "late.png"), (4, "none.png"))]
-    documents = [text("a"), *bad, text("b"), bad[1]]
+    documents = [text("a"), *bad, text("b"), Document(bad[1].parts, Place("x.jsonl", 9))]
     for one in bad:
         with pytest.raises(ContentError, match=rf"x\.jsonl:{one.place.row}: picture .*{one.images[0].source.name}"):
             engine.array([text("a"), one])
     refused = []
     found = dict(engine.embed(documents, refuse=lambda index, error: refused.append((index, error.place.row))))
     assert sorted(found) == [0, 4]
-    assert sorted(refused) == [(1, 2), (2, 3), (3, 4), (5, 3)]
+    assert sorted(refused) == [(1, 2), (2, 3), (3, 4), (5, 9)]
 
 
 def test_a_row_that_the_processor_refuses_is_named_and_the_rest_of_its_batch_goes_on(engine, tiny_encoder):

@@ -17,18 +17,18 @@ from ..content import Document, Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ..content import ContentError
+    from ..content import ContentError, Place
 
 
 @dataclass
 class Item:
-    """A document on its way, with every place in the input that has the same content."""
+    """A document on its way, with the number and the place of every document that has the same content."""
 
     document: Document
     key: str
     kind: str
     length: float
-    indexes: list[int] = field(default_factory=list)
+    wanted: list[tuple[int, Place | None]] = field(default_factory=list)
 
 
 # A batch of at least this share of the budget takes no row shorter than this share of its longest one.

@@ -94,9 +94,9 @@ class Pass:
             self.known.move_to_end(item.key)
             self.ready.append((index, self.known[item.key]))
         elif item.key in self.coming:
-            self.coming[item.key].indexes.append(index)
+            self.coming[item.key].wanted.append((index, item.document.place))
         else:
-            item.indexes.append(index)
+            item.wanted.append((index, item.document.place))
             self.coming[item.key] = item
             return True
         return False
@@ -137,15 +137,15 @@ class Pass:
                 self._fail(item, ContentError("the model gives numbers that are not finite; try another dtype", item.document.place))
                 continue
             del self.coming[item.key]
-            self.ready.extend((index, vector) for index in item.indexes)
+            self.ready.extend((index, vector) for index, _ in item.wanted)
             self.known[item.key] = vector
         while self.known and len(self.known) * vectors.shape[1] * 4 > self.engine.settings.remember:
             self.known.popitem(last=False)
 
     def _fail(self, item: Item, error: ContentError) -> None:
         del self.coming[item.key]
-        for index in item.indexes:
-            self._refuse(index, error)
+        for index, place in item.wanted:
+            self._refuse(index, ContentError(error.reason, place))
 
     def _refuse(self, index: int, error: ContentError) -> None:
         """Say that a document has no vector."""
