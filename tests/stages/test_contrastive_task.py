@@ -165,6 +165,14 @@ def test_what_cannot_be_is_refused():
             ContrastiveConfig(**given)
 
 
+def test_own_negatives_must_be_there(tiny_model):
+    task, batch = load(tiny_model("qwen2_vl"), negatives="own")
+    with pytest.raises(UsageError, match="no row of this batch has any"):
+        gradients(task, [batch([ROWS[1], ROWS[3]])])
+    _, step = gradients(task, [batch([ROWS[1], ROWS[0]])])
+    assert step.numbers["rows"] == 2
+
+
 def test_a_margin_takes_out_what_is_too_near(tiny_model):
     task, batch = load(tiny_model("qwen2_vl"), margin=0.0)
     made = batch([([text("one thing")], [picture("red")], [[text("one thing, once more")]]), ([text("x")], [text("y")], [])])

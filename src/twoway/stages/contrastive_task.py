@@ -114,6 +114,8 @@ class ContrastiveTask(CachedTask):
     def compare(self, given: Vectors, knobs: Sequence[torch.Tensor]) -> Compared:
         """Return the loss of this rank's queries, and how they did."""
         pairs = join(given.about).to(given.vectors.device)
+        if self.config.negatives == "own" and len(pairs.queries) and bool(pairs.is_positive.all()):
+            raise UsageError("loss.negatives=own compares with a row's own hard negatives alone, and no row of this batch has any")
         mine = ((pairs.group >= given.mine.start) & (pairs.group < given.mine.stop)).nonzero()[:, 0]
         queries, candidates = given.vectors[pairs.queries], given.vectors[pairs.candidates]
         asked, positive = queries[mine], pairs.positive[mine]
