@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from pair_toys import USUAL, pair_file
+from twoway.cli import main
 from twoway.config import load
 from twoway.data.pair_mixture import PairSource
 from twoway.errors import TwowayError, UsageError
@@ -149,6 +150,19 @@ def test_an_eos_token_ends_every_row_in_training_and_after_it(tiny_model, rows, 
     ids = model.preprocess(["a text"], prompt=model.prompts["query"])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id
     assert card.read(tmp_path / "out")["pooling"] == "eos"
+
+
+def test_the_command_takes_sources_to_measure_on(tiny_model, rows, tmp_path, capsys):
+    options = [f"{key}={value}" for key, value in USUAL.items() if key not in ("prompts", "max_steps", "held_out")]
+    words = ["finetune", str(tiny_model("qwen2_vl")), str(tmp_path / "out"), "--data", str(rows), "--eval", str(rows), *options]
+    assert main([*words, "max_steps=1", "held_out=0", "eval_rows=4"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'out'}: 1 steps done, two-way as measured; last contrastive ")
+    assert "; MRR on rows.jsonl 0." in said
+    # What is measured may change; what is trained may not.
+    assert main([*words, "max_steps=1", "held_out=0", "eval_rows=5"]) == 0
+    assert "done already" in capsys.readouterr().out
+    assert main([*words, "max_steps=1", "held_out=1", "eval_rows=5"]) == 2
 
 
 def _lines(path, *rows):

@@ -52,6 +52,7 @@ def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_end_with_the_same_weights(tiny_model, rows, tmp_path):
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["pair_toys"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
+
+from .stage_words import configure_stage, run_words
 
 if TYPE_CHECKING:
     import argparse
@@ -23,48 +24,14 @@ EXAMPLE = """twoway finetune samples/base out --data samples:train --eval sample
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("base", metavar="BASE", help="hub id or folder of the model to start from")
-    parser.add_argument("out", metavar="OUT", help="folder of the run; new, or a run to go on with")
-    parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the recipe")
-    parser.add_argument("--data", metavar="SPEC", action="append", default=[], help="pairs; may be repeated; replaces the recipe's")
+    configure_stage(parser)
     parser.add_argument("--eval", metavar="SPEC", action="append", default=[], help="pairs to measure retrieval on; may be repeated")
-    parser.add_argument("--recipe", metavar="FILE", help="settings and data in a YAML file")
-    parser.add_argument("--nproc", metavar="N", type=int, default=1, help="start N ranks on this machine")
-    parser.add_argument("--log", choices=("none", "tensorboard"), help="also log to a tracker, in OUT/tensorboard (default: none)")
-    parser.add_argument(
-        "--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed (default: fail)"
-    )
-    parser.add_argument("--force", action="store_true", help="go on although settings, base or data have changed")
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or go on; 143 where SIGTERM and 130 where Ctrl-C stopped it, with everything saved."""
-    from twoway.config import load
-    from twoway.data.pair_mixture import PairSource
-    from twoway.stages.finetune import finetune
-    from twoway.stages.finetune_config import FinetuneConfig
-    from twoway.training.stop import Stopped
+    """Train, or go on."""
+    from twoway.stages.finetune import STAGE
 
-    words = [*args.words]
-    words += [f"{key}={value}" for key, value in (("log", args.log), ("on_bad", args.on_bad)) if value]
-    config = load(FinetuneConfig, args.recipe, words)
-    more = {"eval_data": tuple(PairSource(spec) for spec in args.eval)} if args.eval else {}
-    try:
-        result = finetune(args.base, args.out, args.data, config=config, nproc=args.nproc, force=args.force, **more)
-    except Stopped as stopped:
-        sys.stderr.write(f"twoway finetune: {stopped}\n")
-        return stopped.code
-    if not result.last:
-        return 0  # a rank that somebody else started, and not the first: that one speaks
-    if args.json:
-        sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
-    elif result.resumed == result.steps:
-        sys.stdout.write(f"{result.out}: done already, {result.steps:,} steps\n")
-    else:
-        last = result.last
-        retrieval = ", ".join(f"MRR on {key[4:]} {last[key]:.3f}" for key in last if key.startswith("mrr/") and key.count("/") == 1)
-        went = f" from step {result.resumed:,}" if result.resumed else ""
-        measured = f"; {retrieval}" if retrieval else ""
-        sys.stdout.write(f"{result.out}: {result.steps:,} steps done{went}; last loss {last['loss']:.3f}{measured}\n")
-    return 0
+    if args.eval:
+        args.words = [*args.words, f"eval_data={json.dumps([{'spec': spec} for spec in args.eval], ensure_ascii=False)}"]
+    return run_words(args, STAGE)

@@ -10,22 +10,9 @@ from twoway.errors import UsageError
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]
 # What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
-FREE = frozenset(
-    {
-        "save_steps",
-        "save_total",
-        "log_steps",
-        "eval_steps",
-        "eval_data",
-        "eval_rows",
-        "log",
-        "workers",
-        "prefetch",
-        "parallel",
-        "device",
-        "nproc",
-    }
-)
+_SPEED = ("workers", "prefetch", "parallel", "device", "nproc")
+_SEEN = ("save_steps", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows")
+FREE = frozenset((*_SPEED, *_SEEN))
 
 
 @dataclass(frozen=True)
