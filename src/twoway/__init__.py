@@ -21,6 +21,7 @@ _HOME: dict[str, str] = {
     "open_embedder": "twoway.embedding",
     "open_source": "twoway.data.sources",
     "pretrain": "twoway.stages.pretrain",
+    "run": "twoway.stages.run_recipe",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -14,7 +14,7 @@ from twoway.data.patches import PatchGeometry
 from twoway.stages.amounts import Amount
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.stage_config import AdapterConfig
-from twoway.stages.workload import bytes_needed, operations, rate, shape_of
+from twoway.stages.workload import bytes_needed, operations, shape_of
 
 GEOMETRY = PatchGeometry(image_token=0, token_keys=(), patches=4)
 AMOUNT = Amount(steps=1, rows=1, tokens=40, image_tokens=0, padded=40, batch=40)
@@ -50,7 +50,3 @@ def test_what_costs_more_is_said_to(tiny_model):
     pictures = dataclasses.replace(AMOUNT, image_tokens=20)
     assert operations(shape, dataclasses.replace(WORDS, mae_weight=0.5), AMOUNT) > plain
     assert operations(shape, WORDS, pictures) > operations(shape, WORDS, dataclasses.replace(AMOUNT, tokens=20))
-
-
-def test_a_rate_is_measured():
-    assert rate("float32") > 1e8

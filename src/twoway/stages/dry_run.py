@@ -20,6 +20,7 @@ from twoway.errors import TwowayError
 from twoway.model import backbone
 from twoway.model import processor as processors
 from twoway.model.source import locate
+from twoway.training.peak import peak
 from twoway.training.progress import read_log
 
 from .convert import ConvertConfig, _quiet
@@ -27,7 +28,7 @@ from .made_rows import located, names_of
 from .run_report import duration
 from .run_stage import TABLES
 from .steps import DOES, Step, lay_out, rows_in
-from .workload import SHARE, Shape, bytes_needed, operations, rate, shape_of
+from .workload import SHARE, Shape, bytes_needed, operations, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,7 +138,7 @@ def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
         own = f"{last['tokens_per_second']:,.0f} tokens a second"
         note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
         return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
-    speed = rate(config.dtype)
+    speed = peak(torch.accelerator.current_accelerator() or torch.device("cpu"), config.dtype)
     # Ranks on an accelerator each have their own; on a processor they share its cores.
     ranks = nproc if torch.cuda.is_available() else 1
     seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)

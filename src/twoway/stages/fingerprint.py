@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .kinds import Kind
     from .recipe import Recipe, StageRecipe
 
-_WHOLE, _BLOCK, _BLOCKS = 1 << 30, 1 << 20, 256
+_WHOLE, _BLOCK, _BLOCKS = 64 << 20, 1 << 20, 32
 # Of a model's folder: what decides what it computes, and not a trainer's logs and checkpoints.
 _MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "heads/*", "*_*/*.json", "*_*/*.safetensors")
 _NOT_MODEL = ("run.json", "training.json")
@@ -192,7 +192,7 @@ def _files(home: Path, files: Any) -> str:
 
 
 def _sum(path: Path) -> str:
-    """Hash a file; of one that is larger than a gibibyte, its size and blocks all through it, the first and last among them."""
+    """Hash a file; of a large one that is no model's, its size and blocks all through it, the first and last among them."""
     size = path.stat().st_size
     if size <= _WHOLE or path.suffix == ".safetensors":
         return sha256(path)

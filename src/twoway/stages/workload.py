@@ -9,9 +9,7 @@ twice is near.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 # Of the rate that one large product reaches, what a whole training step does.
 SHARE = 0.35
-_SIDE, _SECONDS = 1024, 0.3
 _ADAPTED = 0.02  # share of the parameters that adapters add
 # Numbers of a layer that the way back needs, in units of the width, for each token; with states computed again, one.
 _KEPT, _KEPT_AGAIN = 34, 2
@@ -93,23 +90,6 @@ def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> i
     logits = min(1024, _masked(config) * amount.batch) * shape.vocabulary * 12
     beside = memory_used(torch.device("cpu")) if not torch.cuda.is_available() else 1 << 29
     return int(held + amount.batch * states + logits + beside)
-
-
-@cache
-def rate(dtype: str) -> float:
-    """Measure what this machine reaches in one large product, in operations a second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    side = _SIDE * (8 if device == "cuda" else 1)
-    left = torch.ones(side, side, device=device, dtype=getattr(torch, dtype))
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < _SECONDS:
-        start = time.perf_counter()
-        torch.mm(left, left)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2.0 * side**3 / min(times)
 
 
 def _masked(config: Any) -> float:
