@@ -57,6 +57,10 @@ class SourceConfig:
         if self.template is not None:
             form_of(self.template)
 
+    def said(self) -> dict[str, object]:
+        """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
+        return {"name": self.label, "weight": self.weight, "cap": self.cap, "template": self.template}
+
     @property
     def label(self) -> str:
         """The name that identities begin with: by default the file's, without its folder, so that data can move."""

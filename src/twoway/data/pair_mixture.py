@@ -46,6 +46,10 @@ class PairSource(SourceConfig):
     query: str = ""
     document: str = ""
 
+    def said(self) -> dict[str, object]:
+        """Return what of it a run is told by."""
+        return super().said() | {"task": self.task, "prompts": self.prompts()}
+
     def prompts(self) -> dict[str, str]:
         """Return its instructions by the names that a checkpoint has them under."""
         named = ((QUERY, self.query), (DOCUMENT, self.document))

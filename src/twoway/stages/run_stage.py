@@ -193,7 +193,7 @@ def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Pr
 
 def _run(stage: Stage[C], base: str | Path, config: C) -> dict[str, Any]:
     """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
-    sources = [{"name": one.label, "weight": one.weight, "cap": one.cap, "template": one.template} for one in config.data]
+    sources = [one.said() for one in config.data]
     return {"stage": stage.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
 
 
