@@ -202,6 +202,13 @@ def test_a_picture_that_breaks_on_the_way_is_named(tiny_model, tmp_path):
     assert {line["rows"] for line in read_log(tmp_path / "skip") if line["step"]} == {8}
 
 
+def test_what_is_longer_than_a_row_may_be_is_cut_and_counted(tiny_model, tmp_path):
+    data = _lines(tmp_path / "rows.jsonl", *GOOD[:7], {"query": "long " * 100, "positive": "p"})
+    options = USUAL | {"max_steps": 1, "batch": 8, "prompts": {}, "held_out": 0, "max_length": 64}
+    result = finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
+    assert result.last["cut"] == pytest.approx(1 / 16, abs=1 / 100)
+
+
 def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_path):
     data, options = _lines(tmp_path / "rows.jsonl", *GOOD), USUAL | {"max_steps": 1, "batch": 64, "prompts": {}}
     with pytest.raises(UsageError, match=r"a batch has 64 rows of one task, more than there are in rows\.jsonl \(8\)"):

@@ -89,6 +89,7 @@ class Chunk(NamedTuple):
     inputs: dict[str, Tensor] | None
     items: Tensor
     bad: tuple[ContentError, ...]
+    cut: int = 0  # contents that are longer than a row may be
 
 
 class Workers:
@@ -150,14 +151,14 @@ class Streamed:
             if not any(isinstance(part, Waiting) for _, part in self.parts[number]) or size <= self.left:
                 self.kept[number] = chunk
                 self.left -= size
-            yield {"inputs": chunk.inputs, "items": chunk.items}
+            yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
 
     def again(self, numbers: Sequence[int]) -> Iterator[Batch]:
         """Yield some of them once more."""
         for place, number in enumerate(numbers):
             self._ahead(numbers, place)
             chunk = self.kept.pop(number, None) or self._finish(number)
-            yield {"inputs": chunk.inputs, "items": chunk.items}
+            yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
 
     def _ahead(self, numbers: Sequence[int], place: int) -> None:
         """Begin the next few chunks that are not there."""
@@ -171,7 +172,7 @@ class Streamed:
 
 def make(workers: Workers, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
     """Open the pictures of a chunk and put it together."""
-    items, inputs, bad = [], [], []
+    items, inputs, bad, shortened = [], [], [], 0
     for item, part in parts:
         try:
             example = workers.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
@@ -180,5 +181,6 @@ def make(workers: Workers, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -
             continue
         items.append(item)
         inputs.append(example.inputs)
+        shortened += example.cut
     together = model_inputs(inputs, pad_token=cutting.pad_token, padding_side=cutting.padding_side) if inputs else None
-    return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad))
+    return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad), shortened)

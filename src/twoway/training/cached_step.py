@@ -148,12 +148,13 @@ class Step:
                 _backward(made, wanted[self.own_held + number :][:1], knobs if last else [])
 
     def _measure(self, chunk: Batch) -> None:
-        """Count tokens and padding."""
+        """Count tokens and padding, and contents that were cut because they are longer than a row may be."""
         if chunk["inputs"] is None:
             return
         ids, mask = chunk["inputs"]["input_ids"], chunk["inputs"].get("attention_mask")
         tokens = ids.numel() if mask is None else int(mask.sum())
         self.numbers.update({"tokens": tokens, "padding": ids.numel() - tokens, "contents": len(ids)})
+        self.numbers.update({"measure cut": chunk.get("cut", 0), "weight cut": len(ids)})
 
     def _count(self, compared: Compared, total: float) -> None:
         """Add up what all ranks counted."""
