@@ -138,7 +138,8 @@ def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
         own = f"{last['tokens_per_second']:,.0f} tokens a second"
         note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
         return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
-    speed = peak(torch.accelerator.current_accelerator() or torch.device("cpu"), config.dtype)
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    speed = peak(here, config.dtype)
     # Ranks on an accelerator each have their own; on a processor they share its cores.
     ranks = nproc if torch.cuda.is_available() else 1
     seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)
