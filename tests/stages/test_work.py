@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from twoway.content import Document, Image, Text
+from twoway.content import ContentError, Document, Image, Text
 from twoway.data.batching import CostWeights
 from twoway.data.mixture import SourceConfig
 from twoway.stages import work
@@ -97,6 +97,16 @@ def _stored(folder):
     (path,) = folder.glob("work-*.json")
     kept = json.loads(path.read_text())
     return tuple(kept["line"]), CostWeights(**kept["cost"])
+
+
+def test_rows_too_short_for_any_trial_leave_work_and_costs_unknown(tiny_model, tmp_path):
+    prepared = prepare(tiny_model("qwen2_vl"), config := PretrainConfig())
+
+    def refuse(name, document):
+        raise ContentError("too long")
+
+    assert _work(config, prepared, refuse, tmp_path) == CostWeights()
+    assert prepared.task.work is None
 
 
 def test_costs_that_are_given_are_taken(tiny_model, tmp_path):

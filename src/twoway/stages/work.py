@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.batching import CostWeights
 from twoway.data.views import ramp
-from twoway.errors import TwowayError
 from twoway.files import write_whole
 from twoway.training.config import FREE
 from twoway.training.probes import undisturbed
@@ -49,7 +48,7 @@ _SMALL, _LARGE = (96, 64), (160, 160)
 _TRIED: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = (
     (6, ()), (24, ()), (60, ()), (12, (_SMALL,)), (40, (_SMALL,)), (12, (_SMALL,) * 3), (12, (_LARGE,)), (40, (_LARGE,) * 2),
 )  # fmt: skip
-_ROUNDS, _LONGER = 3, 4
+_ROUNDS, _LONGER, _FACTS = 3, 4, 6
 _FUSED = tuple(
     getattr(torch.ops.aten, f"_scaled_dot_product_{name}_backward")
     for name in ("efficient_attention", "flash_attention", "flash_attention_for_cpu", "cudnn_attention")
@@ -97,11 +96,11 @@ def measure_work(
     by_time: bool = False,
     autocast: bool = False,
 ) -> Work:
-    """Try a few batches; training notices nothing of it but the place of the weights."""
+    """Try a few batches; training notices nothing of it but the place of the weights. Nothing is known where no row is short enough."""
     task.to(device)
     tried = [batch for words, sizes in _TRIED if (batch := _batch(make, words, sizes)) is not None]
-    if len(tried) < 2:
-        raise TwowayError("no small batch could be made to count the work on; raise max_length")
+    if not tried:
+        return Work((0.0,) * _FACTS, CostWeights())
     with undisturbed(task), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         counted = [_count(task, batch, device, autocast=autocast) for batch in tried]
         rest = [one - _heads(task, batch) for one, batch in zip(counted, tried, strict=True)]
