@@ -115,3 +115,34 @@ def test_shipped_stages_have_no_setting_called_as_a_recipe_s_own_key():
     assert set(REAL) >= {"convert", "pretrain"}
     for kind in REAL.values():
         assert not kind.keys & {*SHARED, "stage", "from", "folder", "recipe", "stages"}, kind.name
+
+
+def test_the_page_on_recipes_says_what_is(tmp_path, monkeypatch, capsys):
+    import re
+    import shutil
+    from pathlib import Path
+
+    home = Path(__file__).parents[2]
+    text = (home / "docs" / "recipes.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(yaml|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    (tmp_path / "page.yaml").write_text(blocks["yaml"])
+    shutil.copy(home / "recipes" / "nano-pretrain.yaml", tmp_path)
+    recipe = read_recipe(tmp_path / "page.yaml")
+    assert [(one.name, one.folder, one.source) for one in recipe.stages] == [
+        ("convert", "1-convert", "base"),
+        ("pretrain", "2-pretrain", "convert"),
+        ("longer", "second", "pretrain"),
+    ]
+    assert (recipe.stages[1].config.seed, recipe.stages[2].config.max_steps, recipe.stages[2].config.budget) == (1, 5, 4096)
+    monkeypatch.chdir(home)
+    exec(compile(blocks["python"], "recipes.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("convert base ")
+
+
+def test_the_page_lists_every_stage():
+    from pathlib import Path
+
+    from twoway.stages.kinds import KINDS as REAL
+
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in REAL)

@@ -106,7 +106,7 @@ def _forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
             if step.job.kind.count is None:
                 return _without_data(step, steps, problems)
             if problems:
-                return Forecast(step.job.name, step.said, problems=tuple(problems))
+                return Forecast(step.job.name, step.said, notes=_bound(step), problems=tuple(problems))
             waiting = [one.job.name for one in steps if one.job.name in names_of(step.job.config) and one.action in DOES]
             if waiting:
                 note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
@@ -114,10 +114,19 @@ def _forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
             streams = [one.spec for one in getattr(step.job.config, "data", ()) if one.spec.startswith("hub:")]
             if streams:
                 note = f"{step.job.name}: {streams[0]} is a stream and not fetched now, so rows and tokens are not known before it runs"
-                return Forecast(step.job.name, step.said, notes=(note,))
+                return Forecast(step.job.name, step.said, notes=(note, *_bound(step)))
             return _trained(step, located(step.job.config, rows_in(steps)), _reader(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
+
+
+def _bound(step: Step) -> tuple[str, ...]:
+    """Say how many rows there are at most where none can be counted: what the caps of all sources allow."""
+    config = step.job.config
+    if not all(one.cap for one in config.data):
+        return ()
+    rows = round(sum(one.cap * one.weight for one in config.data)) * config.epochs
+    return (f"{step.job.name}: at most {rows:,} rows, by the caps of its sources, of at most {config.max_length:,} tokens",)
 
 
 def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:

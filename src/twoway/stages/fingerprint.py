@@ -160,7 +160,7 @@ class _Remembered:
             try:
                 self._seen[what, key] = self._look[what](given), None
             except TwowayError as error:
-                self._seen[what, key] = f"not here: {key}", str(error)
+                self._seen[what, key] = f"not here: {key}", str(error).partition(" (possible: ")[0]
         found, problem = self._seen[what, key]
         if problem:
             problems.append(problem)
