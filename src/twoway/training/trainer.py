@@ -23,6 +23,7 @@ from . import ranks as between
 from .cached import CachedTask
 from .cached_step import Step
 from .checkpoint import Checkpoints, optimizer_tensors, read_optimizer, read_weights
+from .memory import give_back
 from .progress import Log, Meter
 from .schedule import rate
 from .stop import Stopped, listening
@@ -110,6 +111,7 @@ class Trainer:
             raise Stopped(number, f"after step {self.step} of {self.total}, which is saved" if self.step else "before the first step")
         self._update(filled, numbers)
         self.step += 1
+        give_back(self.step)
         config, done = self.config, self.step == self.total
         evaluated = done or bool(config.eval_steps and self.step % config.eval_steps == 0)
         if self.step % config.log_steps == 0 or evaluated:
