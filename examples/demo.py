@@ -1,65 +1,81 @@
-"""The main job from end to end, in a few minutes on two cores: convert, prove, embed, retrieve.
+"""The main job from end to end, in minutes on two cores: prove, pre-train, fine-tune, measure, find.
 
-Run it with `make demo`. Every step is a command of `twoway`, printed before it runs; what it makes lies in `demo/`.
+Run it with `make demo`. Every step is a command of `twoway`, printed before it runs; what it makes lies in `demo/`. So short a training
+shows that all works and what it does, and promises no ranking of methods.
 """
 
 from __future__ import annotations
 
-import io
+import json
 import shlex
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from PIL import Image
-from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from twoway.cli import main as twoway
+from twoway.content import Document, Image, Text
 from twoway.data.samples import samples_folder
+from twoway.embedding import open_embedder
+from twoway.evaluation.nano import Held
 
 OUT = Path("demo")
-CONCEPTS = 300
+TASKS = "name-picture,picture-name,called,page,translation"
 WORDS = ("rocket", "fox", "pizza", "cactus", "guitar")
+PRETRAIN = "max_steps=80 eval_steps=40 save_steps=40 log_steps=20"
+FINETUNE = (
+    "max_steps=150 batch=64 budget=4096 lr=3e-4 dtype=bfloat16 max_length=512 hard_negatives=0 small_tasks=keep "
+    "loss.temperature=0.05 workers=1 save_steps=75 log_steps=25"
+)
 
 
 def command(line: str, *, expect: int = 0) -> None:
     """Print a command, run it, and stop where it does not end as it should."""
+    started = time.perf_counter()
     print(f"\n$ twoway {line}", flush=True)
     code = twoway(shlex.split(line))
     if code != expect:
         sys.exit(f"the command ended with {code}, not {expect}")
+    print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
-def pictures(folder: Path) -> tuple[list[str], list[Image.Image]]:
-    """Return the English names and pictures of concepts that contrastive training is never shown, in one style."""
-    concepts = {row["concept"]: dict(row["names"])["en"] for row in pq.read_table(folder / "concepts.parquet").to_pylist()}
-    rows = pq.read_table(folder / "pictures.parquet").to_pylist()
-    chosen = [row for row in rows if row["style"] == "flat" and row["half"] == "unseen"]
-    known = {row["concept"] for row in chosen}
-    chosen = [row for row in rows if row["style"] == "flat" and concepts[row["concept"]] in WORDS and row["concept"] not in known] + chosen
-    chosen = chosen[:CONCEPTS]
-    return [concepts[row["concept"]] for row in chosen], [on_white(row["image"]) for row in chosen]
+def evaluate(model: Path) -> dict[str, Any]:
+    """Score a model on a part of the nano suite."""
+    results = OUT / f"{model.name}.json"
+    command(f"evaluate {model} --suite nano --tasks {TASKS} --cache {OUT / 'vectors'} --output {results}")
+    found: dict[str, Any] = json.loads(results.read_text())
+    return found
 
 
-def on_white(data: bytes) -> Image.Image:
-    """Lay a picture with transparency on white."""
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+def gaps(folder: Path) -> None:
+    """Print what the probes on held-out rows say of the help that pictures are to words, and words to pictures."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    print("\nOn held-out rows: nats a masked word, error a masked patch, and what the right other half saves against a shuffled one:")
+    print(f"  {'step':>6s}{'words':>8s}{'saved by the picture':>22s}{'patches':>9s}{'saved by the caption':>22s}")
+    for entry in entries:
+        if "words_right" in entry:
+            words, patches = (
+                f"{entry[f'{kind}_gap_shuffled']:.4f} +- {entry[f'{kind}_gap_shuffled_error']:.4f}" for kind in ("words", "patches")
+            )
+            print(f"  {entry['step']:6d}{entry['words_right']:8.3f}{words:>22s}{entry['patches_right']:9.4f}{patches:>22s}")
 
 
-def retrieve(model: SentenceTransformer, names: list[str], shown: list[Image.Image]) -> tuple[float, float, np.ndarray]:
-    """Return MRR and recall@10 of words -> pictures and pictures -> words together, and the scores."""
-    words = model.encode(names, batch_size=64, show_progress_bar=False)
-    seen = model.encode(shown, batch_size=64, show_progress_bar=False)
-    scores = words @ seen.T
-    right = np.diag(scores)
-    # A tie counts against us: rank is one more than all others that score at least as high.
-    ranks = np.concatenate([(scores >= right[:, None]).sum(1), (scores >= right[None, :]).sum(0)])
-    return float((1 / ranks).mean()), float((ranks <= 10).mean()), scores
+def find(model: Path) -> None:
+    """Show what the model finds for a few words among the pictures of things that fine-tuning has not seen."""
+    held = Held.read()
+    engine = open_embedder(model, device="cpu")
+    rows = held.plain
+    pictures = engine.array([Document((Image(row["image"]),)) for row in rows], side="document")
+    names = [held.name(row) for row in rows]
+    words = [word for word in WORDS if word in names] or names[:5]
+    queries = engine.array([Document((Text(word),)) for word in words], side="query")
+    print(f"\nThe first five of {len(rows)} pictures for a word:")
+    for word, scores in zip(words, queries @ pictures.T, strict=True):
+        print(f"  {word:8s} -> {', '.join(names[place] for place in np.argsort(-scores)[:5])}")
 
 
 def main() -> None:
@@ -68,29 +84,22 @@ def main() -> None:
     transformers_logging.disable_progress_bar()
     base = samples_folder() / "base"
     shutil.rmtree(OUT, ignore_errors=True)
-    command(f"info {base}")
-    command(f"convert {base} {OUT / 'causal'} --attention causal --pooling last")
-    command(f"convert {base} {OUT / 'two-way'}")
-    command(f"check {OUT / 'two-way'} --backends sdpa eager")
     command(f"check {base} --expect two-way --backends sdpa", expect=1)
-    print("\nThat is as it should be: the base itself is causal, and the check says so.")
-
-    names, shown = pictures(samples_folder())
+    print("\nThat is as it should be: the base is causal, and the check says so.")
+    command(f"convert {base} {OUT / 'causal'} --attention causal --pooling last")
+    command(f"pretrain {base} {OUT / 'pretrained'} --recipe recipes/nano-pretrain.yaml {PRETRAIN}")
+    gaps(OUT / "pretrained")
+    command(f"check {OUT / 'pretrained'} --expect two-way --backends sdpa eager")
+    command(f"finetune {OUT / 'pretrained'} {OUT / 'finetuned'} --data samples:train {FINETUNE}")
+    scores = {name: evaluate(OUT / name) for name in ("causal", "pretrained", "finetuned")}
     print(
-        f"\nPictures and their English names, {len(names)} of each, found among each other, both directions; no contrastive training yet:"
+        f"\nMRR x 100 on things that fine-tuning has not seen:\n  {'task':24s}{'chance':>8s}" + "".join(f"{name:>12s}" for name in scores)
     )
-    chance = sum(1 / rank for rank in range(1, len(names) + 1)) / len(names)
-    print(f"  {'model':10s} {'MRR':>6s} {'R@10':>6s}\n  {'chance':10s} {100 * chance:6.1f} {1000 / len(names):6.1f}")
-    scores = np.empty(0)
-    for name in ("causal", "two-way"):
-        mrr, recall, scores = retrieve(SentenceTransformer(str(OUT / name), device="cpu"), names, shown)
-        print(f"  {name:10s} {100 * mrr:6.1f} {100 * recall:6.1f}")
-    print("\nWhat the two-way model finds for a word, the best first:")
-    for word in WORDS:
-        if word in names:
-            best = np.argsort(-scores[names.index(word)])[:5]
-            print(f"  {word:8s} -> {', '.join(names[place] for place in best)}")
-    print(f"\nDone in {time.perf_counter() - started:.0f} s; the models lie in {OUT}/.")
+    for task, one in scores["finetuned"]["tasks"].items():
+        row = "".join(f"{100 * found['tasks'][task]['score']:12.1f}" for found in scores.values())
+        print(f"  {task:24s}{100 * one['chance']:8.1f}{row}")
+    find(OUT / "finetuned")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. To look at: {OUT}/pretrained/report.html and {OUT}/finetuned/report.html.")
 
 
 if __name__ == "__main__":
