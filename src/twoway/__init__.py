@@ -20,6 +20,7 @@ _HOME: dict[str, str] = {
     "mine": "twoway.stages.mine",
     "open_embedder": "twoway.embedding",
     "open_source": "twoway.data.sources",
+    "plan": "twoway.stages.plan",
     "pretrain": "twoway.stages.pretrain",
     "run": "twoway.stages.run_recipe",
 }

@@ -25,6 +25,7 @@ VERBS: tuple[str, ...] = (
     "bridge",
     "finetune",
     "run",
+    "plan",
     "evaluate",
     "compare",
     "embed",

@@ -1,0 +1,125 @@
+"""The memory of one rank: weights, gradients, the optimizer's states, copies in half precision, and what a batch keeps for the way back.
+
+Weights are float32 and arithmetic is autocast to bfloat16 (`training`), so a weight that trains takes 16 bytes: itself, its gradient and
+AdamW's two states. FSDP cuts those to a rank's share and gathers a layer at a time, and what is no layer of the language model at once. Two
+things are not cut: the copies in bfloat16, which autocast keeps until a pass ends, and, where a rank adds up several batches in a step, the
+gradients, which travel in the last one only (`training.ranks`). Activations are counted a place and layer from the operations that keep
+something; with `gradient_checkpointing` a layer's input stays, and one layer at a time is whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .plan_count import CHUNK
+
+if TYPE_CHECKING:
+    from .plan_count import Training
+    from .plan_model import Anatomy, Blocks
+
+USABLE = 0.92  # of the memory; the rest is lost between pieces
+_CONTEXT = 1.5 * 2**30  # what the driver and the libraries hold
+_FULL, _HALF = 4, 2
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank, and the image tokens that it may have at a time."""
+
+    parallel: str
+    checkpointing: bool
+    weights: float
+    gradients: float
+    optimizer: float
+    copies: float
+    activations: float
+    logits: float
+    places: float  # a batch's, for which this is
+    most: float  # places that fit
+    fits: bool
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.copies + self.activations + self.logits + _CONTEXT
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self) | {"total": self.total}
+
+
+def kept(blocks: Blocks) -> float:
+    """Return what one place keeps of one layer: norms and what lines read, the inputs of attention, the wide part."""
+    norms = 2 * (2 * _FULL + _HALF) * blocks.width
+    attention = _HALF * (2 * blocks.heads + 2 * blocks.keys)
+    return norms + attention + 4 * _HALF * blocks.inner
+
+
+def trained(model: Anatomy, training: Training) -> float:
+    """Count the parameters that train, the decoder's included."""
+    if training.lora is not None:
+        lora, lines = training.lora, {"language": model.language.lines, "tower": model.tower.lines, "projector": model.projector}
+        size = sum(lora.rank * (one.into + one.out) + lora.dora * one.out for part in lora.parts for one in lines[part])
+    elif training.train_layers:
+        size = model.layer * training.train_layers + model.sizes["projector"]
+        size += 0 if training.freeze_tower else model.sizes["tower"]
+    else:
+        size = model.total - (model.sizes["tower"] if training.freeze_tower else 0) - (0 if training.logits else model.sizes["head"])
+    return float(size + decoder(model, training))
+
+
+def decoder(model: Anatomy, training: Training) -> int:
+    """Count the parameters of the patch decoder."""
+    if not training.decoder_depth:
+        return 0
+    return training.decoder_depth * model.layer + (model.language.width + 1) * model.values
+
+
+def memory(
+    model: Anatomy,
+    training: Training,
+    *,
+    places: float,
+    image: float,
+    parallel: str,
+    ranks: int,
+    batches: float,
+    room: float,
+    masked: float,
+) -> Memory:
+    """Count a rank's bytes for a batch of so many places, a share `image` of them of pictures; `masked` is the share with logits."""
+    train = trained(model, training)
+    held = model.total + decoder(model, training) + (train if training.lora is not None else 0)
+    cut = ranks if parallel == "fsdp" else 1
+    rest = held - model.language.count * model.layer
+    gathered = 0.0 if cut == 1 else _FULL * (rest + 2 * model.layer)
+    adapted = training.lora is not None and training.checkpointing
+    copies = _HALF * (held if not adapted else model.layer)
+    each = _states(model, training, image)
+    once = _once(model, training, image) if training.checkpointing else 0.0
+    logits = min(CHUNK, masked * places) * model.vocabulary * 12 if training.logits else 0.0
+    weights, optimizer = _FULL * held / cut + gathered, 2 * _FULL * train / cut
+    gradients = _FULL * train / (cut if batches <= 1 else 1)
+    fixed = weights + optimizer + gradients + copies + logits + _CONTEXT
+    most = max((room * USABLE - fixed) / (each + once), 0.0)
+    activations = (each + once) * places
+    fits = fixed + activations <= room * USABLE
+    return Memory(parallel, training.checkpointing, weights, gradients, optimizer, copies, activations, logits, places, most, fits)
+
+
+def _states(model: Anatomy, training: Training, image: float) -> float:
+    """Return what a place keeps of all layers; an image token also what its patches keep in the tower, where that is gone back through."""
+    layers = model.language.count + training.decoder_depth
+    patches = image * model.merged * (1 - training.skipped)
+    reached = not training.freeze_tower if training.lora is None else "tower" in training.lora.parts
+    tower = patches * model.tower.count * reached
+    if training.checkpointing:
+        return _FULL * (layers * model.language.width + tower * model.tower.width)
+    return layers * kept(model.language) + tower * kept(model.tower)
+
+
+def _once(model: Anatomy, training: Training, image: float) -> float:
+    """Return what a place keeps of the one layer that is whole, with the gradients on the way through it."""
+    patches = image * model.merged * (1 - training.skipped)
+    return 1.5 * max(kept(model.language), patches * kept(model.tower))
