@@ -35,7 +35,7 @@ class BridgeConfig(StageConfig):
     lr: float = 2e-5
     epochs: int = 2
     mask: TargetMask = field(default_factory=TargetMask)
-    eos_sees_target: bool = False  # as published: true
+    eos_sees_target: bool = True  # as published, both of them; docs/cocoa.md has what closing the leak does
     sources_see_eos: bool = True
     max_target: int = 256  # tokens of B; more are cut and counted
     text_cut: float = 0.5  # where a row of one text is cut into A and B; 0: such a row is bad
