@@ -148,7 +148,7 @@ def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, ut
             choices.append(
                 memory(
                     model, training, places=work.places, image=image, parallel=parallel, ranks=machine.count,
-                    batches=work.batches, room=machine.memory, masked=work.masked,
+                    batches=work.batches, room=machine.memory
                 )
             )  # fmt: skip
     return StagePlan(stage.name, work, trained(model, work.training), hours, mfu, hours * machine.count * machine.price, tuple(choices))

@@ -1,7 +1,8 @@
 """What is rented: accelerators by name, with the peak and memory of their data sheets and a price that is an assumption.
 
 Peaks are those of dense bfloat16 products (SXM boards; no sparsity). Memory is what torch sees of it. Prices move, and differ threefold
-between vendors: those here lie within what was posted for on-demand hours in May 2026; say your own with --price.
+between vendors: those of a100, h100 and h200 lie within what was posted for on-demand hours in May 2026, that of b200 is a guess; say your
+own with --price.
 """
 
 from __future__ import annotations

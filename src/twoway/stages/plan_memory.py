@@ -86,9 +86,8 @@ def memory(
     ranks: int,
     batches: float,
     room: float,
-    masked: float,
 ) -> Memory:
-    """Count a rank's bytes for a batch of so many places, a share `image` of them of pictures; `masked` is the share with logits."""
+    """Count a rank's bytes for a batch of so many places, a share `image` of them of pictures."""
     train = trained(model, training)
     held = model.total + decoder(model, training) + (train if training.lora is not None else 0)
     cut = ranks if parallel == "fsdp" else 1
@@ -98,7 +97,7 @@ def memory(
     copies = _HALF * (held if not adapted else model.layer)
     each = _states(model, training, image)
     once = _once(model, training, image) if training.checkpointing else 0.0
-    logits = min(CHUNK, masked * places) * model.vocabulary * 12 if training.logits else 0.0
+    logits = float(CHUNK * model.vocabulary * 12 * training.logits)
     weights, optimizer = _FULL * held / cut + gathered, 2 * _FULL * train / cut
     gradients = _FULL * train / (cut if batches <= 1 else 1)
     fixed = weights + optimizer + gradients + copies + logits + _CONTEXT

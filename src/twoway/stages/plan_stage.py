@@ -42,7 +42,6 @@ class Work:
     image: float
     batches: float  # that a rank adds up in a step
     places: float  # of a rank's largest batch
-    masked: float  # share of places with logits, at most
     sources: tuple[Reads, ...]
     products: Products
     training: Training
@@ -98,8 +97,7 @@ def work_of(
         for (name, one), share, length in zip(means, shares, each, strict=True)
     )
     places = float(config.max_length * config.batch_rows) if config.batch_rows is not None else float(config.budget)
-    masked = 1.0 if getattr(config, "objective", "") == "causal" else getattr(getattr(config, "mask", None), "words", 0.0)
-    return Work(steps, rows, text, image, max(shards / ranks, chunks), places, masked, sources, products, training, notes)
+    return Work(steps, rows, text, image, max(shards / ranks, chunks), places, sources, products, training, notes)
 
 
 def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float | None, name: str) -> tuple[float, tuple[str, ...]]:
