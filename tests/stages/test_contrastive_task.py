@@ -110,7 +110,7 @@ def test_what_a_step_says_of_itself(tiny_model):
     _, step = gradients(task, [batch(ROWS)])
     said = {name.removeprefix("measure "): value / step.numbers[name.replace("measure", "weight", 1)]
             for name, value in step.numbers.items() if name.startswith("measure ")}  # fmt: skip
-    assert set(said) == {"accuracy", "accuracy/task 0", "accuracy/task 1", "positive", "hardest", "temperature", "masked"}
+    assert set(said) == {"accuracy", "accuracy/task 0", "accuracy/task 1", "positive", "hardest", "temperature", "masked", "cut"}
     assert said["temperature"] == pytest.approx(0.05)
     assert said["accuracy"] == pytest.approx((said["accuracy/task 0"] + said["accuracy/task 1"]) / 2)
     # Rows 0 and 2 ask the same, rows 0 and 4 are answered by the same, and row 3's answer is a negative of row 2.
