@@ -45,11 +45,14 @@ def main() -> None:
         for batch, steps in STEPS.items():
             for name in SIDES:
                 found[name, batch] = side(name, base, rows, batch, steps)
+                print(f"    {name} at {batch:,}: {json.dumps(found[name, batch])}", file=sys.stderr, flush=True)
             one, other = (found[name, batch] for name in SIDES)
             said = [f"{it['rows_per_second']:6.1f} {it['padding']:5.0%} {it['memory']:5.0f} MB" for it in (one, other)]
             ratio = one["rows_per_second"] / other["rows_per_second"]
             busy = other["processor"] / one["processor"]
             print(f"  {batch:6,} {said[0]:>20s} {said[1]:>20s} {ratio:7.2f} {busy:18.2f}  {one['tokens'] / one['rows']:.0f}", flush=True)
+        memory = [side("stream", base, rows, batch, 1)["memory"] for batch in (min(STEPS), max(STEPS))]
+        print(f"  our data alone, no model: {memory[0]:.0f} MB at {min(STEPS)}, {memory[1]:.0f} MB at {max(STEPS):,}")
     for name in SIDES:
         print(f"  {name}: memory at {max(STEPS):,} beside {min(STEPS)}: {found[name, 2048]['memory'] / found[name, 64]['memory']:.2f}")
 

@@ -1,4 +1,4 @@
-"""One side of the fine-tuning benchmark, in a process of its own: `python -m benchmarks.finetune_side ours|theirs BASE ROWS BATCH STEPS`.
+"""One side of the fine-tuning benchmark, in a process: `python -m benchmarks.finetune_side ours|theirs|stream BASE ROWS BATCH STEPS`.
 
 Both train the same two-way model on the same rows, in bfloat16 arithmetic, in one thread, with one worker that prepares batches, and
 look at the same negatives. Timed is the whole of the training, from reading the first row to the last step, by the clock and by the
@@ -58,6 +58,31 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     return seconds | {"tokens": tokens, "padding": padding / (padding + tokens), "loss": log[-1]["loss"]}
 
 
+def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
+    """Read, decode and put together what `ours` trains on, every chunk twice, and leave the model out."""
+    from twoway.data.pair_mixture import PairSource
+    from twoway.stages.finetune_config import FinetuneConfig
+    from twoway.stages.finetune_data import open_data
+    from twoway.stages.finetune_model import prepare
+
+    config = FinetuneConfig(data=(PairSource(rows),), batch=batch, budget=RUN * 64.0, max_steps=steps, held_out=0, workers=1)
+    prepared = prepare(base, config)
+    sizes = []
+
+    def work() -> None:
+        for batches in opened.loader.steps(0, steps):
+            for one in batches:
+                chunks = one["chunks"]
+                sizes.extend(sum(value.nbytes for value in chunk["inputs"].values()) for chunk in chunks)
+                for _ in chunks.again(range(len(chunks.costs))):
+                    pass
+
+    with tempfile.TemporaryDirectory() as out:
+        opened = open_data(config, prepared, Path(out), shards=1, bad_rows=None)
+        seconds = timed(work)
+    return seconds | {"chunks": len(sizes), "megabytes": sum(sizes) / 2**20}
+
+
 def theirs(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     """Train with the trainer of sentence-transformers and its cached loss."""
     import torch
@@ -108,7 +133,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     side, base, rows, batch, steps = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-    found = {"ours": ours, "theirs": theirs}[side](base, rows, batch, steps)
+    found = {"ours": ours, "theirs": theirs, "stream": stream}[side](base, rows, batch, steps)
     found |= {"rows": batch * steps, "rows_per_second": batch * steps / found["seconds"]}
     print("\n" + json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
