@@ -131,7 +131,9 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TwowayError(f"no space left on the disk while writing {out}; nothing half-written is kept; free some space and try again") from error
+            raise TwowayError(
+                f"no space left on the disk while writing {out}; nothing half-written is kept; free some space and try again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise TwowayError(f"may not write {out}: {error.strerror}") from error
         raise

@@ -109,5 +109,5 @@ class Known:
 
 
 def _file(image: Image) -> str:
-    content = image.read() if not hasattr(image.source, "tobytes") else image.source.tobytes()  # type: ignore[union-attr]
+    content = image.read() if not hasattr(image.source, "tobytes") else image.source.tobytes()
     return hashlib.sha256(content).hexdigest()

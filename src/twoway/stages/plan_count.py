@@ -11,7 +11,7 @@ Rows may be means: what is linear is exact for them, and squares (attention) are
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -73,8 +73,8 @@ class Training:
 class Products:
     """Operations by part: `needed` for the gradient, and `again` what is computed more than once."""
 
-    needed: Counter[str] = field(default_factory=Counter)
-    again: Counter[str] = field(default_factory=Counter)
+    needed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    again: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def total(self) -> float:

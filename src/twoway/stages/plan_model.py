@@ -124,7 +124,7 @@ def anatomy(base: str | Path) -> Anatomy:
 
 def anatomy_of(name: str, config: Any) -> Anatomy:
     """Build the model of a config without weights, and read its parts."""
-    vision = getattr(config, "vision_config", None)
+    vision: Any = getattr(config, "vision_config", None)
     if not hasattr(vision, "spatial_merge_size"):
         raise TwowayError(
             f"{name} ({config.model_type}): plan knows towers that merge patches into image tokens (Qwen's families), and not this one; "

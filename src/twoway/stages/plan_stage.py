@@ -128,7 +128,8 @@ def _load(content: Content, rows: float, config: Any, padding: float) -> Load:
     """Return rows of a content with their targets."""
     mask = getattr(config, "mask", None)
     words = content.text * (mask.words if mask is not None else 0.0)
-    patches = content.pictures * content.tokens * (mask.patches if mask is not None and getattr(config, "mae_weight", 0) else 0.0)
+    shown = bool(getattr(config, "mae_weight", False))
+    patches = content.pictures * content.tokens * (mask.patches if mask is not None and shown else 0.0)
     if getattr(config, "objective", "") == "causal":
         words, patches = content.text, 0.0
     padded = content.length * (1 + padding)
