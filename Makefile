@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## convert the shipped base, prove it two-way, embed and retrieve (a few minutes)
+demo: setup ## pre-train the shipped base, prove it two-way, fine-tune, score, find (minutes)
 	$(BIN)/python examples/demo.py
 
 test: setup ## the whole test suite (under 15 minutes on two cores)

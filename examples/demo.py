@@ -24,12 +24,12 @@ from twoway.embedding import open_embedder
 from twoway.evaluation.nano import Held
 
 OUT = Path("demo")
-TASKS = "name-picture,picture-name,called,page,translation"
+TASKS = "name-picture,called,page"
 WORDS = ("rocket", "fox", "pizza", "cactus", "guitar")
-PRETRAIN = "max_steps=80 eval_steps=40 save_steps=40 log_steps=20"
+PRETRAIN = "max_steps=60 eval_steps=30 save_steps=30 log_steps=10 budget=2048"
 FINETUNE = (
-    "max_steps=150 batch=64 budget=4096 lr=3e-4 dtype=bfloat16 max_length=512 hard_negatives=0 small_tasks=keep "
-    "loss.temperature=0.05 workers=1 save_steps=75 log_steps=25"
+    "max_steps=60 batch=64 budget=2048 lr=3e-4 dtype=bfloat16 max_length=512 hard_negatives=0 small_tasks=keep "
+    "loss.temperature=0.05 workers=1 save_steps=30 log_steps=10"
 )
 
 
