@@ -29,7 +29,7 @@ from .pretrain_rows import Rows, base
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROWS, LENGTH, MIXED, MEAN, ROUNDS = 32, 114, 160, 210, 3
+ROWS, LENGTH, MIXED, MEAN, ROUNDS = 32, 114, 64, 210, 3
 SIDES = ("released", "plain", "ours", "ours, visible patches")
 Step = tuple[int, "Callable[[], object]"]  # rows, and what trains on them
 
