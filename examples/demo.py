@@ -21,7 +21,7 @@ from twoway.cli import main as twoway
 from twoway.content import Document, Image, Text
 from twoway.data.samples import samples_folder
 from twoway.embedding import open_embedder
-from twoway.evaluation.nano import Held
+from twoway.evaluation.nano_pairs import Held
 
 OUT = Path("demo")
 TASKS = "name-picture,called,page"

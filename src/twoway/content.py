@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,8 +132,13 @@ class Document:
     def fingerprint(self) -> str:
         """Return a SHA-256 over the parts in order.
 
-        A picture counts by its file's bytes, so a path and the same bytes agree; a PIL image has no file and counts by its pixels.
+        A picture counts by its file's bytes, so a path and the same bytes agree; a PIL image has no file and counts by its pixels. What
+        lies on disk is read once: a document that was asked before gives the same answer.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for part in self.parts:
             if isinstance(part, Text):

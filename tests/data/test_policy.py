@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 
 import pytest
 
 from twoway.content import ContentError, Place
-from twoway.data.policy import Policy, add_on_bad
+from twoway.data.policy import Policy
 from twoway.data.sources import open_source
 from twoway.errors import TwowayError, UsageError
 
@@ -99,11 +98,7 @@ def test_a_list_that_cannot_be_written_is_said_in_one_line(mixed, tmp_path):
         list(open_source(mixed, on_bad="skip", bad_rows=tmp_path / "nowhere" / "bad-rows.jsonl"))
 
 
-def test_the_option_has_two_choices_and_fails_by_default():
-    parser = argparse.ArgumentParser()
-    add_on_bad(parser)
-    assert parser.parse_args([]).on_bad == "fail"
-    assert parser.parse_args(["--on-bad", "skip"]).on_bad == "skip"
+def test_an_unknown_policy_is_named_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean skip"):
         Policy("skipp")
 

@@ -17,7 +17,7 @@ and OUT a plain checkpoint pooled at EOS, with a report of what went through it.
 eos_sees_target, sources_see_eos, mask.words, max_target, lora.rank and so on; OUT/config.yaml shows them all. The same command goes on
 where it stopped."""
 EXAMPLE = """twoway bridge BASE out --data samples:pretrain max_steps=12 dtype=float32
-  twoway bridge BASE out --data pairs.jsonl --recipe recipes/cocoa-2b-bridge.yaml --nproc 8"""
+  twoway bridge BASE out --data pairs.jsonl --nproc 8 lora.rank=8 lora.dora=true"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import add_on_bad, add_opening, opening
+
 if TYPE_CHECKING:
     import argparse
 
@@ -31,23 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("float32", "float16", "int8", "binary"), default="float32", help="what a number is stored as"
     )
     parser.add_argument("--recall", action="store_true", help="measure and print what shorter and coarser vectors cost")
-    parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
-    parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")
-    parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens")
-    parser.add_argument("--device", default="auto", help="device to run on")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
+    add_opening(parser)
     parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
     parser.add_argument("--workers", metavar="N", type=int, help="threads that decode, resize and tokenize ahead of the model")
     parser.add_argument("--root", metavar="DIR", help="folder that picture paths are relative to (default: that of the file)")
     parser.add_argument("--dpi", type=int, default=144, help="resolution of PDF pages")
     parser.add_argument("--shard-rows", metavar="N", type=int, default=2048, help="rows of input a file covers; a kill costs at most these")
     parser.add_argument("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew")
-    parser.add_argument(
-        "--on-bad",
-        choices=("fail", "skip"),
-        default="fail",
-        help="a bad row stops the run (fail), or is left out, counted and listed in bad-rows.jsonl (skip)",
-    )
+    add_on_bad(parser)
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -58,9 +51,6 @@ def run(args: argparse.Namespace) -> int:
     from twoway.stages.embed import embed
 
     engine = {name: value for name in ("budget", "workers") if (value := getattr(args, name)) is not None}
-    opening = {
-        name: value for name in ("pooling", "processor", "max_length", "device", "dtype") if (value := getattr(args, name)) is not None
-    }
     result = embed(
         args.model,
         args.data,
@@ -76,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         root=args.root,
         dpi=args.dpi,
-        **opening,
+        **opening(args),
         **engine,
     )
     if args.json:

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .options import add_on_bad, add_opening, opening
+
 if TYPE_CHECKING:
     import argparse
 
@@ -36,18 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")
     parser.add_argument("--output", metavar="FILE", help="write results here, and the outcome of every item beside it")
     parser.add_argument("--subset", type=int, metavar="N", help="only N queries of each task, for a quick look")
-    parser.add_argument("--pooling", metavar="MODE", help="mean, last or eos; for models that are no sentence-transformers checkpoint")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="where to compute (default: %(default)s)")
-    parser.add_argument("--dtype", metavar="NAME", help="precision (default: float32 on a CPU, else the checkpoint's own)")
-    parser.add_argument("--max-length", type=int, metavar="N", help="cut texts at N tokens (default: the model's limit)")
+    add_opening(parser)
     parser.add_argument("--cache", metavar="DIR", help="where vectors are kept (default: $TWOWAY_CACHE, else the user's cache folder)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
-    parser.add_argument(
-        "--on-bad",
-        choices=("fail", "skip"),
-        default="fail",
-        help="a bad row stops the run, or is left out, counted and listed",
-    )
+    add_on_bad(parser, listed="bad-rows.jsonl beside FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
         subset=args.subset,
         cache=args.cache,
         on_bad=args.on_bad,
-        pooling=args.pooling,
-        device=args.device,
-        dtype=args.dtype,
-        max_length=args.max_length,
+        **opening(args),
     )
     if args.json:
         sys.stdout.write(json.dumps(found.found, indent=2, ensure_ascii=False) + "\n")

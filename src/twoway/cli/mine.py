@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import add_on_bad, add_opening, opening
+
 if TYPE_CHECKING:
     import argparse
 
@@ -40,17 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query-instruction", metavar="TEXT", help="text before a query (default: the model's prompt for queries)")
     parser.add_argument("--document-instruction", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
     parser.add_argument("--vectors", metavar="DIR", help="where the vectors are kept (default: OUT.vectors)")
-    parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
-    parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens")
-    parser.add_argument("--device", default="auto", help="device to run on")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
+    add_opening(parser)
     parser.add_argument("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew; vectors stay")
-    parser.add_argument(
-        "--on-bad",
-        choices=("fail", "skip"),
-        default="fail",
-        help="a bad row stops the run (fail), or is left out, counted and listed in bad-rows.jsonl beside the vectors (skip)",
-    )
+    add_on_bad(parser, listed="bad-rows.jsonl beside the vectors")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -64,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
     names = ("negatives", "margin", "share", "random", "sampling", "seed")
     wishes = {name: getattr(args, name) for name in names}
     choice = Choice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
-    opening = ("pooling", "max_length", "device", "dtype")
     prompts = [
         None if text is None else {"side": side, "instruction": text}
         for side, text in (("query", args.query_instruction), ("document", args.document_instruction))
@@ -80,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         vectors=args.vectors,
         on_bad=args.on_bad,
         overwrite=args.overwrite,
-        **{name: value for name in opening if (value := getattr(args, name)) is not None},
+        **opening(args),
     )
     if args.json:
         sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")

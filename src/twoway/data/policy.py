@@ -9,26 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from ..content import ContentError, Place
 from ..errors import TwowayError, UsageError, did_you_mean
 
-if TYPE_CHECKING:
-    import argparse
-
 OnBad = Literal["fail", "skip"]
 BAD_ROWS = "bad-rows.jsonl"
-
-
-def add_on_bad(parser: argparse.ArgumentParser) -> None:
-    """Give a command the option `--on-bad`."""
-    parser.add_argument(
-        "--on-bad",
-        choices=get_args(OnBad),
-        default="fail",
-        help=f"a bad row stops the run (fail), or is left out, counted and listed in {BAD_ROWS} (skip); default: %(default)s",
-    )
 
 
 class Policy:

@@ -6,7 +6,7 @@ is embedded twice. A query either has a list of candidates of its own (MMEB) or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -60,8 +60,7 @@ class RankingTask:
             return self
         draw = np.random.default_rng([seed, *self.name.encode()])
         chosen = np.sort(draw.permutation(len(self.items))[:count])
-        kept = tuple(self.items[place] for place in chosen)
-        return RankingTask(self.name, self.group, self.candidates, kept, self.metric, self.sides, self.marks)
+        return replace(self, items=tuple(self.items[place] for place in chosen))
 
 
 @dataclass

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from twoway.content import ContentError, Text
-from twoway.files import write_whole
 from twoway.images import open_image
-from twoway.training.checkpoint import read_run
-from twoway.training.progress import read_log
-from twoway.training.report_chart import Line, chart
-from twoway.training.report_page import folded, grid, img, page, section, table, tiles
+from twoway.training.report_chart import chart
+from twoway.training.report_curves import line
+from twoway.training.report_page import grid, img, section, table, tiles
+from twoway.training.report_parts import end, entries_of, numbers, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 
     from .retrieval_probe import Case, Retrieval
 
-REPORT = "report.html"
-_WORDS, _LINES, _BAD = 220, 4, 20
+_WORDS, _LINES = 220, 4
+_NUMBERS = (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("contrastive", "{:.3f}", "loss, nats"))
 _STYLE = (
     "<style>.find{display:grid;grid-template-columns:repeat(5,1fr);gap:10px;font-size:13px}.find>div{overflow-wrap:anywhere}"
     ".find{align-items:start}.find img{max-width:120px;aspect-ratio:1;object-fit:contain}.list{display:grid;gap:12px;margin-top:16px}"
@@ -46,16 +44,11 @@ class Shown:
 
 def write_report(out: Path, shown: Shown, latest: dict[str, Any]) -> None:
     """Write the report of the run in `out`; `latest` is an entry that may not be in its log yet."""
-    entries: dict[int, dict[str, Any]] = {}
-    for entry in [*read_log(out), latest]:
-        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
-    log, run = [entries[step] for step in sorted(entries)], read_run(out)
-    under = f"step {latest['step']:,} of {shown.total:,}, from {run.get('base', 'a base')}"
-    write_whole(out / REPORT, page(f"Fine-tuning · {out.resolve().name}", under, [_STYLE, *_body(out, log, run, shown)]))
+    log = entries_of(out, latest)
+    write_page(out, "Fine-tuning", shown.total, log, [_STYLE, *_body(out, log, shown)])
 
 
-def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
-    config = out / "config.yaml"
+def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
     # Of sources of their own where there are some: held-out rows are of the sources that are trained on.
     of_last = [one for one in shown.found if one.measured.name == shown.found[-1].measured.name]
     cases = [case for one in of_last for case in one.cases if not case.worst]
@@ -77,7 +70,7 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
                 [
                     _chart(log, "contrastive", "loss", "nats", smooth=True),
                     _chart(log, "accuracy", "in-batch accuracy", "share", smooth=True),
-                    chart("Similarity", "cosine", [_line(log, "positive", "positives"), _line(log, "hardest", "hardest negatives")]),
+                    chart("Similarity", "cosine", [line(log, "positive", "positives"), line(log, "hardest", "hardest negatives")]),
                     _chart(log, "temperature", "temperature", ""),
                     _chart(log, "gradient", "norm of the gradient", "", smooth=True),
                     *_by_task(log, "accuracy", "In-batch accuracy by task"),
@@ -92,14 +85,7 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
             "Rows, rows of a batch, batches of an epoch, and how often an epoch goes through each.",
             table(("task", "rows", "batch", "batches", "repeats"), [list(one.values()) for one in shown.tasks]),
         ),
-        _bad(out / shown.bad_rows),
-        section(
-            "Provenance",
-            "What made this run, and what it can be made again with.",
-            table(("what", "value"), list(shown.versions.items())),
-            folded("Settings", config.read_text(encoding="utf-8") if config.exists() else ""),
-            folded("Run", json.dumps({key: value for key, value in run.items() if key != "config"}, indent=2, ensure_ascii=False)),
-        ),
+        *end(out, shown.versions, shown.bad_rows),
     ]
 
 
@@ -109,19 +95,11 @@ def _numbers(log: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[tuple[s
     for name in sets:
         values = [entry[f"mrr/{name}"] for entry in log if f"mrr/{name}" in entry]
         found.append((f"{values[-1]:.3f}", f"MRR on {name}; {values[0]:.3f} before"))
-    for name, form, about in (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("contrastive", "{:.3f}", "loss, nats")):
-        value = next((entry[name] for entry in reversed(log) if name in entry), None)
-        if value is not None:
-            found.append((form.format(value), about))
-    return found
-
-
-def _line(log: Sequence[dict[str, Any]], key: str, name: str, *, smooth: bool = False) -> Line:
-    return Line(name, [(entry["step"], float(entry[key])) for entry in log if key in entry], smooth=smooth)
+    return found + numbers(log, _NUMBERS)
 
 
 def _chart(log: Sequence[dict[str, Any]], key: str, title: str, unit: str, *, smooth: bool = False) -> str:
-    return chart(title[:1].upper() + title[1:], unit, [_line(log, key, title, smooth=smooth)])
+    return chart(title[:1].upper() + title[1:], unit, [line(log, key, title, smooth=smooth)])
 
 
 def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
@@ -129,7 +107,7 @@ def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
     keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/")))
     charts = []
     for start in range(0, len(keys), _LINES):
-        charts.append(chart(title, "", [_line(log, key, key.removeprefix(f"{kind}/")) for key in keys[start : start + _LINES]]))
+        charts.append(chart(title, "", [line(log, key, key.removeprefix(f"{kind}/")) for key in keys[start : start + _LINES]]))
     return charts
 
 
@@ -163,10 +141,3 @@ def _cell(title: str, document: Document, right: bool) -> str:
             except ContentError:
                 shown.append("<div>a picture that cannot be opened</div>")
     return f'<div class="{"hit" if right else "miss"}"><b>{escape(title)}</b>{"".join(shown)}</div>'
-
-
-def _bad(path: Path) -> str:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    rows = [(line["file"], line["row"] if line["row"] is not None else "", line["reason"]) for line in lines[:_BAD]]
-    many = f"{len(lines):,} rows could not be used and are left out; all are in {path.name}."
-    return section("Bad rows", many, table(("file", "row", "why"), rows)) if lines else ""

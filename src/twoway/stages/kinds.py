@@ -16,7 +16,7 @@ from twoway.model import card
 from twoway.model.source import read_json
 from twoway.training.config import FREE
 from twoway.training.progress import read_log
-from twoway.training.report import REPORT
+from twoway.training.report_parts import REPORT
 
 from . import bridge, convert, evaluate, finetune, mine, pretrain
 from .amounts import count_pairs, count_rows

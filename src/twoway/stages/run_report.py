@@ -14,6 +14,7 @@ import yaml
 from twoway.config import dump
 from twoway.files import write_whole
 from twoway.training.report_page import folded, page, section, table, tiles
+from twoway.training.report_parts import REPORT
 
 from .records import read_record
 from .steps import SUMMARY
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .records import Record
     from .steps import Step
 
-RECIPE, REPORT = "recipe.yaml", "report.html"
+RECIPE = "recipe.yaml"
 # Key figures of training stages that a reader looks for first; others come behind them.
 _FIRST = ("steps", "loss", "rows_per_second", "memory_mb")
 _MOST = 12

@@ -5,31 +5,36 @@ It is written anew at each evaluation and at the end, from the log and from what
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from twoway.files import write_whole
-
-from .checkpoint import read_run
 from .probes import RIGHT, SHUFFLED
-from .progress import read_log
 from .report_curves import gap_charts, held_charts, speed_charts, training_charts
 from .report_examples import Examples, Sentence, Word
-from .report_page import folded, grid, img, page, section, table, tiles
+from .report_page import grid, img, section, table, tiles
+from .report_parts import end, entries_of, numbers, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-REPORT = "report.html"
-_BAD_SHOWN, _CAPTION = 20, 160
+_CAPTION = 160
 _SAID = {
     "words": ("a word costs {} nats less with its own picture than with another row's", "pictures"),
     "patches": ("a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
 }
+
+_NUMBERS = (  # name in the log, form, what it is
+    ("mlm", "{:.3f}", "nats a masked word, in training"),
+    ("clm", "{:.3f}", "nats a word, in training"),
+    (f"words_{RIGHT}_accuracy", "{:.1%}", "of held-out words said right"),
+    (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right picture over a wrong one"),
+    ("mae", "{:.3f}", "squared error of a masked patch, in training"),
+    (f"patches_gap_{SHUFFLED}", "{:+.4f}", "squared error saved by the right caption over a wrong one"),
+    ("rows_per_second", "{:,.1f}", "rows a second, latest"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,25 +50,14 @@ class Shown:
 
 def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None = None) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
-    log, run = entries_of(out, latest), read_run(out)
-    done = log[-1]["step"] if log else 0
-    under = f"step {done:,} of {shown.total:,}, from {run.get('base', 'a base')}"
-    write_whole(out / REPORT, page(f"Pre-training · {out.resolve().name}", under, _body(out, log, run, shown)))
+    log = entries_of(out, latest)
+    write_page(out, "Pre-training", shown.total, log, _body(out, log, shown))
 
 
-def entries_of(out: Path, latest: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the entries of a run's log by step, with one that is not in it yet."""
-    entries: dict[int, dict[str, Any]] = {}
-    for entry in [*read_log(out), *([latest] if latest else [])]:
-        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
-    return [entries[step] for step in sorted(entries)]
-
-
-def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Shown) -> list[str]:
-    config = out / "config.yaml"
-    words, causal = [_case_rows(one) for one in shown.examples.sentences], any("clm" in entry for entry in log)
+def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
+    words, causal = [case_rows(one) for one in shown.examples.sentences], any("clm" in entry for entry in log)
     return [
-        tiles(_numbers(log)),
+        tiles(numbers(log, _NUMBERS)),
         section("Do the modalities help each other?", verdict(log), grid(gap_charts(log))),
         section(
             "Held-out losses",
@@ -86,15 +80,8 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Show
             '<div class="grid">' + "".join(words) + "</div>" if words else "",
         ),
         section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
-        section("Data", "Rows by source, and how many of them are held out.", _data(shown)),
-        _bad(out / shown.bad_rows),
-        section(
-            "Provenance",
-            "What made this run, and what it can be made again with.",
-            table(("what", "value"), [(key, value) for key, value in shown.versions.items()]),
-            folded("Settings", config.read_text(encoding="utf-8") if config.exists() else ""),
-            folded("Run", json.dumps({key: value for key, value in run.items() if key != "config"}, indent=2, ensure_ascii=False)),
-        ),
+        section("Data", "Rows by source, and how many of them are held out.", data_rows(shown)),
+        *end(out, shown.versions, shown.bad_rows),
     ]
 
 
@@ -125,25 +112,6 @@ def _digits(value: float, many: int = 3) -> str:
     return f"{value:.{max(0, many - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
-def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the large numbers at the top: the latest of each."""
-    wanted = [
-        ("mlm", "{:.3f}", "nats a masked word, in training"),
-        ("clm", "{:.3f}", "nats a word, in training"),
-        (f"words_{RIGHT}_accuracy", "{:.1%}", "of held-out words said right"),
-        (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right picture over a wrong one"),
-        ("mae", "{:.3f}", "squared error of a masked patch, in training"),
-        (f"patches_gap_{SHUFFLED}", "{:+.4f}", "squared error saved by the right caption over a wrong one"),
-        ("rows_per_second", "{:,.1f}", "rows a second, latest"),
-    ]
-    found = []
-    for name, form, about in wanted:
-        value = next((entry[name] for entry in reversed(log) if name in entry), None)
-        if value is not None:
-            found.append((form.format(value).replace("-", "−"), about))
-    return found
-
-
 def _picture_card(one: Any) -> str:
     three = ((one.original, "original"), (one.masked, "masked"), (one.restored, "restored"))
     shown = "".join(f"<div>{img(picture, name)}{name}</div>" for picture, name in three)
@@ -151,7 +119,8 @@ def _picture_card(one: Any) -> str:
     return f'<div class="card"><div class="three">{shown}</div><p>{escape(caption)} <small>error {one.error:.3f}</small></p></div>'
 
 
-def _case_rows(sentence: Sentence, own: str = "its own picture", other: str = "another picture") -> str:
+def case_rows(sentence: Sentence, own: str = "its own picture", other: str = "another picture") -> str:
+    """Return a sentence as the model restores it beside its own company and beside another's."""
     made = []
     for name, about in ((RIGHT, own), (SHUFFLED, other)):
         seen = img(sentence.shown[name], about) if name in sentence.shown else "<div></div>"
@@ -168,12 +137,6 @@ def _word(word: Word) -> str:
     return f'{space}<ruby class="w no">{escape(word.said.strip() or "␣")}<rt>{escape(word.text.strip() or "␣")}</rt></ruby>'
 
 
-def _data(shown: Shown) -> str:
+def data_rows(shown: Shown) -> str:
+    """Return the table of sources."""
     return table(("source", "weight", "rows", "held out"), [list(one) for one in shown.sources])
-
-
-def _bad(path: Path) -> str:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    rows = [(line["file"], line["row"] if line["row"] is not None else "", line["reason"]) for line in lines[:_BAD_SHOWN]]
-    many = f"{len(lines):,} rows could not be used and are left out; all are in {path.name}."
-    return section("Bad rows", many, table(("file", "row or page", "why"), rows)) if lines else ""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from twoway.files import write_whole
-
 from .bridge_probes import REGIONS
-from .checkpoint import read_run
 from .probes import NONE, RIGHT, SHUFFLED
-from .report import REPORT, Shown, _bad, _case_rows, _data, entries_of
+from .report import Shown, case_rows, data_rows
 from .report_chart import chart
-from .report_curves import _line, speed_charts
-from .report_page import folded, grid, page, section, table, tiles
+from .report_curves import line, speed_charts
+from .report_page import grid, section, table, tiles
+from .report_parts import end, entries_of, numbers, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +27,16 @@ _MEASURES = (
     ("reciprocal", "mean of one over the place of the own text"),
 )
 
+_NUMBERS = (  # name in the log, form, what it is
+    ("bridge", "{:.3f}", "nats a masked word of B, in training"),
+    (f"words_gap_{NONE}", "{:+.3f}", "nats a word through EOS, on held-out rows"),
+    (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right A over a wrong one"),
+    (f"first_{RIGHT}_accuracy", "{:.1%}", "of B's first words said right by EOS"),
+    ("recall_eos", "{:.1%}", "of rows find their own text from EOS"),
+    ("recall_mean", "{:.1%}", "of rows find their own text from the mean"),
+    ("rank_eos", "{:.1f}", "effective rank of the vectors at EOS"),
+)
+
 
 @dataclass(frozen=True)
 class BridgeShown(Shown):
@@ -40,18 +47,15 @@ class BridgeShown(Shown):
 
 def write_bridge_report(out: Path, shown: BridgeShown, latest: dict[str, Any] | None = None) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
-    log, run = entries_of(out, latest), read_run(out)
-    done = log[-1]["step"] if log else 0
-    under = f"step {done:,} of {shown.total:,}, from {run.get('base', 'a base')}"
-    write_whole(out / REPORT, page(f"EOS bridge · {out.resolve().name}", under, _body(out, log, run, shown)))
+    log = entries_of(out, latest)
+    write_page(out, "EOS bridge", shown.total, log, _body(out, log, shown))
 
 
-def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: BridgeShown) -> list[str]:
-    config = out / "config.yaml"
+def _body(out: Path, log: list[dict[str, Any]], shown: BridgeShown) -> list[str]:
     measured = [entry for entry in log if "words_rows" in entry or "rank_eos" in entry]
-    sentences = [_case_rows(one, "its own A", "another row's A") for one in shown.examples.sentences]
+    sentences = [case_rows(one, "its own A", "another row's A") for one in shown.examples.sentences]
     return [
-        tiles(_numbers(log)),
+        tiles(numbers(log, _NUMBERS)),
         section("What goes through EOS?", said(log), grid(_gaps(log)), table(*_by_kind(measured))),
         section(
             "The words of B",
@@ -77,15 +81,8 @@ def _body(out: Path, log: list[dict[str, Any]], run: dict[str, Any], shown: Brid
             '<div class="grid">' + "".join(sentences) + "</div>" if sentences else "",
         ),
         section("Speed", "Over the steps since the entry before.", grid(speed_charts(log))),
-        section("Data", "Rows by source, and how many of them are held out." + _cut(log), _data(shown)),
-        _bad(out / shown.bad_rows),
-        section(
-            "Provenance",
-            "What made this run, and what it can be made again with.",
-            table(("what", "value"), [(key, value) for key, value in shown.versions.items()]),
-            folded("Settings", config.read_text(encoding="utf-8") if config.exists() else ""),
-            folded("Run", json.dumps({key: value for key, value in run.items() if key != "config"}, indent=2, ensure_ascii=False)),
-        ),
+        section("Data", "Rows by source, and how many of them are held out." + _cut(log), data_rows(shown)),
+        *end(out, shown.versions, shown.bad_rows),
     ]
 
 
@@ -105,52 +102,34 @@ def said(log: Sequence[dict[str, Any]]) -> str:
     return " ".join(found) + f" Measured on {last['words_rows']:,.0f} held-out rows at step {last['step']:,}; bands are one standard error."
 
 
-def _numbers(log: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    wanted = [
-        ("bridge", "{:.3f}", "nats a masked word of B, in training"),
-        (f"words_gap_{NONE}", "{:+.3f}", "nats a word through EOS, on held-out rows"),
-        (f"words_gap_{SHUFFLED}", "{:+.3f}", "nats saved by the right A over a wrong one"),
-        (f"first_{RIGHT}_accuracy", "{:.1%}", "of B's first words said right by EOS"),
-        ("recall_eos", "{:.1%}", "of rows find their own text from EOS"),
-        ("recall_mean", "{:.1%}", "of rows find their own text from the mean"),
-        ("rank_eos", "{:.1f}", "effective rank of the vectors at EOS"),
-    ]
-    found = []
-    for name, form, about in wanted:
-        value = next((entry[name] for entry in reversed(log) if name in entry), None)
-        if value is not None:
-            found.append((form.format(value).replace("-", "−"), about))
-    return found
-
-
 def _gaps(log: Sequence[dict[str, Any]]) -> list[str]:
     against = ((NONE, "over EOS cut off"), (SHUFFLED, "over another A"))
-    whole = chart("What the right A saves", "nats a word", [_line(log, f"words_gap_{key}", name) for key, name in against], zero=True)
-    kinds = [_line(log, f"words_gap_{NONE}/{kind}", f"A is {kind}") for kind in _KINDS]
+    whole = chart("What the right A saves", "nats a word", [line(log, f"words_gap_{key}", name) for key, name in against], zero=True)
+    kinds = [line(log, f"words_gap_{NONE}/{kind}", f"A is {kind}") for kind in _KINDS]
     return [whole, chart("Through EOS, by what A is", "nats a word", kinds, zero=True)]
 
 
 def _held(log: Sequence[dict[str, Any]]) -> list[str]:
     cases = ((RIGHT, "right A"), (SHUFFLED, "another A"), (NONE, "EOS cut off"))
     return [
-        chart("Words of B", "nats", [_line(log, f"words_{key}", name) for key, name in cases]),
-        chart("Words said right", "share", [_line(log, f"words_{key}_accuracy", name) for key, name in cases], zero=True),
-        chart("First word said right by EOS", "share", [_line(log, f"first_{key}_accuracy", name) for key, name in cases], zero=True),
+        chart("Words of B", "nats", [line(log, f"words_{key}", name) for key, name in cases]),
+        chart("Words said right", "share", [line(log, f"words_{key}_accuracy", name) for key, name in cases], zero=True),
+        chart("First word said right by EOS", "share", [line(log, f"first_{key}_accuracy", name) for key, name in cases], zero=True),
     ]
 
 
 def _training(log: Sequence[dict[str, Any]]) -> list[str]:
     return [
-        chart("Masked words of B", "nats", [_line(log, "bridge", "words", smooth=True)]),
-        chart("Gradient", "norm, before it is clipped", [_line(log, "gradient", "gradient", smooth=True)], zero=True, first=2),
+        chart("Masked words of B", "nats", [line(log, "bridge", "words", smooth=True)]),
+        chart("Gradient", "norm, before it is clipped", [line(log, "gradient", "gradient", smooth=True)], zero=True, first=2),
     ]
 
 
 def _found(log: Sequence[dict[str, Any]]) -> list[str]:
     both = (("eos", "at EOS"), ("mean", "mean of states"))
     return [
-        chart("Rows that find their own text", "share", [_line(log, f"recall_{key}", name) for key, name in both], zero=True),
-        chart("Effective rank", "directions in use", [_line(log, f"rank_{key}", name) for key, name in both], zero=True),
+        chart("Rows that find their own text", "share", [line(log, f"recall_{key}", name) for key, name in both], zero=True),
+        chart("Effective rank", "directions in use", [line(log, f"rank_{key}", name) for key, name in both], zero=True),
     ]
 
 

@@ -1,0 +1,64 @@
+"""What stages that restore rows look at beside training: the held-out rows, measured on the way, and the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.content import ContentError
+from twoway.training.trainer import Events, Trainer
+
+if TYPE_CHECKING:
+    from twoway.content import Document
+
+    from .pretrain_data import RowData
+
+
+class RowWatch(Events):
+    """Measures held-out rows, and keeps `report.html` up to date; a stage says what is measured and what the report shows."""
+
+    data: RowData
+
+    def measure(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what the held-out rows say at this moment."""
+        raise NotImplementedError
+
+    def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
+        """Write the report; all ranks call it, because parts of the model may lie on each."""
+        raise NotImplementedError
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure, and write the report as far as the run has come."""
+        found = self.measure(trainer)
+        if found and trainer.step < trainer.total:
+            self.report(trainer, {"step": trainer.step, **found})
+        return found
+
+    def end(self, trainer: Trainer) -> None:
+        """Write the report of the whole run."""
+        self.report(trainer, None)
+
+    def seen(self, document: Document) -> Document:
+        """Return a row as the stage looks at it."""
+        return document
+
+    def held_rows(self) -> list[tuple[str, Document]]:
+        """Return the held-out rows that can be read, all their files opened once."""
+        rows = []
+        for row in self.data.held:
+            try:
+                identity, document = self.data.mixture.read(int(row))
+                found = self.seen(document)
+                found.fingerprint()  # opens every file
+            except ContentError:
+                continue
+            rows.append((identity, found))
+        return rows
+
+    def sources(self) -> list[tuple[str, float, int, int]]:
+        """Return each source's name and weight, and its rows, all and held out."""
+        mixture, held = self.data.mixture, self.data.held
+        counts = np.bincount(mixture.source_of(held), minlength=len(mixture.sources)) if len(held) else [0] * len(mixture.sources)
+        rows = zip(mixture.sources, mixture.tables, counts, strict=True)
+        return [(source.label, source.weight, len(table), int(count)) for source, table, count in rows]
