@@ -1,0 +1,1 @@
+"""Vectors put to work: a database of what was embedded, and answers from it."""

@@ -1,0 +1,1 @@
+"""A model behind HTTP: embeddings, search and a page to look at."""
