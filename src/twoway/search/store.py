@@ -1,0 +1,94 @@
+"""What an index of vectors is, whatever engine holds it: items, hits, and the few things that are asked of it.
+
+`open_store` names the engine by the look of the location: a folder is LanceDB, `milvus://host:port/collection` a Milvus server, and a file
+that ends in `.db` Milvus Lite. An index remembers the model of its vectors, so that no query of another model is ever compared with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that can be found, with what a reader is shown of it."""
+
+    id: str
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)  # of length 1; a hit comes without
+    text: str = ""  # all texts, one below the other
+    thumbnail: bytes | None = field(default=None, repr=False)  # a small WebP, its longest side at most 320
+    place: str = ""  # file and row or page, for a reader
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that was found, and its cosine to the query (of words alone: how well they fit, on the engine's own scale)."""
+
+    item: Item
+    score: float
+
+
+@dataclass(frozen=True)
+class About:
+    """What an index remembers of the vectors in it."""
+
+    model: str  # folder or hub id
+    fingerprint: str  # of `Embedder.fingerprint`
+    dimension: int  # of the stored vectors; a query's is cut to it
+
+
+class Store(Protocol):
+    """An open index. Every call is whole or fails with a `TwowayError`; calls may come from several threads."""
+
+    location: str
+    about: About
+
+    @property
+    def model(self) -> str:
+        """Folder or hub id of the model that made the vectors."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of that model."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What a filter may name, and its type: string, integer, number or boolean."""
+
+    def count(self, where: str | None = None) -> int:
+        """Count the items, or those that a filter lets through."""
+
+    def search(
+        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+    ) -> list[Hit]:
+        """Return the `k` best items, the best first: by vector, by words in their text, or by both together; of neither, any `k`."""
+
+    def get(self, name: str) -> Item:
+        """Return one item with its vector, or say that there is none."""
+
+    def add(self, items: Iterable[Item]) -> tuple[int, int]:
+        """Add items, each in place of one with its id; return how many are new and how many took another's place."""
+
+    def delete(self, names: Sequence[str]) -> int:
+        """Take items out and return how many there were."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the index against other writers for several calls; each call that writes holds it by itself."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
