@@ -93,7 +93,7 @@ def test_the_report_shows_queries_with_what_they_found(whole):
     page = (whole / "report.html").read_text()
     for said in ("What queries find", "MRR by task", "In-batch accuracy by task", "repeats", "query · colour"):
         assert said in page
-    assert page.count("data:image/png") > 3
+    assert page.count("data:image/jpeg") > 3
 
 
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DRAWS = 2000
 RANKINGS = 10_000  # drawn for items with several right candidates
-METRICS = ("precision@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
+METRICS = ("precision@1", "recall@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
 
 
 @dataclass(frozen=True)

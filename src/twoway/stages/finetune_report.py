@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from twoway.content import ContentError, Text
-from twoway.images import open_image
 from twoway.training.report_chart import chart
 from twoway.training.report_curves import line
-from twoway.training.report_page import grid, img, section, table, tiles
+from twoway.training.report_page import grid, section, table, tiles
 from twoway.training.report_parts import end, entries_of, numbers, write_page
+
+from .report_cases import STYLE, Cell
+from .report_cases import cases as in_cards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from twoway.content import Document
-
     from .retrieval_probe import Case, Retrieval
 
-_WORDS, _LINES = 220, 4
+_LINES = 4
 _NUMBERS = (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("contrastive", "{:.3f}", "loss, nats"))
-_STYLE = (
-    "<style>.find{display:grid;grid-template-columns:repeat(5,1fr);gap:10px;font-size:13px}.find>div{overflow-wrap:anywhere}"
-    ".find{align-items:start}.find img{max-width:120px;aspect-ratio:1;object-fit:contain}.list{display:grid;gap:12px;margin-top:16px}"
-    ".find b{display:block;font-size:12px;color:var(--soft);font-weight:500}"
-    ".hit{outline:2px solid var(--good);border-radius:6px;padding:4px}.miss{padding:4px}</style>"
-)
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Shown:
 def write_report(out: Path, shown: Shown, latest: dict[str, Any]) -> None:
     """Write the report of the run in `out`; `latest` is an entry that may not be in its log yet."""
     log = entries_of(out, latest)
-    write_page(out, "Fine-tuning", shown.total, log, [_STYLE, *_body(out, log, shown)])
+    write_page(out, "Fine-tuning", shown.total, log, [STYLE, *_body(out, log, shown)])
 
 
 def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
@@ -77,8 +69,12 @@ def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
                 ]
             ),
         ),
-        section("What queries find", "A query, the three answers nearest to it, and what was right (framed).", _list(cases[:24])),
-        section("Hardest mistakes", "Right answers furthest down the list.", _list(worst[:8])),
+        section(
+            "What queries find",
+            "A query, the three answers nearest to it, and what was right (framed).",
+            in_cards([_cells(case) for case in cases[:24]]),
+        ),
+        section("Hardest mistakes", "Right answers furthest down the list.", in_cards([_cells(case) for case in worst[:8]])),
         section("Speed", "Over the steps since the entry before.", grid([_chart(log, "rows_per_second", "rows", "a second", smooth=True)])),
         section(
             "Tasks",
@@ -116,28 +112,9 @@ def _row(one: Retrieval) -> list[object]:
     return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, *numbers]
 
 
-def _list(cases: Sequence[Case]) -> str:
-    return f'<div class="list">{"".join(map(_case, cases))}</div>' if cases else ""
-
-
-def _case(case: Case) -> str:
-    cells = [_cell(f"query · {case.task}", case.query, False)]
-    for number, (score, document, right) in enumerate(case.found, 1):
-        cells.append(_cell(f"{number}. {score:.3f}", document, right))
+def _cells(case: Case) -> list[Cell]:
+    cells = [Cell(f"query · {case.task}", case.query)]
+    cells += [Cell(f"{number}. {score:.3f}", document, right) for number, (score, document, right) in enumerate(case.found, 1)]
     if not any(right for _, _, right in case.found):
-        cells.append(_cell(f"right, at {case.rank}. {case.right[0]:.3f}", case.right[1], True))
-    return f'<div class="card"><div class="find">{"".join(cells)}</div></div>'
-
-
-def _cell(title: str, document: Document, right: bool) -> str:
-    shown = []
-    for part in document.parts:
-        if isinstance(part, Text):
-            text = part.text if len(part.text) <= _WORDS else part.text[:_WORDS].rstrip() + "…"
-            shown.append(f"<div>{escape(text)}</div>")
-        else:
-            try:
-                shown.append(img(open_image(part, place=document.place), "picture"))
-            except ContentError:
-                shown.append("<div>a picture that cannot be opened</div>")
-    return f'<div class="{"hit" if right else "miss"}"><b>{escape(title)}</b>{"".join(shown)}</div>'
+        cells.append(Cell(f"right, at {case.rank}. {case.right[0]:.3f}", case.right[1], right=True))
+    return cells

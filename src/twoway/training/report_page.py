@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 _LARGEST = 224
+_QUALITY = 82
 _STYLE = """
 :root{color-scheme:light dark;--page:#fbfaf8;--card:#fff;--ink:#1d1d1f;--soft:#66666b;--rule:#e7e5e1;--zero:#a5a29c;
 --c0:#2563b8;--c1:#c8571b;--c2:#7a7f87;--c3:#0f8a6b;--good:#0b7a4b;--goodbg:#dcf3e6;--bad:#b3261e;--badbg:#fbe3e0}
@@ -100,14 +101,15 @@ def folded(title: str, text: str) -> str:
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>" if text else ""
 
 
-def img(picture: PILImage.Image, about: str) -> str:
-    """Return a picture inside the page."""
+def img(picture: PILImage.Image, about: str, *, largest: int = _LARGEST, exact: bool = True) -> str:
+    """Return a picture inside the page; one that need not be exact is a JPEG, a few kilobytes where many are shown."""
     shown = picture.convert("RGB")
-    shown.thumbnail((_LARGEST, _LARGEST))
+    shown.thumbnail((largest, largest))
+    kind = "PNG" if exact else "JPEG"
     with io.BytesIO() as stream:
-        shown.save(stream, "PNG", optimize=True)
+        shown.save(stream, kind, optimize=True, **({} if exact else {"quality": _QUALITY}))
         code = base64.b64encode(stream.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{code}" alt="{escape(about)}">'
+    return f'<img src="data:image/{kind.lower()};base64,{code}" alt="{escape(about)}">'
 
 
 def _cell(value: object) -> str:
