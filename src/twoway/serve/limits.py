@@ -1,0 +1,25 @@
+"""What one request may ask for, and what all of them together may hold: past a limit a request is refused before work is done for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one server."""
+
+    body_bytes: int = 32 << 20  # of one request, counted while it is read
+    bodies_bytes: int = 256 << 20  # of all requests that are being answered
+    inputs: int = 2048  # texts of one request, as OpenAI allows
+    parts: int = 32  # texts and pictures of one document
+    characters: int = 1 << 20  # of one text
+    pixels: int = 20_000_000  # of one picture, by its header
+    request_pixels: int = 100_000_000  # of all pictures of one request
+    batch_pixels: int = 40_000_000  # that are decoded at a time
+    found: int = 200  # hits of one search
+    added: int = 64  # items of one addition to the index
+    queue_items: int = 4096  # documents that wait for the model
+    queue_tokens: int = 1 << 20  # their tokens
+    seconds: float = 60.0  # that a request may take, its waiting included
+    upload_seconds: float = 30.0  # that its body may take
