@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from sentence_transformers.util import batch_to_device
-
 from ..content import ContentError, Document
-from ..errors import TwowayError
 from .ahead import ahead
 from .batches import Item, batches, size_in_memory, windows
+from .steps import finite, forward, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from .embedder import Embedder
@@ -66,18 +62,7 @@ class Pass:
 
     def _look(self, chunk: list[tuple[int, Document]]) -> list[tuple[int, Item | ContentError]]:
         """Hash, find the kind and count the tokens; runs in a worker."""
-        found: list[tuple[int, Item | ContentError]] = []
-        for index, document in chunk:
-            try:
-                kind = self.engine.inputs.kind(document)
-                pictures = self.engine.lengths.images(document, self.engine.settings.limits)
-                found.append((index, Item(document, document.fingerprint(), kind, pictures)))
-            except ContentError as error:
-                found.append((index, error))
-        items = [item for _, item in found if isinstance(item, Item)]
-        for item, words in zip(items, self.engine.lengths.words(["".join(item.document.texts) for item in items]), strict=True):
-            item.length += words + 1
-        return found
+        return list(zip([index for index, _ in chunk], look(self.engine, [document for _, document in chunk]), strict=True))
 
     def _batches(self, looked: Iterator[list[tuple[int, Item | ContentError]]]) -> Iterator[list[Item]]:
         """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
@@ -102,37 +87,16 @@ class Pass:
         return False
 
     def _embed(self, prepared: Prepared) -> None:
-        """Run the model on a batch, or on its halves where it does not fit into the device's memory."""
-        items = prepared.items
-        if not items:
-            return
-        try:
-            vectors = self._forward(prepared.features)
-        except torch.OutOfMemoryError as error:
-            if len(items) == 1:
-                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
-                raise TwowayError(f"{items[0].document.place}: {trouble}") from error
-            prepared.features.clear()
-            for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-                self._embed(self.engine.front.prepare(half, self.prompt, self.kwargs))
-            return
-        self._finish(items, vectors)
-
-    def _forward(self, features: dict[str, Any]) -> Vector:
-        """Run the model on one batch."""
-        sentence = self.engine.sentence
-        with _evaluating(sentence), torch.inference_mode():
-            out = sentence(batch_to_device(features, sentence.device), **self.kwargs)["sentence_embedding"]
-            width = min(self.dim or out.shape[1], sentence.truncate_dim or out.shape[1])
-            if width < out.shape[1]:
-                out = out[:, :width]
-                out = torch.nn.functional.normalize(out, dim=-1) if self.engine.normal and self.dim else out
-            return np.asarray(out.float().cpu().numpy(), np.float32)
+        """Run the model on a batch."""
+        if prepared.items:
+            for items, vectors in forward(
+                self.engine, prepared.items, prepared.features, prompt=self.prompt, kwargs=self.kwargs, dim=self.dim
+            ):
+                self._finish(items, vectors)
 
     def _finish(self, items: list[Item], vectors: Vector) -> None:
         """Hand out the vectors of a batch."""
-        finite: Any = np.isfinite(vectors).all(axis=1)
-        for item, vector, good in zip(items, vectors, finite, strict=True):
+        for item, vector, good in zip(items, vectors, finite(vectors), strict=True):
             if not good:
                 self._fail(item, ContentError("the model gives numbers that are not finite; try another dtype", item.document.place))
                 continue
@@ -167,16 +131,3 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]
             chunk, held = [], 0
     if chunk:
         yield chunk
-
-
-@contextmanager
-def _evaluating(sentence: Any) -> Iterator[None]:
-    """Put a model into evaluation, and each of its parts back into what it was in."""
-    training = [module for module in sentence.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
