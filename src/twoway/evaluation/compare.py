@@ -1,24 +1,29 @@
 """Two models on the same items: the difference with its interval, by a paired bootstrap.
 
-Items are drawn again for both models together, task by task; the mean over tasks is taken as a suite takes it, each task counting the same.
+Items are drawn again for both models together, as `resample` says; the mean over tasks is taken as a suite takes it, each task counting the
+same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UsageError
+from .resample import drawn_means
 from .results import read
 from .scores import DRAWS, Outcome, values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from .resample import Abouts
+    from .results import Kept
 
     Floats = NDArray[np.float64]
 
@@ -49,6 +54,7 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
     if not common:
         raise UsageError(f"{first} and {second} have no task in common")
     pairs: dict[str, tuple[Floats, Floats]] = {}
+    abouts: dict[str, list[tuple[str, ...]]] = {}
     for name in common:
         metrics = one["tasks"][name]["metric"], two["tasks"][name]["metric"]
         if metrics[0] != metrics[1]:
@@ -60,28 +66,27 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
         differs = next((item for item in items if mine[item][1] != other[item][1]), None)
         if differs is not None:
             raise UsageError(f"{name}: an item has {mine[differs][1]} candidates in {first} and {other[differs][1]} in {second}")
-        pairs[name] = _scores(metrics[0], mine, items), _scores(metrics[0], other, items)
-    return differences(pairs, seed=seed, draws=draws)
+        pairs[name] = kept_scores(metrics[0], mine, items), kept_scores(metrics[0], other, items)
+        abouts[name] = [mine[item].about for item in items]
+    return differences(pairs, abouts, seed=seed, draws=draws)
 
 
-def _scores(metric: str, found: dict[str, Any], items: Sequence[str]) -> Floats:
-    return values(metric, [Outcome(found[item][0], found[item][1], tied=False, found=()) for item in items])
+def kept_scores(metric: str, found: Mapping[str, Kept], items: Sequence[str]) -> Floats:
+    """Return the score of each item out of what was kept of it."""
+    return values(metric, [Outcome(found[item].places, found[item].size, tied=False, found=()) for item in items])
 
 
-def differences(pairs: dict[str, tuple[Floats, Floats]], *, seed: int = 0, draws: int = DRAWS) -> list[Difference]:
+def differences(
+    pairs: Mapping[str, tuple[Floats, Floats]], abouts: Abouts | None = None, *, seed: int = 0, draws: int = DRAWS
+) -> list[Difference]:
     """Return a line a task, and the mean where there are several."""
-    random = np.random.default_rng(seed)
-    lines, drawn = [], []
+    drawn = drawn_means({name: (second - first)[:, None] for name, (first, second) in pairs.items()}, abouts, seed=seed, draws=draws)
+    lines = []
     for name, (first, second) in pairs.items():
-        gaps = second - first
-        # Equal gaps are one kind: counts of kinds are drawn, not places.
-        kinds, back = np.unique(gaps, return_inverse=True)
-        again = random.multinomial(len(gaps), np.bincount(back) / len(gaps), size=draws) @ kinds / len(gaps)
-        drawn.append(again)
-        low, high = np.quantile(again, [0.025, 0.975])
-        lines.append(Difference(name, len(gaps), float(first.mean()), float(second.mean()), float(low), float(high)))
+        low, high = np.quantile(drawn[name], [0.025, 0.975])
+        lines.append(Difference(name, len(first), float(first.mean()), float(second.mean()), float(low), float(high)))
     if len(lines) > 1:
-        low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+        low, high = np.quantile(np.mean(list(drawn.values()), axis=0), [0.025, 0.975])
         means = [float(np.mean([getattr(line, side) for line in lines])) for side in ("first", "second")]
         lines.append(Difference(MEAN, sum(line.n for line in lines), means[0], means[1], float(low), float(high)))
     return lines

@@ -6,11 +6,12 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..content import Document
 from ..errors import UsageError
 from ..files import write_whole
 from .run import means
@@ -18,7 +19,21 @@ from .run import means
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .ranking import Item
     from .run import TaskResult
+
+
+_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("item", pa.string()),
+        ("places", pa.list_(pa.int32())),
+        ("size", pa.int32()),
+        ("tied", pa.bool_()),
+        ("about", pa.list_(pa.string())),
+    ]
+)
+_MARK = 16  # digits of a hash
 
 
 def items_path(path: Path) -> Path:
@@ -47,12 +62,9 @@ def write(path: Path, found: Mapping[str, Any], results: Sequence[TaskResult]) -
     for result in results:
         for number, one in zip(result.asked, result.outcomes, strict=True):
             row = {"task": result.task.name, "item": _key(result, number), "places": list(one.places), "size": one.size, "tied": one.tied}
-            rows.append(row)
-    schema = pa.schema(
-        [("task", pa.string()), ("item", pa.string()), ("places", pa.list_(pa.int32())), ("size", pa.int32()), ("tied", pa.bool_())]
-    )
+            rows.append(row | {"about": _about(result.task.items[number], result.task.candidates)})
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     write_whole(items_path(path), buffer.getvalue())
     write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
@@ -64,8 +76,23 @@ def _key(result: TaskResult, number: int) -> str:
     return hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, tuple[tuple[int, ...], int]]]]:
-    """Return a results file, and its items: task -> item -> (places of the right candidates, number of candidates)."""
+def _about(item: Item, candidates: Sequence[Document]) -> list[str]:
+    """Return marks of what an item is about: its pictures, those of the query and of the right answers; without any, its query."""
+    documents = [item.query, *(candidates[int(place)] for place in item.right)]
+    alone = [one if len(one.parts) == 1 else Document((image,), one.place) for one in documents for image in one.images]
+    return sorted({one.fingerprint()[:_MARK] for one in alone or documents[:1]})
+
+
+class Kept(NamedTuple):
+    """What is kept of an item: the places of its right candidates, how many candidates it has, and marks of what it is about."""
+
+    places: tuple[int, ...]
+    size: int
+    about: tuple[str, ...]
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Kept]]]:
+    """Return a results file, and its items: task -> item -> what is kept of it."""
     path = Path(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +103,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, tuple[tu
         raise UsageError(f"{path} is no results file of twoway evaluate ({error})") from error
     if not isinstance(found, dict) or "tasks" not in found:
         raise UsageError(f"{path} is no results file of twoway evaluate: it has no tasks")
-    items: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {}
+    items: dict[str, dict[str, Kept]] = {}
     for row in rows:
-        items.setdefault(row["task"], {})[row["item"]] = (tuple(row["places"]), row["size"])
+        # Results of before there were marks: each item stands for itself.
+        items.setdefault(row["task"], {})[row["item"]] = Kept(tuple(row["places"]), row["size"], tuple(row.get("about") or ()))
     return found, items
