@@ -6,6 +6,7 @@ committed as they come, so a run that was killed goes on where it was.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -50,7 +51,7 @@ class Engine(Protocol):
     def embed(
         self, documents: Iterable[Document], *, side: Side | None = None, refuse: Callable[[int, ContentError], None] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (number of a document, its vector)."""
+        """Yield (number of a document, its vector); an engine that has prompts takes `instruction`, too."""
         ...
 
 
@@ -131,15 +132,28 @@ class VectorSource:
         self.embedded = 0  # documents that the model was asked for
         self.taken = 0  # documents that the cache had
 
-    def __call__(self, documents: Sequence[Document], side: Side | None, title: str, bad: dict[int, ContentError]) -> NDArray[np.float32]:
-        """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number."""
-        keys = [f"{side or ''}:{document.fingerprint()}" for document in documents]
+    def __call__(
+        self,
+        documents: Sequence[Document],
+        side: Side | None,
+        title: str,
+        bad: dict[int, ContentError],
+        *,
+        instruction: str | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number.
+
+        An `instruction` stands in place of the prompt that the side has.
+        """
+        told = "" if instruction is None else f"{hashlib.sha256(instruction.encode()).hexdigest()[:16]}:"
+        keys = [f"{side or ''}:{told}{document.fingerprint()}" for document in documents]
         with closing(Store(self.folder, self.fingerprint, self.engine.dimension)) as store:
             known = store.known(list(dict.fromkeys(keys)))
             missing: Mapping[str, int] = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
             self.taken += len(set(keys) & known)
             self.embedded += len(missing)
-            store.add(self._embed(documents, sorted(missing.items(), key=lambda one: one[1]), side, title, bad))
+            how: dict[str, Any] = {"side": side} | ({} if instruction is None else {"instruction": instruction})
+            store.add(self._embed(documents, sorted(missing.items(), key=lambda one: one[1]), how, title, bad))
             unique = list(dict.fromkeys(keys))
             rows = store.read(unique)
         places = {key: place for place, key in enumerate(unique)}
@@ -150,7 +164,12 @@ class VectorSource:
         return found
 
     def _embed(
-        self, documents: Sequence[Document], missing: Sequence[tuple[str, int]], side: Side | None, title: str, bad: dict[int, ContentError]
+        self,
+        documents: Sequence[Document],
+        missing: Sequence[tuple[str, int]],
+        how: Mapping[str, Any],
+        title: str,
+        bad: dict[int, ContentError],
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield (key, vector) of what the cache lacks."""
 
@@ -158,5 +177,5 @@ class VectorSource:
             bad[missing[number][1]] = error
 
         asked = (documents[place] for _, place in missing)
-        for number, vector in steps(self.engine.embed(asked, side=side, refuse=refuse), title, total=len(missing)):
+        for number, vector in steps(self.engine.embed(asked, refuse=refuse, **how), title, total=len(missing)):
             yield missing[number][0], vector
