@@ -1,0 +1,126 @@
+"""How sure a difference between arms is: over items, over seeds, and over the luck of the stages before.
+
+A comparison is a sum of arms' scores with weights, such as +1 for one and -1 for another. Each arm's score is the mean over its runs: seeds
+are pooled, and every table shows them too. Three kinds of luck make its interval:
+
+1. items, by the paired bootstrap of `evaluation.resample`: the same draw for all arms and runs, items that share a picture together;
+2. seeds of the contrastive stage. Three are too few to draw from with replacement: that would miss a third of their spread, and that its
+   size is uncertain. So the spread between the seeds of an arm is estimated over all arms of the study together, for the tasks in question,
+   and each draw adds a value of Student's t with as many degrees of freedom as that estimate has. It takes arms to vary alike; the tables
+   show how they do;
+3. the stages before. Arms that start from the same stage share its luck, and it falls out of their difference. Where stages were done with
+   several seeds, what their spread has beyond that of 2 is estimated alike and added for every stage that does not fall out. Where none
+   was, this luck is not in the interval, and the report says so.
+
+The items' share of the spread between seeds is counted in 1 and in 2, so that intervals are a little too wide rather than too narrow.
+Tasks are fixed: nothing is said of tasks that were not asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..evaluation.resample import drawn_means
+from ..evaluation.scores import DRAWS
+from .outcomes import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .outcomes import Floats, Reading
+
+_BOTH_SIDES = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95% interval, and the one that items alone would give."""
+
+    value: float
+    low: float
+    high: float
+    of_items: tuple[float, float]
+
+    @property
+    def half(self) -> float:
+        """Return half of its width."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much runs vary by luck: a variance and its degrees of freedom; 0 of them: not known."""
+
+    variance: float
+    freedom: int
+
+
+class Evidence:
+    """The runs of a study at every draw of items."""
+
+    def __init__(self, reading: Reading, *, draws: int = DRAWS, seed: int = 0) -> None:
+        self.reading = reading
+        self.columns = [(arm, run) for arm in reading.arms.values() for run in arm.runs]
+        tables: dict[str, Floats] = {}
+        if self.columns:
+            tables = {task: np.stack([run.scores[task] for _, run in self.columns], axis=1) for task in reading.tasks}
+        self._means = {task: table.mean(axis=0) for task, table in tables.items()}
+        self._drawn = drawn_means(tables, reading.abouts, seed=seed, draws=draws) if tables else {}
+        random = np.random.default_rng([seed, 1])
+        self._seed_luck, self._stage_luck = random.integers(2**32, size=2)
+        self._draws = draws
+
+    def runs(self, scope: Sequence[str]) -> Floats:
+        """Return the score of each column: the mean over the tasks of a scope."""
+        found: Floats = np.mean([self._means[task] for task in scope], axis=0)
+        return found
+
+    def by_seed(self, arm: str, scope: Sequence[str]) -> dict[str, float]:
+        """Return an arm's score by run, named by its seeds."""
+        scores = self.runs(scope)
+        return {one.called(run): float(score) for (one, run), score in zip(self.columns, scores, strict=True) if one.name == arm}
+
+    def interval(self, weights: Mapping[str, float], scope: Sequence[str]) -> Interval:
+        """Return a comparison of arms that all have runs."""
+        counts = {arm: len(self.reading.arms[arm].runs) for arm in weights}
+        own = np.array([weights.get(arm.name, 0.0) / counts.get(arm.name, 1) for arm, _ in self.columns])
+        items = np.mean([self._drawn[task] @ own for task in scope], axis=0)
+        seeds, stages = self.spreads(scope)
+        every = items + self._luck(seeds, float(own @ own), self._seed_luck) + self._luck(stages, self._unshared(own), self._stage_luck)
+        low, high = np.quantile(every, _BOTH_SIDES)
+        alone = np.quantile(items, _BOTH_SIDES)
+        return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
+
+    def spreads(self, scope: Sequence[str]) -> tuple[Spread, Spread]:
+        """Return how much scores vary between seeds of the contrastive stage, and beyond that between those of the stages before."""
+        scores = self.runs(scope)
+        groups: dict[str, dict[str, list[float]]] = {}
+        for (arm, run), score in zip(self.columns, scores, strict=True):
+            groups.setdefault(arm.name, {}).setdefault(run.before, []).append(float(score))
+        inside = [np.array(one) for befores in groups.values() for one in befores.values()]
+        freedom = sum(len(one) - 1 for one in inside)
+        variance = sum(float(((one - one.mean()) ** 2).sum()) for one in inside) / freedom if freedom else 0.0
+        several = [list(befores.values()) for befores in groups.values() if len(befores) > 1]
+        above = sum(len(one) - 1 for one in several)
+        if not above:
+            return Spread(variance, freedom), Spread(0.0, 0)
+        between = sum(float(np.var([np.mean(part) for part in one], ddof=1)) * (len(one) - 1) for one in several) / above
+        each = float(np.mean([1 / len(part) for one in several for part in one]))
+        return Spread(variance, freedom), Spread(max(0.0, between - variance * each), above)
+
+    def _luck(self, spread: Spread, weight: float, seed: int) -> Floats:
+        if not spread.freedom or not spread.variance or not weight:
+            return np.zeros(self._draws)
+        drawn: Floats = np.random.default_rng(seed).standard_t(spread.freedom, self._draws) * np.sqrt(spread.variance * weight)
+        return drawn
+
+    def _unshared(self, own: Floats) -> float:
+        """Return the sum of squared weights of what stages before gave: models that both sides start from fall out."""
+        sums: dict[tuple[str, str], float] = {}
+        for (arm, run), weight in zip(self.columns, own, strict=True):
+            if arm.source != BASE:
+                sums[arm.source, run.before] = sums.get((arm.source, run.before), 0.0) + float(weight)
+        return sum(weight**2 for weight in sums.values())

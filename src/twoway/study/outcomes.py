@@ -1,0 +1,154 @@
+"""What a study has measured so far, read from its folder alone: arms, their runs, and the score of every item in every run.
+
+A run is an arm with one seed of the contrastive stage, and of the stages before it where those have several. Runs that are not there are
+kept by name with the reason: a table never hides an arm.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..evaluation.compare import kept_scores
+from ..evaluation.results import read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+BASE = "base"
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as results describe it."""
+
+    name: str
+    metric: str
+    group: str
+    marks: tuple[str, ...]
+    n: int
+    chance: float
+    luck: float  # what a random ranking reaches in 39 of 40 draws: a score up to here is at chance
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its seed, which seeds the stages before had, and the score of each item by task."""
+
+    seed: int
+    before: str
+    scores: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: what the study says of it, its runs, and why others are not there."""
+
+    name: str
+    about: dict[str, Any]
+    runs: tuple[Run, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """Return the stage that its contrastive stage starts from."""
+        return str(self.about.get("from") or BASE)
+
+    def called(self, run: Run) -> str:
+        """Name a run by its seeds; by that of its contrastive stage alone where no other differs."""
+        return f"{run.seed} ({run.before})" if len({one.before for one in self.runs}) > 1 else str(run.seed)
+
+    def why(self) -> str:
+        """Say why it has no run."""
+        return f"{self.name} was not run" + (f" ({'; '.join(self.missing)})" if self.missing else "")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A study as far as it has come."""
+
+    out: Path
+    about: dict[str, Any]
+    gate: dict[str, Any]
+    tasks: dict[str, Task]
+    abouts: dict[str, list[tuple[str, ...]]]  # task -> item -> what it is about
+    arms: dict[str, Arm]
+    baselines: dict[str, dict[str, float]]  # models that cannot know: name -> task -> score
+
+    def scope(self, tasks: Sequence[str] = (), groups: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the tasks that are named, or of a group or mark that is named; all where nothing is."""
+        wanted, kinds = set(tasks), set(groups)
+        found = [one for one in self.tasks.values() if one.name in wanted or kinds & {one.group, *one.marks}]
+        return tuple(one.name for one in (found if wanted or kinds else self.tasks.values()))
+
+    def groups(self, scope: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return groups and marks with their tasks within a scope."""
+        found: dict[str, tuple[str, ...]] = {}
+        for kinds in (lambda one: (one.group,), lambda one: one.marks):
+            for name in scope:
+                for kind in kinds(self.tasks[name]):
+                    found[kind] = (*found.get(kind, ()), name)
+        return found
+
+
+def read_study(out: str | Path) -> Reading:
+    """Read a study's folder."""
+    out = Path(out)
+    about = _json(out / "study.json")
+    if about is None:
+        raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")
+    tasks: dict[str, Task] = {}
+    order: dict[str, list[str]] = {}
+    abouts: dict[str, list[tuple[str, ...]]] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    arms = {}
+    for name, arm in about.get("arms", {}).items():
+        runs, missing = [], []
+        for one in arm.get("runs", ()):
+            path = out / str(one.get("file") or "")
+            before = ", ".join(f"{stage} {seed}" for stage, seed in (one.get("stage_seeds") or {}).items())
+            if one.get("state") != DONE or not path.is_file():
+                said = one.get("error") or ("its results are not there" if one.get("state") == DONE else one.get("state", "not begun"))
+                missing.append(f"seed {one.get('seed')}{' after ' + before if before else ''}: {said}")
+                continue
+            found, items = read(path)
+            if not tasks:
+                tasks = {task: _task(task, entry) for task, entry in found["tasks"].items()}
+                order = {task: list(items.get(task, {})) for task in tasks}
+                abouts = {task: [items[task][key].about for key in keys] for task, keys in order.items()}
+                baselines = found.get("baselines", {})
+            for task, keys in order.items():
+                if items.get(task, {}).keys() != set(keys):
+                    raise UsageError(f"{path}: the items of {task} are not those of the study's other runs; evaluate this arm again")
+            scores = {task: kept_scores(tasks[task].metric, items[task], keys) for task, keys in order.items()}
+            runs.append(Run(int(one["seed"]), before, scores))
+        arms[name] = Arm(name, arm, tuple(runs), tuple(missing))
+    gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tried yet"}
+    return Reading(out, about, gate, tasks, abouts, arms, baselines)
+
+
+def _task(name: str, entry: dict[str, Any]) -> Task:
+    luck = entry.get("chance95", [0.0, entry["chance"]])[1]
+    return Task(name, entry["metric"], entry.get("group", ""), tuple(entry.get("marks", ())), entry["n"], entry["chance"], luck)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON file, or nothing where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read ({error}); give the study's command again") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} cannot be read: it is no mapping; give the study's command again")
+    return found
