@@ -277,3 +277,10 @@ def test_memory_stays_flat_however_long_the_input_is(engine, tmp_path):
 
     before = grown(600, "few")
     assert grown(6_000, "many") - before < 15_000
+
+
+def test_a_shard_whose_rows_are_all_bad_is_empty_and_can_be_read(engine, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{broken\n{broken\n{"text": "good too"}\n{broken\n{broken\n')
+    assert embed(engine, tmp_path / "rows.jsonl", tmp_path / "out", on_bad="skip", shard_rows=2).bad == 4
+    shards = Shards.open(tmp_path / "out")
+    assert [shards.vectors(one).shape for one in shards.tables()] == [(1, 32), (1, 32), (0, 32)]

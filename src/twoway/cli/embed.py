@@ -6,10 +6,14 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from twoway.errors import UsageError
+
 from .options import add_on_bad, add_opening, opening
 
 if TYPE_CHECKING:
     import argparse
+
+    from twoway.stages.embed_ray import Cluster
 
 HELP = """Embed any amount of text, pictures, pages or all of them into a folder of Parquet files, and go on where it was stopped.
 
@@ -17,7 +21,8 @@ MODEL is a folder or hub id: ours, any sentence-transformers model, a vision-lan
 folders of pictures, patterns ('scans/**/*.png'), data sets. OUT/part-*.parquet hold id, place of origin, text, metadata and vector;
 OUT/manifest.json says by which model. The same command goes on after any end, a kill too: no row is lost and none is there twice."""
 EXAMPLE = """twoway embed my-model --data scans --out vectors --as document
-  twoway embed my-model --data products.jsonl 'more/*.parquet' --out vectors --dim 128 --precision int8 --recall --on-bad skip"""
+  twoway embed my-model --data products.jsonl 'more/*.parquet' --out vectors --dim 128 --precision int8 --recall --on-bad skip
+  twoway embed my-model --data /shared/scans --out vectors --engine ray --ray-address auto"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +46,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-rows", metavar="N", type=int, default=2048, help="rows of input a file covers; a kill costs at most these")
     parser.add_argument("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew")
     add_on_bad(parser)
+    machines = parser.add_argument_group("many machines")
+    machines.add_argument(
+        "--engine", choices=("plain", "ray"), default="plain", help="this process alone, or actors of Ray that hold the model"
+    )
+    machines.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of a running cluster, or auto (default: Ray is started on this machine)"
+    )
+    machines.add_argument("--actors", metavar="N", type=int, help="at most so many actors (default: as many as there is room for)")
+    machines.add_argument("--actor-cpus", metavar="N", type=float, help="cores an actor takes (default: 1)")
+    machines.add_argument("--actor-gpus", metavar="N", type=float, help="GPUs an actor takes (default: 1 where the cluster has any)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def _cluster(args: argparse.Namespace) -> Cluster | None:
+    """Return the machines that work, or nothing for this process."""
+    said = {"address": args.ray_address, "actors": args.actors, "cpus": args.actor_cpus, "gpus": args.actor_gpus}
+    given = {name: value for name, value in said.items() if value is not None}
+    if args.engine == "ray":
+        from twoway.stages.embed_ray import Cluster
+
+        return Cluster(**given)
+    if given:
+        raise UsageError("--ray-address, --actors, --actor-cpus and --actor-gpus are for --engine ray; say that too")
+    return None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         root=args.root,
         dpi=args.dpi,
+        cluster=_cluster(args),
         **opening(args),
         **engine,
     )

@@ -144,7 +144,7 @@ class Shards:
         """Return a shard's vectors as numbers."""
         column = table["vector"].combine_chunks()
         flat = column.flatten() if isinstance(column, pa.FixedSizeListArray) else pa.concat_arrays([one.flatten() for one in column.chunks])
-        stored = flat.to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        stored = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
         return restore(stored, str(self.manifest["precision"]), float(self.manifest.get("scale") or 1.0))
 
 
