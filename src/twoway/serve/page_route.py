@@ -10,7 +10,12 @@ from starlette.responses import Response
 from .errors import ApiError
 
 router = APIRouter(include_in_schema=False)
-_KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_KINDS = {
+    ".svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
 _FILES = {file.name: file for file in files(__package__).joinpath("page").iterdir() if file.name.endswith(tuple(_KINDS))}
 # The page loads nothing from elsewhere, and this holds the browser to it.
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'"

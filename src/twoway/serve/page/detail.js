@@ -1,0 +1,81 @@
+// One result, large: its picture, what it says, where it comes from, and why it matched.
+
+import { el, find, score } from "./dom.js";
+import { picture, title } from "./results.js";
+import { overlay } from "./why.js";
+
+let at = { hits: [], place: 0, why: false };
+let acts = null;
+
+export function listen(given) {
+  acts = given;
+  const dialog = find("detail");
+  dialog.addEventListener("close", () => find("results").children[at.place]?.querySelector(".mat")?.focus());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step && at.hits[at.place + step]) open(at.hits, at.place + step, at.why);
+  });
+}
+
+export function close() {
+  find("detail").close();
+}
+
+export function open(hits, place, why = false) {
+  at = { hits, place, why };
+  const hit = hits[place];
+  const dialog = find("detail");
+  dialog.replaceChildren(shown(hit), told(hit));
+  if (!dialog.open) dialog.showModal();
+  if (why && hit.thumbnail) explain(hit);
+}
+
+function shown(hit) {
+  const step = (by, sign, name) =>
+    el("button", { type: "button", class: `quiet step ${name}`, "aria-label": `The ${name} result`, disabled: !at.hits[at.place + by], onclick: () => open(at.hits, at.place + by, at.why) }, sign);
+  const body = hit.thumbnail ? el("div", { class: "canvas" }, picture(hit, title(hit))) : el("p", { class: "page" }, hit.text || hit.id);
+  return el("figure", {}, step(-1, "‹", "previous"), body, step(1, "›", "next"));
+}
+
+function told(hit) {
+  const rows = [["Score", score(hit.score)], ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
+  const facts = rows.filter(([, value]) => value !== null && value !== "" && value !== undefined);
+  const why = el("button", { id: "why", type: "button", "aria-pressed": "false", onclick: () => toggle(hit) }, "Why this matched");
+  return el(
+    "section",
+    {},
+    el("h2", { id: "detail-title" }, title(hit)),
+    hit.text && hit.text.trim() !== title(hit) && el("p", { class: "text" }, hit.text),
+    el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])),
+    el(
+      "p",
+      { class: "acts" },
+      hit.thumbnail && why,
+      el("button", { type: "button", onclick: () => acts.like(hit) }, "More like this"),
+      el("button", { type: "button", class: "quiet", onclick: close }, "Close"),
+    ),
+    el("div", { id: "why-said", class: "why", role: "status", "aria-live": "polite" }),
+  );
+}
+
+function toggle(hit) {
+  at.why = !at.why;
+  if (at.why) return explain(hit);
+  find("detail").querySelector("canvas")?.remove();
+  find("why-said").replaceChildren();
+  find("why").setAttribute("aria-pressed", "false");
+}
+
+async function explain(hit) {
+  const [said, frame] = [find("why-said"), find("detail").querySelector(".canvas")];
+  find("why").setAttribute("aria-pressed", "true");
+  said.replaceChildren("Looking at its patches…");
+  const current = () => said.isConnected && at.why;
+  try {
+    const found = await acts.ask(hit.id);
+    if (current()) said.replaceChildren(...overlay(found, frame));
+  } catch (error) {
+    if (current()) said.replaceChildren(el("p", { class: "wrong" }, error.message));
+  }
+}

@@ -1,0 +1,104 @@
+// What is asked: words, a picture that was dropped, pasted or picked, both, or "like this one". The form shows it.
+
+import { show } from "./api.js";
+import { el, find, say } from "./dom.js";
+
+const now = { picture: null, name: "", like: null };
+
+// What the server is asked; nothing where nothing is given.
+export function query() {
+  const text = find("words").value.trim();
+  if (now.like !== null) return { id: now.like };
+  return { ...(text && { text }), ...(now.picture && { image: now.picture }) };
+}
+
+export const like = () => now.like;
+
+export function set({ text = "", like = null }) {
+  find("words").value = text;
+  Object.assign(now, { like, picture: null, name: "" });
+  draw();
+}
+
+export function listen(search) {
+  const words = find("words");
+  find("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    search();
+  });
+  // New words take the place of "like this one"; the two are no one question.
+  words.addEventListener("input", () => {
+    if (now.like !== null) {
+      now.like = null;
+      draw();
+    }
+  });
+  find("pick").addEventListener("click", () => find("file").click());
+  find("file").addEventListener("change", () => {
+    take(find("file").files, search);
+    find("file").value = "";
+  });
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) {
+      event.preventDefault();
+      take(event.clipboardData.files, search);
+    }
+  });
+  drops(search);
+  draw = () => drawWith(search);
+}
+
+function drops(search) {
+  // Entering and leaving is told for every element on the way, so they are counted.
+  let depth = 0;
+  const over = (inside) => find("drop").classList.toggle("over", inside);
+  const carries = (event) => event.dataTransfer && [...event.dataTransfer.types].some((type) => type === "Files" || type === "text/uri-list");
+  document.addEventListener("dragenter", (event) => carries(event) && over(++depth > 0));
+  document.addEventListener("dragleave", (event) => carries(event) && over(--depth > 0));
+  document.addEventListener("dragover", (event) => carries(event) && event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    if (!carries(event)) return;
+    event.preventDefault();
+    depth = 0;
+    over(false);
+    if (event.dataTransfer.files.length) take(event.dataTransfer.files, search);
+    else say("That is an address, and addresses are not opened. Save the picture and drop the file.");
+  });
+}
+
+function take(files, search) {
+  const file = [...files].find((one) => one.type.startsWith("image/"));
+  if (!file) {
+    say(files.length ? `${files[0].name || "That"} is no picture.` : "");
+    return;
+  }
+  const reader = new FileReader();
+  reader.onerror = () => say(`${file.name} cannot be read.`);
+  reader.onload = () => {
+    Object.assign(now, { picture: reader.result, name: file.name || "pasted picture", like: null });
+    draw();
+    search();
+  };
+  reader.readAsDataURL(file);
+}
+
+let draw = () => {};
+
+// The picture, or the item that others are to be like, stands in the field with a button that takes it out.
+function drawWith(search) {
+  const given = find("given");
+  given.hidden = !now.picture && now.like === null;
+  given.replaceChildren();
+  if (given.hidden) return;
+  const image = el("img", { alt: "", onerror: (event) => event.target.remove() });
+  if (now.picture) image.src = now.picture;
+  else show(image, now.like);
+  const what = now.picture ? now.name : `like ${now.like}`;
+  const out = () => {
+    Object.assign(now, { picture: null, name: "", like: null });
+    draw();
+    find("words").focus();
+    if (Object.keys(query()).length) search();
+  };
+  given.append(image, el("span", { title: what }, what), el("button", { type: "button", class: "quiet", "aria-label": `Take out: ${what}`, onclick: out }, "×"));
+}

@@ -1,0 +1,66 @@
+// Which patches pull, drawn over the picture: the stronger a cell pulls, the stronger its colour.
+
+import { el, score } from "./dom.js";
+
+const COLOUR = [232, 89, 12]; // the one of --heat
+const STRONGEST = 0.78;
+
+export function overlay(found, frame) {
+  frame.querySelector("canvas")?.remove();
+  const image = frame.querySelector("img");
+  const canvas = el("canvas", { role: "img", "aria-label": told(found) });
+  frame.append(canvas);
+  const paint = () => draw(canvas, image, found.grid);
+  if (image.complete) paint();
+  else image.addEventListener("load", paint, { once: true });
+  new ResizeObserver((_, watch) => (canvas.isConnected ? paint() : watch.disconnect())).observe(image);
+  canvas.addEventListener("pointermove", (event) => point(canvas, found, event));
+  return legend(found);
+}
+
+function draw(canvas, image, grid) {
+  const { offsetLeft: left, offsetTop: top, clientWidth: width, clientHeight: height } = image;
+  if (!width || !height) return;
+  const dense = window.devicePixelRatio || 1;
+  Object.assign(canvas, { width: width * dense, height: height * dense });
+  Object.assign(canvas.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
+  const pen = canvas.getContext("2d");
+  const [high, wide] = [canvas.height / grid.length, canvas.width / grid[0].length];
+  grid.forEach((row, y) =>
+    row.forEach((shade, x) => {
+      pen.fillStyle = `rgb(${COLOUR.join(" ")} / ${(STRONGEST * shade).toFixed(3)})`;
+      pen.beginPath();
+      pen.roundRect(x * wide + dense / 2, y * high + dense / 2, wide - dense, high - dense, Math.min(wide, high) / 10);
+      pen.fill();
+    }),
+  );
+}
+
+function strongest(grid) {
+  const flat = grid.flat();
+  const best = flat.indexOf(Math.max(...flat));
+  return { row: Math.floor(best / grid[0].length), column: best % grid[0].length, differs: Math.max(...flat) > 0 };
+}
+
+function told({ grid }) {
+  const { row, column, differs } = strongest(grid);
+  const size = `The pull of ${grid.length} by ${grid[0].length} patches.`;
+  return differs ? `${size} The strongest is in row ${row + 1}, column ${column + 1}.` : `${size} All pull alike.`;
+}
+
+function point(canvas, { grid, pulls }, event) {
+  const box = canvas.getBoundingClientRect();
+  const row = Math.floor(((event.clientY - box.top) / box.height) * grid.length);
+  const column = Math.floor(((event.clientX - box.left) / box.width) * grid[0].length);
+  const pull = pulls?.[row]?.[column];
+  canvas.title = pull === undefined ? "" : `row ${row + 1}, column ${column + 1}: ${pull >= 0 ? "+" : ""}${pull.toFixed(4)}`;
+}
+
+function legend(found) {
+  const scale = el("p", { class: "scale" }, el("span", {}, "pulls least"), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
+  const words = {
+    parts: () => `The score of this picture, ${score(found.score)}, is a sum: its patches give ${score(found.score - found.rest)}, words and template around it ${score(found.rest)}.`,
+    occlusion: () => `Each patch was greyed in turn: the colour is how far the score of ${score(found.score)} falls without it.`,
+  }[found.method];
+  return [scale, el("p", {}, told(found)), ...(words ? [el("p", {}, words())] : [])];
+}
