@@ -28,17 +28,28 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 class ApiError(Exception):
     """A request is refused, with a status and words for the asker."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None, wait: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        wait: float | None = None,
+        close: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.wait = status, message, code, param, wait
+        self.status, self.message, self.code, self.param, self.wait, self.close = status, message, code, param, wait, close
 
     def response(self) -> JSONResponse:
-        """Return the answer; after `wait` seconds it is worth trying again."""
+        """Return the answer; after `wait` seconds it is worth trying again, and with `close` the connection ends."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         body = {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
         headers = {} if self.wait is None else {"Retry-After": str(max(1, math.ceil(self.wait)))}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.close:
+            headers["Connection"] = "close"
         return JSONResponse(body, self.status, headers)
 
 

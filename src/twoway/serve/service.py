@@ -1,28 +1,90 @@
-"""What every route works with: the model, the index, the limits."""
+"""What every route works with: the model and its queue, the index, the limits, who may ask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
+from .. import images
+from ..content import ContentError, Document, Text
+from ..embedding import Embedder
+from ..embedding.batches import Item
+from ..embedding.prompts import prompt_of
+from ..embedding.steps import cut, look
+from ..errors import TwowayError, did_you_mean
+from .access import Access
+from .batcher import Batcher
+from .contents import Contents, pixels
 from .errors import ApiError
+from .limits import Limits
+from .metrics import Metrics
+from .receiving import Receiver
+from .waiting import Ask, Job, Ticket
 
 if TYPE_CHECKING:
-    from ..embedding import Embedder
+    from collections.abc import Callable, Sequence
+
+    from ..embedding.prompts import Side
     from ..search.store import Store
-    from .limits import Limits
+
+Answer = TypeVar("Answer")
+_READERS = 4  # threads that ask the index
 
 
-@dataclass
 class Service:
     """One model behind HTTP, and an index where there is one."""
 
-    engine: Embedder
-    limits: Limits
-    store: Store | None = None
-    stopping: bool = False
+    def __init__(
+        self, engine: Embedder, store: Store | None, limits: Limits, access: Access, *, name: str | None = None, read_only: bool = False
+    ) -> None:
+        # The engine as it is, with the server's bounds on pictures.
+        self.engine = Embedder(
+            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=images.Limits(max_pixels=limits.pixels))
+        )
+        self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
+        self.name = name or Path(engine.name).name or "model"
+        self.metrics = Metrics()
+        self.batcher = Batcher(self.engine, limits, self.metrics)
+        self.receiver = Receiver(limits)
+        self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
+        self.stopping = False
+        self._frame = lru_cache(maxsize=64)(self._measure_frame)
+        self._index_pool = ThreadPoolExecutor(_READERS, thread_name_prefix="index")
+
+    def contents(self) -> Contents:
+        """Return what makes the documents of one request."""
+        return Contents(self.limits)
+
+    def ask(self, *, side: Side | None = None, instruction: str | None = None, prompt_name: str | None = None) -> Ask:
+        """Return how documents are to be embedded; the prompts are those of sentence-transformers."""
+        return Ask(prompt_of(self.engine.sentence, side=side, instruction=instruction, prompt_name=prompt_name), side)
+
+    async def embed(self, documents: Sequence[Document], ask: Ask, *, truncate: bool = False) -> Job:
+        """Take documents through the model, whole or not at all; the job has the vectors."""
+        if self.stopping:
+            raise ApiError(503, "the server is stopping", code="stopping", wait=5)
+        job = Job(ask, len(documents))
+        await self.batcher.through(job, await self.beside(lambda: self._tickets(documents, job, truncate)))
+        return job
+
+    async def query(self, document: Document) -> Any:
+        """Return the vector of a query, as long as those of the index."""
+        job = await self.embed([document], self.ask(side="query"), truncate=True)
+        return cut(job.vectors[0][None], self.index().dimension, normal=True)[0]
+
+    def require_model(self, name: str | None) -> None:
+        """Refuse to stand in for another model."""
+        if name is not None and name not in (self.name, self.engine.name):
+            near = did_you_mean(name, [self.name])
+            raise ApiError(
+                404, f"there is no model {name[:200]!r} here{near} (there is: {self.name})", code="model_not_found", param="model"
+            )
 
     def index(self) -> Store:
         """Return the index, or say that there is none."""
@@ -30,10 +92,59 @@ class Service:
             raise ApiError(404, "this server has no index; start it with --db PATH ('twoway index' makes one)", code="no_index")
         return self.store
 
+    async def indexed(self, work: Callable[[Store], Answer]) -> Answer:
+        """Ask the index, in a thread beside; the answer names no folder of this machine."""
+        store = self.index()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._index_pool, work, store)
+        except ContentError:
+            raise
+        except TwowayError as error:
+            raise type(error)(str(error).replace(str(store.location), "the index")) from error
+
+    def close(self) -> None:
+        """End; called once no request is being answered."""
+        self.batcher.close()
+        self._index_pool.shutdown(wait=True, cancel_futures=True)
+
+    def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
+        """Look at documents and make them ready to wait."""
+        found = []
+        for index, item in enumerate(look(self.engine, documents)):
+            if isinstance(item, ContentError):
+                raise item
+            if not truncate:
+                self._require_short(item, job.ask)
+            held = pixels(item.document, self.limits)
+            found.append(Ticket(item.document, item.key, item.kind, item.length, job=job, index=index, pixels=held))
+        return found
+
+    def _require_short(self, item: Item, ask: Ask) -> None:
+        """Refuse a document that the model would cut, because the asker would not know."""
+        longest = self.engine.lengths.longest
+        if longest is not None and item.length + self._frame(ask) > longest:
+            message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
+            raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
+
+    def _measure_frame(self, ask: Ask) -> float:
+        """Return how many tokens template and prompt add to a document."""
+        item = look(self.engine, [Document((Text("a"),))])[0]
+        if not isinstance(item, Item):
+            return 0.0
+        mask = self.engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
+        return 0.0 if mask is None else float(mask.sum()) - item.length
+
 
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
+def _allowed(request: Request) -> Service:
+    service = _service(request)
+    service.access.check(request)
+    return service
+
+
 Here = Annotated[Service, Depends(_service)]
+Allowed = Annotated[Service, Depends(_allowed)]

@@ -1,0 +1,112 @@
+"""The index behind HTTP: what is in it, one item, its picture; adding, replacing and deleting, unless the server only reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from ..content import Document
+from ..embedding.steps import cut
+from ..search.store import Item
+from ..search.thumbnails import thumbnail
+from .errors import ApiError
+from .requests import ItemAsked, ItemsAsked, read, schema
+from .search_route import item_of, shown
+from .service import Allowed, Service
+
+if TYPE_CHECKING:
+    from ..search.store import Store
+
+router = APIRouter(prefix="/v1/index")
+# An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
+_PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "private, max-age=60"}
+
+
+@router.get("")
+async def index(service: Allowed) -> dict[str, Any]:
+    """Say what the index holds."""
+
+    def about(store: Store) -> dict[str, Any]:
+        fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
+        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields}
+
+    found: dict[str, Any] = await service.receiver.in_time(service.indexed(about))
+    return found
+
+
+@router.post("/items", openapi_extra=schema(ItemsAsked))
+async def add(request: Request, service: Allowed) -> Response:
+    """Embed items and add them, each in place of one with its id; all of them or none."""
+    _require_writable(service)
+
+    async def work(body: bytes) -> Response:
+        service.index()
+        asked, documents, small = await service.beside(lambda: _read(body, service))
+        job = await service.embed(documents, service.ask(side="document"))
+        width = service.index().dimension
+        items = [
+            Item(one.id, cut(vector[None], width, normal=True)[0], "\n".join(document.texts), picture, "added over HTTP", one.metadata)
+            for one, vector, document, picture in zip(asked.items, job.vectors, documents, small, strict=True)
+        ]
+        new, replaced = await service.indexed(lambda store: store.add(items))
+        return JSONResponse({"added": new, "replaced": replaced})
+
+    return await service.receiver.answer(request, work)
+
+
+@router.get("/items/{name:path}/thumbnail")
+async def picture(name: str, service: Allowed) -> Response:
+    """Return the small picture of an item."""
+    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
+    if item.thumbnail is None:
+        raise ApiError(404, f"the item {name[:200]!r} has no picture", code="no_picture")
+    return Response(item.thumbnail, media_type="image/webp", headers=_PICTURE)
+
+
+@router.get("/items/{name:path}")
+async def one(name: str, service: Allowed) -> dict[str, Any]:
+    """Return one item."""
+    return shown(await service.receiver.in_time(service.indexed(lambda store: item_of(store, name))))
+
+
+@router.delete("/items/{name:path}")
+async def delete(name: str, service: Allowed) -> dict[str, Any]:
+    """Take one item out."""
+    _require_writable(service)
+
+    def out(store: Store) -> None:
+        if not store.delete([name]):
+            raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id")
+
+    await service.receiver.in_time(service.indexed(out))
+    return {"deleted": name}
+
+
+def _require_writable(service: Service) -> None:
+    service.index()
+    if service.read_only:
+        raise ApiError(403, "the index of this server is read-only", code="read_only")
+
+
+def _read(body: bytes, service: Service) -> tuple[ItemsAsked, list[Document], list[bytes | None]]:
+    """Check a request, make its documents and their small pictures."""
+    asked, contents = read(ItemsAsked, body), service.contents()
+    if len(asked.items) > service.limits.added:
+        raise ApiError(400, f"{len(asked.items)} items; at most {service.limits.added} are added at a time", code="too_many", param="items")
+    documents = []
+    for number, item in enumerate(asked.items):
+        where = f"items[{number}]"
+        if (item.parts is None) == (item.text is None and item.image is None):
+            raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'parts'", code="invalid_value", param=where)
+        documents.append(_document(item, contents, where))
+    small = [thumbnail(document.images[0], place=document.place) if document.images else None for document in documents]
+    return asked, documents, small
+
+
+def _document(item: ItemAsked, contents: Any, where: str) -> Document:
+    found: Document = (
+        contents.simple(item.text, item.image, f"{where}.") if item.parts is None else contents.parts(item.parts, f"{where}.parts")
+    )
+    return found

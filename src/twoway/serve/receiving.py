@@ -1,0 +1,113 @@
+"""A request from its first byte to its answer: the body is counted while it is read, time is bounded, and an asker may leave.
+
+A body that is too large or too slow ends the connection, since the rest of it would have to be read to no purpose. All bodies together are
+bounded, too, and held until their answers are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from .errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from starlette.requests import Request
+
+    from .limits import Limits
+
+Answer = TypeVar("Answer")
+_LEFT = 499  # what nginx notes for an asker that went away; nobody sees it but the counters
+
+
+class Receiver:
+    """Reads requests for one server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.held = 0  # bytes of all bodies in memory
+        self.running = 0  # requests that are being answered
+
+    async def answer(self, request: Request, work: Callable[[bytes], Coroutine[Any, Any, Response]]) -> Response:
+        """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
+        _require_json(request)
+        self.running += 1
+        try:
+            async with self._body(request) as body:
+                return await self.in_time(_while_there(request, work(body)))
+        except ClientDisconnect:
+            return Response(status_code=_LEFT)
+        finally:
+            self.running -= 1
+
+    async def in_time(self, work: Awaitable[Answer]) -> Answer:
+        """Wait for a piece of work as long as a request may take."""
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await work
+        except TimeoutError as error:
+            message = f"the answer was not ready in {self.limits.seconds:g} seconds; send less at a time, or later"
+            raise ApiError(504, message, code="timeout", wait=self.limits.seconds / 4) from error
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """Read the body; its bytes count until the block ends."""
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            yield bytes(body)
+        finally:
+            self.held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        said = request.headers.get("content-length", "")
+        self._check(int(said) if said.isdecimal() else 0)
+        try:
+            async with asyncio.timeout(self.limits.upload_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    self.held += len(chunk)
+                    self._check(len(body))
+                    if self.held > self.limits.bodies_bytes:
+                        raise ApiError(429, "the server holds as much as it takes; try again later", code="busy", wait=2, close=True)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body did not come in {self.limits.upload_seconds:g} seconds", code="slow", close=True) from error
+
+    def _check(self, length: int) -> None:
+        if length > self.limits.body_bytes:
+            message = f"the body has more than {self.limits.body_bytes:,} bytes"
+            raise ApiError(413, message, code="body_too_large", close=True)
+
+
+def _require_json(request: Request) -> None:
+    """Take JSON alone; it also keeps pages of other sites from posting, because a browser asks before it sends JSON elsewhere."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the body must be JSON with 'Content-Type: application/json', not {kind[:80]!r}", code="no_json", close=True)
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Do some work, or drop it as soon as the asker is gone."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return Response(status_code=_LEFT)
+        return task.result()
+    finally:
+        for one in (task, watch):
+            one.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the connection ends; the body is read, so nothing else comes."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
