@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 10, 34
+STEP = "step"
 _DOTS = 30  # with no more points than this, each is shown
 
 
@@ -40,15 +41,18 @@ class _Axes:
         return HEIGHT - _BOTTOM - (value - self.low) / (self.high - self.low) * (HEIGHT - _TOP - _BOTTOM)
 
 
-def chart(title: str, unit: str, lines: Sequence[Line], *, zero: bool = False, first: int = 0) -> str:
-    """Return a figure; nothing where no line has a point. `zero` keeps zero in sight, `first` is the first line's colour."""
+def chart(title: str, unit: str, lines: Sequence[Line], *, zero: bool = False, first: int = 0, across: str = STEP) -> str:
+    """Return a figure; nothing where no line has a point. `zero` keeps zero in sight, `first` is the first line's colour.
+
+    `across` says what lies along the bottom; steps are whole numbers, anything else may be parted.
+    """
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
     axes, ticks = _axes(lines, zero)
-    body = [_grid(axes, ticks)]
+    body = [_grid(axes, ticks, across)]
     for number, line in enumerate(lines, first):
-        body.append(_line(axes, line, f"c{number % 4}"))
+        body.append(_line(axes, line, f"c{number % 4}", across))
     keys = "".join(f'<span><i class="c{number % 4}"></i>{escape(line.name)}</span>' for number, line in enumerate(lines, first))
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(body)}</svg>'
     key = f'<div class="key">{keys}</div>' if len(lines) > 1 else ""
@@ -93,20 +97,20 @@ def _axes(lines: Sequence[Line], zero: bool) -> tuple[_Axes, list[float]]:
     return _Axes(ticks[0], ticks[-1], start, end if end > start else start + 1), ticks
 
 
-def _grid(axes: _Axes, ticks: Sequence[float]) -> str:
+def _grid(axes: _Axes, ticks: Sequence[float], across: str) -> str:
     made = []
     for tick in ticks:
         y, kind = axes.y(tick), "zero" if abs(tick) < 1e-9 else "rule"
         made.append(f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         made.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
     for tick in ticks_of(axes.start, axes.end):
-        if axes.start <= tick <= axes.end and tick == round(tick):
+        if axes.start <= tick <= axes.end and (tick == round(tick) or across != STEP):
             made.append(f'<text x="{axes.x(tick):.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>')
-    made.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end" class="faint">step</text>')
+    made.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end" class="faint">{escape(across)}</text>')
     return "".join(made)
 
 
-def _line(axes: _Axes, line: Line, colour: str) -> str:
+def _line(axes: _Axes, line: Line, colour: str, across: str) -> str:
     made = []
     if line.errors:
         both = list(zip(line.points, line.errors, strict=True))
@@ -120,7 +124,7 @@ def _line(axes: _Axes, line: Line, colour: str) -> str:
     made.append(f'<polyline class="line {colour}{" dash" * line.dashed}" points="{_path(axes, points)}"/>')
     if len(points) <= _DOTS:
         for step, value in points:
-            said = escape(f"{line.name}: {value:.4g} at step {step:,.0f}")
+            said = escape(f"{line.name}: {value:.4g} at {across} {number(step)}")
             made.append(f'<circle class="{colour}" cx="{axes.x(step):.1f}" cy="{axes.y(value):.1f}" r="3.5"><title>{said}</title></circle>')
     return "".join(made)
 

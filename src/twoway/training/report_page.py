@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 224
 _QUALITY = 82
+_EDGE, _HEAD = 16, 44  # of a drawing in a file of its own
 _STYLE = """
 :root{color-scheme:light dark;--page:#fbfaf8;--card:#fff;--ink:#1d1d1f;--soft:#66666b;--rule:#e7e5e1;--zero:#a5a29c;
 --c0:#2563b8;--c1:#c8571b;--c2:#7a7f87;--c3:#0f8a6b;--good:#0b7a4b;--goodbg:#dcf3e6;--bad:#b3261e;--badbg:#fbe3e0}
@@ -38,6 +39,9 @@ svg{width:100%;height:auto;display:block;margin-top:8px}svg text{fill:var(--soft
 .dash{stroke-dasharray:7 7}.faintly{fill:none;stroke-width:1;opacity:.3}.band{opacity:.16;stroke:none}
 polyline.c0{stroke:var(--c0)}polyline.c1{stroke:var(--c1)}polyline.c2{stroke:var(--c2)}polyline.c3{stroke:var(--c3)}
 circle.c0,.band.c0{fill:var(--c0)}circle.c1,.band.c1{fill:var(--c1)}circle.c2,.band.c2{fill:var(--c2)}circle.c3,.band.c3{fill:var(--c3)}
+polyline.good{stroke:var(--good)}polyline.bad{stroke:var(--bad)}circle.good{fill:var(--good)}circle.bad{fill:var(--bad)}
+.hollow{fill:none;stroke:var(--soft)}svg text.strong{fill:var(--ink);font-weight:600}
+figure.rows{max-width:880px;margin-top:16px}svg.rows{min-width:540px}
 i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.c3{background:var(--c3)}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:16px;margin-top:16px}
 .card{padding:14px}.three{display:grid;grid-template-columns:repeat(3,1fr);gap:8px;font-size:12px;color:var(--soft);text-align:center}
@@ -63,6 +67,17 @@ def page(title: str, under: str, body: Sequence[str]) -> str:
     return (
         f'<!doctype html><html lang="en"><head>{head}<style>{_STYLE}</style></head><body><main>{top}{"".join(body)}</main></body></html>\n'
     )
+
+
+def svg_file(title: str, shape: tuple[int, int], body: str) -> str:
+    """Return a drawing as a file of its own, with the page's colours in light and dark."""
+    width, height = shape[0] + 2 * _EDGE, shape[1] + _HEAD + _EDGE
+    back = f'<rect class="back" width="{width}" height="{height}"/><text class="strong" x="{_EDGE}" y="{_HEAD - 18}">{escape(title)}</text>'
+    style = f"{_STYLE}svg{{width:auto;margin:0}}.back{{fill:var(--card)}}text{{font-family:system-ui,sans-serif}}"
+    # A file that is shown as a picture has no style but its own, and is as wide as it says.
+    inside = f'<style>{style}</style>{back}<g transform="translate({_EDGE} {_HEAD})">{body}</g>'
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">{inside}</svg>\n'
 
 
 def section(title: str, said: str, *inside: str) -> str:
