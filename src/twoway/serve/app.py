@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..embedding import Embedder
     from ..search.store import Store
 
-ROUTES = ("health", "embeddings_route", "search_route", "index_route", "page_route")
+ROUTES = ("health", "embeddings_route", "search_route", "index_route", "why_route", "page_route")
 
 
 def create_app(

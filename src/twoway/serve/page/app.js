@@ -8,32 +8,30 @@ import * as query from "./query.js";
 import * as results from "./results.js";
 
 const PAGE = 20;
-const now = { hits: [], count: PAGE, asked: null, leaving: null };
+const now = { hits: [], count: PAGE, asked: {}, filter: "", hybrid: false, leaving: null };
 
 async function search({ count = PAGE, keep = false } = {}) {
-  const asked = query.query();
-  if (!Object.keys(asked).length) {
-    say("Type words, or give a picture.");
-    find("words").focus();
-    return;
-  }
-  if (!keep) remember();
-  const filter = filters.filter();
-  const hybrid = find("hybrid").checked && asked.text;
+  // More of the same is of the same question, whatever was typed since.
   const more = count > now.count;
+  const { asked, filter, hybrid } = more ? now : question();
+  if (!keep) {
+    // Without a question there is nothing to rank; a filter alone still lists what it lets through.
+    if (!Object.keys(asked).length && !filter) find("words").focus();
+    remember();
+  }
   const from = more ? now.hits.length : 0;
   now.leaving?.abort();
   const leaving = (now.leaving = new AbortController());
   trouble();
   say(more ? "Looking for more…" : "Searching…");
-  document.body.classList.add("asked");
+  document.body.classList.toggle("asked", asks(asked, filter));
   if (!more) results.waiting();
   find("more").hidden = true;
   try {
     const body = { ...asked, k: count, ...(filter && { filter }), ...(hybrid && { hybrid: true }) };
     const found = await post("/v1/search", body, leaving.signal);
-    Object.assign(now, { hits: found.hits, count, asked });
-    answer(found, filter, from);
+    Object.assign(now, { hits: found.hits, count, asked, filter, hybrid });
+    answer(found, from);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!more) results.clear();
@@ -42,11 +40,23 @@ async function search({ count = PAGE, keep = false } = {}) {
   }
 }
 
-function answer({ hits, took_ms: took }, filter, from) {
-  results.draw(hits, acts, from);
+function question() {
+  const asked = query.query();
+  return { asked, filter: filters.filter(), hybrid: Boolean(asked.text) && find("hybrid").checked };
+}
+
+const asks = (asked, filter) => Object.keys(asked).length > 0 || Boolean(filter);
+
+function answer({ hits, took_ms: took }, from) {
+  const ranked = Object.keys(now.asked).length > 0;
+  results.draw(hits, { ...acts, ranked }, from);
+  filters.offer(hits);
   const time = Number.isFinite(took) ? ` in ${number(Math.round(took))} ms` : "";
-  if (hits.length) say(`${number(hits.length)} ${hits.length === 1 ? "result" : "results"}${time}, the best first.`);
-  else say(filter ? "Nothing in the index passes these filters." : "Nothing was found.");
+  const many = `${number(hits.length)} ${hits.length === 1 ? "result" : "results"}${time}`;
+  if (hits.length) say(ranked ? `${many}, the best first.` : now.filter ? many : "A look into the index");
+  else if (now.filter) say("Nothing in the index passes these filters.");
+  else if (ranked) say("Nothing was found.");
+  else say("");
   find("more").hidden = hits.length < now.count || hits.length <= from;
 }
 
@@ -61,8 +71,8 @@ function trouble(error, again) {
 }
 
 const acts = {
-  open: (place) => detail.open(now.hits, place),
-  why: (place) => detail.open(now.hits, place, true),
+  open: (place) => detail.open(now.hits, place, Object.keys(now.asked).length > 0),
+  why: (place) => detail.open(now.hits, place, true, true),
   like(hit) {
     detail.close();
     query.set({ like: hit.id });
@@ -88,14 +98,7 @@ function recall() {
   const said = new URLSearchParams(location.search);
   query.set({ text: said.get("q") ?? "", like: said.get("like") });
   filters.set(said.get("filter") ?? "");
-  if (said.get("q") || said.get("like")) search({ keep: true });
-  else {
-    document.body.classList.remove("asked");
-    results.clear();
-    find("more").hidden = true;
-    trouble();
-    say("");
-  }
+  search({ keep: true });
 }
 
 function describe(index) {
@@ -111,13 +114,13 @@ async function start() {
   query.listen(() => search());
   detail.listen(acts);
   find("more").onclick = () => search({ count: now.count + PAGE, keep: true });
-  find("hybrid").onchange = () => now.asked && search();
+  find("hybrid").onchange = () => query.query().text && search();
   window.addEventListener("popstate", recall);
   try {
     const index = await read("/v1/index");
     describe(index);
-    filters.listen(index.fields, () => (now.asked || Object.keys(query.query()).length) && search());
-    recall();
+    filters.listen(index.fields, () => search());
+    if (index.count) recall();
   } catch (error) {
     if (error.code !== "no_index") return trouble(error, () => location.reload());
     document.body.classList.add("bare");

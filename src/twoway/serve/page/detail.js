@@ -4,7 +4,7 @@ import { el, find, score } from "./dom.js";
 import { picture, title } from "./results.js";
 import { overlay } from "./why.js";
 
-let at = { hits: [], place: 0, why: false };
+let at = { hits: [], place: 0, ranked: true, why: false };
 let acts = null;
 
 export function listen(given) {
@@ -14,7 +14,7 @@ export function listen(given) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step && at.hits[at.place + step]) open(at.hits, at.place + step, at.why);
+    if (step && at.hits[at.place + step]) open(at.hits, at.place + step, at.ranked, at.why);
   });
 }
 
@@ -22,8 +22,9 @@ export function close() {
   find("detail").close();
 }
 
-export function open(hits, place, why = false) {
-  at = { hits, place, why };
+// `ranked` says that there was a question, without which there is no score and no why.
+export function open(hits, place, ranked, why = false) {
+  at = { hits, place, ranked, why };
   const hit = hits[place];
   const dialog = find("detail");
   dialog.replaceChildren(shown(hit), told(hit));
@@ -33,13 +34,13 @@ export function open(hits, place, why = false) {
 
 function shown(hit) {
   const step = (by, sign, name) =>
-    el("button", { type: "button", class: `quiet step ${name}`, "aria-label": `The ${name} result`, disabled: !at.hits[at.place + by], onclick: () => open(at.hits, at.place + by, at.why) }, sign);
+    el("button", { type: "button", class: `quiet step ${name}`, "aria-label": `The ${name} result`, disabled: !at.hits[at.place + by], onclick: () => open(at.hits, at.place + by, at.ranked, at.why) }, sign);
   const body = hit.thumbnail ? el("div", { class: "canvas" }, picture(hit, title(hit))) : el("p", { class: "page" }, hit.text || hit.id);
   return el("figure", {}, step(-1, "‹", "previous"), body, step(1, "›", "next"));
 }
 
 function told(hit) {
-  const rows = [["Score", score(hit.score)], ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
+  const rows = [["Score", at.ranked ? score(hit.score) : ""], ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
   const facts = rows.filter(([, value]) => value !== null && value !== "" && value !== undefined);
   const why = el("button", { id: "why", type: "button", "aria-pressed": "false", onclick: () => toggle(hit) }, "Why this matched");
   return el(
@@ -51,7 +52,7 @@ function told(hit) {
     el(
       "p",
       { class: "acts" },
-      hit.thumbnail && why,
+      at.ranked && hit.thumbnail && why,
       el("button", { type: "button", onclick: () => acts.like(hit) }, "More like this"),
       el("button", { type: "button", class: "quiet", onclick: close }, "Close"),
     ),

@@ -9,6 +9,7 @@ const SIGNS = {
   number: ["=", "!=", "<", "<=", ">", ">=", "null"],
   boolean: ["=", "!=", "null"],
 };
+const OWN = ["id", "text", "place"]; // of every item; what the index is of its own stands before them
 let chosen = [];
 
 export const filter = () => chosen.join(" and ");
@@ -21,7 +22,8 @@ export function set(text) {
 export function listen(fields, search) {
   const [field, sign, value, panel, open] = ["filter-field", "filter-sign", "filter-value", "filters", "filter-open"].map(find);
   open.hidden = !fields.length;
-  field.replaceChildren(...fields.map(({ name }) => el("option", { value: name }, name)));
+  const known = [...fields].sort((one, other) => OWN.includes(one.name) - OWN.includes(other.name));
+  field.replaceChildren(...known.map(({ name }) => el("option", { value: name }, name)));
   const type = () => fields.find(({ name }) => name === field.value)?.type ?? "string";
   const signs = () => {
     sign.replaceChildren(...(SIGNS[type()] ?? SIGNS.string).map((one) => el("option", { value: one }, WORDS[one])));
@@ -31,6 +33,7 @@ export function listen(fields, search) {
     value.type = ["integer", "number"].includes(type()) ? "number" : "text";
     value.step = type() === "integer" ? "1" : "any";
     value.placeholder = type() === "boolean" ? "true or false" : "";
+    offer();
     value.parentElement.hidden = sign.value === "null";
   };
   const add = () => {
@@ -66,6 +69,15 @@ export function written(field, type, sign, value) {
   return `${name} ${sign} ${bare ? value.trim().toLowerCase() : quoted(value)}`;
 }
 
+// Values that the results at hand have in the field that is chosen.
+export function offer(hits = offered) {
+  offered = hits;
+  const name = find("filter-field").value;
+  const values = new Set(hits.map((hit) => hit.metadata?.[name] ?? (OWN.includes(name) ? hit[name] : null)).filter((value) => value !== null && value !== ""));
+  find("filter-values").replaceChildren(...[...values].slice(0, 50).map((value) => el("option", { value })));
+}
+
+let offered = [];
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`;
 let again = () => {};
 

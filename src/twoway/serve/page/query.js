@@ -98,7 +98,7 @@ function drawWith(search) {
     Object.assign(now, { picture: null, name: "", like: null });
     draw();
     find("words").focus();
-    if (Object.keys(query()).length) search();
+    search();
   };
   given.append(image, el("span", { title: what }, what), el("button", { type: "button", class: "quiet", "aria-label": `Take out: ${what}`, onclick: out }, "×"));
 }

@@ -43,14 +43,14 @@ function card(hit, place, acts) {
   return el(
     "li",
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
-    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}, score ${score(hit.score)}. Open`, onclick: () => acts.open(place) }, shown),
-    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), el("span", { class: "score" }, score(hit.score))),
+    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown),
+    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), acts.ranked && el("span", { class: "score" }, score(hit.score))),
     el("p", { class: "place", title: hit.place }, short(hit.place || "") || hit.id),
     el(
       "p",
       { class: "acts" },
       el("button", { type: "button", class: "quiet", "aria-label": `More like ${name}`, onclick: () => acts.like(hit) }, "More like this"),
-      hit.thumbnail && el("button", { type: "button", class: "quiet", "aria-label": `Why ${name} matched`, onclick: () => acts.why(place) }, "Why"),
+      acts.ranked && hit.thumbnail && el("button", { type: "button", class: "quiet", "aria-label": `Why ${name} matched`, onclick: () => acts.why(place) }, "Why"),
     ),
   );
 }

@@ -59,8 +59,8 @@ function point(canvas, { grid, pulls }, event) {
 function legend(found) {
   const scale = el("p", { class: "scale" }, el("span", {}, "pulls least"), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
   const words = {
-    parts: () => `The score of this picture, ${score(found.score)}, is a sum: its patches give ${score(found.score - found.rest)}, words and template around it ${score(found.rest)}.`,
-    occlusion: () => `Each patch was greyed in turn: the colour is how far the score of ${score(found.score)} falls without it.`,
+    parts: () => `This small picture alone scores ${score(found.score)}, a sum: ${score(found.score - found.rest)} from its patches, ${score(found.rest)} from the template around them.`,
+    occlusion: () => `This small picture alone scores ${score(found.score)}. Each patch was greyed in turn; its colour is how far the score falls without it.`,
   }[found.method];
   return [scale, el("p", {}, told(found)), ...(words ? [el("p", {}, words())] : [])];
 }
