@@ -73,6 +73,9 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
 
 def kept_scores(metric: str, found: Mapping[str, Kept], items: Sequence[str]) -> Floats:
     """Return the score of each item out of what was kept of it."""
+    scored = [found[item].score for item in items]
+    if all(score is not None for score in scored):
+        return np.array(scored, dtype=np.float64)
     return values(metric, [Outcome(found[item].places, found[item].size, tied=False, found=()) for item in items])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..content import Document
 from ..errors import UsageError
 from ..files import write_whole
 from .run import means
@@ -19,8 +17,7 @@ from .run import means
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .ranking import Item
-    from .run import TaskResult
+    from .run import Result
 
 
 _SCHEMA = pa.schema(
@@ -31,9 +28,9 @@ _SCHEMA = pa.schema(
         ("size", pa.int32()),
         ("tied", pa.bool_()),
         ("about", pa.list_(pa.string())),
+        ("score", pa.float64()),
     ]
 )
-_MARK = 16  # digits of a hash
 
 
 def items_path(path: Path) -> Path:
@@ -41,10 +38,10 @@ def items_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.items.parquet")
 
 
-def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any], results: Sequence[TaskResult]) -> dict[str, Any]:
+def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """Put results together as `results.json` has them."""
     groups, mean = means(results)
-    tasks = {result.task.name: result.entry() for result in results}
+    tasks = {result.name: result.entry() for result in results}
     return {
         "suite": suite,
         "model": model,
@@ -56,39 +53,25 @@ def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any
     }
 
 
-def write(path: Path, found: Mapping[str, Any], results: Sequence[TaskResult]) -> None:
+def write(path: Path, found: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Write items, then results: where the second file stands, the first does too."""
-    rows = []
-    for result in results:
-        for number, one in zip(result.asked, result.outcomes, strict=True):
-            row = {"task": result.task.name, "item": _key(result, number), "places": list(one.places), "size": one.size, "tied": one.tied}
-            rows.append(row | {"about": _about(result.task.items[number], result.task.candidates)})
+    rows = [{"task": result.name} | row for result in results for row in result.rows()]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     write_whole(items_path(path), buffer.getvalue())
     write_whole(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def _key(result: TaskResult, number: int) -> str:
-    """Name an item by its content, so that two runs over other subsets find their common items."""
-    item = result.task.items[number]
-    right = sorted(result.task.candidates[int(place)].fingerprint() for place in item.right)
-    return hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
-
-
-def _about(item: Item, candidates: Sequence[Document]) -> list[str]:
-    """Return marks of what an item is about: its pictures, those of the query and of the right answers; without any, its query."""
-    documents = [item.query, *(candidates[int(place)] for place in item.right)]
-    alone = [one if len(one.parts) == 1 else Document((image,), one.place) for one in documents for image in one.images]
-    return sorted({one.fingerprint()[:_MARK] for one in alone or documents[:1]})
-
-
 class Kept(NamedTuple):
-    """What is kept of an item: the places of its right candidates, how many candidates it has, and marks of what it is about."""
+    """What is kept of an item: the places of its right candidates, how many candidates it has, and marks of what it is about.
+
+    A `score` stands where the places alone do not give it (mteb knows candidates that are more or less right).
+    """
 
     places: tuple[int, ...]
     size: int
     about: tuple[str, ...]
+    score: float | None = None
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Kept]]]:
@@ -106,5 +89,6 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Kept]]]:
     items: dict[str, dict[str, Kept]] = {}
     for row in rows:
         # Results of before there were marks: each item stands for itself.
-        items.setdefault(row["task"], {})[row["item"]] = Kept(tuple(row["places"]), row["size"], tuple(row.get("about") or ()))
+        kept = Kept(tuple(row["places"]), row["size"], tuple(row.get("about") or ()), row.get("score"))
+        items.setdefault(row["task"], {})[row["item"]] = kept
     return found, items

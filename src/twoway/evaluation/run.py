@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..content import ContentError
+from ..content import ContentError, Document
 from ..errors import UsageError
 from .scores import METRICS, Outcome, chance_of, interval, outcome, values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 
+_MARK = 16  # digits of a hash
+
+
+class Result(Protocol):
+    """What a model did on a task, however it was scored."""
+
+    @property
+    def name(self) -> str:
+        """Return the task's name."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the group and the marks that the task counts for."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Return the task's score."""
+        ...
+
+    def entry(self) -> dict[str, Any]:
+        """Return what `results.json` says of the task."""
+        ...
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what is kept of each item."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskResult:
     """What a model did on a task: the outcome of every item that was asked."""
@@ -32,6 +63,21 @@ class TaskResult:
     outcomes: tuple[Outcome, ...]
     asked: tuple[int, ...]  # numbers of the task's items that have an outcome; the others were left out
     left_out: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """Return the task's name."""
+        return self.task.name
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the group and the marks that the task counts for."""
+        return (self.task.group, *self.task.marks)
+
+    @property
+    def score(self) -> float:
+        """Return the task's score: the mean over its items."""
+        return float(self.scores().mean())
 
     def scores(self, metric: str | None = None) -> NDArray[np.float64]:
         """Return the score of every item."""
@@ -60,6 +106,22 @@ class TaskResult:
         }
         entry["also"] = {metric: float(self.scores(metric).mean()) for metric in METRICS if metric != self.task.metric}
         return entry
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what is kept of each item; it is named by its content, so that two runs over other subsets find their common items."""
+        for number, one in zip(self.asked, self.outcomes, strict=True):
+            item = self.task.items[number]
+            right = sorted(self.task.candidates[int(place)].fingerprint() for place in item.right)
+            key = hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
+            about = _about(item, self.task.candidates)
+            yield {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}
+
+
+def _about(item: Item, candidates: Sequence[Document]) -> list[str]:
+    """Return marks of what an item is about: its pictures, those of the query and of the right answers; without any, its query."""
+    documents = [item.query, *(candidates[int(place)] for place in item.right)]
+    alone = [one if len(one.parts) == 1 else Document((image,), one.place) for one in documents for image in one.images]
+    return sorted({one.fingerprint()[:_MARK] for one in alone or documents[:1]})
 
 
 def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskResult:
@@ -98,12 +160,11 @@ def _bad(item: Item, bad: dict[int, ContentError]) -> ContentError | None:
     return ContentError(f"a candidate has no vector: {error.reason}", item.query.place or error.place)
 
 
-def means(results: Sequence[TaskResult]) -> tuple[dict[str, Any], float]:
+def means(results: Sequence[Result]) -> tuple[dict[str, Any], float]:
     """Return the mean over tasks of each group and each mark, and of all; each task counts the same."""
-    scores = {result.task.name: float(result.scores().mean()) for result in results}
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[float]] = {}
     for result in results:
-        for kind in dict.fromkeys((result.task.group, *result.task.marks)):
-            kinds.setdefault(kind, []).append(result.task.name)
-    groups = {kind: {"score": float(np.mean([scores[name] for name in names])), "tasks": len(names)} for kind, names in kinds.items()}
-    return groups, float(np.mean(list(scores.values())))
+        for kind in dict.fromkeys(result.kinds):
+            kinds.setdefault(kind, []).append(result.score)
+    groups = {kind: {"score": float(np.mean(scores)), "tasks": len(scores)} for kind, scores in kinds.items()}
+    return groups, float(np.mean([result.score for result in results]))
