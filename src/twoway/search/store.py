@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from ..errors import TwowayError, UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
 
 Value = str | int | float | bool | None
@@ -81,14 +84,62 @@ class Store(Protocol):
     def get(self, name: str) -> Item:
         """Return one item with its vector, or say that there is none."""
 
-    def add(self, items: Iterable[Item]) -> tuple[int, int]:
+    def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id; return how many are new and how many took another's place."""
+
+    def held(self, origin: str) -> int:
+        """Count the items that were added under this `origin` and stand as they were then."""
 
     def delete(self, names: Sequence[str]) -> int:
         """Take items out and return how many there were."""
+
+    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+        """Bring what makes searching fast up to date: the index of words and, from a size on, one of the vectors."""
+
+    def arranged(self) -> Mapping[str, Value]:
+        """Say which index of the vectors stands; nothing where search is exact."""
+
+    def tune(self, effort: int) -> None:
+        """Set how hard an index of the vectors looks (1 is the engine's own measure), for every search from now on."""
+
+    def compact(self) -> None:
+        """Give back the space of what was replaced and deleted; a reader of another process may have to try again."""
+
+    def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Go through all ids and vectors, block by block."""
 
     def writing(self) -> AbstractContextManager[None]:
         """Hold the index against other writers for several calls; each call that writes holds it by itself."""
 
     def close(self) -> None:
         """Let go of what is open."""
+
+
+def checked(items: Sequence[Item], dimension: int) -> None:
+    """Refuse items that an index cannot hold."""
+    seen: set[str] = set()
+    for one in items:
+        if not one.id or one.id in seen:
+            raise UsageError(f"two items have the id {one.id!r}; each needs its own" if one.id else "an item has an empty id")
+        seen.add(one.id)
+        if one.vector is None or np.shape(one.vector) != (dimension,):
+            has = "no vector" if one.vector is None else f"a vector of {'x'.join(str(size) for size in np.shape(one.vector))} numbers"
+            raise UsageError(f"item {one.id!r} has {has}, and the index holds vectors of {dimension}")
+        if not np.isfinite(one.vector).all():
+            raise TwowayError(f"the vector of item {one.id!r} has numbers that are not finite")
+
+
+def check_query(store: Store, vector: NDArray[np.float32] | None, k: int) -> None:
+    """Refuse a query that an index cannot answer."""
+    if k < 1:
+        raise UsageError(f"k is 1 or more, not {k}")
+    if vector is not None and np.shape(vector) != (store.dimension,):
+        has = "x".join(str(size) for size in np.shape(vector))
+        raise UsageError(f"the query has {has} numbers, and the vectors in {store.location} have {store.dimension}")
+
+
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a vector, or each row of a matrix, at length 1."""
+    values = np.asarray(vector, np.float32)
+    found: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), np.float32(1e-12))
+    return found

@@ -1,0 +1,208 @@
+"""Filters in one small language for every engine: `year >= 1990 and (shelf = 'A' or title like 'The %') and not draft`.
+
+What a reader of an index may ask is checked here, once, against the fields that the index has, so a typing error is met with the name that
+was meant, a number is never compared with a word, and nothing but a comparison ever reaches an engine. A field is a bare name, or stands in
+backquotes where it has other signs than letters and digits; a text stands in quotes of either kind.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Literal = str | int | float | bool
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|`(?P<field>[^`]+)`"""
+    r"""|(?P<word>[^\W\d]\w*)|(?P<sign><>|[<>!=]=|[<>=(),]))"""
+)
+_SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_WORDS = ("and", "or", "not", "in", "like", "is", "null", "between", "true", "false")
+# Which values go with a field; a whole number goes with either kind of number.
+_TAKES: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int, float), "number": (int, float), "boolean": (bool,)}
+_DEEPEST = 50
+LONGEST = 10_000
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `like` or `null` (of which no value is asked)."""
+
+    field: str
+    sign: str
+    values: tuple[Literal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Filters that hold all together (`and`), one at least (`or`), or, of a single one, not (`not`)."""
+
+    how: str
+    parts: tuple[Filter, ...]
+
+
+Filter = Test | Group
+
+
+def parse(text: str, fields: Mapping[str, str]) -> Filter:
+    """Return a filter over these fields, or say in one line what is wrong with it and where."""
+    if len(text) > LONGEST:
+        raise UsageError(f"the filter has {len(text):,} characters; at most {LONGEST:,} are read")
+    return _Reader(text, fields).whole()
+
+
+class _Reader:
+    """One text that is being read."""
+
+    def __init__(self, text: str, fields: Mapping[str, str]) -> None:
+        self.text, self.fields = text, fields
+        self.tokens = self._split()
+        self.next = self.depth = 0
+
+    def whole(self) -> Filter:
+        """Read all of it."""
+        found = self._any()
+        if self._peek() != ("end", ""):
+            self._fail("'and' or 'or'")
+        return found
+
+    def _split(self) -> list[tuple[str, str, int]]:
+        """Return kind, value and place of every token."""
+        found, place = [], 0
+        while self.text[place:].strip():
+            match = _TOKEN.match(self.text, place)
+            if match is None:
+                rest = self.text[place:].strip()
+                what = "the quote is not closed" if rest[0] in "'\"`" else f"{rest[:12]!r} is not understood"
+                raise UsageError(f"filter {self.text!r}: {what}")
+            kind = str(match.lastgroup)
+            found.append((kind, match[kind], match.start(kind)))
+            place = match.end()
+        return found
+
+    def _peek(self) -> tuple[str, str]:
+        if self.next >= len(self.tokens):
+            return "end", ""
+        kind, value, _ = self.tokens[self.next]
+        if kind == "word" and value.lower() in _WORDS and value not in self.fields:
+            return "key", value.lower()
+        return kind, value
+
+    def _if(self, *wanted: str) -> bool:
+        """Pass over these keywords or signs if they come next."""
+        for offset, value in enumerate(wanted):
+            self.next += offset
+            there = self._peek()
+            self.next -= offset
+            if there not in (("key", value), ("sign", value)):
+                return False
+        self.next += len(wanted)
+        return True
+
+    def _fail(self, wanted: str) -> NoReturn:
+        if self.next >= len(self.tokens):
+            raise UsageError(f"filter {self.text!r} ends where {wanted} is missing")
+        _, value, place = self.tokens[self.next]
+        raise UsageError(f"filter {self.text!r}: {wanted} is missing before {value!r} (character {place + 1})")
+
+    def _any(self) -> Filter:
+        parts = [self._all()]
+        while self._if("or"):
+            parts.append(self._all())
+        return parts[0] if len(parts) == 1 else Group("or", tuple(parts))
+
+    def _all(self) -> Filter:
+        parts = [self._one()]
+        while self._if("and"):
+            parts.append(self._one())
+        return parts[0] if len(parts) == 1 else Group("and", tuple(parts))
+
+    def _one(self) -> Filter:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise UsageError(f"filter {self.text[:40]!r}… is nested more than {_DEEPEST} deep")
+        try:
+            if self._if("not"):
+                return Group("not", (self._one(),))
+            if self._if("("):
+                found = self._any()
+                if not self._if(")"):
+                    self._fail("')'")
+                return found
+            return self._test()
+        finally:
+            self.depth -= 1
+
+    def _test(self) -> Filter:
+        """Read a field and what is asked of it."""
+        kind, name = self._peek()
+        if kind not in ("word", "field"):
+            self._fail("the name of a field")
+        self.next += 1
+        if name not in self.fields:
+            known = ", ".join(self.fields) or "none"
+            raise UsageError(f"filter {self.text!r}: the index has no field {name!r}{did_you_mean(name, self.fields)} (there are: {known})")
+        if self._if("is", "not", "null"):
+            return Group("not", (Test(name, "null"),))
+        if self._if("is", "null"):
+            return Test(name, "null")
+        negated = self._if("not")
+        found = self._compared(name)
+        if found is None and (negated or self.fields[name] != "boolean"):
+            self._fail(f"a comparison of {name}")
+        found = found or Test(name, "=", (True,))
+        return Group("not", (found,)) if negated else found
+
+    def _compared(self, name: str) -> Filter | None:
+        """Read the comparison; there is none behind a boolean that stands for itself."""
+        kind, value = self._peek()
+        if kind == "sign" and value in _SIGNS:
+            self.next += 1
+            return Test(name, _SIGNS[value], (self._value(name),))
+        if self._if("like"):
+            if self.fields[name] != "string":
+                raise UsageError(f"filter {self.text!r}: 'like' is for texts, and {name} is {_a(self.fields[name])}")
+            return Test(name, "like", (self._value(name),))
+        if self._if("between"):
+            low = self._value(name)
+            if not self._if("and"):
+                self._fail("'and'")
+            return Group("and", (Test(name, ">=", (low,)), Test(name, "<=", (self._value(name),))))
+        if self._if("in"):
+            if not self._if("("):
+                self._fail("'('")
+            values = [self._value(name)]
+            while self._if(","):
+                values.append(self._value(name))
+            if not self._if(")"):
+                self._fail("')'")
+            return Test(name, "in", tuple(values))
+        return None
+
+    def _value(self, name: str) -> Literal:
+        """Read a value that goes with a field."""
+        kind, said = self._peek()
+        if kind == "number":
+            value: Literal = float(said) if re.search(r"[.eE]", said) else int(said)
+        elif kind == "text":
+            value = said[1:-1].replace(said[0] * 2, said[0])
+        elif (kind, said) in (("key", "true"), ("key", "false")):
+            value = said == "true"
+        else:
+            self._fail(f"a value for {name} (a text stands in quotes)")
+        self.next += 1
+        if type(value) not in _TAKES[self.fields[name]]:
+            raise UsageError(f"filter {self.text!r}: {name} is {_a(self.fields[name])}, and {said} is not")
+        if type(value) is int and abs(value) >= 1 << 63:
+            raise UsageError(f"filter {self.text!r}: {said} is too large a number")
+        return value
+
+
+def _a(kind: str) -> str:
+    """Name the type of a field in a sentence."""
+    return {"string": "a text", "integer": "an integer", "number": "a number", "boolean": "true or false"}[kind]

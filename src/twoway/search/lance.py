@@ -1,0 +1,227 @@
+"""An index in a folder, by LanceDB: every change is one new version of a table, so it is there whole or not at all.
+
+The table has a column for each field of the metadata, and remembers in its schema which model made its vectors. LanceDB's readers see a
+version as it was; writers of several processes are kept apart by a lock on the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..embedding.shards import alone
+from ..errors import UsageError
+from . import lance_index
+from .fields import fitting, kinds_of
+from .filters import parse
+from .lance_filter import quoted, sql
+from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of
+from .said import engine_errors
+from .store import About, Hit, check_query, checked, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .store import Item, Value
+
+_TABLE, _ABOUT = "items", b"twoway.about"
+_FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
+_FUSED = 50  # of each list, at least, when two are fused
+_NAMES = 500  # ids in one condition
+
+
+class LanceStore:
+    """A table of items; see `Store`."""
+
+    def __init__(self, location: str, table: Any, about: About) -> None:
+        self.location, self.about = location, about
+        self._table = table
+        self._lock, self._depth = threading.RLock(), 0
+        self._held = ExitStack()
+
+    @classmethod
+    def open(cls, location: str) -> LanceStore:
+        """Open an index that is there."""
+        folder = Path(location)
+        if not folder.is_dir() or not (folder / f"{_TABLE}.lance").exists():
+            what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
+            raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
+        with engine_errors(location, "opening"):
+            table = _connect(location).open_table(_TABLE)
+            said = (table.schema.metadata or {}).get(_ABOUT)
+        if said is None:
+            raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
+        return cls(location, table, About(**json.loads(said)))
+
+    @classmethod
+    def create(cls, location: str, about: About, *, overwrite: bool = False) -> LanceStore:
+        """Make an empty index; one that is there is replaced in one step, and only with `overwrite`."""
+        folder = Path(location)
+        if folder.is_file():
+            raise UsageError(f"{location} is a file; name a folder, or a Milvus Lite file that ends in .db")
+        if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not overwrite:
+            raise UsageError(f"{location} holds other files; choose a new folder for the index")
+        kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
+        vector = pa.field("vector", pa.list_(pa.float32(), about.dimension))
+        schema = pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({_ABOUT: json.dumps(asdict(about))})
+        with engine_errors(location, "making"), alone(folder):
+            table = _connect(location).create_table(_TABLE, schema=schema, mode="overwrite" if overwrite else "create")
+        return cls(location, table, about)
+
+    @classmethod
+    def exists(cls, location: str) -> bool:
+        """Say whether there is an index in a folder."""
+        return (Path(location) / f"{_TABLE}.lance").exists()
+
+    model = property(lambda self: self.about.model)
+    fingerprint = property(lambda self: self.about.fingerprint)
+    dimension = property(lambda self: self.about.dimension)
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What a filter may name, and its type."""
+        with engine_errors(self.location, "reading"):
+            schema = self._table.schema
+        return fields_of(schema)
+
+    def count(self, where: str | None = None) -> int:
+        """Count the items, or those that a filter lets through."""
+        condition = self._condition(where)
+        with engine_errors(self.location, "reading"):
+            return int(self._table.count_rows(condition))
+
+    def search(
+        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+    ) -> list[Hit]:
+        """Return the best items: by vector, by words, or fused by rank."""
+        check_query(self, vector, k)
+        condition = self._condition(where)
+        with engine_errors(self.location, "searching"):
+            if words is not None and not lance_index.has_words(self._table):
+                raise UsageError(f"{self.location} has no index of words: none of its items has a text, or 'twoway index' was cut off")
+            query = self._query(vector, words)
+            if vector is not None:
+                query = lance_index.ask(query.distance_type("cosine"), self.arranged(), exact=exact)
+            if condition is not None:
+                query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
+            fused = vector is not None and words is not None
+            found = query.limit(max(k, _FUSED) if fused else k).to_arrow().slice(0, k)
+        if vector is not None:
+            scores = matrix(found, self.dimension) @ unit(vector)
+        else:
+            scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
+        return [Hit(item, float(score)) for item, score in zip(items_of(found), scores, strict=True)]
+
+    def get(self, name: str) -> Item:
+        """Return one item with its vector."""
+        with engine_errors(self.location, "reading"):
+            found = self._table.search().where(f"id = {quoted(name)}").limit(1).to_arrow()
+        if not len(found):
+            raise UsageError(f"{self.location} has no item with the id {name!r}")
+        return next(items_of(found, matrix(found, self.dimension)))
+
+    def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
+        """Add items in one step, each in place of one with its id."""
+        if not items:
+            return 0, 0
+        checked(items, self.dimension)
+        wanted = kinds_of(one.metadata for one in items)
+        with self.writing(), engine_errors(self.location, "writing"):
+            fresh = fitting(wanted, self.fields)
+            if fresh:
+                self._table.add_columns([pa.field(name, TYPES[kind]) for name, kind in fresh.items()])
+            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            done = merge.execute(rows_of(items, origin, self._table.schema, self.dimension))
+        return int(done.num_inserted_rows), int(done.num_updated_rows)
+
+    def held(self, origin: str) -> int:
+        """Count the items of one origin."""
+        with engine_errors(self.location, "reading"):
+            return int(self._table.count_rows(f"origin = {quoted(origin)}"))
+
+    def delete(self, names: Sequence[str]) -> int:
+        """Take items out."""
+        gone = 0
+        with self.writing(), engine_errors(self.location, "writing"):
+            for start in range(0, len(names), _NAMES):
+                listed = ", ".join(quoted(name) for name in names[start : start + _NAMES])
+                gone += int(self._table.delete(f"id IN ({listed})").num_deleted_rows)
+        return gone
+
+    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+        """Bring the indexes of words, ids and vectors up to date."""
+        with self.writing(), engine_errors(self.location, "indexing"):
+            lance_index.arrange(self._table, exact_below=exact_below, kind=kind)
+
+    def arranged(self) -> Mapping[str, Value]:
+        """Say which index of the vectors stands."""
+        with engine_errors(self.location, "reading"):
+            return lance_index.settings(self._table)
+
+    def tune(self, effort: int) -> None:
+        """Set how hard the index of the vectors looks."""
+        with self.writing(), engine_errors(self.location, "writing"):
+            lance_index.note(self._table, dict(self.arranged()) | {"effort": effort})
+
+    def compact(self) -> None:
+        """Merge small files and take away old versions."""
+        with self.writing(), engine_errors(self.location, "compacting"):
+            self._table.optimize(cleanup_older_than=timedelta(milliseconds=1))
+
+    def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Go through all ids and vectors, block by block."""
+        with engine_errors(self.location, "reading"):
+            for batch in self._table.search().select(["id", "vector"]).to_batches(batch_size=8192):
+                table = pa.Table.from_batches([batch])
+                yield table["id"].to_pylist(), matrix(table, self.dimension)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder; threads of this process wait for each other, another process is told at once."""
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    self._held.enter_context(alone(Path(self.location)))
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._held.close()
+
+    def close(self) -> None:
+        """Let go; LanceDB keeps nothing open between calls."""
+        self._held.close()
+
+    def _condition(self, where: str | None) -> str | None:
+        return sql(parse(where, self.fields)) if where and where.strip() else None
+
+    def _query(self, vector: NDArray[np.float32] | None, words: str | None) -> Any:
+        from lancedb.query import MatchQuery
+
+        if vector is None and words is None:
+            return self._table.search()
+        if words is None:
+            return self._table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
+        match = MatchQuery(words, "text")
+        if vector is None:
+            return self._table.search(match, query_type="fts")
+        return self._table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
+
+
+def _connect(location: str) -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise UsageError("an index in a folder needs LanceDB; install it with pip install 'twoway[index]'") from error
+    return lancedb.connect(location, read_consistency_interval=_FRESH)

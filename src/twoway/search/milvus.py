@@ -1,0 +1,226 @@
+"""An index in Milvus: a server (`milvus://host:port/collection`), or Milvus Lite in a file that ends in `.db`; the same code for both.
+
+Metadata are dynamic fields. What an index remembers (model, fields, how it is arranged) is one row of a small collection beside it, since
+not every Milvus keeps notes with a collection. Milvus has no step over several requests: an `add` that is cut off has added some of the
+items, each whole, and the same `add` again brings the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .fields import OPEN, fitting, kinds_of
+from .filters import parse
+from .milvus_client import Place, connect, release
+from .milvus_collection import LONGEST_ID, begin, make, remember, remembered, vector_index
+from .milvus_filter import expression
+from .milvus_rows import SHOWN, found, hit_of, item_of, row_of
+from .said import engine_errors
+from .store import About, check_query, checked, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .store import Hit, Item, Value
+
+_NAMES = 500  # ids in one request
+_BLOCK = 1000
+_REQUEST = 8 << 20  # bytes of a request, about
+
+
+class MilvusStore:
+    """A collection of items; see `Store`."""
+
+    def __init__(self, place: Place, client: Any, said: dict[str, Any]) -> None:
+        self.location = place.location
+        self.about = About(**said["about"])
+        self._place, self._client, self._said = place, client, said
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, location: str) -> MilvusStore:
+        """Open an index that is there."""
+        place = Place.of(location)
+        client = connect(place, make=False)
+        with engine_errors(location, "opening"):
+            said = remembered(client, place.collection) if client.has_collection(place.collection) else None
+            if said is None:
+                release(place, client)
+                raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
+            client.load_collection(place.collection)
+        return cls(place, client, said)
+
+    @classmethod
+    def create(cls, location: str, about: About, *, overwrite: bool = False) -> MilvusStore:
+        """Make an empty index."""
+        place = Place.of(location)
+        client = connect(place, make=True)
+        with engine_errors(location, "making"):
+            if client.has_collection(place.collection):
+                if not overwrite:
+                    release(place, client)
+                    raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
+                client.drop_collection(place.collection)
+            said = {"about": asdict(about), "fields": {}, "arranged": {}}
+            make(client, place.collection, about.dimension)
+            begin(client, place.collection, said)
+        return cls(place, client, said)
+
+    @classmethod
+    def exists(cls, location: str) -> bool:
+        """Say whether there is such a collection."""
+        place = Place.of(location)
+        if place.file and not place.file.exists():
+            return False
+        client = connect(place, make=False)
+        try:
+            with engine_errors(location, "opening"):
+                return bool(client.has_collection(place.collection))
+        finally:
+            release(place, client)
+
+    model = property(lambda self: self.about.model)
+    fingerprint = property(lambda self: self.about.fingerprint)
+    dimension = property(lambda self: self.about.dimension)
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What a filter may name, and its type."""
+        return {**OPEN, **self._said["fields"]}
+
+    def count(self, where: str | None = None) -> int:
+        """Count the items, or those that a filter lets through."""
+        return self._count(self._condition(where))
+
+    def search(
+        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+    ) -> list[Hit]:
+        """Return the best items: by vector, by words, or fused by rank."""
+        check_query(self, vector, k)
+        condition = self._condition(where)
+        with engine_errors(self.location, "searching"):
+            near = None if vector is None else unit(vector)
+            if exact and near is not None and words is None and self.arranged():
+                return self._exact(near, condition, k)
+            rows = found(self._client, self._place.collection, near, words, condition, k, self.arranged())
+        return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
+
+    def get(self, name: str) -> Item:
+        """Return one item with its vector."""
+        with engine_errors(self.location, "reading"):
+            rows = self._client.get(self._place.collection, ids=[name], output_fields=SHOWN)
+        if not rows:
+            raise UsageError(f"{self.location} has no item with the id {name!r}")
+        return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
+
+    def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
+        """Add items, each in place of one with its id."""
+        checked(items, self.dimension)
+        if long := next((one for one in items if len(one.id.encode()) > LONGEST_ID), None):
+            raise UsageError(f"the id {long.id[:60]!r}… has more than {LONGEST_ID} bytes, which is the most in Milvus")
+        with self.writing(), engine_errors(self.location, "writing"):
+            fresh = fitting(kinds_of(one.metadata for one in items), self.fields)
+            if fresh:
+                self._remember(fields=self._said["fields"] | fresh)
+            replaced = self._among([one.id for one in items])
+            rows: list[dict[str, Any]] = []
+            size = 0
+            for one in items:
+                rows.append(row_of(one, origin, self.fields))
+                size += 4 * self.dimension + len(rows[-1]["text"]) + len(rows[-1]["thumbnail"])
+                if size > _REQUEST:
+                    self._client.upsert(self._place.collection, rows)
+                    rows, size = [], 0
+            if rows:
+                self._client.upsert(self._place.collection, rows)
+        return len(items) - replaced, replaced
+
+    def held(self, origin: str) -> int:
+        """Count the items of one origin."""
+        return self._count(f"origin == {json.dumps(origin)}")
+
+    def delete(self, names: Sequence[str]) -> int:
+        """Take items out."""
+        with self.writing(), engine_errors(self.location, "writing"):
+            there = self._among(names)
+            for start in range(0, len(names), _NAMES):
+                self._client.delete(self._place.collection, ids=list(names[start : start + _NAMES]))
+        return there
+
+    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+        """Bring the index of the vectors up to date; that of the words keeps itself so."""
+        with self.writing(), engine_errors(self.location, "indexing"):
+            rows = self._count("")
+            wanted = kind if rows >= exact_below else ""
+            if wanted != (self.arranged().get("kind") or ""):
+                vector_index(self._client, self._place.collection, wanted)
+                self._remember(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
+
+    def arranged(self) -> Mapping[str, Value]:
+        """Say which index of the vectors stands."""
+        said: Mapping[str, Value] = self._said["arranged"]
+        return said
+
+    def tune(self, effort: int) -> None:
+        """Set how hard the index of the vectors looks."""
+        self._remember(arranged=self._said["arranged"] | {"effort": effort})
+
+    def compact(self) -> None:
+        """Ask Milvus to merge its segments."""
+        with self.writing(), engine_errors(self.location, "compacting"):
+            self._client.flush(self._place.collection)
+            self._client.compact(self._place.collection)
+
+    def vectors(self, condition: str = "") -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Go through all ids and vectors, block by block."""
+        with engine_errors(self.location, "reading"):
+            rows = self._client.query_iterator(self._place.collection, batch_size=_BLOCK, filter=condition, output_fields=["id", "vector"])
+            try:
+                while block := rows.next():
+                    yield [row["id"] for row in block], np.asarray([row["vector"] for row in block], np.float32)
+            finally:
+                rows.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let the threads of this process write one after the other; a server sees to the rest, and a file is open to one process alone."""
+        with self._lock:
+            yield
+
+    def close(self) -> None:
+        """Let go of the server, or of the file."""
+        release(self._place, self._client)
+
+    def _condition(self, where: str | None) -> str:
+        return expression(parse(where, self.fields)) if where and where.strip() else ""
+
+    def _count(self, condition: str) -> int:
+        with engine_errors(self.location, "reading"):
+            return int(self._client.query(self._place.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"])
+
+    def _among(self, names: Sequence[str]) -> int:
+        """Count which of these ids are there."""
+        parts = (names[start : start + _NAMES] for start in range(0, len(names), _NAMES))
+        return sum(len(self._client.get(self._place.collection, ids=list(part), output_fields=["id"])) for part in parts)
+
+    def _remember(self, **facts: Any) -> None:
+        self._said = self._said | facts
+        remember(self._client, self._place.collection, self._said)
+
+    def _exact(self, vector: NDArray[np.float32], condition: str, k: int) -> list[Hit]:
+        """Compare every vector, one after the other: slow, and the measure of what is fast."""
+        best: list[tuple[float, str]] = []
+        for names, block in self.vectors(condition):
+            best = sorted([*best, *zip((unit(block) @ vector).tolist(), names, strict=True)], reverse=True)[:k]
+        listed = self._client.get(self._place.collection, ids=[name for _, name in best], output_fields=SHOWN)
+        rows = {row["id"]: row for row in listed}
+        return [hit_of(rows[name], vector, score) for score, name in best]

@@ -1,0 +1,98 @@
+"""Reaching Milvus: what a location names, and one connection to it; a Milvus Lite file is open to one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import TwowayError, UsageError
+
+_SERVER = re.compile(r"milvus(?P<safe>\+https)?://(?P<host>[^/:@]+|\[[^\]]+\])(?::(?P<port>\d+))?(?:/(?P<collection>\w+))?/?")
+_DEFAULT, _SECONDS = "items", 10
+_TOKEN = "MILVUS_TOKEN"  # noqa: S105 -- the name of a variable
+_open: Counter[str] = Counter()  # stores of this process by Milvus Lite file
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a collection is."""
+
+    location: str
+    uri: str
+    collection: str
+    file: Path | None
+
+    @classmethod
+    def of(cls, location: str) -> Place:
+        """Read a location."""
+        if not location.startswith("milvus"):
+            return cls(location, location, _DEFAULT, Path(location))
+        found = _SERVER.fullmatch(location)
+        if found is None:
+            raise UsageError(f"{location} is no address of a collection; write milvus://host:port/collection, of letters, digits and _")
+        scheme = "https" if found["safe"] else "http"
+        port = found["port"] or ("443" if found["safe"] else "19530")
+        return cls(location, f"{scheme}://{found['host']}:{port}", found["collection"] or _DEFAULT, None)
+
+
+def connect(place: Place, *, make: bool) -> Any:
+    """Return a client; a file that is not there is made only with `make`."""
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise UsageError("an index in Milvus needs its client; install it with pip install 'twoway[milvus]'") from error
+    if place.file is not None:
+        if not place.file.exists() and not make:
+            raise UsageError(f"{place.location} does not exist; make an index with 'twoway index DIR --db {place.location}'")
+        if place.file.is_file():
+            raise UsageError(f"{place.location} is a file of another kind; Milvus Lite keeps a folder under this name")
+        place.file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and said once
+    try:
+        client = MilvusClient(uri=place.uri, token=os.environ.get(_TOKEN, ""), timeout=_SECONDS)
+    except Exception as error:
+        raise TwowayError(_trouble(place, error)) from error
+    if place.file is not None:
+        _open[str(place.file.resolve())] += 1
+    return client
+
+
+def release(place: Place, client: Any) -> None:
+    """Close a client, and with the last one of this process the file."""
+    client.close()
+    if place.file is None:
+        return
+    name = str(place.file.resolve())
+    _open[name] -= 1
+    if _open[name] <= 0:
+        from milvus_lite.server_manager import server_manager_instance
+
+        server_manager_instance.release_server(str(place.file))
+
+
+def _trouble(place: Place, error: Exception) -> str:
+    """Say why it cannot be opened."""
+    first = " ".join(str(error).split())[:200]
+    if place.file is None:
+        return f"{place.location} does not answer; is the server there, and {_TOKEN} set if it wants one? ({first})"
+    if _locked(place.file / "LOCK"):
+        return f"{place.location} is open in another program; Milvus Lite takes one at a time, so close that, or run a Milvus server"
+    return f"{place.location} cannot be opened, so it may be damaged; restore it, or build it anew in another place ({first})"
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with path.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

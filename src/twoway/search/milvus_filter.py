@@ -1,0 +1,48 @@
+"""A filter in the words of Milvus, where metadata are keys that an item may lack.
+
+SQL lets nothing through that compares a missing value, negated or not, and that is the meaning of our filters. Milvus is not clear there,
+so a negation is carried down to the comparisons, and each says that the key must be there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from .fields import OPEN
+from .filters import Group
+
+if TYPE_CHECKING:
+    from .filters import Filter, Test
+
+_OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+
+
+def expression(one: Filter, *, negated: bool = False) -> str:
+    """Return the expression."""
+    if not isinstance(one, Group):
+        return _test(one, negated=negated)
+    if one.how == "not":
+        return expression(one.parts[0], negated=not negated)
+    how = one.how if not negated else {"and": "or", "or": "and"}[one.how]
+    return f" {how} ".join(f"({expression(part, negated=negated)})" for part in one.parts)
+
+
+def _test(one: Test, *, negated: bool) -> str:
+    own = one.field in OPEN
+    name = one.field if own else f"$meta[{json.dumps(one.field, ensure_ascii=False)}]"
+    there = f'{name} != ""' if own else f"exists {name}"
+    if one.sign == "null":
+        missing = f'{name} == ""' if own else f"not (exists {name})"
+        return there if negated else missing
+    values = [json.dumps(value, ensure_ascii=False) for value in one.values]
+    if one.sign == "in" and not own:  # Milvus Lite takes lists for its own columns alone
+        sign, how = ("!=", " and ") if negated else ("==", " or ")
+        asked = f"({how.join(f'{name} {sign} {value}' for value in values)})"
+    elif one.sign == "in":
+        asked = f"{name} {'not in' if negated else 'in'} [{', '.join(values)}]"
+    elif one.sign == "like":
+        asked = f"not ({name} like {values[0]})" if negated else f"{name} like {values[0]}"
+    else:
+        asked = f"{name} {_OPPOSITE[one.sign] if negated else {'=': '=='}.get(one.sign, one.sign)} {values[0]}"
+    return f"{there} and {asked}"

@@ -1,0 +1,87 @@
+"""The pictures behind a folder of vectors, read again from the data that was embedded, as thumbnails.
+
+Rows of a shard and rows of the data come in the same order, and those that were bad are missing in the shard alone, so both are gone
+through side by side. A picture that cannot be read leaves its row without one; it is counted and listed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..content import ContentError, Document
+from ..embedding.ahead import ahead
+from ..errors import TwowayError, UsageError
+from ..stages.embed_source import Sources, row_of
+from .thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_DPI = 40  # of PDF pages: A4 gets 331 x 468 pixels
+
+
+class Name(NamedTuple):
+    """What tells a row of the data from all others."""
+
+    id: str
+    file: str | None
+    row: int | None
+
+
+class Pictures:
+    """Thumbnails of the rows of one folder of vectors."""
+
+    def __init__(self, manifest: Mapping[str, Any], *, root: str | Path | None, bad: Callable[[ContentError], None]) -> None:
+        said = manifest["data"]
+        self._bad = bad
+        self._rows: Iterator[Document | ContentError] = iter(())
+        self._at = -1
+        try:
+            self._sources = Sources(said["specs"], root=root or said["root"] or None, dpi=_DPI)
+            changed = self._sources.identity()["files"] != said["files"]
+        except TwowayError as error:
+            raise UsageError(
+                f"the pictures cannot be read from where they were embedded ({error}); run this in the folder where 'twoway embed' ran, "
+                "pass --root, or index without pictures with --no-thumbnails"
+            ) from error
+        if changed:
+            _log.warning("the data has changed since it was embedded, or was moved; pictures are those of now")
+
+    def of(self, start: int, seen: int, names: Sequence[Name]) -> list[bytes | None]:
+        """Return the thumbnails of a shard of these rows, which covers `seen` rows of the data from `start` on."""
+        if self._at != start:
+            self._rows = self._sources.rows(start)
+        self._at = start + seen
+        wanted = {name: index for index, name in enumerate(names)}
+        found: list[bytes | None] = [None] * len(names)
+        workers = os.cpu_count() or 1
+        with ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool:
+            for index, small in ahead(self._matching(start, seen, wanted), self._small, pool=pool, waiting=4 * workers):
+                found[index] = small
+        for name in wanted:
+            self._bad(ContentError(f"{name[0]!r} is no longer in the data"))
+        return found
+
+    def _matching(self, start: int, seen: int, wanted: dict[Name, int]) -> Iterator[tuple[int, Document]]:
+        """Yield the documents that the shard holds with their number in it, and take them off the list."""
+        for number in range(start, start + seen):
+            row = next(self._rows, None)
+            if row is None:
+                return
+            if isinstance(row, Document) and (index := wanted.pop(Name(*row_of(number, row)[:3]), None)) is not None:
+                yield index, row
+
+    def _small(self, task: tuple[int, Document]) -> tuple[int, bytes | None]:
+        index, document = task
+        if not document.images:
+            return index, None
+        try:
+            return index, thumbnail(document.images[0], place=document.place)
+        except ContentError as error:
+            self._bad(error)
+            return index, None
