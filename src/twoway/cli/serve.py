@@ -1,0 +1,124 @@
+"""`twoway serve`: a model behind HTTP, with an index and a page where there is one."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .options import add_opening, opening
+
+if TYPE_CHECKING:
+    import argparse
+
+    from fastapi import FastAPI
+
+    from twoway.serve.access import Access
+    from twoway.serve.limits import Limits
+
+HELP = """Put a model behind HTTP: embeddings as the OpenAI client asks for them, search in an index, and a page to look at.
+
+POST /v1/embeddings takes texts (OpenAI's) and pictures (messages with image_url parts, as vLLM takes them; data URLs alone: nothing is ever
+fetched, and no path is read). With --db, /v1/search and the page at / search an index made by 'twoway index'. It answers on this machine
+alone; for others, pass --host, set API keys, and put a proxy with TLS in front. /healthz, /readyz and /metrics are for those who run it."""
+EXAMPLE = """twoway serve my-model --db my-index
+  twoway serve my-model --db my-index --host 0.0.0.0 --api-keys keys.txt --read-only"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+    parser.add_argument("--db", metavar="PATH", help="index to search: a folder, a .db file, or milvus://host:port/collection")
+    parser.add_argument("--host", default="127.0.0.1", help="address to answer at")
+    parser.add_argument("--port", type=int, default=8000, help="port to answer at; 0 takes any that is free")
+    parser.add_argument("--api-keys", metavar="FILE", help="keys that may ask, one a line (or TWOWAY_API_KEYS, with commas)")
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a further name this server answers to; may be repeated",
+    )
+    parser.add_argument("--name", help="what the model is called in answers (default: its folder's name)")
+    parser.add_argument("--read-only", action="store_true", help="nobody adds to the index or deletes from it")
+    add_opening(parser)
+    parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
+    parser.add_argument("--queue", metavar="N", type=_some, help="documents that may wait; past that, 429 (default: 4,096)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=_some, help="time a request may take (default: 60)")
+    parser.add_argument("--max-body", metavar="MIB", type=_some, help="size of a request (default: 32)")
+    parser.add_argument("--max-pixels", metavar="N", type=_some, help="pixels of a picture (default: 20 million)")
+    parser.add_argument("--grace", metavar="SECONDS", type=_some, default=30, help="time that running requests get when it is told to stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    try:
+        from twoway.serve.run import address, bind, is_local
+        from twoway.serve.run import run as serve
+    except ImportError as error:
+        from twoway.errors import UsageError
+
+        raise UsageError(f"serving needs more packages ({error.name}); install them with pip install 'twoway[serve]'") from error
+    from twoway.serve.access import LOCAL, Access, read_keys
+
+    keys = read_keys(args.api_keys)
+    with bind(args.host, args.port) as taken:
+        local = is_local(taken)
+        if not local and not keys:
+            _say("warning: without API keys, anybody who reaches this address may use the model and change the index; see --api-keys")
+        hosts = (*LOCAL, *args.allow_host) if local and not keys else tuple(args.allow_host)
+        app, about = _open(args, Access.of(keys, hosts))
+        _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
+        serve(app, taken, grace=float(args.grace))
+    _say(
+        "stopped; every answer that was begun is given" if not app.state.service.receiver.running else "stopped; some answers were cut off"
+    )
+    return 0
+
+
+def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
+    """Open the model and the index; return the application and a line about it."""
+    from twoway.embedding import open_embedder
+    from twoway.search.opening import open_store
+    from twoway.serve.app import create_app
+    from twoway.serve.run import require_same_model, warm
+
+    store = open_store(args.db) if args.db else None
+    engine = open_embedder(args.model, **opening(args), **({} if args.budget is None else {"budget": args.budget}))
+    if store is not None:
+        require_same_model(store, engine)
+    warm(engine)
+    app = create_app(engine, store, _limits(args), access=access, name=args.name, read_only=args.read_only)
+    return app, f"{app.state.service.name}, {engine.dimension} numbers a vector" + (
+        f", {store.count():,} items in {args.db}" if store else ""
+    )
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    """Return the limits, with what was asked for."""
+    from dataclasses import replace
+
+    from twoway.serve.limits import Limits
+
+    limits = Limits()
+    asked = {"queue_items": args.queue, "seconds": args.timeout, "pixels": args.max_pixels}
+    asked["body_bytes"] = None if args.max_body is None else args.max_body << 20
+    limits = replace(limits, **{name: value for name, value in asked.items() if value is not None})
+    return replace(
+        limits,
+        request_pixels=max(limits.request_pixels, limits.pixels),
+        bodies_bytes=max(limits.bodies_bytes, 2 * limits.body_bytes),
+    )
+
+
+def _some(text: str) -> int:
+    """Read a number that is 1 or more."""
+    import argparse
+
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
+    return int(text)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"twoway serve: {line}\n")
+    sys.stderr.flush()
