@@ -17,13 +17,16 @@ MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa 
 vision-language model with --pooling last. The suite mmeb takes any folder in MMEB's layout: one folder a task with Parquet inside, columns
 qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right), picture paths relative to the folder; tasks that MMEB does
 not have are scored too and listed apart. The suite nano brings its own data: pictures, questions, regions, pages and texts of things that
-fine-tuning on samples:train has not seen; beside the model it scores three that cannot know (random, words alone, pixels alone).
+fine-tuning on samples:train has not seen; beside the model it scores three that cannot know (random, words alone, pixels alone). The suite
+vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored by mteb itself, which fetches their data from the hub.
 
 Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits. A score that
 chance would reach is marked "at chance"."""
 EXAMPLE = """twoway evaluate out --suite nano --output nano.json
   twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
   twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
+  twoway evaluate out --suite vidore-v2 --output vidore.json
+  twoway evaluate out --suite mteb:STS12
   twoway evaluate Qwen/Qwen2-VL-2B-Instruct --pooling last --suite mmeb --data MMEB-eval
   twoway compare results-a.json results-b.json"""
 
@@ -33,7 +36,7 @@ WIDTH = 160  # of a table in a file or a pipe
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="folder or hub id")
-    parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb or nano")
+    parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb, nano, vidore-v2 or mteb:NAME")
     parser.add_argument("--data", metavar="DIR", help="folder of the suite's tasks")
     parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")
     parser.add_argument("--output", metavar="FILE", help="write results here, and the outcome of every item beside it")
@@ -80,12 +83,13 @@ def _show(found: dict[str, Any]) -> None:
     for title in ("score", "95%", "chance", *beside, "n", "tied", "left out"):
         table.add_column(title, justify="right")
     for name, one in found["tasks"].items():
-        low, high = one["ci95"]
         # The word stands beside the colour: not everyone sees red, and a file has no colour.
         score = f"[red]{one['score']:.3f} at chance[/red]" if one["at_chance"] else f"{one['score']:.3f}"
-        row = (name, one["group"], one["metric"], score, f"{low:.3f} to {high:.3f}", f"{one['chance']:.3f}")
+        between = "" if one["ci95"] is None else "{:.3f} to {:.3f}".format(*one["ci95"])
+        luck = "" if one["chance"] is None else f"{one['chance']:.3f}"
+        counts = ("" if one[count] is None else str(one[count]) for count in ("n", "tied", "left_out"))
         others = (f"{scores[name]:.3f}" for scores in beside.values())
-        table.add_row(*row, *others, str(one["n"]), str(one["tied"]), str(one["left_out"]))
+        table.add_row(name, one["group"], one["metric"], score, between, luck, *others, *counts)
     table.add_section()
     for kind, group in found["groups"].items():
         table.add_row(kind, "", f"{group['tasks']} tasks", f"{group['score']:.3f}")

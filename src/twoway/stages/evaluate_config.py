@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - read at run time
 from typing import Any, Literal
 
-from twoway.errors import UsageError, did_you_mean
+from twoway.errors import UsageError
 
-from .evaluate import SUITES
+from .suites import find_suite
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
-        if self.suite not in SUITES:
-            raise UsageError(f"unknown suite {self.suite!r}{did_you_mean(self.suite, SUITES)} (there are: {', '.join(SUITES)})")
+        find_suite(self.suite)
         if self.subset is not None and self.subset < 1:
             raise UsageError(f"subset is at least 1, not {self.subset}")
 

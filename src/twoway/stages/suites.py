@@ -1,0 +1,100 @@
+"""The suites that `evaluate` knows: where their tasks come from, and how one of them is run.
+
+`mteb:NAME` is any benchmark or task of mteb; `vidore-v2` is one of them under a short name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.evaluation import mmeb, nano
+from twoway.evaluation.run import run_task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from twoway.data.policy import Policy
+    from twoway.evaluation.ranking import RankingTask
+    from twoway.evaluation.run import Result
+    from twoway.evaluation.vectors import VectorSource
+
+    Run = Callable[[Any, Policy], Result]
+
+MTEB = "mteb:"
+
+
+def _ranked(vectors: VectorSource, name: str) -> Run:
+    del name
+    return lambda task, policy: run_task(task, vectors, policy)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite is: `open(data, names, policy)` returns its tasks, and `begin(vectors, model's name)` what runs one of them."""
+
+    says: str
+    open: Callable[[Path | None, Sequence[str], Policy], Sequence[Any]]
+    data: bool = False  # whether it needs a folder
+    baselines: bool = False  # whether models that cannot know are scored beside
+    whole: bool = False  # whether a task is scored whole or not at all, so that no row can be left out
+    begin: Callable[[VectorSource, str], Run] = _ranked
+
+
+def _mmeb(data: Path | None, names: Sequence[str], policy: Policy) -> list[RankingTask]:
+    if data is None:
+        raise UsageError("the suite mmeb needs --data DIR: a folder that holds one folder a task, with Parquet inside")
+    folder = mmeb.Folder.open(data)
+    return [folder.task(name, policy) for name in folder.choose(names)]
+
+
+def _nano(_: Path | None, names: Sequence[str], __: Policy) -> list[RankingTask]:
+    return nano.open_tasks(names)
+
+
+def _mteb(name: str, says: str) -> Suite:
+    """Return a suite of mteb's; mteb is imported when its tasks are asked for."""
+    return Suite(says, partial(_mteb_tasks, name), whole=True, begin=_mteb_run)
+
+
+def _mteb_tasks(benchmark: str, _: Path | None, names: Sequence[str], __: Policy) -> Sequence[Any]:
+    require_mteb()
+    from twoway.evaluation.mteb_tasks import open_tasks
+
+    return open_tasks(benchmark, names)
+
+
+def _mteb_run(vectors: VectorSource, name: str) -> Run:
+    from twoway.evaluation.mteb_meta import model_meta
+    from twoway.evaluation.mteb_model import MtebModel
+    from twoway.evaluation.mteb_run import run_task as run_mteb
+
+    model = MtebModel(vectors, model_meta(vectors.engine, name=name, revision=vectors.fingerprint))
+    return lambda task, _: run_mteb(task, model)
+
+
+def require_mteb() -> None:
+    """Say how mteb is installed where it is not."""
+    try:
+        import mteb  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise TwowayError(f"this needs mteb ({error}); install it with: pip install 'twoway[eval]'") from error
+
+
+SUITES: dict[str, Suite] = {
+    "mmeb": Suite("MMEB's own protocol over a folder in its layout: precision@1 among each query's candidates", _mmeb, data=True),
+    "nano": Suite("19 tasks over the shipped samples, of things that contrastive training has not seen: MRR", _nano, baselines=True),
+    "vidore-v2": _mteb("ViDoRe(v2)", "pages of reports and lectures, asked for in words, through mteb: nDCG@5"),
+}
+
+
+def find_suite(name: str) -> Suite:
+    """Return a suite by its name."""
+    if name.startswith(MTEB) and name != MTEB:
+        return _mteb(name.removeprefix(MTEB), "a benchmark or task of mteb")
+    if name not in SUITES:
+        raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)} (there are: {', '.join(SUITES)}, and {MTEB}NAME)")
+    return SUITES[name]
