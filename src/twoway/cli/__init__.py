@@ -28,6 +28,7 @@ VERBS: tuple[str, ...] = (
     "plan",
     "evaluate",
     "compare",
+    "study",
     "embed",
     "mine",
     "samples",

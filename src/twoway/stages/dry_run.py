@@ -93,10 +93,10 @@ def dry_run(
 ) -> tuple[Forecast, ...]:
     """Forecast each stage of a recipe; the parameters are those of `run`."""
     _, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
-    return tuple(_forecast(step, steps, nproc) for step in steps)
+    return tuple(forecast(step, steps, nproc) for step in steps)
 
 
-def _forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
+def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
     """Forecast one stage; what cannot be known is left out, with the reason."""
     if step.action not in DOES:
         return Forecast(step.job.name, step.said)

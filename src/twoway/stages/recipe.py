@@ -60,31 +60,35 @@ class Recipe:
 
 def read_recipe(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
     """Read a recipe and the words over it; `kinds` are the stages that there are."""
+    return recipe_of(read_tree(path), Path(path).stem, Path(path).parent, words, kinds=kinds)
+
+
+def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
+    """Read a recipe out of a tree; files that it names lie in `home`."""
     if kinds is None:
         from . import kinds as known  # the stages themselves, which are heavy
 
         kinds = known.KINDS
-    tree = read_tree(path)
     if _STAGES not in (tree.children or {}):
         tree = _of_one(tree, kinds)
     listed = (tree.children or {})[_STAGES]
     if not listed.children:
         raise UsageError(f"{listed.where}: stages are names with what each does (stages: {{convert: …, pretrain: …}}), not {listed.shown}")
-    given = {name: _group(name, stage) for name, stage in listed.children.items()}
+    given = {key: _group(key, stage) for key, stage in listed.children.items()}
     shared, every, each = _sort_words(words, given)
     whole = layer(dataclasses.replace(tree, children={key: one for key, one in (tree.children or {}).items() if key != _STAGES}), shared)
-    made = {name: _kind(name, layer(stage, each[name]), kinds) for name, stage in given.items()}
+    made = {key: _kind(key, layer(stage, each[key]), kinds) for key, stage in given.items()}
     _require_known(whole, made.values(), beside=(START, _STAGES))
     _require_known(every, made.values())
     stages: list[StageRecipe] = []
-    for number, (name, stage) in enumerate(given.items(), 1):
-        config, own = _config(made[name], stage, whole, every, each[name], Path(path).parent)
+    for number, (key, stage) in enumerate(given.items(), 1):
+        config, own = _config(made[key], stage, whole, every, each[key], home)
         source = own.get("from") or _before(stages)
-        _require_source(source, stages, given, f"{stage.where}: {name}")
-        require_made(config, {one.name: one.kind for one in stages}, f"{stage.where}: {name}")
-        stages.append(StageRecipe(name, made[name], source, own.get("folder") or f"{number}-{name}", config))
+        _require_source(source, stages, given, f"{stage.where}: {key}")
+        require_made(config, {one.name: one.kind for one in stages}, f"{stage.where}: {key}")
+        stages.append(StageRecipe(key, made[key], source, own.get("folder") or f"{number}-{key}", config))
     _require_own_folders(stages, listed)
-    return Recipe(Path(path).stem, _base(whole, stages), tuple(stages))
+    return Recipe(name, _base(whole, stages), tuple(stages))
 
 
 def _of_one(tree: Given, kinds: Mapping[str, Kind]) -> Given:

@@ -10,9 +10,25 @@ from twoway.content import ContentError
 from twoway.training.trainer import Events, Trainer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twoway.content import Document
 
     from .pretrain_data import RowData
+
+
+def readable(data: RowData, seen: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
+    """Return the held-out rows that can be read, as a stage looks at them, all their files opened once."""
+    rows = []
+    for row in data.held:
+        try:
+            identity, document = data.mixture.read(int(row))
+            found = seen(document)
+            found.fingerprint()  # opens every file
+        except ContentError:
+            continue
+        rows.append((identity, found))
+    return rows
 
 
 class RowWatch(Events):
@@ -45,16 +61,7 @@ class RowWatch(Events):
 
     def held_rows(self) -> list[tuple[str, Document]]:
         """Return the held-out rows that can be read, all their files opened once."""
-        rows = []
-        for row in self.data.held:
-            try:
-                identity, document = self.data.mixture.read(int(row))
-                found = self.seen(document)
-                found.fingerprint()  # opens every file
-            except ContentError:
-                continue
-            rows.append((identity, found))
-        return rows
+        return readable(self.data, self.seen)
 
     def sources(self) -> list[tuple[str, float, int, int]]:
         """Return each source's name and weight, and its rows, all and held out."""

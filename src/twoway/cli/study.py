@@ -1,0 +1,92 @@
+"""`twoway study`: arms that differ in one thing each, trained and scored with several seeds, and the claims that they decide."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from twoway.study.forecast import Forecasts
+
+HELP = """Test claims: train arms that differ in one thing each, with several seeds, score them on the same items, and say what holds.
+
+STUDY is a YAML file: a base, stages that arms share (each is done once), arms, seeds, claims. OUT gets results/ARM/seed-N.json as
+twoway evaluate writes them, study.json, gate.json, report.html, and a log of each job in logs/. Jobs run in processes of one thread each.
+What is done is kept, what was cut off goes on: give the same command again. A job that fails takes along what needs it and nothing else;
+the command then ends with 1 and names its log. Where the base does not look at its pictures, or the first arm does not clear chance, the
+study says that it cannot decide, and why.
+Words: seeds=[1] sets a key of the study, finetune.rows=640 one of all arms, arms.causal.lr=1e-4 or stages.moca.rows=6400 one of one."""
+EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, rows, time; nothing is done)
+  twoway study studies/quick.yaml out --jobs 2             (give it again after a stop: it goes on)
+  twoway study studies/quick.yaml out --write results.md   (and write the results as a page, beside the papers' figures)"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("study", metavar="STUDY", help="YAML file")
+    parser.add_argument("out", metavar="OUT", help="folder of the study; new, or a study to go on with")
+    parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the study")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread each (default: one for each core)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost, and do nothing")
+    parser.add_argument("--write", metavar="FILE", type=Path, help="write the results as a Markdown page, too")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, go on, or forecast; 1 where something failed or nothing can be decided, 143 and 130 where a signal stopped it."""
+    from twoway.training.stop import Stopped
+
+    jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if args.dry_run:
+        from twoway.study.forecast import forecast
+
+        found = forecast(args.study, args.out, args.words, jobs=jobs)
+        if args.json:
+            sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False, indent=2) + "\n")
+        else:
+            show(args.study, found)
+        return 1 if found.problems else 0
+    from twoway.study.run import run as run_study
+
+    try:
+        result = run_study(args.study, args.out, args.words, jobs=jobs)
+    except Stopped as stopped:
+        sys.stderr.write(f"twoway study: {stopped}\n")
+        return stopped.code
+    from twoway.study import pages
+
+    written = pages.write(Path(args.out))
+    if args.write is not None:
+        written += pages.write_results([Path(args.out)], args.write)
+    if args.json:
+        sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
+    else:
+        for job, error, log in result.failed:
+            sys.stdout.write(f"{job} failed: {error} (log: {log})\n")
+        said = f"{result.state}{f': {result.why}' if result.why else ''}; {result.done} jobs done"
+        sys.stdout.write(f"{args.out}: {said}; {', '.join(str(path) for path in written)}\n")
+    return 0 if result.state == "done" else 1
+
+
+def show(study: str, found: Forecasts) -> None:
+    """Print a line for each kind of job, the whole, and what stands in the way."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(title=study, title_justify="left")
+    for column in ("job", "from"):
+        table.add_column(column, no_wrap=True)
+    for column in ("times", "done", "rows", "tokens", "time each", "memory"):
+        table.add_column(column, justify="right", overflow="fold")
+    for line in found.lines:
+        table.add_row(*line.cells())
+    console.print(table)
+    console.print(found.said, markup=False)
+    for line in (*found.notes, *found.problems):
+        console.print(line, markup=False)

@@ -1,0 +1,146 @@
+"""`study --dry-run`: which jobs there are, how much each reads, and how long the whole takes. Nothing is done or written.
+
+Jobs that differ in their seed alone are one line. Time is that of jobs of the same kind which are done in OUT, by their rows; else as a
+recipe forecasts it (`stages.dry_run`), from the model's operations and what this machine reaches now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twoway.stages.dry_run import Forecast
+from twoway.stages.dry_run import forecast as forecast_step
+from twoway.stages.records import read_record
+from twoway.stages.run_report import duration
+from twoway.stages.steps import Step
+
+from .grid import Layout
+from .reading import read_study, rows_read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from twoway.stages.kinds import Kind
+
+    from .config import Study
+    from .grid import Grid, Task
+
+
+@dataclass(frozen=True)
+class Line:
+    """Jobs that differ in their seed alone."""
+
+    name: str
+    source: str
+    times: int
+    done: int
+    rows: int | None
+    tokens: int | None
+    seconds: float | None  # of each
+    memory: int | None
+
+    def cells(self) -> tuple[str, ...]:
+        """Return them as a table shows them."""
+        counts = ["-" if one is None else f"{one:,}" for one in (self.rows, self.tokens)]
+        time = "-" if self.seconds is None else f"about {duration(self.seconds)}"
+        memory = "-" if self.memory is None else f"about {self.memory / 2**30:,.1f} GB"
+        return (self.name, self.source, str(self.times), str(self.done), *counts, time, memory)
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """A study, before it is done."""
+
+    lines: tuple[Line, ...]
+    said: str
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+def forecast(
+    study: str | Path, out: str | Path, words: Sequence[str] = (), *, jobs: int = 1, kinds: Mapping[str, Kind] | None = None
+) -> Forecasts:
+    """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
+    if kinds is None:
+        from twoway.stages import kinds as known
+
+        kinds = known.KINDS
+    read = read_study(study, words, kinds=kinds)
+    grid = Layout(read, Path(out), kinds).lay_out(_first_rates(read))
+    steps = {key: _step(task) for key, task in grid.tasks.items()}
+    paces = _paces(grid)
+    lines, notes, problems = [], [], []
+    total, unknown = 0.0, 0
+    for group in _alike(read, grid):
+        task = group[0]
+        left = [one for one in group if steps[one.key].action != "keep"]
+        known = paces.get(task.job.kind.name)
+        found = _of(task, grid, steps) if left else Forecast(task.title, "done")
+        rows = rows_read(task.job.config) or (found.amount.rows if found.amount else None)
+        seconds = known * (rows or 1) if known is not None else found.seconds
+        total += (seconds or 0.0) * len(left)
+        unknown += len(left) if seconds is None else 0
+        tokens = found.amount.tokens if found.amount else None
+        source = task.job.source if task.job.base is None else "base"
+        lines.append(Line(_name(group), source, len(group), len(group) - len(left), rows, tokens, seconds, found.memory))
+        notes += [note for note in found.notes if "not estimated" not in note]
+        problems += found.problems
+    done = sum(line.done for line in lines)
+    some = f", and {unknown} jobs of which no time is known before one is done" if unknown else ""
+    said = (
+        f"{len(grid.tasks)} jobs, {done} done; about {duration(total)} of one thread{some}; with {jobs} at a time {duration(total / jobs)}"
+    )
+    return Forecasts(tuple(lines), said, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)))
+
+
+def _first_rates(study: Study) -> dict[str, float]:
+    found = {arm.name: arm.search.rates[0] for arm in study.arms if arm.search is not None and arm.search.rates}
+    for arm in study.arms:
+        if arm.search is not None and arm.search.like is not None:
+            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.lr)
+    return found
+
+
+def _step(task: Task) -> Step:
+    standing = task.stand.standing
+    return Step(task.job, task.folder, task.base, "keep" if standing == "done" else "go on" if standing == "begun" else "do")
+
+
+def _alike(study: Study, grid: Grid) -> list[list[Task]]:
+    """Return the tasks in groups that differ in their seed alone."""
+    groups: dict[str, list[Task]] = {}
+    for task in grid.tasks.values():
+        kind = "try" if task.search else task.job.name
+        groups.setdefault(f"{task.job.name} {kind}", []).append(task)
+    return list(groups.values())
+
+
+def _name(group: list[Task]) -> str:
+    task = group[0]
+    return f"{task.job.name}: rates" if task.search else task.job.name
+
+
+def _paces(grid: Grid) -> dict[str, float]:
+    """Return the seconds of a row, by kind of stage, of what is done."""
+    found: dict[str, list[float]] = {}
+    for task in grid.tasks.values():
+        record = read_record(task.folder) if task.stand.standing == "done" else None
+        if record is not None:
+            found.setdefault(task.job.kind.name, []).append(record.seconds / (rows_read(task.job.config) or 1))
+    return {kind: sum(one) / len(one) for kind, one in found.items()}
+
+
+def _of(task: Task, grid: Grid, steps: Mapping[str, Step]) -> Forecast:
+    """Forecast one job among those that it needs."""
+    chain, open_ends = [], [task.key]
+    while open_ends:
+        key = open_ends.pop()
+        chain.append(steps[key])
+        open_ends += grid.tasks[key].needs
+    return forecast_step(steps[task.key], chain, 1)

@@ -1,0 +1,226 @@
+"""`study`: all jobs of a study in dependency order, some at a time, each once; the same call goes on where an earlier one ended.
+
+A job that fails takes along what needs it, and nothing else. Where a gate does not hold, nothing more is begun: what the arms would score
+decides nothing. After each job the study's own page of facts is written anew (`summary`), so that a study which still runs can be read.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from twoway.embedding.shards import alone
+from twoway.errors import TwowayError, UsageError
+from twoway.evaluation.results import items_path
+from twoway.files import write_whole
+from twoway.model.source import read_json
+from twoway.stages.records import read_record, require_run_folder
+from twoway.stages.run_report import duration
+from twoway.training.checkpoint import FOLDER as CHECKPOINTS
+from twoway.training.stop import Stopped
+
+from . import gate, summary
+from .grid import LOGS, Layout
+from .reading import read_study
+from .workers import Workers, log_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from twoway.stages.kinds import Kind
+
+    from .config import Study
+    from .grid import Grid
+    from .workers import Worker
+
+State = Literal["running", "done", "failed", "stopped", "not decidable"]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a study ended."""
+
+    out: str
+    state: State
+    why: str
+    done: int
+    failed: tuple[tuple[str, str, str], ...]  # what, why, and where its log is
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        failed = [{"job": job, "error": error, "log": log} for job, error, log in self.failed]
+        return {"out": self.out, "state": self.state, "why": self.why, "done": self.done, "failed": failed}
+
+
+def run(
+    study: str | Path,
+    out: str | Path,
+    words: Sequence[str] = (),
+    *,
+    jobs: int = 1,
+    kinds: Mapping[str, Kind] | None = None,
+) -> StudyResult:
+    """Do a study (a YAML file, with `key=value` words over it) in the folder `out`, `jobs` at a time; the same call goes on."""
+    if jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {jobs}")
+    if kinds is None:
+        from twoway.stages import kinds as known
+
+        kinds = known.KINDS
+    read, out = read_study(study, words, kinds=kinds), Path(out)
+    require_run_folder(out, summary.FILE)
+    layout = Layout(read, out, kinds)
+    for problem in dict.fromkeys(problem for task in layout.lay_out({}).tasks.values() for problem in task.job.problems):
+        raise TwowayError(f"{read.file}: {problem}")
+    with alone(out):
+        return _Runner(read, out, layout, Workers(jobs, out / LOGS)).run()
+
+
+@dataclass
+class _Runner:
+    """The state of a study that is being done."""
+
+    study: Study
+    out: Path
+    layout: Layout
+    workers: Workers
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)  # key -> why
+    verdict: gate.Verdict = field(default_factory=gate.Verdict)
+    stopped: list[int] = field(default_factory=list)
+
+    def run(self) -> StudyResult:
+        """Do what is left to do."""
+        grid = self._look(self.layout.lay_out({}))
+        self._write(grid, "running")
+        said = len(self.done)
+        _say(f"{self.study.name}: {len(grid.tasks)} jobs{' and what the rates decide' if grid.waiting else ''}, {said} of them done before")
+        try:
+            with self._listening():
+                while True:
+                    self._begin(grid)
+                    if not self.workers.busy:
+                        break
+                    for worker, code in self.workers.ended():
+                        self._end(worker, code, grid)
+                    grid = self._look(self.layout.lay_out(summary.rates(self.study, grid)))
+                    self._write(grid, "running")
+        finally:
+            self.workers.kill()
+        return self._result(grid)
+
+    def _look(self, grid: Grid) -> Grid:
+        """See what is done, take over results, and ask the gates; with rates that are known now there may be more to do."""
+        while True:
+            for key, task in grid.tasks.items():
+                if key not in self.done and task.stand.standing == "done":
+                    self.done.add(key)
+                    # What a stage went through is not needed once it has ended, and is three times its model.
+                    _remove(task.folder / CHECKPOINTS)
+            rates = summary.rates(self.study, grid)
+            fuller = self.layout.lay_out(rates)
+            if fuller.tasks.keys() == grid.tasks.keys():
+                break
+            grid = fuller
+        for one in grid.runs:
+            if one.evaluate in self.done and not one.results.exists():
+                made = grid.tasks[one.evaluate].folder / grid.tasks[one.evaluate].job.kind.marker
+                one.results.parent.mkdir(parents=True, exist_ok=True)
+                for source, target in ((items_path(made), items_path(one.results)), (made, one.results)):
+                    if source.exists():
+                        write_whole(target, source.read_bytes())
+        self.verdict = self._gates(grid)
+        return grid
+
+    def _gates(self, grid: Grid) -> gate.Verdict:
+        base = smoke = None
+        asked = next(task for task in grid.tasks.values() if task.job.kind is gate.LOOK)
+        if asked.key in self.done and (record := read_record(asked.folder)) is not None:
+            base = gate.of_base(self.study, record.figures)
+        first = next((one for one in grid.runs if one.arm == self.study.smoke and one.results.exists()), None)
+        if first is not None:
+            smoke = gate.of_arm(self.study, read_json(first.results), [*first.stage_seeds.values(), first.seed])
+        return gate.Verdict(base, smoke)
+
+    def _begin(self, grid: Grid) -> None:
+        """Start what can be started: the gate alone at first, nothing once a gate does not hold."""
+        asked = next(task for task in grid.tasks.values() if task.job.kind is gate.LOOK)
+        for key, task in grid.tasks.items():
+            if not self.workers.free or self.stopped or self.verdict.passed is False:
+                return
+            open_ = key not in self.done and key not in self.failed and key not in self.workers.busy
+            if open_ and all(one in self.done for one in task.needs) and (task is asked or asked.key in self.done):
+                self.workers.start(task)
+                how = "goes on" if task.stand.standing == "begun" else "begins"
+                _say(f"[{len(self.done)}/{len(grid.tasks)}] {task.title} {how}")
+
+    def _end(self, worker: Worker, code: int, grid: Grid) -> None:
+        """Take note of how a job ended."""
+        task = worker.task
+        if task.stand.standing == "done":
+            left = summary.seconds_left(self.study, grid, self.done | {task.key}, self.workers.count)
+            more = f"; about {duration(left)} left" if left is not None else ""
+            _say(f"[{len(self.done) + 1}/{len(grid.tasks)}] {task.title}: done in {duration(worker.seconds)}{more}")
+        elif not self.stopped:
+            record = read_record(task.folder)
+            why = record.error if record is not None and record.error else f"it ended with code {code}"
+            self.failed[task.key] = why
+            _say(f"{task.title} FAILED: {why} ({worker.log})")
+
+    def _write(self, grid: Grid, state: State) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        summary.write(self.study, grid, self.out, state=state, jobs=self.workers.count, verdict=self.verdict, failed=self.failed)
+
+    def _result(self, grid: Grid) -> StudyResult:
+        left = [task for key, task in grid.tasks.items() if key not in self.done]
+        state: State = "done" if not left and not grid.waiting else "failed"
+        why = ""
+        if self.stopped:
+            state = "stopped"
+        elif self.verdict.passed is False:
+            state, why = "not decidable", self.verdict.why
+        self._write(grid, state)
+        if self.stopped:
+            raise Stopped(self.stopped[0], f"with {len(self.done)} of {len(grid.tasks)} jobs done")
+        logs = self.out / LOGS
+        failed = [(grid.tasks[key].title, said, str(log_of(logs, grid.tasks[key]))) for key, said in self.failed.items()]
+        return StudyResult(str(self.out), state, why, len(self.done), tuple(failed))
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Pass SIGTERM and Ctrl-C on: jobs save and leave, and so does the study."""
+
+        def handle(number: int, _frame: object) -> None:
+            self.stopped.append(number)
+            if len(self.stopped) == 1:
+                _say("stopping: the jobs save what they have")
+                self.workers.stop()
+            elif len(self.stopped) > 2:
+                self.workers.kill()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stderr.flush()

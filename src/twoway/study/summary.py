@@ -1,0 +1,217 @@
+"""What a study says of itself, for programs and for the report: `study.json`, `study.yaml` and `gate.json`, written anew after each job."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from twoway.config import dump
+from twoway.files import write_whole
+from twoway.stages.records import read_record
+from twoway.stages.surroundings import surroundings
+
+from . import gate
+from .grid import LOGS, base_of
+from .reading import rows_read
+from .workers import log_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from twoway.stages.records import Record
+
+    from .config import Study
+    from .grid import Grid, Run, Task
+
+FILE, YAML = "study.json", "study.yaml"
+SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
+
+
+def tried(study: Study, grid: Grid) -> dict[str, dict[float, float | None]]:
+    """Return the score of every rate that is tried, by arm; None where it is not known yet."""
+    found: dict[str, dict[float, float | None]] = {}
+    for task in grid.tasks.values():
+        if task.search is not None:
+            arm, rate = task.search
+            record = read_record(task.folder) if task.stand.standing == "done" else None
+            found.setdefault(arm, {})[rate] = None if record is None else float(record.figures.get(SCORE, 0.0))
+    return found
+
+
+def rates(study: Study, grid: Grid) -> dict[str, float]:
+    """Return the rates that are found: of each arm whose tries are all done, the best; of equal ones the smallest."""
+    found = {}
+    for arm, scores in tried(study, grid).items():
+        known = {rate: score for rate, score in scores.items() if score is not None}
+        if len(known) == len(scores):
+            found[arm] = max(sorted(known), key=lambda rate: known[rate])
+    for one in study.arms:
+        if one.search is not None and one.search.like is not None:
+            other = study.arm(one.search.like)
+            rate = found.get(other.name, None if other.search else other.recipe.config.lr)
+            if rate is not None:
+                found[one.name] = rate
+    return found
+
+
+def write(study: Study, grid: Grid, out: Path, *, state: str, jobs: int, verdict: gate.Verdict, failed: Mapping[str, str]) -> None:
+    """Write all that is known now."""
+    records = {key: read_record(task.folder) for key, task in grid.tasks.items()}
+    scores = tried(study, grid)
+    now = surroundings()
+    words = [str(study.file), str(out), *study.words]
+    whole = {
+        "study": study.name,
+        "file": str(study.file),
+        "command": shlex.join(["twoway", "study", *words]),
+        "state": state,
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "suite": getattr(study.evaluate, "suite", None),
+        "tasks": list(getattr(study.evaluate, "tasks", ())),
+        "smallest": study.smallest,
+        "surroundings": now,
+        "jobs_at_once": jobs,
+        "seconds": round(sum(record.seconds for record in records.values() if record), 1),
+        "stages": {one.recipe.name: _stage(one.recipe.name, grid, records) for one in study.before},
+        "arms": {arm.name: _arm(arm.name, study, grid, records, scores.get(arm.name), out) for arm in study.arms},
+        "claims": [asdict(claim) for claim in study.claims],
+        "jobs": [_job(task, records[key], failed.get(key), out) for key, task in grid.tasks.items()],
+    }
+    write_whole(out / FILE, json.dumps(whole, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_whole(out / gate.FILE, json.dumps(verdict.as_json(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / YAML, f"# {whole['command']}\n{resolved(study)}")
+
+
+def resolved(study: Study) -> str:
+    """Return the study with every setting written out."""
+    stages = {
+        one.recipe.name: {"stage": one.recipe.kind.name, "from": one.recipe.source, "seeds": list(one.seeds)}
+        | {key: value for key, value in yaml.safe_load(dump(one.recipe.config)).items() if key != "seed"}
+        for one in study.before
+    }
+    arms = {}
+    for arm in study.arms:
+        said = {key: value for key, value in yaml.safe_load(dump(arm.recipe.config)).items() if key != "seed"}
+        if arm.search is not None:
+            usual = {one.name: one.default for one in fields(arm.search)}
+            said["lr"] = {key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []}
+        arms[arm.name] = {"from": arm.recipe.source, **said}
+    said = {
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "stages": stages,
+        "evaluate": yaml.safe_load(dump(study.evaluate)),
+        "arms": arms,
+        "gate": yaml.safe_load(dump(study.gate)),
+        "smallest": study.smallest,
+        "claims": [{key: value for key, value in yaml.safe_load(dump(claim)).items() if value} for claim in study.claims],
+    }
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
+
+
+def seconds_left(study: Study, grid: Grid, done: Collection[str], jobs: int) -> float | None:
+    """Say how long the rest takes, by what a row of the same kind of stage has taken; None where a kind has not been done yet."""
+    pace: dict[str, list[float]] = {}
+    for key, task in grid.tasks.items():
+        record = read_record(task.folder) if key in done else None
+        if record is not None:
+            pace.setdefault(task.job.kind.name, []).append(record.seconds / amount(task))
+    total = 0.0
+    for key, task in grid.tasks.items():
+        if key not in done:
+            known = pace.get(task.job.kind.name)
+            if known is None:
+                return None
+            begun = read_record(task.folder)
+            total += max(sum(known) / len(known) * amount(task) - (begun.seconds if begun else 0.0), 0.0)
+    return total / jobs
+
+
+def amount(task: Task) -> int:
+    """Return the rows of a task; 1 where none are counted."""
+    return rows_read(task.job.config) or 1
+
+
+def _stage(name: str, grid: Grid, records: Mapping[str, Record | None]) -> dict[str, Any]:
+    keys = grid.named.get(name, ())
+    if not keys:
+        return {"state": "new"}
+    task, found = grid.tasks[keys[0]], [records[key] for key in keys]
+    states = [record.state if record else "new" for record in found]
+    return {
+        "stage": task.job.kind.name,
+        "from": base_of(task),
+        "rows": rows_read(task.job.config),
+        "seconds": round(sum(record.seconds for record in found if record) / len(found), 1),
+        "state": "done" if set(states) == {"done"} else next(state for state in states if state != "done"),
+        "seeds": [getattr(grid.tasks[key].job.config, "seed", None) for key in keys],
+        "settings": _told(task),
+        "figures": dict(found[0].figures) if found[0] else {},
+    }
+
+
+def _arm(
+    name: str, study: Study, grid: Grid, records: Mapping[str, Record | None], scores: Mapping[float, float | None] | None, out: Path
+) -> dict[str, Any]:
+    arm = study.arm(name)
+    runs = [one for one in grid.runs if one.arm == name]
+    task = grid.tasks[runs[0].finetune] if runs else None
+    config = arm.recipe.config if task is None else task.job.config
+    chain = [grid.tasks[key] for key in grid.chains.get(name, ())]
+    rows = [rows_read(one.job.config) for one in chain]
+    return {
+        "from": arm.recipe.source,
+        "attention": getattr(config, "attention", None),
+        "pooling": getattr(config, "pooling", None) or "mean",
+        "lr": getattr(config, "lr", None) if arm.search is None or task is not None else None,
+        "rates": None if not scores else {f"{rate:g}": score for rate, score in scores.items()},
+        "rows": rows_read(config),
+        "settings": {} if task is None else _told(task),
+        "before": {
+            "stages": [one.job.name for one in chain],
+            "rows": sum(one for one in rows if one),
+            "seconds": round(sum(record.seconds for one in chain if (record := records[one.key])), 1),
+        },
+        "runs": [_run(one, records, out) for one in runs],
+    }
+
+
+def _run(one: Run, records: Mapping[str, Record | None], out: Path) -> dict[str, Any]:
+    both = {name: records[key] for name, key in (("finetune", one.finetune), ("evaluate", one.evaluate))}
+    last = both["evaluate"] or both["finetune"]
+    state = "done" if one.results.exists() else "new" if last is None else "begun" if last.state == "done" else last.state
+    return {
+        "seed": one.seed,
+        "stage_seeds": one.stage_seeds,
+        "file": str(one.results.relative_to(out)),
+        "state": state,
+        "seconds": {name: record.seconds for name, record in both.items() if record},
+        "error": last.error if last else None,
+    }
+
+
+def _told(task: Task) -> dict[str, Any]:
+    """Return the settings of a stage that are not its defaults."""
+    usual = yaml.safe_load(dump(task.job.kind.config()))
+    said = {key: value for key, value in yaml.safe_load(dump(task.job.config)).items() if value != usual.get(key)}
+    return {key: value for key, value in said.items() if key not in task.job.kind.free}
+
+
+def _job(task: Task, record: Record | None, failed: str | None, out: Path) -> dict[str, Any]:
+    log = log_of(out / LOGS, task)
+    return {
+        "name": task.title,
+        "kind": task.job.kind.name,
+        "state": "failed" if failed else record.state if record else "new",
+        "rows": rows_read(task.job.config),
+        "seconds": record.seconds if record else 0.0,
+        "error": failed or (record.error if record else None),
+        "log": str(log.relative_to(out)) if log.exists() else None,
+        "folder": str(task.folder.relative_to(out)),
+    }
