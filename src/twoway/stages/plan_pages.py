@@ -32,7 +32,7 @@ class Pages:
     image: float = 1000  # tokens of its picture
     bytes: float = 250_000  # of its file
     core_seconds: float = 0.1  # to render or decode it, resize it, and cut it into patches
-    record: float = 300  # bytes kept beside its vector: id, place, text, metadata, compressed
+    record: float = 1200  # bytes kept beside its vector: id, place, text, metadata, compressed
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
