@@ -56,7 +56,7 @@ class Arm:
     name: str
     about: dict[str, Any]
     runs: tuple[Run, ...]
-    missing: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...]  # which run, and why it is not there
 
     @property
     def source(self) -> str:
@@ -69,7 +69,14 @@ class Arm:
 
     def why(self) -> str:
         """Say why it has no run."""
-        return f"{self.name} was not run" + (f" ({'; '.join(self.missing)})" if self.missing else "")
+        return f"{self.name} was not run" + (f" ({self.gone()})" if self.missing else "")
+
+    def gone(self) -> str:
+        """Say which runs are not there and why, the same reason once."""
+        reasons: dict[str, list[str]] = {}
+        for run, reason in self.missing:
+            reasons.setdefault(reason, []).append(run)
+        return "; ".join(f"{', '.join(runs)}: {reason}" for reason, runs in reasons.items())
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def read_study(out: str | Path) -> Reading:
             before = ", ".join(f"{stage} {seed}" for stage, seed in (one.get("stage_seeds") or {}).items())
             if one.get("state") != DONE or not path.is_file():
                 said = one.get("error") or ("its results are not there" if one.get("state") == DONE else one.get("state", "not begun"))
-                missing.append(f"seed {one.get('seed')}{' after ' + before if before else ''}: {said}")
+                missing.append((f"seed {one.get('seed')}{' after ' + before if before else ''}", str(said)))
                 continue
             found, items = read(path)
             if not tasks:

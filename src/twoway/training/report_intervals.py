@@ -12,9 +12,9 @@ from .report_page import svg_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-WIDTH = 760
-_NAME, _SAID, _ROW, _END = 230, 200, 25, 30
-_LONGEST = 30  # letters of a name
+_CHART, _SAID, _ROW, _END = 330, 200, 25, 30
+_LETTER, _STRONG = 7.4, 8.2  # wide, at most, in most fonts
+_FEWEST, _LONGEST = 16, 44  # letters of a name that have room
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,11 @@ def _drawn(rows: Sequence[Row], signed: bool) -> tuple[tuple[int, int], str]:
     values = [value for row in rows for value in (row.low, row.high, row.value, *row.dots, *(row.band or ()))] + [0.0]
     ticks = ticks_of(min(values), max(values))
     height = len(rows) * _ROW + _END
+    room = round(max(max(_FEWEST, min(len(row.name), _LONGEST)) * (_STRONG if row.strong else _LETTER) for row in rows)) + 12
+    width = room + _CHART + _SAID
 
     def x(value: float) -> float:
-        return _NAME + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (WIDTH - _NAME - _SAID)
+        return room + (value - ticks[0]) / (ticks[-1] - ticks[0]) * _CHART
 
     made = []
     for tick in ticks:
@@ -69,15 +71,15 @@ def _drawn(rows: Sequence[Row], signed: bool) -> tuple[tuple[int, int], str]:
         made.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - _END + 4}"/>')
         made.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{number(tick)}</text>')
     for place, row in enumerate(rows):
-        made.append(_row(row, place * _ROW + _ROW / 2, x, signed))
-    return (WIDTH, height), "".join(made)
+        made.append(_row(row, place * _ROW + _ROW / 2, (room, width), x, signed))
+    return (width, height), "".join(made)
 
 
-def _row(row: Row, y: float, x: Callable[[float], float], signed: bool) -> str:
+def _row(row: Row, y: float, sides: tuple[int, int], x: Callable[[float], float], signed: bool) -> str:
     kind = ' class="strong"' if row.strong else ""
     name = row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…"
     said = row.said or spelled(row.value, row.low, row.high, signed=signed)
-    made = [f'<text{kind} x="{_NAME - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>']
+    made = [f'<text{kind} x="{sides[0] - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>']
     if row.band is not None:
         low, high = x(row.band[0]), x(row.band[1])
         made.append(f'<rect class="band c2" x="{low:.1f}" y="{y - 9:.1f}" width="{max(2.0, high - low):.1f}" height="18"/>')
@@ -85,5 +87,5 @@ def _row(row: Row, y: float, x: Callable[[float], float], signed: bool) -> str:
     made += [f'<circle class="hollow" cx="{x(dot):.1f}" cy="{y:.1f}" r="2.6"/>' for dot in row.dots]
     size = 5 if row.strong else 4
     made.append(f'<circle class="{row.colour}" cx="{x(row.value):.1f}" cy="{y:.1f}" r="{size}"><title>{escape(said)}</title></circle>')
-    made.append(f'<text{kind} x="{WIDTH - _SAID + 12}" y="{y + 4:.1f}">{escape(said)}</text>')
+    made.append(f'<text{kind} x="{sides[1] - _SAID + 12}" y="{y + 4:.1f}">{escape(said)}</text>')
     return "".join(made)

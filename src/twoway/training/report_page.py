@@ -24,7 +24,7 @@ _STYLE = """
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1260px;margin:0 auto;padding:48px 24px 80px}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px;letter-spacing:-.01em}
-h2{font-size:20px;margin:52px 0 6px}
+h2{font-size:20px;margin:52px 0 6px}h3{font-size:17px;margin:34px 0 4px}
 p{max-width:74ch;margin:6px 0 14px}.soft,small,figcaption small{color:var(--soft);font-weight:400}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:18px;margin-top:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:14px;margin:26px 0 0}
@@ -51,13 +51,19 @@ i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.
 .case img{width:76px;height:76px;object-fit:contain}
 .case p{margin:0;font-size:16px;line-height:1.9}.case small{display:block;font-size:12px}
 .w{border-radius:4px;padding:1px 4px;white-space:pre-wrap}.yes{background:var(--goodbg);color:var(--good)}
-.no{background:var(--badbg);color:var(--bad)}rt{color:var(--ink);font-size:11px;line-height:1.3}
+.no{background:var(--badbg);color:var(--bad)}.dull{background:var(--rule);color:var(--ink)}rt{color:var(--ink);font-size:11px;line-height:1.3}
 table{border-collapse:collapse;font-size:14px;margin-top:12px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}
-th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right}.wide{overflow-x:auto}
+th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;white-space:nowrap}td>.w{white-space:nowrap}.wide{overflow-x:auto}
 pre{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:16px;overflow:auto;font-size:13px;line-height:1.5}
 summary{cursor:pointer;font-weight:600;margin-top:14px}
 """
+
+
+class Markup(str):
+    """A cell of a table that is written as it is."""
+
+    __slots__ = ()
 
 
 def page(title: str, under: str, body: Sequence[str]) -> str:
@@ -127,5 +133,12 @@ def img(picture: PILImage.Image, about: str, *, largest: int = _LARGEST, exact: 
     return f'<img src="data:image/{kind.lower()};base64,{code}" alt="{escape(about)}">'
 
 
+def badge(text: str, kind: str) -> Markup:
+    """Return a word on a ground: `yes`, `no` or `dull`."""
+    return Markup(f'<span class="w {kind}">{escape(text)}</span>')
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, Markup):
+        return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else escape(str(value))

@@ -1,0 +1,177 @@
+"""Results of studies as a text for the docs: what holds at this size, beside the papers' own figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twoway.stages.run_report import duration
+from twoway.training.report_intervals import spelled
+
+from .page_claim import onset
+from .papers import CLAIMS
+from .verdict import NOT_RUN, NOT_SEEN, UNDECIDED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .claims import Claim, Found
+    from .evidence import Evidence
+
+    Made = tuple[Evidence, Sequence[Claim], str]  # a study, its claims, and the name of its picture
+
+HEAD = """# Results: the papers' claims, at this size
+
+Written by `twoway study … --report`; not by hand. A verdict is *seen* (the interval lies above zero), *not seen* (it lies within plus or
+minus the smallest difference that counts), *opposite* (it lies below zero), *not decidable at this size*, or *not run*. Results against
+the papers stand as they are. They are about small models trained for minutes: whether an effect shows here, not whether it is there at 3B.
+"""
+
+METHOD = (
+    "Seeds are pooled and shown. An interval is a paired bootstrap over items, with the same draw for all arms and with items that share a "
+    "picture drawn together; to it comes the luck of seeds, estimated over all arms."
+)
+MANY = "Of many intervals one in twenty leaves zero out by luck, so verdicts are given on whole claims and not on single tasks."
+ONCE = "Every stage before the contrastive one was done once: the luck of that stage is not in the intervals."
+SEVERAL = "The luck of the stages before the contrastive one is in the intervals, as far as those with several seeds show it."
+GATE = {"True": "The gate is passed", "False": "The gate is **not passed**, so nothing can be decided"}
+
+
+def luck(evidence: Evidence) -> str:
+    """Say whether the luck of the stages before the contrastive one is in the intervals."""
+    several = any(len({run.before for run in arm.runs}) > 1 for arm in evidence.reading.arms.values())
+    return f"{_between_seeds(evidence)}{SEVERAL if several else ONCE}"
+
+
+def _between_seeds(evidence: Evidence) -> str:
+    scope = evidence.reading.scope()
+    seeds = evidence.spreads(scope)[0] if scope else None
+    if seeds is None or not seeds.freedom:
+        return ""
+    spread = f"{seeds.variance**0.5:.4f} (standard deviation, {seeds.freedom} degrees of freedom)"
+    return f"Between the seeds of an arm the mean score varies by {spread}. "
+
+
+def results(studies: Sequence[Made]) -> str:
+    """Return the whole text."""
+    parts = [HEAD, f"{METHOD} {MANY}\n"]
+    for evidence, claims, picture in studies:
+        parts += _study(evidence, claims, picture)
+    parts += [_not_run(studies), _papers()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[str]:
+    reading = evidence.reading
+    about = reading.about
+    name = about.get("study", reading.out.name)
+    parts = [f"## Study `{name}`\n", f"{_made_with(about)} {luck(evidence)}\n"]
+    gate = reading.gate
+    said = GATE.get(str(gate.get("passed")), "The gate is not known yet")
+    parts.append(f"{said}{_gate(gate)}.\n")
+    if picture:
+        parts.append(f"![Differences with their intervals]({picture})\n")
+    rows: list[list[object]] = []
+    for claim in claims:
+        about_it = [claim.about["claim"], claim.about["says"], claim.about.get("paper", "")]
+        for one in claim.found:
+            found = "" if one.interval is None else spelled(one.interval.value, one.interval.low, one.interval.high)
+            rows.append([*about_it, one.comparison.says, found, f"**{one.verdict.word}**"])
+            about_it = ["", "", ""]
+    parts.append(_table(("claim", "what is said", "papers", "here", "difference, 95%", "verdict"), rows))
+    notes = [f"- {one.comparison.says}: {one.verdict.word}, {one.verdict.why}" for claim in claims for one in claim.found if _noted(one)]
+    parts += [*notes, *(f"- {claim.about['says']}: {start}" for claim in claims if (start := onset(claim)))]
+    parts += ["", "### Arms\n", _arms(evidence), "### By kind of task\n", _kinds(evidence, claims)]
+    return parts
+
+
+def _noted(found: Found) -> bool:
+    """Say whether the reason of a verdict is more than where its interval lies."""
+    return found.verdict.word in (UNDECIDED, NOT_RUN, NOT_SEEN)
+
+
+def _made_with(about: dict[str, Any]) -> str:
+    around = about.get("surroundings") or {}
+    machine, versions, git = (around.get(key) or {} for key in ("machine", "versions", "git"))
+    words = [
+        f"`{about.get('command', '')}`: {about.get('state', '')}, {duration(about.get('seconds') or 0.0)} of work",
+        f"{machine.get('system', 'a machine')}, {machine.get('cores', '?')} cores, {machine.get('device', 'cpu')}, one thread a process",
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+        f"commit {git['commit'][:12]}{', with changes' if git.get('dirty') else ''}" if git.get("commit") else "not from a checkout",
+        f"seeds {', '.join(map(str, about.get('seeds') or ()))}",
+    ]
+    return "; ".join(word for word in words if word) + "."
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    parts = [str(gate["why"])] if gate.get("why") else []
+    if base := gate.get("base"):
+        parts.append(f"the right picture saves {_number(base.get('gap'))} nats a word, at least {_number(base.get('least'))} are asked for")
+    if smoke := gate.get("smoke"):
+        parts.append(f"{smoke.get('arm')} scores {_number(smoke.get('score'))} where chance gives {_number(smoke.get('chance'))}")
+    return f": {'; '.join(parts)}" if parts else ""
+
+
+def _arms(evidence: Evidence) -> str:
+    """Return every arm: what it is made of, every seed, and the mean over all tasks."""
+    reading = evidence.reading
+    scope, rows = reading.scope(), []
+    for name, arm in reading.arms.items():
+        before, rate = arm.about.get("before") or {}, arm.about.get("lr")
+        made = [name, arm.source, f"{before.get('rows') or 0:,}", f"{arm.about.get('rows') or 0:,}", arm.about.get("attention", "")]
+        made += [arm.about.get("pooling", ""), "" if rate is None else f"{rate:g}"]
+        if not arm.runs:
+            rows.append([*made, "–", f"{NOT_RUN}: {arm.gone()}"])
+            continue
+        seeds = ", ".join(f"{score:.3f}" for score in evidence.by_seed(name, scope).values())
+        whole = evidence.interval({name: 1.0}, scope)
+        rows.append([*made, seeds, spelled(whole.value, whole.low, whole.high, signed=False)])
+    metrics = ", ".join(sorted({task.metric for task in reading.tasks.values()}))
+    head = ("arm", "from", "rows before", "rows", "attention", "pooling", "rate", "seeds", f"mean over {len(scope)} tasks ({metrics}), 95%")
+    return _table(head, rows)
+
+
+def _kinds(evidence: Evidence, claims: Sequence[Claim]) -> str:
+    """Return each comparison by kind of task."""
+    shown = [one for claim in claims for one in claim.found if one.groups]
+    kinds = list(dict.fromkeys(kind for one in shown for kind in one.groups or {}))
+    rows = [[one.comparison.says, *(_cell(one.groups or {}, kind) for kind in kinds)] for one in shown]
+    return _table(("comparison", *kinds), rows)
+
+
+def _cell(groups: dict[str, Any], kind: str) -> str:
+    one = groups.get(kind)
+    if one is None:
+        return ""
+    text = spelled(one.value, one.low, one.high)
+    return f"**{text}**" if one.low > 0 or one.high < 0 else text
+
+
+def _not_run(studies: Sequence[Made]) -> str:
+    """List the claims that no study has an answer to."""
+    found = {
+        claim.about["claim"]: True for _, claims, _ in studies for claim in claims if any(one.interval is not None for one in claim.found)
+    }
+    missing = [f"- claim {number}: {paper.title}" for number, paper in CLAIMS.items() if number not in found]
+    return "## Not run\n\n" + ("\n".join(missing) if missing else "Every claim has been run.") + "\n"
+
+
+def _papers() -> str:
+    rows = []
+    for number, paper in CLAIMS.items():
+        rows += [[number, paper.title, what, figures] for what, figures in paper.figures]
+        if paper.without:
+            rows.append([number, paper.title, "–", paper.without])
+    return "## What the papers give\n\nIn points of a hundred, at 2 to 7 billion parameters.\n\n" + _table(
+        ("claim", "", "what", "figures"), rows
+    )
+
+
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return "Nothing has been run.\n"
+    lines: list[Sequence[object]] = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(one).replace("|", "\\|").replace("\n", " ") for one in line) + " |" for line in lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+"""A study's page and text say what was found, what was not run, and why; at every moment of a study."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from study_made import made
+from twoway.study.pages import write, write_results
+from twoway.study.papers import CLAIMS
+from whole_page import read
+
+LEVELS = {"causal-last": 0.30, "causal-mean": 0.29, "two-way-last": 0.28, "two-way-mean": 0.26, "more": 0.33, "most": 0.36, "next": 0.28}
+DOSES = {"0": "two-way-mean", "50": "more", "100": "most"}
+MADE = [
+    {
+        "key": "a",
+        "claim": 1,
+        "says": "two-way <b>beats</b> causal",
+        "paper": "66.4 | 65.4",
+        "better": "two-way-mean",
+        "than": "causal-mean",
+    },
+    {"key": "b", "claim": 2, "says": "more beats next", "better": "more", "than": "next"},
+    {
+        "key": "c",
+        "claim": 4,
+        "says": "more helps more",
+        "curve": {"axis": "rows, %", "points": DOSES, "control": {"50": "next", "100": "next", "0": "causal-mean"}},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    sources = {"more": "moca", "most": "moca", "next": "next-token"}
+    return made(out, LEVELS, MADE, sources=sources, items=150, failed=("next",))
+
+
+def test_the_page_is_whole_and_has_all_parts(study):
+    (path,) = write(study)
+    text = read(path)
+    for said in ("What it decides", "Map: attention by pooling", "Map: more helps more", "Cost against score", "Gate", "Provenance"):
+        assert said in text
+    assert "two-way &lt;b&gt;" in text.casefold()
+    for number, paper in CLAIMS.items():
+        assert f"{number}. {paper.title}".replace("'", "&#x27;") in text
+    assert text.count("no claim of this study is about it") == len(CLAIMS) - 3
+    assert "the loss is not a number at step 3" in text
+
+
+def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path):
+    file, picture = write_results([study], tmp_path / "docs" / "results.md")
+    text = file.read_text()
+    assert ElementTree.fromstring(picture.read_text()).tag.endswith("svg")
+    assert f"]({picture.name})" in text
+    assert "**opposite**" in text
+    assert "**not run**" in text
+    for name in LEVELS:
+        assert f"| {name} |" in text
+    assert r"66.4 \| 65.4" in text
+    assert "next was not run (seed 1" in text
+    missing = text.split("## Not run")[1].split("##")[0]
+    assert [f"claim {number}" in missing for number in CLAIMS] == [number not in (1, 4) for number in CLAIMS]
+    assert "67.5 / 59.8" in text
+    assert "It is seen at no dose" in text
+
+
+def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
+    made(tmp_path, {"a": 0.3, "b": 0.3}, [MADE[0] | {"better": "a", "than": "b"}], failed=("a", "b"), gate={})
+    text = read(write(tmp_path)[0])
+    assert "Not known yet" in text
+    assert "0 of 6" in text
+    (file,) = write_results([tmp_path], tmp_path / "results.md")
+    assert "**not run**" in file.read_text()
+
+
+def test_a_gate_that_is_not_passed_is_said_everywhere(tmp_path):
+    why = "the right picture saves 0.1 nats a word, and at least 0.5 are asked for"
+    made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"better": "b", "than": "a"}], items=60, gate={"passed": False, "why": why})
+    assert read(write(tmp_path)[0]).count(why) >= 2
+    file, _ = write_results([tmp_path], tmp_path / "results.md")
+    assert "**not passed**" in file.read_text()
+    assert "**not decidable at this size**" in file.read_text()
+
+
+def test_two_studies_go_into_one_text(study, tmp_path):
+    other = made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"claim": 5, "better": "b", "than": "a"}], items=60)
+    about = json.loads((other / "study.json").read_text())
+    (other / "study.json").write_text(json.dumps(about | {"study": "second"}))
+    files = write_results([study, other], tmp_path / "results.md")
+    assert [file.name for file in files] == ["results.md", "results-made.svg", "results-second.svg"]
+    text = files[0].read_text()
+    assert text.index("## Study `made`") < text.index("## Study `second`")
+    assert "claim 5" not in text.split("## Not run")[1].split("##")[0]
