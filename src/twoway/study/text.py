@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEAD = """# Results: the papers' claims, at this size
 
-Written by `twoway study … --report`; not by hand. A verdict is *seen* (the interval lies above zero), *not seen* (it lies within plus or
+Written by `twoway study … --write`; not by hand. A verdict is *seen* (the interval lies above zero), *not seen* (it lies within plus or
 minus the smallest difference that counts), *opposite* (it lies below zero), *not decidable at this size*, or *not run*. Results against
 the papers stand as they are. They are about small models trained for minutes: whether an effect shows here, not whether it is there at 3B.
 """
