@@ -73,7 +73,9 @@ def _hash(key: str) -> bytes:
 
 
 def _host(request: Request) -> str | None:
-    try:
-        return request.url.hostname
-    except ValueError:
-        return None
+    """Return the name that was asked, without its port."""
+    said = request.headers.get("host", "").lower()
+    if said.startswith("["):
+        name, bracket, _ = said[1:].partition("]")
+        return name if bracket else None
+    return said.partition(":")[0]
