@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow lint format bench bench-embed leak bench-finetune samples base clean
+.PHONY: help setup demo test test-slow lint format bench bench-embed leak bench-finetune screenshots samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(READY) ## make the environment in .venv, at the tested versions
+setup: $(READY) ## make the environment in .venv, at the tested versions; Chromium from the system's packages
+	@$(PYTHON) -m scripts.chromium
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; say which with PYTHON=python3.11")'
@@ -53,6 +54,9 @@ leak: setup ## does it matter that EOS sees the target? three seeds, most of an 
 
 bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (an hour on two busy cores)
 	$(BIN)/python -m benchmarks finetune
+
+screenshots: setup ## the pictures of the page in docs/images (trains the nano model first, minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.screenshots
 
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
 	$(BIN)/twoway samples --build build/samples

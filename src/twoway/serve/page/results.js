@@ -24,10 +24,11 @@ export function draw(hits, acts, from = 0) {
   if (from) find("results").children[from]?.querySelector(".mat").focus();
 }
 
-export const title = (hit) => hit.text?.trim().split("\n")[0] || hit.place || hit.id;
+// What an item says, else what its own data calls it, else its id.
+export const title = (hit) => hit.text?.trim().split("\n")[0] || String(hit.metadata?.title ?? hit.metadata?.name ?? "") || short(hit.id);
 
 // The last part of a place is what tells it from others: `reports/2024/plan.pdf page 3` is `plan.pdf page 3`.
-export const short = (place) => place.split(/[\\/]/).pop();
+export const short = (place) => (place || "").split(/[\\/]/).pop();
 
 export function picture(hit, alt = "") {
   const image = el("img", { alt, draggable: "false" });
@@ -45,7 +46,7 @@ function card(hit, place, acts) {
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
     el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown),
     el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), acts.ranked && el("span", { class: "score" }, score(hit.score))),
-    el("p", { class: "place", title: hit.place }, short(hit.place || "") || hit.id),
+    el("p", { class: "place", title: hit.place }, short(hit.place) === name ? null : short(hit.place)),
     el(
       "p",
       { class: "acts" },

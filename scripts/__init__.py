@@ -1,0 +1,1 @@
+"""What the set-up and the documentation need besides the package; run from the checkout's root."""

@@ -1,0 +1,75 @@
+"""A small index of pictures and words, one hostile item among them, and a server of it in a thread: what the page is tested against."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import uvicorn
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from documents import noise
+from twoway.content import Document, Image, Text
+from twoway.search.opening import create_store
+from twoway.search.store import About, Item
+from twoway.search.thumbnails import thumbnail
+
+HOSTILE = '<img src=x onerror="owned=1"><script>owned=1</script>\'"><svg onload=owned=1>'
+COLOURS = ("red", "green", "blue", "orange", "purple", "teal")
+PICTURES = 24
+
+
+def drawn(number: int) -> bytes:
+    """Draw a picture that differs from the others, wider than high, as a PNG."""
+    picture = noise(112, 84, seed=number)
+    ImageDraw.Draw(picture).rectangle((10 + 2 * number, 10, 60 + 2 * number, 60), fill=COLOURS[number % len(COLOURS)])
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return written.getvalue()
+
+
+def items(engine):
+    """Return pictures from a file with pages, a text, and a hostile item."""
+    pictures = [Document((Image(drawn(number)),)) for number in range(PICTURES)]
+    texts = ["A quiet harbour in the evening.\nBoats come home.", HOSTILE]
+    vectors = engine.array([*pictures, *(Document((Text(text),)) for text in texts)], side="document")
+    found = []
+    for number, (document, vector) in enumerate(zip(pictures, vectors, strict=False)):
+        facts = {"colour": COLOURS[number % len(COLOURS)], "year": 2000 + number, "page": number + 1, "draft": number % 2 == 0}
+        small, place = thumbnail(document.images[0]), f"reports/plans.pdf page {number + 1}"
+        found.append(Item(f"plan/{number}", vector, f"plan number {number}", small, place, facts))
+    found.append(Item("text", vectors[-2], texts[0], None, "notes.jsonl:1", {"colour": "none"}))
+    found.append(Item(HOSTILE, vectors[-1], HOSTILE, found[0].thumbnail, HOSTILE, {"colour": HOSTILE}))
+    return found
+
+
+def make_store(folder, engine, content):
+    store = create_store(folder, About("tiny", engine.fingerprint, engine.dimension))
+    store.add(content)
+    return store
+
+
+@contextmanager
+def serving(app):
+    """Serve an application from a thread; yield its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+def opened(data: bytes) -> PILImage.Image:
+    return PILImage.open(io.BytesIO(data))
