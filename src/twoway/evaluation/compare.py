@@ -6,6 +6,7 @@ same.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MEAN = "mean over tasks"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
         if metrics[0] != metrics[1]:
             raise UsageError(f"{name} is scored by {metrics[0]} in {first} and by {metrics[1]} in {second}")
         mine, other = one_items.get(name, {}), two_items.get(name, {})
+        if not mine and not other:
+            log.warning("%s: no single items are kept of it, so it cannot be compared and is left out", name)
+            continue
         items = [item for item in mine if item in other]
         if not items:
             raise UsageError(f"{name}: {first} and {second} have no item in common; were they made from the same data?")
@@ -68,6 +74,8 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
             raise UsageError(f"{name}: an item has {mine[differs][1]} candidates in {first} and {other[differs][1]} in {second}")
         pairs[name] = kept_scores(metrics[0], mine, items), kept_scores(metrics[0], other, items)
         abouts[name] = [mine[item].about for item in items]
+    if not pairs:
+        raise UsageError(f"{first} and {second} keep no single items of the tasks they share ({', '.join(common)}); nothing can be drawn")
     return differences(pairs, abouts, seed=seed, draws=draws)
 
 

@@ -7,9 +7,11 @@ over the subsets of a task (languages mostly), and so do the interval and chance
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import mteb
 import numpy as np
 from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores, mrr
@@ -118,7 +120,8 @@ def run_task(task: MtebTask, model: MtebModel) -> MtebResult:
     how = {"batch_size": BATCH, "show_progress_bar": False}
     try:
         # Results are not taken from mteb's own cache: it knows a model by its name, and here the vectors are kept.
-        answer = mteb.evaluate(model, task.task, cache=None, co2_tracker=False, show_progress_bar=False, encode_kwargs=how)
+        with _quiet():
+            answer = mteb.evaluate(model, task.task, cache=None, co2_tracker=False, show_progress_bar=False, encode_kwargs=how)
     except (ValueError, KeyError, OSError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TwowayError(f"{task.name} cannot be evaluated: {reason}") from error
@@ -172,7 +175,20 @@ def _query_scores(task: Any, ranking: Mapping[str, Mapping[str, float]], right: 
 
 
 def _mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return every score that mteb gives as one number, the mean over splits and subsets."""
+    """Return every score that mteb gives as one number, the mean over splits and subsets, where it is defined for all of them."""
     every = [one for subsets in scores.values() for one in subsets]
     names = [name for name, value in every[0].items() if isinstance(value, int | float) and name != "main_score"]
-    return {name: float(np.mean([one[name] for one in every])) for name in names if all(name in one for one in every)}
+    means = {name: float(np.mean([one.get(name, np.nan) for one in every])) for name in names}
+    return {name: mean for name, mean in means.items() if np.isfinite(mean)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the bars of `datasets` away: mteb prepares every table anew for every search."""
+    were = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were:
+            datasets.enable_progress_bars()

@@ -15,6 +15,7 @@ from twoway.data.policy import BAD_ROWS, Policy
 from twoway.errors import UsageError
 from twoway.evaluation import results
 from twoway.evaluation.baselines import BASELINES
+from twoway.evaluation.engines import open_engine
 from twoway.evaluation.run import run_task
 from twoway.evaluation.vectors import VectorSource
 from twoway.files import disk_errors
@@ -53,7 +54,7 @@ def evaluate(
     on_bad: OnBad = "fail",
     **opening: Any,
 ) -> Evaluation:
-    """Evaluate `model` (anything that `twoway.embedding.open_embedder` takes, with its options) on a suite."""
+    """Evaluate `model` (anything that `open_embedder` takes, with its options, or a server) on a suite."""
     chosen_suite = find_suite(suite)
     if subset is not None and subset < 1:
         raise UsageError(f"--subset is a number of queries of each task, at least 1, not {subset}")
@@ -70,9 +71,7 @@ def evaluate(
     chosen = chosen_suite.open(None if data is None else Path(data), tasks, policy)
     if subset is not None:
         chosen = [task.subset(subset) for task in chosen]
-    from twoway.embedding.opening import open_embedder
-
-    engine = open_embedder(model, **opening)
+    engine = open_engine(model, **opening)
     vectors = VectorSource(engine, None if cache is None else Path(cache))
     beside = {}
     if chosen_suite.baselines:

@@ -1,0 +1,192 @@
+"""A server of vectors as an engine: OpenAI's API, and for pictures the chat messages that vLLM and `twoway serve` take beside it.
+
+`openai:URL#MODEL` sends texts many at a time, as any such server takes them. `openai-chat:URL#MODEL` sends texts, too, as a message each,
+so that vLLM puts them into the model's chat template as it does with pictures. Where the server says that it is `twoway serve`, it is told
+the side, so that the model's own prompts stand before queries and documents. Vectors are brought to length 1.
+
+The API key is `OPENAI_API_KEY` of the environment. The client tries again by itself, with growing pauses, when the server is busy or away.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..content import ContentError, Document, Text
+from ..errors import TwowayError, UsageError, did_you_mean
+from .ahead import ahead
+from .endpoint_parts import content, fingerprint, vectors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .prompts import Side
+
+    Vector = NDArray[np.float32]
+    Answer = Vector | ContentError
+
+PLAIN, CHAT = "openai:", "openai-chat:"
+KEY = "OPENAI_API_KEY"
+TEXTS, LETTERS = 64, 100_000  # of one request
+AT_ONCE = 8  # requests on their way
+RETRIES = 6
+SECONDS = 300.0
+_PROBE = Document((Text("How long is a vector?"),))
+
+
+def is_endpoint(model: object) -> bool:
+    """Say whether a model is named as a server."""
+    return isinstance(model, str) and model.startswith((PLAIN, CHAT))
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible server."""
+
+    def __init__(self, spec: str, *, retries: int = RETRIES, at_once: int = AT_ONCE) -> None:
+        self.name, self.chat, self.at_once = spec, spec.startswith(CHAT), at_once
+        self.url, _, model = spec.removeprefix(CHAT).removeprefix(PLAIN).partition("#")
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(f"{spec} names no server; write {PLAIN}http://HOST:PORT/v1#MODEL")
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise TwowayError(f"this needs the openai client ({error}); install it with: pip install 'twoway[eval]'") from error
+        self._openai = openai
+        self._client = openai.OpenAI(base_url=self.url, api_key=os.environ.get(KEY) or "none", max_retries=retries, timeout=SECONDS)
+        self.model, self._ours = self._find(model)
+
+    def _find(self, wanted: str) -> tuple[str, bool]:
+        """Return the model's name at the server, and whether the server is `twoway serve`."""
+        try:
+            there = {one.id: getattr(one, "owned_by", None) for one in self._ask(self._client.models.list).data}
+        except _MissingError:
+            there = {}  # some servers answer nothing but embeddings
+        if not wanted and len(there) == 1:
+            return next((name, owner == "twoway") for name, owner in there.items())
+        known = f"it has: {', '.join(there)}" if there else "it does not say which it has"
+        if not wanted:
+            raise UsageError(f"{self.url}: which model? Write {self.name}#MODEL ({known})")
+        if there and wanted not in there:
+            raise UsageError(f"{self.url} has no model {wanted!r}{did_you_mean(wanted, there)} ({known})")
+        return wanted, there.get(wanted) == "twoway"
+
+    @cached_property
+    def _probe(self) -> Vector:
+        """Return the vector of a text that is always the same."""
+        (found,) = self._embed([_PROBE], None, None)
+        if isinstance(found, ContentError):
+            raise TwowayError(f"{self.url} does not embed a plain text: {found.reason}")
+        return found
+
+    @property
+    def dimension(self) -> int:
+        """Return the length of a vector."""
+        return len(self._probe)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a name for the cache: the server, the model, how it is asked, and what its vectors look like."""
+        return fingerprint(self.url, self.model, "chat" if self.chat else "plain", self._probe)
+
+    def embed(
+        self,
+        documents: Iterable[Document],
+        *,
+        side: Side | None = None,
+        instruction: str | None = None,
+        refuse: Callable[[int, ContentError], None] | None = None,
+    ) -> Iterator[tuple[int, Vector]]:
+        """Yield (number of a document, its vector), several requests ahead."""
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="endpoint") as pool:
+
+            def work(job: list[tuple[int, Document]]) -> list[tuple[int, Answer]]:
+                return list(zip([number for number, _ in job], self._embed([one for _, one in job], side, instruction), strict=True))
+
+            for answers in ahead(self._jobs(documents), work, pool=pool, waiting=2 * self.at_once):
+                for number, found in answers:
+                    if not isinstance(found, ContentError):
+                        yield number, found
+                    elif refuse is None:
+                        raise found
+                    else:
+                        refuse(number, found)
+
+    def _jobs(self, documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
+        """Put texts together; a message goes alone."""
+        texts: list[tuple[int, Document]] = []
+        letters = 0
+        for number, document in enumerate(documents):
+            if self.chat or document.images:
+                yield [(number, document)]
+                continue
+            letters += sum(map(len, document.texts))
+            if texts and (len(texts) == TEXTS or letters > LETTERS):
+                yield texts
+                texts, letters = [], sum(map(len, document.texts))
+            texts.append((number, document))
+        if texts:
+            yield texts
+
+    def _embed(self, documents: list[Document], side: Side | None, instruction: str | None) -> list[Answer]:
+        """Return a vector for each document of one request, or why it has none; a refused request is tried document by document."""
+        more: dict[str, Any] = {"side": side} if side is not None and self._ours else {}
+        try:
+            if self.chat or documents[0].images:
+                messages = [{"role": "user", "content": content(documents[0])}]
+                if instruction:
+                    messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
+                body = {"messages": messages} | more
+            else:
+                body = {"input": [(instruction or "") + "".join(document.texts) for document in documents]} | more
+            return list(self._vectors(body, len(documents)))
+        except ContentError as error:
+            if len(documents) > 1:
+                return [answer for document in documents for answer in self._embed([document], side, instruction)]
+            return [ContentError(error.reason, documents[0].place)]
+
+    def _vectors(self, body: dict[str, Any], count: int) -> list[Vector]:
+        asked = {"model": self.model, "encoding_format": "float"} | body
+        # `embeddings.create` knows no messages; the same address takes them.
+        answer = self._ask(lambda: self._client.post("/embeddings", body=asked, cast_to=self._openai.types.CreateEmbeddingResponse))
+        try:
+            return vectors_of(answer, count)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise TwowayError(f"{self.url} does not answer as OpenAI's embeddings do ({error})") from error
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Ask the server; what it says of one request is a `ContentError`, what it says of all of them ends the run."""
+        api = self._openai
+        try:
+            return call()
+        except (api.BadRequestError, api.UnprocessableEntityError) as error:
+            raise ContentError(f"the server refuses it: {_said(error)}") from error
+        except (api.AuthenticationError, api.PermissionDeniedError) as error:
+            raise TwowayError(f"{self.url} refuses the API key ({_said(error)}); set {KEY} in the environment") from error
+        except api.NotFoundError as error:
+            raise _MissingError(f"{self.url} does not have what was asked for ({_said(error)}); the address ends in /v1 mostly") from error
+        except api.APIStatusError as error:
+            if error.status_code == 413:  # too large; the client has no class for it
+                raise ContentError(f"the server refuses it: {_said(error)}") from error
+            raise TwowayError(f"{self.url} failed {RETRIES + 1} times ({_said(error)}); what it gave is kept, so run again") from error
+        except api.APIConnectionError as error:
+            why = error.__cause__ or error
+            raise TwowayError(f"{self.url} cannot be reached ({_said(why)}); what it gave is kept, so run again") from error
+        except (api.OpenAIError, ValueError) as error:
+            raise TwowayError(f"{self.url} does not answer as OpenAI's API does ({_said(error)})") from error
+
+
+class _MissingError(TwowayError):
+    """The server does not know an address or a model."""
+
+
+def _said(error: BaseException) -> str:
+    """Return the first line of what a server says; OpenAI's errors carry it in a field."""
+    body = getattr(error, "body", None)
+    message = body.get("message") if isinstance(body, dict) else None
+    lines = str(message or error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
