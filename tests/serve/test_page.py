@@ -298,7 +298,7 @@ def test_keys_alone_are_enough(visit):
     press("Enter")
     expect(page.get_by_role("dialog")).to_be_visible()
     expect(page.locator("#detail dd").first).to_have_text(page.locator(".score").first.inner_text())
-    press("ArrowRight")
+    press("ArrowRight", "ArrowRight", "ArrowLeft")
     expect(page.locator("#detail dd").first).to_have_text(page.locator(".score").nth(1).inner_text())
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()

@@ -29,6 +29,7 @@ export function open(hits, place, ranked, why = false) {
   const dialog = find("detail");
   dialog.replaceChildren(shown(hit), told(hit));
   if (!dialog.open) dialog.showModal();
+  dialog.querySelector("h2").focus();
   if (why && hit.thumbnail) explain(hit);
 }
 
@@ -46,7 +47,7 @@ function told(hit) {
   return el(
     "section",
     {},
-    el("h2", { id: "detail-title" }, title(hit)),
+    el("h2", { id: "detail-title", tabindex: -1 }, title(hit)),
     hit.text && hit.text.trim() !== title(hit) && el("p", { class: "text" }, hit.text),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])),
     el(

@@ -12,7 +12,8 @@ const SIGNS = {
 const OWN = ["id", "text", "place"]; // of every item; what the index is of its own stands before them
 let chosen = [];
 
-export const filter = () => chosen.join(" and ");
+// One filter from an address may hold an "or", so several stand in brackets.
+export const filter = () => (chosen.length > 1 ? chosen.map((one) => `(${one})`).join(" and ") : (chosen[0] ?? ""));
 
 export function set(text) {
   chosen = text ? [text] : [];

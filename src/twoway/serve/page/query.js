@@ -39,7 +39,8 @@ export function listen(search) {
     find("file").value = "";
   });
   document.addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) {
+    // Office programs put a picture of what was copied beside its text; then the text is meant.
+    if (event.clipboardData.files.length && !event.clipboardData.types.includes("text/plain")) {
       event.preventDefault();
       take(event.clipboardData.files, search);
     }
