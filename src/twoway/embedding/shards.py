@@ -135,6 +135,10 @@ class Shards:
         pq.write_table(table, sink, row_group_size=1024, compression="zstd", store_schema=True)
         write_whole(self.path(number), memoryview(sink.getvalue()).tobytes())
 
+    def read(self, number: int) -> pa.Table:
+        """Read one shard."""
+        return _open(self.path(number)).read()
+
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read shard after shard, or some columns of each."""
         for path in self.paths():

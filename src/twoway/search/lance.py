@@ -130,16 +130,20 @@ class LanceStore:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return next(items_of(found, matrix(found, self.dimension)))
 
+    def declare(self, fields: Mapping[str, str]) -> None:
+        """Add the columns that are missing."""
+        with self.writing(), engine_errors(self.location, "writing"):
+            fresh = fitting(fields, self.fields)
+            if fresh:
+                self._table.add_columns([pa.field(name, TYPES[kind]) for name, kind in fresh.items()])
+
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items in one step, each in place of one with its id."""
         if not items:
             return 0, 0
         checked(items, self.dimension)
-        wanted = kinds_of(one.metadata for one in items)
         with self.writing(), engine_errors(self.location, "writing"):
-            fresh = fitting(wanted, self.fields)
-            if fresh:
-                self._table.add_columns([pa.field(name, TYPES[kind]) for name, kind in fresh.items()])
+            self.declare(kinds_of(one.metadata for one in items))
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             done = merge.execute(rows_of(items, origin, self._table.schema, self.dimension))
         return int(done.num_inserted_rows), int(done.num_updated_rows)

@@ -122,15 +122,20 @@ class MilvusStore:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
 
+    def declare(self, fields: Mapping[str, str]) -> None:
+        """Remember the fields that are new."""
+        with self.writing(), engine_errors(self.location, "writing"):
+            fresh = fitting(fields, self.fields)
+            if fresh:
+                self._remember(fields=self._said["fields"] | fresh)
+
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id."""
         checked(items, self.dimension)
         if long := next((one for one in items if len(one.id.encode()) > LONGEST_ID), None):
             raise UsageError(f"the id {long.id[:60]!r}… has more than {LONGEST_ID} bytes, which is the most in Milvus")
         with self.writing(), engine_errors(self.location, "writing"):
-            fresh = fitting(kinds_of(one.metadata for one in items), self.fields)
-            if fresh:
-                self._remember(fields=self._said["fields"] | fresh)
+            self.declare(kinds_of(one.metadata for one in items))
             replaced = self._among([one.id for one in items])
             rows: list[dict[str, Any]] = []
             size = 0

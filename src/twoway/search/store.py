@@ -84,6 +84,9 @@ class Store(Protocol):
     def get(self, name: str) -> Item:
         """Return one item with its vector, or say that there is none."""
 
+    def declare(self, fields: Mapping[str, str]) -> None:
+        """Make room for metadata of these names and types; an item's own are declared when it is added."""
+
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id; return how many are new and how many took another's place."""
 

@@ -1,0 +1,73 @@
+"""`twoway index`: a folder of vectors into a database that is searched."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from twoway.search.index import IndexResult
+
+HELP = """Bring what 'twoway embed' wrote into a database: new rows are added, rows with a known id take the old one's place.
+
+--db is a folder (LanceDB), a Milvus server (milvus://host:port/collection) or a Milvus Lite file (NAME.db). Rows keep their text, their
+place, a thumbnail and their metadata, which filters may name. The database remembers the model; vectors of another are refused. Small ones
+are searched exactly; larger ones get an index whose recall is measured against exact search. The same command goes on after any end."""
+EXAMPLE = """twoway index vectors --db my-index
+  twoway index more-vectors --db milvus://localhost:19530/pages --exact-below 100000 --recall 0.98
+  twoway index --db my-index --delete scans/old.png notes.jsonl:7 --compact"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("vectors", metavar="DIR", nargs="?", help="folder of vectors that 'twoway embed' wrote")
+    parser.add_argument("--db", metavar="PATH", required=True, help="a folder, NAME.db, or milvus://host:port/collection")
+    parser.add_argument("--delete", metavar="ID", nargs="+", default=[], help="take these items out")
+    parser.add_argument("--compact", action="store_true", help="give back the space of what was replaced and deleted")
+    parser.add_argument(
+        "--no-thumbnails", dest="thumbnails", action="store_false", help="leave pictures out; else the embedded data is read again for them"
+    )
+    parser.add_argument("--root", metavar="DIR", help="folder that picture paths are relative to (default: as when embedded)")
+    parser.add_argument("--ids", choices=("own", "place"), default="own", help="name items by their own ids, or by file and row")
+    parser.add_argument("--exact-below", metavar="N", type=int, default=50_000, help="compare all vectors below this many")
+    parser.add_argument("--kind", default="hnsw", metavar="KIND", help="index above that size: hnsw, ivf or ivf-pq (the smallest)")
+    parser.add_argument("--recall", metavar="X", type=float, default=0.95, help="recall that index is set to; 0 measures nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace the database by one of these vectors alone")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index, and say what lies there."""
+    from dataclasses import asdict
+
+    from twoway.search.index import index
+
+    names = ("delete", "compact", "thumbnails", "root", "ids", "exact_below", "kind", "recall", "overwrite")
+    result = index(args.vectors, args.db, **{name: getattr(args, name) for name in names})
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
+    else:
+        sys.stdout.write("\n".join(_lines(result)) + "\n")
+    return 0
+
+
+def _lines(result: IndexResult) -> list[str]:
+    """Say it in words."""
+    did = {"added": result.added, "replaced": result.replaced, "there already": result.unchanged, "deleted": result.deleted}
+    said = ", ".join(f"{count:,} {what}" for what, count in did.items() if count) or "nothing to do"
+    lines = [f"{result.db}: {result.items:,} items ({said}); {result.pictures:,} thumbnails made; {result.seconds:.1f} s"]
+    if result.bad_pictures:
+        lines.append(f"  {result.bad_pictures:,} pictures cannot be read, their rows have none; listed in {result.bad_rows}")
+    if not result.embedded_all:
+        lines.append("  'twoway embed' has not ended on these vectors; run it on, and then this again")
+    if result.kind == "exact":
+        lines.append("  search compares every vector (exact)")
+    else:
+        lines.append(f"  search by {result.kind}, effort {result.effort}")
+        lines += [
+            f"    effort {one.effort:2d}: recall at 10 {one.recall:.3f}, {one.milliseconds:.1f} ms a search" for one in result.measured
+        ]
+    return lines

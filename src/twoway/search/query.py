@@ -1,0 +1,106 @@
+"""`find`: words, a picture, or both, answered from an index by the model that made its vectors, and by no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..content import Document, Image, Text
+from ..errors import TwowayError, UsageError
+from .opening import open_store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..content import Part
+    from ..embedding import Embedder
+    from ..embedding.prompts import Side
+    from .store import Hit, Store
+
+
+class Finder:
+    """An open index and its model, for many questions."""
+
+    def __init__(self, store: Store, engine: Embedder) -> None:
+        check_model(store, engine)
+        self.store, self.engine = store, engine
+
+    def vector(
+        self, text: str | None, image: Image | None = None, *, side: Side | None = "query", instruction: str | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vector of a question, cut to the length of those in the index."""
+        parts: list[Part] = [part for part in (image, Text(text) if text else None) if part is not None]
+        if not parts:
+            raise UsageError("nothing is asked: give words, a picture, or both")
+        vector: NDArray[np.float32] = self.engine.array(
+            [Document(tuple(parts))], side=side, instruction=instruction, dim=self.store.dimension
+        )[0]
+        return vector
+
+    def search(
+        self,
+        text: str | None = None,
+        image: Image | None = None,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        hybrid: bool = False,
+        exact: bool = False,
+        side: Side | None = "query",
+        instruction: str | None = None,
+    ) -> list[Hit]:
+        """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves."""
+        if hybrid and not text:
+            raise UsageError("a hybrid search needs words")
+        vector = self.vector(text, image, side=side, instruction=instruction)
+        return self.store.search(vector, k=k, where=where, words=text if hybrid else None, exact=exact)
+
+
+def check_model(store: Store, engine: Embedder) -> None:
+    """Refuse a model that has not made the vectors of an index."""
+    found = engine.fingerprint
+    if found != store.fingerprint:
+        other = engine.name or "this model"
+        raise UsageError(
+            f"{store.location} holds vectors of {store.model} with the fingerprint {store.fingerprint[:12]}, and {other} has {found[:12]}: "
+            "it is another model, has changed since, or is opened otherwise (--dtype, --max-length, --pooling); "
+            "open it as it was, or embed and index again"
+        )
+
+
+def find(
+    db: str | Path,
+    text: str | None = None,
+    image: str | Path | Image | None = None,
+    *,
+    like: str | None = None,
+    k: int = 10,
+    where: str | None = None,
+    hybrid: bool = False,
+    exact: bool = False,
+    side: Side | None = "query",
+    instruction: str | None = None,
+    model: str | Path | Embedder | None = None,
+    **opening: Any,
+) -> list[Hit]:
+    """Open an index and its model and answer one question; `like` asks for what is near an item. `Finder` keeps both open for more."""
+    if like is not None and (text or image):
+        raise UsageError("--like asks by an item; leave the words and the picture out")
+    if like is None and not text and image is None:
+        raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
+    store = open_store(db)
+    try:
+        if not store.count():
+            raise TwowayError(f"{db} is empty; add to it with 'twoway index DIR --db {db}'")
+        store.count(where)  # a filter with a typing error is met before a model is loaded
+        if like is not None:
+            near = store.search(store.get(like).vector, k=k + 1, where=where, exact=exact)
+            return [hit for hit in near if hit.item.id != like][:k]
+        from ..embedding import open_embedder
+
+        finder = Finder(store, open_embedder(store.model if model is None else model, **opening))
+        picture = image if image is None or isinstance(image, Image) else Image(Path(image))
+        return finder.search(text, picture, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
+    finally:
+        store.close()
