@@ -14,6 +14,7 @@ HELP = """Compare results of twoway evaluate, item by item: each file against th
 A difference is the later file minus the first on the items that both have, with its 95% interval by a paired bootstrap; where the interval
 leaves zero out, the line says which one is better, and else that the difference may be luck. The files of items lie beside the results."""
 EXAMPLE = """twoway compare causal.json two-way.json
+  twoway compare base.json a.json b.json --picture differences.svg
   twoway compare base.json a.json b.json --json"""
 
 WIDTH = 160  # of a table in a file or a pipe
@@ -24,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="FIRST", help="results that the others are compared with")
     parser.add_argument("others", metavar="OTHER", nargs="+", help="more results")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the differences with their intervals, as FILE.svg or FILE.html")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -35,8 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from twoway.evaluation.compare import compare
+    from twoway.stages.compare_picture import check_picture, write_picture
 
+    if args.picture is not None:
+        check_picture(args.picture)
     found = {other: compare(args.first, other, seed=args.seed) for other in args.others}
+    if args.picture is not None:
+        write_picture(args.picture, args.first, found)
     if args.json:
         lines = {other: [dataclasses.asdict(line) for line in differences] for other, differences in found.items()}
         sys.stdout.write(json.dumps({"first": args.first, "others": lines}, indent=2) + "\n")

@@ -22,7 +22,7 @@ vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored by mt
 
 Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits. A score that
 chance would reach is marked "at chance"."""
-EXAMPLE = """twoway evaluate out --suite nano --output nano.json
+EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.html
   twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
   twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
   twoway evaluate out --suite vidore-v2 --output vidore.json
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder of the suite's tasks")
     parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")
     parser.add_argument("--output", metavar="FILE", help="write results here, and the outcome of every item beside it")
+    parser.add_argument("--report", metavar="FILE", help="write a page here: scores beside chance, and queries with what they found")
     parser.add_argument("--subset", type=int, metavar="N", help="only N queries of each task, for a quick look")
     add_opening(parser)
     parser.add_argument("--cache", metavar="DIR", help="where vectors are kept (default: $TWOWAY_CACHE, else the user's cache folder)")
@@ -62,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
         on_bad=args.on_bad,
         **opening(args),
     )
+    if args.report is not None:
+        from twoway.stages.evaluate_report import write_report
+
+        write_report(args.report, found.found, found.results)
     if args.json:
         sys.stdout.write(json.dumps(found.found, indent=2, ensure_ascii=False) + "\n")
         return 0

@@ -1,0 +1,110 @@
+"""The page of an evaluation: scores beside what chance gives, and, task by task, queries whose first answer is wrong.
+
+What is shown of a task's misses is drawn at random from all of them, so that they are usual ones and not the oddest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.evaluation.run import TaskResult
+from twoway.files import write_whole
+from twoway.training.report_intervals import Row, intervals
+from twoway.training.report_page import badge, page, section, table, tiles
+
+from .report_cases import STYLE, Cell, cases
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twoway.evaluation.run import Result
+
+_MISSES, _FOUND = 4, 3
+_ALSO = ("recall@1", "recall@10", "mrr", "ndcg@10")
+_AT_CHANCE = "A score that random rankings of the same items reach is at chance: it says nothing for the model."
+
+
+def write_report(path: str | Path, found: dict[str, Any], results: Sequence[Result]) -> None:
+    """Write the page of what `evaluate` found."""
+    settings = ", ".join(f"{key} {value}" for key, value in found["settings"].items() if value is not None)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page(f"{found['suite']} · {found['model']}", settings, [STYLE, *_body(found, results)]))
+
+
+def _body(found: dict[str, Any], results: Sequence[Result]) -> list[str]:
+    tasks, ranked = found["tasks"], [one for one in results if isinstance(one, TaskResult)]
+    low = [name for name, one in tasks.items() if one["at_chance"]]
+    asked = sum(one["n"] or 0 for one in tasks.values())
+    numbers = [(f"{found['mean']:.3f}", f"mean over {len(tasks)} tasks"), (str(len(low)), "tasks at chance"), (f"{asked:,}", "items")]
+    groups = [[name, one["tasks"], float(one["score"])] for name, one in found["groups"].items()]
+    said = f"The grey ground is where 95% of random rankings score. {_AT_CHANCE}"
+    return [
+        tiles(numbers),
+        section("Scores", said, intervals("Score and 95% interval", "from 0 to 1", _rows(found), signed=False)),
+        section("Tasks", f"Red is at chance: {', '.join(low)}." if low else "No task is at chance.", _tasks(found)),
+        section("Groups", "Means over tasks, each counting the same.", table(("group", "tasks", "mean"), groups)),
+        *(_misses(one) for one in ranked),
+    ]
+
+
+def _rows(found: dict[str, Any]) -> list[Row]:
+    """Return a line for each task that has an interval."""
+    made = []
+    for name, one in found["tasks"].items():
+        if one["ci95"] is not None:
+            low, high = one["ci95"]
+            luck = one.get("chance95")
+            band = (luck[0], luck[1]) if luck else None
+            made.append(Row(name, one["score"], low, high, "bad" if one["at_chance"] else "c0", band=band))
+    return made
+
+
+def _tasks(found: dict[str, Any]) -> str:
+    beside = found.get("baselines", {})
+    rows: list[list[object]] = []
+    for name, one in found["tasks"].items():
+        score = badge(f"{one['score']:.3f} at chance", "no") if one["at_chance"] else f"{one['score']:.3f}"
+        between = "" if one["ci95"] is None else "{:.3f} to {:.3f}".format(*one["ci95"])
+        also = {one["metric"]: one["score"], **(one.get("also") or {})}
+        others = [_number(also.get(metric)) for metric in _ALSO] + [_number(scores.get(name)) for scores in beside.values()]
+        counts = [_count(one[key]) for key in ("n", "tied", "left_out")]
+        rows.append(
+            [name, ", ".join((one["group"], *one["marks"])), one["metric"], score, between, _number(one["chance"]), *others, *counts]
+        )
+    head = ("task", "group", "metric", "score", "95%", "chance", *_ALSO, *beside, "items", "tied", "left out")
+    return table(head, rows)
+
+
+def _misses(result: TaskResult) -> str:
+    """Return a few queries of a task whose first answer is wrong."""
+    missed = [number for number, one in enumerate(result.outcomes) if one.places[0] > 1]
+    if not missed:
+        return section(f"Misses · {result.name}", "None: the right answer always comes first.", " ")
+    draw = np.random.default_rng([0, *result.name.encode()])
+    chosen = sorted(draw.permutation(missed)[:_MISSES].tolist())
+    said = f"{len(missed):,} of {len(result.outcomes):,} queries; {len(chosen)} drawn at random. Right answers are framed."
+    return section(f"Misses · {result.name}", said, cases([_case(result, number) for number in chosen]))
+
+
+def _case(result: TaskResult, number: int) -> list[Cell]:
+    outcome, item = result.outcomes[number], result.task.items[result.asked[number]]
+    right = {int(one) for one in item.right}
+    shown = outcome.found[:_FOUND]
+    cells = [Cell("query", item.query)]
+    cells += [Cell(f"found {place}", result.task.candidates[one], right=one in right) for place, one in enumerate(shown, 1)]
+    if not right & set(shown):
+        place = f"right, at {outcome.places[0]:,} of {outcome.size:,}" + (f"; one of {len(right)}" if len(right) > 1 else "")
+        cells.append(Cell(place, result.task.candidates[int(item.right[0])], right=True))
+    return cells
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
