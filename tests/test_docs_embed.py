@@ -56,3 +56,8 @@ def test_the_page_on_mining(folder, capsys):
     said, _, promised = run_page("mining.md", capsys)
     assert said.startswith(promised)
     assert f"root: {folder}" in said
+
+
+def test_the_page_on_the_page_of_the_server(folder, capsys):
+    _, printed, promised = run_page("page.md", capsys)
+    assert printed == promised
