@@ -1,4 +1,4 @@
-"""The main job from end to end, in minutes on two cores: prove, pre-train, fine-tune, measure, find.
+"""The main job from end to end, in minutes on two cores: prove, pre-train, fine-tune, measure, embed, index, search.
 
 Run it with `make demo`. Every step is a command of `twoway`, printed before it runs; what it makes lies in `demo/`. So short a training
 shows that all works and what it does, and promises no ranking of methods.
@@ -7,6 +7,7 @@ shows that all works and what it does, and promises no ranking of methods.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -14,18 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers.utils import logging as transformers_logging
 
-from twoway.cli import main as twoway
-from twoway.content import Document, Image, Text
+import twoway
+from twoway.cli import main as run
 from twoway.data.samples import samples_folder
-from twoway.embedding import open_embedder
-from twoway.evaluation.nano_pairs import Held
 
 OUT = Path("demo")
 TASKS = "name-picture,called,page"
-WORDS = ("rocket", "fox", "pizza", "cactus", "guitar")
+WORD = "rocket"
 PRETRAIN = "max_steps=60 eval_steps=30 save_steps=30 log_steps=10 budget=2048"
 FINETUNE = (
     "max_steps=60 batch=64 budget=2048 lr=3e-4 dtype=bfloat16 max_length=512 hard_negatives=0 small_tasks=keep "
@@ -35,12 +33,18 @@ FINETUNE = (
 
 def command(line: str, *, expect: int = 0) -> None:
     """Print a command, run it, and stop where it does not end as it should."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), cpu()
     print(f"\n$ twoway {line}", flush=True)
-    code = twoway(shlex.split(line))
+    code = run(shlex.split(line))
     if code != expect:
         sys.exit(f"the command ended with {code}, not {expect}")
-    print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+    print(f"  ({time.perf_counter() - started:.0f} s, {cpu() - before:.0f} s of one core)", flush=True)
+
+
+def cpu() -> float:
+    """Return the CPU seconds of this process and of those that it has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def evaluate(model: Path) -> dict[str, Any]:
@@ -64,18 +68,16 @@ def gaps(folder: Path) -> None:
             print(f"  {entry['step']:6d}{entry['words_right']:8.3f}{words:>22s}{entry['patches_right']:9.4f}{patches:>22s}")
 
 
-def find(model: Path) -> None:
-    """Show what the model finds for a few words among the pictures of things that fine-tuning has not seen."""
-    held = Held.read()
-    engine = open_embedder(model, device="cpu")
-    rows = held.plain
-    pictures = engine.array([Document((Image(row["image"]),)) for row in rows], side="document")
-    names = [held.name(row) for row in rows]
-    words = [word for word in WORDS if word in names] or names[:5]
-    queries = engine.array([Document((Text(word),)) for word in words], side="query")
-    print(f"\nThe first five of {len(rows)} pictures for a word:")
-    for word, scores in zip(words, queries @ pictures.T, strict=True):
-        print(f"  {word:8s} -> {', '.join(names[place] for place in np.argsort(-scores)[:5])}")
+def search(model: Path) -> None:
+    """Embed all pictures of samples, and ask for some that fine-tuning has not seen, by a word and by a picture."""
+    command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --as document")
+    command(f"index {OUT / 'pictures'} --db {OUT / 'index'}")
+    command(f"search {OUT / 'index'} {WORD} -k 5 --filter \"half = 'unseen'\"")
+    store = twoway.open_store(OUT / "index")
+    row = store.search(None, k=1, where=f"name = '{WORD}'")[0].item
+    (OUT / "query.webp").write_bytes(row.thumbnail or b"")
+    store.close()
+    command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} -k 5 --filter \"style != '{row.metadata['style']}'\"")
 
 
 def main() -> None:
@@ -98,8 +100,9 @@ def main() -> None:
     for task, one in scores["finetuned"]["tasks"].items():
         row = "".join(f"{100 * found['tasks'][task]['score']:12.1f}" for found in scores.values())
         print(f"  {task:24s}{100 * one['chance']:8.1f}{row}")
-    find(OUT / "finetuned")
+    search(OUT / "finetuned")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. To look at: {OUT}/pretrained/report.html and {OUT}/finetuned/report.html.")
+    print(f"To search on a page of your own: twoway serve {OUT / 'finetuned'} --db {OUT / 'index'}")
 
 
 if __name__ == "__main__":

@@ -149,9 +149,22 @@ def _more(world: World, seed: int) -> Iterator[samples_pairs.Pair]:
     return samples_pairs.names(world, [row for row in world.more if row["half"] == "unseen"], seed)
 
 
+def _without(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[samples_pairs.Pair]:
+    """Yield the pairs of the seen half that are of no such task."""
+    return (pair for pair in samples_pairs.read(world, "seen", seed) if pair.task not in tasks)
+
+
 def _texts(world: World, seed: int) -> Iterator[Document]:
     """Yield the text-only paragraphs."""
     return (Document((Text(row["text"]),), meta={"id": row["id"], "half": row["half"]}) for row in world.texts)
+
+
+def _pictures(world: World, seed: int) -> Iterator[Document]:
+    """Yield every picture alone, its name beside it."""
+    for row in world.pictures:
+        name = world.concepts[row["concept"]]["names"].get("en", row["concept"])
+        meta = {"id": row["id"], "name": name, "style": row["style"], "source": row["source"], "half": row["half"]}
+        yield Document((Image(row["image"]),), meta=meta)
 
 
 def _pages(world: World, seed: int) -> Iterator[Document]:
@@ -164,6 +177,8 @@ VIEWS: dict[str, View] = {
         "all concepts in training styles: picture and caption, several pictures in a row, pages, paragraphs", samples_pretrain.read, False
     ),
     "train": View("pairs of the seen half, for contrastive training", lambda world, seed: samples_pairs.read(world, "seen", seed), True),
+    "train-without-pages": View("the same without pages", lambda world, seed: _without(world, seed, ("page",)), True),
+    "train-without-texts": View("the same without pairs of texts", lambda world, seed: _without(world, seed, samples_pairs.TEXTS), True),
     "test": View("pairs of the unseen half: the main score", lambda world, seed: samples_pairs.read(world, "unseen", seed), True),
     "test-style": View(
         "unseen half in the art style that no stage sees",
@@ -180,4 +195,5 @@ VIEWS: dict[str, View] = {
     "test-more": View("unseen half of pictures under other terms, where they were built (--with)", _more, True),
     "texts": View("text-only paragraphs", _texts, False),
     "pages": View("pages as pictures", _pages, False),
+    "pictures": View("every picture alone, of all styles and both halves, its name as metadata: something to search", _pictures, False),
 }

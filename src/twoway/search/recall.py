@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 QUERIES, K = 100, 10
-_EFFORTS = (1, 2, 4, 8, 16)
+EFFORTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def find_effort(store: Store, wanted: float) -> list[Measured]:
     """Set the smallest effort that reaches a recall (or the largest there is), and return what was measured on the way."""
     queries, true = neighbours(store)
     found: list[Measured] = []
-    for effort in _EFFORTS if len(queries) else ():
+    for effort in EFFORTS if len(queries) else ():
         store.tune(effort)
         found.append(measure(store, queries, true, effort))
         if found[-1].recall >= wanted:

@@ -1,0 +1,129 @@
+"""A question is answered by the model of the index and by no other; what is shown is what was found."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+from rich.console import Console
+
+import twoway
+from made_vectors import pictures
+from twoway.cli import main
+from twoway.content import Document, Image, Text
+from twoway.errors import TwowayError
+from twoway.search.terminal import picture, show
+
+pytestmark = pytest.mark.xdist_group("engines")
+
+
+@pytest.fixture(scope="module")
+def shelf(tiny_encoder, tmp_path_factory):
+    """A model, and an index of six rows of text and pictures by it."""
+    home = tmp_path_factory.mktemp("shelf")
+    pictures(home / "data")
+    shutil.copytree(tiny_encoder("qwen2_vl"), home / "model")
+    twoway.embed(home / "model", home / "data/data.jsonl", home / "vectors", side="document", device="cpu")
+    twoway.index(home / "vectors", home / "db")
+    return home
+
+
+@pytest.fixture(scope="module")
+def engine(shelf):
+    return twoway.open_embedder(shelf / "model", device="cpu")
+
+
+def test_words_a_picture_and_both_are_one_vector_each(shelf, engine):
+    finder = twoway.Finder(twoway.open_store(shelf / "db"), engine)
+    file = Image(shelf / "data/2.png")
+    for text, image, parts in (
+        ("a fox", None, (Text("a fox"),)),
+        (None, file, (file,)),
+        ("a fox", file, (file, Text("a fox"))),
+        (str(shelf / "data/2.png"), None, (Text(str(shelf / "data/2.png")),)),  # a text that looks like a path is a text
+    ):
+        expected = engine.array([Document(parts)], side="query")[0]
+        np.testing.assert_allclose(finder.vector(text, image), expected, atol=1e-5)
+        hits = finder.search(text, image, k=3)
+        cosines = sorted((float(finder.store.get(f"n{number}").vector @ expected) for number in range(6)), reverse=True)
+        np.testing.assert_allclose([hit.score for hit in hits], cosines[:3], atol=1e-4)
+    assert [hit.item.id for hit in finder.search("number 4", hybrid=True, where="year > 1993", k=1)] == ["n4"]
+
+
+def test_a_row_is_found_by_itself(shelf, engine):
+    found = twoway.find(shelf / "db", image=shelf / "data/0.png", k=1, side="document", model=engine)
+    assert (found[0].item.id, round(found[0].score, 3)) == ("n0", 1.0)
+    near = twoway.find(shelf / "db", like="n0", k=3)
+    assert len(near) == 3
+    assert "n0" not in [hit.item.id for hit in near]
+
+
+def refused(said, *args, **options):
+    with pytest.raises(TwowayError, match=said):
+        twoway.find(*args, **options)
+
+
+def test_what_cannot_be_answered_is_refused(shelf, engine, tiny_encoder, tmp_path):
+    db = shelf / "db"
+    refused("holds vectors of .*model with the fingerprint .* it is another model", db, "x", model=tiny_encoder("bert"))
+    refused("does not exist; make an index", tmp_path / "none", "x")
+    refused("nothing is asked", db)
+    refused("leave the words and the picture out", db, "x", like="n0")
+    refused("no item with the id 'n9'", db, like="n9")
+    refused(r"no field 'yaer'; did you mean year\?", db, "x", where="yaer > 1", model="a model that is never opened")
+    refused("a hybrid search needs words", db, image=shelf / "data/0.png", hybrid=True, model=engine)
+    refused("does not exist", db, image=shelf / "data/none.png", model=engine)
+    twoway.index(shelf / "vectors", tmp_path / "db")
+    twoway.index(None, tmp_path / "db", delete=[f"n{number}" for number in range(6)])
+    refused("db is empty; add to it with 'twoway index", tmp_path / "db", "x")
+
+
+def test_the_command_answers_in_a_table_and_in_json(shelf, capsys):
+    asked = ["search", str(shelf / "db"), "--like", "n5", "-k", "2", "--filter", "year < 1995"]
+    assert main(asked) == 0
+    table = capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert len(hits) == 2
+    for hit in hits:
+        assert set(hit) == {"id", "score", "text", "place", "metadata"}
+        assert hit["id"] in table
+        assert f"{hit['score']:.3f}" in table
+    assert main(["search", str(shelf / "db"), "--like", "n5", "--filter", "yaer < 1995"]) == 2
+    assert "did you mean year?" in capsys.readouterr().err
+
+
+def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
+    db = str(tmp_path / "db")
+    assert main(["index", str(shelf / "vectors"), "--db", db, "--exact-below", "5", "--kind", "ivf"]) == 0
+    said = capsys.readouterr().out
+    assert f"{db}: 6 items (6 added); 4 thumbnails made" in said
+    assert "search by ivf, effort 1" in said
+    assert "effort  1: recall at 10 1.000" in said
+    assert main(["index", "--db", db, "--delete", "n1", "n7", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["items"], answer["deleted"], answer["added"]) == (5, 1, 0)
+    assert main(["index", "--db", db]) == 2
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_pictures_are_drawn_where_there_are_colours(shelf):
+    hits = twoway.find(shelf / "db", like="n5", k=2)
+    for colours, drawn in (("truecolor", True), (None, False)):
+        out = io.StringIO()
+        show(hits, Console(file=out, force_terminal=bool(colours), color_system=colours, width=100))
+        assert ("▀" in out.getvalue()) == drawn
+
+
+def test_a_drawn_picture_has_its_colours_and_shape():
+    whole = PILImage.new("RGB", (40, 40), (255, 0, 0))
+    whole.paste((0, 0, 255), (0, 20, 40, 40))
+    file = io.BytesIO()
+    whole.save(file, "WEBP", lossless=True)
+    drawn = picture(file.getvalue(), columns=4, rows=2)
+    assert drawn.plain == "▀▀▀▀\n▀▀▀▀"
+    assert [str(span.style) for span in drawn.spans[:1] + drawn.spans[-1:]] == ["#ff0000 on #ff0000", "#0000ff on #0000ff"]
