@@ -41,6 +41,12 @@ def test_a_file_of_its_own_is_whole():
     assert "prefers-color-scheme:dark" in file.find("{*}style").text
 
 
+def test_nothing_but_zeros_lies_at_zero():
+    figure = ElementTree.fromstring(re.search(r"<svg.*</svg>", intervals("gap", "MRR", [Row("same", 0.0, 0.0, 0.0)])).group())
+    zeros = [float(line.get("x1")) for line in figure.findall("line") if line.get("class") == "zero"]
+    assert zeros == [float(figure.find("circle").get("cx"))]
+
+
 def test_numbers_have_their_sign():
     assert spelled(0.02, -0.01, 0.05) == "+0.020 [−0.010, +0.050]"
     assert spelled(0.02, 0.01, 0.05, signed=False) == "0.020 [0.010, 0.050]"

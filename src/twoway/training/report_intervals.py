@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _CHART, _SAID, _ROW, _END = 330, 200, 25, 30
 _LETTER, _STRONG = 7.4, 8.2  # wide, at most, in most fonts
+_LEAST = 0.001  # wide is what is drawn, at least
 _FEWEST, _LONGEST = 16, 44  # letters of a name that have room
 
 
@@ -57,7 +58,8 @@ def spelled(value: float, low: float, high: float, *, signed: bool = True) -> st
 def _drawn(rows: Sequence[Row], signed: bool) -> tuple[tuple[int, int], str]:
     """Return width and height, and what is inside."""
     values = [value for row in rows for value in (row.low, row.high, row.value, *row.dots, *(row.band or ()))] + [0.0]
-    ticks = ticks_of(min(values), max(values))
+    low, high = min(values), max(values)
+    ticks = ticks_of(low, high) if high - low > _LEAST else ticks_of(low - _LEAST, high + _LEAST)
     height = len(rows) * _ROW + _END
     room = round(max(max(_FEWEST, min(len(row.name), _LONGEST)) * (_STRONG if row.strong else _LETTER) for row in rows)) + 12
     width = room + _CHART + _SAID
