@@ -42,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-only", action="store_true", help="nobody adds to the index or deletes from it")
     add_opening(parser)
     parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
+    parser.add_argument("--batch", metavar="N", type=_some, help="documents of a batch at most (default: 256)")
     parser.add_argument("--queue", metavar="N", type=_some, help="documents that may wait; past that, 429 (default: 4,096)")
     parser.add_argument("--timeout", metavar="SECONDS", type=_some, help="time a request may take (default: 60)")
     parser.add_argument("--max-body", metavar="MIB", type=_some, help="size of a request (default: 32)")
@@ -79,13 +80,15 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
     """Open the model and the index; return the application and a line about it."""
     from twoway.embedding import open_embedder
     from twoway.search.opening import open_store
+    from twoway.search.query import check_model
     from twoway.serve.app import create_app
-    from twoway.serve.run import require_same_model, warm
+    from twoway.serve.run import warm
 
     store = open_store(args.db) if args.db else None
-    engine = open_embedder(args.model, **opening(args), **({} if args.budget is None else {"budget": args.budget}))
+    settings = {name: value for name, value in (("budget", args.budget), ("most", args.batch)) if value is not None}
+    engine = open_embedder(args.model, **opening(args), **settings)
     if store is not None:
-        require_same_model(store, engine)
+        check_model(store, engine)
     warm(engine)
     app = create_app(engine, store, _limits(args), access=access, name=args.name, read_only=args.read_only)
     return app, f"{app.state.service.name}, {engine.dimension} numbers a vector" + (

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..embedding import Embedder
-    from ..search.store import Store
     from .service import Service
 
 _log = logging.getLogger(__name__)
@@ -63,15 +62,6 @@ def address(taken: socket.socket) -> str:
     """Return what is typed into a browser."""
     host, port = taken.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def require_same_model(store: Store, engine: Embedder) -> None:
-    """Refuse an index whose vectors another model made."""
-    if store.fingerprint != engine.fingerprint:
-        raise UsageError(
-            f"{store.location} holds vectors of another model ({store.model}), and {engine.name} cannot be compared with them; "
-            f"serve that model, or make an index with this one ('twoway embed', then 'twoway index')"
-        )
 
 
 def warm(engine: Embedder) -> None:

@@ -1,0 +1,162 @@
+"""`twoway serve` under load: 64 clients, mixed sizes, bad requests among them; beside a server that makes no batches; and for a while.
+
+`python -m benchmarks serve`, or `python -m benchmarks.bench_serve --soak 600` for a longer soak. It fails where an answer is of the
+server's fault (5xx), is not what it should be, or where memory grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+import twoway
+from twoway.data.samples import samples_folder
+
+from .serve_load import Heard, drive, good, mixed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GROWTH = 1.15  # what the second half of a soak may need over the first
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compare, then soak."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--documents", type=int, default=600, help="of the comparison; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--soak", type=float, default=60, help="seconds; 0 leaves it out")
+    parser.add_argument("--bad", type=float, default=0.2, help="share of bad requests in the soak")
+    parser.add_argument("--model", help="folder of a model (default: the shipped base, converted)")
+    args = parser.parse_args(argv or [])
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if args.model is None:
+            args.model = str(folder / "model")
+            twoway.convert(samples_folder() / "base", args.model, dtype="float32")
+        (folder / "pictures").mkdir()
+        if args.documents:
+            compare(args, folder)
+        if args.soak:
+            soak(args, folder)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Send the same requests to a server that makes batches and to one that does not, in turns."""
+    asked = good(folder / "pictures", args.documents)
+    found: dict[str, list[Heard]] = {"one document at a time": [], "batches across requests": []}
+    for _ in range(args.rounds):
+        for name, options in (("one document at a time", ["--batch", "1"]), ("batches across requests", [])):
+            with server(args.model, *options) as (url, _process):
+                warm(url)
+                found[name].append(run(url, iter(asked), args.clients))
+                _fail_on(found[name][-1])
+    print(f"\n{args.clients} clients, {len(asked)} requests of {sum(one.documents for one in asked)} documents, float32")
+    print(f"  {'':26s} {'documents/s':>12s} {'ratio':>6s} {'p50 s':>7s} {'p95 s':>7s}")
+    first = None
+    for name, rounds in found.items():
+        best = max(rounds, key=lambda heard: heard.documents / heard.wall)
+        rate = best.documents / best.wall
+        first = first or rate
+        print(f"  {name:26s} {rate:12.1f} {rate / first:6.2f} {best.quantile(0.5):7.3f} {best.quantile(0.95):7.3f}")
+
+
+def soak(args: argparse.Namespace, folder: Path) -> None:
+    """Load a server for a while, with bad requests, and watch its memory."""
+    good_ones = good(folder / "pictures", 400, seed=1)
+    with server(args.model) as (url, process):
+        warm(url)
+        with watched(process.pid) as held:
+            heard = run(url, mixed(good_ones, args.bad), args.clients, args.soak)
+        settled = httpx.get(f"{url}metrics").text
+    _fail_on(heard)
+    half = len(held) // 2
+    early, late = max(held[:half]), max(held[half:])
+    total = sum(heard.statuses.values())
+    print(f"\nsoak: {args.clients} clients, {heard.wall:.0f} s, {total:,} requests, {heard.documents:,} documents embedded")
+    print(f"  good ones: p50 {heard.quantile(0.5):.3f} s, p95 {heard.quantile(0.95):.3f} s")
+    for status in sorted({status for _, status in heard.statuses}):
+        kinds = ", ".join(f"{count} {kind}" for (kind, one), count in sorted(heard.statuses.items()) if one == status)
+        print(f"  {status or 'left'}: {kinds}")
+    print(f"  resident memory: {held[0]:.0f} MiB at first, at most {early:.0f} in the first half, {late:.0f} in the second")
+    print("  " + "; ".join(re.findall(r"^(twoway_(?:queue_documents|documents_left_queue_total) [\d.]+)", settled, re.MULTILINE)))
+    if late > early * _GROWTH:
+        raise SystemExit("memory grows")
+
+
+def run(url: str, asked: Iterator, clients: int, seconds: float | None = None) -> Heard:
+    """Drive a server."""
+    return asyncio.run(drive(url, asked, clients=clients, seconds=seconds))
+
+
+def warm(url: str) -> None:
+    """Have first times behind."""
+    for words in ("one", "a few words more"):
+        httpx.post(f"{url}v1/embeddings", json={"input": [words] * 8}, timeout=60).raise_for_status()
+
+
+@contextmanager
+def server(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start the real program and stop it as a supervisor does."""
+    command = [sys.executable, "-m", "twoway", "serve", model, "--port", "0", "--device", "cpu", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
+        url = next((found[0] for line in lines if (found := re.search(r"http://\S+", line))), None)
+        if url is None:
+            raise SystemExit("the server did not start")
+        threading.Thread(target=lambda: list(lines), daemon=True).start()
+        yield url, process
+        process.terminate()
+        if process.wait(timeout=60) != 0:
+            raise SystemExit(f"the server ended with {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[list[float]]:
+    """Note a process's resident memory twice a second, in MiB."""
+    held: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while True:
+            said = Path(f"/proc/{pid}/status").read_text()
+            held.append(int(re.search(r"VmRSS:\s+(\d+)", said)[1]) / 1024)  # type: ignore[index]
+            if over.wait(0.5):
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    start = time.monotonic()
+    try:
+        yield held
+    finally:
+        over.set()
+        thread.join()
+        if time.monotonic() - start < 1:
+            held *= 2
+
+
+def _fail_on(heard: Heard) -> None:
+    broken = [f"{kind}: {status}" for kind, status in heard.statuses if status >= 500]
+    if broken or heard.unexpected:
+        raise SystemExit("\n".join([*broken, *heard.unexpected[:10]]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
