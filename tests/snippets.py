@@ -41,8 +41,9 @@ def blocks(page):
 def commands(text):
     """Return the commands of a shell block as words: lines joined, prompts and comments taken off."""
     whole = text.replace("\\\n", " ")
-    lines = [line.strip().removeprefix("$ ") for line in whole.splitlines()]
-    split = [[word for number, word in enumerate(shlex.split(line, comments=True)) if number or not SETTING.match(word)] for line in lines]
+    # A number sign begins a comment at the beginning of a word alone, which shlex does not know.
+    lines = [re.sub(r"(^|\s)#.*$", "", line.strip().removeprefix("$ ")) for line in whole.splitlines()]
+    split = [[word for number, word in enumerate(shlex.split(line)) if number or not SETTING.match(word)] for line in lines]
     return [(shlex.join(words), words) for words in split if words]
 
 
