@@ -58,7 +58,7 @@ leak: setup ## does it matter that EOS sees the target? three seeds, most of an 
 bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (an hour on two busy cores)
 	$(BIN)/python -m benchmarks finetune
 
-screenshots: setup ## the pictures of the page in docs/images (trains the nano model first, minutes)
+screenshots: setup ## the pictures of the page in docs/images, of what make demo has made
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.screenshots
 
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
