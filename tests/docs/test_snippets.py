@@ -33,7 +33,6 @@ LONG = {
     "mteb": "fetches benchmarks from the hub; tests/evaluation/test_mteb_open.py",
     "serve": "does not end; tests/serve",
     "study": "takes minutes to hours; tests/study",
-    "mteb": "fetches its data; tests/evaluation/test_mteb.py",
 }
 # Other commands that are not run, by a pattern, and why.
 NOT_RUN = {
