@@ -122,10 +122,11 @@ def read_study(out: str | Path) -> Reading:
         runs, missing = [], []
         for one in arm.get("runs", ()):
             path = out / str(one.get("file") or "")
-            before = ", ".join(f"{stage} {seed}" for stage, seed in (one.get("stage_seeds") or {}).items())
+            before = _before(one)
             if one.get("state") != DONE or not path.is_file():
                 said = one.get("error") or ("its results are not there" if one.get("state") == DONE else one.get("state", "not begun"))
-                missing.append((f"seed {one.get('seed')}{' after ' + before if before else ''}", str(said)))
+                several = len({_before(run) for run in arm["runs"]}) > 1
+                missing.append((f"seed {one.get('seed')}{f' after {before}' if several else ''}", str(said)))
                 continue
             found, items = read(path)
             if not tasks:
@@ -141,6 +142,11 @@ def read_study(out: str | Path) -> Reading:
         arms[name] = Arm(name, arm, tuple(runs), tuple(missing))
     gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tried yet"}
     return Reading(out, about, gate, tasks, abouts, arms, baselines)
+
+
+def _before(run: dict[str, Any]) -> str:
+    """Say which seeds the stages before a run had."""
+    return ", ".join(f"{stage} {seed}" for stage, seed in (run.get("stage_seeds") or {}).items())
 
 
 def _task(name: str, entry: dict[str, Any]) -> Task:

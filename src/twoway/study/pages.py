@@ -81,6 +81,7 @@ def _body(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
         unseen(evidence),
         _cost(evidence),
         section("All arms", "Mean over all tasks, every run.", arms_table(evidence, list(reading.arms), reading.scope())),
+        _rates(reading),
         _tasks(evidence),
         *_end(reading),
     ]
@@ -137,6 +138,18 @@ def _cost(evidence: Evidence) -> str:
     rows.sort(key=lambda one: one[2])
     head = ("arm", "rows before", "seconds before", "seconds of the contrastive stage", "mean over all tasks")
     return section("Cost against score", "Time of one process of one thread on the study's machine.", table(head, rows))
+
+
+def _rates(reading: Reading) -> str:
+    """Return the learning rates that were tried, and those that were taken."""
+    rows = []
+    for name, arm in reading.arms.items():
+        tried = {rate: score for rate, score in (arm.about.get("rates") or {}).items() if score is not None}
+        said = ", ".join(f"{rate}: {score:.3f}" for rate, score in tried.items())
+        rate = arm.about.get("lr")
+        rows.append([name, "" if rate is None else f"{rate:g}", said or "not searched for this arm"])
+    what = "Tried on held-out rows of what the contrastive stage trains on (mean MRR), never on what is scored; the best is taken."
+    return section("Learning rates", what, table(("arm", "taken", "tried"), rows))
 
 
 def _tasks(evidence: Evidence) -> str:

@@ -54,7 +54,8 @@ i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.
 .no{background:var(--badbg);color:var(--bad)}.dull{background:var(--rule);color:var(--ink)}rt{color:var(--ink);font-size:11px;line-height:1.3}
 table{border-collapse:collapse;font-size:14px;margin-top:12px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:break-word}
-th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;white-space:nowrap}td>.w{white-space:nowrap}.wide{overflow-x:auto}
+th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;white-space:nowrap}td>.w{white-space:nowrap}
+@media(max-width:700px){td{min-width:104px}td.n{min-width:0}}.wide{overflow-x:auto}
 pre{background:var(--card);border:1px solid var(--rule);border-radius:12px;padding:16px;overflow:auto;font-size:13px;line-height:1.5}
 summary{cursor:pointer;font-weight:600;margin-top:14px}
 """
