@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twoway.errors import UsageError
-from twoway.search.filters import LONGEST, Group, Test, parse
+from twoway.search.filters import LONGEST, Comparison, Group, parse
 from twoway.search.lance_filter import sql
 from twoway.search.milvus_filter import expression
 
@@ -24,7 +24,7 @@ FIELDS = {"year": "integer", "price": "number", "shelf": "string", "sold": "bool
         ("(year > 1 or year < 0) and sold", "((`year` > 1) OR (`year` < 0)) AND (`sold` = TRUE)"),
         ("shelf in ('a', \"b\"\"c\", 'it''s')", "`shelf` IN ('a', 'b\"c', 'it''s')"),
         ("`two words` like '%x%'", "`two words` LIKE '%x%'"),
-        ("and = 'x' and year is not null", "(`and` = 'x') AND (NOT (`year` IS NULL))"),
+        ("`and` = 'x' and year is not null", "(`and` = 'x') AND (NOT (`year` IS NULL))"),
         ("price between 1 and 2 or sold = false", "((`price` >= 1) AND (`price` <= 2)) OR (`sold` = FALSE)"),
     ],
 )
@@ -68,7 +68,9 @@ def test_what_is_wrong_is_said(text, said):
 
 values = st.one_of(st.integers(-(2**62), 2**62), st.text())
 tests = st.builds(
-    lambda value, sign: Test("year" if isinstance(value, int) else "shelf", sign, (value,)), values, st.sampled_from(["=", "!=", "<", ">="])
+    lambda value, sign: Comparison("year" if isinstance(value, int) else "shelf", sign, (value,)),
+    values,
+    st.sampled_from(["=", "!=", "<", ">="]),
 )
 filters = st.recursive(
     tests,
@@ -88,4 +90,4 @@ def test_any_filter_survives_being_written_and_read(one):
 @given(st.text(max_size=60))
 def test_any_text_is_a_filter_or_refused(text):
     with contextlib.suppress(UsageError):
-        assert isinstance(parse(text, FIELDS), Test | Group)
+        assert isinstance(parse(text, FIELDS), Comparison | Group)

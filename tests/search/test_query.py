@@ -67,9 +67,11 @@ def refused(said, *args, **options):
         twoway.find(*args, **options)
 
 
-def test_what_cannot_be_answered_is_refused(shelf, engine, tiny_encoder, tmp_path):
+def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     db = shelf / "db"
-    refused("holds vectors of .*model with the fingerprint .* it is another model", db, "x", model=tiny_encoder("bert"))
+    refused(
+        "holds vectors of .*model with the fingerprint .* it is another model", db, "x", model=shelf / "model", max_length=64, device="cpu"
+    )
     refused("does not exist; make an index", tmp_path / "none", "x")
     refused("nothing is asked", db)
     refused("leave the words and the picture out", db, "x", like="n0")

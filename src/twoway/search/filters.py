@@ -30,7 +30,7 @@ LONGEST = 10_000
 
 
 @dataclass(frozen=True)
-class Test:
+class Comparison:
     """One comparison: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `like` or `null` (of which no value is asked)."""
 
     field: str
@@ -46,7 +46,7 @@ class Group:
     parts: tuple[Filter, ...]
 
 
-Filter = Test | Group
+Filter = Comparison | Group
 
 
 def parse(text: str, fields: Mapping[str, str]) -> Filter:
@@ -89,7 +89,7 @@ class _Reader:
         if self.next >= len(self.tokens):
             return "end", ""
         kind, value, _ = self.tokens[self.next]
-        if kind == "word" and value.lower() in _WORDS and value not in self.fields:
+        if kind == "word" and value.lower() in _WORDS:
             return "key", value.lower()
         return kind, value
 
@@ -148,14 +148,14 @@ class _Reader:
             known = ", ".join(self.fields) or "none"
             raise UsageError(f"filter {self.text!r}: the index has no field {name!r}{did_you_mean(name, self.fields)} (there are: {known})")
         if self._if("is", "not", "null"):
-            return Group("not", (Test(name, "null"),))
+            return Group("not", (Comparison(name, "null"),))
         if self._if("is", "null"):
-            return Test(name, "null")
+            return Comparison(name, "null")
         negated = self._if("not")
         found = self._compared(name)
         if found is None and (negated or self.fields[name] != "boolean"):
             self._fail(f"a comparison of {name}")
-        found = found or Test(name, "=", (True,))
+        found = found or Comparison(name, "=", (True,))
         return Group("not", (found,)) if negated else found
 
     def _compared(self, name: str) -> Filter | None:
@@ -163,16 +163,16 @@ class _Reader:
         kind, value = self._peek()
         if kind == "sign" and value in _SIGNS:
             self.next += 1
-            return Test(name, _SIGNS[value], (self._value(name),))
+            return Comparison(name, _SIGNS[value], (self._value(name),))
         if self._if("like"):
             if self.fields[name] != "string":
                 raise UsageError(f"filter {self.text!r}: 'like' is for texts, and {name} is {_a(self.fields[name])}")
-            return Test(name, "like", (self._value(name),))
+            return Comparison(name, "like", (self._value(name),))
         if self._if("between"):
             low = self._value(name)
             if not self._if("and"):
                 self._fail("'and'")
-            return Group("and", (Test(name, ">=", (low,)), Test(name, "<=", (self._value(name),))))
+            return Group("and", (Comparison(name, ">=", (low,)), Comparison(name, "<=", (self._value(name),))))
         if self._if("in"):
             if not self._if("("):
                 self._fail("'('")
@@ -181,7 +181,7 @@ class _Reader:
                 values.append(self._value(name))
             if not self._if(")"):
                 self._fail("')'")
-            return Test(name, "in", tuple(values))
+            return Comparison(name, "in", tuple(values))
         return None
 
     def _value(self, name: str) -> Literal:

@@ -13,7 +13,7 @@ from .fields import OPEN
 from .filters import Group
 
 if TYPE_CHECKING:
-    from .filters import Filter, Test
+    from .filters import Comparison, Filter
 
 _OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -28,7 +28,7 @@ def expression(one: Filter, *, negated: bool = False) -> str:
     return f" {how} ".join(f"({expression(part, negated=negated)})" for part in one.parts)
 
 
-def _test(one: Test, *, negated: bool) -> str:
+def _test(one: Comparison, *, negated: bool) -> str:
     own = one.field in OPEN
     name = one.field if own else f"$meta[{json.dumps(one.field, ensure_ascii=False)}]"
     there = f'{name} != ""' if own else f"exists {name}"
