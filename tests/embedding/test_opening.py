@@ -9,6 +9,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -39,11 +40,13 @@ def test_a_plain_causal_model_reads_its_last_state(tiny_model, tiny_encoder):
 
 def test_a_checkpoint_of_mocas_trainer_is_two_way_and_pools_by_the_mean(tmp_path):
     convert(GOLDEN / "reference-embedding", tmp_path / "ours", processor=str(GOLDEN / "processor"))
-    theirs = open_embedder(GOLDEN / "reference-embedding", device="cpu", processor=GOLDEN / "processor")
+    theirs = open_embedder(GOLDEN / "reference-embedding", device="cpu", processor=GOLDEN / "processor", template="chat")
     assert same(theirs, open_embedder(tmp_path / "ours", device="cpu"))
 
 
-def test_an_adapter_is_merged_into_its_base(tiny_model, tmp_path):
+@pytest.fixture
+def adapter(tiny_model, tmp_path):
+    """Save an adapter as VLM2Vec's trainer leaves it, and beside it the model that it makes of its base."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_vl"))
     torch.manual_seed(0)
     tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
@@ -51,9 +54,38 @@ def test_an_adapter_is_merged_into_its_base(tiny_model, tmp_path):
     merged = tuned.merge_and_unload()
     shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "merged")
     merged.save_pretrained(tmp_path / "merged")
-    found = open_embedder(tmp_path / "adapter", device="cpu")
-    assert same(found, open_embedder(tmp_path / "merged", device="cpu"))
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_merged_into_its_base(tiny_model, adapter):
+    found = open_embedder(adapter, device="cpu", template="chat")
+    assert found.sentence[1].pooling_mode == "lasttoken"
+    assert same(found, open_embedder(adapter.parent / "merged", device="cpu"))
     assert not same(found, open_embedder(tiny_model("qwen2_vl"), device="cpu"))
+
+
+def test_an_adapter_with_the_layer_names_of_older_days_is_merged_too(adapter):
+    wanted = open_embedder(adapter, device="cpu")
+    path = adapter / "adapter_model.safetensors"
+    now, old = "base_model.model.model.language_model.", "base_model.model.model."
+    tensors = load_file(path)
+    assert all(name.startswith(now) for name in tensors)
+    save_file({name.replace(now, old): tensor for name, tensor in tensors.items()}, path)
+    assert same(open_embedder(adapter, device="cpu"), wanted)
+    save_file({name.replace(now, "base_model.model.elsewhere."): tensor for name, tensor in tensors.items()}, path)
+    with pytest.raises(TwowayError, match="is an adapter for another base"):
+        open_embedder(adapter, device="cpu")
+
+
+def test_vlm2vecs_inputs_are_written_plain_and_its_instructions_behind_the_picture(adapter):
+    parts = open_embedder(adapter, device="cpu").sentence[0].processor
+    content = [{"type": "image"}, {"type": "text", "text": " What is it?"}]
+    asked = [{"role": "user", "content": content}]
+    shown = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert parts.apply_chat_template(asked, tokenize=False) == f"{shown} What is it?"
+    told = [{"role": "system", "content": [{"type": "text", "text": " Answer:"}]}, *asked]
+    assert parts.apply_chat_template(told, tokenize=False) == f"{shown} Answer: What is it?"
+    assert not same(open_embedder(adapter, device="cpu"), open_embedder(adapter, device="cpu", template="chat"))
 
 
 @pytest.mark.parametrize(("family", "mode"), [("qwen2", "lasttoken"), ("bert", "mean")])
@@ -105,6 +137,7 @@ def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
     for wish, said in (
         ({"dtype": "float3"}, "unknown dtype 'float3'; did you mean float32"),
         ({"pooling": "mean"}, "has its own pooling"),
+        ({"template": "plain"}, "has its own template"),
         ({"max_length": 0}, "--max-length 0 is out of range"),
         ({"device": "nothing"}, "device 'nothing' is not to be had"),
     ):

@@ -125,6 +125,16 @@ def test_a_folder_without_tasks_or_columns_is_refused(folder):
         Folder.open(folder).task("GQA", Policy())
 
 
+def test_an_empty_task_and_one_whose_rows_are_all_bad_are_errors(folder, tmp_path):
+    (folder / "GQA").mkdir()
+    pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), folder / "GQA" / "test.parquet")
+    with pytest.raises(UsageError, match="GQA has no usable row"):
+        Folder.open(folder).task("GQA", Policy())
+    write(folder, "GQA", ROW | {"qry_img_path": "images/none.png"})
+    with pytest.raises(UsageError, match="GQA has no usable row"):
+        Folder.open(folder).task("GQA", Policy("skip", tmp_path / "bad.jsonl"))
+
+
 def test_a_subset_is_drawn_once_for_a_task(folder):
     write(folder, "GQA", *(ROW | {"qry_text": f"question {number}", "qry_img_path": ""} for number in range(20)))
     task = Folder.open(folder).task("GQA", Policy())

@@ -2,7 +2,8 @@
 
 A sentence-transformers checkpoint says itself how its states become one vector. For any other the attention is what its config declares,
 two-way where MoCa's trainer wrote it (which says so by the name of the architecture alone), and the pooling, where none is asked for, is
-the one that fits: the mean of two-way states, the last of causal ones (VLM2Vec). An adapter is merged into its base in memory.
+the one that fits: the mean of two-way states, the last of causal ones (VLM2Vec). An adapter is merged into its base in memory. VLM2Vec and
+MoCa write contents one behind the other, without the turns of a chat; so do their checkpoints here, unless another template is asked for.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from ..errors import TwowayError, UsageError, did_you_mean
 from ..model import adapters, backbone, encoder, moca, opened, pooling, source
 from ..model import processor as processors
 from ..model.attention import set_attention
+from ..model.prompting import set_template
 from ..model.start import open_start
 from .embedder import Embedder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..model.prompting import Style
     from ..model.start import Start
 
 _log = logging.getLogger(__name__)
@@ -39,12 +42,13 @@ def open_embedder(
     pooling: str | None = None,
     max_length: int | None = None,
     processor: str | Path | None = None,
+    template: Style | None = None,
     **settings: Any,
 ) -> Embedder:
     """Open a model by folder or hub id; `settings` are those of `Embedder`.
 
-    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos) and `processor` are for models that are no
-    sentence-transformers checkpoint.
+    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor` and `template` (chat or
+    plain) are for models that are no sentence-transformers checkpoint.
     """
     if isinstance(model, Embedder):
         return model
@@ -58,9 +62,11 @@ def open_embedder(
     if encoder.is_encoder(folder):
         if pooling is not None:
             raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own pooling; leave --pooling out, or convert it")
+        if template is not None:
+            raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own template; leave --template out")
         sentence = _sentence_model(folder, dtype, place)
     elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        sentence = _vision_language(model, dtype, pooling, processor).to(place)
+        sentence = _vision_language(model, dtype, pooling, processor, template).to(place)
     else:
         sentence = _text_model(folder, dtype, pooling).to(place)
     if max_length is not None:
@@ -93,20 +99,30 @@ def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTr
         raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {source.first_line(error)}") from error
 
 
-def _vision_language(model: str | Path, dtype: str, mode: str | None, processor: str | Path | None) -> SentenceTransformer:
+def _vision_language(
+    model: str | Path, dtype: str, mode: str | None, processor: str | Path | None, template: Style | None
+) -> SentenceTransformer:
     """Put pooling behind a vision-language model in memory."""
     start = open_start(model, dtype=dtype)
     attention = _attention(start)
     set_attention(start.model, attention)
     mode = pooling.require_mode(mode or start.settings.pooling or ("mean" if attention == "two-way" else "last"))
-    _log.info("%s: %s attention, pooling %s", model, attention, mode)
+    template = template or ("plain" if _written_plain(source.locate(model)) else "chat")
+    _log.info("%s: %s attention, pooling %s, %s template", model, attention, mode, template)
     parts: Any = processors.load_processor(source.locate(processor) if processor else start.folder)
     processors.require_fit(start.model, parts)
     processors.ensure_template(parts)
+    if template == "plain":
+        set_template(parts, style="plain", place="user")
     processors.set_max_length(start.model, parts, None)
     if mode == "eos":
         pooling.append_eos(parts)
     return encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
+
+
+def _written_plain(folder: Path) -> bool:
+    """Say whether a checkpoint is of a trainer that writes no turns: MoCa's, or VLM2Vec's, whose adapters are plain ones of peft."""
+    return moca.is_two_way(folder) or (adapters.is_adapter(folder) and not (folder / adapters.BASE).exists())
 
 
 def _attention(start: Start) -> Any:

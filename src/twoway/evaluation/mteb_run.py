@@ -177,8 +177,8 @@ def _query_scores(task: Any, ranking: Mapping[str, Mapping[str, float]], right: 
 def _mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
     """Return every score that mteb gives as one number, the mean over splits and subsets, where it is defined for all of them."""
     every = [one for subsets in scores.values() for one in subsets]
-    names = [name for name, value in every[0].items() if isinstance(value, int | float) and name != "main_score"]
-    means = {name: float(np.mean([one.get(name, np.nan) for one in every])) for name in names}
+    names = [name for name, value in every[0].items() if isinstance(value, int | float) and name != "main_score" and "nauc" not in name]
+    means = {name.replace("_at_", "@"): float(np.mean([one.get(name, np.nan) for one in every])) for name in names}
     return {name: mean for name, mean in means.items() if np.isfinite(mean)}
 
 

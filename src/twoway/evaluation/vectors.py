@@ -178,4 +178,7 @@ class VectorSource:
 
         asked = (documents[place] for _, place in missing)
         for number, vector in steps(self.engine.embed(asked, refuse=refuse, **how), title, total=len(missing)):
-            yield missing[number][0], vector
+            if np.isfinite(vector).all():
+                yield missing[number][0], vector
+            else:
+                refuse(number, ContentError("the model gives numbers that are not finite", documents[missing[number][1]].place))

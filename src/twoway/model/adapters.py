@@ -9,12 +9,15 @@ answers as the adapted one does.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import peft
 from safetensors import safe_open
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
@@ -120,29 +123,40 @@ def merge_folder(model: PreTrainedModel, folder: Path, *, base: dict[str, str]) 
         raise TwowayError(
             f"{folder} is an adapter for another base: the weights it was trained on differ from these; name its base with --base"
         )
-    target = _target(model, folder)
+    target, renamed = _target(model, folder)
+    mapping = {f"^{re.escape(old)}(?=\\.)": new for old, new in renamed.items()}
     try:
-        adapted = peft.PeftModel.from_pretrained(target, folder, use_safetensors=True)
+        adapted = peft.PeftModel.from_pretrained(target, folder, use_safetensors=True, key_mapping=mapping or None)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _other_base(folder, first_line(error)) from error
     merged = merge(adapted)
     return model if target is not model else merged
 
 
-def _target(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Find what the adapter was put on (the model with its head, or without) and see that it fits there, name by name."""
+def _target(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Find what the adapter was put on (the model with its head, or without) and see that it fits there, name by name.
+
+    Adapters of older days (VLM2Vec's) name the layers as transformers did then; the names of today come with the model.
+    """
     path = folder / f"{WEIGHTS}.safetensors"
     check_file(path)
     with safe_open(str(path), framework="pt") as file:
         touched = {_module(name) for name in file.keys()}  # noqa: SIM118
     for candidate in (model, model.base_model):
         names = {name for name, _ in candidate.named_modules()}
-        if touched <= names:
-            return candidate
+        renamed = _names_of_today(candidate, touched - names)
+        if names.issuperset(renamed.values()):
+            return candidate, renamed
     lost = sorted(touched - {name for name, _ in model.named_modules()})[0]
     raise TwowayError(
         f"{folder} is an adapter for another base: this {model.config.model_type} model has no layer {lost}; name its base with --base"
     )
+
+
+def _names_of_today(model: PreTrainedModel, names: set[str]) -> dict[str, str]:
+    """Return the new name of each layer by transformers' own conversion of checkpoints, which peft looks up for some families alone."""
+    known = [one for one in get_model_conversion_mapping(model, add_legacy=False) if isinstance(one, WeightRenaming)]
+    return {name: rename_source_key(f"{name}.weight", known, [])[0].removesuffix(".weight") for name in names}
 
 
 def _module(name: str) -> str:

@@ -1,0 +1,69 @@
+"""Vectors are kept by content and prompt, survive a run that is cut off, and are never what is no vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from twoway.content import ContentError, Document, Place, Text
+from twoway.errors import TwowayError
+from twoway.evaluation.vectors import VectorSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ASKED = [Document((Text(f"text {number}"),), Place("rows", number)) for number in range(1, 7)]
+
+
+class Engine:
+    """Gives the length of a text and its prompt; may stop, or give what is no number."""
+
+    fingerprint, name = "f", "engine"
+
+    def __init__(self, *, dimension: int = 3, stop: int = 99, spoil: str = "") -> None:
+        self.dimension, self.stop, self.spoil, self.asked = dimension, stop, spoil, 0
+
+    def embed(self, documents: Any, *, side: Any = None, instruction: str = "", refuse: Any = None) -> Iterator[tuple[int, Any]]:
+        for number, document in enumerate(documents):
+            if number == self.stop:
+                raise KeyboardInterrupt
+            self.asked += 1
+            text = instruction + document.texts[0]
+            yield number, np.full(self.dimension, np.nan if text == self.spoil else len(text) + len(side or ""), np.float32)
+
+
+def test_what_was_embedded_before_a_run_is_cut_off_is_kept(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        VectorSource(Engine(stop=4), tmp_path)(ASKED, None, "a", {})
+    again = VectorSource(Engine(), tmp_path)
+    found = again(ASKED, None, "a", {})
+    assert (again.engine.asked, again.taken, found.shape) == (2, 4, (6, 3))
+
+
+def test_a_vector_that_is_not_finite_is_none_and_is_not_kept(tmp_path: Path):
+    bad: dict[int, ContentError] = {}
+    source = VectorSource(Engine(spoil="text 2"), tmp_path)
+    found = source(ASKED, None, "a", bad)
+    assert list(bad) == [1]
+    assert str(bad[1]) == "rows:2: the model gives numbers that are not finite"
+    assert np.isnan(found[1]).all()
+    again = VectorSource(Engine(), tmp_path)
+    assert np.isfinite(again(ASKED, None, "a", {})).all()
+    assert again.engine.asked == 1
+
+
+def test_sides_and_instructions_have_vectors_of_their_own(tmp_path: Path):
+    source = VectorSource(Engine(), tmp_path)
+    kinds = [(None, None), ("query", None), ("document", None), ("query", "Find: "), (None, "Find: ")]
+    found = [float(source(ASKED[:1], side, "a", {}, instruction=told)[0, 0]) for side, told in kinds]
+    assert found == [6.0, 11.0, 14.0, 17.0, 12.0]
+    assert source.embedded == len(kinds)
+
+
+def test_a_model_of_another_length_is_not_taken_for_this_one(tmp_path: Path):
+    VectorSource(Engine(), tmp_path)(ASKED, None, "a", {})
+    with pytest.raises(TwowayError, match="holds vectors of 3 numbers, and this model's have 4"):
+        VectorSource(Engine(dimension=4), tmp_path)(ASKED, None, "a", {})
