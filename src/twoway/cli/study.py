@@ -88,5 +88,5 @@ def show(study: str, found: Forecasts) -> None:
         table.add_row(*line.cells())
     console.print(table)
     console.print(found.said, markup=False)
-    for line in (*found.notes, *found.problems):
-        console.print(line, markup=False)
+    for text in (*found.notes, *found.problems):
+        console.print(text, markup=False)

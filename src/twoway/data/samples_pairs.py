@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .samples import World
 
 LANGUAGES = ("en", "de", "fr", "es")
+TEXTS = ("definition-term", "name-name")  # tasks without pictures
 CALLED = {
     "en": "What is this called in English?", "de": "Wie heißt das auf Deutsch?", "fr": "Comment dit-on cela en français ?",
     "es": "¿Cómo se dice esto en español?",

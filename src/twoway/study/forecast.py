@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.stages.dry_run import Forecast
 from twoway.stages.dry_run import forecast as forecast_step
-from twoway.stages.records import read_record
 from twoway.stages.run_report import duration
 from twoway.stages.steps import Step
 
 from .grid import Layout
+from .pace import paces
+from .rates import first_rates
 from .reading import read_study, rows_read
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from twoway.stages.kinds import Kind
 
-    from .config import Study
     from .grid import Grid, Task
 
 
@@ -72,23 +72,25 @@ def forecast(
 
         kinds = known.KINDS
     read = read_study(study, words, kinds=kinds)
-    grid = Layout(read, Path(out), kinds).lay_out(_first_rates(read))
+    grid = Layout(read, Path(out), kinds).lay_out(first_rates(read))
     steps = {key: _step(task) for key, task in grid.tasks.items()}
-    paces = _paces(grid)
-    lines, notes, problems = [], [], []
+    pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])
+    lines: list[Line] = []
+    notes: list[str] = []
+    problems: list[str] = []
     total, unknown = 0.0, 0
-    for group in _alike(read, grid):
+    for name, group in _alike(grid).items():
         task = group[0]
         left = [one for one in group if steps[one.key].action != "keep"]
-        known = paces.get(task.job.kind.name)
+        pace = pace_of.get(task.job.kind.name)
         found = _of(task, grid, steps) if left else Forecast(task.title, "done")
         rows = rows_read(task.job.config) or (found.amount.rows if found.amount else None)
-        seconds = known * (rows or 1) if known is not None else found.seconds
+        seconds = found.seconds if pace is None else pace * (rows or 1)
         total += (seconds or 0.0) * len(left)
         unknown += len(left) if seconds is None else 0
         tokens = found.amount.tokens if found.amount else None
         source = task.job.source if task.job.base is None else "base"
-        lines.append(Line(_name(group), source, len(group), len(group) - len(left), rows, tokens, seconds, found.memory))
+        lines.append(Line(name, source, len(group), len(group) - len(left), rows, tokens, seconds, found.memory))
         notes += [note for note in found.notes if "not estimated" not in note]
         problems += found.problems
     done = sum(line.done for line in lines)
@@ -99,41 +101,18 @@ def forecast(
     return Forecasts(tuple(lines), said, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)))
 
 
-def _first_rates(study: Study) -> dict[str, float]:
-    found = {arm.name: arm.search.rates[0] for arm in study.arms if arm.search is not None and arm.search.rates}
-    for arm in study.arms:
-        if arm.search is not None and arm.search.like is not None:
-            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.lr)
-    return found
-
-
 def _step(task: Task) -> Step:
     standing = task.stand.standing
     return Step(task.job, task.folder, task.base, "keep" if standing == "done" else "go on" if standing == "begun" else "do")
 
 
-def _alike(study: Study, grid: Grid) -> list[list[Task]]:
-    """Return the tasks in groups that differ in their seed alone."""
+def _alike(grid: Grid) -> dict[str, list[Task]]:
+    """Return the tasks in groups that differ in their seed alone, by name."""
+    trials = {key for tried in grid.trials.values() for key in tried.values()}
     groups: dict[str, list[Task]] = {}
-    for task in grid.tasks.values():
-        kind = "try" if task.search else task.job.name
-        groups.setdefault(f"{task.job.name} {kind}", []).append(task)
-    return list(groups.values())
-
-
-def _name(group: list[Task]) -> str:
-    task = group[0]
-    return f"{task.job.name}: rates" if task.search else task.job.name
-
-
-def _paces(grid: Grid) -> dict[str, float]:
-    """Return the seconds of a row, by kind of stage, of what is done."""
-    found: dict[str, list[float]] = {}
-    for task in grid.tasks.values():
-        record = read_record(task.folder) if task.stand.standing == "done" else None
-        if record is not None:
-            found.setdefault(task.job.kind.name, []).append(record.seconds / (rows_read(task.job.config) or 1))
-    return {kind: sum(one) / len(one) for kind, one in found.items()}
+    for key, task in grid.tasks.items():
+        groups.setdefault(f"{task.job.name}: rates" if key in trials else task.job.name, []).append(task)
+    return groups
 
 
 def _of(task: Task, grid: Grid, steps: Mapping[str, Step]) -> Forecast:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .config import Study
 
-FILE = "gate.json"
+NAME, FILE = "gate", "gate.json"
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,21 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(base, asked)
     data = open_data(asked, prepared, out, shards=1, bad_rows=None)
-    every_word = {"words": NOTHING_MASKED.words, "keep": NOTHING_MASKED.keep}
-    prober = Prober(data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=asked.dtype == "bfloat16", **every_word)
+    prober = Prober(
+        data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=True, words=NOTHING_MASKED.words, keep=NOTHING_MASKED.keep
+    )
     found = measure(prepared.task, pair(readable(data)), prober)
     figures = {"gap": found.get(f"words_gap_{SHUFFLED}", 0.0)}
     write_whole(out / FILE, json.dumps(found, indent=2) + "\n")
     return figures
 
 
-LOOK = Kind("gate", LookConfig, look, marker=FILE, makes_model=False)
+LOOK = Kind(NAME, LookConfig, look, marker=FILE, makes_model=False)
 
 
-def stage(study: Study) -> StageRecipe:
+def stage(study: Study, kinds: Mapping[str, Kind]) -> StageRecipe:
     """Return the base's gate as a stage."""
-    return StageRecipe("gate", LOOK, START, "", LookConfig(study.gate.data, study.gate.rows, study.gate.max_length))
+    return StageRecipe(NAME, kinds.get(NAME, LOOK), START, "", LookConfig(study.gate.data, study.gate.rows, study.gate.max_length))
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ class Task:
     base: str
     folder: Path
     needs: tuple[str, ...]  # keys of the tasks whose model or rows it takes
-    search: tuple[str, float] | None = None  # the arm and the rate that it tries
     makers: Mapping[str, tuple[Kind, Path]] = field(default_factory=dict)  # stages whose rows it reads, and where they are made
 
     @property
@@ -87,6 +86,12 @@ class Grid:
     waiting: tuple[str, ...]  # arms whose rate is not known yet
     chains: dict[str, tuple[str, ...]]  # arm -> keys of the tasks before its contrastive stage, of its first run
     named: dict[str, tuple[str, ...]]  # stage -> keys of its tasks, one for each seed
+    trials: dict[str, dict[float, str]]  # arm -> rate -> key of the task that tries it
+
+    @property
+    def gate(self) -> Task:
+        """The task that asks the base whether it looks."""
+        return next(task for task in self.tasks.values() if task.job.kind.name == gate.NAME)
 
 
 class Layout:
@@ -107,15 +112,19 @@ class Layout:
     def lay_out(self, rates: Mapping[str, float]) -> Grid:
         """Return all tasks; `rates` are the rates that were found so far, by arm."""
         tasks: dict[str, Task] = {}
-        runs, chains, named = [], {}, {one.recipe.name: {} for one in self.study.before}
-        self._add(tasks, [gate.stage(self.study)], "gate")
+        runs: list[Run] = []
+        chains: dict[str, tuple[str, ...]] = {}
+        named: dict[str, dict[str, None]] = {one.recipe.name: {} for one in self.study.before}
+        trials: dict[str, dict[float, str]] = {}
+        self._add(tasks, [gate.stage(self.study, self.kinds)], gate.NAME)
         arms = sorted(self.study.arms, key=lambda arm: arm.name != self.study.smoke)
         for arm in arms:
             if arm.search is not None and arm.search.like is None:
                 for rate in arm.search.rates:
                     chain = self._before(arm, next(self._stage_seeds(arm)))
                     tried = StageRecipe(arm.name, arm.recipe.kind, arm.recipe.source, "", _trial(arm, rate))
-                    self._add(tasks, [*chain, tried], f"{arm.name} at {rate:g}", (arm.name, rate))
+                    key = self._add(tasks, [*chain, tried], f"{arm.name} at {rate:g}")[-1]
+                    trials.setdefault(arm.name, {})[rate] = key
         waiting = [arm.name for arm in arms if arm.search is not None and arm.name not in rates]
         # Seed by seed: a study that is cut off has as many whole seeds as possible.
         for seed, arm in itertools.product(self.study.seeds, arms):
@@ -128,22 +137,27 @@ class Layout:
                 for name, key in zip(names, keys, strict=False):
                     named[name][key] = None
                 runs.append(Run(arm.name, seed, stage_seeds, keys[-2], keys[-1], self._results(arm, seed, stage_seeds)))
-        return Grid(tasks, tuple(runs), tuple(waiting), chains, {name: tuple(keys) for name, keys in named.items()})
+        return Grid(tasks, tuple(runs), tuple(waiting), chains, {name: tuple(keys) for name, keys in named.items()}, trials)
 
-    def _add(self, tasks: dict[str, Task], stages: Sequence[StageRecipe], title: str, search: tuple[str, float] | None = None) -> list[str]:
+    def _add(self, tasks: dict[str, Task], stages: Sequence[StageRecipe], title: str) -> list[str]:
         """Add the jobs of one recipe; return their keys in its order."""
         jobs = plan(Recipe(self.study.name, self.study.base, tuple(stages)), of_model=self._models, of_data=self._data)
-        folders = {job.name: self.out / STAGES / f"{job.name}-{job.fingerprint[:12]}" for job in jobs}
+        # A job that another arm has too, maybe under another name, is done in one place.
+        folders = {
+            job.name: tasks[job.fingerprint].folder
+            if job.fingerprint in tasks
+            else self.out / STAGES / f"{job.name}-{job.fingerprint[:12]}"
+            for job in jobs
+        }
         by_name = {job.name: job for job in jobs}
         shared = {one.recipe.name for one in self.study.before}
         for job in jobs:
             needs = {job.source, *names_of(job.config)} & by_name.keys()
-            job_title = job.name if job.name in shared else title if job.kind.makes_model else f"{title}, {job.kind.name}"
+            job_title = job.name if job.name in {*shared, title} else title if job.kind.makes_model else f"{title}, {job.kind.name}"
             base = job.base or str(folders[job.source])
-            last = search if job is jobs[-1] else None
             makers = {name: (by_name[name].kind, folders[name]) for name in names_of(job.config)}
             keys = tuple(by_name[name].fingerprint for name in sorted(needs))
-            task = Task(job_title, job, base, folders[job.name], keys, last, makers)
+            task = Task(job_title, job, base, folders[job.name], keys, makers)
             tasks.setdefault(task.key, task)
         return [job.fingerprint for job in jobs]
 
@@ -160,7 +174,8 @@ class Layout:
     def _before(self, arm: Arm, stage_seeds: Mapping[str, int]) -> list[StageRecipe]:
         """Return the stages that an arm needs, in the study's order, with their seeds."""
         listed = {one.recipe.name: one.recipe for one in self.study.before}
-        needed, open_ends = set(), [arm.recipe]
+        needed: set[str] = set()
+        open_ends = [arm.recipe]
         while open_ends:
             one = open_ends.pop()
             found = {one.source, *names_of(one.config)} & listed.keys() - needed
@@ -185,7 +200,8 @@ class _Kept:
     """A function whose answers are kept: the same files are not hashed for each arm."""
 
     def __init__(self, look_up: Callable[[Any], str]) -> None:
-        self._look_up, self._seen = look_up, dict[Any, str]()
+        self._look_up = look_up
+        self._seen: dict[str, str] = {}
 
     def __call__(self, given: Any) -> str:
         key = repr(given)

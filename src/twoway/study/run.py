@@ -6,6 +6,7 @@ decides nothing. After each job the study's own page of facts is written anew (`
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -27,6 +28,9 @@ from twoway.training.stop import Stopped
 
 from . import gate, summary
 from .grid import LOGS, Layout
+from .pace import seconds_left
+from .rates import first_rates
+from .rates import rates as found_rates
 from .reading import read_study
 from .workers import Workers, log_of
 
@@ -109,7 +113,7 @@ class _Runner:
                         break
                     for worker, code in self.workers.ended():
                         self._end(worker, code, grid)
-                    grid = self._look(self.layout.lay_out(summary.rates(self.study, grid)))
+                    grid = self._look(self.layout.lay_out(found_rates(self.study, grid)))
                     self._write(grid, "running")
         finally:
             self.workers.kill()
@@ -122,8 +126,8 @@ class _Runner:
                 if key not in self.done and task.stand.standing == "done":
                     self.done.add(key)
                     # What a stage went through is not needed once it has ended, and is three times its model.
-                    _remove(task.folder / CHECKPOINTS)
-            rates = summary.rates(self.study, grid)
+                    shutil.rmtree(task.folder / CHECKPOINTS, ignore_errors=True)
+            rates = found_rates(self.study, grid)
             fuller = self.layout.lay_out(rates)
             if fuller.tasks.keys() == grid.tasks.keys():
                 break
@@ -140,7 +144,7 @@ class _Runner:
 
     def _gates(self, grid: Grid) -> gate.Verdict:
         base = smoke = None
-        asked = next(task for task in grid.tasks.values() if task.job.kind is gate.LOOK)
+        asked = grid.gate
         if asked.key in self.done and (record := read_record(asked.folder)) is not None:
             base = gate.of_base(self.study, record.figures)
         first = next((one for one in grid.runs if one.arm == self.study.smoke and one.results.exists()), None)
@@ -150,7 +154,7 @@ class _Runner:
 
     def _begin(self, grid: Grid) -> None:
         """Start what can be started: the gate alone at first, nothing once a gate does not hold."""
-        asked = next(task for task in grid.tasks.values() if task.job.kind is gate.LOOK)
+        asked = grid.gate
         for key, task in grid.tasks.items():
             if not self.workers.free or self.stopped or self.verdict.passed is False:
                 return
@@ -164,7 +168,9 @@ class _Runner:
         """Take note of how a job ended."""
         task = worker.task
         if task.stand.standing == "done":
-            left = summary.seconds_left(self.study, grid, self.done | {task.key}, self.workers.count)
+            # Of arms whose rate is not known yet, as if it were the first.
+            whole = self.layout.lay_out(first_rates(self.study) | found_rates(self.study, grid))
+            left = seconds_left(whole, self.done | {task.key}, self.workers.count)
             more = f"; about {duration(left)} left" if left is not None else ""
             _say(f"[{len(self.done) + 1}/{len(grid.tasks)}] {task.title}: done in {duration(worker.seconds)}{more}")
         elif not self.stopped:
@@ -213,12 +219,6 @@ class _Runner:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(line: str) -> None:

@@ -16,11 +16,12 @@ from twoway.stages.surroundings import surroundings
 
 from . import gate
 from .grid import LOGS, base_of
+from .rates import tried
 from .reading import rows_read
 from .workers import log_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from twoway.stages.records import Record
@@ -29,40 +30,12 @@ if TYPE_CHECKING:
     from .grid import Grid, Run, Task
 
 FILE, YAML = "study.json", "study.yaml"
-SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
-
-
-def tried(study: Study, grid: Grid) -> dict[str, dict[float, float | None]]:
-    """Return the score of every rate that is tried, by arm; None where it is not known yet."""
-    found: dict[str, dict[float, float | None]] = {}
-    for task in grid.tasks.values():
-        if task.search is not None:
-            arm, rate = task.search
-            record = read_record(task.folder) if task.stand.standing == "done" else None
-            found.setdefault(arm, {})[rate] = None if record is None else float(record.figures.get(SCORE, 0.0))
-    return found
-
-
-def rates(study: Study, grid: Grid) -> dict[str, float]:
-    """Return the rates that are found: of each arm whose tries are all done, the best; of equal ones the smallest."""
-    found = {}
-    for arm, scores in tried(study, grid).items():
-        known = {rate: score for rate, score in scores.items() if score is not None}
-        if len(known) == len(scores):
-            found[arm] = max(sorted(known), key=lambda rate: known[rate])
-    for one in study.arms:
-        if one.search is not None and one.search.like is not None:
-            other = study.arm(one.search.like)
-            rate = found.get(other.name, None if other.search else other.recipe.config.lr)
-            if rate is not None:
-                found[one.name] = rate
-    return found
 
 
 def write(study: Study, grid: Grid, out: Path, *, state: str, jobs: int, verdict: gate.Verdict, failed: Mapping[str, str]) -> None:
     """Write all that is known now."""
     records = {key: read_record(task.folder) for key, task in grid.tasks.items()}
-    scores = tried(study, grid)
+    scores = tried(grid)
     now = surroundings()
     words = [str(study.file), str(out), *study.words]
     whole = {
@@ -113,29 +86,6 @@ def resolved(study: Study) -> str:
         "claims": [{key: value for key, value in yaml.safe_load(dump(claim)).items() if value} for claim in study.claims],
     }
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
-
-
-def seconds_left(study: Study, grid: Grid, done: Collection[str], jobs: int) -> float | None:
-    """Say how long the rest takes, by what a row of the same kind of stage has taken; None where a kind has not been done yet."""
-    pace: dict[str, list[float]] = {}
-    for key, task in grid.tasks.items():
-        record = read_record(task.folder) if key in done else None
-        if record is not None:
-            pace.setdefault(task.job.kind.name, []).append(record.seconds / amount(task))
-    total = 0.0
-    for key, task in grid.tasks.items():
-        if key not in done:
-            known = pace.get(task.job.kind.name)
-            if known is None:
-                return None
-            begun = read_record(task.folder)
-            total += max(sum(known) / len(known) * amount(task) - (begun.seconds if begun else 0.0), 0.0)
-    return total / jobs
-
-
-def amount(task: Task) -> int:
-    """Return the rows of a task; 1 where none are counted."""
-    return rows_read(task.job.config) or 1
 
 
 def _stage(name: str, grid: Grid, records: Mapping[str, Record | None]) -> dict[str, Any]:
