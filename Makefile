@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow docs lint format bench bench-embed leak bench-finetune screenshots samples base clean
+.PHONY: help setup demo test test-slow docs lint format bench bench-embed leak bench-finetune screenshots study study-quick samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,7 +55,13 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
 
-bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (an hour on two busy cores)
+study-quick: setup ## claims 1, 2 and 6 of the papers, tested (an hour and a half of one core); writes docs/results.md
+	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md
+
+study: setup ## all claims, over doses of pre-training (days; stop it and give it again as you like)
+	$(BIN)/twoway study studies/full.yaml build/study --write build/study/results.md
+
+bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (about 25 minutes of a core)
 	$(BIN)/python -m benchmarks finetune
 
 screenshots: setup ## the pictures of the page in docs/images, of what make demo has made

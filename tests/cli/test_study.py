@@ -1,0 +1,66 @@
+"""`twoway study` on a tiny untrained base: what a forecast says, and a base that the gate refuses; the stages are the real ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from pair_toys import WORDS, pair_file
+from twoway.cli import main
+
+
+@pytest.fixture
+def study(tiny_model, tmp_path):
+    pairs, seen = pair_file(tmp_path), tmp_path / "seen.jsonl"
+    draw, rows = np.random.default_rng(1), []
+    for number in range(80):
+        PILImage.fromarray(draw.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(tmp_path / f"seen-{number}.png")
+        rows.append({"parts": [{"image": f"seen-{number}.png"}, {"text": f"{WORDS[number % 10]} {number}"}]})
+    seen.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usual = {"dtype": "float32", "workers": 0, "held_out": 0, "max_length": 64}
+    whole = {
+        "base": str(tiny_model("qwen2_vl")),
+        "stages": {"moca": {"stage": "pretrain", "batch_rows": 2, "rows": 8, "data": [{"spec": str(seen)}], **usual}},
+        "finetune": {"data": [{"spec": str(pairs)}], "batch": 6, "rows": 12, "hard_negatives": 0, **usual},
+        "evaluate": {"tasks": ["definition-term"]},
+        "arms": {
+            "causal": {"attention": "causal", "pooling": "last", "lr": {"rates": ["1e-3", "1e-4"], "rows": 6}},
+            "two-way": {"from": "moca"},
+        },
+        "gate": {"rows": 4, "data": [{"spec": str(seen)}], "max_length": 64},
+        "claims": [{"key": "pays", "claim": 2, "says": "it pays", "better": "two-way", "than": "causal"}],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(whole).replace('"1e-3"', "1e-3").replace('"1e-4"', "1e-4"))
+    return path
+
+
+def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["study", str(study), str(out), "--dry-run", "--json", "--jobs", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not out.exists()
+    lines = {line["name"]: line for line in found["lines"]}
+    assert {name: (line["times"], line["rows"]) for name, line in lines.items() if line["rows"]} == {
+        "causal: rates": (2, 6),
+        "causal": (3, 12),
+        "moca": (1, 8),
+        "two-way": (3, 12),
+    }
+    assert all(lines[name]["seconds"] > 0 for name in ("moca", "causal"))
+    assert "16 jobs, 0 done" in found["said"]
+
+
+@pytest.mark.xdist_group("ranks")
+def test_an_untrained_base_is_asked_first_and_decides_nothing(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["study", str(study), str(out), "--jobs", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "not decidable: the base does not look at its pictures enough" in said
+    assert json.loads((out / "gate.json").read_text())["base"]["passed"] is False
+    assert [one["state"] for one in json.loads((out / "study.json").read_text())["jobs"] if one["kind"] == "gate"] == ["done"]
+    assert not (out / "results").exists()
+    assert "the base does not look at its pictures" in (out / "report.html").read_text()
