@@ -87,6 +87,15 @@ def test_a_gate_that_is_not_passed_is_said_everywhere(tmp_path):
     assert "**not decidable at this size**" in file.read_text()
 
 
+def test_seeds_of_stages_before_are_told_apart(tmp_path):
+    made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"better": "b", "than": "a"}], items=60, sources={"b": "moca"}, stage_seeds=(1, 2))
+    text = read(write(tmp_path)[0])
+    assert ">runs</th>" in text
+    assert text.count('class="hollow"') == 3
+    assert "as far as those with several seeds show it" in text
+    assert "9 of 9" in text
+
+
 def test_two_studies_go_into_one_text(study, tmp_path):
     other = made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"claim": 5, "better": "b", "than": "a"}], items=60)
     about = json.loads((other / "study.json").read_text())

@@ -83,6 +83,14 @@ class Evidence:
         scores = self.runs(scope)
         return {one.called(run): float(score) for (one, run), score in zip(self.columns, scores, strict=True) if one.name == arm}
 
+    def by_number(self, arm: str, scope: Sequence[str]) -> dict[int, float]:
+        """Return an arm's score by the seed of its contrastive stage, the mean over the seeds of the stages before."""
+        scores: dict[int, list[float]] = {}
+        for (one, run), score in zip(self.columns, self.runs(scope), strict=True):
+            if one.name == arm:
+                scores.setdefault(run.seed, []).append(float(score))
+        return {seed: float(np.mean(found)) for seed, found in scores.items()}
+
     def interval(self, weights: Mapping[str, float], scope: Sequence[str]) -> Interval:
         """Return a comparison of arms that all have runs."""
         counts = {arm: len(self.reading.arms[arm].runs) for arm in weights}

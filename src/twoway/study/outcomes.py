@@ -135,6 +135,10 @@ def read_study(out: str | Path) -> Reading:
                 abouts = {task: [items[task][key].about for key in keys] for task, keys in order.items()}
                 baselines = found.get("baselines", {})
             for task, keys in order.items():
+                if not keys:
+                    raise UsageError(
+                        f"{path}: no single items are kept of {task}, and intervals are drawn from them; leave it out of the study"
+                    )
                 if items.get(task, {}).keys() != set(keys):
                     raise UsageError(f"{path}: the items of {task} are not those of the study's other runs; evaluate this arm again")
             scores = {task: kept_scores(tasks[task].metric, items[task], keys) for task, keys in order.items()}
@@ -150,8 +154,9 @@ def _before(run: dict[str, Any]) -> str:
 
 
 def _task(name: str, entry: dict[str, Any]) -> Task:
-    luck = entry.get("chance95", [0.0, entry["chance"]])[1]
-    return Task(name, entry["metric"], entry.get("group", ""), tuple(entry.get("marks", ())), entry["n"], entry["chance"], luck)
+    chance = entry["chance"] or 0.0
+    luck = (entry.get("chance95") or (0.0, chance))[1]
+    return Task(name, entry["metric"], entry.get("group", ""), tuple(entry.get("marks", ())), entry["n"] or 0, chance, luck)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

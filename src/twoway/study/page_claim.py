@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ALL = "all its tasks"
 _KINDS = {SEEN: "yes", OPPOSITE: "no"}
 _COLOURS = {SEEN: "good", OPPOSITE: "bad", NOT_SEEN: "c2"}
+_SEEDS = 5  # columns; runs that are more stand in one
 _BANDS = "Bands are the interval of each point alone; the difference of two is surer, because both are asked the same items."
 
 
@@ -115,15 +116,17 @@ def arms_table(evidence: Evidence, arms: Sequence[str], scope: Sequence[str]) ->
         before = about.get("before") or {}
         rate = "" if about.get("lr") is None else f"{about['lr']:g}"
         made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), rate]
-        rows.append([*made, *(f"{found[seed]:.3f}" if seed in found else "–" for seed in names), mean])
-    head = ("arm", "from", "rows before", "attention", "pooling", "rate", *(f"seed {name}" for name in names), "mean, 95%")
+        own = [f"{found[seed]:.3f}" if seed in found else "–" for seed in names]
+        rows.append([*made, *(own if len(names) <= _SEEDS else [", ".join(f"{score:.3f}" for score in found.values()) or "–"]), mean])
+    seeds = [f"seed {name}" for name in names] if len(names) <= _SEEDS else ["runs"]
+    head = ("arm", "from", "rows before", "attention", "pooling", "rate", *seeds, "mean, 95%")
     missing = [f"{name}: {reading.arms[name].gone()}" for name in arms if reading.arms[name].missing]
     return table(head, rows) + (f'<p class="soft">Not run: {escape("; ".join(missing))}.</p>' if missing else "")
 
 
 def _by_seed(evidence: Evidence, found: Found, scope: Sequence[str]) -> list[float]:
     """Return the difference at each seed that all of its arms have."""
-    scores = {arm: evidence.by_seed(arm, scope) for arm in found.comparison.weights}
+    scores = {arm: evidence.by_number(arm, scope) for arm in found.comparison.weights}
     common = [seed for seed in next(iter(scores.values())) if all(seed in one for one in scores.values())]
     return [sum(weight * scores[arm][seed] for arm, weight in found.comparison.weights.items()) for seed in common]
 
