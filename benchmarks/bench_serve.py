@@ -1,4 +1,4 @@
-"""`twoway serve` under load: 64 clients, mixed sizes, bad requests among them; beside a server that makes no batches; and for a while.
+"""`twoway serve` under load: 64 clients, mixed sizes, bad requests among them; beside servers that make no batches; and for a while.
 
 `python -m benchmarks serve`, or `python -m benchmarks.bench_serve --soak 600` for a longer soak. It fails where an answer is of the
 server's fault (5xx), is not what it should be, or where memory grows.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,29 +57,41 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(args: argparse.Namespace, folder: Path) -> None:
-    """Send the same requests to a server that makes batches and to one that does not, in turns."""
-    asked = good(folder / "pictures", args.documents)
-    found: dict[str, list[Heard]] = {"one document at a time": [], "batches across requests": []}
-    for _ in range(args.rounds):
-        for name, options in (("one document at a time", ["--batch", "1"]), ("batches across requests", [])):
-            with server(args.model, *options) as (url, _process):
-                warm(url)
-                found[name].append(run(url, iter(asked), args.clients))
-                _fail_on(found[name][-1])
-    print(f"\n{args.clients} clients, {len(asked)} requests of {sum(one.documents for one in asked)} documents, float32")
-    print(f"  {'':26s} {'documents/s':>12s} {'ratio':>6s} {'p50 s':>7s} {'p95 s':>7s}")
-    first = None
-    for name, rounds in found.items():
-        best = max(rounds, key=lambda heard: heard.documents / heard.wall)
-        rate = best.documents / best.wall
-        first = first or rate
-        print(f"  {name:26s} {rate:12.1f} {rate / first:6.2f} {best.quantile(0.5):7.3f} {best.quantile(0.95):7.3f}")
+    """Send the same requests to servers that take one document at a time and to one that makes batches, in turns."""
+    mix = good(folder / "pictures", args.documents)
+    short = [one for one in mix if one.kind == "short text"] * 4
+    ours = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu"]
+    servers = {
+        "encode, a request at a time": [sys.executable, "-m", "benchmarks.serve_plain", args.model],
+        "twoway, a document at a time": [*ours, "--batch", "1"],
+        "twoway": ours,
+    }
+    for title, asked in {"the mix": mix, "short texts": short}.items():
+        found: dict[str, list[tuple[Heard, float]]] = {name: [] for name in servers}
+        for _ in range(args.rounds):
+            for name, command in servers.items():
+                with server(command) as (url, process):
+                    warm(url)
+                    before = worked(process.pid)
+                    heard = run(url, iter(asked), args.clients)
+                    found[name].append((heard, worked(process.pid) - before))
+                    _fail_on(heard)
+        print(f"\n{title}: {args.clients} clients, {len(asked)} requests of {sum(one.documents for one in asked)} documents, float32")
+        print(f"  {'':30s} {'documents/s':>12s} {'ratio':>6s} {'a CPU second':>13s} {'ratio':>6s} {'p50 s':>7s} {'p95 s':>7s}")
+        first: tuple[float, float] | None = None
+        for name, rounds in found.items():
+            rate = statistics.median(heard.documents / heard.wall for heard, _ in rounds)
+            work = statistics.median(heard.documents / seconds for heard, seconds in rounds)
+            first = first or (rate, work)
+            p50, p95 = (statistics.median(heard.quantile(share) for heard, _ in rounds) for share in (0.5, 0.95))
+            print(f"  {name:30s} {rate:12.1f} {rate / first[0]:6.2f} {work:13.1f} {work / first[1]:6.2f} {p50:7.3f} {p95:7.3f}")
 
 
 def soak(args: argparse.Namespace, folder: Path) -> None:
     """Load a server for a while, with bad requests, and watch its memory."""
     good_ones = good(folder / "pictures", 400, seed=1)
-    with server(args.model) as (url, process):
+    command = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu"]
+    with server(command) as (url, process):
         warm(url)
         with watched(process.pid) as held:
             heard = run(url, mixed(good_ones, args.bad), args.clients, args.soak)
@@ -108,9 +123,8 @@ def warm(url: str) -> None:
 
 
 @contextmanager
-def server(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Start the real program and stop it as a supervisor does."""
-    command = [sys.executable, "-m", "twoway", "serve", model, "--port", "0", "--device", "cpu", *options]
+def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start a real program and stop it as a supervisor does."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
@@ -120,11 +134,17 @@ def server(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
         threading.Thread(target=lambda: list(lines), daemon=True).start()
         yield url, process
         process.terminate()
-        if process.wait(timeout=60) != 0:
+        if process.wait(timeout=60) not in (0, -signal.SIGTERM):
             raise SystemExit(f"the server ended with {process.returncode}")
     finally:
         process.kill()
         process.wait()
+
+
+def worked(pid: int) -> float:
+    """Return the CPU seconds of a process, which other work on the machine does not change."""
+    said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(said[11]) + int(said[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -91,6 +91,14 @@ def test_the_longest_text_that_fits_is_taken_and_one_token_more_is_not(client, e
     assert refused(client, input="w" * (longest + 1))["code"] == "context_length_exceeded"
 
 
+def test_a_template_that_adds_nothing_hides_no_cut(serve, engine):
+    client, longest = serve(), engine.sentence.max_seq_length
+    client.app.state.service._frame = lambda ask: -1.0  # beside the one that a length has on top of its tokens
+    ask(client, input="w" * longest)
+    assert refused(client, input="w" * (longest + 1))["code"] == "context_length_exceeded"
+    assert refused(client, input="w" * 40 * longest)["code"] == "context_length_exceeded"
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -76,7 +76,7 @@ class Asking:
 
 
 async def until(said):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not said():
         assert time.monotonic() < end
         await asyncio.sleep(0.01)

@@ -24,6 +24,9 @@ EXAMPLE = """twoway serve my-model --db my-index
   twoway serve my-model --db my-index --host 0.0.0.0 --api-keys keys.txt --read-only"""
 
 
+_CPU_BUDGET = 2048
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
@@ -41,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="what the model is called in answers (default: its folder's name)")
     parser.add_argument("--read-only", action="store_true", help="nobody adds to the index or deletes from it")
     add_opening(parser)
-    parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
+    parser.add_argument(
+        "--budget", metavar="TOKENS", type=int, help="tokens of a batch, with padding (default: 2,048 on a CPU, else 8,192)"
+    )
     parser.add_argument("--batch", metavar="N", type=_some, help="documents of a batch at most (default: 256)")
     parser.add_argument("--queue", metavar="N", type=_some, help="documents that may wait; past that, 429 (default: 4,096)")
     parser.add_argument("--timeout", metavar="SECONDS", type=_some, help="time a request may take (default: 60)")
@@ -78,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
     """Open the model and the index; return the application and a line about it."""
+    from dataclasses import replace
+
     from twoway.embedding import open_embedder
     from twoway.search.opening import open_store
     from twoway.search.query import check_model
@@ -87,6 +94,9 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
     store = open_store(args.db) if args.db else None
     settings = {name: value for name, value in (("budget", args.budget), ("most", args.batch)) if value is not None}
     engine = open_embedder(args.model, **opening(args), **settings)
+    if args.budget is None and engine.sentence.device.type == "cpu":
+        # Larger batches are no faster there (`python -m benchmarks serve`), and who waits for one waits longer.
+        engine.settings = replace(engine.settings, budget=_CPU_BUDGET)
     if store is not None:
         check_model(store, engine)
     warm(engine)

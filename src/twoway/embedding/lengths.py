@@ -39,14 +39,15 @@ class Lengths:
         self.pictures: dict[tuple[int, int], float] = {}
 
     def words(self, texts: Sequence[str]) -> list[float]:
-        """Return the tokens of texts, cut at the longest row."""
+        """Return the tokens of texts, counted up to one more than the longest row."""
         most = None if self.longest is None else self.longest * _MOST
         cut = [text[:most] for text in texts]
         if self.backend is None:
             found = [len(text) / _CHARACTERS_A_TOKEN for text in cut]
         else:
             found = [float(len(encoding)) for encoding in self.backend.encode_batch_fast(cut, add_special_tokens=False)]
-        return found if self.longest is None else [min(one, float(self.longest)) for one in found]
+        # One more than the longest row stands for all that is cut, so that a text which fits is told from one that does not.
+        return found if self.longest is None else [min(one, self.longest + 1.0) for one in found]
 
     def images(self, document: Document, limits: Limits) -> float:
         """Return the tokens of a document's pictures; a picture whose header cannot be read is an error of its row."""

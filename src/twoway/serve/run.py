@@ -36,9 +36,11 @@ _LAST = 5  # seconds for connections to close once their answers are made
 def bind(host: str, port: int) -> socket.socket:
     """Take an address, or say why not; the port 0 takes any that is free."""
     where = f"{host}:{port}"
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port} is out of range: ports go from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise UsageError(f"--host {host!r} --port {port} is no address here ({error})") from error
     taken = socket.socket(family, kind, protocol)
     try:

@@ -1,0 +1,159 @@
+"""Items go into the index over HTTP, are found by words, a picture or another item, and leave it again; on a real index."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from twoway.search.opening import create_store
+from twoway.search.store import About
+from twoway.serve.limits import Limits
+
+ITEMS = [
+    {"id": "a/1", "text": "w1 w2 w3", "metadata": {"shelf": 7, "kind": "note"}},
+    {"id": "a 2?#", "text": "a text that is longer than others", "metadata": {"shelf": 8, "kind": "note"}},
+]
+
+
+@pytest.fixture
+def store(engine, tmp_path):
+    return create_store(tmp_path / "index", About("tiny", engine.fingerprint, engine.dimension))
+
+
+@pytest.fixture
+def client(serve, store, picture, data_url):
+    client = serve(store)
+    shown = {"id": "p/3", "image": data_url(picture(3, 400, 300)), "metadata": {"shelf": 9, "kind": "picture"}}
+    said = client.post("/v1/index/items", json={"items": [*ITEMS, shown]})
+    assert said.json() == {"added": 3, "replaced": 0}, said.text
+    return client
+
+
+def ids(client, **body):
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["took_ms"] >= 0
+    return [hit["id"] for hit in answer.json()["hits"]]
+
+
+def refused(answer):
+    assert 400 <= answer.status_code < 500, answer.text
+    return answer.status_code, answer.json()["error"]["message"]
+
+
+def test_the_index_says_what_it_holds(client):
+    said = client.get("/v1/index").json()
+    assert (said["count"], said["dimension"]) == (3, 32)
+    assert {"name": "shelf", "type": "integer"} in said["fields"]
+
+
+def test_what_is_found_is_what_was_put_in_by_cosine(client, store, engine, picture, data_url):
+    hits = client.post("/v1/search", json={"text": "w1 w2 w3", "k": 2}).json()["hits"]
+    query = engine.sentence.encode_query([[{"role": "user", "content": "w1 w2 w3"}]])[0]
+    item = engine.sentence.encode_document([[{"role": "user", "content": "w1 w2 w3"}]])[0]
+    found = next(hit for hit in hits if hit["id"] == "a/1")
+    assert found["score"] == pytest.approx(float(query @ item), abs=1e-5)
+    assert found["metadata"] == {"shelf": 7, "kind": "note"}
+    assert len(hits) == 2
+    asked = {"text": "w1", "image": data_url(picture(3, 400, 300))}
+    content = [{"type": "image", "image": picture(3, 400, 300)}, {"type": "text", "text": "w1"}]
+    query = engine.sentence.encode_query([[{"role": "user", "content": content}]])[0]
+    scores = {hit["id"]: hit["score"] for hit in client.post("/v1/search", json=asked).json()["hits"]}
+    assert scores == pytest.approx({name: float(query @ store.get(name).vector) for name in ("a/1", "a 2?#", "p/3")}, abs=1e-5)
+
+
+def test_filters_words_and_more_like_this(client):
+    assert ids(client, text="w1", filter="shelf > 8") == ["p/3"]
+    assert set(ids(client, id="a/1")) == {"a 2?#", "p/3"}
+    assert len(ids(client)) == 3
+    assert refused(client.post("/v1/search", json={"text": "w", "filter": "shelff > 8"}))[0] == 400
+    assert "did you mean shelf" in refused(client.post("/v1/search", json={"text": "w", "filter": "shelff > 8"}))[1]
+
+
+def test_an_item_and_its_picture_have_addresses(client):
+    hits = {hit["id"]: hit for hit in client.post("/v1/search", json={}).json()["hits"]}
+    assert hits["a/1"]["thumbnail"] is None
+    small = client.get(hits["p/3"]["thumbnail"])
+    assert small.headers["content-type"] == "image/webp"
+    assert max(PILImage.open(io.BytesIO(small.content)).size) <= 320
+    assert client.get("/v1/index/items/a%202%3F%23").json()["text"] == ITEMS[1]["text"]
+    assert refused(client.get("/v1/index/items/a%2F1/thumbnail"))[0] == 404
+    assert refused(client.get("/v1/index/items/other"))[0] == 404
+
+
+def test_an_item_with_the_same_id_is_replaced_and_one_that_is_deleted_is_gone(client, store):
+    before = store.get("a/1").vector
+    said = client.post("/v1/index/items", json={"items": [{**ITEMS[0], "text": "other words"}, {"id": "new", "text": "w9"}]})
+    assert said.json() == {"added": 1, "replaced": 1}
+    assert np.abs(store.get("a/1").vector - before).max() > 1e-3
+    assert client.delete("/v1/index/items/a%2F1").json() == {"deleted": "a/1"}
+    assert refused(client.delete("/v1/index/items/a%2F1"))[0] == 404
+    assert client.get("/v1/index").json()["count"] == 3
+
+
+def test_a_bad_item_adds_none(client):
+    good = {"id": "good", "text": "w1"}
+    bad = [
+        {"id": "b"},
+        {"text": "w"},
+        {"id": "", "text": "w"},
+        {"id": "b", "text": " "},
+        {"id": "b", "text": "w", "parts": []},
+        {"id": "b", "image": "cat.png"},
+        {"id": "b", "text": "w", "metadata": {"shelf": [1]}},
+        {"id": "good", "text": "twice"},
+    ]
+    for one in bad:
+        assert refused(client.post("/v1/index/items", json={"items": [good, one]}))[0] == 400
+    assert client.get("/v1/index").json()["count"] == 3
+    assert refused(client.post("/v1/index/items", json={"items": []}))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text": "w", "k": 0}, "k"),
+        ({"text": "w", "k": 10**6}, "at most"),
+        ({"id": "a/1", "text": "w"}, "without 'text'"),
+        ({"id": "other"}, "no item 'other'"),
+        ({"image": "/etc/passwd"}, "nothing is fetched"),
+        ({"hybrid": True}, "give some"),
+        ({"words": "w"}, "unknown key 'words'"),
+    ],
+)
+def test_a_wrong_question_is_told_what_is_wrong(client, body, said):
+    assert said in refused(client.post("/v1/search", json=body))[1]
+
+
+def test_a_server_that_only_reads_changes_nothing(serve, store):
+    client = serve(store, read_only=True)
+    assert refused(client.post("/v1/index/items", json={"items": ITEMS}))[0] == 403
+    assert refused(client.delete("/v1/index/items/a%2F1"))[0] == 403
+    assert client.get("/v1/index").json()["count"] == 0
+
+
+def test_without_an_index_it_says_how_to_have_one(serve):
+    client = serve()
+    for answer in (
+        client.get("/v1/index"),
+        client.post("/v1/search", json={"text": "w"}),
+        client.post("/v1/index/items", json={"items": ITEMS}),
+    ):
+        assert refused(answer)[0] == 404
+        assert "--db PATH" in refused(answer)[1]
+
+
+def test_an_index_that_fails_is_the_servers_trouble_and_no_folder_is_named(serve, store, monkeypatch, tmp_path):
+    from twoway.errors import TwowayError
+
+    monkeypatch.setattr(type(store), "search", lambda self, *_, **__: (_ for _ in ()).throw(TwowayError(f"{self.location} is locked")))
+    answer = serve(store).post("/v1/search", json={"text": "w"})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "the index is locked"
+
+
+def test_items_at_a_time_are_bounded(serve, store):
+    assert "at most 1" in refused(serve(store, limits=Limits(added=1)).post("/v1/index/items", json={"items": ITEMS}))[1]
