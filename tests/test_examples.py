@@ -1,0 +1,100 @@
+"""The examples run as they stand: alone, over a server in a thread, and as a notebook."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import socket
+import threading
+import time
+
+import nbformat
+import pytest
+import uvicorn
+from nbclient import NotebookClient
+
+from snippets import ROOT
+from twoway.embedding import open_embedder
+
+EXAMPLES = ROOT / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model(tiny_encoder):
+    return tiny_encoder("qwen2_vl", prompts={"query": "find ", "document": "keep "})
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    """Serve the model in a thread, at an address that is free."""
+    from twoway.serve.app import create_app
+
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(open_embedder(model, device="cpu"), name="my-model"), log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 30
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    server.should_exit = True
+    thread.join(30)
+    with contextlib.suppress(OSError):
+        taken.close()
+
+
+def printed(capsys):
+    lines = capsys.readouterr().out.splitlines()
+    scores = [float(line.split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert all(-1.001 <= score <= 1.001 for score in scores)
+    return lines
+
+
+def test_a_checkpoint_needs_sentence_transformers_alone(model, capsys):
+    imported = ast.walk(ast.parse((EXAMPLES / "sentence_transformers_alone.py").read_text()))
+    named = {getattr(node, "module", None) or node.names[0].name for node in imported if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert named == {"__future__", "sys", "PIL", "sentence_transformers"}
+    load("sentence_transformers_alone").main(str(model))
+    lines = printed(capsys)
+    assert sorted(line.split("  ")[-1] for line in lines) == ["a picture", "a picture and a text", "a text", "four parts in order"]
+
+
+def test_a_data_set_gets_a_column_of_vectors(model, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    load("datasets_map").main(str(model))
+    assert len(printed(capsys)) == 3
+
+
+@pytest.mark.xdist_group("ranks")
+@pytest.mark.parametrize("name", ["langchain_search", "llama_index_search"])
+def test_frameworks_ask_the_server(name, address, model, capsys):
+    example = load(name)
+    found = example.main(address, example.TEXTS["bread"])
+    lines = printed(capsys)
+    assert found == [line.split()[1].rstrip(":") for line in lines]
+    # The words of a document are nearest to that document, as our own engine sees it too.
+    assert found[0] == "bread"
+
+
+@pytest.mark.xdist_group("ranks")
+def test_the_notebook_ends_with_pictures(model, monkeypatch):
+    monkeypatch.setenv("MODEL", str(model))
+    monkeypatch.setenv("ROWS", "12")
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    book = nbformat.read(EXAMPLES / "pictures.ipynb", as_version=4)
+    nbformat.validate(book)
+    assert all(not cell.get("outputs") for cell in book.cells)  # it is kept without what it shows
+    assert book.metadata.kernelspec.name == "python3"
+    NotebookClient(book, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    shown = [output for cell in book.cells[-2:] for output in cell.outputs]
+    assert [output["data"].get("image/png") is not None for output in shown] == [True, True]
