@@ -1,6 +1,6 @@
 """Fine-tuning beside sentence-transformers' trainer with its cached loss: speed, padding and peak memory at three sizes of batch.
 
-`python -m benchmarks finetune` takes about half an hour on one core. Each side runs in a process of its own, by turns, so that what
+`python -m benchmarks finetune` takes about 25 minutes of one core. Each side runs in a process of its own, by turns, so that what
 else the machine does falls on both; the same model, rows and batch. Goals: 1.5 times the speed, and 1.2 times the memory from 64 to 2,048.
 """
 

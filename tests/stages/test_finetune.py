@@ -14,11 +14,13 @@ from sentence_transformers import SentenceTransformer
 from pair_toys import USUAL, pair_file
 from twoway.cli import main
 from twoway.config import load
+from twoway.content import Document, Image, Text
 from twoway.data.pair_mixture import PairSource
 from twoway.errors import TwowayError, UsageError
 from twoway.model import card
 from twoway.stages.check import check
 from twoway.stages.contrastive_task import ContrastiveConfig
+from twoway.stages.convert import convert
 from twoway.stages.finetune import finetune
 from twoway.stages.finetune_config import FinetuneConfig
 from twoway.training.checkpoint import Checkpoints
@@ -258,3 +260,27 @@ def test_what_the_data_or_the_model_lacks_is_refused(options, message, tiny_mode
     with pytest.raises(UsageError, match=message):
         finetune(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL | options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "eos"])
+def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(pooling, tiny_model, tmp_path):
+    """Cut at the limit of the checkpoint, with an instruction and without, a picture before the text or none."""
+    from twoway.data.collate import model_inputs
+    from twoway.data.encode import Encoder
+    from twoway.images import to_messages
+    from twoway.stages.finetune_model import prepare
+
+    convert(tiny_model("qwen2_vl"), tmp_path / "saved", pooling=pooling, max_length=60)
+    prepared = prepare(tmp_path / "saved", FinetuneConfig(prompt_place="system"))
+    encode = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, as_used=True)
+    model, task = SentenceTransformer(str(tmp_path / "saved"), device="cpu"), prepared.task.eval()
+    words, picture = Text("long and longer " * 40), Image(PILImage.new("RGB", (56, 28), "red"))
+    for parts in ((words,), (picture, words)):
+        for instruction in ("", "Find: "):
+            example = encode("row", Document(parts), instruction)
+            assert example.cut
+            inputs = model_inputs([example.inputs], pad_token=prepared.pad_token, padding_side="right")
+            with torch.no_grad():
+                ours = torch.nn.functional.normalize(task.look(inputs), dim=-1)
+            theirs = model.encode([to_messages(Document(parts))], prompt=instruction or None, convert_to_tensor=True)
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

@@ -72,15 +72,20 @@ class Encoder:
         max_length: int,
         template: Style = "chat",
         whole_words: bool = False,
+        as_used: bool = False,
         limits: Limits = DEFAULT,
     ) -> None:
-        """Read what is needed of the processor; `whole_words` also finds which tokens make a word."""
+        """Read what is needed of the processor; `whole_words` also finds which tokens make a word.
+
+        With `as_used` a row that is cut is what sentence-transformers makes of it: it writes the template's end back behind a cut text,
+        and leaves it out where the row has pictures.
+        """
         if max_length < 1:
             raise UsageError(f"max_length must be positive, not {max_length}")
         if not getattr(processor.tokenizer, "is_fast", False):
             raise TwowayError(f"{type(processor.tokenizer).__name__} does not say where its tokens stand; a fast tokenizer does")
         self.processor, self.tokenizer, self.geometry = processor, processor.tokenizer, geometry
-        self.max_length, self.whole_words, self.limits = max_length, whole_words, limits
+        self.max_length, self.whole_words, self.as_used, self.limits = max_length, whole_words, as_used, limits
         self.template = Template(processor, template)
         self.marks = Marks(processor)
         self.grids = Grids(processor, geometry.side)
@@ -95,7 +100,7 @@ class Encoder:
         cut, lost = shortened is not document, 0
         while len(done.row) > self.max_length:
             cut = True
-            kept, fitting = done.row.cut(self.max_length)
+            kept, fitting = done.row.cut(self.max_length, keep_end=not (self.as_used and shortened.images))
             if fitting == len(done.row.blocks):
                 if not len(kept):
                     raise ContentError(f"max_length {self.max_length} leaves no room beside the template", document.place)

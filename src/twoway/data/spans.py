@@ -71,10 +71,16 @@ class Row:
             numbers[first:behind] = number
         return numbers
 
-    def cut(self, length: int) -> tuple[Ints, int]:
-        """Return the tokens that stay when the end of the content goes and the template's own end stays, and how many pictures fit."""
+    def cut(self, length: int, *, keep_end: bool = True) -> tuple[Ints, int]:
+        """Return the tokens that stay when the end of the content goes and the template's own end stays, and how many pictures fit.
+
+        Without `keep_end` the template's end goes too, and what stays is what the tokenizer itself puts behind a row.
+        """
         content = [self.covering(span) for span in (*self.own, *self.blocks)]
         last, first = max(behind for _, behind in content), min((start for start, behind in content if behind), default=0)
+        if not keep_end:
+            written = np.flatnonzero(self.offsets[:, 1] > self.offsets[:, 0])
+            last = int(written[-1]) + 1 if len(written) else len(self)
         tail = len(self) - last
         keep = length - tail
         fitting = sum(self.covering(span)[1] <= keep for span in self.blocks)

@@ -36,6 +36,7 @@ class FinetuneConfig(StageConfig):
     dim: int | None = None  # numbers of a vector; default: the base's own, or all
     prompts: dict[str, str] = field(default_factory=dict)  # by query, document, TASK-query, TASK-document
     prompt_place: Literal["user", "system"] = "user"  # where the chat template writes them
+    calibrate: Literal["count", "none"] = "count"  # what an image token costs, where `cost` does not say: counted, or that of a word
     hold: float | None = None  # cost of the chunks that are not run twice; default: one budget's
     eval_data: tuple[PairSource, ...] = ()  # retrieval is measured on these, beside held-out rows
     eval_rows: int = 256  # of each task of them

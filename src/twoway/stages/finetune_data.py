@@ -11,7 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from twoway.data.batching import PLAIN, CostWeights
 from twoway.data.encode import Encoder
 from twoway.data.pair_batch import PairEncoder, collate_pairs
 from twoway.data.pair_loader import PairLoader
@@ -21,6 +23,7 @@ from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
 
 from .guide import Guide
+from .picture_cost import picture_cost
 from .run_stage import TABLES
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ def open_data(
     others = open_pairs(config.eval_data, folder=out / TABLES, policy=policy) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
-    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat")
+    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
     prompts = prepared.start.settings.prompts
     encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed)
     held = pairs.held_out(config.held_out)
@@ -94,7 +97,8 @@ def open_data(
         shards=shards,
     )
     chunks: dict[str, Any] = {"pad_token": prepared.pad_token, "padding_side": parts.tokenizer.padding_side}
-    chunks |= {"budget": config.budget, "weights": config.cost}
+    weights = config.cost if config.cost != PLAIN else _picture_cost(config, prepared, encoder, chunks)
+    chunks |= {"budget": config.budget, "weights": weights}
     loader = PairLoader(
         epochs,
         encode,
@@ -108,6 +112,15 @@ def open_data(
     if config.keep == "best" and not measured:
         raise UsageError("keep=best needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger")
     return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured)
+
+
+def _picture_cost(config: FinetuneConfig, prepared: Prepared[ContrastiveTask], encoder: Encoder, padding: dict[str, Any]) -> CostWeights:
+    """Count what an image token costs on the model; a forecast has none to count on."""
+    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
+        return PLAIN
+    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if elsewhere else None
+    return picture_cost(prepared.task, encoder, device or torch.device("cpu"), **padding)
 
 
 def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:

@@ -130,7 +130,9 @@ def _encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
         ensure_template(processor)
         set_template(processor, style=config.template, place=config.prompt_place)
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
-        return Encoder(processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat")
+        return Encoder(
+            processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat", as_used=True
+        )
 
 
 def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:

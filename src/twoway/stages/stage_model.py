@@ -9,7 +9,7 @@ import torch
 
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
-from twoway.model import adapters, backbone, mask_token, processor, proof
+from twoway.model import adapters, backbone, kernels, mask_token, processor, proof
 from twoway.model.attention import Attention, declared, set_attention
 from twoway.model.start import Start, open_start
 from twoway.training.task import Task
@@ -48,6 +48,7 @@ class Prepared(Base, Generic[T]):
 
 def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "two-way") -> Base:
     """Open a base and give it its attention; the same base and configuration give the same bits."""
+    kernels.keep_few()
     torch.manual_seed(config.seed)
     start = open_start(base, dtype="float32")
     parts = processor.load_processor(start.folder)
