@@ -55,7 +55,10 @@ PRINTED = {
     "docs/how-to/resume.md": ["all of them were there already"],
 }
 # Python that is not run, by a line of it, and why.
-NOT_RUN_PYTHON: dict[str, str] = {"mteb.evaluate(": "fetches a benchmark from the hub; tests/evaluation/test_mteb_open.py"}
+NOT_RUN_PYTHON: dict[str, str] = {
+    "mteb.evaluate(": "fetches a benchmark from the hub; tests/evaluation/test_mteb_open.py",
+    '"http://127.0.0.1:8000/v1': "asks a server; tests/serve/test_run.py",
+}
 # What stands on the page, and what stands for it here.
 STANDS_FOR = {'"MODEL"': '"my-model"'}
 HUB = "Qwen/Qwen2-VL-2B-Instruct"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -11,7 +12,9 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
+from PIL import Image as PILImage
 
+from snippets import ROOT, blocks, commands
 from twoway.errors import TwowayError, UsageError
 from twoway.serve.access import Access
 from twoway.serve.app import create_app
@@ -95,6 +98,25 @@ def test_what_is_no_http_ends_that_connection_alone(server):
             raw.sendall(sent)
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
     assert httpx.get(f"{server[2]}readyz", timeout=60).status_code == 200
+
+
+def test_the_snippets_of_the_page_get_the_answers_that_stand_there(running, tmp_path, monkeypatch, capsys):
+    where = running(name="my-model")[2].rstrip("/")
+    PILImage.new("RGB", (30, 30), "red").save(tmp_path / "red.png")
+    monkeypatch.chdir(tmp_path)
+    promised = ""
+    for block in blocks(ROOT / "docs/serve.md"):
+        text = block.text.replace("http://127.0.0.1:8000", where)
+        if block.kind == "python":
+            promised += "".join(f"{said}\n" for said in re.findall(r"^print.*  # (.*)$", text, re.MULTILINE))
+            exec(compile(text, "serve.md", "exec"), {})
+        elif text.startswith("curl"):
+            ((_, (_, url, header, said, data, body)),) = commands(text)
+            assert (header, data) == ("-H", "-d")
+            answer = httpx.post(url, content=body, headers=[said.split(": ")], timeout=60)
+            assert len(answer.json()["data"]) == 2
+    assert promised
+    assert capsys.readouterr().out == promised
 
 
 def test_told_to_stop_it_finishes_what_is_running_and_takes_nothing_new(running):
