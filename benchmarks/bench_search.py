@@ -1,6 +1,6 @@
 """What an index of vectors finds and how fast: LanceDB's kinds beside comparing every vector, on real and on made vectors.
 
-Real ones are texts and pictures of samples by the base; made ones lie in a thousand clusters. Queries are items themselves, which do not
+Real ones are pictures of samples by the base; made ones lie in a thousand clusters. Queries are items themselves, which do not
 count as found. Times are of one search after the other, with what is shown of ten items read too.
 """
 
@@ -38,10 +38,10 @@ def main() -> None:
 
 
 def real(scratch: Path) -> NDArray[np.float32]:
-    """Embed rows of samples, texts and pictures in turns."""
+    """Embed pictures of samples."""
     twoway.convert(samples_folder() / "base", scratch / "model", dtype="float32")
     engine = open_embedder(scratch / "model", device="cpu")
-    rows = twoway.open_source("samples:pretrain", images="lazy")
+    rows = twoway.open_source("samples:pictures", images="lazy")
     return unit(engine.array(islice(rows, REAL)))
 
 

@@ -23,8 +23,8 @@ from twoway.data.samples import samples_folder
 
 OUT = Path("demo")
 TASKS = "name-picture,called,page"
-WORD = "rocket"
-PRETRAIN = "max_steps=60 eval_steps=30 save_steps=30 log_steps=10 budget=2048"
+WORDS, THING = "flag of France", "umbrella"
+PRETRAIN = "max_steps=40 eval_steps=20 save_steps=20 log_steps=10 budget=2048"
 FINETUNE = (
     "max_steps=60 batch=64 budget=2048 lr=3e-4 dtype=bfloat16 max_length=512 hard_negatives=0 small_tasks=keep "
     "loss.temperature=0.05 workers=1 save_steps=30 log_steps=10"
@@ -69,12 +69,12 @@ def gaps(folder: Path) -> None:
 
 
 def search(model: Path) -> None:
-    """Embed all pictures of samples, and ask for some that fine-tuning has not seen, by a word and by a picture."""
+    """Embed all pictures of samples, and ask by words, and by a picture of a thing that fine-tuning has not seen for its other styles."""
     command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --as document")
     command(f"index {OUT / 'pictures'} --db {OUT / 'index'}")
-    command(f"search {OUT / 'index'} {WORD} -k 5 --filter \"half = 'unseen'\"")
+    command(f"search {OUT / 'index'} '{WORDS}' -k 5")
     store = twoway.open_store(OUT / "index")
-    row = store.search(None, k=1, where=f"name = '{WORD}'")[0].item
+    row = store.search(None, k=1, where=f"name = '{THING}'")[0].item
     (OUT / "query.webp").write_bytes(row.thumbnail or b"")
     store.close()
     command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} -k 5 --filter \"style != '{row.metadata['style']}'\"")

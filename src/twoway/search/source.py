@@ -77,9 +77,8 @@ class Source:
             for name, file, row, kind in zip(self.names(table), *(table[column].to_pylist() for column in _NAMES[1:]), strict=True):
                 place = str(Place(file or "?", row, kind))
                 if name in seen:
-                    raise UsageError(
-                        f"two rows have the id {name!r} ({seen[name]} and {place}), and one would take the other's place; "
-                        "give each its own, or pass --ids place"
-                    )
+                    other = "" if place == seen[name] else ", or pass --ids place"
+                    where = f"({seen[name]} and {place}), and one would take the other's place"
+                    raise UsageError(f"two rows have the id {name!r} {where}; give each its own{other}")
                 if hash(name) in twice:
                     seen[name] = place
