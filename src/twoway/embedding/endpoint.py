@@ -134,20 +134,22 @@ class Endpoint:
 
     def _embed(self, documents: list[Document], side: Side | None, instruction: str | None) -> list[Answer]:
         """Return a vector for each document of one request, or why it has none; a refused request is tried document by document."""
-        more: dict[str, Any] = {"side": side} if side is not None and self._ours else {}
         try:
-            if self.chat or documents[0].images:
-                messages = [{"role": "user", "content": content(documents[0])}]
-                if instruction:
-                    messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
-                body = {"messages": messages} | more
-            else:
-                body = {"input": [(instruction or "") + "".join(document.texts) for document in documents]} | more
-            return list(self._vectors(body, len(documents)))
+            return list(self._vectors(self._body(documents, side, instruction), len(documents)))
         except ContentError as error:
             if len(documents) > 1:
                 return [answer for document in documents for answer in self._embed([document], side, instruction)]
             return [ContentError(error.reason, documents[0].place)]
+
+    def _body(self, documents: list[Document], side: Side | None, instruction: str | None) -> dict[str, Any]:
+        """Return a request. Ours is told the side, and to cut rows that are too long, as the model in memory does."""
+        told: dict[str, Any] = {"truncate": True, "side": side, "instruction": instruction} if self._ours else {}
+        told = {name: value for name, value in told.items() if value is not None}
+        before = None if self._ours else instruction
+        if not self.chat and not documents[0].images:
+            return told | {"input": [(before or "") + "".join(document.texts) for document in documents]}
+        messages = [{"role": "system", "content": [{"type": "text", "text": before}]}] if before else []
+        return told | {"messages": [*messages, {"role": "user", "content": content(documents[0])}]}
 
     def _vectors(self, body: dict[str, Any], count: int) -> list[Vector]:
         asked = {"model": self.model, "encoding_format": "float"} | body
