@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OUT = Path("docs/images")
 WORDS, NAME = "heart", "rooster"  # asked in words; the name of what is asked by its picture
 LARGEST = 200_000  # bytes of a picture
-COLOURS = 200  # that a picture is brought down to; there are few in it
+COLOURS = 256  # that a picture is brought down to
 PATIENCE = 600  # seconds, for machines that are busy
 
 
