@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -132,6 +133,41 @@ def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, r
     kept, model = load_file(out / "best" / "weights.safetensors"), load_file(out / "model.safetensors")
     name = next(name for name in model if name.endswith("q_proj.weight"))
     assert torch.equal(kept[next(one for one in kept if one.endswith(name.removeprefix("model.")))], model[name])
+
+
+def test_the_best_on_other_rows_is_not_taken_for_the_best(tiny_model, rows, tmp_path, monkeypatch, caplog):
+    """A run goes on and measures on other rows: what was best on the old ones is not compared with them."""
+    options = USUAL | {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "keep": "best", "held_out": 0}
+    options |= {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
+    base, out, plain = tiny_model("qwen2_vl"), tmp_path / "same", Checkpoints.save
+
+    def cut(self, step, *rest):
+        if step == 2:
+            raise KeyboardInterrupt
+        plain(self, step, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(base, out, [str(rows)], **options)
+    state = json.loads((out / "best" / "state.json").read_text())
+    (out / "best" / "state.json").write_text(json.dumps(state | {"score": 2.0, "step": 1}))  # no other step does as well
+    shutil.copytree(out, tmp_path / "other")
+    finetune(base, out, [str(rows)], **options)
+    assert json.loads((out / "best" / "state.json").read_text())["score"] == 2.0
+    assert "other rows" not in caplog.text
+    finetune(base, tmp_path / "other", [str(rows)], **options | {"eval_rows": 4})
+    found = json.loads((tmp_path / "other" / "best" / "state.json").read_text())
+    assert (found["step"], found["score"] <= 1) == (2, True)
+    assert "of step 1, were measured on other rows" in caplog.text
+
+
+def test_a_loss_on_hard_negatives_alone_refuses_rows_without_any(tiny_model, tmp_path):
+    data = _lines(tmp_path / "rows.jsonl", *(row | {"negatives": []} for row in GOOD))
+    options = USUAL | {"max_steps": 1, "prompts": {}, "held_out": 0, "eval_steps": 0}
+    with pytest.raises(UsageError, match="own compares with a row's own hard negatives alone, and no row of this batch has any"):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "own", [data], **options, loss=ContrastiveConfig(negatives="own"))
+    assert finetune(tiny_model("qwen2_vl"), tmp_path / "all", [data], **options).steps == 1
 
 
 def test_a_causal_model_of_the_last_token_stays_causal(tiny_model, rows, tmp_path):

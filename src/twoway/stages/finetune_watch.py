@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .finetune_data import FinetuneData
     from .stage_model import Prepared
 
+log = logging.getLogger(__name__)
+
 BEST = "best"
 _CASES = 2  # queries shown of each task, and as many of its worst
 
@@ -46,22 +50,35 @@ class Watch(Events):
         entry: dict[str, Any] = summary(found)
         if found:
             # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.
-            score = entry[f"mrr/{found[-1].measured.name}"]
+            name = found[-1].measured.name
             if trainer.step:
-                self._keep(trainer, score)
+                self._keep(trainer, name, entry[f"mrr/{name}"])
         if trainer.ranks.first:
             shown = Shown(trainer.total, self.data.epochs.report(), found, backbone.versions())
             write_report(self.out, shown, {"step": trainer.step, **entry})
         return entry
 
-    def _keep(self, trainer: Trainer, score: float) -> None:
-        """Write the weights beside the checkpoints where none that stand there did better; every rank takes part."""
-        place = self.out / BEST
-        best = json.loads((place / STATE).read_text(encoding="utf-8")) if (place / STATE).exists() else {"score": -math.inf, "step": 0}
+    def _keep(self, trainer: Trainer, name: str, score: float) -> None:
+        """Write the weights beside the checkpoints where none that stand there did better on the same rows; every rank takes part."""
+        place, none = self.out / BEST, {"score": -math.inf, "step": 0}
+        best = json.loads((place / STATE).read_text(encoding="utf-8")) if (place / STATE).exists() else none
+        rows = self._rows(name)
+        if best is not none and best.get("rows") != rows:
+            if trainer.ranks.first:
+                said = (
+                    "%s: the best weights so far, of step %d, were measured on other rows, so the best is looked for anew from step %d on"
+                )
+                log.warning(said, place, best["step"], trainer.step)
+            best = none
         if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
             return
         weights = {name: between.whole(one) for name, one in trainer.parameters.items()}
         if trainer.ranks.first:
             with fresh_folder(place, overwrite=True) as folder, disk_errors():
                 save_file(weights, folder / WEIGHTS)
-                (folder / STATE).write_text(json.dumps({"step": trainer.step, "score": score}) + "\n", encoding="utf-8")
+                (folder / STATE).write_text(json.dumps({"step": trainer.step, "score": score, "rows": rows}) + "\n", encoding="utf-8")
+
+    def _rows(self, name: str) -> str:
+        """Return a hash of the rows that a set is measured on: scores on other rows are not to be compared."""
+        said = [[one.task, one.rows.tolist(), one.pairs.digest()] for one in self.data.measured if one.name == name]
+        return hashlib.sha256(json.dumps([name, said], default=str).encode()).hexdigest()[:16]

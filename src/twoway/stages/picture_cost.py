@@ -24,25 +24,24 @@ if TYPE_CHECKING:
 
     from twoway.data.encode import Encoder
 
-_WORDS, _SIDE = 60, 160
+_WORDS, _SIDE = 600, 160
 
 
 def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: Any) -> CostWeights:
     """Count both rows; where one cannot be made within the longest row, an image token counts as a word."""
-    text, both = Document((Text("some word " * _WORDS),)), Document((Image(ramp(_SIDE, _SIDE)), Text("some word")))
     try:
-        rows = [encode("cost", one) for one in (text, both)]
+        text = encode("cost", Document((Text("some word " * _WORDS),))).inputs
+        shown = encode("cost", Document((Image(ramp(_SIDE, _SIDE)), Text("some word"))))
     except ContentError:
         return PLAIN
-    shown = int(rows[1].image_tokens.sum())
-    if not shown:
-        return PLAIN
+    tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
+    # As long as the other row, so that attention costs both the same.
+    alone = {name: value[:tokens] for name, value in text.items()}
     with undisturbed(task, ("embed",)):
         task.to(device)
-        words, pictures = (_operations(task.embed, to_device(model_inputs([row.inputs], **padding), device)) for row in rows)
-    each = words / len(rows[0].inputs["input_ids"])
-    rest = len(rows[1].inputs["input_ids"]) - shown
-    return CostWeights(round(max(1.0, (pictures - rest * each) / (shown * each)), 2))
+        words, pictures = (_operations(task.embed, to_device(model_inputs([row], **padding), device)) for row in (alone, shown.inputs))
+    each = words / len(alone["input_ids"])
+    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else PLAIN
 
 
 def _operations(embed: Callable[[Any], Any], inputs: dict[str, Any]) -> float:
