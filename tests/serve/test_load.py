@@ -1,4 +1,4 @@
-"""The real program under load and told to stop: nothing is its fault, memory is bounded, and it ends well. A short form of the benchmark."""
+"""The real program under load, then told to stop: nothing is its fault, memory is bounded, it ends well. A short form of the benchmark."""
 
 from __future__ import annotations
 
