@@ -74,7 +74,7 @@ def picture_of(address: str, name: str) -> bytes:
 
 def keep(page: Page, name: str) -> None:
     """Write what the page shows, small."""
-    page.wait_for_function("[...document.images].every((one) => one.complete)")
+    page.evaluate("() => Promise.all([...document.images].map((one) => one.decode().catch(() => null)))")
     page.wait_for_timeout(400)
     picture = Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
     path = OUT / f"{name}.png"
