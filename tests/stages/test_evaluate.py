@@ -137,7 +137,9 @@ def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_enc
 def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_itself(tiny_encoder, folder, tmp_path, capsys):
     model, output = tiny_encoder("qwen2_vl"), tmp_path / "r.json"
     words = ["evaluate", str(model), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO,RefCOCO", "--output", str(output)]
-    assert main([*words, "--cache", str(tmp_path), "--subset", "4", "--device", "cpu"]) == 0
+    report, picture = tmp_path / "r.html", tmp_path / "d.svg"
+    assert main([*words, "--cache", str(tmp_path), "--subset", "4", "--device", "cpu", "--report", str(report)]) == 0
+    assert "Misses · MSCOCO" in report.read_text()
     said = capsys.readouterr().out
     assert "MSCOCO" in said
     assert "at chance" in said  # four queries cannot tell a random model from chance
@@ -145,7 +147,8 @@ def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_its
     lines = compare(output, output)
     assert [line.n for line in lines] == [4, 4, 8]
     assert not any(line.sure for line in lines)
-    assert main(["compare", str(output), str(output)]) == 0
+    assert main(["compare", str(output), str(output), "--picture", str(picture)]) == 0
+    assert picture.read_text().count("<polyline") == 3
     assert "may be luck" in capsys.readouterr().out
 
 

@@ -56,6 +56,17 @@ def test_doubts_and_missing_arms_are_named(tmp_path):
     assert "no more than chance" in whys[2]
 
 
+def test_a_difference_that_may_be_the_luck_of_one_stage_says_so(tmp_path):
+    for part in "12":
+        (tmp_path / part).mkdir()
+    (once,) = claim(tmp_path / "1", {"a": 0.3, "b": 0.34, "c": 0.3}, items=60, sources={"b": "moca", "c": "moca"}).found
+    (several,) = claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, items=60, sources={"b": "moca"}, stage_seeds=(1, 2)).found
+    assert "the luck of moca, done once, is not in it" in once.verdict.why
+    assert "done once" not in several.verdict.why
+    evidence = Evidence(read_study(tmp_path / "1"))
+    assert evidence.once({"b": 1.0, "c": -1.0}, ("page",)) == []
+
+
 def test_a_claim_about_some_tasks_is_decided_on_them(tmp_path):
     one = claim(tmp_path, {"a": 0.3, "b": 0.34}, CLAIM | {"groups": ["unseen style"], "tasks": ["page"]})
     assert one.scope == ("name-picture", "page")

@@ -150,6 +150,8 @@ def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], small
     groups = {name: evidence.interval(asked.weights, tasks) for name, tasks in evidence.reading.groups(scope).items()}
     tasks = {name: evidence.interval(asked.weights, (name,)) for name in scope}
     word = _doubt(evidence, asked, scope) or verdict(interval, smallest)
+    if once := evidence.once(asked.weights, scope):
+        word = Verdict(word.word, f"{word.why}; the luck of {' and '.join(once)}, done once, is not in it")
     return Found(asked, word, interval, groups, tasks)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .outcomes import Floats, Reading
 
+_NOTHING = 1e-9
 _BOTH_SIDES = (0.025, 0.975)
 
 
@@ -101,6 +102,16 @@ class Evidence:
         low, high = np.quantile(every, _BOTH_SIDES)
         alone = np.quantile(items, _BOTH_SIDES)
         return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
+
+    def once(self, weights: Mapping[str, float], scope: Sequence[str]) -> list[str]:
+        """Return the stages whose luck a comparison has in it and its interval has not: no stage was done with several seeds."""
+        if self.spreads(scope)[1].freedom:
+            return []
+        sums: dict[str, float] = {}
+        for arm, weight in weights.items():
+            source = self.reading.arms[arm].source
+            sums[source] = sums.get(source, 0.0) + weight
+        return [source for source, weight in sums.items() if source != BASE and abs(weight) > _NOTHING]
 
     def spreads(self, scope: Sequence[str]) -> tuple[Spread, Spread]:
         """Return how much scores vary between seeds of the contrastive stage, and beyond that between those of the stages before."""

@@ -31,7 +31,10 @@ METHOD = (
     "picture drawn together; to it comes the luck of seeds, estimated over all arms."
 )
 MANY = "Of many intervals one in twenty leaves zero out by luck, so verdicts are given on whole claims and not on single tasks."
-ONCE = "Every stage before the contrastive one was done once: the luck of that stage is not in the intervals."
+ONCE = (
+    "Every stage before the contrastive one was done once: the luck of that stage is not in the intervals, so that a difference between "
+    "arms from different stages may be that of two runs of one stage."
+)
 SEVERAL = "The luck of the stages before the contrastive one is in the intervals, as far as those with several seeds show it."
 GATE = {"True": "The gate is passed", "False": "The gate is **not passed**, so nothing can be decided"}
 
@@ -86,7 +89,7 @@ def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[st
 
 def _noted(found: Found) -> bool:
     """Say whether the reason of a verdict is more than where its interval lies."""
-    return found.verdict.word in (UNDECIDED, NOT_RUN, NOT_SEEN)
+    return found.verdict.word in (UNDECIDED, NOT_RUN, NOT_SEEN) or "done once" in found.verdict.why
 
 
 def _made_with(about: dict[str, Any]) -> str:
