@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import TwowayError, UsageError
 
 _SERVER = re.compile(r"milvus(?P<safe>\+https)?://(?P<host>[^/:@]+|\[[^\]]+\])(?::(?P<port>\d+))?(?:/(?P<collection>\w+))?/?")
-_DEFAULT, _SECONDS = "items", 10
+_DEFAULT = "items"
+_SECONDS, _SECONDS_OF_FILE = 10, 120  # to wait for a server; that of a file starts in this process and may be slow on a busy machine
 _TOKEN = "MILVUS_TOKEN"  # noqa: S105 -- the name of a variable
 _open: Counter[str] = Counter()  # stores of this process by Milvus Lite file
 
@@ -56,8 +57,10 @@ def connect(place: Place, *, make: bool) -> Any:
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and said once
     try:
-        client = MilvusClient(uri=place.uri, token=os.environ.get(_TOKEN, ""), timeout=_SECONDS)
+        seconds = _SECONDS if place.file is None else _SECONDS_OF_FILE
+        client = MilvusClient(uri=place.uri, token=os.environ.get(_TOKEN, ""), timeout=seconds)
     except Exception as error:
+        _let_go(place)
         raise TwowayError(_trouble(place, error)) from error
     if place.file is not None:
         _open[str(place.file.resolve())] += 1
@@ -67,11 +70,14 @@ def connect(place: Place, *, make: bool) -> Any:
 def release(place: Place, client: Any) -> None:
     """Close a client, and with the last one of this process the file."""
     client.close()
-    if place.file is None:
-        return
-    name = str(place.file.resolve())
-    _open[name] -= 1
-    if _open[name] <= 0:
+    if place.file is not None:
+        _open[str(place.file.resolve())] -= 1
+        _let_go(place)
+
+
+def _let_go(place: Place) -> None:
+    """Let other processes have a file that no store of this one has open."""
+    if place.file is not None and _open[str(place.file.resolve())] <= 0:
         from milvus_lite.server_manager import server_manager_instance
 
         server_manager_instance.release_server(str(place.file))
