@@ -1,7 +1,8 @@
 """Pages as they stand in the repository, fitted to the site: no page is left out of the navigation, and links to code name the file.
 
 A page links to files outside `docs/` by relative paths, which work where the repository is looked at; on the site they become the path in
-plain sight. A page that no section of `mkdocs.yml` names is put with the guides under its own title.
+plain sight. A page that no section of `mkdocs.yml` names is put with the guides under its own title; those of results, which studies
+write, with the results.
 """
 
 from __future__ import annotations
@@ -10,20 +11,35 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File, Files
+
 OUTSIDE = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+)([^)\s]*)\)")
-GUIDES = "Guides"
+GUIDES, RESULTS = "Guides", "Results"
+# A study writes this page. Until one has, pages that lead to it lead to these words.
+UNWRITTEN = {
+    "results.md": "# Results\n\nNo study has been written into this page yet; the page on [studies](study.md) tells how it comes about.\n"
+}
 
 
 def on_config(config: Any) -> Any:
     """Add the pages that the navigation does not name."""
     folder = Path(config["docs_dir"])
     named = set(_pages(config["nav"]))
-    (guides,) = (section[GUIDES] for section in config["nav"] if GUIDES in section)
+    sections = {title: pages for section in config["nav"] for title, pages in section.items()}
     for path in sorted(folder.rglob("*.md")):
         page = path.relative_to(folder).as_posix()
         if page not in named:
-            guides.append({_title(path): page})
+            sections[RESULTS if path.stem.startswith("results") else GUIDES].append({_title(path): page})
+    sections[RESULTS].extend({"Results": page} for page in UNWRITTEN if not (folder / page).exists())
     return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add what is not written yet."""
+    for page, words in UNWRITTEN.items():
+        if not files.get_file_from_path(page):
+            files.append(File.generated(config, page, content=words))
+    return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
