@@ -51,15 +51,14 @@ def run(args: argparse.Namespace) -> int:
         else:
             show(args.study, found)
         return 1 if found.problems else 0
+    from twoway.study import pages
     from twoway.study.run import run as run_study
 
     try:
-        result = run_study(args.study, args.out, args.words, jobs=jobs)
+        result = run_study(args.study, args.out, args.words, jobs=jobs, seen=pages.write)
     except Stopped as stopped:
         sys.stderr.write(f"twoway study: {stopped}\n")
         return stopped.code
-    from twoway.study import pages
-
     written = pages.write(Path(args.out))
     if args.write is not None:
         written += pages.write_results([Path(args.out)], args.write)

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.data.mixture import SourceConfig
 from twoway.files import write_whole
+from twoway.model.source import read_json
 from twoway.stages.kinds import Kind
 from twoway.stages.recipe import START, StageRecipe
+from twoway.stages.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from .config import Study
+    from .grid import Grid
 
 NAME, FILE = "gate", "gate.json"
 
@@ -115,3 +118,15 @@ def of_arm(study: Study, found: Mapping[str, Any], seeds: Sequence[int]) -> dict
     score, chance = (sum(one[key] for one in tasks) / len(tasks) for key in ("score", "chance"))
     passed = score >= study.gate.times * chance
     return {"arm": study.smoke, "seeds": list(seeds), "score": score, "chance": chance, "times": study.gate.times, "passed": passed}
+
+
+def ask(study: Study, grid: Grid, done: Collection[str]) -> Verdict:
+    """Return what the gates say, as far as their jobs are done."""
+    base = smoke = None
+    record = read_record(grid.gate.folder) if grid.gate.key in done else None
+    if record is not None:
+        base = of_base(study, record.figures)
+    first = next((one for one in grid.runs if one.arm == study.smoke and one.evaluate in done), None)
+    if first is not None:
+        smoke = of_arm(study, read_json(first.results), [*first.stage_seeds.values(), first.seed])
+    return Verdict(base, smoke)

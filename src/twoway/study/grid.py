@@ -108,9 +108,16 @@ class Layout:
     ) -> None:
         self.study, self.out, self.kinds = study, out, kinds
         self._models, self._data = _Kept(of_model), _Kept(of_data)
+        self._grids: dict[tuple[tuple[str, float], ...], Grid] = {}
 
     def lay_out(self, rates: Mapping[str, float]) -> Grid:
         """Return all tasks; `rates` are the rates that were found so far, by arm."""
+        key = tuple(sorted(rates.items()))
+        if key not in self._grids:
+            self._grids[key] = self._lay_out(rates)
+        return self._grids[key]
+
+    def _lay_out(self, rates: Mapping[str, float]) -> Grid:
         tasks: dict[str, Task] = {}
         runs: list[Run] = []
         chains: dict[str, tuple[str, ...]] = {}

@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError
-from twoway.evaluation.results import items_path
-from twoway.files import write_whole
-from twoway.model.source import read_json
 from twoway.stages.records import read_record, require_run_folder
 from twoway.stages.run_report import duration
 from twoway.training.checkpoint import FOLDER as CHECKPOINTS
@@ -32,10 +29,11 @@ from .pace import seconds_left
 from .rates import first_rates
 from .rates import rates as found_rates
 from .reading import read_study
+from .taken import take_over
 from .workers import Workers, log_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from twoway.stages.kinds import Kind
 
@@ -69,8 +67,12 @@ def run(
     *,
     jobs: int = 1,
     kinds: Mapping[str, Kind] | None = None,
+    seen: Callable[[Path], object] = lambda _out: None,
 ) -> StudyResult:
-    """Do a study (a YAML file, with `key=value` words over it) in the folder `out`, `jobs` at a time; the same call goes on."""
+    """Do a study (a YAML file, with `key=value` words over it) in the folder `out`, `jobs` at a time; the same call goes on.
+
+    `seen(out)` is called whenever there is a new score, and at the end.
+    """
     if jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {jobs}")
     if kinds is None:
@@ -83,7 +85,7 @@ def run(
     for problem in dict.fromkeys(problem for task in layout.lay_out({}).tasks.values() for problem in task.job.problems):
         raise TwowayError(f"{read.file}: {problem}")
     with alone(out):
-        return _Runner(read, out, layout, Workers(jobs, out / LOGS)).run()
+        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen).run()
 
 
 @dataclass
@@ -94,6 +96,7 @@ class _Runner:
     out: Path
     layout: Layout
     workers: Workers
+    seen: Callable[[Path], object]
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     verdict: gate.Verdict = field(default_factory=gate.Verdict)
@@ -111,10 +114,13 @@ class _Runner:
                     self._begin(grid)
                     if not self.workers.busy:
                         break
-                    for worker, code in self.workers.ended():
+                    ended = self.workers.ended()
+                    for worker, code in ended:
                         self._end(worker, code, grid)
                     grid = self._look(self.layout.lay_out(found_rates(self.study, grid)))
                     self._write(grid, "running")
+                    if any(worker.task.job.kind.name == "evaluate" for worker, _ in ended) and not self.stopped:
+                        self.seen(self.out)
         finally:
             self.workers.kill()
         return self._result(grid)
@@ -133,24 +139,9 @@ class _Runner:
                 break
             grid = fuller
         for one in grid.runs:
-            if one.evaluate in self.done and not one.results.exists():
-                made = grid.tasks[one.evaluate].folder / grid.tasks[one.evaluate].job.kind.marker
-                one.results.parent.mkdir(parents=True, exist_ok=True)
-                for source, target in ((items_path(made), items_path(one.results)), (made, one.results)):
-                    if source.exists():
-                        write_whole(target, source.read_bytes())
-        self.verdict = self._gates(grid)
+            take_over(one, grid.tasks[one.evaluate], done=one.evaluate in self.done)
+        self.verdict = gate.ask(self.study, grid, self.done)
         return grid
-
-    def _gates(self, grid: Grid) -> gate.Verdict:
-        base = smoke = None
-        asked = grid.gate
-        if asked.key in self.done and (record := read_record(asked.folder)) is not None:
-            base = gate.of_base(self.study, record.figures)
-        first = next((one for one in grid.runs if one.arm == self.study.smoke and one.results.exists()), None)
-        if first is not None:
-            smoke = gate.of_arm(self.study, read_json(first.results), [*first.stage_seeds.values(), first.seed])
-        return gate.Verdict(base, smoke)
 
     def _begin(self, grid: Grid) -> None:
         """Start what can be started: the gate alone at first, nothing once a gate does not hold."""
@@ -192,6 +183,7 @@ class _Runner:
         elif self.verdict.passed is False:
             state, why = "not decidable", self.verdict.why
         self._write(grid, state)
+        self.seen(self.out)
         if self.stopped:
             raise Stopped(self.stopped[0], f"with {len(self.done)} of {len(grid.tasks)} jobs done")
         logs = self.out / LOGS

@@ -56,9 +56,14 @@ def write(study: Study, grid: Grid, out: Path, *, state: str, jobs: int, verdict
         "claims": [asdict(claim) for claim in study.claims],
         "jobs": [_job(task, records[key], failed.get(key), out) for key, task in grid.tasks.items()],
     }
-    write_whole(out / FILE, json.dumps(whole, indent=1, ensure_ascii=False, default=str) + "\n")
-    write_whole(out / gate.FILE, json.dumps(verdict.as_json(), indent=1, ensure_ascii=False) + "\n")
-    write_whole(out / YAML, f"# {whole['command']}\n{resolved(study)}")
+    files = {
+        YAML: f"# {whole['command']}\n{resolved(study)}",
+        gate.FILE: json.dumps(verdict.as_json(), indent=1, ensure_ascii=False) + "\n",
+        FILE: json.dumps(whole, indent=1, ensure_ascii=False, default=str) + "\n",
+    }
+    for name, text in files.items():
+        if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
+            write_whole(out / name, text)
 
 
 def resolved(study: Study) -> str:
