@@ -71,8 +71,8 @@ class MilvusStore:
                     raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
                 client.drop_collection(place.collection)
             said = {"about": asdict(about), "fields": {}, "arranged": {}}
+            begin(client, place.collection, said)  # first, so that a collection of items is never without
             make(client, place.collection, about.dimension)
-            begin(client, place.collection, said)
         return cls(place, client, said)
 
     @classmethod
