@@ -75,9 +75,10 @@ def run(args: argparse.Namespace) -> int:
         app, about = _open(args, Access.of(keys, hosts))
         _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
         serve(app, taken, grace=float(args.grace))
-    _say(
-        "stopped; every answer that was begun is given" if not app.state.service.receiver.running else "stopped; some answers were cut off"
-    )
+    service = app.state.service
+    if service.store is not None:
+        service.store.close()
+    _say("stopped; some answers were cut off (--grace)" if service.receiver.running else "stopped; every answer that was begun is given")
     return 0
 
 
