@@ -1,7 +1,7 @@
 """Retrieval on the way: each query of a small set looks for its answer among all answers of its task and set.
 
 Answers of one content count once, and a query that stands in several rows has several right ones. Its rank is that of its best right
-answer, wrong ones of the same score before it, so that a model which gives everything one vector scores nothing. These are small pools:
+answer, and recall says how many ranks are within the first so many. Ties are ranked as `evaluation.scores` does. These are small pools:
 their numbers are for comparing steps of a run, and the sizes stand beside them.
 
 Training notices nothing, and every rank measures all rows, as in `training.probes`.
@@ -10,12 +10,14 @@ Training notices nothing, and every rank measures all rows, as in `training.prob
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
+from twoway.evaluation.scores import outcome, values
 from twoway.training.probes import undisturbed
 from twoway.training.task import to_device
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from twoway.content import Document
     from twoway.data.pair_rows import PairRow
+    from twoway.evaluation.scores import Outcome
 
     from .finetune_data import FinetuneData, Measured
 
@@ -48,16 +51,20 @@ class Retrieval:
     """How one task of one set did."""
 
     measured: Measured
-    ranks: torch.Tensor
+    outcomes: list[Outcome]
     candidates: int
     cases: list[Case] = field(default_factory=list)
+
+    @property
+    def ranks(self) -> list[int]:
+        """Return the rank of each query's best right answer."""
+        return [one.places[0] for one in self.outcomes]
 
     def numbers(self) -> dict[str, float]:
         """Return what goes into the log."""
         name = f"{self.measured.name}/{self.measured.task}"
-        reciprocal = float((1.0 / self.ranks.double()).mean())
-        shares = {f"recall{at}/{name}": round(float((self.ranks <= at).double().mean()), 6) for at in (1, 10)}
-        return {f"mrr/{name}": round(reciprocal, 6), **shares}
+        shares = {f"recall{at}/{name}": round(fmean(rank <= at for rank in self.ranks), 6) for at in (1, 10)}
+        return {f"mrr/{name}": round(float(values("mrr", self.outcomes).mean()), 6), **shares}
 
 
 @dataclass(frozen=True)
@@ -151,16 +158,14 @@ def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: boo
 def _retrieval(measured: Measured, vectors: Vectors, cases: int) -> Retrieval:
     """Rank the answers of each query."""
     scores = vectors.queries @ vectors.answers.T
-    best = scores.masked_fill(~vectors.right, -torch.inf).amax(1, keepdim=True)
-    ahead = (scores >= best) & ~vectors.right
-    ranks = 1 + ahead.sum(1)
-    return Retrieval(measured, ranks, len(vectors.documents), _cases(measured, vectors, scores, ranks, cases))
+    found = [outcome(row.numpy(), right.nonzero()[:, 0].tolist()) for row, right in zip(scores, vectors.right, strict=True)]
+    return Retrieval(measured, found, len(vectors.documents), _cases(measured, vectors, scores, [one.places[0] for one in found], cases))
 
 
-def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: torch.Tensor, count: int) -> list[Case]:
+def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: list[int], count: int) -> list[Case]:
     """Return the first queries, and after them the worst ones."""
     order = list(range(min(count, len(ranks))))
-    order += [number for number in torch.argsort(ranks, descending=True, stable=True).tolist() if number not in order][:count]
+    order += [number for number in sorted(range(len(ranks)), key=lambda one: -ranks[one]) if number not in order][:count]
     made = []
     for place, number in enumerate(order):
         top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
@@ -171,7 +176,7 @@ def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: to
                 vectors.rows[number].query,
                 [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
                 (float(scores[number, best]), vectors.documents[best]),
-                int(ranks[number]),
+                ranks[number],
                 place >= count,
             )
         )
