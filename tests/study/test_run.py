@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -25,8 +28,8 @@ def do(path, out, **options):
     return run(path, out, kinds=KINDS, **options)
 
 
-def until(ready):
-    deadline = time.monotonic() + 120
+def until(ready, seconds=120):
+    deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "it does not come about"
         time.sleep(0.05)
@@ -71,6 +74,16 @@ def test_more_seeds_do_what_is_new_alone(tmp_path):
     assert began(tmp_path) == {"first": 1, "causal": 2, "two-way": 2}
 
 
+def test_results_of_another_design_do_not_stay(tmp_path):
+    path, out = write(tmp_path, seeds=[1]), tmp_path / "out"
+    do(path, out)
+    assert do(path, out, words=["arms.causal.lr=0.5", "arms.two-way.fail=true"]).state == "failed"
+    made = json.loads((out / "results" / "causal" / "seed-1.json").read_text())["made"]
+    assert made["lr"] == 0.5
+    assert not list((out / "results" / "two-way").iterdir())
+    assert facts(out)["arms"]["two-way"]["runs"][0]["state"] == "failed"
+
+
 def test_a_failed_job_takes_along_what_needs_it_and_nothing_else(tmp_path):
     arms = {"good": {}, "bad": {"fail": True}}
     path, out = write(tmp_path, arms=arms, claims=[], seeds=[1]), tmp_path / "out"
@@ -103,28 +116,47 @@ def test_a_stop_by_signal_is_gone_on_with(tmp_path):
     assert began(tmp_path)["first"] == 1
 
 
-def _when(ready, number):
+def _when(ready, number, whom=os.getpid):
     until(ready)
-    os.kill(os.getpid(), number)
+    os.kill(whom(), number)
 
 
+def test_a_job_that_is_killed_is_named_and_gone_on_with(tmp_path):
+    path, out = (
+        write(tmp_path, finetune={"from": "first", "rows": 16, "slow": 0.25}, arms={"one": {}}, claims=[], seeds=[1]),
+        tmp_path / "out",
+    )
+    steps = f"{out.name}/stages/one-*/steps"
+    timer = threading.Thread(target=_when, args=(lambda: list(tmp_path.glob(steps)), signal.SIGKILL, _worker))
+    timer.start()
+    result = do(path, out)
+    timer.join()
+    ((job, why, _),) = result.failed
+    assert (job, why) == ("one, seed 1", "it ended with code -9")
+    so_far = next(tmp_path.glob(steps)).read_text()
+    assert do(path, out).state == "done"
+    assert [line for line in calls(tmp_path) if line.startswith("one")] == ["one 1 0", f"one 1 {so_far}"]
+
+
+def _worker():
+    return next(child.pid for child in multiprocessing.active_children() if child.name.startswith("one"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_that_is_killed_leaves_no_worker_behind_and_is_gone_on_with(tmp_path):
     path, out = write(tmp_path, finetune={"from": "first", "rows": 40, "slow": 0.25}, seeds=[1]), tmp_path / "out"
-    child = os.fork()
-    if not child:
-        try:
-            do(path, out)
-        finally:
-            os._exit(0)
-    until(lambda: list(out.glob("stages/causal-*/steps")))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    code = f"from study_fakes import KINDS; from twoway.study.run import run; run({str(path)!r}, {str(out)!r}, kinds=KINDS)"
+    study = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    until(lambda: list(out.glob("stages/causal-*/steps")), 600)
+    study.kill()
+    study.wait()
     (steps,) = out.glob("stages/causal-*/steps")
     time.sleep(0.5)
     so_far = steps.read_text()
     time.sleep(0.6)
     assert steps.read_text() == so_far, "a worker goes on although nobody waits for it"
-    assert do(path, out, words=["arms.two-way.slow=0"]).state == "done"
+    assert do(path, out).state == "done"
     assert [line for line in calls(tmp_path) if line.startswith("causal")] == ["causal 1 0", f"causal 1 {so_far}"]
 
 
