@@ -15,7 +15,9 @@ from ..errors import TwowayError, UsageError
 
 _SERVER = re.compile(r"milvus(?P<safe>\+https)?://(?P<host>[^/:@]+|\[[^\]]+\])(?::(?P<port>\d+))?(?:/(?P<collection>\w+))?/?")
 _DEFAULT = "items"
-_SECONDS, _SECONDS_OF_FILE = 10, 120  # to wait for a server; that of a file starts in this process and may be slow on a busy machine
+# The server of a file is in this process: a busy machine makes it slow to answer, and no ping says more than that.
+_SECONDS, _SECONDS_OF_FILE = 10, 120
+_NO_PINGS = {"grpc.keepalive_time_ms": 3_600_000, "grpc.keepalive_timeout_ms": 3_600_000}
 _TOKEN = "MILVUS_TOKEN"  # noqa: S105 -- the name of a variable
 _open: Counter[str] = Counter()  # stores of this process by Milvus Lite file
 
@@ -57,8 +59,8 @@ def connect(place: Place, *, make: bool) -> Any:
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and said once
     try:
-        seconds = _SECONDS if place.file is None else _SECONDS_OF_FILE
-        client = MilvusClient(uri=place.uri, token=os.environ.get(_TOKEN, ""), timeout=seconds)
+        how = {"timeout": _SECONDS} if place.file is None else {"timeout": _SECONDS_OF_FILE, "grpc_options": _NO_PINGS}
+        client = MilvusClient(uri=place.uri, token=os.environ.get(_TOKEN, ""), **how)
     except Exception as error:
         _let_go(place)
         raise TwowayError(_trouble(place, error)) from error

@@ -21,9 +21,12 @@ def engine_errors(location: str, doing: str) -> Iterator[None]:
     """Turn anything that an engine raises into one line; our own errors and an interrupt pass."""
     try:
         yield
-    except (TwowayError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+    except (TwowayError, MemoryError):
         raise
-    except BaseException as error:  # engines written in other languages raise panics that are no Exception
+    except BaseException as error:
+        # Engines written in Rust raise panics that are no Exception; an interrupt and its like pass.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise TwowayError(_line(location, doing, f"{type(error).__name__}: {error}")) from error
 
 
