@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the study")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread each (default: one for each core)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost, and do nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="write the report, and with --write the page, of what stands in OUT; run nothing"
+    )
     parser.add_argument("--write", metavar="FILE", type=Path, help="write the results as a Markdown page, too")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
@@ -52,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
             show(args.study, found)
         return 1 if found.problems else 0
     from twoway.study import pages
+
+    if args.report:
+        _said(args, "nothing run", _pages(args))
+        return 0
     from twoway.study.run import run as run_study
 
     try:
@@ -59,17 +66,26 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as stopped:
         sys.stderr.write(f"twoway study: {stopped}\n")
         return stopped.code
-    written = pages.write(Path(args.out))
-    if args.write is not None:
-        written += pages.write_results([Path(args.out)], args.write)
+    written = _pages(args)
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
-    else:
-        for job, error, log in result.failed:
-            sys.stdout.write(f"{job} failed: {error} (log: {log})\n")
-        said = f"{result.state}{f': {result.why}' if result.why else ''}; {result.done} jobs done"
-        sys.stdout.write(f"{args.out}: {said}; {', '.join(str(path) for path in written)}\n")
+        return 0 if result.state == "done" else 1
+    for job, error, log in result.failed:
+        sys.stdout.write(f"{job} failed: {error} (log: {log})\n")
+    _said(args, f"{result.state}{f': {result.why}' if result.why else ''}; {result.done} jobs done", written)
     return 0 if result.state == "done" else 1
+
+
+def _pages(args: argparse.Namespace) -> list[Path]:
+    """Write what a reader looks at."""
+    from twoway.study import pages
+
+    written = pages.write(args.out)
+    return written if args.write is None else written + pages.write_results([args.out], args.write)
+
+
+def _said(args: argparse.Namespace, what: str, written: list[Path]) -> None:
+    sys.stdout.write(f"{args.out}: {what}; {', '.join(str(path) for path in written)}\n")
 
 
 def show(study: str, found: Forecasts) -> None:
