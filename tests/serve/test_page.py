@@ -19,6 +19,7 @@ from twoway.serve.app import create_app
 
 pytestmark = pytest.mark.xdist_group("ranks")
 KEY = "k" * 16
+PATIENCE = 60_000  # milliseconds, for machines that are busy; nothing waits so long on one that is not
 ACCEPTED = ["clipboard-read", "clipboard-write"]
 
 
@@ -40,6 +41,7 @@ def sites(tiny_encoder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    expect.set_options(timeout=PATIENCE)
     with launched() as running:
         yield running
 
@@ -51,7 +53,7 @@ def visit(browser, sites):
 
     def visit(site="full", path="/", **options):
         context = browser.new_context(base_url=sites[site], **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
