@@ -72,6 +72,24 @@ def test_a_right_answer_is_never_a_negative(engine, data, tmp_path):
     assert result.short == result.rows == 2 * ROWS + 4
 
 
+def test_an_answer_saved_in_another_form_is_never_a_negative(engine, tmp_path):
+    """The same pictures as PNG and, larger, as JPEG, each the answer to a query of its own."""
+    draw, rows = np.random.default_rng(0), []
+    for number in range(8):
+        picture = Image.fromarray(draw.integers(0, 255, (4, 4, 3), dtype=np.uint8)).resize((56, 56))
+        picture.save(tmp_path / f"{number}.png")
+        picture.resize((84, 84)).save(tmp_path / f"{number}.jpg", quality=70)
+        rows += [{"query": f"{kind} {number}", "positive": {"image": f"{number}.{kind}"}} for kind in ("png", "jpg")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = mine(engine, tmp_path / "pairs.jsonl", tmp_path / "out", choice=Choice(negatives=15, last=50))
+    assert result.left_out["copy of an answer"] == 16
+    for pair in reread(result):
+        own = pair.positive.images[0].source.stem
+        assert sorted(one.images[0].source.stem for one in pair.negatives) == sorted(
+            [str(number) for number in range(8) if str(number) != own] * 2
+        )
+
+
 def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engine, data, tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"elsewhere {n}"}) + "\n" for n in range(5)))
     result = mine(engine, data, tmp_path / "out", corpus=[tmp_path / "corpus.jsonl"], choice=Choice(negatives=60))

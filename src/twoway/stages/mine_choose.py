@@ -1,9 +1,9 @@
 """Which of a query's nearest candidates become its hard negatives, and why the others do not.
 
 A candidate is out when it is right: the positive, a further right answer, the same content under another name, the answer of another row
-with the same query, the query itself, or when its vector is that of the positive. What is left is numbered from 1, the nearest first: its
-rank. Of the asked ranks those are out that score so high against the positive that they may be right as well (the margins), or outside of
-the asked scores.
+with the same query, the query itself, when its vector is that of the positive, or when it is an answer saved in another form. What is left
+is numbered from 1, the nearest first: its rank. Of the asked ranks those are out that score so high against the positive that they may be
+right as well (the margins), or outside of the asked scores.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Two vectors this near are of the same thing, such as one picture in two files.
 SAME = 0.9999
+# Two less near than this are not of the same thing in two forms.
+POSSIBLE = 0.9
 
 
 @dataclass(frozen=True)

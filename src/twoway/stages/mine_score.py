@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from twoway.content import ContentError
+from twoway.data.copies import same, sketch
 from twoway.embedding.nearest import nearest
 
-from .mine_choose import SAME, Chosen, choose, eligible
+from .mine_choose import POSSIBLE, SAME, Chosen, choose, eligible
 from .mine_corpus import key_of
 from .mine_rows import Negative
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+_SKETCHES = 4096  # kept of candidates that were looked at
+
+
 class Vectors(NamedTuple):
     """Vectors of length 1 by number, and which of them are there."""
 
@@ -42,6 +47,7 @@ class Miner:
         self.corpus, self.choice, self.device = corpus, choice, device
         self.queries, self.known = queries
         self.candidates, self.there = candidates
+        self._sketch = lru_cache(_SKETCHES)(lambda number: sketch(corpus.candidate(number)))
         self.pools = {task: np.flatnonzero(self._of(task) & self.there) for task in range(len(corpus.pairs.tasks))}
 
     def rows(self, numbers: Sequence[int], policy: Policy) -> tuple[list[tuple[PairRow, float, list[Negative]]], Counter[str]]:
@@ -66,7 +72,8 @@ class Miner:
             try:
                 pair = self.corpus.pair(int(number))
                 given = {self.corpus.keys.get(key_of(one), -1) for one in pair.negatives}
-                score, chosen = self._choose(int(number), vectors[at], scores[at], found[at], right[at] | given, int(tasks[at]), facts)
+                known = right[at] | given
+                score, chosen = self._without_copies(int(number), vectors[at], scores[at], found[at], known, int(tasks[at]), facts)
                 mined = [self._negative(one) for one in chosen]
             except ContentError as error:
                 policy.refuse(error)
@@ -75,6 +82,25 @@ class Miner:
             facts.update(rows=1, negatives=len(mined), short=int(len(mined) < self.choice.negatives))
             written.append((pair, score, negatives))
         return written, facts
+
+    def _without_copies(
+        self, number: int, query: Floats, scores: Floats, found: NDArray[np.int64], right: set[int], task: int, facts: Counter[str]
+    ) -> tuple[float, list[Chosen]]:
+        """Choose, and choose again where a right answer, saved once more in another form, was among them."""
+        while True:
+            counted: Counter[str] = Counter()
+            score, chosen = self._choose(number, query, scores, found, right, task, counted)
+            copies = {one.candidate for one in chosen if any(self._is_copy(one.candidate, answer) for answer in self.corpus.right[number])}
+            if not copies:
+                facts.update(counted)
+                return score, chosen
+            facts["out: copy of an answer"] += len(copies)
+            right = right | copies
+
+    def _is_copy(self, candidate: int, answer: int) -> bool:
+        """Say whether a candidate is an answer in another form; pictures are opened where their vectors leave it possible."""
+        near = float(self.candidates[candidate] @ self.candidates[answer]) >= POSSIBLE
+        return near and same(self._sketch(candidate), self._sketch(answer))
 
     def _choose(
         self, number: int, query: Floats, scores: Floats, found: NDArray[np.int64], right: set[int], task: int, facts: Counter[str]
