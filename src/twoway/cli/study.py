@@ -25,6 +25,8 @@ EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, row
   twoway study studies/quick.yaml out --jobs 2             (give it again after a stop: it goes on)
   twoway study studies/quick.yaml out --write results.md   (and write the results as a page, beside the papers' figures)"""
 
+WIDTH = 140  # of a table in a file or a pipe
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -93,7 +95,7 @@ def show(study: str, found: Forecasts) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     table = Table(title=study, title_justify="left")
     for column in ("job", "from"):
         table.add_column(column, no_wrap=True)
