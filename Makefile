@@ -55,7 +55,7 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
 
-study-quick: setup ## claims 1, 2 and 6 of the papers, tested (an hour and a half of one core); writes docs/results.md
+study-quick: setup ## claims 1, 2 and 6 of the papers, tested (an hour and three quarters of one core); writes docs/results.md
 	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md
 
 study: setup ## all claims, over doses of pre-training (days; stop it and give it again as you like)
