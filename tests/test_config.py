@@ -180,6 +180,8 @@ def test_a_number_may_be_written_in_any_usual_way(write, number):
         ("model: !shout m", "model takes text"),
         ("model: \x07", "train.yaml: invalid YAML"),
         ("model: " + "[" * 900 + "]" * 900, "train.yaml: invalid YAML (nested too deeply)"),
+        ("model: " + "[" * 100 + "]" * 100, "train.yaml: invalid YAML (nested too deeply)"),
+        ("model: " + "[" * 99 + "]" * 99, "train.yaml:1: model takes text, not a list"),
         (b"model: caf\xe9", "train.yaml is not UTF-8 (byte 11)"),
         (b"", "train.yaml: missing model (text)"),
     ],

@@ -16,6 +16,10 @@ import yaml
 from .config_types import Given, build
 from .errors import UsageError
 
+DEEPEST = 100  # levels of a configuration; far deeper ones would end in the parser, where the interpreter's own limit stands
+_OPENING = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
 Config = TypeVar("Config")
 
 
@@ -66,7 +70,11 @@ def read_tree(path: str | Path) -> Given:
     except OSError as error:
         raise UsageError(f"the configuration {path} cannot be read ({error.strerror})") from error
     try:
+        depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > DEEPEST:
+                raise UsageError(f"{path}: invalid YAML (nested too deeply)")
             if isinstance(token, yaml.AliasToken):
                 raise UsageError(f"{path}:{token.start_mark.line + 1}: aliases (*{token.value}) are not read; write the value out")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -75,8 +83,6 @@ def read_tree(path: str | Path) -> Given:
         raise UsageError(f"{path}{_line(error)}: invalid YAML ({error.problem})") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: invalid YAML ({str(error).splitlines()[0]})") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}: invalid YAML (nested too deeply)") from error
     if tree.children is None:
         raise UsageError(f"{path}: a configuration is keys with values, not {tree.shown}")
     return dataclasses.replace(tree, where=str(path))

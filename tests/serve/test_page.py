@@ -133,6 +133,19 @@ def test_a_picture_that_is_picked_finds_itself_and_may_stand_beside_words(visit)
     expect(said(page)).to_have_text("a.txt is no picture.")
 
 
+def test_what_is_given_before_the_index_has_answered_is_kept(visit):
+    page = visit()
+    held = []
+    page.route("**/v1/index", lambda route: held.append(route))
+    page.reload()
+    page.locator("#file").set_input_files(upload())
+    expect(page.locator(".score").first).to_have_text("1.000")
+    held.pop().continue_()
+    expect(page.locator("#about")).to_contain_text("items")
+    expect(page.locator("#given")).to_contain_text("a.png")
+    assert ids(page)[0] == "plan/5"
+
+
 def test_a_broken_picture_is_answered_in_the_servers_words(visit):
     page = visit()
     with page.expect_response("**/v1/search") as answer:

@@ -94,10 +94,14 @@ function remember() {
   if (address !== (location.search || location.pathname)) history.pushState(null, "", address);
 }
 
-function recall() {
+function recallQuestion() {
   const said = new URLSearchParams(location.search);
   query.set({ text: said.get("q") ?? "", like: said.get("like") });
   filters.set(said.get("filter") ?? "");
+}
+
+function recall() {
+  recallQuestion();
   search({ keep: true });
 }
 
@@ -116,11 +120,13 @@ async function start() {
   find("more").onclick = () => search({ count: now.count + PAGE, keep: true });
   find("hybrid").onchange = () => query.query().text && search();
   window.addEventListener("popstate", recall);
+  // Before anything is waited for: what is typed or dropped while the index is asked for is not to be lost.
+  recallQuestion();
   try {
     const index = await read("/v1/index");
     describe(index);
     filters.listen(index.fields, () => search());
-    if (index.count) recall();
+    if (index.count && !now.leaving) search({ keep: true });
   } catch (error) {
     if (error.code !== "no_index") return trouble(error, () => location.reload());
     document.body.classList.add("bare");
