@@ -78,10 +78,7 @@ def index(
     looks at a part of the vectors, as hard as this `recall` of the ten nearest takes.
     """
     start, gone = time.monotonic(), list(delete)
-    if vectors is None and not gone and not compact:
-        raise UsageError("nothing to do: name a folder of vectors, ids to delete, or --compact")
-    if ids not in ("own", "place"):
-        raise UsageError(f"ids are own or place, not {ids!r}")
+    _check(bool(vectors is not None or gone or compact), ids)
     source = None if vectors is None else Source(Path(vectors), ids)
     listed = _list_of(str(db))
     policy, counts = Policy("skip", listed), _Counts()
@@ -121,6 +118,14 @@ def index(
         )
     finally:
         store.close()
+
+
+def _check(something: bool, ids: str) -> None:
+    """Refuse what says nothing to do, or names rows in no known way."""
+    if not something:
+        raise UsageError("nothing to do: name a folder of vectors, ids to delete, or --compact")
+    if ids not in ("own", "place"):
+        raise UsageError(f"ids are own or place, not {ids!r}")
 
 
 def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
