@@ -131,15 +131,17 @@ class Batcher:
         ask = tickets[0].job.ask
         counts = dict(zip(map(id, tickets), _tokens(prepared), strict=True))
         for items, vectors in forward(self.engine, prepared.items, prepared.features, prompt=ask.prompt, kwargs=ask.kwargs, dim=None):
-            for ticket, vector, good in zip(cast("list[Ticket]", items), vectors, finite(vectors), strict=True):
+            part, end = cast("list[Ticket]", items), time.perf_counter()
+            length = sum(ticket.length for ticket in part)
+            self.waiting.rate += 0.2 * (length / max(end - start, 1e-6) - self.waiting.rate)
+            # Counted before it is handed out: who has an answer finds it in the metrics.
+            self.metrics.batch(rows=len(part), tokens=sum(counts[id(ticket)] for ticket in part), seconds=end - start)
+            for ticket, vector, good in zip(part, vectors, finite(vectors), strict=True):
                 if good:
                     ticket.job.answer(ticket.index, vector, counts[id(ticket)])
                 else:
                     ticket.job.fail(ContentError("the model gives numbers that are not finite", ticket.document.place))
-        seconds = time.perf_counter() - start
-        length = sum(ticket.length for ticket in tickets)
-        self.waiting.rate += 0.2 * (length / max(seconds, 1e-6) - self.waiting.rate)
-        self.metrics.batch(rows=len(tickets), tokens=sum(counts.values()), seconds=seconds)
+            start = time.perf_counter()
 
 
 def _tokens(prepared: Prepared) -> list[int]:
