@@ -32,12 +32,14 @@ pytestmark = pytest.mark.xdist_group("ranks")
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Start a head that does no work; tests add nodes that do."""
+    """Start a head that does no work; tests add nodes that do. A node of this process takes SIGTERM for itself: it is given back."""
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     local = LocalCluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": QUICK})
     yield local
     ray.shutdown()
     local.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -78,11 +80,12 @@ def test_ray_goes_on_where_the_plain_engine_was_stopped_and_leaves_the_same(clus
         path.unlink()
     (out / "manifest.json").write_text((out / "manifest.json").read_text().replace('"finished": true', '"finished": false'))
     cluster.add_node(num_cpus=1, **NODE)
-    machines = Cluster(address=cluster.address)
+    machines, before = Cluster(address=cluster.address), signal.getsignal(signal.SIGTERM)
     result = embed(model, data, out, cluster=machines, **how)
     assert (result.rows, result.vectors, result.bad, result.embedded) == (ROWS + 1, ROWS - 2, 3, ROWS - 2 - 11)
     same(out, tmp_path / "plain")
     assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def held_back(log, gate):

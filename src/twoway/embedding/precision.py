@@ -38,7 +38,7 @@ def scale_of(vectors: Matrix) -> float:
 
 def cut(vectors: Matrix, dim: int | None, *, normal: bool) -> Matrix:
     """Keep the first numbers of vectors, brought back to length 1 where they had it."""
-    if dim is None or dim == vectors.shape[1]:
+    if dim is None or dim >= vectors.shape[1]:
         return vectors
     kept = vectors[:, :dim]
     return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12) if normal else kept

@@ -12,6 +12,7 @@ from sentence_transformers.util import batch_to_device
 from ..content import ContentError
 from ..errors import TwowayError
 from .batches import Item
+from .precision import cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -58,14 +59,6 @@ def forward(
     yield items, vectors
 
 
-def cut(vectors: Vectors, dim: int, *, normal: bool) -> Vectors:
-    """Keep the first numbers of vectors, brought back to length 1 where whole vectors have it."""
-    if dim >= vectors.shape[1]:
-        return vectors
-    kept = torch.from_numpy(np.ascontiguousarray(vectors[:, :dim]))
-    return np.asarray((torch.nn.functional.normalize(kept, dim=-1) if normal else kept).numpy(), np.float32)
-
-
 def finite(vectors: Vectors) -> NDArray[np.bool_]:
     """Say which vectors are made of numbers alone."""
     return np.asarray(np.isfinite(vectors).all(axis=1))
@@ -90,4 +83,4 @@ def _run(engine: Embedder, features: dict[str, Any], kwargs: Mapping[str, Any], 
     with evaluating(sentence), torch.inference_mode():
         out = sentence(batch_to_device(features, sentence.device), **kwargs)["sentence_embedding"]
         found = np.asarray(out[:, : sentence.truncate_dim or out.shape[1]].float().cpu().numpy(), np.float32)
-    return found if dim is None else cut(found, dim, normal=engine.normal)
+    return cut(found, dim, normal=engine.normal)

@@ -147,7 +147,7 @@ def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
 
 def _bring(store: Store, source: Source, pictures: Pictures | None, counts: _Counts) -> None:
     """Add every shard that does not stand there as it is."""
-    size, done = int(source.shards.manifest["shard_rows"]), 0
+    size = int(source.shards.manifest["shard_rows"])
     for number, path in steps(source.steps(), f"indexing {source.many} shards", total=source.many):
         table = source.shards.read(number)
         origin = f"{sha256(path)[:32]}{'+' if pictures else ''}"
@@ -165,8 +165,8 @@ def _bring(store: Store, source: Source, pictures: Pictures | None, counts: _Cou
             # What lacks a picture is tried again by the next run.
             added, replaced = store.add(source.items(table, small), origin=origin if counts.bad == bad else f"{origin}?")
         except TwowayError as error:
-            raise type(error)(f"{error} (the same command goes on; {done} of {source.many} shards are there)") from error
-        counts.added, counts.replaced, done = counts.added + added, counts.replaced + replaced, done + 1
+            raise type(error)(f"{error} (the same command goes on; {number} of {source.many} shards are there)") from error
+        counts.added, counts.replaced = counts.added + added, counts.replaced + replaced
 
 
 def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, changed: bool) -> list[Measured]:

@@ -177,7 +177,8 @@ class MilvusStore:
 
     def tune(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
-        self._remember(arranged=self._said["arranged"] | {"effort": effort})
+        with self.writing(), engine_errors(self.location, "writing"):
+            self._remember(arranged=self._said["arranged"] | {"effort": effort})
 
     def compact(self) -> None:
         """Ask Milvus to merge its segments."""

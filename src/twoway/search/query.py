@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..content import Document, Image, Text
 from ..errors import TwowayError, UsageError
 from .opening import open_store
+from .store import near
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,8 +96,7 @@ def find(
             raise TwowayError(f"{db} is empty; add to it with 'twoway index DIR --db {db}'")
         store.count(where)  # a filter with a typing error is met before a model is loaded
         if like is not None:
-            near = store.search(store.get(like).vector, k=k + 1, where=where, exact=exact)
-            return [hit for hit in near if hit.item.id != like][:k]
+            return near(store, store.get(like), k=k, where=where, exact=exact)
         from ..embedding import open_embedder
 
         finder = Finder(store, open_embedder(store.model if model is None else model, **opening))

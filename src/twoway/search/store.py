@@ -141,6 +141,12 @@ def check_query(store: Store, vector: NDArray[np.float32] | None, k: int) -> Non
         raise UsageError(f"the query has {has} numbers, and the vectors in {store.location} have {store.dimension}")
 
 
+def near(store: Store, one: Item, *, k: int, where: str | None = None, exact: bool = False) -> list[Hit]:
+    """Return the `k` best items for an item's own vector, itself left out."""
+    found = store.search(one.vector, k=k + 1, where=where, exact=exact)
+    return [hit for hit in found if hit.item.id != one.id][:k]
+
+
 def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a vector, or each row of a matrix, at length 1."""
     values = np.asarray(vector, np.float32)

@@ -15,7 +15,7 @@ import pydantic_core
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ..embedding.steps import cut
+from ..embedding.precision import cut
 from .errors import ApiError
 from .requests import EmbeddingsAsked, read, schema
 from .service import Allowed, Service

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from ..content import Document
-from ..embedding.steps import cut
+from ..embedding.precision import cut
 from ..search.store import Item
 from ..search.thumbnails import thumbnail
 from .errors import ApiError

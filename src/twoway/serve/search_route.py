@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from ..errors import UsageError
+from ..search.store import near
 from .errors import ApiError
 from .requests import SearchAsked, read, schema
 from .service import Allowed, Service
@@ -68,6 +69,4 @@ def _find(store: Store, asked: SearchAsked, vector: Any) -> list[Hit]:
     """Ask the index; an item is not among those like it."""
     if asked.id is None:
         return store.search(vector, k=asked.k, where=asked.filter, words=asked.text if asked.hybrid else None)
-    like = item_of(store, asked.id)
-    found = store.search(like.vector, k=asked.k + 1, where=asked.filter)
-    return [hit for hit in found if hit.item.id != asked.id][: asked.k]
+    return near(store, item_of(store, asked.id), k=asked.k, where=asked.filter)

@@ -15,8 +15,9 @@ from .. import images
 from ..content import ContentError, Document, Text
 from ..embedding import Embedder
 from ..embedding.batches import Item
+from ..embedding.precision import cut
 from ..embedding.prompts import prompt_of
-from ..embedding.steps import cut, look
+from ..embedding.steps import look
 from ..errors import TwowayError, did_you_mean
 from .access import Access
 from .batcher import Batcher

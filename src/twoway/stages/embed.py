@@ -20,7 +20,7 @@ from twoway.embedding.prompts import prompt_of
 from twoway.errors import UsageError
 
 from .embed_recall import Sample
-from .embed_source import Sources, row_of
+from .embed_source import READ_AHEAD, Sources, row_of
 from .embed_write import EmbedResult, Writer, fill, of_model, width_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from .embed_ray import Cluster
 
 SHARD_ROWS = 2048
-_READ = 16  # rows read ahead; a page in memory is several megabytes
 
 
 class Rows(Protocol):
@@ -138,7 +137,7 @@ class _Run:
 
     def documents(self, rows: Iterator[Document | ContentError], skip: int) -> Iterator[Document]:
         """Give the engine the good rows, and remember which is which."""
-        for number, row in enumerate(read_ahead(rows, _READ), skip):
+        for number, row in enumerate(read_ahead(rows, READ_AHEAD), skip):
             self.read = number + 1
             if isinstance(row, ContentError):
                 self.writer.refuse(row)

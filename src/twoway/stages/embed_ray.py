@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -145,11 +147,23 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         yield ray
         return
     here = {"address": "local", "include_dashboard": False} if cluster.address is None else {"address": cluster.address}
+    with _sigterm_given_back():
+        try:
+            ray.init(**here, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise TwowayError(f"no Ray cluster answers at {cluster.address or 'this machine'} ({str(error).splitlines()[0]})") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _sigterm_given_back() -> Iterator[None]:
+    """Put back what SIGTERM did before: Ray takes the signal for itself, and keeps it after its end."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**here, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise TwowayError(f"no Ray cluster answers at {cluster.address or 'this machine'} ({str(error).splitlines()[0]})") from error
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from twoway.content import ContentError, Document, Image
 
+READ_AHEAD = 16  # rows; a page in memory is several megabytes
 # Above this many files or bytes rows are not counted beforehand, since that would open every file or read it whole.
 _FILES, _BYTES = 2000, 4 << 30
 

@@ -18,7 +18,7 @@ from twoway.embedding.prompts import prompt_of
 from twoway.embedding.shards import Row
 from twoway.errors import TwowayError, UsageError
 
-from .embed_source import row_of
+from .embed_source import READ_AHEAD, row_of
 from .embed_write import of_model
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from twoway.content import Document
 
     from .embed_places import Places
-
-_READ = 16  # rows read ahead; a page in memory is several megabytes
 
 
 def describe(opening: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ class ShardEmbedder:
         bad: list[ContentError] = []
 
         def documents() -> Iterator[Document]:
-            for number, found in enumerate(read_ahead(self.places.read(places), _READ), first):
+            for number, found in enumerate(read_ahead(self.places.read(places), READ_AHEAD), first):
                 if self.strict and bad:
                     return
                 if isinstance(found, ContentError):

@@ -63,12 +63,18 @@ def read_recipe(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[s
     return recipe_of(read_tree(path), Path(path).stem, Path(path).parent, words, kinds=kinds)
 
 
-def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
-    """Read a recipe out of a tree; files that it names lie in `home`."""
+def known_kinds(kinds: Mapping[str, Kind] | None = None) -> Mapping[str, Kind]:
+    """Return these stages, or, where none are given, all that there are."""
     if kinds is None:
         from . import kinds as known  # the stages themselves, which are heavy
 
-        kinds = known.KINDS
+        return known.KINDS
+    return kinds
+
+
+def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
+    """Read a recipe out of a tree; files that it names lie in `home`."""
+    kinds = known_kinds(kinds)
     if _STAGES not in (tree.children or {}):
         tree = _of_one(tree, kinds)
     listed = (tree.children or {})[_STAGES]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.stages.dry_run import Forecast
 from twoway.stages.dry_run import forecast as forecast_step
+from twoway.stages.recipe import known_kinds
 from twoway.stages.run_report import duration
 from twoway.stages.steps import Step
 
@@ -67,10 +68,7 @@ def forecast(
     study: str | Path, out: str | Path, words: Sequence[str] = (), *, jobs: int = 1, kinds: Mapping[str, Kind] | None = None
 ) -> Forecasts:
     """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
-    if kinds is None:
-        from twoway.stages import kinds as known
-
-        kinds = known.KINDS
+    kinds = known_kinds(kinds)
     read = read_study(study, words, kinds=kinds)
     grid = Layout(read, Path(out), kinds).lay_out(first_rates(read))
     steps = {key: _step(task) for key, task in grid.tasks.items()}

@@ -12,7 +12,7 @@ from twoway.config import layer, put_words, read_tree
 from twoway.config_types import Given, build, read
 from twoway.errors import UsageError, did_you_mean
 from twoway.stages.evaluate_config import EvaluateConfig
-from twoway.stages.recipe import START, recipe_of
+from twoway.stages.recipe import START, known_kinds, recipe_of
 
 from .config import Arm, Before, Claim, Gate, Search, Study
 
@@ -28,10 +28,7 @@ _ROWS, _SEEDS, _RATE = "rows", "seeds", "lr"
 
 def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Study:
     """Read a study file, with `key=value` words over it (`seeds=[1]`, `finetune.rows=64`, `arms.causal.lr=1e-4`)."""
-    if kinds is None:
-        from twoway.stages import kinds as known
-
-        kinds = known.KINDS
+    kinds = known_kinds(kinds)
     path, root = Path(path), read_tree(path)
     put_words(root, words)
     parts = _parts(root)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError
+from twoway.stages.recipe import known_kinds
 from twoway.stages.records import read_record, require_run_folder
 from twoway.stages.run_report import duration
 from twoway.training.checkpoint import FOLDER as CHECKPOINTS
@@ -75,10 +76,7 @@ def run(
     """
     if jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {jobs}")
-    if kinds is None:
-        from twoway.stages import kinds as known
-
-        kinds = known.KINDS
+    kinds = known_kinds(kinds)
     read, out = read_study(study, words, kinds=kinds), Path(out)
     require_run_folder(out, summary.FILE)
     layout = Layout(read, out, kinds)
