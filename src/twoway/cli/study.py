@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twoway.errors import UsageError
+
 if TYPE_CHECKING:
     import argparse
 
@@ -23,9 +25,11 @@ study says that it cannot decide, and why.
 Words: seeds=[1] sets a key of the study, finetune.rows=640 one of all arms, arms.causal.lr=1e-4 or stages.moca.rows=6400 one of one."""
 EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, rows, time; nothing is done)
   twoway study studies/quick.yaml out --jobs 2             (give it again after a stop: it goes on)
+  twoway study studies/full.yaml out --claims 2,3          (what these claims need, and no more)
   twoway study studies/quick.yaml out --write results.md   (and write the results as a page, beside the papers' figures)"""
 
 WIDTH = 140  # of a table in a file or a pipe
+ENDED = ("done", "in part")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder of the study; new, or a study to go on with")
     parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the study")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread each (default: one for each core)")
+    parser.add_argument("--claims", metavar="1,2", default="", help="do only what claims of these numbers need (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost, and do nothing")
     parser.add_argument(
         "--report", action="store_true", help="write the report, and with --write the page, of what stands in OUT; run nothing"
@@ -64,18 +69,26 @@ def run(args: argparse.Namespace) -> int:
     from twoway.study.run import run as run_study
 
     try:
-        result = run_study(args.study, args.out, args.words, jobs=jobs, seen=pages.write)
+        result = run_study(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims), seen=pages.write)
     except Stopped as stopped:
         sys.stderr.write(f"twoway study: {stopped}\n")
         return stopped.code
     written = _pages(args)
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
-        return 0 if result.state == "done" else 1
+        return 0 if result.state in ENDED else 1
     for job, error, log in result.failed:
         sys.stdout.write(f"{job} failed: {error} (log: {log})\n")
     _said(args, f"{result.state}{f': {result.why}' if result.why else ''}; {result.done} jobs done", written)
-    return 0 if result.state == "done" else 1
+    return 0 if result.state in ENDED else 1
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Read the numbers of claims."""
+    try:
+        return tuple(int(one) for one in text.split(",") if one.strip())
+    except ValueError:
+        raise UsageError(f"--claims takes numbers of claims with commas between them, not {text!r}") from None
 
 
 def _pages(args: argparse.Namespace) -> list[Path]:

@@ -6,7 +6,7 @@ recipe forecasts it (`stages.dry_run`), from the model's operations and what thi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +115,11 @@ def _alike(grid: Grid) -> dict[str, list[Task]]:
 
 def _of(task: Task, grid: Grid, steps: Mapping[str, Step]) -> Forecast:
     """Forecast one job among those that it needs."""
-    chain, open_ends = [], [task.key]
+    chain, open_ends = [], [(task, task.job.name)]
     while open_ends:
-        key = open_ends.pop()
-        chain.append(steps[key])
-        open_ends += grid.tasks[key].needs
-    return forecast_step(steps[task.key], chain, 1)
+        one, name = open_ends.pop()
+        # A job that two stages share bears one name; who needs it may know it by the other.
+        chain.append(replace(steps[one.key], job=replace(one.job, name=name)))
+        called = {Path(one.base): one.job.source} | {folder: made for made, (_, folder) in one.makers.items()}
+        open_ends += [(grid.tasks[key], called[grid.tasks[key].folder]) for key in one.needs]
+    return forecast_step(chain[0], chain, 1)

@@ -25,6 +25,7 @@ from twoway.training.checkpoint import FOLDER as CHECKPOINTS
 from twoway.training.stop import Stopped
 
 from . import gate, summary
+from .chosen import chosen_arms, needed
 from .grid import LOGS, Layout
 from .pace import seconds_left
 from .rates import first_rates
@@ -34,7 +35,7 @@ from .taken import take_over
 from .workers import Workers, log_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from twoway.stages.kinds import Kind
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from .grid import Grid
     from .workers import Worker
 
-State = Literal["running", "done", "failed", "stopped", "not decidable"]
+State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def run(
     words: Sequence[str] = (),
     *,
     jobs: int = 1,
+    claims: Collection[int] = (),
     kinds: Mapping[str, Kind] | None = None,
     seen: Callable[[Path], object] = lambda _out: None,
 ) -> StudyResult:
     """Do a study (a YAML file, with `key=value` words over it) in the folder `out`, `jobs` at a time; the same call goes on.
 
-    `seen(out)` is called whenever there is a new score, and at the end.
+    With `claims`, only what claims of these numbers need. `seen(out)` is called whenever there is a new score, and at the end.
     """
     if jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {jobs}")
@@ -82,8 +84,9 @@ def run(
     layout = Layout(read, out, kinds)
     for problem in dict.fromkeys(problem for task in layout.lay_out({}).tasks.values() for problem in task.job.problems):
         raise TwowayError(f"{read.file}: {problem}")
+    arms = chosen_arms(read, claims)
     with alone(out):
-        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen).run()
+        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen, arms).run()
 
 
 @dataclass
@@ -95,6 +98,7 @@ class _Runner:
     layout: Layout
     workers: Workers
     seen: Callable[[Path], object]
+    arms: frozenset[str]  # which are done now
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     verdict: gate.Verdict = field(default_factory=gate.Verdict)
@@ -143,8 +147,10 @@ class _Runner:
 
     def _begin(self, grid: Grid) -> None:
         """Start what can be started: the gate alone at first, nothing once a gate does not hold."""
-        asked = grid.gate
+        asked, wanted = grid.gate, needed(grid, self.arms)
         for key, task in grid.tasks.items():
+            if key not in wanted:
+                continue
             if not self.workers.free or self.stopped or self.verdict.passed is False:
                 return
             open_ = key not in self.done and key not in self.failed and key not in self.workers.busy
@@ -159,7 +165,8 @@ class _Runner:
         if task.stand.standing == "done":
             # Of arms whose rate is not known yet, as if it were the first.
             whole = self.layout.lay_out(first_rates(self.study) | found_rates(self.study, grid))
-            left = seconds_left(whole, self.done | {task.key}, self.workers.count)
+            unasked = whole.tasks.keys() - needed(whole, self.arms)
+            left = seconds_left(whole, self.done | unasked | {task.key}, self.workers.count)
             more = f"; about {duration(left)} left" if left is not None else ""
             _say(f"[{len(self.done) + 1}/{len(grid.tasks)}] {task.title}: done in {duration(worker.seconds)}{more}")
         elif not self.stopped:
@@ -173,8 +180,9 @@ class _Runner:
         summary.write(self.study, grid, self.out, state=state, jobs=self.workers.count, verdict=self.verdict, failed=self.failed)
 
     def _result(self, grid: Grid) -> StudyResult:
-        left = [task for key, task in grid.tasks.items() if key not in self.done]
-        state: State = "done" if not left and not grid.waiting else "failed"
+        left = grid.tasks.keys() - self.done
+        missed = self.arms & set(grid.waiting) or left & needed(grid, self.arms)
+        state: State = "failed" if missed else "in part" if left or grid.waiting else "done"
         why = ""
         if self.stopped:
             state = "stopped"
