@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LONGEST_WORD = 200
+
+
 class TwowayError(Exception):
     """The thing failed; the message is the whole story and is shown without a traceback (exit code 1)."""
 
@@ -17,7 +20,13 @@ class UsageError(TwowayError):
     """The command or the call was used wrongly (exit code 2)."""
 
 
+class BusyError(UsageError):
+    """Somebody else is at work there; the same will do once they are done."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the nearest known word, or an empty string where nothing is near."""
+    if len(word) > _LONGEST_WORD:
+        return ""  # nobody means that by mistake, and comparing costs more than its length
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""

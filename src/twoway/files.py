@@ -35,11 +35,11 @@ def fresh_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             if not parent.is_dir():
                 raise UsageError(f"{parent} is a file, so {out} cannot be made below it")
             break
-    with _disk_errors(out):
+    with write_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.absolute().parent))
     try:
-        with _disk_errors(out):
+        with write_errors(out):
             yield beside
             _open_to_readers(beside)
             _swap_in(beside, out)
@@ -51,7 +51,7 @@ def fresh_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write one file so that it is there whole or not at all."""
     path = Path(path)
-    with _disk_errors(path):
+    with write_errors(path):
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.absolute().parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -125,15 +125,17 @@ def _swap_in(beside: Path, out: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Say a full or read-only disk in one line."""
+def write_errors(out: Path) -> Iterator[None]:
+    """Say in one line that a disk is full or read-only, or that a file stands where a folder should be."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise TwowayError(
                 f"no space left on the disk while writing {out}; nothing half-written is kept; free some space and try again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise TwowayError(f"may not write {out}: {error.strerror}") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise UsageError(f"{out} cannot be made: a file stands in its way; choose another place") from error
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,8 @@ FIELDS = {"year": "integer", "price": "number", "shelf": "string", "sold": "bool
         ("shelf in ('a', \"b\"\"c\", 'it''s')", "`shelf` IN ('a', 'b\"c', 'it''s')"),
         ("`two words` like '%x%'", "`two words` LIKE '%x%'"),
         ("`and` = 'x' and year is not null", "(`and` = 'x') AND (NOT (`year` IS NULL))"),
+        ("year > 1.5 and year <= -2.5", "(`year` > 1) AND (`year` <= -3)"),
+        ("year between 1.5 and 2e3 or year = 3.0", "((`year` >= 2) AND (`year` <= 2000)) OR (`year` = 3)"),
         ("price between 1 and 2 or sold = false", "((`price` >= 1) AND (`price` <= 2)) OR (`sold` = FALSE)"),
     ],
 )
@@ -55,6 +58,11 @@ def test_a_negation_is_carried_down_to_keys_that_are_there():
         ("year > 3; drop table items", "is not understood"),
         ("length(shelf) > 3", "no field 'length'"),
         ("year > 99999999999999999999", "too large a number"),
+        ("year = " + "9" * 5000, "too large a number"),
+        ("price < 1e400", "too large a number"),
+        ("price in (1, -1e400)", "too large a number"),
+        ("year = 1.5", "year is an integer, and none is 1.5"),
+        ("year in (1, 2.5)", "year is an integer, and none is 2.5"),
         ("not " * 60 + "sold", "nested more than 50 deep"),
         ("sold or " * LONGEST, "at most 10,000 are read"),
         ("", "ends where the name of a field is missing"),
@@ -64,6 +72,14 @@ def test_what_is_wrong_is_said(text, said):
     with pytest.raises(UsageError, match=said) as caught:
         parse(text, FIELDS)
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+
+
+def test_a_long_number_takes_no_longer_than_its_length():
+    start = time.process_time()
+    with pytest.raises(UsageError):
+        parse("price = " + "1" * (LONGEST - 20) + "x", FIELDS)
+    assert time.process_time() - start < 0.5
 
 
 values = st.one_of(st.integers(-(2**62), 2**62), st.text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twoway.errors import TwowayError, UsageError
-from twoway.search import milvus_client
+from twoway.search import milvus_client, milvus_collection
 from twoway.search.milvus_client import Place
 from twoway.search.opening import create_store, exists, open_store
 from twoway.search.store import About, Item
@@ -41,6 +41,30 @@ def test_collections_of_a_server_are_indexes_of_their_own(address):
         again.add([Item("n" * 3000, np.ones(4, np.float32))])
     again.close()
     other.close()
+
+
+def test_programs_of_one_server_see_what_the_others_have_changed(address, monkeypatch):
+    monkeypatch.setattr(milvus_collection, "_FRESH", 0.0)
+    row = np.eye(4, dtype=np.float32)[0]
+    one = create_store(f"{address}/pages", ABOUT)
+    other = open_store(f"{address}/pages")
+    one.add([Item("a", row, metadata={"year": 1990})])
+    other.add([Item("b", row, metadata={"shelf": "A"})])
+    for store in (one, other):
+        assert {"year", "shelf"} <= set(store.fields)
+        assert store.count("year = 1990 or shelf = 'A'") == 2
+    with pytest.raises(UsageError, match="the metadata of the item 'c' has"):
+        one.add([Item("a", row), Item("c", row, metadata={"long": "x" * 70_000})])
+    assert one.count("year = 1990") == 1  # nothing of what was refused is there
+    one.close()
+    anew = create_store(f"{address}/pages", About("other", "0" * 64, 4), overwrite=True)
+    anew.add([Item("x", row)])
+    for asked in (lambda: other.search(row), lambda: other.add([Item("y", row)])):
+        with pytest.raises(TwowayError, match="was built anew, or taken away, after this program opened it"):
+            asked()
+    assert anew.count() == 1
+    other.close()
+    anew.close()
 
 
 def test_a_server_that_is_away_is_said(monkeypatch):

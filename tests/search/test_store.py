@@ -99,6 +99,9 @@ def test_the_nearest_come_first_with_their_cosine(store):
         ("sold", "a"),
         ("not sold", "b"),
         ("sold = false or price between 1 and 1.75", "ab"),
+        ("year > 1999.5 and year < 2000.5", "b"),
+        ("year between 1989.5 and 1e3", ""),
+        ("year = 2e3", "b"),
         ("year is null", "d"),
         ("price is not null and price <= 2", "ab"),
         ("text like '%fox%'", "ad"),
@@ -135,6 +138,42 @@ def test_words_find_by_text_and_together_with_a_vector(store):
     assert scores["c"] == pytest.approx(1, abs=1e-5)
     assert scores["b"] == pytest.approx(float(near @ items()[1].vector), abs=1e-5)
     assert store.search(None, words='text:nothing ("', k=3) == []  # words are words, no language
+
+
+def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(location):
+    store = create_store(location, ABOUT)
+    try:
+        picture, wolf, fox = vectors(3, 5)
+        store.add([Item("picture", picture, thumbnail=b"small")])
+        store.arrange(exact_below=1000)
+        assert store.search(None, words="wolf") == []
+        store.add([Item("wolf", wolf, "a grey wolf")])
+        assert ids(store.search(None, words="wolf")) == ["wolf"]
+        assert ids(store.search(wolf, k=1)) == ["wolf"]
+        assert sorted(ids(store.search(picture, words="wolf", k=2))) == ["picture", "wolf"]
+        store.add([Item("wolf", fox, "now a fox")])
+        assert (ids(store.search(None, words="wolf")), ids(store.search(None, words="fox"))) == ([], ["wolf"])
+        store.delete(["wolf"])
+        assert store.search(None, words="fox") == []
+    finally:
+        store.close()
+
+
+def test_an_id_is_an_id_whatever_stands_in_it(store):
+    strange = ["x'] or id in ['a", "'", '"', "\\", "'\"\\", "a\nb", "\0", "%", "' OR ''='", 'x"] or id != ""']
+    more = [Item(name, vector, metadata={"shelf": name}) for name, vector in zip(strange, vectors(len(strange), 9), strict=True)]
+    assert store.add(more) == (len(more), 0)
+    assert [store.get(one.id) for one in more] == more
+    assert [ids(store.search(None, where=f"id = '{name.replace(chr(39), chr(39) * 2)}'")) for name in strange] == [[one] for one in strange]
+    assert store.add(more) == (0, len(more))
+    for name in strange:
+        assert store.delete([name]) == 1
+        with pytest.raises(UsageError, match="no item with the id"):
+            store.get(name)
+    assert sorted(ids(store.search(None))) == list("abcd")
+    own = dict.fromkeys(("sparse", "vector", "id", "$meta"), "mine")  # what engines call things by
+    assert store.add([Item("own", vectors(1, 4)[0], metadata=own)]) == (1, 0)
+    assert dict(store.get("own").metadata) == dict.fromkeys(("meta_sparse", "meta_vector", "meta_id", "meta__meta"), "mine")
 
 
 def test_an_item_takes_the_place_of_one_with_its_id(store):

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import TwowayError, UsageError
-from ..files import write_whole
+from ..errors import BusyError, TwowayError, UsageError
+from ..files import write_errors, write_whole
 from .precision import quantise, restore
 
 if TYPE_CHECKING:
@@ -155,12 +155,14 @@ class Shards:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder against a second run; the system lets go of it however this one ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"another run is writing to {folder}; wait for it, or choose another folder") from error
+            raise BusyError(f"another run is writing to {folder}; wait for it, or choose another folder") from error
         yield
 
 

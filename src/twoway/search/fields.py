@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What an item has by itself; the first three may be asked for in a filter too.
 OPEN = {"id": "string", "text": "string", "place": "string"}
-OWN = (*OPEN, "thumbnail", "origin", "vector")
+OWN = (*OPEN, "thumbnail", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
 _LONGEST = 120
 
 
@@ -50,15 +50,15 @@ def merged(one: str | None, other: str | None) -> str | None:
 def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return names and types of all columns that these rows need."""
     found: dict[str, str | None] = {}
-    keys: dict[str, str] = {}
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for row in rows:
         for key, value in row.items():
-            if key not in keys:
-                keys[key] = name_of(key)
-                if list(keys.values()).count(keys[key]) > 1:
-                    both = " and ".join(repr(one) for one, name in keys.items() if name == keys[key])
-                    raise UsageError(f"the metadata {both} would both be the field {keys[key]!r}; rename one of them")
-            found[keys[key]] = merged(found.get(keys[key]), kind_of(value))
+            if key not in names:
+                name = names[key] = name_of(key)
+                if taken.setdefault(name, key) != key:
+                    raise UsageError(f"the metadata {taken[name]!r} and {key!r} would both be the field {name!r}; rename one of them")
+            found[names[key]] = merged(found.get(names[key]), kind_of(value))
     return {name: kind for name, kind in found.items() if kind is not None}
 
 

@@ -7,6 +7,7 @@ backquotes where it has other signs than letters and digits; a text stands in qu
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 Literal = str | int | float | bool
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|`(?P<field>[^`]+)`"""
+    r"""\s*(?:(?P<number>-?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)(?![\w.])|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|`(?P<field>[^`]+)`"""
     r"""|(?P<word>[^\W\d]\w*)|(?P<sign><>|[<>!=]=|[<>=(),]))"""
 )
 _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -26,7 +27,8 @@ _WORDS = ("and", "or", "not", "in", "like", "is", "null", "between", "true", "fa
 # Which values go with a field; a whole number goes with either kind of number.
 _TAKES: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int, float), "number": (int, float), "boolean": (bool,)}
 _DEEPEST = 50
-LONGEST = 10_000
+LONGEST, _SHOWN = 10_000, 200
+_LARGEST = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _Reader:
 
     def __init__(self, text: str, fields: Mapping[str, str]) -> None:
         self.text, self.fields = text, fields
+        self.shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
         self.tokens = self._split()
         self.next = self.depth = 0
 
@@ -79,7 +82,7 @@ class _Reader:
             if match is None:
                 rest = self.text[place:].strip()
                 what = "the quote is not closed" if rest[0] in "'\"`" else f"{rest[:12]!r} is not understood"
-                raise UsageError(f"filter {self.text!r}: {what}")
+                raise UsageError(f"filter {self.shown}: {what}")
             kind = str(match.lastgroup)
             found.append((kind, match[kind], match.start(kind)))
             place = match.end()
@@ -106,9 +109,9 @@ class _Reader:
 
     def _fail(self, wanted: str) -> NoReturn:
         if self.next >= len(self.tokens):
-            raise UsageError(f"filter {self.text!r} ends where {wanted} is missing")
+            raise UsageError(f"filter {self.shown} ends where {wanted} is missing")
         _, value, place = self.tokens[self.next]
-        raise UsageError(f"filter {self.text!r}: {wanted} is missing before {value!r} (character {place + 1})")
+        raise UsageError(f"filter {self.shown}: {wanted} is missing before {value!r} (character {place + 1})")
 
     def _any(self) -> Filter:
         parts = [self._all()]
@@ -146,7 +149,7 @@ class _Reader:
         self.next += 1
         if name not in self.fields:
             known = ", ".join(self.fields) or "none"
-            raise UsageError(f"filter {self.text!r}: the index has no field {name!r}{did_you_mean(name, self.fields)} (there are: {known})")
+            raise UsageError(f"filter {self.shown}: the index has no field {name!r}{did_you_mean(name, self.fields)} (there are: {known})")
         if self._if("is", "not", "null"):
             return Group("not", (Comparison(name, "null"),))
         if self._if("is", "null"):
@@ -163,16 +166,16 @@ class _Reader:
         kind, value = self._peek()
         if kind == "sign" and value in _SIGNS:
             self.next += 1
-            return Comparison(name, _SIGNS[value], (self._value(name),))
+            return self._compare(name, _SIGNS[value])
         if self._if("like"):
             if self.fields[name] != "string":
-                raise UsageError(f"filter {self.text!r}: 'like' is for texts, and {name} is {_a(self.fields[name])}")
+                raise UsageError(f"filter {self.shown}: 'like' is for texts, and {name} is {_a(self.fields[name])}")
             return Comparison(name, "like", (self._value(name),))
         if self._if("between"):
-            low = self._value(name)
+            low = self._compare(name, ">=")
             if not self._if("and"):
                 self._fail("'and'")
-            return Group("and", (Comparison(name, ">=", (low,)), Comparison(name, "<=", (self._value(name),))))
+            return Group("and", (low, self._compare(name, "<=")))
         if self._if("in"):
             if not self._if("("):
                 self._fail("'('")
@@ -184,11 +187,19 @@ class _Reader:
             return Comparison(name, "in", tuple(values))
         return None
 
-    def _value(self, name: str) -> Literal:
+    def _compare(self, name: str, sign: str) -> Comparison:
+        """Read the value of a comparison; integers are compared with the next whole number, which every engine can: `< 1.5` is `< 2`."""
+        if self.fields[name] == "integer" and self._peek()[0] == "number" and sign not in ("=", "!="):
+            value = self._value(name, whole=False)
+            whole = math.ceil(value) if sign in ("<", ">=") else math.floor(value)  # type: ignore[arg-type]
+            return Comparison(name, sign, (whole,))
+        return Comparison(name, sign, (self._value(name),))
+
+    def _value(self, name: str, *, whole: bool = True) -> Literal:
         """Read a value that goes with a field."""
         kind, said = self._peek()
         if kind == "number":
-            value: Literal = float(said) if re.search(r"[.eE]", said) else int(said)
+            value: Literal = float(said) if re.search(r"[.eE]", said) or len(said) > 20 else int(said)
         elif kind == "text":
             value = said[1:-1].replace(said[0] * 2, said[0])
         elif (kind, said) in (("key", "true"), ("key", "false")):
@@ -197,9 +208,13 @@ class _Reader:
             self._fail(f"a value for {name} (a text stands in quotes)")
         self.next += 1
         if type(value) not in _TAKES[self.fields[name]]:
-            raise UsageError(f"filter {self.text!r}: {name} is {_a(self.fields[name])}, and {said} is not")
-        if type(value) is int and abs(value) >= 1 << 63:
-            raise UsageError(f"filter {self.text!r}: {said} is too large a number")
+            raise UsageError(f"filter {self.shown}: {name} is {_a(self.fields[name])}, and {said[:_SHOWN]} is not")
+        if isinstance(value, float) and value.is_integer() and self.fields[name] == "integer":
+            value = int(value)
+        if isinstance(value, int | float) and (abs(value) >= _LARGEST if isinstance(value, int) else not math.isfinite(value)):
+            raise UsageError(f"filter {self.shown}: {said[:_SHOWN]} is too large a number")
+        if whole and isinstance(value, float) and self.fields[name] == "integer":
+            raise UsageError(f"filter {self.shown}: {name} is an integer, and none is {said}")
         return value
 
 

@@ -23,6 +23,7 @@ from . import lance_index
 from .fields import fitting, kinds_of
 from .filters import parse
 from .lance_filter import quoted, sql
+from .lance_live import ABOUT, Live, about_of
 from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of
 from .said import engine_errors
 from .store import About, Hit, check_query, checked, unit
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from .store import Item, Value
 
-_TABLE, _ABOUT = "items", b"twoway.about"
+_TABLE = "items"
 _FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 _FUSED = 50  # of each list, at least, when two are fused
 _NAMES = 500  # ids in one condition
@@ -45,7 +46,7 @@ class LanceStore:
 
     def __init__(self, location: str, table: Any, about: About) -> None:
         self.location, self.about = location, about
-        self._table = table
+        self._table, self._live = table, Live(table, location, about)
         self._lock, self._depth = threading.RLock(), 0
         self._held = ExitStack()
 
@@ -58,10 +59,10 @@ class LanceStore:
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
             table = _connect(location).open_table(_TABLE)
-            said = (table.schema.metadata or {}).get(_ABOUT)
+            said = about_of(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
-        return cls(location, table, About(**json.loads(said)))
+        return cls(location, table, About(**said))
 
     @classmethod
     def create(cls, location: str, about: About, *, overwrite: bool = False) -> LanceStore:
@@ -73,9 +74,10 @@ class LanceStore:
             raise UsageError(f"{location} holds other files; choose a new folder for the index")
         kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
         vector = pa.field("vector", pa.list_(pa.float32(), about.dimension))
-        schema = pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({_ABOUT: json.dumps(asdict(about))})
+        schema = pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({ABOUT: json.dumps(asdict(about))})
         with engine_errors(location, "making"), alone(folder):
             table = _connect(location).create_table(_TABLE, schema=schema, mode="overwrite" if overwrite else "create")
+            lance_index.index_words(table)
         return cls(location, table, about)
 
     @classmethod
@@ -90,15 +92,12 @@ class LanceStore:
     @property
     def fields(self) -> Mapping[str, str]:
         """What a filter may name, and its type."""
-        with engine_errors(self.location, "reading"):
-            schema = self._table.schema
-        return fields_of(schema)
+        return self._live.read("reading", lambda table: fields_of(table.schema))
 
     def count(self, where: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
         condition = self._condition(where)
-        with engine_errors(self.location, "reading"):
-            return int(self._table.count_rows(condition))
+        return int(self._live.read("reading", lambda table: table.count_rows(condition)))
 
     def search(
         self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
@@ -106,16 +105,19 @@ class LanceStore:
         """Return the best items: by vector, by words, or fused by rank."""
         check_query(self, vector, k)
         condition = self._condition(where)
-        with engine_errors(self.location, "searching"):
-            if words is not None and not lance_index.has_words(self._table):
-                raise UsageError(f"{self.location} has no index of words: none of its items has a text, or 'twoway index' was cut off")
-            query = self._query(vector, words)
+
+        def ask(table: Any) -> pa.Table:
+            if words is not None and not lance_index.has_words(table):
+                raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
+            query = _query(table, vector, words)
             if vector is not None:
-                query = lance_index.ask(query.distance_type("cosine"), self.arranged(), exact=exact)
+                query = lance_index.ask(query.distance_type("cosine"), lance_index.settings(table), exact=exact)
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
-            found = query.limit(max(k, _FUSED) if fused else k).to_arrow().slice(0, k)
+            return query.limit(max(k, _FUSED) if fused else k).to_arrow().slice(0, k)
+
+        found = self._live.read("searching", ask)
         if vector is not None:
             scores = matrix(found, self.dimension) @ unit(vector)
         else:
@@ -124,8 +126,7 @@ class LanceStore:
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
-        with engine_errors(self.location, "reading"):
-            found = self._table.search().where(f"id = {quoted(name)}").limit(1).to_arrow()
+        found = self._live.read("reading", lambda table: table.search().where(f"id = {quoted(name)}").limit(1).to_arrow())
         if not len(found):
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return next(items_of(found, matrix(found, self.dimension)))
@@ -150,8 +151,7 @@ class LanceStore:
 
     def held(self, origin: str) -> int:
         """Count the items of one origin."""
-        with engine_errors(self.location, "reading"):
-            return int(self._table.count_rows(f"origin = {quoted(origin)}"))
+        return int(self._live.read("reading", lambda table: table.count_rows(f"origin = {quoted(origin)}")))
 
     def delete(self, names: Sequence[str]) -> int:
         """Take items out."""
@@ -169,8 +169,7 @@ class LanceStore:
 
     def arranged(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
-        with engine_errors(self.location, "reading"):
-            return lance_index.settings(self._table)
+        return self._live.read("reading", lance_index.settings)
 
     def tune(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
@@ -197,6 +196,8 @@ class LanceStore:
             try:
                 if self._depth == 1:
                     self._held.enter_context(alone(Path(self.location)))
+                    with engine_errors(self.location, "opening"):
+                        self._live.newest()
                 yield
             finally:
                 self._depth -= 1
@@ -210,17 +211,18 @@ class LanceStore:
     def _condition(self, where: str | None) -> str | None:
         return sql(parse(where, self.fields)) if where and where.strip() else None
 
-    def _query(self, vector: NDArray[np.float32] | None, words: str | None) -> Any:
-        from lancedb.query import MatchQuery
 
-        if vector is None and words is None:
-            return self._table.search()
-        if words is None:
-            return self._table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
-        match = MatchQuery(words, "text")
-        if vector is None:
-            return self._table.search(match, query_type="fts")
-        return self._table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
+def _query(table: Any, vector: NDArray[np.float32] | None, words: str | None) -> Any:
+    from lancedb.query import MatchQuery
+
+    if vector is None and words is None:
+        return table.search()
+    if words is None:
+        return table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
+    match = MatchQuery(words, "text")
+    if vector is None:
+        return table.search(match, query_type="fts")
+    return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
 
 
 def _connect(location: str) -> Any:

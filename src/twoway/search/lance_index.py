@@ -24,14 +24,14 @@ _IDS = 10_000  # from this many items on a list of ids pays
 
 def arrange(table: Any, *, exact_below: int, kind: str) -> None:
     """Make what is missing, and bring the rest up to date."""
-    from lancedb.index import FTS, BTree
+    from lancedb.index import BTree
 
     if kind not in KINDS:
         raise UsageError(f"unknown kind of index {kind!r}{did_you_mean(kind, KINDS)} (there are: {', '.join(KINDS)})")
     rows = table.count_rows()
     there = {name for one in table.list_indices() for name in one.columns}
-    if "text" not in there and table.count_rows("text IS NOT NULL"):
-        table.create_index("text", config=FTS())
+    if "text" not in there:
+        index_words(table)
     if "id" not in there and rows >= _IDS:
         table.create_index("id", config=BTree())
     had = settings(table)
@@ -44,6 +44,13 @@ def arrange(table: Any, *, exact_below: int, kind: str) -> None:
         table.create_index("vector", config=_config(kind))
         note(table, {"kind": kind, "rows": rows, "effort": 1})
     table.optimize()
+
+
+def index_words(table: Any) -> None:
+    """Make the index of words; texts that come later are found by it too, at once."""
+    from lancedb.index import FTS
+
+    table.create_index("text", config=FTS())
 
 
 def has_words(table: Any) -> bool:

@@ -7,7 +7,6 @@ items, each whole, and the same `add` again brings the rest.
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,9 +18,9 @@ from ..errors import UsageError
 from .fields import OPEN, fitting, kinds_of
 from .filters import parse
 from .milvus_client import Place, connect, release
-from .milvus_collection import LONGEST_ID, begin, make, remember, remembered, vector_index
-from .milvus_filter import expression
-from .milvus_rows import SHOWN, found, hit_of, item_of, row_of
+from .milvus_collection import Memory, begin, make, remembered, vector_index
+from .milvus_filter import among, expression, literal
+from .milvus_rows import SHOWN, check_sizes, found, hit_of, item_of, row_of
 from .said import engine_errors
 from .store import About, check_query, checked, unit
 
@@ -43,7 +42,8 @@ class MilvusStore:
     def __init__(self, place: Place, client: Any, said: dict[str, Any]) -> None:
         self.location = place.location
         self.about = About(**said["about"])
-        self._place, self._client, self._said = place, client, said
+        self._place, self._client = place, client
+        self._memory = Memory(client, place, said, self.about)
         self._lock = threading.RLock()
 
     @classmethod
@@ -95,7 +95,8 @@ class MilvusStore:
     @property
     def fields(self) -> Mapping[str, str]:
         """What a filter may name, and its type."""
-        return {**OPEN, **self._said["fields"]}
+        with engine_errors(self.location, "reading"):
+            return {**OPEN, **self._memory.now()["fields"]}
 
     def count(self, where: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
@@ -107,17 +108,18 @@ class MilvusStore:
         """Return the best items: by vector, by words, or fused by rank."""
         check_query(self, vector, k)
         condition = self._condition(where)
+        arranged = self.arranged()  # which also says whether the vectors are still of the same model
         with engine_errors(self.location, "searching"):
             near = None if vector is None else unit(vector)
-            if exact and near is not None and words is None and self.arranged():
+            if exact and near is not None and words is None and arranged:
                 return self._exact(near, condition, k)
-            rows = found(self._client, self._place.collection, near, words, condition, k, self.arranged())
+            rows = found(self._client, self._place.collection, near, words, condition, k, arranged)
         return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
         with engine_errors(self.location, "reading"):
-            rows = self._client.get(self._place.collection, ids=[name], output_fields=SHOWN)
+            rows = self._client.query(self._place.collection, filter=among([name]), output_fields=SHOWN)
         if not rows:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
@@ -125,15 +127,15 @@ class MilvusStore:
     def declare(self, fields: Mapping[str, str]) -> None:
         """Remember the fields that are new."""
         with self.writing(), engine_errors(self.location, "writing"):
-            fresh = fitting(fields, self.fields)
+            there = self._memory.now(fresh=True)["fields"]
+            fresh = fitting(fields, {**OPEN, **there})
             if fresh:
-                self._remember(fields=self._said["fields"] | fresh)
+                self._memory.change(fields={**there, **fresh})
 
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id."""
         checked(items, self.dimension)
-        if long := next((one for one in items if len(one.id.encode()) > LONGEST_ID), None):
-            raise UsageError(f"the id {long.id[:60]!r}… has more than {LONGEST_ID} bytes, which is the most in Milvus")
+        check_sizes(items)
         with self.writing(), engine_errors(self.location, "writing"):
             self.declare(kinds_of(one.metadata for one in items))
             replaced = self._among([one.id for one in items])
@@ -151,14 +153,14 @@ class MilvusStore:
 
     def held(self, origin: str) -> int:
         """Count the items of one origin."""
-        return self._count(f"origin == {json.dumps(origin)}")
+        return self._count(f"origin == {literal(origin)}")
 
     def delete(self, names: Sequence[str]) -> int:
         """Take items out."""
         with self.writing(), engine_errors(self.location, "writing"):
             there = self._among(names)
             for start in range(0, len(names), _NAMES):
-                self._client.delete(self._place.collection, ids=list(names[start : start + _NAMES]))
+                self._client.delete(self._place.collection, filter=among(names[start : start + _NAMES]))
         return there
 
     def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
@@ -168,17 +170,18 @@ class MilvusStore:
             wanted = kind if rows >= exact_below else ""
             if wanted != (self.arranged().get("kind") or ""):
                 vector_index(self._client, self._place.collection, wanted)
-                self._remember(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
+                self._memory.change(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
 
     def arranged(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
-        said: Mapping[str, Value] = self._said["arranged"]
+        with engine_errors(self.location, "reading"):
+            said: Mapping[str, Value] = self._memory.now()["arranged"]
         return said
 
     def tune(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
         with self.writing(), engine_errors(self.location, "writing"):
-            self._remember(arranged=self._said["arranged"] | {"effort": effort})
+            self._memory.change(arranged={**self._memory.now(fresh=True)["arranged"], "effort": effort})
 
     def compact(self) -> None:
         """Ask Milvus to merge its segments."""
@@ -216,17 +219,13 @@ class MilvusStore:
     def _among(self, names: Sequence[str]) -> int:
         """Count which of these ids are there."""
         parts = (names[start : start + _NAMES] for start in range(0, len(names), _NAMES))
-        return sum(len(self._client.get(self._place.collection, ids=list(part), output_fields=["id"])) for part in parts)
-
-    def _remember(self, **facts: Any) -> None:
-        self._said = self._said | facts
-        remember(self._client, self._place.collection, self._said)
+        return sum(len(self._client.query(self._place.collection, filter=among(part), output_fields=["id"])) for part in parts)
 
     def _exact(self, vector: NDArray[np.float32], condition: str, k: int) -> list[Hit]:
         """Compare every vector, one after the other: slow, and the measure of what is fast."""
         best: list[tuple[float, str]] = []
         for names, block in self.vectors(condition):
             best = sorted([*best, *zip((unit(block) @ vector).tolist(), names, strict=True)], reverse=True)[:k]
-        listed = self._client.get(self._place.collection, ids=[name for _, name in best], output_fields=SHOWN)
+        listed = self._client.query(self._place.collection, filter=among(name for _, name in best), output_fields=SHOWN) if best else []
         rows = {row["id"]: row for row in listed}
         return [hit_of(rows[name], vector, score) for score, name in best]

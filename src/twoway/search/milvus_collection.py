@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, did_you_mean
+from ..errors import TwowayError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .milvus_client import Place
+    from .store import About
+
+_FRESH = 1.0  # seconds that what was read is believed while others may write
 
 LONGEST_ID, _LONGEST = 2048, 65_535
 _INDEXES: Mapping[str, dict[str, Any]] = {
@@ -16,6 +23,29 @@ _INDEXES: Mapping[str, dict[str, Any]] = {
     "ivf": {"index_type": "IVF_FLAT", "params": {"nlist": 1024}},
     "ivf-pq": {"index_type": "IVF_PQ", "params": {"nlist": 1024, "nbits": 8}},
 }
+
+
+class Memory:
+    """What an index remembers, as it is now: another process may change it, or build the index anew."""
+
+    def __init__(self, client: Any, place: Place, said: dict[str, Any], about: About) -> None:
+        self._client, self._place, self._about = client, place, asdict(about)
+        self._said, self._read = said, time.monotonic()
+
+    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
+        """Return it; vectors of another model are an error of who opened the index before they came."""
+        if fresh or time.monotonic() - self._read > _FRESH:
+            said = remembered(self._client, self._place.collection)
+            if said is None or said["about"] != self._about:
+                raise TwowayError(f"{self._place.location} was built anew, or taken away, after this program opened it; open it again")
+            self._said, self._read = said, time.monotonic()
+        return self._said
+
+    def change(self, **facts: Any) -> None:
+        """Write some of it."""
+        said = {**self.now(fresh=True), **facts}
+        remember(self._client, self._place.collection, said)
+        self._said = said
 
 
 def make(client: Any, name: str, dimension: int) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import UsageError
 from .fields import OPEN, OWN, as_kind, name_of
+from .milvus_collection import LONGEST_ID
 from .store import Hit, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,7 +22,20 @@ if TYPE_CHECKING:
 
 SHOWN = ["id", "text", "place", "thumbnail", "vector", "$meta"]
 _FUSED = 50  # of each list, at least, when two are fused
-_LONGEST_TEXT = 60_000  # bytes; Milvus takes 65,535
+_LONGEST_TEXT, _LONGEST = 60_000, 65_535  # bytes; what Milvus takes of one value, metadata together, is the second
+
+
+def check_sizes(items: Sequence[Item]) -> None:
+    """Refuse what Milvus cannot hold; a text is cut instead, since the vector has all of it."""
+    for one in items:
+        said = {
+            "id": (len(one.id.encode()), LONGEST_ID),
+            "place": (len(one.place.encode()), _LONGEST),
+            "metadata": (len(json.dumps(dict(one.metadata), ensure_ascii=False, default=str).encode()), _LONGEST),
+        }
+        for what, (size, most) in said.items():
+            if size > most:
+                raise UsageError(f"the {what} of the item {one.id[:60]!r} has {size:,} bytes; {most:,} are the most in Milvus")
 
 
 def row_of(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""A LanceDB table in a program that runs on while other processes add to it, compact it, or build it anew.
+
+Who reads sees a version as it was. Where another process has taken that version's files away, the newest is asked instead; and a table
+that now holds vectors of another model is an error, since every query of this program is of the one that was there before.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import TwowayError
+from .said import engine_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .store import About
+
+Answer = TypeVar("Answer")
+ABOUT = b"twoway.about"  # where a table's schema says which model made its vectors
+
+
+def about_of(table: Any) -> dict[str, Any] | None:
+    """Return what a table remembers of its vectors; nothing where it is no table of ours."""
+    said = (table.schema.metadata or {}).get(ABOUT)
+    return None if said is None else dict(json.loads(said))
+
+
+class Live:
+    """One table, read and written as it is now."""
+
+    def __init__(self, table: Any, location: str, about: About) -> None:
+        self.table, self.location, self._about = table, location, asdict(about)
+
+    def read(self, doing: str, ask: Callable[[Any], Answer]) -> Answer:
+        """Ask the table, once more where what was asked is no longer there."""
+        with engine_errors(self.location, doing):
+            try:
+                found = ask(self.table)
+            except TwowayError:
+                raise
+            except Exception:
+                self.newest()
+                found = ask(self.table)
+            self._check()  # behind the answer, because versions only go forward: the one that was asked was no later
+            return found
+
+    def newest(self) -> None:
+        """Go to the newest version, which is what is written to."""
+        self.table.checkout_latest()
+        self._check()
+
+    def _check(self) -> None:
+        if about_of(self.table) != self._about:
+            raise TwowayError(f"{self.location} was built anew after this program opened it; open it again")
