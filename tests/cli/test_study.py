@@ -54,6 +54,12 @@ def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, cap
     assert "16 jobs, 0 done" in found["said"]
 
 
+@pytest.mark.parametrize("given", ["x", "1,", "1;2"])
+def test_claims_are_numbers(tmp_path, capsys, given):
+    assert main(["study", "studies/quick.yaml", str(tmp_path / "out"), "--claims", given, "--dry-run"]) == 2
+    assert "--claims takes numbers of claims" in capsys.readouterr().err
+
+
 @pytest.mark.xdist_group("ranks")
 def test_an_untrained_base_is_asked_first_and_decides_nothing(study, tmp_path, capsys):
     out = tmp_path / "out"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from study_made import TASKS, made
@@ -10,6 +13,7 @@ from twoway.errors import UsageError
 from twoway.study.claims import comparisons, doses, read_claims
 from twoway.study.evidence import Evidence
 from twoway.study.outcomes import read_study
+from twoway.study.page_claim import onset
 from twoway.study.verdict import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED
 
 CLAIM = {"key": "pays", "claim": 2, "says": "b beats a", "paper": "", "better": "b", "than": "a"}
@@ -94,6 +98,107 @@ def test_a_curve_is_drawn_through_the_points_that_were_run(tmp_path):
     (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("c",)).found
     assert found.verdict.word == SEEN
     assert "without 50: not run" in found.comparison.says
+
+
+def changed(out, change):
+    """Change what a study says of itself."""
+    about = json.loads((out / "study.json").read_text())
+    change(about)
+    (out / "study.json").write_text(json.dumps(about))
+    return Evidence(read_study(out))
+
+
+def lost(arm, seed):
+    """Let one run of an arm fail."""
+
+    def change(about):
+        (run,) = [run for run in about["arms"][arm]["runs"] if run["seed"] == seed]
+        run.update(state="failed", error="the loss is not a number")
+
+    return change
+
+
+def test_two_of_four_doses_are_no_curve(tmp_path):
+    about = CLAIM | {"curve": {"axis": "rows", "points": DOSES}}
+    (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("b", "c"), items=60).found
+    assert found.verdict.word == NOT_RUN
+    assert "b was not run" in found.verdict.why
+    assert "c was not run" in found.verdict.why
+
+
+def test_a_verdict_without_one_of_its_seeds_names_it(tmp_path):
+    made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60)
+    (one,) = read_claims(changed(tmp_path, lost("b", 2)))
+    assert one.found[0].verdict.word == SEEN
+    assert "b without seed 2: the loss is not a number" in one.found[0].verdict.why
+
+
+def test_a_task_that_was_not_scored_is_named(tmp_path):
+    about = CLAIM | {"tasks": ["page", "poem"], "groups": ["documents", "maps"]}
+    one = claim(tmp_path, {"a": 0.3, "b": 0.34}, about, items=60)
+    assert one.scope == ("page",)
+    assert "without poem, maps, which the study has not scored" in one.found[0].verdict.why
+
+
+def test_a_smallest_difference_of_none_is_none(tmp_path):
+    assert claim(tmp_path, {"a": 0.3, "b": 0.3}, CLAIM | {"smallest": 0.0}, items=60).smallest == 0.0
+
+
+def test_a_gate_that_is_not_passed_is_why_nothing_was_run(tmp_path):
+    one = claim(tmp_path, {"a": 0.3, "b": 0.34}, items=60, failed=("a", "b"), gate={"passed": False, "why": "it looks away"})
+    assert one.found[0].verdict.word == NOT_RUN
+    assert "the gate is not passed: it looks away" in one.found[0].verdict.why
+
+
+CURVE = {"axis": "rows", "points": {"15": "a", "50": "b", "100": "c"}, "control": {"15": "x", "50": "y", "100": "z"}}
+FLAT = {"x": 0.3, "y": 0.3, "z": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("levels", "failed", "said"),
+    [
+        ({"a": 0.4, "b": 0.4, "c": 0.4}, (), "from 15 on (rows), the smallest that was tried"),
+        ({"a": 0.4, "b": 0.2, "c": 0.4}, (), "from 100 on (rows), and at 50 it is opposite"),
+        ({"a": 0.4, "b": 0.4, "c": 0.4}, ("x",), "from 50 on (rows; not run: 15), the smallest that was tried"),
+        ({"a": 0.4, "b": 0.4, "c": 0.2}, (), "at no dose from which on it stays (rows)"),
+        ({"a": 0.4, "b": 0.4, "c": 0.4}, ("a", "b", "c"), ""),
+    ],
+)
+def test_from_which_dose_on_it_is_seen_is_said_of_doses_that_were_run(tmp_path, levels, failed, said):
+    one = claim(tmp_path, levels | FLAT, CLAIM | {"curve": CURVE}, failed=failed, items=150)
+    found = onset(Evidence(read_study(tmp_path)), one)
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_no_dose_is_named_where_the_gate_does_not_hold(tmp_path):
+    one = claim(tmp_path, {"a": 0.4, "b": 0.4, "c": 0.4} | FLAT, CLAIM | {"curve": CURVE}, items=60, gate={"passed": False, "why": "no"})
+    assert onset(Evidence(read_study(tmp_path)), one) == ""
+
+
+def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_model_falls_out(tmp_path):
+    def mines(about):
+        about["stages"]["mine"] = {"stage": "mine", "from": "moca", "seeds": [None]}
+        about["arms"]["b"]["before"]["stages"] = ["moca", "mine"]
+        for run in about["arms"]["b"]["runs"]:
+            run["stage_seeds"]["mine"] = 0
+
+    made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60, sources={"a": "moca", "b": "moca"}, stage_seeds=(1, 2), stage_luck=0.05)
+    before = Evidence(read_study(tmp_path)).interval({"b": 1.0, "a": -1.0}, ("page",))
+    evidence = changed(tmp_path, mines)
+    assert evidence.interval({"b": 1.0, "a": -1.0}, ("page",)) == before
+    (one,) = read_claims(evidence)
+    assert "the luck of mine, done once, is not in it" in one.found[0].verdict.why
+
+
+def test_other_candidates_are_other_items(tmp_path):
+    made(tmp_path, {"a": 0.3, "b": 0.3}, [CLAIM], items=10)
+    path = tmp_path / "results" / "b" / "seed-2.items.parquet"
+    table = pq.read_table(path)
+    at = table.column_names.index("size")
+    pq.write_table(table.set_column(at, "size", [[7] * len(table)]), path)
+    with pytest.raises(UsageError, match=r"b/seed-2\.json: the items of picture-name"):
+        read_study(tmp_path)
 
 
 def test_doses_are_numbers_or_places():

@@ -69,3 +69,29 @@ def test_the_luck_of_a_shared_stage_falls_out_and_of_another_does_not():
     seeds, stages = evidence.spreads(("one", "two"))
     assert seeds.variance**0.5 == pytest.approx(0.008, abs=0.008)
     assert 0.02 < stages.variance**0.5 < 0.12
+
+
+def shared(random, *, arms, stage_luck):
+    """Return a study in which many arms start from the same two models, and one from two of another stage; all of one true level."""
+    models = {(source, seed): random.normal(0, stage_luck) for source in ("moca", "causal") for seed in "12"}
+    hard, found = random.normal(0, 0.2, 200), {}
+    for name in [f"b{number}" for number in range(arms)] + ["c"]:
+        source, runs = "causal" if name == "c" else "moca", []
+        for seed in "12":
+            for number in range(3):
+                scores = hard + models[source, seed] + random.normal(0, 0.005) + random.normal(0, 0.1, 200)
+                runs.append(Run(number, f"{source} {seed}", {"one": scores}))
+        found[name] = Arm(name, {"from": source}, tuple(runs), ())
+    tasks = {"one": Task("one", "mrr", "retrieval", (), 200, 0.0, 0.0)}
+    return Reading(Path(), {}, {"passed": True}, tasks, {"one": [() for _ in range(200)]}, found, {})
+
+
+def test_many_arms_from_two_models_are_two_models():
+    random = np.random.default_rng(10)
+    few, many = (Evidence(shared(random, arms=arms, stage_luck=0.04), draws=50).spreads(("one",))[1].freedom for arms in (1, 9))
+    assert few == many == 2
+    held = []
+    for _ in range(STUDIES):
+        found = Evidence(shared(random, arms=9, stage_luck=0.04), draws=400).interval({"b0": 1.0, "c": -1.0}, ("one",))
+        held.append(found.low <= 0.0 <= found.high)
+    assert np.mean(held) >= 0.9

@@ -64,9 +64,14 @@ def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path)
     assert r"66.4 \| 65.4" in text
     assert "next was not run (seed 1" in text
     missing = text.split("## Not run")[1].split("##")[0]
-    assert [f"claim {number}" in missing for number in CLAIMS] == [number not in (1, 4) for number in CLAIMS]
+    assert [f"claim {number}" in missing for number in CLAIMS] == [number != 1 for number in CLAIMS]
+    assert "claim 2:" in missing
+    assert "claim 4, in part:" in missing
+    assert f"claim 5: {CLAIMS[5].title}: no study here asks it" in missing
+    assert "more minus next: next was not run (seed 1, seed 2, seed 3: the loss is not a number at step 3)" in missing
     assert "67.5 / 59.8" in text
-    assert "It is seen at no dose" in text
+    assert "It is seen from 0 on (rows, %; not run: 50, 100), the smallest that was tried" not in text
+    assert "It is seen at no dose from which on it stays (rows, %; not run: 50, 100)" in text
 
 
 def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
@@ -105,3 +110,25 @@ def test_two_studies_go_into_one_text(study, tmp_path):
     text = files[0].read_text()
     assert text.index("## Study `made`") < text.index("## Study `second`")
     assert "claim 5" not in text.split("## Not run")[1].split("##")[0]
+
+
+def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
+    claims = [MADE[0] | {"better": "b", "than": "a"}, MADE[1] | {"better": "c", "than": "d"}]
+    made(tmp_path, {"a": 0.3, "b": 0.35, "c": 0.3, "d": -0.3}, claims, items=60, failed=("c",))
+    about = json.loads((tmp_path / "study.json").read_text())
+    arms = about["arms"]
+    arms["c"] |= {"runs": [], "lr": None, "rates": {"0.0002": None}, "waits": "its learning rate is not known: c at 0.0002 failed: no disk"}
+    arms["b"]["runs"][2] |= {"state": "new", "error": None}
+    (tmp_path / "study.json").write_text(json.dumps(about | {"state": "in part"}))
+    (file, _) = write_results([tmp_path], tmp_path / "results.md")
+    text = file.read_text()
+    assert ": in part, " in text
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.split("### Arms")[1].splitlines() if line.startswith("| ")}
+    assert "not run: every seed: its learning rate is not known: c at 0.0002 failed: no disk" in lines["c"]
+    assert "; not run: seed 3: not begun" in lines["b"]
+    assert "0.0006, the largest tried" in lines["a"]
+    assert ", at chance" in lines["d"]
+    assert ", at chance" not in lines["a"]
+    assert "- b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
+    assert "c minus d: c was not run (every seed: its learning rate is not known: c at 0.0002" in text.split("## Not run")[1]
+    assert "8 of 12" in read(write(tmp_path)[0])

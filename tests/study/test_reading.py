@@ -59,6 +59,11 @@ BAD = {
     "a claim about no arm": ({"claims": [CLAIM | {"better": "two-wy", "than": "causal"}]}, "no arm 'two-wy'; did you mean two-way"),
     "a claim of one arm": ({"claims": [CLAIM | {"better": "two-way"}]}, "names two arms"),
     "two claims of one key": ({"claims": [CLAIM | {"better": "two-way", "than": "causal"}] * 2}, "two claims have the key pays"),
+    "a claim about a task that is not scored": (
+        {"evaluate": {"tasks": ["composed"]}, "claims": [CLAIM | {"better": "two-way", "than": "causal", "tasks": ["compsed"]}]},
+        "claim pays: the study scores no task 'compsed'; did you mean composed",
+    ),
+    "a difference below none": ({"smallest": -0.01}, "smallest is a difference of 0 or more"),
     "a curve of one point": ({"claims": [CLAIM | {"curve": {"axis": "x", "points": {"0": "causal"}}}]}, "at least two points"),
     "a control elsewhere": (
         {"claims": [CLAIM | {"curve": {"axis": "x", "points": {"0": "causal", "1": "two-way"}, "control": {"2": "causal"}}}]},
@@ -80,7 +85,7 @@ def test_what_cannot_be_is_refused(tmp_path, changes, said):
     assert "study.yaml" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["quick", "full"])
+@pytest.mark.parametrize("name", ["quick", "full", "large"])
 def test_shipped_studies_are_whole(name):
     study = read_study(HOME / f"{name}.yaml")
     assert len(study.seeds) >= 3

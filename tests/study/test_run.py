@@ -100,6 +100,66 @@ def test_a_failed_job_takes_along_what_needs_it_and_nothing_else(tmp_path):
     assert [line for line in calls(tmp_path) if line.startswith("bad")] == ["bad 1 0", "bad 1 1"]
 
 
+def test_what_a_failed_stage_takes_along_says_so(tmp_path):
+    stages = {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "lost": {"stage": "shape", "from": "first", "fail": True}}
+    rate = {"rates": [1.0, 3.0], "rows": 2}
+    arms = {"good": {}, "bad": {"from": "lost"}, "searched": {"from": "lost", "lr": rate}, "like": {"lr": {"like": "searched"}}}
+    path, out = write(tmp_path, stages=stages, arms=arms, claims=[], seeds=[1]), tmp_path / "out"
+    assert do(path, out).state == "failed"
+    found = facts(out)["arms"]
+    assert found["bad"]["runs"][0]["error"] == "lost failed: the data is bad in row 7"
+    assert (found["good"]["runs"][0]["error"], found["good"]["waits"]) == (None, None)
+    assert found["searched"]["waits"] == "its learning rate is not known: lost failed: the data is bad in row 7"
+    assert found["like"]["waits"] == "the learning rate of searched is not known: lost failed: the data is bad in row 7"
+
+
+THREE = {
+    "stages": {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "second": {"stage": "shape", "batch_rows": 4, "rows": 16}},
+    "arms": {
+        "causal": {},
+        "two-way": {"lr": {"like": "other"}},
+        "other": {"pooling": "last", "lr": {"rates": [1.0, 3.0], "rows": 2}},
+        "more": {"from": "second"},
+    },
+    "seeds": [1],
+    "claims": [
+        {"key": "pays", "claim": 1, "says": "two-way is better", "better": "two-way", "than": "causal"},
+        {"key": "more", "claim": 4, "says": "more is better", "better": "more", "than": "causal"},
+    ],
+}
+
+
+def test_some_claims_are_done_first_and_the_rest_by_a_later_call(tmp_path):
+    path, out = write(tmp_path, **THREE), tmp_path / "out"
+    result = do(path, out, claims=(4,))
+    assert (result.state, result.failed) == ("in part", ())
+    assert began(tmp_path) == {"first": 1, "second": 1, "causal": 1, "more": 1}
+    about = facts(out)
+    assert about["state"] == "in part"
+    assert about["command"].endswith("--claims 4")
+    assert {name: [run["state"] for run in arm["runs"]] for name, arm in about["arms"].items()} == {
+        "causal": ["done"],
+        "two-way": [],
+        "other": [],
+        "more": ["done"],
+    }
+    assert do(path, out, claims=(4,)).state == "in part"
+    assert sum(began(tmp_path).values()) == 4
+    assert do(path, out).state == "done"
+    assert began(tmp_path) == {"first": 1, "second": 1, "causal": 1, "more": 1, "two-way": 1, "other": 3}
+    assert "--claims" not in facts(out)["command"]
+
+
+def test_a_claim_takes_the_arm_whose_rate_it_uses_and_a_number_that_there_is_not_is_refused(tmp_path):
+    path, out = write(tmp_path, **THREE), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"has no claim 2 \(it has 1, 4\)"):
+        do(path, out, claims=(1, 2))
+    assert not out.exists()
+    assert do(path, out, claims=(1,)).state == "in part"
+    assert began(tmp_path) == {"first": 1, "causal": 1, "two-way": 1, "other": 3}
+    assert facts(out)["arms"]["two-way"]["lr"] == 3.0
+
+
 def test_a_stop_by_signal_is_gone_on_with(tmp_path):
     path, out = write(tmp_path, finetune={"from": "first", "rows": 16, "slow": 0.25}, seeds=[1]), tmp_path / "out"
     timer = threading.Thread(target=_when, args=(lambda: any(line.startswith("causal") for line in calls(tmp_path)), signal.SIGTERM))

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder of the study; new, or a study to go on with")
     parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the study")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread each (default: one for each core)")
-    parser.add_argument("--claims", metavar="1,2", default="", help="do only what claims of these numbers need (default: all)")
+    parser.add_argument("--claims", metavar="1,2", default="", help="do, or forecast, only what claims of these numbers need")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost, and do nothing")
     parser.add_argument(
         "--report", action="store_true", help="write the report, and with --write the page, of what stands in OUT; run nothing"
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         from twoway.study.forecast import forecast
 
-        found = forecast(args.study, args.out, args.words, jobs=jobs)
+        found = forecast(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims))
         if args.json:
             sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False, indent=2) + "\n")
         else:
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Read the numbers of claims."""
+    """Read the numbers of claims; none where the option is not given."""
     try:
-        return tuple(int(one) for one in text.split(",") if one.strip())
+        return tuple(int(one) for one in text.split(",")) if text else ()
     except ValueError:
         raise UsageError(f"--claims takes numbers of claims with commas between them, not {text!r}") from None
 

@@ -2,7 +2,8 @@
 
 A claim names two arms, or a curve over doses of one thing. A curve asks, by what it gives: with `best`, whether that dose beats each other
 one; with a control, whether the curve beats it at each dose, and more so as the dose grows; else whether the score grows with the dose.
-Growth is that of a straight line through all doses, from the first to the last, so that no single arm decides it.
+Growth is that of a straight line through all doses, from the first to the last, so that no single arm decides it; where three or more are
+asked, two of them are no curve.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Found:
     interval: Interval | None = None
     groups: dict[str, Interval] | None = None
     tasks: dict[str, Interval] | None = None
+    caveats: tuple[str, ...] = ()  # what its verdict does not rest on and might; they are a part of its reason
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _trend(reading: Reading, says: str, lines: Sequence[dict[str, str]], signs: 
     names = list(lines[0])
     run = [name for name in names if all(reading.arms[line[name]].runs for line in lines)]
     left_out = [name for name in names if name not in run]
-    if len(run) < 2:
+    if len(run) < min(3, len(names)):
         return Comparison(says, {}, "; ".join(_missing(reading, [line[name] for line in lines for name in left_out])))
     places = np.array([place for name, place in zip(names, doses(names), strict=True) if name in run])
     slopes = (places - places.mean()) / ((places - places.mean()) ** 2).sum() * (places[-1] - places[0])
@@ -131,8 +133,9 @@ def _missing(reading: Reading, arms: Sequence[str]) -> list[str]:
 def _claim(evidence: Evidence, about: dict[str, Any]) -> Claim:
     reading = evidence.reading
     scope = reading.scope(about.get("tasks") or (), about.get("groups") or ())
-    smallest = float(about.get("smallest") or reading.about.get("smallest") or SMALLEST)
-    found = tuple(_decide(evidence, one, scope, smallest) for one in comparisons(about, reading))
+    smallest = float(next(one for one in (about.get("smallest"), reading.about.get("smallest"), SMALLEST) if one is not None))
+    unasked = reading.unscored(about.get("tasks") or (), about.get("groups") or ())
+    found = tuple(_decide(evidence, one, scope, smallest, unasked) for one in comparisons(about, reading))
     curve = about.get("curve") or {}
     lines = (("", curve.get("points") or {}), ("control", curve.get("control") or {}))
     series = tuple(Series(name or "arms", tuple(points.items())) for name, points in lines if points)
@@ -140,19 +143,24 @@ def _claim(evidence: Evidence, about: dict[str, Any]) -> Claim:
     return Claim(about, scope, smallest, found, tuple(dict.fromkeys(arms)), series)
 
 
-def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float) -> Found:
+def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()) -> Found:
     """Compute a comparison; what cannot be trusted gets no verdict on the claim, whatever its interval."""
     if asked.missing:
-        return Found(asked, Verdict(NOT_RUN, asked.missing))
+        gate = evidence.reading.gate
+        closed = [f"the gate is not passed: {gate.get('why')}"] if gate.get("passed") is False else []
+        return Found(asked, Verdict(NOT_RUN, "; ".join([asked.missing, *closed])))
     if not scope:
         return Found(asked, Verdict(NOT_RUN, "none of its tasks was scored"))
     interval = evidence.interval(asked.weights, scope)
     groups = {name: evidence.interval(asked.weights, tasks) for name, tasks in evidence.reading.groups(scope).items()}
     tasks = {name: evidence.interval(asked.weights, (name,)) for name in scope}
     word = _doubt(evidence, asked, scope) or verdict(interval, smallest)
+    caveats = [part for arm in asked.weights if (part := evidence.reading.arms[arm].part())]
+    if unasked:
+        caveats.append(f"without {', '.join(unasked)}, which the study has not scored")
     if once := evidence.once(asked.weights, scope):
-        word = Verdict(word.word, f"{word.why}; the luck of {' and '.join(once)}, done once, is not in it")
-    return Found(asked, word, interval, groups, tasks)
+        caveats.append(f"the luck of {' and '.join(once)}, done once, is not in it")
+    return Found(asked, Verdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
 
 
 def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Verdict | None:
@@ -160,15 +168,9 @@ def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Ver
     reading = evidence.reading
     if reading.gate.get("passed") is not True:
         return Verdict(UNDECIDED, f"the gate is not passed: {reading.gate.get('why') or 'no reason is given'}")
-    best = {arm: _above_chance(evidence, arm, scope) for arm in asked.weights}
+    best = {arm: evidence.above_chance(arm, scope) for arm in asked.weights}
     if not any(best.values()):
         return Verdict(UNDECIDED, f"{', '.join(best)} score no more than chance on each of these tasks")
     if not evidence.spreads(scope)[0].freedom:
         return Verdict(UNDECIDED, "no arm has a second seed, so that nothing is known of the luck of training")
     return None
-
-
-def _above_chance(evidence: Evidence, arm: str, scope: tuple[str, ...]) -> bool:
-    """Say whether an arm's mean over its runs is above chance on any of the tasks."""
-    means = {task: np.mean(list(evidence.by_seed(arm, (task,)).values())) for task in scope}
-    return any(means[task] > evidence.reading.tasks[task].luck for task in scope)

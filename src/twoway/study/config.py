@@ -72,6 +72,8 @@ class Claim:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be decided."""
+        if self.smallest is not None and self.smallest < 0:
+            raise UsageError(f"{self.key}: smallest is a difference of 0 or more, not {self.smallest:g}")
         if not NAME.fullmatch(self.key):
             raise UsageError(f"the key of a claim is letters, digits, - and _, not {self.key!r}")
         if (self.curve is None) != (self.better is not None and self.than is not None) or (self.better is None) != (self.than is None):
@@ -172,11 +174,17 @@ class Study:
         names = [one.name for one in self.arms]
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"{self.file}: seeds are different numbers, at least one")
+        if self.smallest < 0:
+            raise UsageError(f"{self.file}: smallest is a difference of 0 or more, not {self.smallest:g}")
         if self.gate.arm is not None:
             _require(self.gate.arm, names, f"{self.file}: gate")
         for claim in self.claims:
             for one in claim.arms():
                 _require(one, names, f"{self.file}: claim {claim.key}")
+            for task in claim.tasks:
+                if self.evaluate.tasks and task not in self.evaluate.tasks:
+                    known = f"{did_you_mean(task, self.evaluate.tasks)} (it has: {', '.join(self.evaluate.tasks)})"
+                    raise UsageError(f"{self.file}: claim {claim.key}: the study scores no task {task!r}{known}")
         for key, count in Counter(claim.key for claim in self.claims).items():
             if count > 1:
                 raise UsageError(f"{self.file}: two claims have the key {key}")

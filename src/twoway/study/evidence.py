@@ -9,8 +9,9 @@ are pooled, and every table shows them too. Three kinds of luck make its interva
    and each draw adds a value of Student's t with as many degrees of freedom as that estimate has. It takes arms to vary alike; the tables
    show how they do;
 3. the stages before. Arms that start from the same stage share its luck, and it falls out of their difference. Where stages were done with
-   several seeds, what their spread has beyond that of 2 is estimated alike and added for every stage that does not fall out. Where none
-   was, this luck is not in the interval, and the report says so.
+   several seeds, what their spread has beyond that of 2 is estimated alike and added for every stage that does not fall out. Many arms
+   from two models are still two models, so the degrees of freedom are counted by model. Where no stage was done with several seeds, this
+   luck is not in the interval, and the report says so; nor is that of rows that were mined once.
 
 The items' share of the spread between seeds is counted in 1 and in 2, so that intervals are a little too wide rather than too narrow.
 Tasks are fixed: nothing is said of tasks that were not asked.
@@ -104,31 +105,43 @@ class Evidence:
         return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
 
     def once(self, weights: Mapping[str, float], scope: Sequence[str]) -> list[str]:
-        """Return the stages whose luck a comparison has in it and its interval has not: no stage was done with several seeds."""
-        if self.spreads(scope)[1].freedom:
-            return []
+        """Return the stages whose luck a comparison has in it and its interval has not: no stage has several seeds, or rows were mined."""
+        known = bool(self.spreads(scope)[1].freedom)
         sums: dict[str, float] = {}
         for arm, weight in weights.items():
-            source = self.reading.arms[arm].source
-            sums[source] = sums.get(source, 0.0) + weight
+            for source in [*([] if known else [self.reading.arms[arm].source]), *self.reading.mined(arm)]:
+                sums[source] = sums.get(source, 0.0) + weight
         return [source for source, weight in sums.items() if source != BASE and abs(weight) > _NOTHING]
+
+    def above_chance(self, arm: str, scope: Sequence[str]) -> bool:
+        """Say whether an arm's mean over its runs is above chance on any of the tasks."""
+        means = {task: np.mean(list(self.by_seed(arm, (task,)).values())) for task in scope}
+        return any(means[task] > self.reading.tasks[task].luck for task in scope)
 
     def spreads(self, scope: Sequence[str]) -> tuple[Spread, Spread]:
         """Return how much scores vary between seeds of the contrastive stage, and beyond that between those of the stages before."""
         scores = self.runs(scope)
         groups: dict[str, dict[str, list[float]]] = {}
+        sources = {}
         for (arm, run), score in zip(self.columns, scores, strict=True):
             groups.setdefault(arm.name, {}).setdefault(run.before, []).append(float(score))
+            sources[arm.name] = arm.source
         inside = [np.array(one) for befores in groups.values() for one in befores.values()]
         freedom = sum(len(one) - 1 for one in inside)
         variance = sum(float(((one - one.mean()) ** 2).sum()) for one in inside) / freedom if freedom else 0.0
-        several = [list(befores.values()) for befores in groups.values() if len(befores) > 1]
-        above = sum(len(one) - 1 for one in several)
+        # Arms from one stage tell of the same few models: they are averaged, and counted once.
+        beyond: dict[str, list[tuple[int, float]]] = {}
+        for name, befores in groups.items():
+            if len(befores) > 1:
+                between = float(np.var([np.mean(part) for part in befores.values()], ddof=1))
+                each = float(np.mean([1 / len(part) for part in befores.values()]))
+                beyond.setdefault(sources[name], []).append((len(befores) - 1, between - variance * each))
+        counts = {source: max(count for count, _ in found) for source, found in beyond.items()}
+        above = sum(counts.values())
         if not above:
             return Spread(variance, freedom), Spread(0.0, 0)
-        between = sum(float(np.var([np.mean(part) for part in one], ddof=1)) * (len(one) - 1) for one in several) / above
-        each = float(np.mean([1 / len(part) for one in several for part in one]))
-        return Spread(variance, freedom), Spread(max(0.0, between - variance * each), above)
+        mean = sum(counts[source] * float(np.mean([one for _, one in found])) for source, found in beyond.items()) / above
+        return Spread(variance, freedom), Spread(max(0.0, mean), above)
 
     def _luck(self, spread: Spread, weight: float, seed: int) -> Floats:
         if not spread.freedom or not spread.variance or not weight:

@@ -10,19 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twoway.errors import UsageError
 from twoway.stages.dry_run import Forecast
 from twoway.stages.dry_run import forecast as forecast_step
 from twoway.stages.recipe import known_kinds
 from twoway.stages.run_report import duration
 from twoway.stages.steps import Step
 
+from .chosen import chosen_arms, needed
 from .grid import Layout
 from .pace import paces
 from .rates import first_rates
 from .reading import read_study, rows_read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from twoway.stages.kinds import Kind
 
@@ -65,19 +67,29 @@ class Forecasts:
 
 
 def forecast(
-    study: str | Path, out: str | Path, words: Sequence[str] = (), *, jobs: int = 1, kinds: Mapping[str, Kind] | None = None
+    study: str | Path,
+    out: str | Path,
+    words: Sequence[str] = (),
+    *,
+    jobs: int = 1,
+    claims: Collection[int] = (),
+    kinds: Mapping[str, Kind] | None = None,
 ) -> Forecasts:
     """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
+    if jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {jobs}")
     kinds = known_kinds(kinds)
     read = read_study(study, words, kinds=kinds)
+    arms = chosen_arms(read, claims)
     grid = Layout(read, Path(out), kinds).lay_out(first_rates(read))
+    wanted = needed(grid, arms)
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])
     lines: list[Line] = []
     notes: list[str] = []
     problems: list[str] = []
     total, unknown = 0.0, 0
-    for name, group in _alike(grid).items():
+    for name, group in _alike(grid, wanted).items():
         task = group[0]
         left = [one for one in group if steps[one.key].action != "keep"]
         pace = pace_of.get(task.job.kind.name)
@@ -93,9 +105,7 @@ def forecast(
         problems += found.problems
     done = sum(line.done for line in lines)
     some = f", and {unknown} jobs of which no time is known before one is done" if unknown else ""
-    said = (
-        f"{len(grid.tasks)} jobs, {done} done; about {duration(total)} of one thread{some}; with {jobs} at a time {duration(total / jobs)}"
-    )
+    said = f"{len(wanted)} jobs, {done} done; about {duration(total)} of one thread{some}; with {jobs} at a time {duration(total / jobs)}"
     return Forecasts(tuple(lines), said, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)))
 
 
@@ -104,11 +114,13 @@ def _step(task: Task) -> Step:
     return Step(task.job, task.folder, task.base, "keep" if standing == "done" else "go on" if standing == "begun" else "do")
 
 
-def _alike(grid: Grid) -> dict[str, list[Task]]:
-    """Return the tasks in groups that differ in their seed alone, by name."""
+def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
+    """Return the tasks that are wanted, in groups that differ in their seed alone, by name."""
     trials = {key for tried in grid.trials.values() for key in tried.values()}
     groups: dict[str, list[Task]] = {}
     for key, task in grid.tasks.items():
+        if key not in wanted:
+            continue
         groups.setdefault(f"{task.job.name}: rates" if key in trials else task.job.name, []).append(task)
     return groups
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BASE = "base"
 DONE = "done"
+_SAID = {"new": "not begun", "begun": "begun and not ended"}
+_NO_RATE = "its learning rate is not known yet"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its seed, which seeds the stages before had, and the score of each item by task."""
+    """One run: its seed, which seeds the stages before had where there are several, and the score of each item by task."""
 
     seed: int
     before: str
@@ -66,6 +68,20 @@ class Arm:
     def called(self, run: Run) -> str:
         """Name a run by its seeds; by that of its contrastive stage alone where no other differs."""
         return f"{run.seed} ({run.before})" if len({one.before for one in self.runs}) > 1 else str(run.seed)
+
+    @property
+    def rate(self) -> str:
+        """Say its learning rate, and whether a larger or smaller one than those that were tried might do better."""
+        rate = self.about.get("lr")
+        if rate is None:
+            return ""
+        tried = sorted(float(one) for one, score in (self.about.get("rates") or {}).items() if score is not None)
+        ends = {} if len(tried) < 2 else {tried[0]: ", the smallest tried", tried[-1]: ", the largest tried"}
+        return f"{rate:g}{ends.get(rate, '')}"
+
+    def part(self) -> str:
+        """Say which of its runs are not there, where others are."""
+        return f"{self.name} without {self.gone()}" if self.runs and self.missing else ""
 
     def why(self) -> str:
         """Say why it has no run."""
@@ -97,6 +113,17 @@ class Reading:
         found = [one for one in self.tasks.values() if one.name in wanted or kinds & {one.group, *one.marks}]
         return tuple(one.name for one in (found if wanted or kinds else self.tasks.values()))
 
+    def unscored(self, tasks: Sequence[str], groups: Sequence[str]) -> list[str]:
+        """Return what is named and stands for no task that was scored."""
+        kinds = {kind for one in self.tasks.values() for kind in (one.group, *one.marks)}
+        return [*(name for name in tasks if name not in self.tasks), *(name for name in groups if name not in kinds)]
+
+    def mined(self, arm: str) -> list[str]:
+        """Return the stages, done once, that made rows of an arm."""
+        stages = self.about.get("stages") or {}
+        before = (self.arms[arm].about.get("before") or {}).get("stages") or ()
+        return [one for one in before if (stages.get(one) or {}).get("stage") == "mine" and len(stages[one].get("seeds") or ()) < 2]
+
     def groups(self, scope: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return groups and marks with their tasks within a scope."""
         found: dict[str, tuple[str, ...]] = {}
@@ -115,23 +142,26 @@ def read_study(out: str | Path) -> Reading:
         raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")
     tasks: dict[str, Task] = {}
     order: dict[str, list[str]] = {}
+    sizes: dict[str, dict[str, int]] = {}  # how many candidates each item has
     abouts: dict[str, list[tuple[str, ...]]] = {}
     baselines: dict[str, dict[str, float]] = {}
     arms = {}
+    several = _several(about)
     for name, arm in about.get("arms", {}).items():
         runs, missing = [], []
+        if not arm.get("runs"):
+            missing.append(("every seed", str(arm.get("waits") or _NO_RATE)))
         for one in arm.get("runs", ()):
             path = out / str(one.get("file") or "")
-            before = _before(one)
+            before = _before(one, several)
             if one.get("state") != DONE or not path.is_file():
-                said = one.get("error") or ("its results are not there" if one.get("state") == DONE else one.get("state", "not begun"))
-                several = len({_before(run) for run in arm["runs"]}) > 1
-                missing.append((f"seed {one.get('seed')}{f' after {before}' if several else ''}", str(said)))
+                missing.append((f"seed {one.get('seed')}{f' after {before}' if before else ''}", _why_not(one)))
                 continue
             found, items = read(path)
             if not tasks:
                 tasks = {task: _task(task, entry) for task, entry in found["tasks"].items()}
                 order = {task: list(items.get(task, {})) for task in tasks}
+                sizes = {task: {key: kept.size for key, kept in items.get(task, {}).items()} for task in tasks}
                 abouts = {task: [items[task][key].about for key in keys] for task, keys in order.items()}
                 baselines = found.get("baselines", {})
             for task, keys in order.items():
@@ -139,7 +169,7 @@ def read_study(out: str | Path) -> Reading:
                     raise UsageError(
                         f"{path}: no single items are kept of {task}, and intervals are drawn from them; leave it out of the study"
                     )
-                if items.get(task, {}).keys() != set(keys):
+                if {key: kept.size for key, kept in items.get(task, {}).items()} != sizes[task]:
                     raise UsageError(f"{path}: the items of {task} are not those of the study's other runs; evaluate this arm again")
             scores = {task: kept_scores(tasks[task].metric, items[task], keys) for task, keys in order.items()}
             runs.append(Run(int(one["seed"]), before, scores))
@@ -148,9 +178,25 @@ def read_study(out: str | Path) -> Reading:
     return Reading(out, about, gate, tasks, abouts, arms, baselines)
 
 
-def _before(run: dict[str, Any]) -> str:
-    """Say which seeds the stages before a run had."""
-    return ", ".join(f"{stage} {seed}" for stage, seed in (run.get("stage_seeds") or {}).items())
+def _several(about: dict[str, Any]) -> set[str]:
+    """Return the stages that are done with several seeds: one that is done once is the same for all who start from it."""
+    seeds: dict[str, set[Any]] = {}
+    for arm in about.get("arms", {}).values():
+        for run in arm.get("runs", ()):
+            for stage, seed in (run.get("stage_seeds") or {}).items():
+                seeds.setdefault(stage, set()).add(seed)
+    return {stage for stage, found in seeds.items() if len(found) > 1}
+
+
+def _before(run: dict[str, Any], several: set[str]) -> str:
+    """Say which seeds the stages before a run had, of those that have several."""
+    return ", ".join(f"{stage} {seed}" for stage, seed in (run.get("stage_seeds") or {}).items() if stage in several)
+
+
+def _why_not(run: dict[str, Any]) -> str:
+    """Say why a run has no results."""
+    state = str(run.get("state") or "new")
+    return str(run.get("error") or ("its results are not there" if state == DONE else _SAID.get(state, state)))
 
 
 def _task(name: str, entry: dict[str, Any]) -> Task:

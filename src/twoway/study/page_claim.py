@@ -40,32 +40,45 @@ def claim_block(evidence: Evidence, claim: Claim) -> str:
     paper = f'<p class="soft">Papers: {escape(str(claim.about["paper"]))}</p>' if claim.about.get("paper") else ""
     says = str(claim.about["says"])
     said = f"<h3>{escape(says[:1].upper() + says[1:])}</h3>{paper}"
-    return said + verdicts(claim) + curves(evidence, claim) + pictures(evidence, claim) + arms_table(evidence, claim.arms, claim.scope)
+    return (
+        said
+        + verdicts(evidence, claim)
+        + curves(evidence, claim)
+        + pictures(evidence, claim)
+        + arms_table(evidence, claim.arms, claim.scope)
+    )
 
 
-def verdicts(claim: Claim) -> str:
+def verdicts(evidence: Evidence, claim: Claim) -> str:
     """Return a line for each comparison: the verdict, the interval, and what it says."""
     lines = []
     for one in claim.found:
         value = "" if one.interval is None else f" <b>{escape(_spelled(one.interval))}</b>"
         lines.append(f"<p>{word(one.verdict)}{value} {escape(one.comparison.says)}: {escape(one.verdict.why)}.</p>")
-    start = onset(claim)
+    start = onset(evidence, claim)
     return "".join(lines) + (f"<p>{escape(start)}</p>" if start else "")
 
 
-def onset(claim: Claim) -> str:
+def onset(evidence: Evidence, claim: Claim) -> str:
     """Say from which dose on a curve is above its control."""
     control = next((line for line in claim.curve if line.name == "control"), None)
     if control is None or claim.about["curve"].get("best"):
         return ""
-    at = [one for one in claim.found if one.comparison.says.startswith("at ")]
-    names = [one.comparison.says.removeprefix("at ").partition(":")[0] for one in at]
-    first = len(at)
-    while first and at[first - 1].verdict.word == SEEN:
+    # Doses that were not run say nothing, and where the gate does not hold none does.
+    at = {one.comparison.says.removeprefix("at ").partition(":")[0]: one for one in claim.found if one.comparison.says.startswith("at ")}
+    words = {name: one.verdict.word for name, one in at.items() if one.interval is not None}
+    if not words or evidence.reading.gate.get("passed") is not True:
+        return ""
+    names = list(words)
+    first = len(names)
+    while first and words[names[first - 1]] == SEEN:
         first -= 1
-    if first < len(at):
-        return f"It is seen from {names[first]} on ({claim.axis})" + (", and not below." if first else ", the smallest that was tried.")
-    return f"It is seen at no dose from which on it stays ({claim.axis})." if at else ""
+    unrun = [name for name in at if name not in words]
+    run = f"{claim.axis}; not run: {', '.join(unrun)}" if unrun else claim.axis
+    if first == len(names):
+        return f"It is seen at no dose from which on it stays ({run})."
+    below = f", and at {names[first - 1]} it is {words[names[first - 1]]}." if first else ", the smallest that was tried."
+    return f"It is seen from {names[first]} on ({run}){below}"
 
 
 def curves(evidence: Evidence, claim: Claim) -> str:
@@ -111,17 +124,22 @@ def arms_table(evidence: Evidence, arms: Sequence[str], scope: Sequence[str]) ->
     for name in arms:
         arm, found = reading.arms[name], scores[name]
         whole = evidence.interval({name: 1.0}, scope) if found else None
-        mean = spelled(whole.value, whole.low, whole.high, signed=False) if whole else "not run"
+        mean = score(evidence, name, whole, scope) if whole else "not run"
         about = arm.about
         before = about.get("before") or {}
-        rate = "" if about.get("lr") is None else f"{about['lr']:g}"
-        made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), rate]
+        made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), arm.rate]
         own = [f"{found[seed]:.3f}" if seed in found else "–" for seed in names]
         rows.append([*made, *(own if len(names) <= _SEEDS else [", ".join(f"{score:.3f}" for score in found.values()) or "–"]), mean])
     seeds = [f"seed {name}" for name in names] if len(names) <= _SEEDS else ["runs"]
     head = ("arm", "from", "rows before", "attention", "pooling", "rate", *seeds, "mean, 95%")
     missing = [f"{name}: {reading.arms[name].gone()}" for name in arms if reading.arms[name].missing]
     return table(head, rows) + (f'<p class="soft">Not run: {escape("; ".join(missing))}.</p>' if missing else "")
+
+
+def score(evidence: Evidence, arm: str, found: Interval, scope: Sequence[str]) -> str:
+    """Return an arm's mean with its interval; one at chance on each of the tasks says so."""
+    said = spelled(found.value, found.low, found.high, signed=False)
+    return said if evidence.above_chance(arm, scope) else f"{said}, at chance"
 
 
 def _by_seed(evidence: Evidence, found: Found, scope: Sequence[str]) -> list[float]:

@@ -89,10 +89,11 @@ def _body(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
 
 def _numbers(reading: Reading, claims: Sequence[Claim]) -> list[tuple[str, str]]:
     counts = Counter(one.verdict.word for claim in claims for one in claim.found)
-    runs = [one for arm in reading.arms.values() for one in arm.about.get("runs", ())]
+    # An arm that waits for its rate has no run yet, and will have one for each seed at least.
+    runs = sum(len(arm.about.get("runs") or reading.about.get("seeds") or ()) for arm in reading.arms.values())
     done = sum(len(arm.runs) for arm in reading.arms.values())
     found = [(str(counts[name]), name) for name in WORDS if counts[name]]
-    return [*found, (f"{done} of {len(runs)}", "runs done"), (duration(reading.about.get("seconds") or 0.0), "of work")]
+    return [*found, (f"{done} of {runs}", "runs done"), (duration(reading.about.get("seconds") or 0.0), "of work")]
 
 
 def _claim(evidence: Evidence, number: int, paper: Paper, claims: Sequence[Claim]) -> str:
@@ -146,8 +147,7 @@ def _rates(reading: Reading) -> str:
     for name, arm in reading.arms.items():
         tried = {rate: score for rate, score in (arm.about.get("rates") or {}).items() if score is not None}
         said = ", ".join(f"{rate}: {score:.3f}" for rate, score in tried.items())
-        rate = arm.about.get("lr")
-        rows.append([name, "" if rate is None else f"{rate:g}", said or "not searched for this arm"])
+        rows.append([name, arm.rate, said or "not searched for this arm"])
     what = "Tried on held-out rows of what the contrastive stage trains on (mean MRR), never on what is scored; the best is taken."
     return section("Learning rates", what, table(("arm", "taken", "tried"), rows))
 
@@ -161,8 +161,8 @@ def _tasks(evidence: Evidence) -> str:
     return section("Tasks", "", table(("task", "group", "marks", "metric", "items", "chance", *reading.baselines), rows))
 
 
-def _alone(reading: Reading, task: str) -> list[float]:
-    return [scores.get(task, 0.0) for scores in reading.baselines.values()]
+def _alone(reading: Reading, task: str) -> list[object]:
+    return [scores.get(task, "–") for scores in reading.baselines.values()]
 
 
 def _end(reading: Reading) -> list[str]:
@@ -176,7 +176,7 @@ def _end(reading: Reading) -> list[str]:
     return [
         section(
             "Stages before",
-            "Each done once for all arms that start from it.",
+            "Each done once, or once for each of its seeds, for all arms that start from it.",
             table(("stage", "kind", "from", "rows", "seconds", "state"), stages),
         ),
         section("Provenance", "What made this study, and what it can be made again with.", table(("what", "value"), facts)),

@@ -5,8 +5,10 @@ What is scored in the end is not looked at, so no arm is chosen for luck on the 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from twoway.errors import TwowayError
 from twoway.stages.records import read_record
 
 if TYPE_CHECKING:
@@ -22,12 +24,13 @@ def tried(grid: Grid) -> dict[str, dict[float, float | None]]:
 
 
 def rates(study: Study, grid: Grid) -> dict[str, float]:
-    """Return the rates that are found: of each arm whose tries are all done, the best; of equal ones the smallest."""
+    """Return the rates that are found: of arms whose tries are all done, the best that holds; of equal ones the smallest."""
     found = {}
     for arm, scores in tried(grid).items():
         known = {rate: score for rate, score in scores.items() if score is not None}
-        if len(known) == len(scores):
-            found[arm] = max(sorted(known), key=lambda rate: known[rate])
+        sound = {rate: score for rate, score in known.items() if math.isfinite(score)}
+        if len(known) == len(scores) and sound:
+            found[arm] = max(sorted(sound), key=lambda rate: sound[rate])
     for one in study.arms:
         if one.search is not None and one.search.like is not None:
             other = study.arm(one.search.like)
@@ -48,4 +51,6 @@ def first_rates(study: Study) -> dict[str, float]:
 
 def _score(task: Task) -> float | None:
     record = read_record(task.folder) if task.stand.standing == "done" else None
-    return None if record is None else float(record.figures.get(SCORE, 0.0))
+    if record is not None and SCORE not in record.figures:
+        raise TwowayError(f"{task.folder} says nothing of {SCORE}, by which a rate is chosen; move it away, and it is done again")
+    return None if record is None else float(record.figures[SCORE])

@@ -86,7 +86,7 @@ def run(
         raise TwowayError(f"{read.file}: {problem}")
     arms = chosen_arms(read, claims)
     with alone(out):
-        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen, arms).run()
+        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen, arms, tuple(claims)).run()
 
 
 @dataclass
@@ -99,6 +99,7 @@ class _Runner:
     workers: Workers
     seen: Callable[[Path], object]
     arms: frozenset[str]  # which are done now
+    claims: tuple[int, ...]  # for which
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     verdict: gate.Verdict = field(default_factory=gate.Verdict)
@@ -177,7 +178,8 @@ class _Runner:
 
     def _write(self, grid: Grid, state: State) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        summary.write(self.study, grid, self.out, state=state, jobs=self.workers.count, verdict=self.verdict, failed=self.failed)
+        facts = summary.Facts(state, self.workers.count, self.verdict, self.failed, self.claims)
+        summary.write(self.study, grid, self.out, facts)
 
     def _result(self, grid: Grid) -> StudyResult:
         left = grid.tasks.keys() - self.done

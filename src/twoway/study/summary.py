@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -21,7 +21,7 @@ from .reading import rows_read
 from .workers import log_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from twoway.stages.records import Record
@@ -32,38 +32,54 @@ if TYPE_CHECKING:
 FILE, YAML = "study.json", "study.yaml"
 
 
-def write(study: Study, grid: Grid, out: Path, *, state: str, jobs: int, verdict: gate.Verdict, failed: Mapping[str, str]) -> None:
+@dataclass(frozen=True)
+class Facts:
+    """How the study's own process goes."""
+
+    state: str
+    jobs: int
+    verdict: gate.Verdict
+    failed: Mapping[str, str]  # key of a task -> why
+    claims: tuple[int, ...] = ()  # those that were asked for, where not all were
+
+
+def write(study: Study, grid: Grid, out: Path, facts: Facts) -> None:
     """Write all that is known now."""
     records = {key: read_record(task.folder) for key, task in grid.tasks.items()}
     scores = tried(grid)
     now = surroundings()
-    words = [str(study.file), str(out), *study.words]
+    words = [str(study.file), str(out), *study.words, *_asked(facts.claims)]
+    causes = {key: cause for key in grid.tasks if (cause := _cause(key, grid, records, facts.failed))}
     whole = {
         "study": study.name,
         "file": str(study.file),
         "command": shlex.join(["twoway", "study", *words]),
-        "state": state,
+        "state": facts.state,
         "base": study.base,
         "seeds": list(study.seeds),
         "suite": getattr(study.evaluate, "suite", None),
         "tasks": list(getattr(study.evaluate, "tasks", ())),
         "smallest": study.smallest,
         "surroundings": now,
-        "jobs_at_once": jobs,
+        "jobs_at_once": facts.jobs,
         "seconds": round(sum(record.seconds for record in records.values() if record), 1),
         "stages": {one.recipe.name: _stage(one.recipe.name, grid, records) for one in study.before},
-        "arms": {arm.name: _arm(arm.name, study, grid, records, scores.get(arm.name), out) for arm in study.arms},
+        "arms": {arm.name: _arm(arm.name, study, grid, records, causes, scores.get(arm.name), out) for arm in study.arms},
         "claims": [asdict(claim) for claim in study.claims],
-        "jobs": [_job(task, records[key], failed.get(key), out) for key, task in grid.tasks.items()],
+        "jobs": [_job(task, records[key], facts.failed.get(key), out) for key, task in grid.tasks.items()],
     }
     files = {
         YAML: f"# {whole['command']}\n{resolved(study)}",
-        gate.FILE: json.dumps(verdict.as_json(), indent=1, ensure_ascii=False) + "\n",
+        gate.FILE: json.dumps(facts.verdict.as_json(), indent=1, ensure_ascii=False) + "\n",
         FILE: json.dumps(whole, indent=1, ensure_ascii=False, default=str) + "\n",
     }
     for name, text in files.items():
         if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
             write_whole(out / name, text)
+
+
+def _asked(claims: Collection[int]) -> list[str]:
+    return ["--claims", ",".join(str(one) for one in sorted(set(claims)))] if claims else []
 
 
 def resolved(study: Study) -> str:
@@ -111,8 +127,36 @@ def _stage(name: str, grid: Grid, records: Mapping[str, Record | None]) -> dict[
     }
 
 
+def _cause(key: str, grid: Grid, records: Mapping[str, Record | None], failed: Mapping[str, str]) -> str:
+    """Say which job has failed that a task needs, be it itself."""
+    open_ends = [key]
+    while open_ends:
+        one = open_ends.pop()
+        record, title = records[one], grid.tasks[one].title
+        if why := failed.get(one) or (record.error if record is not None and record.state == "failed" else None):
+            return f"{title} failed: {why}"
+        open_ends += grid.tasks[one].needs
+    return ""
+
+
+def _waits(name: str, study: Study, grid: Grid, causes: Mapping[str, str]) -> str | None:
+    """Say why an arm has no runs yet: its rate is not known, maybe because a try has failed."""
+    if name not in grid.waiting:
+        return None
+    search = study.arm(name).search
+    of = name if search is None or search.like is None else search.like
+    why = next((causes[key] for key in grid.trials.get(of, {}).values() if key in causes), "")
+    return f"{'its learning rate' if of == name else f'the learning rate of {of}'} is not known{f': {why}' if why else ' yet'}"
+
+
 def _arm(
-    name: str, study: Study, grid: Grid, records: Mapping[str, Record | None], scores: Mapping[float, float | None] | None, out: Path
+    name: str,
+    study: Study,
+    grid: Grid,
+    records: Mapping[str, Record | None],
+    causes: Mapping[str, str],
+    scores: Mapping[float, float | None] | None,
+    out: Path,
 ) -> dict[str, Any]:
     arm = study.arm(name)
     runs = [one for one in grid.runs if one.arm == name]
@@ -133,11 +177,12 @@ def _arm(
             "rows": sum(one for one in rows if one),
             "seconds": round(sum(record.seconds for one in chain if (record := records[one.key])), 1),
         },
-        "runs": [_run(one, records, out) for one in runs],
+        "waits": _waits(name, study, grid, causes),
+        "runs": [_run(one, records, causes, out) for one in runs],
     }
 
 
-def _run(one: Run, records: Mapping[str, Record | None], out: Path) -> dict[str, Any]:
+def _run(one: Run, records: Mapping[str, Record | None], causes: Mapping[str, str], out: Path) -> dict[str, Any]:
     both = {name: records[key] for name, key in (("finetune", one.finetune), ("evaluate", one.evaluate))}
     last = both["evaluate"] or both["finetune"]
     state = "done" if one.results.exists() else "new" if last is None else "begun" if last.state == "done" else last.state
@@ -147,7 +192,7 @@ def _run(one: Run, records: Mapping[str, Record | None], out: Path) -> dict[str,
         "file": str(one.results.relative_to(out)),
         "state": state,
         "seconds": {name: record.seconds for name, record in both.items() if record},
-        "error": last.error if last else None,
+        "error": (last.error if last else None) or (None if state == "done" else causes.get(one.evaluate)),
     }
 
 

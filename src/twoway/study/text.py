@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.stages.run_report import duration
 from twoway.training.report_intervals import spelled
 
-from .page_claim import onset
+from .page_claim import onset, score
 from .papers import CLAIMS
 from .verdict import NOT_RUN, NOT_SEEN, UNDECIDED
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 HEAD = """# Results: the papers' claims, at this size
 
 Written by `twoway study … --write`; not by hand. A verdict is *seen* (the interval lies above zero), *not seen* (it lies within plus or
-minus the smallest difference that counts), *opposite* (it lies below zero), *not decidable at this size*, or *not run*. Results against
-the papers stand as they are. They are about small models trained for minutes: whether an effect shows here, not whether it is there at 3B.
+minus the smallest difference that counts), *opposite* (it lies below zero), *not decidable at this size* (it holds zero and differences
+that would count, or nothing can be trusted), or *not run*. Results against the papers stand as they are. They are about small models
+trained for minutes: whether an effect shows here, not whether it is there at 3B.
 """
 
 METHOD = (
@@ -82,14 +83,14 @@ def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[st
             about_it = ["", "", ""]
     parts.append(_table(("claim", "what is said", "papers", "here", "difference, 95%", "verdict"), rows))
     notes = [f"- {one.comparison.says}: {one.verdict.word}, {one.verdict.why}" for claim in claims for one in claim.found if _noted(one)]
-    parts += [*notes, *(f"- {claim.about['says']}: {start}" for claim in claims if (start := onset(claim)))]
+    parts += [*notes, *(f"- {claim.about['says']}: {start}" for claim in claims if (start := onset(evidence, claim)))]
     parts += ["", "### Arms\n", _arms(evidence), "### By kind of task\n", _kinds(evidence, claims)]
     return parts
 
 
 def _noted(found: Found) -> bool:
-    """Say whether the reason of a verdict is more than where its interval lies."""
-    return found.verdict.word in (UNDECIDED, NOT_RUN, NOT_SEEN) or "done once" in found.verdict.why
+    """Say whether the reason of a verdict is more than where its interval lies; what was not run has a list of its own."""
+    return found.verdict.word in (UNDECIDED, NOT_SEEN) or bool(found.caveats)
 
 
 def _made_with(about: dict[str, Any]) -> str:
@@ -119,15 +120,15 @@ def _arms(evidence: Evidence) -> str:
     reading = evidence.reading
     scope, rows = reading.scope(), []
     for name, arm in reading.arms.items():
-        before, rate = arm.about.get("before") or {}, arm.about.get("lr")
+        before = arm.about.get("before") or {}
         made = [name, arm.source, f"{before.get('rows') or 0:,}", f"{arm.about.get('rows') or 0:,}", arm.about.get("attention", "")]
-        made += [arm.about.get("pooling", ""), "" if rate is None else f"{rate:g}"]
+        made += [arm.about.get("pooling", ""), arm.rate]
         if not arm.runs:
             rows.append([*made, "–", f"{NOT_RUN}: {arm.gone()}"])
             continue
-        seeds = ", ".join(f"{score:.3f}" for score in evidence.by_seed(name, scope).values())
-        whole = evidence.interval({name: 1.0}, scope)
-        rows.append([*made, seeds, spelled(whole.value, whole.low, whole.high, signed=False)])
+        seeds = ", ".join(f"{one:.3f}" for one in evidence.by_seed(name, scope).values())
+        missing = f"; {NOT_RUN}: {arm.gone()}" if arm.missing else ""
+        rows.append([*made, f"{seeds}{missing}", score(evidence, name, evidence.interval({name: 1.0}, scope), scope)])
     metrics = ", ".join(sorted({task.metric for task in reading.tasks.values()}))
     head = ("arm", "from", "rows before", "rows", "attention", "pooling", "rate", "seeds", f"mean over {len(scope)} tasks ({metrics}), 95%")
     return _table(head, rows)
@@ -150,12 +151,17 @@ def _cell(groups: dict[str, Any], kind: str) -> str:
 
 
 def _not_run(studies: Sequence[Made]) -> str:
-    """List the claims that no study has an answer to."""
-    found = {
-        claim.about["claim"]: True for _, claims, _ in studies for claim in claims if any(one.interval is not None for one in claim.found)
-    }
-    missing = [f"- claim {number}: {paper.title}" for number, paper in CLAIMS.items() if number not in found]
-    return "## Not run\n\n" + ("\n".join(missing) if missing else "Every claim has been run.") + "\n"
+    """List what no study has an answer to, and why."""
+    lines = []
+    for number, paper in CLAIMS.items():
+        asked = [one for _, claims, _ in studies for claim in claims if claim.about["claim"] == number for one in claim.found]
+        missing = [one for one in asked if one.interval is None]
+        if not asked:
+            lines.append(f"- claim {number}: {paper.title}: no study here asks it")
+        elif missing:
+            lines.append(f"- claim {number}{'' if len(missing) == len(asked) else ', in part'}: {paper.title}")
+            lines += [f"    - {one.comparison.says}: {one.verdict.why}" for one in missing]
+    return "## Not run\n\n" + ("\n".join(lines) if lines else "Every claim has been run.") + "\n"
 
 
 def _papers() -> str:

@@ -1,0 +1,47 @@
+"""A rate is the best of those that held; what says nothing is an error and never a zero."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from study_fakes import KINDS, write
+from twoway.errors import TwowayError
+from twoway.files import sha256
+from twoway.stages.records import Record
+from twoway.study.grid import Layout
+from twoway.study.rates import SCORE, rates
+from twoway.study.reading import read_study
+
+ARMS = {"a": {"lr": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"lr": {"like": "a"}}}
+
+
+def chosen(folder, figures):
+    """Return the rates after tries that said `figures`."""
+    study = read_study(write(folder, arms=ARMS, claims=[]), kinds=KINDS)
+    grid = Layout(study, folder / "out", KINDS).lay_out({})
+    for (_, key), said in zip(grid.trials["a"].items(), figures, strict=True):
+        task = grid.tasks[key]
+        task.folder.mkdir(parents=True)
+        (task.folder / task.job.kind.marker).write_text("{}")
+        made = sha256(task.folder / task.job.kind.marker)
+        Record("a", task.key, {}, state="done", made=made, figures=json.loads(json.dumps(said))).write(task.folder)
+    return rates(study, grid)
+
+
+def test_the_best_is_taken_and_of_equal_ones_the_smallest(tmp_path):
+    assert chosen(tmp_path, [{SCORE: 0.2}, {SCORE: 0.5}, {SCORE: 0.5}]) == {"a": 2.0, "b": 2.0}
+
+
+def test_a_try_that_broke_down_is_not_taken(tmp_path):
+    assert chosen(tmp_path, [{SCORE: float("nan")}, {SCORE: 0.1}, {SCORE: 0.2}]) == {"a": 4.0, "b": 4.0}
+
+
+def test_no_try_that_holds_is_no_rate(tmp_path):
+    assert chosen(tmp_path, [{SCORE: float("nan")}] * 3) == {}
+
+
+def test_a_try_that_says_nothing_is_no_zero(tmp_path):
+    with pytest.raises(TwowayError, match=SCORE):
+        chosen(tmp_path, [{SCORE: 0.2}, {}, {SCORE: 0.5}])
