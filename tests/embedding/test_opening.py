@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from pathlib import Path
 
@@ -9,19 +11,28 @@ import numpy as np
 import peft
 import pytest
 import torch
+from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from twoway.content import Document, Image, Text
 from twoway.embedding import Embedder, open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.stages.convert import convert
 
+
+def picture() -> bytes:
+    written = io.BytesIO()
+    PILImage.fromarray(np.random.default_rng(0).integers(0, 255, (56, 84, 3), dtype=np.uint8)).save(written, "PNG")
+    return written.getvalue()
+
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEXTS = [Document((Text(words),)) for words in ("w4 w5", "a longer one " * 5)]
+SHOWN = [*TEXTS, Document((Image(picture()), Text("w4 w5"))), Document((Image(picture()),))]
 
 
 def same(first, second):
@@ -38,10 +49,70 @@ def test_a_plain_causal_model_reads_its_last_state(tiny_model, tiny_encoder):
     )
 
 
-def test_a_checkpoint_of_mocas_trainer_is_two_way_and_pools_by_the_mean(tmp_path):
-    convert(GOLDEN / "reference-embedding", tmp_path / "ours", processor=str(GOLDEN / "processor"))
-    theirs = open_embedder(GOLDEN / "reference-embedding", device="cpu", processor=GOLDEN / "processor", template="chat")
-    assert same(theirs, open_embedder(tmp_path / "ours", device="cpu"))
+@pytest.mark.parametrize("template", [None, "chat"])
+def test_a_folder_of_mocas_trainer_gives_the_same_vectors_opened_and_converted(template, tmp_path):
+    parts = shutil.copytree(GOLDEN / "processor", tmp_path / "processor")
+    own = parts / "chat_template.jinja"
+    own.write_text("w7 " + own.read_text() + " w8")  # a chat has turns
+    convert(GOLDEN / "reference-embedding", tmp_path / "ours", processor=parts, template=template)
+    theirs = open_embedder(GOLDEN / "reference-embedding", device="cpu", processor=parts, template=template)
+    ours = open_embedder(tmp_path / "ours", device="cpu")
+    assert theirs.sentence[1].pooling_mode == ours.sentence[1].pooling_mode == "mean"
+    assert np.abs(theirs.array(SHOWN) - ours.array(SHOWN)).max() < 1e-5
+    rendered = ours.sentence[0].processor.apply_chat_template([{"role": "user", "content": "w4"}], tokenize=False)
+    assert rendered == ("w7 w4 w8" if template == "chat" else "w4")  # plain unless a chat is asked for
+
+
+@pytest.fixture
+def cocoa(tiny_model, tmp_path):
+    """Save a model under the name that CoCoA's own code gives a merged one."""
+    folder = shutil.copytree(tiny_model("qwen2_5_vl"), tmp_path / "cocoa")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2_5_VLBiForMNTP"]}))
+    return folder
+
+
+def at_eos(model, folder):
+    """Return the vectors of `SHOWN` as CoCoA's paper has them, with none of the code under test: two-way, the state of a last EOS."""
+    model.config.text_config.is_causal = False
+    processor = AutoProcessor.from_pretrained(folder)
+    found = []
+    for document in SHOWN:
+        pictures = [PILImage.open(io.BytesIO(image.source)) for image in document.images]
+        words = "<|vision_start|><|image_pad|><|vision_end|>" * len(pictures) + "".join(document.texts) + processor.tokenizer.eos_token
+        inputs = processor(text=[words], images=pictures or None, return_tensors="pt")
+        with torch.no_grad():
+            state = model.eval()(**inputs).last_hidden_state[0, -1]
+        found.append((state / state.norm()).numpy())
+    return np.stack(found)
+
+
+def test_a_folder_of_cocoas_trainer_is_two_way_and_read_at_an_eos_that_is_appended(cocoa, tiny_model, tmp_path):
+    wanted = at_eos(AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_5_vl")).model, cocoa)
+    assert np.abs(open_embedder(cocoa, device="cpu").array(SHOWN) - wanted).max() < 1e-5
+    convert(cocoa, tmp_path / "ours")
+    assert np.abs(open_embedder(tmp_path / "ours", device="cpu").array(SHOWN) - wanted).max() < 1e-5
+
+
+def test_cocoas_last_stage_is_an_adapter_with_dora_over_such_a_folder(cocoa, tiny_model, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_5_vl"))
+    torch.manual_seed(0)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False, use_dora=True))
+    tuned.peft_config["default"].base_model_name_or_path = str(cocoa)
+    tuned.save_pretrained(tmp_path / "adapter")
+    found = open_embedder(tmp_path / "adapter", device="cpu").array(SHOWN)
+    assert np.abs(found - at_eos(tuned.merge_and_unload().model, cocoa)).max() < 1e-5
+    assert not np.allclose(found, open_embedder(cocoa, device="cpu").array(SHOWN), atol=1e-3)
+
+
+def test_what_no_name_tells_is_asked_for_or_warned_about(tiny_model, caplog):
+    folder = tiny_model("qwen2_5_vl")  # CoCoA's merged Qwen2-VL has the name of any other
+    wanted = at_eos(AutoModelForImageTextToText.from_pretrained(folder).model, folder)
+    found = open_embedder(folder, device="cpu", pooling="eos", attention="two-way", template="plain")
+    assert np.abs(found.array(SHOWN) - wanted).max() < 1e-5
+    assert "--attention" not in caplog.text
+    open_embedder(folder, device="cpu", pooling="eos")
+    assert "if CoCoA trained it, say --attention two-way" in caplog.text
 
 
 @pytest.fixture
@@ -75,6 +146,13 @@ def test_an_adapter_with_the_layer_names_of_older_days_is_merged_too(adapter):
     save_file({name.replace(now, "base_model.model.elsewhere."): tensor for name, tensor in tensors.items()}, path)
     with pytest.raises(TwowayError, match="is an adapter for another base"):
         open_embedder(adapter, device="cpu")
+
+
+def test_an_adapter_of_vlm2vec_gives_the_same_vectors_opened_and_converted(adapter, tmp_path):
+    convert(adapter, tmp_path / "ours", attention="causal", pooling="last")
+    assert (
+        np.abs(open_embedder(adapter, device="cpu").array(SHOWN) - open_embedder(tmp_path / "ours", device="cpu").array(SHOWN)).max() < 1e-5
+    )
 
 
 def test_vlm2vecs_inputs_are_written_plain_and_its_instructions_behind_the_picture(adapter):
@@ -138,6 +216,8 @@ def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
         ({"dtype": "float3"}, "unknown dtype 'float3'; did you mean float32"),
         ({"pooling": "mean"}, "has its own pooling"),
         ({"template": "plain"}, "has its own template"),
+        ({"attention": "two-way"}, "has its own attention; leave --attention out"),
+        ({"attention": "twoway"}, "unknown attention 'twoway'; did you mean two-way"),
         ({"max_length": 0}, "--max-length 0 is out of range"),
         ({"device": "nothing"}, "device 'nothing' is not to be had"),
     ):

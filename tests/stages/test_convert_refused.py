@@ -158,6 +158,19 @@ def test_what_the_hub_answers_is_said(error: type[Exception], words: str, tmp_pa
     refused(tmp_path, "owner/name", words)
 
 
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"template": "plane"}, "unknown template 'plane'; did you mean plain"),
+        ({"attention": "twoway"}, "unknown attention 'twoway'; did you mean two-way"),
+        ({"pooling": "means"}, "unknown pooling 'means'; did you mean mean"),
+    ],
+)
+def test_a_wish_that_does_not_exist_is_refused_before_any_work(wish: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        stage.ConvertConfig(**wish)
+
+
 def test_a_file_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused(tmp_path, tmp_path / "file", "is a file; name the folder")

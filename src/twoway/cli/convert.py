@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 HELP = """Turn a vision-language model into a two-way embedding model that sentence-transformers loads.
 
 SRC is a hub id or a folder: a causal vision-language model, a sentence-transformers model, a PEFT adapter (merged into its base),
-or a checkpoint as MoCa's trainer saves it. OUT is a plain sentence-transformers checkpoint with a model card; its attention is
-measured, not assumed, and the model is refused where it is not what was asked for."""
+or a checkpoint as MoCa's or CoCoA's trainer saves it, whose pooling and way of writing inputs are kept. OUT is a plain
+sentence-transformers checkpoint with a model card; its attention is measured, not assumed, and the model is refused where it is not
+what was asked for."""
 EXAMPLE = """twoway convert Qwen/Qwen2-VL-2B-Instruct my-model --prompt "query=Find a picture of " --max-length 2048
   twoway convert moca-checkpoint my-model --processor Qwen/Qwen2.5-VL-3B-Instruct"""
 
@@ -25,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with these options (max_length: 2048); options given here win")
     parser.add_argument("--attention", choices=("two-way", "causal"), help="who sees whom (default: two-way)")
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="states to vector (default: the source's own, or mean)")
+    parser.add_argument(
+        "--template", choices=("chat", "plain"), help="turns of a chat, or contents one behind the other (default: as SRC was trained)"
+    )
     parser.add_argument("--processor", metavar="DIR", help="folder or hub id of the processor, where SRC has none")
     parser.add_argument("--base", metavar="SRC", help="base of an adapter (default: the one it names)")
     parser.add_argument(

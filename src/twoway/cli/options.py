@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-_OPENING = ("pooling", "processor", "template", "max_length", "device", "dtype")
+_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype")
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:
     """Declare how a model that gives vectors is opened."""
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
+    parser.add_argument(
+        "--attention",
+        choices=("two-way", "causal"),
+        help="for a vision-language model that is no sentence-transformers checkpoint (default: what its layout or its config says)",
+    )
     parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")
     parser.add_argument(
         "--template",
         choices=("chat", "plain"),
         help="as a chat, or contents one behind the other, for a model that is no sentence-transformers checkpoint "
-        "(default: plain for VLM2Vec's adapters and MoCa's checkpoints, else chat)",
+        "(default: plain for VLM2Vec's adapters and MoCa's and CoCoA's checkpoints, else chat)",
     )
     parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: the model's limit)")
     parser.add_argument("--device", default="auto", help="device to run on")

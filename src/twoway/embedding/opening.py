@@ -1,9 +1,9 @@
 """Open anything that gives vectors: ours, any sentence-transformers model, a checkpoint as its trainer left it, a vision-language model.
 
-A sentence-transformers checkpoint says itself how its states become one vector. For any other the attention is what its config declares,
-two-way where MoCa's trainer wrote it (which says so by the name of the architecture alone), and the pooling, where none is asked for, is
-the one that fits: the mean of two-way states, the last of causal ones (VLM2Vec). An adapter is merged into its base in memory. VLM2Vec and
-MoCa write contents one behind the other, without the turns of a chat; so do their checkpoints here, unless another template is asked for.
+A sentence-transformers checkpoint says itself how its states become one vector. For any other, what its layout tells decides (MoCa's,
+CoCoA's and VLM2Vec's are known, see `model.layout`), then what its config declares of attention, and the pooling is the one that fits: the
+mean of two-way states, the last of causal ones. What is asked for stands above all of it. An adapter is merged into its base in memory. The
+same folder through `convert` gives the same vectors, where both are asked for the same attention.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..errors import TwowayError, UsageError, did_you_mean
-from ..model import adapters, backbone, encoder, moca, opened, pooling, source
+from ..model import adapters, backbone, encoder, opened, pooling, source
 from ..model import processor as processors
-from ..model.attention import set_attention
-from ..model.prompting import set_template
+from ..model.attention import ATTENTION, set_attention
+from ..model.layout import write_as
 from ..model.start import open_start
 from .embedder import Embedder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..model.attention import Attention
     from ..model.prompting import Style
-    from ..model.start import Start
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ def open_embedder(
     max_length: int | None = None,
     processor: str | Path | None = None,
     template: Style | None = None,
+    attention: Attention | None = None,
     **settings: Any,
 ) -> Embedder:
     """Open a model by folder or hub id; `settings` are those of `Embedder`.
 
-    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor` and `template` (chat or
-    plain) are for models that are no sentence-transformers checkpoint.
+    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor`, `template` (chat or plain)
+    and `attention` (two-way or causal) are for models that are no sentence-transformers checkpoint.
     """
     if isinstance(model, Embedder):
         return model
@@ -59,14 +60,17 @@ def open_embedder(
     if dtype not in backbone.DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, backbone.DTYPES)} (there are: {', '.join(backbone.DTYPES)})")
     folder = source.locate(model)
+    if attention is not None and attention not in ATTENTION:
+        raise UsageError(f"unknown attention {attention!r}{did_you_mean(attention, ATTENTION)} (there are: {', '.join(ATTENTION)})")
     if encoder.is_encoder(folder):
-        if pooling is not None:
-            raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own pooling; leave --pooling out, or convert it")
-        if template is not None:
-            raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own template; leave --template out")
+        for name, value in (("pooling", pooling), ("template", template), ("attention", attention)):
+            if value is not None:
+                raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
         sentence = _sentence_model(folder, dtype, place)
     elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        sentence = _vision_language(model, dtype, pooling, processor, template).to(place)
+        sentence = _vision_language(model, dtype, pooling, processor, template, attention).to(place)
+    elif attention is not None:
+        raise UsageError(f"{model} is a text model; --attention is for vision-language models, so leave it out")
     else:
         sentence = _text_model(folder, dtype, pooling).to(place)
     if max_length is not None:
@@ -100,36 +104,27 @@ def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTr
 
 
 def _vision_language(
-    model: str | Path, dtype: str, mode: str | None, processor: str | Path | None, template: Style | None
+    model: str | Path, dtype: str, mode: str | None, processor: str | Path | None, template: Style | None, attention: Attention | None
 ) -> SentenceTransformer:
     """Put pooling behind a vision-language model in memory."""
     start = open_start(model, dtype=dtype)
-    attention = _attention(start)
-    set_attention(start.model, attention)
-    mode = pooling.require_mode(mode or start.settings.pooling or ("mean" if attention == "two-way" else "last"))
-    template = template or ("plain" if _written_plain(source.locate(model)) else "chat")
-    _log.info("%s: %s attention, pooling %s, %s template", model, attention, mode, template)
+    told = start.layout
+    wanted: Any = attention or told.attention or opened.declared(start.model.config, start.provenance).attention
+    set_attention(start.model, wanted)
+    mode = pooling.require_mode(mode or start.settings.pooling or told.pooling or ("mean" if wanted == "two-way" else "last"))
+    template = template or told.template
+    _log.info("%s: %s attention, pooling %s, %s template", model, wanted, mode, template)
+    if mode == "eos" and attention is None and wanted == "causal":
+        _log.warning(
+            "%s: pooling eos over causal attention, which is what its config means; if CoCoA trained it, say --attention two-way", model
+        )
     parts: Any = processors.load_processor(source.locate(processor) if processor else start.folder)
     processors.require_fit(start.model, parts)
-    processors.ensure_template(parts)
-    if template == "plain":
-        set_template(parts, style="plain", place="user")
+    write_as(parts, template)
     processors.set_max_length(start.model, parts, None)
     if mode == "eos":
         pooling.append_eos(parts)
     return encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
-
-
-def _written_plain(folder: Path) -> bool:
-    """Say whether a checkpoint is of a trainer that writes no turns: MoCa's, or VLM2Vec's, whose adapters are plain ones of peft."""
-    return moca.is_two_way(folder) or (adapters.is_adapter(folder) and not (folder / adapters.BASE).exists())
-
-
-def _attention(start: Start) -> Any:
-    """Say how a model attends."""
-    if moca.is_two_way(start.folder):
-        return "two-way"
-    return opened.declared(start.model.config, start.provenance).attention
 
 
 def _text_model(folder: Path, dtype: str, mode: str | None) -> SentenceTransformer:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FOLDER, INDEX = "heads", "heads.json"
 PATCH_DECODER, LM_HEAD = "patch_decoder", "lm_head"
-_ARCHITECTURES = ("ForEmbedding", "ForMLMMAE")
 # The trainer's names and the patch decoder's; its decoder is one layer.
 _NAMES = {"mae_decoder.": "body.layers.0.", "mae_proj.": "to_values."}
 
@@ -47,12 +46,6 @@ class Heads:
 def is_head(name: str) -> bool:
     """Say whether a tensor of a checkpoint belongs to a head of MoCa's trainer."""
     return name.startswith(tuple(_NAMES))
-
-
-def is_two_way(folder: Path) -> bool:
-    """Say whether a checkpoint is one of MoCa's trainer, which attends two-way and shows it in the architecture's name alone."""
-    named = read_json(folder / "config.json").get("architectures") if (folder / "config.json").exists() else None
-    return any(str(name).endswith(_ARCHITECTURES) for name in named or ())
 
 
 def read_patch_decoder(folder: Path, config: PreTrainedConfig) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 
 from . import adapters, backbone, card, encoder, moca, source
+from .layout import Layout, layout_of, layout_of_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,6 +37,7 @@ class Start:
     provenance: dict[str, Any]
     licence: str | None
     has_head: bool
+    layout: Layout = field(default_factory=Layout)  # what the folder tells that the config does not
     note: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,7 +46,8 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
     folder = source.locate(src)
     if adapters.is_adapter(folder):
         return _open_adapter(src, folder, dtype, base)
-    settings = encoder.read_settings(folder) if encoder.is_encoder(folder) else encoder.Settings()
+    ready = encoder.is_encoder(folder)
+    settings = encoder.read_settings(folder) if ready else encoder.Settings()
     inside = folder / settings.transformer
     loaded = backbone.load_model(inside, dtype=dtype)
     heads = moca.load_heads(folder)
@@ -64,6 +67,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         provenance=card.read(folder),
         licence=card.licence(folder),
         has_head=has_head,
+        layout=Layout() if ready else layout_of(folder),
         # The hub's client names the folder after the revision.
         note={} if Path(src).exists() else {"revision": folder.name},
     )
@@ -81,8 +85,9 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
     merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
     sums = {f"base/{name}": value for name, value in opened.weights.items()}
     sums[f"adapter/{adapters.WEIGHTS}.safetensors"] = sha256(folder / f"{adapters.WEIGHTS}.safetensors")
+    layout = layout_of_adapter(folder, opened.layout, encoder=encoder.is_encoder(source.locate(base)))
     note, home = opened.note | {"merged": merged}, folder if own else opened.folder
-    return dataclasses.replace(opened, model=model, folder=home, weights=sums, note=note)
+    return dataclasses.replace(opened, model=model, folder=home, weights=sums, layout=layout, note=note)
 
 
 def _put_head(model: PreTrainedModel, heads: moca.Heads) -> bool:

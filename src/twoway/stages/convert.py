@@ -11,7 +11,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,9 @@ from twoway.model import backbone, card, encoder, moca, proof, source
 from twoway.model import pooling as poolings
 from twoway.model import processor as processors
 from twoway.model.attention import ATTENTION, Attention, set_attention
+from twoway.model.layout import write_as
 from twoway.model.mask_token import ensure_mask_token
+from twoway.model.prompting import Style
 from twoway.model.start import open_start
 
 if TYPE_CHECKING:
@@ -33,12 +35,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_STYLES = get_args(Style)
+
+
 @dataclass(frozen=True)
 class ConvertConfig:
     """The options of `convert`; what is not given comes from the source, and then from the defaults."""
 
     attention: Attention = "two-way"
     pooling: Literal["mean", "last", "eos"] | None = None
+    template: Literal["chat", "plain"] | None = None
     processor: str | None = None
     base: str | None = None
     dtype: str = "auto"
@@ -57,6 +63,10 @@ class ConvertConfig:
             )
         if self.pooling is not None:
             poolings.require_mode(self.pooling)
+        if self.template not in (None, *_STYLES):
+            raise UsageError(
+                f"unknown template {self.template!r}{did_you_mean(str(self.template), _STYLES)} (there are: {', '.join(_STYLES)})"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ def convert(
     *,
     attention: Attention = "two-way",
     pooling: Literal["mean", "last", "eos"] | None = None,
+    template: Style | None = None,
     processor: str | Path | None = None,
     base: str | Path | None = None,
     dtype: str = "auto",
@@ -91,7 +102,8 @@ def convert(
 ) -> ConvertResult:
     """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
 
-    `pooling` is the source's own or else `mean`; `processor` and `base` (of an adapter) are hub ids or folders.
+    `pooling` and `template` (chat or plain) are the source's own, as it says or as its layout tells, or else `mean` and its chat template;
+    `processor` and `base` (of an adapter) are hub ids or folders.
     """
     given = {name: value for name, value in locals().items() if name not in ("src", "out", "overwrite") and value is not None}
     for name in ("processor", "base"):
@@ -108,8 +120,9 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         processors.require_fit(opened.model, parts)
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
-        mode = config.pooling or opened.settings.pooling or "mean"
-        longest = _prepare(opened.model, parts, config, mode)
+        mode = config.pooling or opened.settings.pooling or opened.layout.pooling or "mean"
+        template = config.template or opened.layout.template
+        longest = _prepare(opened.model, parts, config, mode, template)
         prompts = opened.settings.prompts | config.prompts
         dim = config.dim or opened.settings.dim
         heads = dataclasses.replace(opened.heads, lm_head=moca.lm_head_of(opened.model) if opened.has_head else {})
@@ -121,7 +134,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         step = {
             "step": "convert",
             "source": name,
-            "options": _options(config) | {"pooling": mode} | opened.note,
+            "options": _options(config) | {"pooling": mode} | ({"template": template} if template == "plain" else {}) | opened.note,
             "versions": backbone.versions(),
             "source_weights": opened.weights,
             "weights": encoder.hashes(folder),
@@ -171,10 +184,10 @@ def _quiet() -> Iterator[None]:
             tf_logging.enable_progress_bar()
 
 
-def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str) -> int:
+def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style) -> int:
     """Set the processor's limits and template, and return the longest row."""
     processors.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
-    processors.ensure_template(parts)
+    write_as(parts, template)
     longest = processors.set_max_length(model, parts, config.max_length)
     if mode == "eos":
         poolings.append_eos(parts)

@@ -1,0 +1,66 @@
+"""What the layout of a checkpoint tells that its config does not: how it attends, where its vector is read, how its inputs were written.
+
+A trainer of embedding models leaves a folder that looks like a vision-language model's, or an adapter. Three things that decide every
+vector stand nowhere in it, and the trainer's own code knows them by heart. What is left of them here are names: the architecture in
+`config.json`, and who saved an adapter.
+
+- MoCa (arXiv 2506.23115): two-way, the mean, contents one behind the other without the turns of a chat.
+- CoCoA (arXiv 2603.01471): two-way, the state at an EOS that is appended to every row, contents one behind the other.
+- VLM2Vec (arXiv 2410.05160): an adapter of peft, contents one behind the other; attention and pooling as its base's config has it.
+
+This is the one place that says so: who opens such a folder and who converts it get the same vectors. CoCoA's merged Qwen2-VL has the name
+of any Qwen2-VL, so nobody can see that it is two-way: that has to be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from . import adapters, processor
+from .prompting import set_template
+from .source import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .attention import Attention
+    from .prompting import Style
+
+# Endings of architectures' names that transformers does not have.
+_MOCA = ("ForEmbedding", "ForMLMMAE")
+_COCOA = ("BiForMNTP", "ForConditionalGenerationBidirectional")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a layout tells; nothing of attention and pooling where it tells nothing."""
+
+    attention: Attention | None = None
+    pooling: str | None = None
+    template: Style = "chat"
+
+
+def layout_of(folder: Path) -> Layout:
+    """Return what the layout of a model's folder tells."""
+    config = folder / "config.json"
+    names = [str(name) for name in (read_json(config).get("architectures") if config.exists() else None) or ()]
+    if any(name.endswith(_MOCA) for name in names):
+        return Layout("two-way", "mean", "plain")
+    if any(name.endswith(_COCOA) for name in names):
+        return Layout("two-way", "eos", "plain")
+    return Layout()
+
+
+def layout_of_adapter(folder: Path, base: Layout, *, encoder: bool) -> Layout:
+    """Return what the layout of an adapter tells beside its base's; `encoder`: the base says itself how its inputs are written."""
+    if (folder / adapters.BASE).exists() or encoder:
+        return base
+    return replace(base, template="plain")
+
+
+def write_as(parts: Any, style: Style) -> None:
+    """Give a processor the template of a style: its own for `chat`, made if it has none."""
+    processor.ensure_template(parts)
+    if style == "plain":
+        set_template(parts, style="plain", place="user")
