@@ -81,6 +81,7 @@ def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
     assert "0 of 6" in text
     (file,) = write_results([tmp_path], tmp_path / "results.md")
     assert "**not run**" in file.read_text()
+    assert "done once" not in file.read_text()
 
 
 def test_a_gate_that_is_not_passed_is_said_everywhere(tmp_path):

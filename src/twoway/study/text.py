@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.stages.run_report import duration
 from twoway.training.report_intervals import spelled
 
+from .outcomes import BASE
 from .page_claim import onset, score
 from .papers import CLAIMS
 from .verdict import NOT_RUN, NOT_SEEN, UNDECIDED
@@ -42,8 +43,9 @@ GATE = {"True": "The gate is passed", "False": "The gate is **not passed**, so n
 
 def luck(evidence: Evidence) -> str:
     """Say whether the luck of the stages before the contrastive one is in the intervals."""
-    several = any(len({run.before for run in arm.runs}) > 1 for arm in evidence.reading.arms.values())
-    return f"{_between_seeds(evidence)}{SEVERAL if several else ONCE}"
+    later = [arm for arm in evidence.reading.arms.values() if arm.runs and arm.source != BASE]
+    several = any(len({run.before for run in arm.runs}) > 1 for arm in later)
+    return f"{_between_seeds(evidence)}{'' if not later else SEVERAL if several else ONCE}".rstrip()
 
 
 def _between_seeds(evidence: Evidence) -> str:
@@ -68,7 +70,7 @@ def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[st
     reading = evidence.reading
     about = reading.about
     name = about.get("study", reading.out.name)
-    parts = [f"## Study `{name}`\n", f"{_made_with(about)} {luck(evidence)}\n"]
+    parts = [f"## Study `{name}`\n", f"{_made_with(about)} {luck(evidence)}".rstrip() + "\n"]
     gate = reading.gate
     said = GATE.get(str(gate.get("passed")), "The gate is not known yet")
     parts.append(f"{said}{_gate(gate)}.\n")
@@ -130,7 +132,8 @@ def _arms(evidence: Evidence) -> str:
         missing = f"; {NOT_RUN}: {arm.gone()}" if arm.missing else ""
         rows.append([*made, f"{seeds}{missing}", score(evidence, name, evidence.interval({name: 1.0}, scope), scope)])
     metrics = ", ".join(sorted({task.metric for task in reading.tasks.values()}))
-    head = ("arm", "from", "rows before", "rows", "attention", "pooling", "rate", "seeds", f"mean over {len(scope)} tasks ({metrics}), 95%")
+    mean = f"mean over {len(scope)} tasks ({metrics}), 95%" if scope else "mean"
+    head = ("arm", "from", "rows before", "rows", "attention", "pooling", "rate", "seeds", mean)
     return _table(head, rows)
 
 
