@@ -62,13 +62,13 @@ def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path)
     for name in LEVELS:
         assert f"| {name} |" in text
     assert r"66.4 \| 65.4" in text
-    assert "next was not run (seed 1" in text
+    assert "not run: every seed: the loss is not a number at step 3" in text
     missing = text.split("## Not run")[1].split("##")[0]
     assert [f"claim {number}" in missing for number in CLAIMS] == [number != 1 for number in CLAIMS]
     assert "claim 2:" in missing
     assert "claim 4, in part:" in missing
     assert f"claim 5: {CLAIMS[5].title}: no study here asks it" in missing
-    assert "more minus next: next was not run (seed 1, seed 2, seed 3: the loss is not a number at step 3)" in missing
+    assert "next not run (every seed: the loss is not a number at step 3)" in missing
     assert "67.5 / 59.8" in text
     assert "It is seen from 0 on (rows, %; not run: 50, 100), the smallest that was tried" not in text
     assert "It is seen at no dose from which on it stays (rows, %; not run: 50, 100)" in text
@@ -131,5 +131,5 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     assert ", at chance" in lines["d"]
     assert ", at chance" not in lines["a"]
     assert "- b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
-    assert "c minus d: c was not run (every seed: its learning rate is not known: c at 0.0002" in text.split("## Not run")[1]
+    assert "c not run (every seed: its learning rate is not known: c at 0.0002 failed: no disk)" in text.split("## Not run")[1]
     assert "8 of 12" in read(write(tmp_path)[0])

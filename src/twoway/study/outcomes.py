@@ -92,6 +92,8 @@ class Arm:
         reasons: dict[str, list[str]] = {}
         for run, reason in self.missing:
             reasons.setdefault(reason, []).append(run)
+        if len(reasons) == 1 and not self.runs:
+            return f"every seed: {next(iter(reasons))}"
         return "; ".join(f"{', '.join(runs)}: {reason}" for reason, runs in reasons.items())
 
 

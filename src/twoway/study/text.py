@@ -162,9 +162,19 @@ def _not_run(studies: Sequence[Made]) -> str:
         if not asked:
             lines.append(f"- claim {number}: {paper.title}: no study here asks it")
         elif missing:
-            lines.append(f"- claim {number}{'' if len(missing) == len(asked) else ', in part'}: {paper.title}")
-            lines += [f"    - {one.comparison.says}: {one.verdict.why}" for one in missing]
+            part = "" if len(missing) == len(asked) else ", in part"
+            lines.append(f"- claim {number}{part}: {paper.title}: {_gone(studies, number) or missing[0].verdict.why}")
     return "## Not run\n\n" + ("\n".join(lines) if lines else "Every claim has been run.") + "\n"
+
+
+def _gone(studies: Sequence[Made], number: int) -> str:
+    """Say which arms of a claim were not run, and why."""
+    reasons: dict[str, dict[str, None]] = {}
+    for evidence, claims, _ in studies:
+        for name in (name for claim in claims if claim.about["claim"] == number for name in claim.arms):
+            if not (arm := evidence.reading.arms[name]).runs:
+                reasons.setdefault(arm.gone(), {})[name] = None
+    return "; ".join(f"{', '.join(names)} not run ({reason})" for reason, names in reasons.items())
 
 
 def _papers() -> str:
