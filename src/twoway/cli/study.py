@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder of the study; new, or a study to go on with")
     parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the study")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time, of one thread each (default: one for each core)")
-    parser.add_argument("--claims", metavar="1,2", default="", help="do, or forecast, only what claims of these numbers need")
+    parser.add_argument("--claims", metavar="1,2", help="do, or forecast, only what claims of these numbers need")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would cost, and do nothing")
     parser.add_argument(
         "--report", action="store_true", help="write the report, and with --write the page, of what stands in OUT; run nothing"
@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.state in ENDED else 1
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str | None) -> tuple[int, ...]:
     """Read the numbers of claims; none where the option is not given."""
     try:
-        return tuple(int(one) for one in text.split(",")) if text else ()
+        return tuple(int(one) for one in text.split(",")) if text is not None else ()
     except ValueError:
         raise UsageError(f"--claims takes numbers of claims with commas between them, not {text!r}") from None
 
