@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import base64
+import re
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+
+from twoway.embedding import Embedder
+from twoway.serve.app import create_app
+from twoway.serve.limits import Limits
 
 TEXTS = ["w4 w5 w6", "a much longer text " * 4, "https://example.org/cat.png", "/etc/passwd"]
 
@@ -89,6 +97,28 @@ def test_the_longest_text_that_fits_is_taken_and_one_token_more_is_not(client, e
     longest = engine.sentence.max_seq_length - frame
     assert ask(client, input="w" * (longest - 1)).shape == (1, 32)
     assert refused(client, input="w" * (longest + 1))["code"] == "context_length_exceeded"
+
+
+def test_an_instruction_counts_like_the_texts_that_it_stands_before(serve, engine):
+    small = Embedder(engine.sentence, settings=replace(engine.settings, budget=512))
+    client = TestClient(create_app(small, limits=Limits(instruction=400)), raise_server_exceptions=False, base_url="http://localhost")
+    with client:
+        said = "w1 " * 100
+        long = client.post("/v1/embeddings", json={"input": [f"w{number}" for number in range(30)], "instruction": said}).json()
+        batches = int(re.search(r"twoway_batch_documents_count (\d+)", client.get("/metrics").text)[1])
+        assert long["usage"]["total_tokens"] / batches <= 2 * 512
+        for asked in ({"instruction": "w" * 401}, {"instruction": "w" * 401, "truncate": True}):
+            assert "at most 400 are taken" in refused(client, input="w1", **asked)["message"]
+        assert "at most 400" in refused(client, messages=[{"role": "system", "content": "w" * 401}, *as_message("w1")])["message"]
+
+
+def test_what_is_long_and_wrong_is_answered_shortly(client):
+    start = time.process_time()
+    for asked in ({"model": "m" * (8 << 20)}, {"k" * (8 << 20): 1}, {"prompt_name": "p" * (8 << 20)}):
+        answer = client.post("/v1/embeddings", json={"input": "w1", **asked})
+        assert 400 <= answer.status_code < 500
+        assert len(answer.content) < 4000
+    assert time.process_time() - start < 3
 
 
 def test_a_template_that_adds_nothing_hides_no_cut(serve, engine):

@@ -24,7 +24,7 @@ POSTS = ("/v1/embeddings", "/v1/search", "/v1/index/items", "/v1/why")
 KEYS = ("input", "messages", "model", "dimensions", "encoding_format", "side", "truncate", "text", "image", "id", "k", "filter", "hybrid",
         "items", "role", "content", "type", "image_url", "url", "parts", "metadata", "like", "detail")  # fmt: skip
 WORDS = ("query", "base64", "user", "system", "image_url", "text", "data:image/png;base64,AAAA", "data:,", "http://x/", "a/1", "shelf > 3",
-         "shelf in (", "'", "\x00", "../../etc/passwd", "w1")  # fmt: skip
+         "shelf in (", "shelf > 1.5", "shelf = 1e400", "shelf < " + "9" * 5000, "'", "\x00", "../../etc/passwd", "w1")  # fmt: skip
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(WORDS)
 values = st.recursive(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from twoway.search.opening import create_store
+from full_disk import disk_full
+from twoway.search.opening import create_store, open_store
 from twoway.search.store import About
 from twoway.serve.limits import Limits
 
@@ -82,6 +83,72 @@ def test_an_item_and_its_picture_have_addresses(client):
     assert client.get("/v1/index/items/a%202%3F%23").json()["text"] == ITEMS[1]["text"]
     assert refused(client.get("/v1/index/items/a%2F1/thumbnail"))[0] == 404
     assert refused(client.get("/v1/index/items/other"))[0] == 404
+
+
+@pytest.mark.parametrize("place", ["index", "index.db"])
+def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(serve, engine, tmp_path, picture, data_url, place):
+    store = create_store(tmp_path / place, About("tiny", engine.fingerprint, engine.dimension))
+    client = serve(store)
+    try:
+        assert client.post("/v1/index/items", json={"items": [{"id": "p", "image": data_url(picture(3))}]}).status_code == 200
+        assert ids(client, text="w5", hybrid=True) == ["p"]
+        assert client.post("/v1/index/items", json={"items": [{"id": "t", "text": "w5 zebra"}]}).json() == {"added": 1, "replaced": 0}
+        assert [hit.item.id for hit in store.search(None, words="zebra")] == ["t"]
+        assert ids(client, image=data_url(picture(3)), k=1) == ["p"]
+        assert ids(client, text="zebra", hybrid=True)[0] == "t"
+        assert client.post("/v1/index/items", json={"items": [{"id": "t", "text": "w5 horse"}]}).json() == {"added": 0, "replaced": 1}
+        assert store.search(None, words="zebra") == []
+        assert client.delete("/v1/index/items/t").status_code == 200
+        assert ids(client, text="horse", hybrid=True) == ["p"]
+    finally:
+        store.close()
+
+
+def test_an_id_that_looks_like_an_address_of_a_picture_is_an_id(client):
+    assert client.post("/v1/index/items", json={"items": [{"id": "p/3/thumbnail", "text": "w1"}]}).status_code == 200
+    assert client.get("/v1/index/items/p%2F3%2Fthumbnail").json()["text"] == "w1"
+    assert client.get("/v1/index/items/p%2F3/thumbnail").headers["content-type"] == "image/webp"
+    assert refused(client.get("/v1/index/items/p%2F3%2Fthumbnail/thumbnail"))[0] == 404
+    assert client.delete("/v1/index/items/p%2F3%2Fthumbnail").status_code == 200
+
+
+def test_while_another_run_writes_an_addition_is_to_be_tried_again(client, store):
+    other = open_store(store.location)
+    with other.writing():
+        answer = client.post("/v1/index/items", json={"items": [{"id": "new", "text": "w1"}]})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "another run is writing to the index" in answer.json()["error"]["message"]
+        assert client.delete("/v1/index/items/a%2F1").status_code == 503
+        assert len(ids(client)) == 3
+    assert client.post("/v1/index/items", json={"items": [{"id": "new", "text": "w1"}]}).status_code == 200
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(client, store):
+    before = sorted(ids(client))
+    with disk_full():
+        answer = client.post("/v1/index/items", json={"items": [{"id": "new", "text": "w1", "metadata": {"note": "x" * 9000}}]})
+        assert answer.status_code == 503
+        assert "no space left on the disk while writing the index; what it held before is whole" in answer.json()["error"]["message"]
+        assert sorted(ids(client)) == before
+    assert client.post("/v1/index/items", json={"items": [{"id": "new", "text": "w1", "metadata": {"note": "x" * 9000}}]}).json() == {
+        "added": 1,
+        "replaced": 0,
+    }
+    assert sorted(ids(client)) == sorted([*before, "new"])
+
+
+def test_metadata_do_not_grow_the_index_beyond_use(serve, store):
+    client = serve(store, limits=Limits(fields=5))
+
+    def put(**metadata):
+        return client.post("/v1/index/items", json={"items": [{"id": "a", "text": "w1", "metadata": metadata}]})
+
+    assert put(one=1, two=2).status_code == 200
+    assert put(one=1, two=3).status_code == 200
+    assert "at most 5 are kept" in refused(put(three=1))[1]
+    for wrong in (dict.fromkeys(map(str, range(65)), 1), {"n" * 121: 1}, {"": 1}, {"one": "x" * (1 << 17)}):
+        assert "metadata" in refused(put(**wrong))[1]
+    assert set(store.fields) == {"id", "text", "place", "one", "two"}
 
 
 def test_an_item_with_the_same_id_is_replaced_and_one_that_is_deleted_is_gone(client, store):

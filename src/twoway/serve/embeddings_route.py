@@ -33,7 +33,7 @@ _BORN = int(time.time())
 async def embeddings(request: Request, service: Allowed) -> Response:
     """Return a vector for each text, or one for the messages."""
 
-    async def work(body: bytes) -> Response:
+    async def work(body: bytearray) -> Response:
         asked, documents = await service.beside(lambda: _read(body, service))
         ask = service.ask(side=asked.side, instruction=asked.instruction, prompt_name=asked.prompt_name)
         job = await service.embed(documents, ask, truncate=asked.truncate)
@@ -61,7 +61,7 @@ def _model(service: Service) -> dict[str, Any]:
     return {"id": service.name, "object": "model", "created": _BORN, "owned_by": "twoway", **sizes}
 
 
-def _read(body: bytes, service: Service) -> tuple[EmbeddingsAsked, list[Document]]:
+def _read(body: bytearray, service: Service) -> tuple[EmbeddingsAsked, list[Document]]:
     """Check a request and make its documents."""
     asked, contents = read(EmbeddingsAsked, body), service.contents()
     service.require_model(asked.model)

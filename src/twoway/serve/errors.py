@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from ..content import ContentError
-from ..errors import TwowayError, UsageError
+from ..errors import BusyError, TwowayError, UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
 _log = logging.getLogger(__name__)
+_LONGEST = 2000  # characters of a message; what was wrong may be repeated in it
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -44,7 +45,7 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """Return the answer; after `wait` seconds it is worth trying again, and with `close` the connection ends."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        body = {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        body = {"error": {"message": self.message[:_LONGEST], "type": kind, "param": self.param, "code": self.code}}
         headers = {} if self.wait is None else {"Retry-After": str(max(1, math.ceil(self.wait)))}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -65,6 +66,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, f"{where}: {first['msg']}", code="invalid_value", param=where)
     if isinstance(error, ContentError):
         return ApiError(400, str(error), code="invalid_content")
+    if isinstance(error, BusyError):
+        return ApiError(503, str(error), code="busy", wait=5)
     if isinstance(error, UsageError):
         return ApiError(400, str(error), code="invalid_value")
     if isinstance(error, TwowayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..content import Document
 from ..embedding.precision import cut
+from ..search.fields import name_of
 from ..search.store import Item
 from ..search.thumbnails import thumbnail
 from .errors import ApiError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ..search.store import Store
 
 router = APIRouter(prefix="/v1/index")
+_DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
 # An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
 _PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "private, max-age=60"}
 
@@ -41,7 +44,7 @@ async def add(request: Request, service: Allowed) -> Response:
     """Embed items and add them, each in place of one with its id; all of them or none."""
     _require_writable(service)
 
-    async def work(body: bytes) -> Response:
+    async def work(body: bytearray) -> Response:
         service.index()
         asked, documents, small = await service.beside(lambda: _read(body, service))
         job = await service.embed(documents, service.ask(side="document"))
@@ -50,15 +53,22 @@ async def add(request: Request, service: Allowed) -> Response:
             Item(one.id, cut(vector[None], width, normal=True)[0], "\n".join(document.texts), picture, "added over HTTP", one.metadata)
             for one, vector, document, picture in zip(asked.items, job.vectors, documents, small, strict=True)
         ]
-        new, replaced = await service.indexed(lambda store: store.add(items))
+
+        def put(store: Store) -> tuple[int, int]:
+            _require_room(store, items, service.limits.fields)
+            return store.add(items)
+
+        new, replaced = await service.indexed(put)
         return JSONResponse({"added": new, "replaced": replaced})
 
     return await service.receiver.answer(request, work)
 
 
 @router.get("/items/{name:path}/thumbnail")
-async def picture(name: str, service: Allowed) -> Response:
+async def picture(name: str, request: Request, service: Allowed) -> Response:
     """Return the small picture of an item."""
+    if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
+        return JSONResponse(await one(f"{name}/thumbnail", service))  # the slash was written as a part of the id
     item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
     if item.thumbnail is None:
         raise ApiError(404, f"the item {name[:200]!r} has no picture", code="no_picture")
@@ -84,13 +94,22 @@ async def delete(name: str, service: Allowed) -> dict[str, Any]:
     return {"deleted": name}
 
 
+def _require_room(store: Store, items: list[Item], most: int) -> None:
+    """Refuse items that would make more fields than an index of use has."""
+    there = store.fields
+    fresh = {name for one in items for name in map(name_of, one.metadata)} - set(there)
+    if fresh and len(there) + len(fresh) > most:
+        message = f"the index has {len(there):,} fields, and these items would add {len(fresh):,}; at most {most:,} are kept"
+        raise ApiError(400, message, code="too_many", param="items")
+
+
 def _require_writable(service: Service) -> None:
     service.index()
     if service.read_only:
         raise ApiError(403, "the index of this server is read-only", code="read_only")
 
 
-def _read(body: bytes, service: Service) -> tuple[ItemsAsked, list[Document], list[bytes | None]]:
+def _read(body: bytearray, service: Service) -> tuple[ItemsAsked, list[Document], list[bytes | None]]:
     """Check a request, make its documents and their small pictures."""
     asked, contents = read(ItemsAsked, body), service.contents()
     if len(asked.items) > service.limits.added:
@@ -101,7 +120,8 @@ def _read(body: bytes, service: Service) -> tuple[ItemsAsked, list[Document], li
         if (item.parts is None) == (item.text is None and item.image is None):
             raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'parts'", code="invalid_value", param=where)
         documents.append(_document(item, contents, where))
-    small = [thumbnail(document.images[0], place=document.place) if document.images else None for document in documents]
+    with _DRAWING:
+        small = [thumbnail(document.images[0], place=document.place) if document.images else None for document in documents]
     return asked, documents, small
 
 

@@ -14,11 +14,13 @@ class Limits:
     inputs: int = 2048  # texts of one request, as OpenAI allows
     parts: int = 32  # texts and pictures of one document
     characters: int = 1 << 20  # of one text
+    instruction: int = 8192  # characters of an instruction, which stands before every text of a request
     pixels: int = 20_000_000  # of one picture, by its header
     request_pixels: int = 100_000_000  # of all pictures of one request
     batch_pixels: int = 40_000_000  # that are decoded at a time
     found: int = 200  # hits of one search
     added: int = 64  # items of one addition to the index
+    fields: int = 500  # that additions may bring the index to; an engine keeps a column for each
     queue_items: int = 4096  # documents that wait for the model
     queue_tokens: int = 1 << 20  # their tokens
     seconds: float = 60.0  # that a request may take, its waiting included

@@ -34,7 +34,7 @@ class Receiver:
         self.held = 0  # bytes of all bodies in memory
         self.running = 0  # requests that are being answered
 
-    async def answer(self, request: Request, work: Callable[[bytes], Coroutine[Any, Any, Response]]) -> Response:
+    async def answer(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
         """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
         _require_json(request)
         self.running += 1
@@ -56,12 +56,12 @@ class Receiver:
             raise ApiError(504, message, code="timeout", wait=self.limits.seconds / 4) from error
 
     @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request) -> AsyncIterator[bytearray]:
         """Read the body; its bytes count until the block ends."""
         body = bytearray()
         try:
             await self._read(request, body)
-            yield bytes(body)
+            yield body
         finally:
             self.held -= len(body)
 

@@ -96,6 +96,10 @@ class SearchAsked(Asked):
     hybrid: bool = False
 
 
+Key = Annotated[str, Field(min_length=1, max_length=120)]
+Value = Annotated[str, Field(max_length=1 << 16)] | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | bool | None
+
+
 class ItemAsked(Asked):
     """One item for the index: words, a picture, or parts in order."""
 
@@ -103,7 +107,7 @@ class ItemAsked(Asked):
     text: str | None = None
     image: str | None = None
     parts: list[Part] | None = None
-    metadata: dict[str, str | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | bool | None] = {}
+    metadata: Annotated[dict[Key, Value], Field(max_length=64)] = {}
 
 
 class ItemsAsked(Asked):
@@ -112,7 +116,7 @@ class ItemsAsked(Asked):
     items: Annotated[list[ItemAsked], Field(min_length=1)]
 
 
-def read(kind: type[Model], body: bytes) -> Model:
+def read(kind: type[Model], body: bytes | bytearray) -> Model:
     """Read a request's body, or say where it is wrong."""
     try:
         return kind.model_validate_json(body)

@@ -30,6 +30,7 @@ _HINTS = {
     errno.EACCES: "ports below 1024 are the system's; choose another with --port",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
 }
+_UNREAD = 60  # seconds that an answer waits for an asker that reads nothing of it
 _LAST = 5  # seconds for connections to close once their answers are made
 
 
@@ -44,6 +45,8 @@ def bind(host: str, port: int) -> socket.socket:
         raise UsageError(f"--host {host!r} --port {port} is no address here ({error})") from error
     taken = socket.socket(family, kind, protocol)
     try:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # an asker that takes nothing of its answer does not keep it here for ever
+            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD * 1000)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
         # Listening at once holds the port against another server that starts at the same time; who connects waits for the model.
@@ -81,6 +84,7 @@ def run(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_LAST,
         ws="none",
+        http="h11",  # which bounds the head of a request; httptools, where it is installed, reads any length
     )
     Server(config, app.state.service, grace).run(sockets=[taken])
 

@@ -26,7 +26,7 @@ router = APIRouter()
 async def search(request: Request, service: Allowed) -> Response:
     """Return the nearest items, the nearest first."""
 
-    async def work(body: bytes) -> Response:
+    async def work(body: bytearray) -> Response:
         start = time.perf_counter()
         service.index()
         asked, document = await service.beside(lambda: _read(body, service))
@@ -52,7 +52,7 @@ def item_of(store: Store, name: str) -> Item:
         raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id") from error
 
 
-def _read(body: bytes, service: Service) -> tuple[SearchAsked, Document | None]:
+def _read(body: bytearray, service: Service) -> tuple[SearchAsked, Document | None]:
     asked = read(SearchAsked, body)
     if asked.k > service.limits.found:
         raise ApiError(400, f"'k' is {asked.k}; at most {service.limits.found} are given", code="invalid_value", param="k")

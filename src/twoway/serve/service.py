@@ -64,6 +64,9 @@ class Service:
 
     def ask(self, *, side: Side | None = None, instruction: str | None = None, prompt_name: str | None = None) -> Ask:
         """Return how documents are to be embedded; the prompts are those of sentence-transformers."""
+        if instruction is not None and len(instruction) > self.limits.instruction:
+            message = f"an instruction of {len(instruction):,} characters; at most {self.limits.instruction:,} are taken"
+            raise ApiError(400, message, code="too_long", param="instruction")
         return Ask(prompt_of(self.engine.sentence, side=side, instruction=instruction, prompt_name=prompt_name), side)
 
     async def embed(self, documents: Sequence[Document], ask: Ask, *, truncate: bool = False) -> Job:
@@ -111,21 +114,19 @@ class Service:
     def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
         """Look at documents and make them ready to wait."""
         found = []
+        longest = self.engine.lengths.longest or float("inf")
+        frame = self._frame(job.ask)
         for index, item in enumerate(look(self.engine, documents)):
             if isinstance(item, ContentError):
                 raise item
-            if not truncate:
-                self._require_short(item, job.ask)
+            # A prompt counts like any other words, or a long one before many short texts would make a batch of any size.
+            length = item.length + frame
+            if length > longest and not truncate:  # what the model would cut, because the asker would not know
+                message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
+                raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
             held = pixels(item.document, self.limits)
-            found.append(Ticket(item.document, item.key, item.kind, item.length, job=job, index=index, pixels=held))
+            found.append(Ticket(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
         return found
-
-    def _require_short(self, item: Item, ask: Ask) -> None:
-        """Refuse a document that the model would cut, because the asker would not know."""
-        longest = self.engine.lengths.longest
-        if longest is not None and item.length + self._frame(ask) > longest:
-            message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
-            raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
 
     def _measure_frame(self, ask: Ask) -> float:
         """Return how many tokens template and prompt add to a document."""

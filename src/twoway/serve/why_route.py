@@ -65,7 +65,7 @@ async def why(request: Request, service: Allowed) -> Response:
     """Say how strongly each cell of a picture pulls."""
     turns = _turns.setdefault(service, Turns(service.engine))
 
-    async def work(body: bytes) -> Response:
+    async def work(body: bytearray) -> Response:
         start = time.perf_counter()
         service.index()
         asked, document = await service.beside(lambda: _read(body, service))
@@ -85,7 +85,7 @@ async def why(request: Request, service: Allowed) -> Response:
     return await service.receiver.answer(request, work)
 
 
-def _read(body: bytes, service: Service) -> tuple[WhyAsked, Document | None]:
+def _read(body: bytearray, service: Service) -> tuple[WhyAsked, Document | None]:
     asked = read(WhyAsked, body)
     if (asked.like is None) == (asked.text is None and asked.image is None):
         raise ApiError(400, "give what the item was found by: 'text', 'image' or both, or else 'like'", code="invalid_value")
