@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow docs lint format bench bench-embed leak bench-finetune screenshots study study-quick study-large samples base clean
+.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots study study-quick study-large samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,14 +55,14 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
 
-study-quick: setup ## claims 1, 2 and 6 of the papers, tested (an hour and three quarters of one core); writes docs/results.md
+study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one core); writes docs/results.md
 	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md
 
-study: setup ## all eight claims (hours; stop it and give it again as you like); writes docs/results.md
-	$(BIN)/twoway study studies/full.yaml build/study --write docs/results.md
+study: setup ## all eight claims at a small dose (hours; goes on after a stop; CLAIMS=2,3 does part); writes docs/results.md
+	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md
 
-study-large: setup ## all claims, over doses of pre-training up to the base's own (days)
-	$(BIN)/twoway study studies/large.yaml build/study-large --write build/study-large/results.md
+study-large: setup ## all eight claims, over doses of pre-training up to the base's own (days; CLAIMS=4 does part)
+	$(BIN)/twoway study studies/large.yaml build/study-large $(if $(CLAIMS),--claims $(CLAIMS)) --write build/study-large/results.md
 
 bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (about 25 minutes of a core)
 	$(BIN)/python -m benchmarks finetune
