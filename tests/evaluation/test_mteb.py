@@ -20,8 +20,12 @@ from twoway.content import ContentError
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.compare import compare
 from twoway.evaluation.mteb_chance import search_chance
+from twoway.evaluation.mteb_meta import model_meta
+from twoway.evaluation.mteb_model import MtebModel
+from twoway.evaluation.mteb_run import run_task
 from twoway.evaluation.mteb_tasks import open_tasks
 from twoway.evaluation.results import read
+from twoway.evaluation.vectors import VectorSource
 from twoway.stages.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ def test_the_scores_are_those_of_mtebs_own_wrapper(toy, model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 def test_the_scores_on_mtebs_own_small_tasks_are_those_of_its_wrapper(model, tmp_path):
     from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
 
@@ -192,6 +196,18 @@ def test_a_task_that_cannot_be_scored_is_an_error(spoil, said, model, tmp_path, 
         evaluate(model, "mteb:ToyTexts", cache=tmp_path, device="cpu")
 
 
+def test_a_score_that_is_no_number_is_an_error_and_not_a_mean_of_nothing(tmp_path):
+    class Alike:
+        fingerprint, name, dimension = "alike", "alike", 4
+
+        def embed(self, documents, **_):
+            return ((number, np.ones(4, np.float32)) for number, _ in enumerate(documents))
+
+    model = MtebModel(VectorSource(Alike(), tmp_path), model_meta(Alike(), name="alike", revision="1"))
+    with pytest.raises(TwowayError, match=r"ToyPairs: mteb gives no number for cosine_spearman, which happens where all vectors are alike"):
+        run_task(open_tasks("ToyPairs")[0], model)
+
+
 def test_a_broken_picture_is_named_with_its_row(model, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     broken = [picture(random), {"bytes": b"no picture", "path": None}]
@@ -230,3 +246,5 @@ def test_chance_of_graded_candidates_is_what_random_rankings_score():
     assert (luck.high - luck.low) / 2 == pytest.approx(1.96 * np.std(scores) / 10**0.5, rel=0.1)
     assert search_chance("recall@1", [[(4, [1])] * 50]).mean == pytest.approx(0.25, abs=0.01)
     assert search_chance("map@5", [[(4, [1])]]) is None
+    half = [search_chance("ndcg@5", [[(size, gains)] * 10 + [(size, [])] * 10]), search_chance("recall@1", [[(4, [1]), (4, [])]])]
+    assert [one.mean for one in half] == pytest.approx([luck.mean / 2, 0.125], abs=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,30 @@ def test_what_was_embedded_before_a_run_is_cut_off_is_kept(tmp_path: Path):
     again = VectorSource(Engine(), tmp_path)
     found = again(ASKED, None, "a", {})
     assert (again.engine.asked, again.taken, found.shape) == (2, 4, (6, 3))
+
+
+def test_while_the_model_is_at_work_another_run_may_write(tmp_path: Path):
+    class Slow(Engine):
+        def embed(self, documents: Any, **how: Any) -> Iterator[tuple[int, Any]]:
+            for number, vector in super().embed(documents, **how):
+                yield number, vector
+                with sqlite3.connect(tmp_path / "f.sqlite", timeout=0.0) as other:
+                    other.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (f"of another run {number}", vector.tobytes()))
+
+    source = VectorSource(Slow(), tmp_path)
+    assert np.isfinite(source(ASKED, None, "a", {})).all()
+
+
+def test_a_cache_that_is_torn_is_said_in_one_line(tmp_path: Path):
+    many = [Document((Text(f"text {number}"),), Place("rows", number)) for number in range(400)]
+    VectorSource(Engine(dimension=200, stop=999), tmp_path)(many, None, "a", {})
+    path = tmp_path / "f.sqlite"
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises(TwowayError, match=r"f\.sqlite cannot be read \(.*\); remove it, or name another with --cache"):
+        VectorSource(Engine(dimension=200, stop=999), tmp_path)(many, None, "a", {})
 
 
 def test_a_vector_that_is_not_finite_is_none_and_is_not_kept(tmp_path: Path):

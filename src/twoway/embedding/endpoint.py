@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..content import ContentError, Document, Text
 from ..errors import TwowayError, UsageError, did_you_mean
 from .ahead import ahead
@@ -22,7 +24,6 @@ from .endpoint_parts import content, fingerprint, vectors_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from .prompts import Side
@@ -36,7 +37,7 @@ TEXTS, LETTERS = 64, 100_000  # of one request
 AT_ONCE = 8  # requests on their way
 RETRIES = 6
 SECONDS = 300.0
-_PROBE = Document((Text("How long is a vector?"),))
+_PROBES = tuple(Document((Text(text),)) for text in ("How long is a vector?", "A red fox in the snow", "1 + 1 = 2"))
 
 
 def is_endpoint(model: object) -> bool:
@@ -48,7 +49,7 @@ class Endpoint:
     """A model behind an OpenAI-compatible server."""
 
     def __init__(self, spec: str, *, retries: int = RETRIES, at_once: int = AT_ONCE) -> None:
-        self.name, self.chat, self.at_once = spec, spec.startswith(CHAT), at_once
+        self.name, self.chat, self.at_once, self.retries = spec, spec.startswith(CHAT), at_once, retries
         self.url, _, model = spec.removeprefix(CHAT).removeprefix(PLAIN).partition("#")
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"{spec} names no server; write {PLAIN}http://HOST:PORT/v1#MODEL")
@@ -76,22 +77,23 @@ class Endpoint:
         return wanted, there.get(wanted) == "twoway"
 
     @cached_property
-    def _probe(self) -> Vector:
-        """Return the vector of a text that is always the same."""
-        (found,) = self._embed([_PROBE], None, None)
-        if isinstance(found, ContentError):
-            raise TwowayError(f"{self.url} does not embed a plain text: {found.reason}")
-        return found
+    def probe(self) -> Vector:
+        """Return vectors of a few texts that are always the same, as rows: by them a model is known again."""
+        found = [answer for job in self._jobs(_PROBES) for answer in self._embed([one for _, one in job], None, None)]
+        for answer in found:
+            if isinstance(answer, ContentError):
+                raise TwowayError(f"{self.url} does not embed a plain text: {answer.reason}")
+        return np.stack([answer for answer in found if not isinstance(answer, ContentError)])
 
     @property
     def dimension(self) -> int:
         """Return the length of a vector."""
-        return len(self._probe)
+        return int(self.probe.shape[1])
 
     @property
     def fingerprint(self) -> str:
-        """Return a name for the cache: the server, the model, how it is asked, and what its vectors look like."""
-        return fingerprint(self.url, self.model, "chat" if self.chat else "plain", self._probe)
+        """Return a name for the cache: the server, the model, how it is asked, how long its vectors are. `probe` says the rest."""
+        return fingerprint(self.url, self.model, "chat" if self.chat else "plain", self.dimension)
 
     def embed(
         self,
@@ -174,7 +176,7 @@ class Endpoint:
         except api.APIStatusError as error:
             if error.status_code == 413:  # too large; the client has no class for it
                 raise ContentError(f"the server refuses it: {_said(error)}") from error
-            raise TwowayError(f"{self.url} failed {RETRIES + 1} times ({_said(error)}); what it gave is kept, so run again") from error
+            raise TwowayError(f"{self.url} failed {self.retries + 1} times ({_said(error)}); what it gave is kept, so run again") from error
         except api.APIConnectionError as error:
             why = error.__cause__ or error
             raise TwowayError(f"{self.url} cannot be reached ({_said(why)}); what it gave is kept, so run again") from error

@@ -32,6 +32,8 @@ def search_chance(metric: str, groups: Iterable[Asked], *, draws: int = DRAWS) -
     for asked in groups:
         total = np.zeros(draws)
         for size, gains in asked:
+            if not gains:
+                continue  # mteb counts a query without a right candidate as not found, and so does luck
             ordered = np.array(sorted(gains, reverse=True), dtype=np.float64)
             total += score(_top(ordered, size, min(int(cut), size), random, draws), ordered, int(cut))
         means.append(total / max(len(asked), 1))

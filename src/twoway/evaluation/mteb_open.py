@@ -22,7 +22,7 @@ from .vectors import VectorSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_REVISION = 16  # digits of the fingerprint
+_REVISION = 16  # last digits of the fingerprint; a server's end in those of its vectors
 
 
 def mteb_model(model: Any, *, cache: str | Path | None = None, **opening: Any) -> MtebModel:
@@ -30,7 +30,7 @@ def mteb_model(model: Any, *, cache: str | Path | None = None, **opening: Any) -
     engine = open_engine(model, **opening)
     vectors = VectorSource(engine, None if cache is None else Path(cache))
     name = Path(engine.name).name if Path(engine.name).is_dir() else engine.name
-    return MtebModel(vectors, model_meta(engine, name=name or "model", revision=vectors.fingerprint[:_REVISION]))
+    return MtebModel(vectors, model_meta(engine, name=name or "model", revision=vectors.fingerprint[-_REVISION:]))
 
 
 def register(model: str, **options: Any) -> None:

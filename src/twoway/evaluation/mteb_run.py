@@ -130,6 +130,9 @@ def run_task(task: MtebTask, model: MtebModel) -> MtebResult:
             f"{task.name} cannot be evaluated: {answer.exceptions[0].exception if answer.exceptions else 'mteb gave nothing'}"
         )
     found = answer.task_results[0]
+    if not np.isfinite(found.get_score()):
+        why = "which happens where all vectors are alike; look at the model, or name other tasks with --tasks"
+        raise TwowayError(f"{task.name}: mteb gives no number for {MtebResult(task, found).metric}, {why}")
     if not isinstance(task.task, AbsTaskRetrieval):
         return MtebResult(task, found)
     asked, lost = {}, 0

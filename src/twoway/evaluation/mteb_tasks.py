@@ -7,6 +7,7 @@ Here the first is counted, said and written into the results, and the second is 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def _require(name: str, split: str, subset: str, data: Any) -> None:
         raise UsageError(f"{where} has no query with a right candidate; there is nothing to score")
     names = list(data["corpus"]["id"])
     if len(set(names)) < len(names):
-        twice = next(one for number, one in enumerate(names) if one in names[:number])
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise TwowayError(f"{where}: the candidate {twice!r} is there twice; its scores would overwrite each other")
     lost = absent(data)
     if lost:

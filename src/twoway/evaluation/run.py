@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..content import ContentError, Document
 from ..errors import UsageError
+from . import closeness
 from .scores import METRICS, Outcome, chance_of, interval, outcome, values
 
 if TYPE_CHECKING:
@@ -108,12 +110,18 @@ class TaskResult:
         return entry
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield what is kept of each item; it is named by its content, so that two runs over other subsets find their common items."""
+        """Yield what is kept of each item; it is named by its content, so that two runs over other subsets find their common items.
+
+        A question that comes again, with other candidates say, has a number behind its name.
+        """
+        met: Counter[str] = Counter()
         for number, one in zip(self.asked, self.outcomes, strict=True):
             item = self.task.items[number]
             right = sorted(self.task.candidates[int(place)].fingerprint() for place in item.right)
             key = hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
             about = _about(item, self.task.candidates)
+            met[key] += 1
+            key = key if met[key] == 1 else f"{key}-{met[key]}"
             yield {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}
 
 
@@ -129,8 +137,9 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
     bad_queries: dict[int, ContentError] = {}
     bad_candidates: dict[int, ContentError] = {}
     as_query, as_candidate = task.sides
-    candidates = vectors(task.candidates, as_candidate, f"{task.name}: candidates", bad_candidates)
-    queries = vectors([item.query for item in task.items], as_query, f"{task.name}: queries", bad_queries)
+    how = closeness.similarity_of(vectors.engine)
+    candidates = closeness.prepared(vectors(task.candidates, as_candidate, f"{task.name}: candidates", bad_candidates), how)
+    queries = closeness.prepared(vectors([item.query for item in task.items], as_query, f"{task.name}: queries", bad_queries), how)
     everything = np.arange(len(task.candidates))
     outcomes, asked, left_out = [], [], []
     for number, item in enumerate(task.items):
@@ -140,8 +149,8 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
             left_out.append(str(error))
             continue
         among = everything if item.among is None else item.among
-        scores = candidates[among] @ queries[number]
-        found = outcome(scores, np.flatnonzero(np.isin(among, item.right)).tolist())
+        near = closeness.scores(queries[number], candidates if item.among is None else candidates[among], how)
+        found = outcome(near, np.flatnonzero(np.isin(among, item.right)).tolist())
         outcomes.append(dataclasses.replace(found, found=tuple(int(among[place]) for place in found.found)))
         asked.append(number)
     if not outcomes:

@@ -20,6 +20,7 @@ from ..content import ContentError
 from ..data.progress import steps
 from ..errors import TwowayError
 from ..files import disk_errors
+from .served import fingerprint_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[np.float32]
 
-_SECONDS = 5.0  # what a kill may cost
+_SECONDS = 5.0  # what a kill may cost, and the batch that the model is at
+_WAITING = 1000  # vectors in memory before they are written
 _AT_ONCE = 500  # SQLite takes so many values in one question
 
 
@@ -104,19 +106,30 @@ class Store:
     def add(self, rows: Iterable[tuple[str, Vectors]]) -> None:
         """Keep vectors; they are on disk every few seconds and at the end."""
         saved = time.monotonic()
+        waiting: list[tuple[str, bytes]] = []
         try:
             for key, vector in rows:
-                self._file.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (key, np.asarray(vector, np.float32).tobytes()))
-                if time.monotonic() - saved > _SECONDS:
-                    self._file.commit()
+                waiting.append((key, np.asarray(vector, np.float32).tobytes()))
+                if len(waiting) >= _WAITING or time.monotonic() - saved > _SECONDS:
+                    self._write(waiting)
                     saved = time.monotonic()
-        except sqlite3.OperationalError as error:
-            raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
         finally:
-            self._file.commit()
+            self._write(waiting)
+
+    def _write(self, waiting: list[tuple[str, bytes]]) -> None:
+        """Write what waits in one go: while the model is at work the file is free for others."""
+        rows, waiting[:] = list(waiting), []
+        try:
+            with self._file:
+                self._file.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+        except sqlite3.DatabaseError as error:
+            raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
 
     def _ask(self, question: str, keys: Sequence[str]) -> list[Any]:
-        return self._file.execute(question.format(", ".join("?" * len(keys))), keys).fetchall()
+        try:
+            return self._file.execute(question.format(", ".join("?" * len(keys))), keys).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise TwowayError(f"the cache {self.path} cannot be read ({error}); remove it, or name another with --cache") from error
 
 
 def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -127,8 +140,8 @@ class VectorSource:
     """Vectors of a model, from the cache where they are there."""
 
     def __init__(self, engine: Engine, folder: Path | None = None) -> None:
-        self.engine, self.fingerprint = engine, engine.fingerprint
-        self.folder = folder or cache_folder()
+        self.engine, self.folder = engine, folder or cache_folder()
+        self.fingerprint = fingerprint_in(self.folder, engine)
         self.embedded = 0  # documents that the model was asked for
         self.taken = 0  # documents that the cache had
 
@@ -157,7 +170,8 @@ class VectorSource:
             unique = list(dict.fromkeys(keys))
             rows = store.read(unique)
         places = {key: place for place, key in enumerate(unique)}
-        found: NDArray[np.float32] = rows[[places[key] for key in keys]]
+        # Without doubles the rows are in order already, and a large matrix is not there twice.
+        found: NDArray[np.float32] = rows if len(unique) == len(keys) else rows[[places[key] for key in keys]]
         for number, row in enumerate(found):
             if np.isnan(row[0]) and number not in bad:
                 bad[number] = ContentError("the same content could not be embedded elsewhere", documents[number].place)
