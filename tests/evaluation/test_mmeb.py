@@ -125,6 +125,16 @@ def test_a_folder_without_tasks_or_columns_is_refused(folder):
         Folder.open(folder).task("GQA", Policy())
 
 
+def test_a_file_that_is_torn_behind_its_footer_is_named(folder):
+    write(folder, "GQA", *(ROW | {"qry_text": f"question {number}", "qry_img_path": ""} for number in range(100)))
+    path = folder / "GQA" / "test.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
+    with pytest.raises(UsageError, match=r"test\.parquet is no readable Parquet file") as caught:
+        Folder.open(folder).task("GQA", Policy())
+    assert "\n" not in str(caught.value)
+
+
 def test_an_empty_task_and_one_whose_rows_are_all_bad_are_errors(folder, tmp_path):
     (folder / "GQA").mkdir()
     pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), folder / "GQA" / "test.parquet")

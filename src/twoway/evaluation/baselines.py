@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import sha256
 from ..images import open_image
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ _SIDE = 16
 _PIECE = 4  # letters of a piece of a word: endings and compounds of other languages still share some
 
 
+@cache
+def _definitions() -> str:
+    return sha256(__file__)[:16]
+
+
 class Baseline:
     """An engine made of one function from a document to a vector; one that says nothing is zero and ties with all like it."""
 
@@ -33,8 +40,8 @@ class Baseline:
 
     @property
     def fingerprint(self) -> str:
-        """Return a name for the cache; it changes with the definition."""
-        return f"baseline-{self.name}-1"
+        """Return a name for the cache; it changes with the definitions in this file."""
+        return f"baseline-{self.name}-{_definitions()}"
 
     @property
     def dimension(self) -> int:

@@ -143,15 +143,18 @@ def _rows(paths: Sequence[Path]) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yield the rows of a task's files with their places."""
     for path in paths:
         try:
-            file = pq.ParquetFile(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} is no readable Parquet file ({error})") from error
+            for number, row in enumerate(_rows_of(path), 1):
+                yield Place(str(path), number), row
+        except (OSError, ValueError) as error:  # a footer may be whole and a page behind it torn
+            raise UsageError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one file, a few at a time."""
+    with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         for name in COLUMNS:
             if name not in names:
                 raise UsageError(f"{path} has no column {name!r}{did_you_mean(name, names)} (it has {', '.join(names)})")
-        number = 0
         for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
-            for row in batch.to_pylist():
-                number += 1
-                yield Place(str(path), number), row
+            yield from batch.to_pylist()
