@@ -153,6 +153,11 @@ class Document:
         return digest.hexdigest()
 
 
+def escaped(text: str) -> str:
+    r"""Return a text that can be stored: half a surrogate pair, or a byte of a file's name that is no UTF-8, is written out (`\udcff`)."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def unreadable(image: Image, error: Exception, place: Place | None) -> ContentError:
     """Say in one line why a picture's file cannot be read."""
     if isinstance(error, FileNotFoundError):

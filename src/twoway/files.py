@@ -64,6 +64,15 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
             Path(beside).unlink(missing_ok=True)
 
 
+def require_room(out: str | Path, size: int) -> None:
+    """Refuse to begin what the disk has no room for: not every program that writes notices the disk's end."""
+    there = next(parent for parent in (Path(out).absolute(), *Path(out).absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        said = f"{free >> 20:,} MiB are free, and {-(-size >> 20):,} MiB may be needed"
+        raise TwowayError(f"no space left on the disk for {out}: {said}; free some space and try again")
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of one file, in hex."""
     with Path(path).open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from full_disk import disk_full
 from made_vectors import pictures, vectors_of
 from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
@@ -97,6 +99,33 @@ def test_a_run_that_fails_midway_leaves_whole_shards_and_is_gone_on_with(folder,
     assert ids("db") == ["n0", "n1"]
     result = index("vectors", "db")
     assert (result.items, result.added, result.unchanged) == (6, 4, 2)
+
+
+@pytest.mark.parametrize(("db", "room"), [("db", 0), ("db", 6000), ("index.db", 6000)])
+def test_a_full_disk_costs_nothing_that_was_there(folder, db, room):
+    """With no room at all nothing is begun; with some, files are cut off in the middle, which Lance takes for done."""
+    rows = pictures(folder / "data", 40)
+    vectors_of(rows, folder / "vectors", shard_rows=20)
+    (folder / "data/more.jsonl").write_text(rows.read_text().replace('"id": "n', '"id": "m'))
+    vectors_of(folder / "data/more.jsonl", folder / "more", shard_rows=20)
+    with disk_full(room), pytest.raises(TwowayError, match="no space left on the disk while"):
+        index("vectors", db)
+    assert index("vectors", db).items == 40
+    with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while writing .* what it held before is whole"):
+        index("more", db)
+    assert len(ids(db)) == 40
+    with disk_full(room), contextlib.suppress(TwowayError):
+        index(None, db, delete=["n1"], compact=True)
+    assert [one for one in ids(db) if one != "n1"] == sorted(f"n{number}" for number in range(40) if number != 1)
+    assert index("more", db).items in (79, 80)
+
+
+@pytest.mark.parametrize("db", ["db", "index.db"])
+def test_too_little_room_is_met_before_anything_is_written(folder, monkeypatch, db):
+    vectors_of(folder / "data/data.jsonl", folder / "vectors")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 20))
+    with pytest.raises(TwowayError, match=f"no space left on the disk for {db}: 1 MiB are free, and .* free some space and try again"):
+        index("vectors", db)
 
 
 KILLED = """

@@ -56,7 +56,7 @@ class Policy:
         place = error.place or Place("")
         line = {"file": place.file, "row": place.row, "unit": place.unit, "reason": error.reason}
         try:
-            with self.bad_rows.open("a", encoding="utf-8") as file:
+            with self.bad_rows.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as trouble:
             raise TwowayError(f"the list of bad rows cannot be written to {self.bad_rows} ({trouble.strerror})") from trouble

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..content import escaped
 from ..errors import BusyError, TwowayError, UsageError
 from ..files import write_errors, write_whole
 from .precision import quantise, restore
@@ -65,7 +66,7 @@ class Shards:
             if folder.exists() and any(folder.glob("part-*.parquet")):
                 raise UsageError(f"{folder} holds Parquet files and no {MANIFEST}; choose another folder")
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / MANIFEST, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+            write_whole(folder / MANIFEST, escaped(json.dumps(wanted, indent=2, ensure_ascii=False)) + "\n")
             return cls(folder, wanted)
         found = cls.open(folder)
         for name, words in _MUST.items():
@@ -95,7 +96,7 @@ class Shards:
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
         self.manifest |= facts
-        write_whole(self.folder / MANIFEST, json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.folder / MANIFEST, escaped(json.dumps(self.manifest, indent=2, ensure_ascii=False)) + "\n")
 
     def path(self, number: int) -> Path:
         """Return the file of a shard."""

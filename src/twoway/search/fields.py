@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from ..content import escaped
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,6 +80,6 @@ def as_kind(value: Any, kind: str) -> Value:
         return None
     if kind == "number":
         return float(value)
-    if kind == "string" and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, default=str)
+    if kind == "string":
+        return escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     return value  # type: ignore[no-any-return]

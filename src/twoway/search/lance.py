@@ -6,7 +6,7 @@ version as it was; writers of several processes are kept apart by a lock on the 
 
 from __future__ import annotations
 
-import json
+import shutil
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..embedding.shards import alone
-from ..errors import UsageError
+from ..errors import TwowayError, UsageError
+from ..files import require_room
 from . import lance_index
 from .fields import fitting, kinds_of
 from .filters import parse
 from .lance_filter import quoted, sql
-from .lance_live import ABOUT, Live, about_of
-from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of
+from .lance_live import ABOUT, TABLE, Live, about_of
+from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of, schema_of
 from .said import engine_errors
 from .store import About, Hit, check_query, checked, unit
 
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
     from .store import Item, Value
 
-_TABLE = "items"
 _FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 _FUSED = 50  # of each list, at least, when two are fused
 _NAMES = 500  # ids in one condition
+_MARGIN = 16 << 20  # bytes that have to be free on top of what is added
 
 
 class LanceStore:
@@ -54,11 +55,11 @@ class LanceStore:
     def open(cls, location: str) -> LanceStore:
         """Open an index that is there."""
         folder = Path(location)
-        if not folder.is_dir() or not (folder / f"{_TABLE}.lance").exists():
+        if not cls.exists(location):
             what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
-            table = _connect(location).open_table(_TABLE)
+            table = _connect(location).open_table(TABLE)
             said = about_of(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
@@ -72,18 +73,22 @@ class LanceStore:
             raise UsageError(f"{location} is a file; name a folder, or a Milvus Lite file that ends in .db")
         if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not overwrite:
             raise UsageError(f"{location} holds other files; choose a new folder for the index")
-        kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
-        vector = pa.field("vector", pa.list_(pa.float32(), about.dimension))
-        schema = pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({ABOUT: json.dumps(asdict(about))})
-        with engine_errors(location, "making"), alone(folder):
-            table = _connect(location).create_table(_TABLE, schema=schema, mode="overwrite" if overwrite else "create")
-            lance_index.index_words(table)
-        return cls(location, table, about)
+        there = cls.exists(location)
+        try:
+            with engine_errors(location, "making"), alone(folder):
+                how = {"schema": schema_of(about.dimension, ABOUT, asdict(about)), "mode": "overwrite" if overwrite else "create"}
+                made = cls(location, _connect(location).create_table(TABLE, **how), about)
+                made._live.write("making", lance_index.index_words)
+        except TwowayError:
+            if not there:
+                shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)  # or a half would stand in the way of the next try
+            raise
+        return made
 
     @classmethod
     def exists(cls, location: str) -> bool:
-        """Say whether there is an index in a folder."""
-        return (Path(location) / f"{_TABLE}.lance").exists()
+        """Say whether there is an index in a folder; what a run that was killed has only begun is none."""
+        return any((Path(location) / f"{TABLE}.lance").glob("_versions/*.manifest"))
 
     model = property(lambda self: self.about.model)
     fingerprint = property(lambda self: self.about.fingerprint)
@@ -133,20 +138,25 @@ class LanceStore:
 
     def declare(self, fields: Mapping[str, str]) -> None:
         """Add the columns that are missing."""
-        with self.writing(), engine_errors(self.location, "writing"):
-            fresh = fitting(fields, self.fields)
+        with self.writing():
+            fresh = [pa.field(name, TYPES[kind]) for name, kind in fitting(fields, self.fields).items()]
             if fresh:
-                self._table.add_columns([pa.field(name, TYPES[kind]) for name, kind in fresh.items()])
+                self._live.write("writing", lambda table: table.add_columns(fresh))
 
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items in one step, each in place of one with its id."""
         if not items:
             return 0, 0
         checked(items, self.dimension)
-        with self.writing(), engine_errors(self.location, "writing"):
+        require_room(self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN)
+        with self.writing():
             self.declare(kinds_of(one.metadata for one in items))
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            done = merge.execute(rows_of(items, origin, self._table.schema, self.dimension))
+
+            def merge(table: Any) -> Any:
+                how = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                return how.execute(rows_of(items, origin, table.schema, self.dimension))
+
+            done = self._live.write("writing", merge)
         return int(done.num_inserted_rows), int(done.num_updated_rows)
 
     def held(self, origin: str) -> int:
@@ -156,16 +166,16 @@ class LanceStore:
     def delete(self, names: Sequence[str]) -> int:
         """Take items out."""
         gone = 0
-        with self.writing(), engine_errors(self.location, "writing"):
+        with self.writing():
             for start in range(0, len(names), _NAMES):
-                listed = ", ".join(quoted(name) for name in names[start : start + _NAMES])
-                gone += int(self._table.delete(f"id IN ({listed})").num_deleted_rows)
+                listed = f"id IN ({', '.join(quoted(name) for name in names[start : start + _NAMES])})"
+                gone += int(self._live.write("writing", lambda table, listed=listed: table.delete(listed)).num_deleted_rows)  # type: ignore[misc]
         return gone
 
     def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the indexes of words, ids and vectors up to date."""
-        with self.writing(), engine_errors(self.location, "indexing"):
-            lance_index.arrange(self._table, exact_below=exact_below, kind=kind)
+        with self.writing():
+            self._live.write("indexing", lambda table: lance_index.arrange(table, exact_below=exact_below, kind=kind))
 
     def arranged(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
@@ -173,13 +183,15 @@ class LanceStore:
 
     def tune(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
-        with self.writing(), engine_errors(self.location, "writing"):
-            lance_index.note(self._table, dict(self.arranged()) | {"effort": effort})
+        with self.writing():
+            said = dict(self.arranged()) | {"effort": effort}
+            self._live.write("writing", lambda table: lance_index.note(table, said))
 
     def compact(self) -> None:
         """Merge small files and take away old versions."""
-        with self.writing(), engine_errors(self.location, "compacting"):
-            self._table.optimize(cleanup_older_than=timedelta(milliseconds=1))
+        with self.writing():
+            self._live.write("compacting", lambda table: table.optimize())  # old versions go only once the new one is known to be whole
+            self._live.write("compacting", lambda table: table.optimize(cleanup_older_than=timedelta(milliseconds=1)))
 
     def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Go through all ids and vectors, block by block."""

@@ -6,11 +6,14 @@ that now holds vectors of another model is an error, since every query of this p
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import TwowayError
+from .lance_whole import cut_off, files
 from .said import engine_errors
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from .store import About
 
 Answer = TypeVar("Answer")
-ABOUT = b"twoway.about"  # where a table's schema says which model made its vectors
+TABLE, ABOUT = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
 
 
 def about_of(table: Any) -> dict[str, Any] | None:
@@ -33,6 +36,7 @@ class Live:
 
     def __init__(self, table: Any, location: str, about: About) -> None:
         self.table, self.location, self._about = table, location, asdict(about)
+        self._folder = Path(location) / f"{TABLE}.lance"
 
     def read(self, doing: str, ask: Callable[[Any], Answer]) -> Answer:
         """Ask the table, once more where what was asked is no longer there."""
@@ -46,6 +50,28 @@ class Live:
                 found = ask(self.table)
             self._check()  # behind the answer, because versions only go forward: the one that was asked was no later
             return found
+
+    def write(self, doing: str, change: Callable[[Any], Answer]) -> Answer:
+        """Change the table, or leave it as it was."""
+        with engine_errors(self.location, doing):
+            there, version = files(self._folder), self.table.version
+            try:
+                done = change(self.table)
+            except Exception:
+                self._take_back(there, version)
+                raise
+            if self._take_back(there, version):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return done
+
+    def _take_back(self, there: set[Path], version: int) -> bool:
+        """Go back to a version where the disk has cut a file off that was written since; say whether it has."""
+        torn = cut_off(files(self._folder) - there)
+        for path in torn:
+            path.unlink()  # which makes room for going back
+        if torn and self.table.version != version:
+            self.table.restore(version)
+        return bool(torn)
 
     def newest(self) -> None:
         """Go to the newest version, which is what is written to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _KINDS = {kind: name for name, kind in TYPES.items()}
+
+
+def schema_of(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
+    """Return the columns of an empty table, which remembers something under a key."""
+    kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
+    vector = pa.field("vector", pa.list_(pa.float32(), dimension))
+    return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
 
 
 def fields_of(schema: pa.Schema) -> dict[str, str]:

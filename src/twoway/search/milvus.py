@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from ..files import require_room
 from .fields import OPEN, fitting, kinds_of
 from .filters import parse
-from .milvus_client import Place, connect, release
+from .milvus_client import Place, connect, connected, release
 from .milvus_collection import Memory, begin, make, remembered, vector_index
 from .milvus_filter import among, expression, literal
 from .milvus_rows import SHOWN, check_sizes, found, hit_of, item_of, row_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _NAMES = 500  # ids in one request
 _BLOCK = 1000
 _REQUEST = 8 << 20  # bytes of a request, about
+_MARGIN = 64 << 20  # bytes that have to be free beside a file's own size: Milvus Lite writes it anew, and loses what a full disk cuts off
 
 
 class MilvusStore:
@@ -50,30 +52,28 @@ class MilvusStore:
     def open(cls, location: str) -> MilvusStore:
         """Open an index that is there."""
         place = Place.of(location)
-        client = connect(place, make=False)
-        with engine_errors(location, "opening"):
+        with connected(place, make=False) as client, engine_errors(location, "opening"):
             said = remembered(client, place.collection) if client.has_collection(place.collection) else None
             if said is None:
-                release(place, client)
                 raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
             client.load_collection(place.collection)
-        return cls(place, client, said)
+            return cls(place, client, said)
 
     @classmethod
     def create(cls, location: str, about: About, *, overwrite: bool = False) -> MilvusStore:
         """Make an empty index."""
         place = Place.of(location)
-        client = connect(place, make=True)
-        with engine_errors(location, "making"):
+        if place.file is not None:
+            require_room(location, _MARGIN)
+        with connected(place, make=True) as client, engine_errors(location, "making"):
             if client.has_collection(place.collection):
                 if not overwrite:
-                    release(place, client)
                     raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
                 client.drop_collection(place.collection)
             said = {"about": asdict(about), "fields": {}, "arranged": {}}
             begin(client, place.collection, said)  # first, so that a collection of items is never without
             make(client, place.collection, about.dimension)
-        return cls(place, client, said)
+            return cls(place, client, said)
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -203,6 +203,8 @@ class MilvusStore:
     def writing(self) -> Iterator[None]:
         """Let the threads of this process write one after the other; a server sees to the rest, and a file is open to one process alone."""
         with self._lock:
+            if self._place.file is not None:
+                require_room(self.location, _MARGIN + sum(path.stat().st_size for path in self._place.file.rglob("*") if path.is_file()))
             yield
 
     def close(self) -> None:

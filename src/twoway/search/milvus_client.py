@@ -6,12 +6,17 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TwowayError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SERVER = re.compile(r"milvus(?P<safe>\+https)?://(?P<host>[^/:@]+|\[[^\]]+\])(?::(?P<port>\d+))?(?:/(?P<collection>\w+))?/?")
 _DEFAULT = "items"
@@ -67,6 +72,20 @@ def connect(place: Place, *, make: bool) -> Any:
     if place.file is not None:
         _open[str(place.file.resolve())] += 1
     return client
+
+
+@contextmanager
+def connected(place: Place, *, make: bool) -> Iterator[Any]:
+    """Give a client that is kept, but for a failure: then it is let go of, and a file that was only begun goes, too."""
+    fresh = place.file is not None and not place.file.exists()
+    client = connect(place, make=make)
+    try:
+        yield client
+    except BaseException:
+        release(place, client)
+        if fresh and place.file is not None:
+            shutil.rmtree(place.file, ignore_errors=True)
+        raise
 
 
 def release(place: Place, client: Any) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twoway.content import escaped
 from twoway.data.rows import ReadOptions, Skip
 from twoway.data.sources import files_of, kind_of, open_source
 from twoway.data.table import FINDERS
@@ -61,19 +62,19 @@ class Sources:
 
 
 def row_of(number: int, document: Document) -> Row:
-    """Return what is stored beside a document's vector."""
+    """Return what is stored beside a document's vector; a file's name or a column that is no Unicode ends no run."""
     place, meta = document.place, dict(document.meta)
     named = meta.get("id")
     name = str(named) if isinstance(named, str | int) and str(named) else str(place or number)
     shown = next((path for path in map(_path, document.images) if path), None)
     return Row(
-        name,
-        None if place is None else place.file,
+        escaped(name),
+        None if place is None else escaped(place.file),
         None if place is None else place.row,
         "row" if place is None else place.unit,
         "\n".join(document.texts) or None,
-        shown,
-        json.dumps(meta, ensure_ascii=False, default=_plain),
+        None if shown is None else escaped(shown),
+        escaped(json.dumps(meta, ensure_ascii=False, default=_plain)),
     )
 
 
