@@ -131,6 +131,13 @@ def test_a_server_of_ours_is_told_the_side(server):
     assert np.abs(found[1] - server.engine.array(asked, side="query")[1]).max() < 1e-5
 
 
+def test_other_prompts_of_a_server_of_ours_are_another_model(server, tmp_path):
+    server.owner = "twoway"
+    names = [VectorSource(Endpoint(f"openai:{server.url}"), tmp_path).fingerprint for _ in range(2)]
+    server.engine.sentence.prompts["query"] = "Something else altogether: "
+    assert names[0] == names[1] != VectorSource(Endpoint(f"openai:{server.url}"), tmp_path).fingerprint
+
+
 def test_a_busy_server_is_asked_again_and_a_dead_one_is_said(server):
     server.trouble = [503, 429]
     engine = Endpoint(f"openai:{server.url}#tiny", retries=2)

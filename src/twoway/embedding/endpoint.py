@@ -78,8 +78,10 @@ class Endpoint:
 
     @cached_property
     def probe(self) -> Vector:
-        """Return vectors of a few texts that are always the same, as rows: by them a model is known again."""
+        """Return vectors of a few texts that are always the same, as rows: by them a model, and the prompts of ours, are known again."""
         found = [answer for job in self._jobs(_PROBES) for answer in self._embed([one for _, one in job], None, None)]
+        sides: tuple[Side, ...] = ("query", "document") if self._ours else ()
+        found += [answer for side in sides for answer in self._embed([_PROBES[0]], side, None)]
         for answer in found:
             if isinstance(answer, ContentError):
                 raise TwowayError(f"{self.url} does not embed a plain text: {answer.reason}")
