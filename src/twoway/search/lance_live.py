@@ -58,20 +58,20 @@ class Live:
             try:
                 done = change(self.table)
             except Exception:
-                self._take_back(there, version)
+                self._take_back(there, version)  # what reading a file without its end says is no help
                 raise
-            if self._take_back(there, version):
-                raise OSError(errno.ENOSPC, "No space left on device")
+            self._take_back(there, version)
             return done
 
-    def _take_back(self, there: set[Path], version: int) -> bool:
-        """Go back to a version where the disk has cut a file off that was written since; say whether it has."""
+    def _take_back(self, there: set[Path], version: int) -> None:
+        """Go back to a version where the disk has cut a file off that was written since, and say that."""
         torn = cut_off(files(self._folder) - there)
         for path in torn:
             path.unlink()  # which makes room for going back
         if torn and self.table.version != version:
             self.table.restore(version)
-        return bool(torn)
+        if torn:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def newest(self) -> None:
         """Go to the newest version, which is what is written to."""
