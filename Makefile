@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots study study-quick study-large samples base clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make the environment in .venv, at the tested versions; Chromium from the system's packages
 	@$(PYTHON) -m scripts.chromium
