@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from PIL import ImageDraw
 
 from twoway.content import ContentError, Image
 from twoway.search.thumbnails import MOST_BYTES, SIDE, thumbnail
@@ -27,6 +28,20 @@ def test_it_is_within_its_bounds_and_looks_the_same(kind, size):
         assert max(small.size) == min(SIDE, max(size))
         assert small.width / small.height == pytest.approx(size[0] / size[1], rel=0.05)
         assert np.abs(np.asarray(small.convert("RGB"), int).mean((0, 1)) - (200, 30, 30)).max() < 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
+def test_a_small_drawing_keeps_every_pixel(kind):
+    drawing = PILImage.new("RGB", (SIDE, 200), (255, 255, 255))
+    ImageDraw.Draw(drawing).ellipse((20, 20, 120, 120), outline=(200, 0, 0), width=3)
+    ImageDraw.Draw(drawing).text((140, 60), "fox 7", fill=(0, 0, 0))
+    with PILImage.open(io.BytesIO(thumbnail(written(drawing, kind, **({"lossless": True} if kind == "WEBP" else {}))))) as small:
+        assert (np.asarray(small.convert("RGB")) == np.asarray(drawing)).all()
+
+
+def test_small_noise_is_kept_within_the_bytes():
+    noise = PILImage.fromarray(np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8))
+    assert len(thumbnail(Image(noise))) <= MOST_BYTES
 
 
 def test_noise_is_kept_within_the_bytes():
