@@ -41,6 +41,7 @@ def same(first, second):
 
 def test_a_plain_causal_model_reads_its_last_state(tiny_model, tiny_encoder):
     plain = open_embedder(tiny_model("qwen2_vl"), device="cpu")
+    assert plain.read_as == {"attention": "causal", "pooling": "last", "template": "chat"}
     assert plain.sentence[1].pooling_mode == "lasttoken"
     assert same(plain, open_embedder(tiny_encoder("qwen2_vl", attention="causal", pooling="last"), device="cpu"))
     assert same(
@@ -109,6 +110,7 @@ def test_what_no_name_tells_is_asked_for_or_warned_about(tiny_model, caplog):
     folder = tiny_model("qwen2_5_vl")  # CoCoA's merged Qwen2-VL has the name of any other
     wanted = at_eos(AutoModelForImageTextToText.from_pretrained(folder).model, folder)
     found = open_embedder(folder, device="cpu", pooling="eos", attention="two-way", template="plain")
+    assert found.read_as == {"attention": "two-way", "pooling": "eos", "template": "plain"}
     assert np.abs(found.array(SHOWN) - wanted).max() < 1e-5
     assert "--attention" not in caplog.text
     open_embedder(folder, device="cpu", pooling="eos")
@@ -169,6 +171,7 @@ def test_vlm2vecs_inputs_are_written_plain_and_its_instructions_behind_the_pictu
 @pytest.mark.parametrize(("family", "mode"), [("qwen2", "lasttoken"), ("bert", "mean")])
 def test_a_text_model_takes_texts_and_refuses_pictures(family, mode, tiny_model):
     engine = open_embedder(tiny_model(family), device="cpu")
+    assert engine.read_as["pooling"] == mode.removesuffix("token")
     assert engine.sentence[1].pooling_mode == mode
     alone = engine.sentence.encode(["w4 w5", "a longer one " * 5], show_progress_bar=False)
     assert np.abs(engine.array(TEXTS) - alone).max() < 1e-5

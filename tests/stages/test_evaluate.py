@@ -89,6 +89,17 @@ def test_precision_at_1_is_that_of_a_plain_loop_to_the_item(tiny_encoder, folder
     assert {"classification", "vqa", "retrieval", "grounding", "in-domain"} <= set(written["groups"])
 
 
+def test_a_bare_checkpoint_is_said_to_be_read_so_and_a_quick_look_embeds_what_it_needs(tiny_model, folder, tmp_path):
+    def look(**options):
+        return evaluate(tiny_model("qwen2_vl"), "mmeb", data=folder, tasks=["MSCOCO"], device="cpu", **options)
+
+    whole, quick = look(cache=tmp_path / "a"), look(cache=tmp_path / "b", subset=1)
+    assert {"attention": "causal", "pooling": "last", "template": "chat"}.items() <= quick.found["settings"].items()
+    assert quick.embedded == 1 + 5 < whole.embedded
+    (one,), asked = quick.results[0].rows(), list(whole.results[0].rows())
+    assert one in asked
+
+
 def test_nothing_is_embedded_twice_and_a_run_cut_off_goes_on(tiny_encoder, folder, tmp_path):
     model = tiny_encoder("qwen2_vl")
     first = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")

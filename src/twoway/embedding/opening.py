@@ -62,23 +62,26 @@ def open_embedder(
     folder = source.locate(model)
     if attention is not None and attention not in ATTENTION:
         raise UsageError(f"unknown attention {attention!r}{did_you_mean(attention, ATTENTION)} (there are: {', '.join(ATTENTION)})")
+    how: dict[str, str] = {}
     if encoder.is_encoder(folder):
         for name, value in (("pooling", pooling), ("template", template), ("attention", attention)):
             if value is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
         sentence = _sentence_model(folder, dtype, place)
     elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        sentence = _vision_language(model, dtype, pooling, processor, template, attention).to(place)
+        sentence, how = _vision_language(model, dtype, pooling, processor, template, attention)
     elif attention is not None:
         raise UsageError(f"{model} is a text model; --attention is for vision-language models, so leave it out")
     else:
-        sentence = _text_model(folder, dtype, pooling).to(place)
+        sentence, how = _text_model(folder, dtype, pooling)
     if max_length is not None:
         longest = sentence.max_seq_length
         if max_length < 1 or (longest and max_length > longest):
             raise UsageError(f"--max-length {max_length} is out of range: this model takes 1 to {longest} tokens")
         sentence.max_seq_length = max_length
-    return Embedder.of(sentence, name=str(model), **settings)
+    engine = Embedder.of(sentence.to(place), name=str(model), **settings)
+    engine.read_as = how
+    return engine
 
 
 def _device(name: str) -> torch.device:
@@ -105,8 +108,8 @@ def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTr
 
 def _vision_language(
     model: str | Path, dtype: str, mode: str | None, processor: str | Path | None, template: Style | None, attention: Attention | None
-) -> SentenceTransformer:
-    """Put pooling behind a vision-language model in memory."""
+) -> tuple[SentenceTransformer, dict[str, str]]:
+    """Put pooling behind a vision-language model in memory; return how it is read, too."""
     start = open_start(model, dtype=dtype)
     told = start.layout
     wanted: Any = attention or told.attention or opened.declared(start.model.config, start.provenance).attention
@@ -124,14 +127,16 @@ def _vision_language(
     processors.set_max_length(start.model, parts, None)
     if mode == "eos":
         pooling.append_eos(parts)
-    return encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
+    sentence = encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
+    return sentence, {"attention": wanted, "pooling": mode, "template": template}
 
 
-def _text_model(folder: Path, dtype: str, mode: str | None) -> SentenceTransformer:
-    """Put pooling behind a text model as sentence-transformers opens it."""
+def _text_model(folder: Path, dtype: str, mode: str | None) -> tuple[SentenceTransformer, dict[str, str]]:
+    """Put pooling behind a text model as sentence-transformers opens it; return how it is read, too."""
     config = backbone.load_config(folder)
     source.weight_files(folder)
-    mode = mode or ("mean" if opened.declared(config, {}).attention == "two-way" else "last")
+    attention = opened.declared(config, {}).attention
+    mode = mode or ("mean" if attention == "two-way" else "last")
     if pooling.require_mode(mode) == "eos":
         raise UsageError("pooling eos is for vision-language models; use --pooling last or mean")
     try:
@@ -139,4 +144,4 @@ def _text_model(folder: Path, dtype: str, mode: str | None) -> SentenceTransform
     except (RuntimeError, ValueError, KeyError, OSError, ImportError, TypeError, SafetensorError) as error:
         raise TwowayError(f"{folder} cannot be loaded: {source.first_line(error)}") from error
     behind = pooling.modules(mode, transformer.get_embedding_dimension(), None, transformer.model.dtype)
-    return SentenceTransformer(modules=[transformer, *behind], device="cpu")
+    return SentenceTransformer(modules=[transformer, *behind], device="cpu"), {"attention": attention, "pooling": mode}

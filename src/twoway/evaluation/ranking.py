@@ -55,12 +55,21 @@ class RankingTask:
         return np.array([len(item.right) for item in self.items])
 
     def subset(self, count: int, *, seed: int = 0) -> RankingTask:
-        """Return the task with some of its queries, drawn once for a seed and a name; candidates stay."""
+        """Return the task with some of its queries, drawn once for a seed and a name, each among all of its candidates.
+
+        Candidates that no query is left for go: a quick look has no use for their vectors.
+        """
         if count >= len(self.items):
             return self
         draw = np.random.default_rng([seed, *self.name.encode()])
         chosen = np.sort(draw.permutation(len(self.items))[:count])
-        return replace(self, items=tuple(self.items[place] for place in chosen))
+        items = [self.items[place] for place in chosen]
+        lists = [item.among for item in items if item.among is not None]
+        if len(lists) < len(items):
+            return replace(self, items=tuple(items))
+        used = np.unique(np.concatenate(lists))
+        numbered = [Item(item.query, *(np.searchsorted(used, one) for one in (item.right, item.among))) for item in items]
+        return replace(self, candidates=tuple(self.candidates[int(place)] for place in used), items=tuple(numbered))
 
 
 @dataclass

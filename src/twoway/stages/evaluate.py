@@ -84,7 +84,7 @@ def evaluate(
         done.append(run(task, policy))
         log.info("%d of %d: %s %.4f", number, len(chosen), task.name, done[-1].score)
     settings = {"data": None if data is None else Path(data).name, "subset": subset, "on_bad": on_bad, "dimension": engine.dimension}
-    settings |= {name: str(value) for name, value in opening.items() if value is not None}
+    settings |= {name: str(value) for name, value in opening.items() if value is not None} | getattr(engine, "read_as", {})
     found = results.collect(suite, engine.name or str(model), vectors.fingerprint, settings, done)
     if beside:
         found["baselines"] = beside
