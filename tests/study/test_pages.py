@@ -133,3 +133,21 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     assert "- b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
     assert "c not run (every seed: its learning rate is not known: c at 0.0002 failed: no disk)" in text.split("## Not run")[1]
     assert "8 of 12" in read(write(tmp_path)[0])
+
+
+def test_a_kind_on_which_all_are_at_chance_shows_no_difference(tmp_path):
+    claims = [MADE[0] | {"better": "b", "than": "a"}, MADE[2] | {"key": "d", "curve": {"axis": "rows", "points": {"0": "a", "1": "b"}}}]
+    made(tmp_path, {"a": 0.3, "b": 0.35}, claims, items=60)
+    for arm in "ab":
+        for seed in (1, 2, 3):
+            path = tmp_path / "results" / arm / f"seed-{seed}.json"
+            found = json.loads(path.read_text())
+            found["tasks"]["page"]["chance95"] = [0.0, 0.9]
+            path.write_text(json.dumps(found))
+    file, _ = write_results([tmp_path], tmp_path / "results.md")
+    (line,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| b minus a")]
+    (head,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| comparison")]
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["documents"] == "at chance"
+    assert "at chance" not in cells["retrieval"]
+    assert "<td>at chance</td>" in read(write(tmp_path)[0])

@@ -160,6 +160,14 @@ def test_a_claim_takes_the_arm_whose_rate_it_uses_and_a_number_that_there_is_not
     assert facts(out)["arms"]["two-way"]["lr"] == 3.0
 
 
+def test_data_that_a_claim_does_not_need_may_be_missing(tmp_path):
+    gone = {"stage": "shape", "batch_rows": 4, "rows": 16, "data": [{"spec": str(tmp_path / "gone.jsonl")}]}
+    path, out = write(tmp_path, **(THREE | {"stages": THREE["stages"] | {"second": gone}})), tmp_path / "out"
+    with pytest.raises(TwowayError, match=r"gone\.jsonl"):
+        do(path, out)
+    assert do(path, out, claims=(1,)).state == "in part"
+
+
 def test_a_stop_by_signal_is_gone_on_with(tmp_path):
     path, out = write(tmp_path, finetune={"from": "first", "rows": 16, "slow": 0.25}, seeds=[1]), tmp_path / "out"
     timer = threading.Thread(target=_when, args=(lambda: any(line.startswith("causal") for line in calls(tmp_path)), signal.SIGTERM))

@@ -168,9 +168,8 @@ def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Ver
     reading = evidence.reading
     if reading.gate.get("passed") is not True:
         return Verdict(UNDECIDED, f"the gate is not passed: {reading.gate.get('why') or 'no reason is given'}")
-    best = {arm: evidence.above_chance(arm, scope) for arm in asked.weights}
-    if not any(best.values()):
-        return Verdict(UNDECIDED, f"{', '.join(best)} score no more than chance on each of these tasks")
+    if not evidence.any_above_chance(asked.weights, scope):
+        return Verdict(UNDECIDED, f"{', '.join(asked.weights)} score no more than chance on each of these tasks")
     if not evidence.spreads(scope)[0].freedom:
         return Verdict(UNDECIDED, "no arm has a second seed, so that nothing is known of the luck of training")
     return None

@@ -29,7 +29,7 @@ from ..evaluation.scores import DRAWS
 from .outcomes import BASE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .outcomes import Floats, Reading
 
@@ -117,6 +117,10 @@ class Evidence:
         """Say whether an arm's mean over its runs is above chance on any of the tasks."""
         means = {task: np.mean(list(self.by_seed(arm, (task,)).values())) for task in scope}
         return any(means[task] > self.reading.tasks[task].luck for task in scope)
+
+    def any_above_chance(self, arms: Iterable[str], scope: Sequence[str]) -> bool:
+        """Say whether one of these arms is above chance on one of the tasks; else their difference says nothing."""
+        return any(self.above_chance(arm, scope) for arm in arms)
 
     def spreads(self, scope: Sequence[str]) -> tuple[Spread, Spread]:
         """Return how much scores vary between seeds of the contrastive stage, and beyond that between those of the stages before."""

@@ -32,7 +32,7 @@ def dose_maps(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
         for dose, arm in points.items():
             against = control.get(dose)
             there = against is not None and against != arm and all(evidence.reading.arms[one].runs for one in (arm, against))
-            cells = [cell(evidence.interval({arm: 1.0, str(against): -1.0}, scope)) if there else "–" for scope in kinds.values()]
+            cells = [_against(evidence, arm, str(against), scope) if there else "–" for scope in kinds.values()]
             rows.append([dose, *cells])
         what = "the control at the same dose" if len(claim.curve) > 1 else f"the first point, {next(iter(points))}"
         made.append(section(f"Map: {claim.about['says']}", f"Difference to {what}, by kind of task.", table((claim.axis, *kinds), rows)))
@@ -91,6 +91,12 @@ def _paired(tasks: Sequence[str], known: Collection[str]) -> dict[str, str]:
         if others:
             found[task] = max(others, key=len)
     return found
+
+
+def _against(evidence: Evidence, arm: str, other: str, scope: Sequence[str]) -> object:
+    if not evidence.any_above_chance((arm, other), scope):
+        return "at chance"
+    return cell(evidence.interval({arm: 1.0, other: -1.0}, scope))
 
 
 def cell(found: Interval) -> Markup:

@@ -82,9 +82,10 @@ def run(
     read, out = read_study(study, words, kinds=kinds), Path(out)
     require_run_folder(out, summary.FILE)
     layout = Layout(read, out, kinds)
-    for problem in dict.fromkeys(problem for task in layout.lay_out({}).tasks.values() for problem in task.job.problems):
+    arms, grid = chosen_arms(read, claims), layout.lay_out({})
+    wanted = needed(grid, arms)
+    for problem in (problem for key, task in grid.tasks.items() if key in wanted for problem in task.job.problems):
         raise TwowayError(f"{read.file}: {problem}")
-    arms = chosen_arms(read, claims)
     with alone(out):
         return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen, arms, tuple(claims)).run()
 

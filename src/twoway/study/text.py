@@ -138,10 +138,14 @@ def _arms(evidence: Evidence) -> str:
 
 
 def _kinds(evidence: Evidence, claims: Sequence[Claim]) -> str:
-    """Return each comparison by kind of task."""
-    shown = [one for claim in claims for one in claim.found if one.groups]
-    kinds = list(dict.fromkeys(kind for one in shown for kind in one.groups or {}))
-    rows = [[one.comparison.says, *(_cell(one.groups or {}, kind) for kind in kinds)] for one in shown]
+    """Return each comparison by kind of task; where all of its arms are at chance, a difference says nothing."""
+    shown = [(claim, one) for claim in claims for one in claim.found if one.groups]
+    kinds = list(dict.fromkeys(kind for _, one in shown for kind in one.groups or {}))
+    rows = []
+    for claim, one in shown:
+        scopes = evidence.reading.groups(claim.scope)
+        lost = {kind for kind in one.groups or {} if not evidence.any_above_chance(one.comparison.weights, scopes[kind])}
+        rows.append([one.comparison.says, *("at chance" if kind in lost else _cell(one.groups or {}, kind) for kind in kinds)])
     return _table(("comparison", *kinds), rows)
 
 
