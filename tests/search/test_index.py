@@ -131,6 +131,31 @@ def test_too_little_room_is_met_before_anything_is_written(folder, monkeypatch, 
         index("vectors", db)
 
 
+@pytest.mark.parametrize(("db", "broken"), [("db", "*.manifest"), ("db", "*.lance"), ("index.db", "*")])
+def test_a_damaged_database_is_said_and_built_anew_only_when_asked(folder, db, broken):
+    vectors_of(folder / "data/data.jsonl", folder / "vectors")
+    index("vectors", db)
+    for path in Path(db).rglob(broken):
+        if path.is_file():
+            path.write_bytes(b"garbage")
+    for asked in (lambda: ids(db), lambda: index("vectors", db), lambda: index(None, db, delete=["n1"])):
+        with pytest.raises(TwowayError, match="may be damaged; restore it, or build it anew with 'twoway index … --overwrite'") as said:
+            asked()
+        assert len(str(said.value).splitlines()) == 1
+    assert index("vectors", db, overwrite=True).items == 6
+    assert len(ids(db)) == 6
+
+
+def test_what_is_asked_wrongly_is_refused_before_anything_is_done(folder):
+    vectors_of(folder / "data/data.jsonl", folder / "vectors")
+    with pytest.raises(UsageError, match="the recall that is wanted is from 0 to 1, not 7"):
+        index("vectors", "db", recall=7)
+    assert not Path("db").exists()
+    index("vectors", "db")
+    gone = index(None, "db", delete=["nobody", "n1", "it's"])
+    assert (gone.items, gone.deleted, gone.missing) == (5, 1, ["nobody", "it's"])
+
+
 KILLED = """
 import sys, time
 from twoway.search.index import index

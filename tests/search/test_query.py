@@ -77,6 +77,7 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     refused("leave the words and the picture out", db, "x", like="n0")
     refused("no item with the id 'n9'", db, like="n9")
     refused(r"no field 'yaer'; did you mean year\?", db, "x", where="yaer > 1", model="a model that is never opened")
+    refused("k is 1 or more, not 0", db, like="n0", k=0)
     refused("a hybrid search needs words", db, image=shelf / "data/0.png", hybrid=True, model=engine)
     refused("does not exist", db, image=shelf / "data/none.png", model=engine)
     twoway.index(shelf / "vectors", tmp_path / "db")
@@ -108,7 +109,9 @@ def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
     assert "effort  1: recall at 10 1.000" in said
     assert main(["index", "--db", db, "--delete", "n1", "n7", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["items"], answer["deleted"], answer["added"]) == (5, 1, 0)
+    assert (answer["items"], answer["deleted"], answer["added"], answer["missing"]) == (5, 1, 0, ["n7"])
+    assert main(["index", "--db", db, "--delete", "n7"]) == 0
+    assert "not there, so not deleted: 'n7'" in capsys.readouterr().out
     assert main(["index", "--db", db]) == 2
     assert "nothing to do" in capsys.readouterr().err
 

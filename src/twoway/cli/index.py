@@ -21,6 +21,9 @@ EXAMPLE = """twoway index vectors --db my-index
   twoway index --db my-index --delete scans/old.png notes.jsonl:7 --compact"""
 
 
+_SHOWN = 10  # ids that an answer names
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("vectors", metavar="DIR", nargs="?", help="folder of vectors that 'twoway embed' wrote")
@@ -59,6 +62,9 @@ def _lines(result: IndexResult) -> list[str]:
     did = {"added": result.added, "replaced": result.replaced, "there already": result.unchanged, "deleted": result.deleted}
     said = ", ".join(f"{count:,} {what}" for what, count in did.items() if count) or "nothing to do"
     lines = [f"{result.db}: {result.items:,} items ({said}); {result.pictures:,} thumbnails made; {result.seconds:.1f} s"]
+    if result.missing:
+        more = " …" if len(result.missing) > _SHOWN else ""
+        lines.append(f"  not there, so not deleted: {', '.join(map(repr, result.missing[:_SHOWN]))}{more}")
     if result.bad_pictures:
         lines.append(f"  {result.bad_pictures:,} pictures cannot be read, their rows have none; listed in {result.bad_rows}")
     if not result.embedded_all:

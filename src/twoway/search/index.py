@@ -15,6 +15,7 @@ from ..data.policy import BAD_ROWS, Policy
 from ..data.progress import steps
 from ..errors import TwowayError, UsageError
 from ..files import sha256
+from .lance_filter import quoted
 from .opening import create_store, exists, open_store
 from .pictures import Name, Pictures
 from .recall import Measured, find_effort
@@ -39,6 +40,7 @@ class IndexResult:
     replaced: int
     unchanged: int
     deleted: int
+    missing: list[str]  # ids that were to be deleted and are not there
     pictures: int  # thumbnails made by this run
     bad_pictures: int
     bad_rows: str | None  # where those are listed
@@ -78,7 +80,7 @@ def index(
     looks at a part of the vectors, as hard as this `recall` of the ten nearest takes.
     """
     start, gone = time.monotonic(), list(delete)
-    _check(bool(vectors is not None or gone or compact), ids)
+    _check(bool(vectors is not None or gone or compact), ids, recall)
     source = None if vectors is None else Source(Path(vectors), ids)
     listed = _list_of(str(db))
     policy, counts = Policy("skip", listed), _Counts()
@@ -95,6 +97,7 @@ def index(
                 policy.start()
                 store.declare(source.fields)
                 _bring(store, source, pictures, counts)
+            missing = [name for name in gone if not store.count(f"id = {quoted(name)}")]
             deleted = store.delete(gone) if gone else 0
             measured = _arrange(store, exact_below, kind, recall, changed=bool(counts.added or counts.replaced))
             if compact:
@@ -107,6 +110,7 @@ def index(
             counts.replaced,
             counts.unchanged,
             deleted,
+            missing,
             counts.pictures,
             counts.bad,
             str(listed) if counts.bad else None,
@@ -120,23 +124,27 @@ def index(
         store.close()
 
 
-def _check(something: bool, ids: str) -> None:
-    """Refuse what says nothing to do, or names rows in no known way."""
+def _check(something: bool, ids: str, recall: float) -> None:
+    """Refuse what says nothing to do, names rows in no known way, or cannot be reached."""
     if not something:
         raise UsageError("nothing to do: name a folder of vectors, ids to delete, or --compact")
     if ids not in ("own", "place"):
         raise UsageError(f"ids are own or place, not {ids!r}")
+    if not 0 <= recall <= 1:
+        raise UsageError(f"the recall that is wanted is from 0 to 1, not {recall:g}")
 
 
 def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
     """Open or make the database, and refuse to mix models."""
     if source is not None and (overwrite or not exists(db)):
-        return create_store(db, source.about, overwrite=overwrite and exists(db))
+        return create_store(db, source.about, overwrite=overwrite)
     store = open_store(db)
     if source is None:
         return store
+    these = source.about.model
+    other = f"and these are of {these}" if these != store.model else "which has changed since, or was opened otherwise"
     for had, new, what in (
-        (store.fingerprint, source.about.fingerprint, f"vectors of another model ({store.model}, and these are of {source.about.model})"),
+        (store.fingerprint, source.about.fingerprint, f"vectors of another model ({store.model}, {other})"),
         (store.dimension, source.about.dimension, f"vectors of {store.dimension} numbers, and these have {source.about.dimension}"),
     ):
         if had != new:

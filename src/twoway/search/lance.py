@@ -71,12 +71,15 @@ class LanceStore:
         folder = Path(location)
         if folder.is_file():
             raise UsageError(f"{location} is a file; name a folder, or a Milvus Lite file that ends in .db")
-        if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not overwrite:
-            raise UsageError(f"{location} holds other files; choose a new folder for the index")
         there = cls.exists(location)
+        anew = overwrite and there
+        if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not anew:
+            raise UsageError(f"{location} holds other files; choose a new folder for the index")
         try:
             with engine_errors(location, "making"), alone(folder):
-                how = {"schema": schema_of(about.dimension, ABOUT, asdict(about)), "mode": "overwrite" if overwrite else "create"}
+                if anew and not _opens(location):
+                    shutil.rmtree(folder / f"{TABLE}.lance")  # damaged, so no new version can follow; and it was to be replaced
+                how = {"schema": schema_of(about.dimension, ABOUT, asdict(about)), "mode": "overwrite" if anew else "create"}
                 made = cls(location, _connect(location).create_table(TABLE, **how), about)
                 made._live.write("making", lance_index.index_words)
         except TwowayError:
@@ -114,7 +117,7 @@ class LanceStore:
         def ask(table: Any) -> pa.Table:
             if words is not None and not lance_index.has_words(table):
                 raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
-            query = _query(table, vector, words)
+            query = lance_index.query(table, vector, words)
             if vector is not None:
                 query = lance_index.ask(query.distance_type("cosine"), lance_index.settings(table), exact=exact)
             if condition is not None:
@@ -224,17 +227,15 @@ class LanceStore:
         return sql(parse(where, self.fields)) if where and where.strip() else None
 
 
-def _query(table: Any, vector: NDArray[np.float32] | None, words: str | None) -> Any:
-    from lancedb.query import MatchQuery
-
-    if vector is None and words is None:
-        return table.search()
-    if words is None:
-        return table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
-    match = MatchQuery(words, "text")
-    if vector is None:
-        return table.search(match, query_type="fts")
-    return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
+def _opens(location: str) -> bool:
+    """Say whether the table there can be opened; what the system forbids is an error of its own."""
+    try:
+        _connect(location).open_table(TABLE)
+    except PermissionError:
+        raise
+    except Exception:
+        return False
+    return True
 
 
 def _connect(location: str) -> Any:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from .store import Value
 
@@ -68,6 +72,20 @@ def settings(table: Any) -> dict[str, Value]:
 def note(table: Any, said: Mapping[str, Value]) -> None:
     """Write it there."""
     table.update_field_metadata({"path": "vector", "metadata": {_NOTE: json.dumps(dict(said)) if said else None}})
+
+
+def query(table: Any, vector: NDArray[np.float32] | None, words: str | None) -> Any:
+    """Return the question by vector, by words, by both or by neither."""
+    from lancedb.query import MatchQuery
+
+    if vector is None and words is None:
+        return table.search()
+    if words is None:
+        return table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
+    match = MatchQuery(words, "text")
+    if vector is None:
+        return table.search(match, query_type="fts")
+    return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
 
 
 def ask(query: Any, said: Mapping[str, Value], *, exact: bool) -> Any:

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..files import require_room
 from .fields import OPEN, fitting, kinds_of
 from .filters import parse
-from .milvus_client import Place, connect, connected, release
+from .milvus_client import Place, clear_damaged, connect, connected, release
 from .milvus_collection import Memory, begin, make, remembered, vector_index
 from .milvus_filter import among, expression, literal
 from .milvus_rows import SHOWN, check_sizes, found, hit_of, item_of, row_of
@@ -65,6 +65,8 @@ class MilvusStore:
         place = Place.of(location)
         if place.file is not None:
             require_room(location, _MARGIN)
+            if overwrite:
+                clear_damaged(place)
         with connected(place, make=True) as client, engine_errors(location, "making"):
             if client.has_collection(place.collection):
                 if not overwrite:

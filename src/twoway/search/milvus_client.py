@@ -96,6 +96,20 @@ def release(place: Place, client: Any) -> None:
         _let_go(place)
 
 
+def clear_damaged(place: Place) -> None:
+    """Take away a file that is to be replaced and cannot be opened; one that another program has open is not touched."""
+    if place.file is None or not place.file.is_dir() or _locked(place.file / "LOCK"):
+        return
+    try:
+        client = connect(place, make=False)
+        try:
+            client.has_collection(place.collection)
+        finally:
+            release(place, client)
+    except Exception:
+        shutil.rmtree(place.file)
+
+
 def _let_go(place: Place) -> None:
     """Let other processes have a file that no store of this one has open."""
     if place.file is not None and _open[str(place.file.resolve())] <= 0:

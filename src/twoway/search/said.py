@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _FULL = re.compile(r"no space left|os error 28\b|os error 122\b|disk quota|file too large|os error 27\b", re.IGNORECASE)
 _FORBIDDEN = re.compile(r"permission denied|read-only file system|os error 13\b|os error 30\b", re.IGNORECASE)
+_CODE = re.compile(r",?\s*/\S+\.(?:rs|py):\d+(?::\d+)?")  # where in an engine's own code
 _LONGEST = 300
 
 
@@ -35,7 +36,7 @@ def _line(location: str, doing: str, said: str) -> str:
         return f"no space left on the disk while {doing} {location}; what it held before is whole; free some space and run the same again"
     if _FORBIDDEN.search(said):
         return f"no permission while {doing} {location}; it needs to be readable, and writable to change it"
-    first = " ".join(said.split())[:_LONGEST]
+    first = " ".join(_CODE.sub("", said).split())[:_LONGEST]
     return (
         f"{location} fails while {doing} it, so it may be damaged; restore it, or build it anew with 'twoway index … --overwrite' ({first})"
     )

@@ -143,6 +143,7 @@ def check_query(store: Store, vector: NDArray[np.float32] | None, k: int) -> Non
 
 def near(store: Store, one: Item, *, k: int, where: str | None = None, exact: bool = False) -> list[Hit]:
     """Return the `k` best items for an item's own vector, itself left out."""
+    check_query(store, one.vector, k)
     found = store.search(one.vector, k=k + 1, where=where, exact=exact)
     return [hit for hit in found if hit.item.id != one.id][:k]
 
