@@ -13,6 +13,7 @@ from twoway.content import ContentError, Document, Text
 from twoway.data.policy import Policy
 from twoway.errors import UsageError
 from twoway.evaluation.mmeb import GROUPS, KNOWN, OUT_OF, Folder
+from twoway.evaluation.results import items_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,9 @@ def test_unknown_tasks_come_behind_the_known_and_apart(folder):
         write(folder, name, ROW)
     opened = Folder.open(folder)
     assert opened.choose(()) == ("GQA", "MSCOCO", "Foxes")
+    (folder / "results").mkdir()
+    pq.write_table(pa.Table.from_pylist([{"task": "GQA"}]), items_path(folder / "results" / "r.json"))
+    assert Folder.open(folder) == opened
     assert opened.task("Foxes", Policy()).group == "other"
     assert (opened.task("MSCOCO", Policy()).group, opened.task("MSCOCO", Policy()).marks) == ("grounding", ("in-domain",))
     with pytest.raises(UsageError, match=r"no task 'MSCOC'.*did you mean MSCOCO"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING
 
@@ -137,12 +138,18 @@ def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_enc
     pq.write_table(pa.Table.from_pylist([row, broken]), tmp_path / "GQA" / "a.parquet")
     model = tiny_encoder("qwen2_vl")
     with pytest.raises(ContentError, match=r"a\.parquet:2: .*--on-bad skip"):
-        evaluate(model, "mmeb", data=tmp_path, cache=tmp_path / "cache", device="cpu")
+        evaluate("no model is even looked for", "mmeb", data=tmp_path, cache=tmp_path / "cache", device="cpu")
     found = evaluate(
         model, "mmeb", data=tmp_path, cache=tmp_path / "cache", on_bad="skip", output=tmp_path / "out" / "r.json", device="cpu"
     )
     assert (found.found["tasks"]["GQA"]["n"], found.found["tasks"]["GQA"]["left_out"]) == (1, 1)
     assert '"row": 2' in (tmp_path / "out" / "r.bad-rows.jsonl").read_text()
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(data, "PNG")
+    (tmp_path / "good.png").write_bytes(data.getvalue()[:4000])  # its head is whole, so it is met when its pixels are asked for
+    pq.write_table(pa.Table.from_pylist([row, broken, row | {"tgt_text": ["red"]}]), tmp_path / "GQA" / "a.parquet")
+    found = evaluate(model, "mmeb", data=tmp_path, cache=tmp_path / "cache", on_bad="skip", device="cpu")
+    assert (found.found["tasks"]["GQA"]["n"], found.found["tasks"]["GQA"]["left_out"]) == (1, 2)
 
 
 def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_itself(tiny_encoder, folder, tmp_path, capsys):

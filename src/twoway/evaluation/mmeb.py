@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from ..content import ContentError, Document, Place
 from ..errors import UsageError, did_you_mean
+from ..images import image_size
 from .ranking import Item, Pool, RankingTask, listed
+from .results import ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,6 +65,8 @@ class Folder:
         if not root.is_dir():
             raise UsageError(f"{root} is no folder; --data names the folder that holds one folder a task")
         found = {one.name: tuple(sorted(one.glob("*.parquet"))) for one in sorted(root.iterdir()) if one.is_dir()}
+        # Results may have been written into the folder; they are no task.
+        found = {name: tuple(path for path in paths if not path.name.endswith(ITEMS)) for name, paths in found.items()}
         files = {name: paths for name, paths in found.items() if paths}
         if not files:
             raise UsageError(f"{root} has no task: none of its folders holds a Parquet file")
@@ -80,16 +84,17 @@ class Folder:
         """Read one task; bad rows go to the policy."""
         pool = Pool()
         candidate = lru_cache(maxsize=None)(lambda text, path: pool.add(self._document(text, path, None, "candidate")))
-        items = []
+        items, unread = [], 0
         for place, row in _rows(self.files[name]):
             try:
                 items.append(self._item(row, place, candidate))
             except ContentError as error:
                 policy.refuse(error if error.place is not None else ContentError(error.reason, place))
+                unread += 1
         if not items:
             raise UsageError(f"{self.root / name} has no usable row")
         group, mark = KNOWN.get(name, (APART, APART))
-        return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,))
+        return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,), unread=unread)
 
     def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> Item:
         texts, paths = row["tgt_text"], row["tgt_img_path"]
@@ -125,7 +130,10 @@ class Folder:
             raise ContentError(f"the {what} has an image placeholder and no picture", place)
         if path and not shown:
             pieces.insert(0, {"image": path})
-        return Document.from_parts(_stripped(pieces), place=place, root=self.root)
+        document = Document.from_parts(_stripped(pieces), place=place, root=self.root)
+        for image in document.images:
+            image_size(image, place=place)  # a file that is no picture is met before any work, not hours later
+        return document
 
 
 def _stripped(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ class RankingTask:
     metric: str = "precision@1"
     sides: tuple[Side | None, Side | None] = (None, None)  # as what queries and candidates are embedded; None: as plain `encode` does
     marks: tuple[str, ...] = ()  # such as in-domain or out-of-domain
+    unread: int = 0  # rows of the data that were left out because they could not be read
 
     def sizes(self) -> Ints:
         """Return how many candidates each query is ranked among."""

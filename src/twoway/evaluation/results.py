@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .run import Result
 
-
+ITEMS = ".items.parquet"
 _SCHEMA = pa.schema(
     [
         ("task", pa.string()),
@@ -35,7 +35,7 @@ _SCHEMA = pa.schema(
 
 def items_path(path: Path) -> Path:
     """Return where the items of a results file lie."""
-    return path.with_name(f"{path.stem}.items.parquet")
+    return path.with_name(f"{path.stem}{ITEMS}")
 
 
 def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any]:

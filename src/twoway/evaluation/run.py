@@ -104,7 +104,7 @@ class TaskResult:
             "marks": list(self.task.marks),
             "candidates": [int(sizes.min()), int(sizes.max())],
             "tied": sum(one.tied for one in self.outcomes),
-            "left_out": len(self.left_out),
+            "left_out": self.task.unread + len(self.left_out),
         }
         entry["also"] = {metric: float(self.scores(metric).mean()) for metric in METRICS if metric != self.task.metric}
         return entry
