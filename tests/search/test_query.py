@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from made_vectors import pictures
 from twoway.cli import main
 from twoway.content import Document, Image, Text
 from twoway.errors import TwowayError
+from twoway.search.store import Hit, Item
 from twoway.search.terminal import picture, show
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -122,6 +124,39 @@ def test_pictures_are_drawn_where_there_are_colours(shelf):
         out = io.StringIO()
         show(hits, Console(file=out, force_terminal=bool(colours), color_system=colours, width=100))
         assert ("▀" in out.getvalue()) == drawn
+
+
+def printed(hits, **options):
+    out = io.StringIO()
+    show(hits, Console(file=out, force_terminal=True, width=200, **options), pictures=True)
+    return out.getvalue()
+
+
+def test_the_bytes_for_a_terminal_are_half_blocks_in_two_colours():
+    def small(above, below):
+        whole = PILImage.new("RGB", (2, 2), above)
+        whole.paste(below, (0, 1, 2, 2))
+        file = io.BytesIO()
+        whole.save(file, "WEBP", lossless=True)
+        return file.getvalue()
+
+    said = printed([Hit(Item("n1", text="a fox", thumbnail=small((255, 0, 0), (0, 0, 255))), 0.5)], color_system="truecolor")
+    cell = "\x1b[38;2;255;0;0;48;2;255;0;0m▀"
+    assert cell in said
+    assert "\x1b[38;2;0;0;255;48;2;0;0;255m▀" in said
+    assert re.sub(r"\x1b\[[\d;]*m|▀|\s", "", said) == "10.500n1afox"  # colours, half blocks and words, and no other sequence
+    few = printed([Hit(Item("n1", thumbnail=small((0, 255, 0), (255, 255, 0))), 0.5)], color_system="256")
+    assert "\x1b[38;5;" in few
+    assert "\x1b[38;2;" not in few
+
+
+def test_what_an_index_says_is_shown_by_a_terminal_and_not_obeyed():
+    bad = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\u202e[bold]fox[/bold]"
+    said = printed([Hit(Item(bad, text=bad, place=f"at {bad}", metadata={"note": bad}), 0.5)], color_system="truecolor")
+    assert not set("\x07\x08\x0d\x9b\u202e") & set(said)
+    assert re.sub(r"\x1b\[[\d;]*m", "", said).count("\x1b") == 0
+    assert "\x1b[2J" not in said
+    assert said.count("[bold]fox[/bold]") == 4
 
 
 def test_a_drawn_picture_has_its_colours_and_shape():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS, _ROWS = 20, 8
 _LONGEST = 240
+_SHOWN_AS = "\ufffd"  # of a sign that is none
 
 
 def show(hits: Sequence[Hit], console: Console, *, pictures: bool | None = None) -> None:
@@ -57,13 +58,18 @@ def picture(thumbnail: bytes | None, *, columns: int = COLUMNS, rows: int = _ROW
 
 def _words(item: Item) -> Text:
     """Return what is said of an item: id and place, text, metadata."""
-    said = Text(item.id, style="bold")
+    said = Text(_plain(item.id), style="bold")
     if item.place and item.place != item.id:
-        said.append(f"  {item.place}", style="not bold dim")
-    text = " ".join(item.text.split())
+        said.append(f"  {_plain(item.place)}", style="not bold dim")
+    text = _plain(" ".join(item.text.split()))
     if text:
         said.append(f"\n{text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}", style="not bold")
-    meta = ", ".join(f"{name}: {value}" for name, value in item.metadata.items() if name not in ("file", "row", "page"))
+    meta = ", ".join(f"{name}: {_plain(str(value))}" for name, value in item.metadata.items() if name not in ("file", "row", "page"))
     if meta:
         said.append(f"\n{meta[:_LONGEST]}", style="not bold dim")
     return said
+
+
+def _plain(text: str) -> str:
+    """Return a text that a terminal shows and does not obey: what is in an index may hold sequences that clear it or type into it."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else _SHOWN_AS for sign in text)
