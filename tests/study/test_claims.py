@@ -133,6 +133,16 @@ def test_a_verdict_without_one_of_its_seeds_names_it(tmp_path):
     assert "b without seed 2: the loss is not a number" in one.found[0].verdict.why
 
 
+def test_a_rate_at_the_end_of_three_is_named(tmp_path):
+    def tried(about):
+        about["arms"]["a"] |= {"lr": 0.0002, "rates": {"0.0001": 0.2, "0.0002": 0.3, "0.0006": 0.1}}
+        about["arms"]["b"] |= {"lr": 0.0006, "rates": {"0.0001": 0.1, "0.0002": 0.2, "0.0006": 0.3}}
+
+    made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60)
+    (one,) = read_claims(changed(tmp_path, tried))
+    assert one.found[0].caveats == ("b took 0.0006, the largest tried",)
+
+
 def test_a_task_that_was_not_scored_is_named(tmp_path):
     about = CLAIM | {"tasks": ["page", "poem"], "groups": ["documents", "maps"]}
     one = claim(tmp_path, {"a": 0.3, "b": 0.34}, about, items=60)

@@ -130,7 +130,7 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     assert "0.0006, the largest tried" in lines["a"]
     assert ", at chance" in lines["d"]
     assert ", at chance" not in lines["a"]
-    assert "- b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
+    assert "- claim 1, b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
     assert "c not run (every seed: its learning rate is not known: c at 0.0002 failed: no disk)" in text.split("## Not run")[1]
     assert "8 of 12" in read(write(tmp_path)[0])
 
@@ -145,8 +145,8 @@ def test_a_kind_on_which_all_are_at_chance_shows_no_difference(tmp_path):
             found["tasks"]["page"]["chance95"] = [0.0, 0.9]
             path.write_text(json.dumps(found))
     file, _ = write_results([tmp_path], tmp_path / "results.md")
-    (line,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| b minus a")]
-    (head,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| comparison")]
+    (line,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if " | b minus a | " in line]
+    (head,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| claim | comparison")]
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     assert cells["documents"] == "at chance"
     assert "at chance" not in cells["retrieval"]

@@ -155,7 +155,8 @@ def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], small
     groups = {name: evidence.interval(asked.weights, tasks) for name, tasks in evidence.reading.groups(scope).items()}
     tasks = {name: evidence.interval(asked.weights, (name,)) for name in scope}
     word = _doubt(evidence, asked, scope) or verdict(interval, smallest)
-    caveats = [part for arm in asked.weights if (part := evidence.reading.arms[arm].part())]
+    arms = [evidence.reading.arms[name] for name in asked.weights]
+    caveats = [said for arm in arms for said in (arm.part(), arm.at_end()) if said]
     if unasked:
         caveats.append(f"without {', '.join(unasked)}, which the study has not scored")
     if once := evidence.once(asked.weights, scope):

@@ -79,6 +79,11 @@ class Arm:
         ends = {} if len(tried) < 2 else {tried[0]: ", the smallest tried", tried[-1]: ", the largest tried"}
         return f"{rate:g}{ends.get(rate, '')}"
 
+    def at_end(self) -> str:
+        """Say that its rate is the smallest or largest of three or more: there may be a better one beyond."""
+        tried = [score for score in (self.about.get("rates") or {}).values() if score is not None]
+        return f"{self.name} took {self.rate}" if len(tried) > 2 and "," in self.rate else ""
+
     def part(self) -> str:
         """Say which of its runs are not there, where others are."""
         return f"{self.name} without {self.gone()}" if self.runs and self.missing else ""

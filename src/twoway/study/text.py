@@ -84,8 +84,10 @@ def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[st
             rows.append([*about_it, one.comparison.says, found, f"**{one.verdict.word}**"])
             about_it = ["", "", ""]
     parts.append(_table(("claim", "what is said", "papers", "here", "difference, 95%", "verdict"), rows))
-    notes = [f"- {one.comparison.says}: {one.verdict.word}, {one.verdict.why}" for claim in claims for one in claim.found if _noted(one)]
-    parts += [*notes, *(f"- {claim.about['says']}: {start}" for claim in claims if (start := onset(evidence, claim)))]
+    for claim in claims:
+        head = f"- claim {claim.about['claim']}, "
+        parts += [f"{head}{one.comparison.says}: {one.verdict.word}, {one.verdict.why}" for one in claim.found if _noted(one)]
+        parts += [f"{head}{claim.about['says']}: {start}"] if (start := onset(evidence, claim)) else []
     parts += ["", "### Arms\n", _arms(evidence), "### By kind of task\n", _kinds(evidence, claims)]
     return parts
 
@@ -145,8 +147,9 @@ def _kinds(evidence: Evidence, claims: Sequence[Claim]) -> str:
     for claim, one in shown:
         scopes = evidence.reading.groups(claim.scope)
         lost = {kind for kind in one.groups or {} if not evidence.any_above_chance(one.comparison.weights, scopes[kind])}
-        rows.append([one.comparison.says, *("at chance" if kind in lost else _cell(one.groups or {}, kind) for kind in kinds)])
-    return _table(("comparison", *kinds), rows)
+        cells = ["at chance" if kind in lost else _cell(one.groups or {}, kind) for kind in kinds]
+        rows.append([claim.about["claim"], one.comparison.says, *cells])
+    return _table(("claim", "comparison", *kinds), rows)
 
 
 def _cell(groups: dict[str, Any], kind: str) -> str:
