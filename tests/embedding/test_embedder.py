@@ -193,6 +193,20 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(engine, monkeypatch):
         engine.array(documents)
 
 
+def test_documents_that_a_processor_does_not_take_together_are_embedded_apart(engine, monkeypatch):
+    preprocess = type(engine.sentence).preprocess
+
+    def few(self, inputs, **kwargs):
+        if len(inputs) > 2:
+            raise ValueError("too many at a time")
+        return preprocess(self, inputs, **kwargs)
+
+    documents = [text(f"row {number}") for number in range(7)]
+    right = engine.array(documents)
+    monkeypatch.setattr(type(engine.sentence), "preprocess", few)
+    assert np.abs(engine.array(documents) - right).max() < 1e-5
+
+
 def test_no_documents_give_no_vectors(engine):
     assert engine.array([]).shape == (0, 32)
 

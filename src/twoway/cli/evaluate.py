@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 HELP = """Score a model on a suite, with what chance would give and how sure each score is.
 
-MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, or a causal
-vision-language model with --pooling last. The suite mmeb takes any folder in MMEB's layout: one folder a task with Parquet inside, columns
-qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right), picture paths relative to the folder; tasks that MMEB does
-not have are scored too and listed apart. The suite nano brings its own data: pictures, questions, regions, pages and texts of things that
-fine-tuning on samples:train has not seen; beside the model it scores three that cannot know (random, words alone, pixels alone). The suite
-vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored by mteb itself, which fetches their data from the hub.
+MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, a causal
+vision-language model with --pooling last, or a server of vectors by its address (openai:URL#MODEL). The suite mmeb takes any folder in
+MMEB's layout: one folder a task with Parquet inside, columns qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right),
+picture paths relative to the folder; tasks that MMEB does not have are scored too and listed apart. The suite nano brings its own data:
+pictures, questions, regions, pages and texts of things that fine-tuning on samples:train has not seen; beside the model it scores three
+that cannot know (random, words alone, pixels alone). The suite vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored
+by mteb itself, which fetches their data from the hub.
 
 Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits. A score that
 chance would reach is marked "at chance"."""
@@ -28,6 +29,7 @@ EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.h
   twoway evaluate out --suite vidore-v2 --output vidore.json
   twoway evaluate out --suite mteb:STS12
   twoway evaluate Qwen/Qwen2-VL-2B-Instruct --pooling last --suite mmeb --data MMEB-eval
+  twoway evaluate openai-chat:http://localhost:8000/v1#my-model --suite nano
   twoway compare results-a.json results-b.json"""
 
 WIDTH = 160  # of a table in a file or a pipe
@@ -35,7 +37,7 @@ WIDTH = 160  # of a table in a file or a pipe
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="MODEL", help="folder or hub id")
+    parser.add_argument("model", metavar="MODEL", help="folder, hub id, or openai:URL#MODEL")
     parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb, nano, vidore-v2 or mteb:NAME")
     parser.add_argument("--data", metavar="DIR", help="folder of the suite's tasks")
     parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")

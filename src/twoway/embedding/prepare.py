@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """One batch, ready for the model, and the rows that turned out bad."""
+    """One batch, ready for the model, and the rows that turned out bad; without features the rows do not go into one batch."""
 
     items: list[Item]
     features: dict[str, Any]
@@ -55,8 +55,7 @@ class Front:
             kept += alone.items
             failed += alone.failed
         if len(kept) == len(good):
-            # Each is fine alone and together they are not: no row is to blame.
-            return Prepared(good, self._copy().preprocess(shaped, prompt=prompt, **kwargs), failed)
+            return Prepared(good, {}, failed)  # each is fine alone and together they are not: no row is to blame
         again = self.prepare(kept, prompt, kwargs)
         return Prepared(again.items, again.features, failed + again.failed)
 

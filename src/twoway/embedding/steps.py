@@ -44,19 +44,27 @@ def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | Content
 def forward(
     engine: Embedder, items: list[Item], features: dict[str, Any], *, prompt: str | None, kwargs: Mapping[str, Any], dim: int | None
 ) -> Iterator[tuple[list[Item], Vectors]]:
-    """Run the model on a batch, or on its halves where it does not fit into the device's memory."""
-    try:
-        vectors = _run(engine, features, kwargs, dim)
-    except torch.OutOfMemoryError as error:
-        if len(items) == 1:
-            trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
-            raise TwowayError(f"{items[0].document.place}: {trouble}") from error
-        features.clear()
-        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-            again = engine.front.prepare(half, prompt, dict(kwargs))
-            yield from forward(engine, again.items, again.features, prompt=prompt, kwargs=kwargs, dim=dim)
+    """Run the model on a batch, or on its halves where the device's memory does not hold it or the processor does not make it."""
+    vectors = None
+    if features or len(items) == 1:
+        try:
+            vectors = _run(engine, features, kwargs, dim)
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
+                raise TwowayError(f"{items[0].document.place}: {trouble}") from error
+            features.clear()
+    if vectors is not None:
+        yield items, vectors
         return
-    yield items, vectors
+    middle = max(1, len(items) // 2)
+    for half in (items[:middle], items[middle:]):
+        if not half:
+            continue
+        again = engine.front.prepare(half, prompt, dict(kwargs))
+        for _, refused in again.failed:
+            raise refused  # it was made once before, so this is nothing that a row could be left out for
+        yield from forward(engine, again.items, again.features, prompt=prompt, kwargs=kwargs, dim=dim)
 
 
 def finite(vectors: Vectors) -> NDArray[np.bool_]:
