@@ -56,10 +56,11 @@ leak: setup ## does it matter that EOS sees the target? three seeds, most of an 
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
 
 study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one core); writes docs/results.md
-	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md
+	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md $(if $(wildcard build/study/study.json),--also build/study)
 
 study: setup ## all eight claims at a small dose (hours; goes on after a stop; CLAIMS=2,3 does part); writes docs/results.md
-	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md
+	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
+		$(if $(wildcard build/study-quick/study.json),--also build/study-quick)
 
 study-large: setup ## all eight claims, over doses of pre-training up to the base's own (days; CLAIMS=4 does part)
 	$(BIN)/twoway study studies/large.yaml build/study-large $(if $(CLAIMS),--claims $(CLAIMS)) --write build/study-large/results.md

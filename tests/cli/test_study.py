@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as PILImage
 
 from pair_toys import WORDS, pair_file
+from study_made import made
 from twoway.cli import main
 
 
@@ -58,6 +59,22 @@ def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, cap
 def test_claims_are_numbers(tmp_path, capsys, given):
     assert main(["study", "studies/quick.yaml", str(tmp_path / "out"), "--claims", given, "--dry-run"]) == 2
     assert "--claims takes numbers of claims" in capsys.readouterr().err
+
+
+def test_several_studies_stand_on_one_page(tmp_path, capsys):
+    claim = {"key": "pays", "claim": 1, "says": "it pays", "better": "b", "than": "a"}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made(tmp_path / name, {"a": 0.3, "b": 0.35}, [claim], items=20)
+        about = json.loads((tmp_path / name / "study.json").read_text())
+        (tmp_path / name / "study.json").write_text(json.dumps(about | {"study": name}))
+    words = ["study", "studies/quick.yaml", str(tmp_path / "one"), "--report", "--also", str(tmp_path / "two")]
+    assert main([*words, "--write", str(tmp_path / "page.md")]) == 0
+    assert "page-two.svg" in capsys.readouterr().out
+    text = (tmp_path / "page.md").read_text()
+    assert text.index("## Study `one`") < text.index("## Study `two`")
+    assert main(words) == 2
+    assert "--write FILE" in capsys.readouterr().err
 
 
 @pytest.mark.xdist_group("ranks")

@@ -44,6 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--report", action="store_true", help="write the report, and with --write the page, of what stands in OUT; run nothing"
     )
     parser.add_argument("--write", metavar="FILE", type=Path, help="write the results as a Markdown page, too")
+    parser.add_argument(
+        "--also",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="with --write, a further study on the page; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -51,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Run, go on, or forecast; 1 where something failed or nothing can be decided, 143 and 130 where a signal stopped it."""
     from twoway.training.stop import Stopped
 
+    if args.also and args.write is None:
+        raise UsageError("--also names studies for the page of --write FILE; give that, too")
     jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if args.dry_run:
         from twoway.study.forecast import forecast
@@ -96,7 +106,7 @@ def _pages(args: argparse.Namespace) -> list[Path]:
     from twoway.study import pages
 
     written = pages.write(args.out)
-    return written if args.write is None else written + pages.write_results([args.out], args.write)
+    return written if args.write is None else written + pages.write_results([args.out, *args.also], args.write)
 
 
 def _said(args: argparse.Namespace, what: str, written: list[Path]) -> None:
