@@ -43,6 +43,21 @@ def test_a_full_disk_ends_the_list_of_bad_rows_with_a_line(engine, tmp_path):
     assert embed(engine, tmp_path / "rows.jsonl", tmp_path / "out", on_bad="skip").bad == 1
 
 
+def test_half_a_line_in_the_list_of_bad_rows_ends_no_run(engine, tmp_path):
+    rows = [{"words": f"bad {number}"} if number in (2, 5, 9) else {"text": f"w{number}"} for number in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    embed(engine, tmp_path / "rows.jsonl", out, on_bad="skip", shard_rows=4)
+    for torn in (30, 20):
+        (out / "bad-rows.jsonl").write_bytes((out / "bad-rows.jsonl").read_bytes()[:-torn])
+        for part in (1, 2):
+            (out / f"part-00000{part}.parquet").unlink()
+        (out / "manifest.json").write_text((out / "manifest.json").read_text().replace('"finished": true', '"finished": false'))
+        assert embed(engine, tmp_path / "rows.jsonl", out, on_bad="skip", shard_rows=4).bad == 3
+    whole = [line for line in (out / "bad-rows.jsonl").read_text().splitlines() if line.endswith("}")]
+    assert sorted(json.loads(line)["row"] for line in whole) == [3, 6, 10]
+
+
 def test_a_folder_that_cannot_be_made_is_said(engine, tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "rows.jsonl").write_text('{"text": "w1"}\n')

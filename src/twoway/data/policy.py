@@ -7,6 +7,8 @@ off, and each row is in it once, however often the data is read.
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -56,8 +58,9 @@ class Policy:
         place = error.place or Place("")
         line = {"file": place.file, "row": place.row, "unit": place.unit, "reason": error.reason}
         try:
+            torn = self._ends_torn()
             with self.bad_rows.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(("\n" if torn else "") + json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as trouble:
             raise TwowayError(f"the list of bad rows cannot be written to {self.bad_rows} ({trouble.strerror})") from trouble
 
@@ -71,8 +74,17 @@ class Policy:
                 if not line.endswith(b"\n"):
                     break  # another process is writing it
                 self._read += len(line)
-                said = json.loads(line)
-                self._listed.add(Place(said["file"], said["row"], said["unit"]))
+                with suppress(ValueError):  # half a line, where a kill or a full disk ended an earlier run
+                    said = json.loads(line)
+                    self._listed.add(Place(said["file"], said["row"], said["unit"]))
+
+    def _ends_torn(self) -> bool:
+        """Say whether the list ends in half a line, to which nothing may be added."""
+        if self.bad_rows is None or not self.bad_rows.exists() or not self.bad_rows.stat().st_size:
+            return False
+        with self.bad_rows.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
 
 
 @dataclass
