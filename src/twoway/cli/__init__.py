@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _quiet_libraries(*, verbose: bool) -> None:
-    """Show our own log lines, and of the libraries only what a user must know."""
+    """Show our own log lines, and of the libraries only what a user must know; no bar of theirs in a file or a pipe."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too, which reads it
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     if not verbose:
         for name in ("transformers", "sentence_transformers", "datasets", "huggingface_hub", "peft", "httpx"):

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 # Contents in order and nothing else; for a model that brings no template of its own.
 _PLAIN = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}IMAGE{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}PICTURE{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}{% endfor %}"
 )
+
+
+def plain_template(picture: str) -> str:
+    """Return the template that writes contents one behind the other, `picture` where there is one."""
+    return _PLAIN.replace("PICTURE", picture)
 
 
 def load_processor(folder: Path) -> ProcessorMixin:
@@ -68,7 +73,7 @@ def ensure_template(processor: Any) -> bool:
     template = processor.chat_template or processor.tokenizer.chat_template
     needed = not template
     if needed:
-        template = _PLAIN.replace("IMAGE", str(processor.image_token))
+        template = plain_template(str(processor.image_token))
     processor.chat_template = processor.tokenizer.chat_template = template
     return needed
 

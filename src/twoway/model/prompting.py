@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from twoway.errors import TwowayError
 
+from .processor import plain_template
+
 Place = Literal["user", "system"]
 Style = Literal["chat", "plain"]
 
@@ -31,18 +33,13 @@ _MOVE = (
     "{% set messages = [{'role': 'user', 'content': asked[:at.first] + said + asked[at.first:]}] + messages[2:] %}"
     "{% endif %}{{ '' }}"
 )
-_PLAIN = (
-    "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}PICTURE{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{% endfor %}"
-)
 
 
 def set_template(processor: Any, *, style: Style, place: Place) -> None:
     """Give the processor the template that all of training and everything after it use."""
     template = str(processor.chat_template)
     if style == "plain":
-        template = _PLAIN.replace("PICTURE", picture_mark(processor))
+        template = plain_template(picture_mark(processor))
     if place == "user" and _MOVED not in template:
         template = _MOVE + template
     if place == "system":
