@@ -21,6 +21,7 @@ from twoway.search.thumbnails import thumbnail
 HOSTILE = '<img src=x onerror="owned=1"><script>owned=1</script>\'"><svg onload=owned=1>'
 COLOURS = ("red", "green", "blue", "orange", "purple", "teal")
 PICTURES = 24
+LONG_NAME = "a_field_of_a_name_that_is_long_" * 3
 
 
 def drawn(number: int) -> bytes:
@@ -42,7 +43,7 @@ def items(engine):
         facts = {"colour": COLOURS[number % len(COLOURS)], "year": 2000 + number, "page": number + 1, "draft": number % 2 == 0}
         small, place = thumbnail(document.images[0]), f"reports/plans.pdf page {number + 1}"
         found.append(Item(f"plan/{number}", vector, f"plan number {number}", small, place, facts))
-    found.append(Item("text", vectors[-2], texts[0], None, "notes.jsonl:1", {"colour": "none"}))
+    found.append(Item("text", vectors[-2], texts[0], None, "notes.jsonl:1", {"colour": "none", LONG_NAME: "x" * 300, "constructor": "me"}))
     found.append(Item(HOSTILE, vectors[-1], HOSTILE, found[0].thumbnail, HOSTILE, {"colour": HOSTILE}))
     return found
 

@@ -12,10 +12,11 @@ import pytest
 from playwright.sync_api import expect
 from scripts.chromium import launched
 
-from page_server import COLOURS, HOSTILE, PICTURES, drawn, items, make_store, serving
+from page_server import COLOURS, HOSTILE, LONG_NAME, PICTURES, drawn, items, make_store, serving
 from twoway.embedding import open_embedder
 from twoway.serve.access import Access
 from twoway.serve.app import create_app
+from twoway.serve.limits import Limits
 
 pytestmark = pytest.mark.xdist_group("ranks")
 KEY = "k" * 16
@@ -33,6 +34,7 @@ def sites(tiny_encoder, tmp_path_factory):
         "full": create_app(engine, full),
         "empty": create_app(engine, empty),
         "none": create_app(engine),
+        "small": create_app(engine, full, Limits(body_bytes=10_000)),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
     }
     with ExitStack() as stack:
@@ -127,8 +129,10 @@ def test_a_picture_that_is_picked_finds_itself_and_may_stand_beside_words(visit)
     sent = json.loads(look_up(page, "w9").request.post_data)
     assert sent["text"] == "w9"
     assert base64.b64decode(sent["image"].partition(",")[2]) == drawn(5)
-    page.get_by_role("button", name="Take out: a.png").click()
+    with page.expect_response("**/v1/search"):
+        page.get_by_role("button", name="Take out: a.png").click()
     expect(page.locator("#given")).to_be_hidden()
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
     page.locator("#file").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
     expect(said(page)).to_have_text("a.txt is no picture.")
 
@@ -320,6 +324,79 @@ def test_keys_alone_are_enough(visit):
     expect(cards(page).nth(1).locator(".mat")).to_be_focused()
 
 
+def test_the_focus_goes_to_what_took_the_place_of_what_had_it(visit):
+    page = visit()
+    look_up(page)
+    page.get_by_role("button", name="Show more").focus()
+    page.keyboard.press("Enter")
+    expect(cards(page)).to_have_count(PICTURES + 2)
+    expect(cards(page).nth(20).locator(".mat")).to_be_focused()
+    cards(page).nth(20).get_by_role("button", name=re.compile("^More like")).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#given")).to_contain_text("like ")
+    expect(cards(page).first.locator(".mat")).to_be_focused()
+    assert page.title().startswith("like ")
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="More like this").press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+    expect(cards(page).first.locator(".mat")).to_be_focused()
+    page.route("**/v1/search", lambda route: route.abort())
+    cards(page).first.get_by_role("button", name=re.compile("^More like")).press("Enter")
+    expect(page.get_by_role("button", name="Try again")).to_be_focused()
+    page.unroute("**/v1/search")
+    page.keyboard.press("Enter")
+    expect(cards(page).first.locator(".mat")).to_be_focused()
+
+
+def test_the_browsers_own_keys_stay_the_browsers(visit):
+    page = visit()
+    look_up(page)
+    taken = page.evaluate(
+        """() => {
+            const presses = [];
+            const press = (where, key) => {
+                const event = new KeyboardEvent("keydown", { key, altKey: true, bubbles: true, cancelable: true });
+                presses.push(!where.dispatchEvent(event));
+            };
+            const mats = document.querySelectorAll(".card .mat");
+            mats[1].focus();
+            press(mats[1], "ArrowLeft");
+            mats[1].click();
+            const before = document.getElementById("detail-title").textContent;
+            press(document.getElementById("detail-title"), "ArrowRight");
+            presses.push(document.getElementById("detail-title").textContent !== before);
+            return presses;
+        }"""
+    )
+    assert taken == [False, False, False]
+
+
+def test_a_long_name_of_a_field_fits_and_an_odd_one_is_a_field(visit):
+    page = visit(path="/?filter=id%20%3D%20%27text%27", viewport={"width": 320, "height": 640})
+    expect(cards(page)).to_have_count(1)
+    page.get_by_role("button", name="Filter", exact=True).click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_label("Field").select_option("constructor")
+    assert page.locator("#filter-values option").evaluate_all("all => all.map((one) => one.value)") == ["me"]
+    cards(page).first.locator(".mat").click()
+    expect(page.locator("#detail dt").filter(has_text=LONG_NAME)).to_be_visible()
+    assert page.evaluate("document.getElementById('detail').scrollWidth <= document.getElementById('detail').clientWidth")
+    page = visit()
+    look_up(page)
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.get_by_label("Field").select_option("constructor")
+    options = page.locator("#filter-values option").evaluate_all("all => all.map((one) => one.value)")
+    assert set(options) <= {"me"}
+
+
+def test_a_picture_that_is_too_large_is_answered_in_the_servers_words(visit):
+    page = visit("small")
+    expect(cards(page)).to_have_count(20)
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"x" * (6 << 20)})
+    expect(page.get_by_role("alert")).to_contain_text("the body has more than")
+
+
 def test_everything_that_can_be_used_has_a_name(visit):
     page = visit()
     look_up(page)
@@ -394,7 +471,7 @@ def test_light_and_dark_follow_the_reader_and_text_stands_out_in_both(visit):
     for scheme in ("light", "dark"):
         page = visit(color_scheme=scheme)
         look_up(page)
-        ground, *inks = page.evaluate(
+        edge, ground, *inks = page.evaluate(
             """() => {
                 const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
                 const light = (colour) => {
@@ -404,12 +481,14 @@ def test_light_and_dark_follow_the_reader_and_text_stands_out_in_both(visit):
                         .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
                     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
                 };
+                const edge = light(getComputedStyle(document.querySelector(".field")).borderTopColor);
                 const inks = [".title", ".place", ".score", "#said", ".card .quiet", "#about"];
-                return [light(getComputedStyle(document.documentElement).backgroundColor),
+                return [edge, light(getComputedStyle(document.documentElement).backgroundColor),
                     ...inks.map((one) => light(getComputedStyle(document.querySelector(one)).color))];
             }"""
         )
         grounds.append(ground)
         contrasts = [(max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) for ink in inks]
         assert min(contrasts) >= 4.5
+        assert (max(edge, ground) + 0.05) / (min(edge, ground) + 0.05) >= 3  # where the field is, is seen too
     assert grounds[0] > 0.8 > 0.05 > grounds[1]

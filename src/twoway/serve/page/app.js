@@ -20,6 +20,8 @@ async function search({ count = PAGE, keep = false } = {}) {
     remember();
   }
   const from = more ? now.hits.length : 0;
+  // What has the focus goes with the old results, and whoever works by keys would be sent back to the top of the page.
+  const lost = ["results", "more", "trouble"].some((id) => find(id).contains(document.activeElement));
   now.leaving?.abort();
   const leaving = (now.leaving = new AbortController());
   trouble();
@@ -32,11 +34,13 @@ async function search({ count = PAGE, keep = false } = {}) {
     const found = await post("/v1/search", body, leaving.signal);
     Object.assign(now, { hits: found.hits, count, asked, filter, hybrid });
     answer(found, from);
+    if (lost) results.focus(from);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!more) results.clear();
     say("");
     trouble(error, () => search({ count, keep: true }));
+    if (lost) find("trouble").querySelector("button").focus();
   }
 }
 
@@ -57,6 +61,7 @@ function answer({ hits, took_ms: took }, from) {
   else if (now.filter) say("Nothing in the index passes these filters.");
   else if (ranked) say("Nothing was found.");
   else say("");
+  document.title = [now.asked.text ?? (now.asked.id !== undefined ? `like ${now.asked.id}` : now.asked.image && "a picture"), "twoway"].filter(Boolean).join(" – ");
   find("more").hidden = hits.length < now.count || hits.length <= from;
 }
 

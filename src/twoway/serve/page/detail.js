@@ -13,7 +13,7 @@ export function listen(given) {
   dialog.addEventListener("close", () => find("results").children[at.place]?.querySelector(".mat")?.focus());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const step = !event.altKey && !event.ctrlKey && !event.metaKey && { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step && at.hits[at.place + step]) open(at.hits, at.place + step, at.ranked, at.why);
   });
 }

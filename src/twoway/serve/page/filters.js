@@ -74,7 +74,8 @@ export function written(field, type, sign, value) {
 export function offer(hits = offered) {
   offered = hits;
   const name = find("filter-field").value;
-  const values = new Set(hits.map((hit) => hit.metadata?.[name] ?? (OWN.includes(name) ? hit[name] : null)).filter((value) => value !== null && value !== ""));
+  const held = (hit) => (Object.hasOwn(hit.metadata ?? {}, name) ? hit.metadata[name] : OWN.includes(name) ? hit[name] : null);
+  const values = new Set(hits.map(held).filter((value) => value !== null && value !== ""));
   find("filter-values").replaceChildren(...[...values].slice(0, 50).map((value) => el("option", { value })));
 }
 

@@ -20,8 +20,13 @@ export function clear() {
 export function draw(hits, acts, from = 0) {
   clear();
   find("results").append(...hits.map((hit, place) => card(hit, place, acts)));
-  current(from);
-  if (from) find("results").children[from]?.querySelector(".mat").focus();
+  current(Math.min(from, hits.length - 1));
+}
+
+// The first of the new cards, else the last there is, else the field.
+export function focus(from) {
+  const cards = [...find("results").children];
+  ((cards[from] ?? cards.at(-1))?.querySelector(".mat") ?? find("words")).focus();
 }
 
 // What an item says, else what its own data calls it, else its id.
@@ -63,6 +68,7 @@ function current(place) {
 }
 
 function move(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own, such as going back
   const cards = [...find("results").children];
   const place = cards.indexOf(event.currentTarget);
   // How many stand in a row is what the layout made of the screen's width.
