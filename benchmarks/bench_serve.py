@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--soak", type=float, default=60, help="seconds; 0 leaves it out")
     parser.add_argument("--bad", type=float, default=0.2, help="share of bad requests in the soak")
+    parser.add_argument("--dtype", default="float32", help="of all servers: float32 or bfloat16")
     parser.add_argument("--model", help="folder of a model (default: the shipped base, converted)")
     args = parser.parse_args(argv or [])
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,9 +61,9 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     """Send the same requests to servers that take one document at a time and to one that makes batches, in turns."""
     mix = good(folder / "pictures", args.documents)
     short = [one for one in mix if one.kind == "short text"] * 4
-    ours = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu"]
+    ours = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu", "--dtype", args.dtype]
     servers = {
-        "encode, a request at a time": [sys.executable, "-m", "benchmarks.serve_plain", args.model],
+        "encode, a request at a time": [sys.executable, "-m", "benchmarks.serve_plain", args.model, args.dtype],
         "twoway, a document at a time": [*ours, "--batch", "1"],
         "twoway": ours,
     }
@@ -76,7 +77,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                     heard = run(url, iter(asked), args.clients)
                     found[name].append((heard, worked(process.pid) - before))
                     _fail_on(heard)
-        print(f"\n{title}: {args.clients} clients, {len(asked)} requests of {sum(one.documents for one in asked)} documents, float32")
+        print(f"\n{title}: {args.clients} clients, {len(asked)} requests of {sum(one.documents for one in asked)} documents, {args.dtype}")
         print(f"  {'':30s} {'documents/s':>12s} {'ratio':>6s} {'a CPU second':>13s} {'ratio':>6s} {'p50 s':>7s} {'p95 s':>7s}")
         first: tuple[float, float] | None = None
         for name, rounds in found.items():
@@ -90,7 +91,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
 def soak(args: argparse.Namespace, folder: Path) -> None:
     """Load a server for a while, with bad requests, and watch its memory."""
     good_ones = good(folder / "pictures", 400, seed=1)
-    command = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu", "--dtype", args.dtype]
     with server(command) as (url, process):
         warm(url)
         with watched(process.pid) as held:

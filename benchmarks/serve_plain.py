@@ -1,4 +1,4 @@
-"""The server that people write by hand: FastAPI around `SentenceTransformer.encode`, one request at a time. `serve_plain.py MODEL`."""
+"""The server that people write by hand: FastAPI around `SentenceTransformer.encode`, a request at a time. `serve_plain MODEL [DTYPE]`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 
-def app(folder: str) -> FastAPI:
+def app(folder: str, dtype: str = "float32") -> FastAPI:
     """Return the application."""
-    model, turn, served = SentenceTransformer(folder, device="cpu"), threading.Lock(), FastAPI()
+    model, turn, served = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype}), threading.Lock(), FastAPI()
 
     @served.post("/v1/embeddings")
     def embeddings(body: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _content(parts: list[dict[str, Any]]) -> Any:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        served = app(sys.argv[1])
+        served = app(*sys.argv[1:])
         sys.stderr.write(f"http://127.0.0.1:{taken.getsockname()[1]}/\n")
         sys.stderr.flush()
         uvicorn.Server(uvicorn.Config(served, log_level="warning")).run(sockets=[taken])
