@@ -58,6 +58,18 @@ def server(running):
     return running(access=Access.of((KEY,)), name="tiny", limits=Limits(body_bytes=1 << 20))
 
 
+def test_an_asker_that_reads_nothing_of_its_answer_is_cut_off(monkeypatch):
+    monkeypatch.setattr("twoway.serve.run._UNREAD", 1)
+    with bind("127.0.0.1", 0) as taken, socket.create_connection(taken.getsockname()):
+        answering, _ = taken.accept()
+        with answering, pytest.raises(TimeoutError, match="timed out"):
+            answering.settimeout(60)
+            start = time.monotonic()
+            while True:
+                answering.send(b"x" * 1_000_000)
+        assert time.monotonic() - start < 30  # the system's own end of it, not that of this test
+
+
 def client_of(where, key=KEY):
     return openai.OpenAI(base_url=f"{where}v1", api_key=key, max_retries=0)
 
