@@ -1,7 +1,7 @@
 """`twoway serve` under load: 64 clients, mixed sizes, bad requests among them; beside servers that make no batches; and for a while.
 
-`python -m benchmarks serve`, or `python -m benchmarks.bench_serve --soak 600` for a longer soak. It fails where an answer is of the
-server's fault (5xx), is not what it should be, or where memory grows.
+`python -m benchmarks serve`, or `python -m benchmarks.bench_serve --soak 600` for a longer soak. The server has a core of its own where
+there are two. It fails where an answer is of the server's fault (5xx), is not what it should be, or where memory grows.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="of all servers: float32 or bfloat16")
     parser.add_argument("--model", help="folder of a model (default: the shipped base, converted)")
     args = parser.parse_args(argv or [])
+    _apart()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if args.model is None:
@@ -126,7 +127,9 @@ def warm(url: str) -> None:
 @contextmanager
 def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
     """Start a real program and stop it as a supervisor does."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if _CORES:
+        os.sched_setaffinity(process.pid, _CORES[:1])
     try:
         lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
         url = next((found[0] for line in lines if (found := re.search(r"http://\S+", line))), None)
@@ -140,6 +143,17 @@ def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
     finally:
         process.kill()
         process.wait()
+
+
+_CORES: list[int] = []  # of the server, and of the clients; none where all share one
+
+
+def _apart() -> None:
+    """Give the server a core of its own: clients that take its time would be measured with it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(cores) > 1:
+        _CORES[:] = cores
+        os.sched_setaffinity(0, cores[1:])
 
 
 def worked(pid: int) -> float:
