@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 
 from twoway.errors import TwowayError
+from twoway.model import proof_layers
 from twoway.model.attention import set_attention
 from twoway.model.opened import open_model
 from twoway.model.proof import probe
@@ -210,3 +211,19 @@ def test_a_proof_leaves_the_model_as_it_was(opened: Callable[..., tuple[Any, Any
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.get_decoder().layers)
+
+
+def test_a_layer_that_is_too_sure_of_itself_is_asked_with_more_contents(
+    opened: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = opened("qwen2_vl", "two-way")
+    attention = model.get_decoder().layers[1].self_attn
+    with torch.no_grad():
+        attention.q_proj.weight *= 12
+        attention.k_proj.weight *= 12
+    monkeypatch.setattr(proof_layers, "CONTENTS", 1)
+    assert probe(model, processor).attention == "mixed"
+    monkeypatch.undo()
+    assert probe(model, processor).attention == "two-way"
+    make_causal(model.get_decoder().layers[1])
+    assert probe(model, processor).attention == "mixed"

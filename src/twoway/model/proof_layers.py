@@ -2,7 +2,9 @@
 
 A layer is probed inside the real forward, with the very masks, positions and settings it runs with: right after it has run, it runs again
 on the same input with a nudge at a later position, and its output is compared at earlier ones. The test is local: what the other layers do
-cannot hide a layer that was left causal.
+cannot hide a layer that was left causal. A layer that some content of the nudged position moves, but little of it, is asked again with
+other contents: training can leave a layer whose attention is so sure of itself that most contents move nothing that a float32 can hold; a
+causal one is moved by none.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .proof_inputs import Inputs
+
+
+CONTENTS = 32  # of a later position, that a layer is asked with before it is said not to look there
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,22 @@ class Watcher:
 
         def again(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             hidden, before = _hidden(args, kwargs), _first(output)
-            movements = []
+            movements: list[Movement] = []
             for probe in probes:
                 # A sliding window hides what is far away from every layer alike; only what is near can tell the layers apart.
                 watch = [place for place in probe.watch if window is None or abs(probe.at - place) < window // 2]
                 if not watch:
                     continue
-                new_args, new_kwargs = _with_hidden(nudged(hidden, [probe.at]), args, kwargs)
-                after = _first(layer.forward(*new_args, **new_kwargs))
-                movements.append(movement(probe.source, probe.target, before, after, watch, threshold))
+                alive = any(one.share for one in (*movements, *(one for layer in found for one in layer.movements)))
+                moved = torch.zeros(len(watch))
+                for attempt in range(CONTENTS):
+                    new_args, new_kwargs = _with_hidden(nudged(hidden, [probe.at], attempt), args, kwargs)
+                    after = _first(layer.forward(*new_args, **new_kwargs))
+                    moved = torch.maximum(moved, distances(before, after)[watch].cpu())
+                    share = float((moved > threshold).float().mean())
+                    if share >= 0.5 or not (share or alive):
+                        break
+                movements.append(Movement(probe.source, probe.target, float(moved.max()), share))
             found.append(LayerProof(len(found), tuple(movements)))
 
         handles = [layer.register_forward_hook(again, with_kwargs=True) for layer in self.layers]
@@ -134,9 +146,9 @@ def distances(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return moved
 
 
-def nudged(hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+def nudged(hidden: torch.Tensor, positions: Sequence[int], seed: int = 0) -> torch.Tensor:
     """Add noise as long as the state itself at these positions of the first row."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     hidden = hidden.clone()
     for position in positions:
         state = hidden[0, position]
