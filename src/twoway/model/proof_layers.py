@@ -18,10 +18,10 @@ import torch
 
 from twoway.errors import TwowayError
 
-from .proof_verdict import LayerProof, Movement
+from .proof_verdict import TWO_WAY, LayerProof, Movement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .proof_inputs import Inputs
 
@@ -91,21 +91,18 @@ class Watcher:
         def again(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             hidden, before = _hidden(args, kwargs), _first(output)
             movements: list[Movement] = []
+
+            def run(at: int, content: int) -> torch.Tensor:
+                new_args, new_kwargs = _with_hidden(nudged(hidden, [at], content), args, kwargs)
+                return _first(layer.forward(*new_args, **new_kwargs))
+
             for probe in probes:
                 # A sliding window hides what is far away from every layer alike; only what is near can tell the layers apart.
                 watch = [place for place in probe.watch if window is None or abs(probe.at - place) < window // 2]
                 if not watch:
                     continue
-                alive = any(one.share for one in (*movements, *(one for layer in found for one in layer.movements)))
-                moved = torch.zeros(len(watch))
-                for attempt in range(CONTENTS):
-                    new_args, new_kwargs = _with_hidden(nudged(hidden, [probe.at], attempt), args, kwargs)
-                    after = _first(layer.forward(*new_args, **new_kwargs))
-                    moved = torch.maximum(moved, distances(before, after)[watch].cpu())
-                    share = float((moved > threshold).float().mean())
-                    if share >= 0.5 or not (share or alive):
-                        break
-                movements.append(Movement(probe.source, probe.target, float(moved.max()), share))
+                alive = any(one.share for one in (*movements, *(one for proof in found for one in proof.movements)))
+                movements.append(_asked(run, probe, before, watch, threshold, alive=alive))
             found.append(LayerProof(len(found), tuple(movements)))
 
         handles = [layer.register_forward_hook(again, with_kwargs=True) for layer in self.layers]
@@ -117,6 +114,19 @@ class Watcher:
         """Move inputs to the model's device, and floating ones to its precision."""
         like = next(self.model.parameters())
         return {name: value.to(like.device, like.dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+
+
+def _asked(
+    run: Callable[[int, int], torch.Tensor], probe: Probe, before: torch.Tensor, watch: list[int], threshold: float, *, alive: bool
+) -> Movement:
+    """Nudge with one content after the other until enough has moved; with one alone where nothing has moved in any layer so far."""
+    moved = torch.zeros(len(watch))
+    for content in range(CONTENTS):
+        moved = torch.maximum(moved, distances(before, run(probe.at, content))[watch].cpu())
+        seen = measured(probe.source, probe.target, moved, threshold)
+        if seen.attention == TWO_WAY or not (seen.share or alive):
+            break
+    return seen
 
 
 def decoder_layers(model: Any) -> list[Any]:
@@ -135,7 +145,11 @@ def decoder_layers(model: Any) -> list[Any]:
 
 def movement(source: str, target: str, before: torch.Tensor, after: torch.Tensor, watch: Sequence[int], threshold: float) -> Movement:
     """Measure how far the first row's states moved at these positions, relative to the median length of a state."""
-    moved = distances(before, after)[list(watch)]
+    return measured(source, target, distances(before, after)[list(watch)], threshold)
+
+
+def measured(source: str, target: str, moved: torch.Tensor, threshold: float) -> Movement:
+    """Put how far each watched state moved into a movement."""
     return Movement(source, target, float(moved.max()), float((moved > threshold).float().mean()))
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
+from twoway.stages.recipe import known_kinds
+
+from .grid import Layout
+from .reading import read_study
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
+
+    from twoway.stages.kinds import Kind
 
     from .config import Study
     from .grid import Grid
+
+
+def opened(
+    study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, claims: Collection[int], kinds: Mapping[str, Kind] | None
+) -> tuple[Study, Layout, frozenset[str]]:
+    """Read a study; return it, its layout in the folder `out`, and the arms that the claims need. What cannot be done is refused."""
+    if jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {jobs}")
+    kinds = known_kinds(kinds)
+    read = read_study(study, words, kinds=kinds)
+    return read, Layout(read, Path(out), kinds), chosen_arms(read, claims)
 
 
 def chosen_arms(study: Study, claims: Collection[int]) -> frozenset[str]:

@@ -10,18 +10,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.errors import UsageError
 from twoway.stages.dry_run import Forecast
 from twoway.stages.dry_run import forecast as forecast_step
-from twoway.stages.recipe import known_kinds
 from twoway.stages.run_report import duration
 from twoway.stages.steps import Step
 
-from .chosen import chosen_arms, needed
-from .grid import Layout
+from .chosen import needed, opened
 from .pace import paces
 from .rates import first_rates
-from .reading import read_study, rows_read
+from .reading import rows_read
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -76,12 +73,8 @@ def forecast(
     kinds: Mapping[str, Kind] | None = None,
 ) -> Forecasts:
     """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
-    if jobs < 1:
-        raise UsageError(f"--jobs is at least 1, not {jobs}")
-    kinds = known_kinds(kinds)
-    read = read_study(study, words, kinds=kinds)
-    arms = chosen_arms(read, claims)
-    grid = Layout(read, Path(out), kinds).lay_out(first_rates(read))
+    read, layout, arms = opened(study, out, words, jobs=jobs, claims=claims, kinds=kinds)
+    grid = layout.lay_out(first_rates(read))
     wanted = needed(grid, arms)
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])

@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from twoway.embedding.shards import alone
-from twoway.errors import TwowayError, UsageError
-from twoway.stages.recipe import known_kinds
+from twoway.errors import TwowayError
 from twoway.stages.records import read_record, require_run_folder
 from twoway.stages.run_report import duration
 from twoway.training.checkpoint import FOLDER as CHECKPOINTS
 from twoway.training.stop import Stopped
 
 from . import gate, summary
-from .chosen import chosen_arms, needed
-from .grid import LOGS, Layout
+from .chosen import needed, opened
+from .grid import LOGS
 from .pace import seconds_left
 from .rates import first_rates
 from .rates import rates as found_rates
-from .reading import read_study
 from .taken import take_over
 from .workers import Workers, log_of
 
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from twoway.stages.kinds import Kind
 
     from .config import Study
-    from .grid import Grid
+    from .grid import Grid, Layout
     from .workers import Worker
 
 State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
@@ -76,13 +74,10 @@ def run(
 
     With `claims`, only what claims of these numbers need. `seen(out)` is called whenever there is a new score, and at the end.
     """
-    if jobs < 1:
-        raise UsageError(f"--jobs is at least 1, not {jobs}")
-    kinds = known_kinds(kinds)
-    read, out = read_study(study, words, kinds=kinds), Path(out)
+    out = Path(out)
+    read, layout, arms = opened(study, out, words, jobs=jobs, claims=claims, kinds=kinds)
     require_run_folder(out, summary.FILE)
-    layout = Layout(read, out, kinds)
-    arms, grid = chosen_arms(read, claims), layout.lay_out({})
+    grid = layout.lay_out({})
     wanted = needed(grid, arms)
     for problem in (problem for key, task in grid.tasks.items() if key in wanted for problem in task.job.problems):
         raise TwowayError(f"{read.file}: {problem}")
