@@ -37,7 +37,7 @@ def test_what_is_written_is_what_is_asked(text, condition):
 
 def test_a_negation_is_carried_down_to_keys_that_are_there():
     said = expression(parse("not (year > 1 or shelf = 'a')", FIELDS))
-    assert said == '(exists $meta["year"] and $meta["year"] <= 1) and (exists $meta["shelf"] and $meta["shelf"] != "a")'
+    assert said == '((exists $meta["year"]) and $meta["year"] <= 1) and ((exists $meta["shelf"]) and $meta["shelf"] != "a")'
     assert expression(parse("not not year > 1", FIELDS)) == expression(parse("year > 1", FIELDS))
 
 

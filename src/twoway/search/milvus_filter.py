@@ -44,9 +44,9 @@ def literal(value: Literal) -> str:
 def _test(one: Comparison, *, negated: bool) -> str:
     own = one.field in OPEN
     name = one.field if own else f"$meta[{json.dumps(one.field, ensure_ascii=False)}]"
-    there = f'{name} != ""' if own else f"exists {name}"
+    there = f'{name} != ""' if own else f"(exists {name})"  # in brackets: older servers take what comes after it as its own
     if one.sign == "null":
-        missing = f'{name} == ""' if own else f"not (exists {name})"
+        missing = f'{name} == ""' if own else f"not {there}"
         return there if negated else missing
     values = [literal(value) for value in one.values]
     if one.sign == "in" and not own:  # Milvus Lite takes lists for its own columns alone
