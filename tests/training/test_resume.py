@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import signal
 import time
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from toy_training import train_toy
 from twoway.errors import TwowayError, UsageError
+from twoway.training import ranks
 from twoway.training.checkpoint import Checkpoints, same_run
 from twoway.training.progress import read_log
 
@@ -168,6 +170,24 @@ def test_a_run_is_what_it_was_unless_forced(tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="no unfinished run"):
         same_run(tmp_path / "full", run)
+
+
+def test_a_rank_that_does_not_write_holds_one_tensor_at_a_time(monkeypatch, tmp_path):
+    trainer = train_toy(tmp_path, 3)
+    alive, most = weakref.WeakSet(), []
+
+    def counted(tensor):
+        made = tensor.detach().clone()
+        alive.add(made)
+        most.append(len(alive))
+        return made
+
+    monkeypatch.setattr(ranks, "whole", counted)
+    for rank, held in ((1, 1), (0, 3 * len(trainer.parameters))):
+        trainer.ranks.rank = rank
+        most.clear()
+        trainer.save()
+        assert max(most) == held if rank else max(most) > held
 
 
 def test_more_steps_than_asked_for_are_refused(whole):

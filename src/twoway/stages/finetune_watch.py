@@ -72,7 +72,7 @@ class Watch(Events):
             best = none
         if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
             return
-        weights = {name: between.whole(one) for name, one in trainer.parameters.items()}
+        weights = between.gathered(trainer.parameters, keep=trainer.ranks.first)
         if trainer.ranks.first:
             with fresh_folder(place, overwrite=True) as folder, disk_errors():
                 save_file(weights, folder / WEIGHTS)

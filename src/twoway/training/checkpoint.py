@@ -20,7 +20,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, fresh_folder, write_whole
 from twoway.model.source import check_file, read_json
 
-from .ranks import put, whole
+from .ranks import put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,8 +92,8 @@ def read_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state by name, in one piece; every rank must ask for it."""
-    return {f"{key}/{name}": whole(value) for name, parameter in parameters.items() for key, value in optimizer.state[parameter].items()}
+    """Return the optimizer's state by name, as it lies on this rank."""
+    return {f"{key}/{name}": value for name, parameter in parameters.items() for key, value in optimizer.state[parameter].items()}
 
 
 def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:

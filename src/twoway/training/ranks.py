@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from .task import Task
@@ -118,6 +118,20 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in one piece on the CPU; every rank must ask for it."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+
+
+def gathered(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return tensors in one piece on the CPU. Every rank must ask; one that does not `keep` them has one at a time, and gets none.
+
+    Eight ranks that each held all of a model with its optimizer would want eight times the machine's memory.
+    """
+    found = {}
+    for name, one in tensors.items():
+        if keep:
+            found[name] = whole(one)
+        else:
+            whole(one)
+    return found
 
 
 def put(target: torch.Tensor, value: torch.Tensor) -> None:

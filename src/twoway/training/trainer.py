@@ -199,8 +199,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; every rank takes part, the first writes, and all hear whether it could."""
-        weights = {name: between.whole(one) for name, one in self.parameters.items()}
-        optimizer = optimizer_tensors(self.optimizer, self.parameters)
+        weights = between.gathered(self.parameters, keep=self.ranks.first)
+        optimizer = between.gathered(optimizer_tensors(self.optimizer, self.parameters), keep=self.ranks.first)
         failure: TwowayError | None = None
         if self.ranks.first and self.step:
             try:
