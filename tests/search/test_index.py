@@ -20,6 +20,7 @@ from made_vectors import pictures, vectors_of
 from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
 from twoway.search.lance import LanceStore
+from twoway.search.milvus import MilvusStore
 from twoway.search.opening import open_store
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -32,12 +33,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def ids(db):
+def open_and(db, ask):
     store = open_store(db)
     try:
-        return sorted(hit.item.id for hit in store.search(None, k=1000))
+        return ask(store)
     finally:
         store.close()
+
+
+def ids(db):
+    return open_and(db, lambda store: sorted(hit.item.id for hit in store.search(None, k=1000)))
 
 
 @pytest.mark.parametrize("db", ["db", "index.db"])
@@ -101,6 +106,30 @@ def test_a_run_that_fails_midway_leaves_whole_shards_and_is_gone_on_with(folder,
     assert (result.items, result.added, result.unchanged) == (6, 4, 2)
 
 
+@pytest.mark.parametrize(("db", "store"), [("db", LanceStore), ("index.db", MilvusStore)])
+@pytest.mark.parametrize("fails", ["add", "publish"])
+def test_an_index_that_is_to_be_replaced_stands_until_the_new_one_is_whole(folder, monkeypatch, db, store, fails):
+    data = folder / "data/data.jsonl"
+    vectors_of(data, folder / "vectors", shard_rows=2)
+    index("vectors", db, delete=["n5"])
+    rows = vectors_of(data, folder / "other", shard_rows=2, fingerprint="0" * 64, dim=8, seed=1)
+    whole, calls = getattr(store, fails), []
+
+    def full(self, *args, **options):
+        calls.append(args)
+        if len(calls) == (2 if fails == "add" else 1):
+            raise TwowayError("no space left")
+        return whole(self, *args, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(TwowayError, match="no space left"):
+        patched.setattr(store, fails, full)
+        index("other", db, overwrite=True)
+    assert ids(db) == [f"n{number}" for number in range(5)]
+    assert open_and(db, lambda one: (one.fingerprint, one.count("year = 1990"))) == ("f" * 64, 1)
+    assert index("other", db, overwrite=True).items == 6
+    assert open_and(db, lambda one: one.search(rows[5], k=1)[0].item.id) == "n5"
+
+
 @pytest.mark.parametrize(("db", "room"), [("db", 0), ("db", None), ("index.db", 6000)])
 def test_a_full_disk_costs_nothing_that_was_there(folder, db, room):
     """With no room at all nothing is begun; with nearly enough, a file lacks its end, which Lance takes for done."""
@@ -116,6 +145,9 @@ def test_a_full_disk_costs_nothing_that_was_there(folder, db, room):
     assert index("vectors", db).items == 40
     with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while .* what it held before is whole"):
         index("more", db)
+    assert {f"n{number}" for number in range(40)} <= set(ids(db))
+    with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while"):
+        index("more", db, overwrite=True)
     assert {f"n{number}" for number in range(40)} <= set(ids(db))
     with disk_full(room), contextlib.suppress(TwowayError):
         index(None, db, delete=["n1"], compact=True)
@@ -160,6 +192,7 @@ KILLED = """
 import sys, time
 from twoway.search.index import index
 from twoway.search.lance import LanceStore
+from twoway.search.milvus import MilvusStore
 add = LanceStore.add
 def slow(self, items, *, origin=""):
     done = add(self, items, origin=origin)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import numpy as np
 import pytest
 
 from twoway.errors import TwowayError, UsageError
-from twoway.search import milvus_client, milvus_collection
+from twoway.search import milvus_client, milvus_memory
 from twoway.search.milvus_client import Place
 from twoway.search.opening import create_store, exists, open_store
 from twoway.search.store import About, Item
@@ -44,7 +45,7 @@ def test_collections_of_a_server_are_indexes_of_their_own(address):
 
 
 def test_programs_of_one_server_see_what_the_others_have_changed(address, monkeypatch):
-    monkeypatch.setattr(milvus_collection, "_FRESH", 0.0)
+    monkeypatch.setattr(milvus_memory, "_FRESH", 0.0)
     row = np.eye(4, dtype=np.float32)[0]
     one = create_store(f"{address}/pages", ABOUT)
     other = open_store(f"{address}/pages")
@@ -59,12 +60,98 @@ def test_programs_of_one_server_see_what_the_others_have_changed(address, monkey
     one.close()
     anew = create_store(f"{address}/pages", About("other", "0" * 64, 4), overwrite=True)
     anew.add([Item("x", row)])
+    assert other.count() == 2
+    anew.publish()
     for asked in (lambda: other.search(row), lambda: other.add([Item("y", row)])):
         with pytest.raises(TwowayError, match="was built anew, or taken away, after this program opened it"):
             asked()
     assert anew.count() == 1
     other.close()
     anew.close()
+
+
+def test_who_reads_follows_to_what_is_built_anew_by_the_same_model(address):
+    row = np.eye(4, dtype=np.float32)[0]
+    reader = create_store(f"{address}/pages", ABOUT)
+    reader.add([Item("old", row)])
+    for _ in range(2):
+        anew = create_store(f"{address}/pages", ABOUT, overwrite=True)
+        anew.add([Item("new", row), Item("newer", row)])
+        anew.arrange(exact_below=1)
+        assert [hit.item.id for hit in reader.search(row)] != ["new", "newer"]
+        anew.publish()
+        anew.close()
+        assert sorted(hit.item.id for hit in reader.search(row)) == ["new", "newer"]
+        assert reader.get("new").id == "new"
+        assert reader.delete(["newer"]) == 1
+        assert reader.count() == 1
+    assert len(reader._client.list_collections()) == 2  # the items and what is remembered
+    reader.close()
+
+
+def test_of_two_that_build_anew_one_does_and_the_other_is_told(address):
+    row = np.eye(4, dtype=np.float32)[0]
+    create_store(f"{address}/pages", ABOUT).close()
+    slow = create_store(f"{address}/pages", ABOUT, overwrite=True)
+    fast = create_store(f"{address}/pages", ABOUT, overwrite=True)
+    fast.add([Item("fast", row)])
+    with pytest.raises(TwowayError, match=r"another program has begun to build .* anew meanwhile"):
+        slow.publish()
+    slow.close()
+    fast.publish()
+    assert fast.count() == 1
+    assert len(fast._client.list_collections()) == 2
+    fast.close()
+
+
+def test_a_collection_of_another_maker_stands_until_an_index_takes_its_place(address):
+    store = create_store(f"{address}/other", ABOUT)
+    store._client.create_collection("pages", dimension=3)
+    with pytest.raises(UsageError, match="pass --overwrite to replace it"):
+        create_store(f"{address}/pages", ABOUT)
+    create_store(f"{address}/pages", ABOUT, overwrite=True).close()
+    assert sorted(store._client.list_collections()) == ["other", "other_about", "pages"]
+    anew = create_store(f"{address}/pages", ABOUT, overwrite=True)
+    anew.publish()
+    anew.close()
+    assert exists(f"{address}/pages")
+    assert len(store._client.list_collections()) == 4
+    store.close()
+
+
+def test_what_cannot_be_made_leaves_nothing(address, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
+        patched.setattr(milvus_memory, "make", lambda *_: 1 / 0)
+        create_store(f"{address}/pages", ABOUT)
+    store = create_store(f"{address}/shelf", ABOUT)
+    store.add([Item("a", np.eye(4, dtype=np.float32)[0])])
+    with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
+        patched.setattr(milvus_memory, "make", lambda *_: 1 / 0)
+        create_store(f"{address}/shelf", ABOUT, overwrite=True)
+    assert store._client.list_collections() == ["shelf", "shelf_about"]
+    assert store.count() == 1
+    store.close()
+
+
+def test_only_what_is_damaged_is_taken_away_to_be_built_anew(tmp_path, monkeypatch):
+    location = str(tmp_path / "index.db")
+    create_store(location, ABOUT).close()
+    with monkeypatch.context() as patched, pytest.raises(UsageError, match="needs its client"):
+        patched.setitem(sys.modules, "pymilvus", None)
+        create_store(location, ABOUT, overwrite=True)
+    with monkeypatch.context() as patched, pytest.raises(TwowayError, match="DEADLINE_EXCEEDED"):
+        patched.setattr("pymilvus.MilvusClient", lambda **_: _raise(RuntimeError("DEADLINE_EXCEEDED")))
+        create_store(location, ABOUT, overwrite=True)
+    assert exists(location)
+    (tmp_path / "photos.db").mkdir()
+    (tmp_path / "photos.db/one.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match="holds other files"):
+        create_store(tmp_path / "photos.db", ABOUT, overwrite=True)
+    assert [path.name for path in (tmp_path / "photos.db").iterdir()] == ["one.png"]
+
+
+def _raise(error):
+    raise error
 
 
 def test_a_server_that_is_away_is_said(monkeypatch):

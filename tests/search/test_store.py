@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,8 +260,33 @@ def test_what_is_there_is_not_made_again_unless_asked(store, location):
     other = create_store(location, About("other", "0" * 64, 3), overwrite=True)
     try:
         assert (other.count(), other.dimension) == (0, 3)
+        other.publish()
+        assert (other.count(), other.dimension) == (0, 3)
+        assert other.add([Item("x", np.ones(3, np.float32), "a fox")]) == (1, 0)
+        assert ids(other.search(None, words="fox")) == ["x"]
     finally:
         other.close()
+
+
+def test_what_takes_another_s_place_is_seen_once_it_is_published_and_gone_where_it_is_not(store, location):
+    for _ in range(2):  # the second takes away what the first left, which was killed
+        killed = create_store(location, About("other", "0" * 64, 3), overwrite=True)
+        killed.add([Item("x", np.ones(3, np.float32))])
+        assert (store.count(), ids(store.search(items()[1].vector, k=1))) == (4, ["b"])
+    left = create_store(location, About("other", "0" * 64, 3), overwrite=True)
+    left.close()
+    assert (store.count(), ids(store.search(None, words="whale"))) == (4, ["b"])
+    new = create_store(location, ABOUT, overwrite=True)
+    new.add(items()[:2])
+    new.publish()
+    new.close()
+    again = open_store(location)
+    assert sorted(ids(again.search(items()[1].vector))) == ["a", "b"]
+    again.close()
+    if location.endswith(".db"):
+        assert len(store._client.list_collections()) == 2
+    else:
+        assert [path.name for path in Path(location).glob("*.lance")] == ["items.lance"]
 
 
 def test_what_is_not_there_is_said(location, tmp_path):

@@ -1,7 +1,8 @@
 """`index`: a folder of vectors into a database, added to, gone on with, never half a row.
 
 Every shard of the folder is one step (in LanceDB; see `milvus.py`), and each of its items remembers which file of vectors it came from. So
-the same command again passes over the shards that stand as they were, and a run that was cut off is gone on with by running it again.
+the same command again passes over the shards that stand as they were, and a run that was cut off is gone on with by running it again. One
+that replaces the whole index builds beside it and takes its place once every row is there.
 """
 
 from __future__ import annotations
@@ -51,13 +52,17 @@ class IndexResult:
     seconds: float
 
 
-@dataclass
-class _Counts:
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    pictures: int = 0
-    bad: int = 0
+class _Brought:
+    """What a run has brought so far; pictures that cannot be read are listed."""
+
+    def __init__(self, listed: Path) -> None:
+        self.listed, self.policy = listed, Policy("skip", listed)
+        self.added = self.replaced = self.unchanged = self.pictures = self.bad = 0
+
+    def refuse(self, error: ContentError) -> None:
+        """Count and list a picture that cannot be read."""
+        self.bad += 1
+        self.policy.refuse(error)
 
 
 def index(
@@ -82,44 +87,19 @@ def index(
     start, gone = time.monotonic(), list(delete)
     _check(bool(vectors is not None or gone or compact), ids, recall)
     source = None if vectors is None else Source(Path(vectors), ids)
-    listed = _list_of(str(db))
-    policy, counts = Policy("skip", listed), _Counts()
-
-    def bad(error: ContentError) -> None:
-        counts.bad += 1
-        policy.refuse(error)
-
-    pictures = Pictures(source.shards.manifest, root=root, bad=bad) if source and thumbnails else None
+    brought = _Brought(_list_of(str(db)))
+    pictures = Pictures(source.shards.manifest, root=root, bad=brought.refuse) if source and thumbnails else None
     store = _open(str(db), source, overwrite=overwrite)
     try:
         with store.writing():
             if source is not None:
-                policy.start()
-                store.declare(source.fields)
-                _bring(store, source, pictures, counts)
-            missing = [name for name in gone if not store.count(f"id = {quoted(name)}")]
-            deleted = store.delete(gone) if gone else 0
-            measured = _arrange(store, exact_below, kind, recall, changed=bool(counts.added or counts.replaced))
+                _bring(store, source, pictures, brought, anew=overwrite)
+                store.publish()
+            missing, deleted = _take_out(store, gone)
+            measured = _arrange(store, exact_below, kind, recall, changed=bool(brought.added or brought.replaced))
             if compact:
                 store.compact()
-        said = store.arranged()
-        return IndexResult(
-            str(db),
-            store.count(),
-            counts.added,
-            counts.replaced,
-            counts.unchanged,
-            deleted,
-            missing,
-            counts.pictures,
-            counts.bad,
-            str(listed) if counts.bad else None,
-            str(said.get("kind") or "exact"),
-            int(said.get("effort") or 1),
-            measured,
-            source is None or bool(source.shards.manifest.get("finished")),
-            time.monotonic() - start,
-        )
+        return _result(store, source, brought, deleted=deleted, missing=missing, measured=measured, seconds=time.monotonic() - start)
     finally:
         store.close()
 
@@ -153,28 +133,37 @@ def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
     return store
 
 
-def _bring(store: Store, source: Source, pictures: Pictures | None, counts: _Counts) -> None:
+def _bring(store: Store, source: Source, pictures: Pictures | None, brought: _Brought, *, anew: bool) -> None:
     """Add every shard that does not stand there as it is."""
+    brought.policy.start()
+    store.declare(source.fields)
     size = int(source.shards.manifest["shard_rows"])
     for number, path in steps(source.steps(), f"indexing {source.many} shards", total=source.many):
         table = source.shards.read(number)
         origin = f"{sha256(path)[:32]}{'+' if pictures else ''}"
         if store.held(origin) == len(table):
-            counts.unchanged += len(table)
+            brought.unchanged += len(table)
             continue
-        bad = counts.bad
+        bad = brought.bad
         seen = int(table.schema.metadata[b"twoway.rows"])
         rows = [Name(*row) for row in zip(*(table[column].to_pylist() for column in ("id", "file", "row")), strict=True)]
         small: list[bytes | None] = pictures.of(number * size, seen, rows) if pictures else [None] * len(table)
-        counts.pictures += sum(one is not None for one in small)
+        brought.pictures += sum(one is not None for one in small)
         if not len(table):
             continue
         try:
             # What lacks a picture is tried again by the next run.
-            added, replaced = store.add(source.items(table, small), origin=origin if counts.bad == bad else f"{origin}?")
+            added, replaced = store.add(source.items(table, small), origin=origin if brought.bad == bad else f"{origin}?")
         except TwowayError as error:
-            raise type(error)(f"{error} (the same command goes on; {number} of {source.many} shards are there)") from error
-        counts.added, counts.replaced = counts.added + added, counts.replaced + replaced
+            there = f"goes on; {number} of {source.many} shards are there"
+            raise type(error)(f"{error} (the same command {'begins anew; an index that was there stands' if anew else there})") from error
+        brought.added, brought.replaced = brought.added + added, brought.replaced + replaced
+
+
+def _take_out(store: Store, names: list[str]) -> tuple[list[str], int]:
+    """Delete items, and return which of them are not there and how many were."""
+    missing = [name for name in names if not store.count(f"id = {quoted(name)}")]
+    return missing, store.delete(names) if names else 0
 
 
 def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, changed: bool) -> list[Measured]:
@@ -185,6 +174,30 @@ def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, change
     if not now or recall <= 0 or not (changed or before != now):
         return []
     return find_effort(store, recall)
+
+
+def _result(
+    store: Store, source: Source | None, brought: _Brought, *, deleted: int, missing: list[str], measured: list[Measured], seconds: float
+) -> IndexResult:
+    """Put together what lies there and what was done."""
+    said = store.arranged()
+    return IndexResult(
+        db=store.location,
+        items=store.count(),
+        added=brought.added,
+        replaced=brought.replaced,
+        unchanged=brought.unchanged,
+        deleted=deleted,
+        missing=missing,
+        pictures=brought.pictures,
+        bad_pictures=brought.bad,
+        bad_rows=str(brought.listed) if brought.bad else None,
+        kind=str(said.get("kind") or "exact"),
+        effort=int(said.get("effort") or 1),
+        measured=measured,
+        embedded_all=source is None or bool(source.shards.manifest.get("finished")),
+        seconds=seconds,
+    )
 
 
 def _list_of(db: str) -> Path:

@@ -6,10 +6,8 @@ version as it was; writers of several processes are kept apart by a lock on the 
 
 from __future__ import annotations
 
-import shutil
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..embedding.shards import alone
-from ..errors import TwowayError, UsageError
+from ..errors import UsageError
 from ..files import require_room
-from . import lance_index
+from . import lance_index, lance_making
 from .fields import fitting, kinds_of
 from .filters import parse
 from .lance_filter import quoted, sql
-from .lance_live import ABOUT, TABLE, Live, about_of
-from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of, schema_of
+from .lance_live import TABLE, Live, about_of
+from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of
 from .said import engine_errors
 from .store import About, Hit, check_query, checked, unit
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
     from .store import Item, Value
 
-_FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 _FUSED = 50  # of each list, at least, when two are fused
 _NAMES = 500  # ids in one condition
 _MARGIN = 16 << 20  # bytes that have to be free on top of what is added
@@ -59,7 +56,7 @@ class LanceStore:
             what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
-            table = _connect(location).open_table(TABLE)
+            table = lance_making.connect(location).open_table(TABLE)
             said = about_of(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
@@ -67,31 +64,10 @@ class LanceStore:
 
     @classmethod
     def create(cls, location: str, about: About, *, overwrite: bool = False) -> LanceStore:
-        """Make an empty index; one that is there is replaced in one step, and only with `overwrite`."""
-        folder = Path(location)
-        if folder.is_file():
-            raise UsageError(f"{location} is a file; name a folder, or a Milvus Lite file that ends in .db")
-        there = cls.exists(location)
-        anew = overwrite and there
-        if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not anew:
-            raise UsageError(f"{location} holds other files; choose a new folder for the index")
-        try:
-            with engine_errors(location, "making"), alone(folder):
-                if anew and not _opens(location):
-                    shutil.rmtree(folder / f"{TABLE}.lance")  # damaged, so no new version can follow; and it was to be replaced
-                how = {"schema": schema_of(about.dimension, ABOUT, asdict(about)), "mode": "overwrite" if anew else "create"}
-                made = cls(location, _connect(location).create_table(TABLE, **how), about)
-                made._live.write("making", lance_index.index_words)
-        except TwowayError:
-            if not there:
-                shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)  # or a half would stand in the way of the next try
-            raise
-        return made
+        """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
+        return cls(location, lance_making.make(location, about, overwrite=overwrite), about)
 
-    @classmethod
-    def exists(cls, location: str) -> bool:
-        """Say whether there is an index in a folder; what a run that was killed has only begun is none."""
-        return any((Path(location) / f"{TABLE}.lance").glob("_versions/*.manifest"))
+    exists = staticmethod(lance_making.exists)
 
     model = property(lambda self: self.about.model)
     fingerprint = property(lambda self: self.about.fingerprint)
@@ -219,28 +195,18 @@ class LanceStore:
                 if self._depth == 0:
                     self._held.close()
 
+    def publish(self) -> None:
+        """Put what was made beside an older index in its place, in one step."""
+        if self._table.name != TABLE:
+            with self.writing():
+                self._table = lance_making.publish(self._table, self.location, self.about)
+                self._live = Live(self._table, self.location, self.about)
+
     def close(self) -> None:
-        """Let go; LanceDB keeps nothing open between calls."""
+        """Let go; LanceDB keeps nothing open between calls. What was made beside and not published goes."""
         self._held.close()
+        if self._table.name != TABLE:
+            lance_making.discard(self.location)
 
     def _condition(self, where: str | None) -> str | None:
         return sql(parse(where, self.fields)) if where and where.strip() else None
-
-
-def _opens(location: str) -> bool:
-    """Say whether the table there can be opened; what the system forbids is an error of its own."""
-    try:
-        _connect(location).open_table(TABLE)
-    except PermissionError:
-        raise
-    except Exception:
-        return False
-    return True
-
-
-def _connect(location: str) -> Any:
-    try:
-        import lancedb
-    except ImportError as error:
-        raise UsageError("an index in a folder needs LanceDB; install it with pip install 'twoway[index]'") from error
-    return lancedb.connect(location, read_consistency_interval=_FRESH)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 TABLE, ABOUT = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
+FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 
 
 def about_of(table: Any) -> dict[str, Any] | None:
@@ -36,7 +38,7 @@ class Live:
 
     def __init__(self, table: Any, location: str, about: About) -> None:
         self.table, self.location, self._about = table, location, asdict(about)
-        self._folder = Path(location) / f"{TABLE}.lance"
+        self._folder = Path(location) / f"{table.name}.lance"
 
     def read(self, doing: str, ask: Callable[[Any], Answer]) -> Answer:
         """Ask the table, once more where what was asked is no longer there."""

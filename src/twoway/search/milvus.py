@@ -2,14 +2,13 @@
 
 Metadata are dynamic fields. What an index remembers (model, fields, how it is arranged) is one row of a small collection beside it, since
 not every Milvus keeps notes with a collection. Milvus has no step over several requests: an `add` that is cut off has added some of the
-items, each whole, and the same `add` again brings the rest.
+items, each whole, and the same `add` again brings the rest. What takes the place of another index does so in one step (`milvus_memory.py`).
 """
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from ..files import require_room
 from .fields import OPEN, fitting, kinds_of
 from .filters import parse
 from .milvus_client import Place, clear_damaged, connect, connected, release
-from .milvus_collection import Memory, begin, make, remembered, vector_index
+from .milvus_collection import vector_index
 from .milvus_filter import among, expression, literal
+from .milvus_memory import Beside, Memory, items_of, known, stands
 from .milvus_rows import SHOWN, check_sizes, found, hit_of, item_of, row_of
 from .said import engine_errors
 from .store import About, check_query, checked, unit
@@ -41,11 +41,10 @@ _MARGIN = 64 << 20  # bytes that have to be free beside a file's own size: Milvu
 class MilvusStore:
     """A collection of items; see `Store`."""
 
-    def __init__(self, place: Place, client: Any, said: dict[str, Any]) -> None:
+    def __init__(self, place: Place, client: Any, memory: Memory) -> None:
         self.location = place.location
-        self.about = About(**said["about"])
-        self._place, self._client = place, client
-        self._memory = Memory(client, place, said, self.about)
+        self.about = About(**memory.now()["about"])
+        self._place, self._client, self._memory = place, client, memory
         self._lock = threading.RLock()
 
     @classmethod
@@ -53,29 +52,26 @@ class MilvusStore:
         """Open an index that is there."""
         place = Place.of(location)
         with connected(place, make=False) as client, engine_errors(location, "opening"):
-            said = remembered(client, place.collection) if client.has_collection(place.collection) else None
+            said = known(client, place)
             if said is None:
                 raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
-            client.load_collection(place.collection)
-            return cls(place, client, said)
+            client.load_collection(items_of(place, said))
+            return cls(place, client, Memory(client, place, said))
 
     @classmethod
     def create(cls, location: str, about: About, *, overwrite: bool = False) -> MilvusStore:
-        """Make an empty index."""
+        """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
         place = Place.of(location)
         if place.file is not None:
             require_room(location, _MARGIN)
             if overwrite:
                 clear_damaged(place)
         with connected(place, make=True) as client, engine_errors(location, "making"):
-            if client.has_collection(place.collection):
-                if not overwrite:
-                    raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
-                client.drop_collection(place.collection)
-            said = {"about": asdict(about), "fields": {}, "arranged": {}}
-            begin(client, place.collection, said)  # first, so that a collection of items is never without
-            make(client, place.collection, about.dimension)
-            return cls(place, client, said)
+            if not stands(client, place):
+                return cls(place, client, Memory.first(client, place, about))
+            if not overwrite:
+                raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
+            return cls(place, client, Beside.begin(client, place, about))
 
     @classmethod
     def exists(cls, location: str) -> bool:
@@ -86,7 +82,7 @@ class MilvusStore:
         client = connect(place, make=False)
         try:
             with engine_errors(location, "opening"):
-                return bool(client.has_collection(place.collection))
+                return stands(client, place)
         finally:
             release(place, client)
 
@@ -115,13 +111,13 @@ class MilvusStore:
             near = None if vector is None else unit(vector)
             if exact and near is not None and words is None and arranged:
                 return self._exact(near, condition, k)
-            rows = found(self._client, self._place.collection, near, words, condition, k, arranged)
+            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, k, arranged))
         return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
         with engine_errors(self.location, "reading"):
-            rows = self._client.query(self._place.collection, filter=among([name]), output_fields=SHOWN)
+            rows = self._memory.ask(lambda items: self._client.query(items, filter=among([name]), output_fields=SHOWN))
         if not rows:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
@@ -147,10 +143,10 @@ class MilvusStore:
                 rows.append(row_of(one, origin, self.fields))
                 size += 4 * self.dimension + len(rows[-1]["text"]) + len(rows[-1]["thumbnail"])
                 if size > _REQUEST:
-                    self._client.upsert(self._place.collection, rows)
+                    self._client.upsert(self._memory.items, rows)
                     rows, size = [], 0
             if rows:
-                self._client.upsert(self._place.collection, rows)
+                self._client.upsert(self._memory.items, rows)
         return len(items) - replaced, replaced
 
     def held(self, origin: str) -> int:
@@ -162,7 +158,7 @@ class MilvusStore:
         with self.writing(), engine_errors(self.location, "writing"):
             there = self._among(names)
             for start in range(0, len(names), _NAMES):
-                self._client.delete(self._place.collection, filter=among(names[start : start + _NAMES]))
+                self._client.delete(self._memory.items, filter=among(names[start : start + _NAMES]))
         return there
 
     def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
@@ -171,7 +167,7 @@ class MilvusStore:
             rows = self._count("")
             wanted = kind if rows >= exact_below else ""
             if wanted != (self.arranged().get("kind") or ""):
-                vector_index(self._client, self._place.collection, wanted)
+                vector_index(self._client, self._memory.items, wanted)
                 self._memory.change(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
 
     def arranged(self) -> Mapping[str, Value]:
@@ -188,13 +184,14 @@ class MilvusStore:
     def compact(self) -> None:
         """Ask Milvus to merge its segments."""
         with self.writing(), engine_errors(self.location, "compacting"):
-            self._client.flush(self._place.collection)
-            self._client.compact(self._place.collection)
+            self._client.flush(self._memory.items)
+            self._client.compact(self._memory.items)
+            self._memory.clear()
 
     def vectors(self, condition: str = "") -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Go through all ids and vectors, block by block."""
         with engine_errors(self.location, "reading"):
-            rows = self._client.query_iterator(self._place.collection, batch_size=_BLOCK, filter=condition, output_fields=["id", "vector"])
+            rows = self._client.query_iterator(self._memory.items, batch_size=_BLOCK, filter=condition, output_fields=["id", "vector"])
             try:
                 while block := rows.next():
                     yield [row["id"] for row in block], np.asarray([row["vector"] for row in block], np.float32)
@@ -209,27 +206,38 @@ class MilvusStore:
                 require_room(self.location, _MARGIN + sum(path.stat().st_size for path in self._place.file.rglob("*") if path.is_file()))
             yield
 
+    def publish(self) -> None:
+        """Put what was made beside an older index in its place, in one step."""
+        if isinstance(self._memory, Beside):
+            with self.writing(), engine_errors(self.location, "writing"):
+                self._memory = self._memory.publish()
+
     def close(self) -> None:
-        """Let go of the server, or of the file."""
-        release(self._place, self._client)
+        """Let go of the server, or of the file. What was made beside and not published goes."""
+        try:
+            if isinstance(self._memory, Beside):
+                self._memory.discard()
+        finally:
+            release(self._place, self._client)
 
     def _condition(self, where: str | None) -> str:
         return expression(parse(where, self.fields)) if where and where.strip() else ""
 
     def _count(self, condition: str) -> int:
         with engine_errors(self.location, "reading"):
-            return int(self._client.query(self._place.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"])
+            asked = {"filter": condition, "output_fields": ["count(*)"]}
+            return int(self._memory.ask(lambda items: self._client.query(items, **asked))[0]["count(*)"])
 
     def _among(self, names: Sequence[str]) -> int:
         """Count which of these ids are there."""
         parts = (names[start : start + _NAMES] for start in range(0, len(names), _NAMES))
-        return sum(len(self._client.query(self._place.collection, filter=among(part), output_fields=["id"])) for part in parts)
+        return sum(len(self._client.query(self._memory.items, filter=among(part), output_fields=["id"])) for part in parts)
 
     def _exact(self, vector: NDArray[np.float32], condition: str, k: int) -> list[Hit]:
         """Compare every vector, one after the other: slow, and the measure of what is fast."""
         best: list[tuple[float, str]] = []
         for names, block in self.vectors(condition):
             best = sorted([*best, *zip((unit(block) @ vector).tolist(), names, strict=True)], reverse=True)[:k]
-        listed = self._client.query(self._place.collection, filter=among(name for _, name in best), output_fields=SHOWN) if best else []
+        listed = self._client.query(self._memory.items, filter=among(name for _, name in best), output_fields=SHOWN) if best else []
         rows = {row["id"]: row for row in listed}
         return [hit_of(rows[name], vector, score) for score, name in best]

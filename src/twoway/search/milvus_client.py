@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TwowayError, UsageError
+from ..files import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,8 @@ _DEFAULT = "items"
 # The server of a file is in this process: a busy machine makes it slow to answer, and no ping says more than that.
 _SECONDS, _SECONDS_OF_FILE = 10, 120
 _NO_PINGS = {"grpc.keepalive_time_ms": 3_600_000, "grpc.keepalive_timeout_ms": 3_600_000}
+_SLOW = re.compile(r"deadline|time[d ]*out", re.IGNORECASE)
+_ITEMS = "collections"  # what every folder of Milvus Lite has in it
 _TOKEN = "MILVUS_TOKEN"  # noqa: S105 -- the name of a variable
 _open: Counter[str] = Counter()  # stores of this process by Milvus Lite file
 
@@ -60,6 +63,8 @@ def connect(place: Place, *, make: bool) -> Any:
             raise UsageError(f"{place.location} does not exist; make an index with 'twoway index DIR --db {place.location}'")
         if place.file.is_file():
             raise UsageError(f"{place.location} is a file of another kind; Milvus Lite keeps a folder under this name")
+        if place.file.is_dir() and any(place.file.iterdir()) and not (place.file / _ITEMS).is_dir():
+            raise UsageError(f"{place.location} holds other files; choose a new name for the index")
         place.file.absolute().parent.mkdir(parents=True, exist_ok=True)
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and said once
@@ -106,8 +111,13 @@ def clear_damaged(place: Place) -> None:
             client.has_collection(place.collection)
         finally:
             release(place, client)
-    except Exception:
-        shutil.rmtree(place.file)
+    except UsageError:
+        raise
+    except Exception as error:
+        if _SLOW.search(str(error)):  # a machine that is too busy to answer says nothing of what is on its disk
+            raise TwowayError(_trouble(place, error)) from error
+        with write_errors(place.file):
+            shutil.rmtree(place.file)
 
 
 def _let_go(place: Place) -> None:

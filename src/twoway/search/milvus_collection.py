@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TwowayError, UsageError, did_you_mean
+from ..errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from .milvus_client import Place
-    from .store import About
-
-_FRESH = 1.0  # seconds that what was read is believed while others may write
 
 LONGEST_ID, _LONGEST = 2048, 65_535
 _INDEXES: Mapping[str, dict[str, Any]] = {
@@ -23,29 +16,6 @@ _INDEXES: Mapping[str, dict[str, Any]] = {
     "ivf": {"index_type": "IVF_FLAT", "params": {"nlist": 1024}},
     "ivf-pq": {"index_type": "IVF_PQ", "params": {"nlist": 1024, "nbits": 8}},
 }
-
-
-class Memory:
-    """What an index remembers, as it is now: another process may change it, or build the index anew."""
-
-    def __init__(self, client: Any, place: Place, said: dict[str, Any], about: About) -> None:
-        self._client, self._place, self._about = client, place, asdict(about)
-        self._said, self._read = said, time.monotonic()
-
-    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
-        """Return it; vectors of another model are an error of who opened the index before they came."""
-        if fresh or time.monotonic() - self._read > _FRESH:
-            said = remembered(self._client, self._place.collection)
-            if said is None or said["about"] != self._about:
-                raise TwowayError(f"{self._place.location} was built anew, or taken away, after this program opened it; open it again")
-            self._said, self._read = said, time.monotonic()
-        return self._said
-
-    def change(self, **facts: Any) -> None:
-        """Write some of it."""
-        said = {**self.now(fresh=True), **facts}
-        remember(self._client, self._place.collection, said)
-        self._said = said
 
 
 def make(client: Any, name: str, dimension: int) -> None:
@@ -80,12 +50,36 @@ def vector_index(client: Any, name: str, kind: str) -> None:
     client.load_collection(name)
 
 
-def begin(client: Any, name: str, said: dict[str, Any]) -> None:
-    """Make the collection of what is remembered."""
+def drop(client: Any, name: str) -> None:
+    """Take a collection away, where it is there."""
+    if client.has_collection(name):
+        client.drop_collection(name)
+
+
+def keep(client: Any, name: str, said: dict[str, Any]) -> None:
+    """Write what an index remembers, in one request; the collection for it is made with the first."""
+    if not client.has_collection(_about(name)):
+        _make_about(client, name)
+    client.upsert(_about(name), [{"id": "about", "said": said, "vector": [0.0, 1.0]}])
+
+
+def kept(client: Any, name: str) -> dict[str, Any] | None:
+    """Read it."""
+    if not client.has_collection(_about(name)):
+        return None
+    client.load_collection(_about(name))
+    found = client.get(_about(name), ids=["about"], output_fields=["said"])
+    return dict(found[0]["said"]) if found else None
+
+
+def forget(client: Any, name: str) -> None:
+    """Take it away."""
+    drop(client, _about(name))
+
+
+def _make_about(client: Any, name: str) -> None:
     from pymilvus import DataType, MilvusClient
 
-    if client.has_collection(_about(name)):
-        client.drop_collection(_about(name))
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
     schema.add_field("said", DataType.JSON)
@@ -93,21 +87,6 @@ def begin(client: Any, name: str, said: dict[str, Any]) -> None:
     indexes = client.prepare_index_params()
     indexes.add_index(field_name="vector", index_type="FLAT", metric_type="L2")
     client.create_collection(_about(name), schema=schema, index_params=indexes, consistency_level="Strong")
-    remember(client, name, said)
-
-
-def remember(client: Any, name: str, said: dict[str, Any]) -> None:
-    """Write what an index remembers."""
-    client.upsert(_about(name), [{"id": "about", "said": said, "vector": [0.0, 1.0]}])
-
-
-def remembered(client: Any, name: str) -> dict[str, Any] | None:
-    """Read it."""
-    if not client.has_collection(_about(name)):
-        return None
-    client.load_collection(_about(name))
-    found = client.get(_about(name), ids=["about"], output_fields=["said"])
-    return dict(found[0]["said"]) if found else None
 
 
 def _about(name: str) -> str:

@@ -24,7 +24,7 @@ def open_store(location: str | Path) -> Store:
 
 
 def create_store(location: str | Path, about: About, *, overwrite: bool = False) -> Store:
-    """Make an empty index, or with `overwrite` put an empty one in the place of another."""
+    """Make an empty index; with `overwrite` beside one that is there, which stands until the new one is published (`Store.publish`)."""
     place = _checked(location)
     if _is_milvus(place):
         from .milvus import MilvusStore

@@ -114,8 +114,11 @@ class Store(Protocol):
     def writing(self) -> AbstractContextManager[None]:
         """Hold the index against other writers for several calls; each call that writes holds it by itself."""
 
+    def publish(self) -> None:
+        """Put an index that was made with `overwrite` in the place of the one there, in one step; of any other there is nothing to do."""
+
     def close(self) -> None:
-        """Let go of what is open."""
+        """Let go of what is open; what was made with `overwrite` and not published is taken away."""
 
 
 def checked(items: Sequence[Item], dimension: int) -> None:
