@@ -101,6 +101,23 @@ def test_a_bare_checkpoint_is_said_to_be_read_so_and_a_quick_look_embeds_what_it
     assert one in asked
 
 
+def test_attention_is_as_it_is_asked_for_and_a_result_says_which(tiny_model, tiny_encoder, folder, tmp_path):
+    def look(model, **options):
+        return evaluate(
+            model, "mmeb", data=folder, tasks=["MSCOCO"], device="cpu", cache=tmp_path, pooling=options.pop("pooling", "mean"), **options
+        )
+
+    found = {way: look(tiny_model("qwen2_vl"), attention=way) for way in ("causal", "two-way")}
+    assert [one.found["settings"]["attention"] for one in found.values()] == ["causal", "two-way"]
+    assert all(one.cached == 0 for one in found.values())
+    assert found["causal"].found["fingerprint"] != found["two-way"].found["fingerprint"]
+    converted = look(tiny_encoder("qwen2_vl"), pooling=None)
+    assert converted.found["settings"]["attention"] == "two-way"
+    assert [one.places for one in converted.results[0].outcomes] == [one.places for one in found["two-way"].results[0].outcomes]
+    with pytest.raises(UsageError, match="has its own attention"):
+        look(tiny_encoder("qwen2_vl"), pooling=None, attention="causal")
+
+
 def test_nothing_is_embedded_twice_and_a_run_cut_off_goes_on(tiny_encoder, folder, tmp_path):
     model = tiny_encoder("qwen2_vl")
     first = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")

@@ -52,7 +52,7 @@ class Embedder:
 
     def __init__(self, sentence: Any, *, name: str = "", settings: Settings | None = None) -> None:
         self.sentence, self.name, self.settings = sentence, name, settings or Settings()
-        self.read_as: dict[str, str] = {}  # what was decided when it was opened, because the checkpoint does not say it itself
+        self.read_as: dict[str, str] = {}  # how it attends, and what was decided because the checkpoint does not say it
         first = sentence[0]
         self.inputs = Inputs(sentence, self.settings.limits)
         self.front = Front(sentence, self.inputs)

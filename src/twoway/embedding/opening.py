@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..errors import TwowayError, UsageError, did_you_mean
-from ..model import adapters, backbone, encoder, opened, pooling, source
+from ..model import adapters, backbone, card, encoder, opened, pooling, source
 from ..model import processor as processors
 from ..model.attention import ATTENTION, set_attention
 from ..model.layout import write_as
@@ -68,6 +68,7 @@ def open_embedder(
             if value is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
         sentence = _sentence_model(folder, dtype, place)
+        how = _said_by(sentence, folder)
     elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         sentence, how = _vision_language(model, dtype, pooling, processor, template, attention)
     elif attention is not None:
@@ -104,6 +105,15 @@ def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTr
         return SentenceTransformer(str(folder), device=str(place), model_kwargs=settings, local_files_only=True)
     except (RuntimeError, ValueError, KeyError, OSError, ImportError, AttributeError, TypeError, SafetensorError) as error:
         raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {source.first_line(error)}") from error
+
+
+def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:
+    """Return the attention of a sentence-transformers checkpoint; nothing where its folder says nothing, as a text model's often does."""
+    config = getattr(getattr(sentence[0], "auto_model", None), "config", None)
+    if config is None:
+        return {}
+    found = opened.declared(config, card.read(folder))
+    return {"attention": found.attention} if found.by or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else {}
 
 
 def _vision_language(

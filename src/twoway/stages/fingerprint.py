@@ -80,7 +80,7 @@ def plan(
     jobs = []
     for stage in recipe.stages:
         base = recipe.base if stage.source == START else None if stage.source in known else stage.source
-        problems: list[str] = []
+        problems = [] if base is not None else _said_twice(stage)
         parts = {
             "stage": stage.kind.name,
             "revision": stage.kind.revision,
@@ -98,10 +98,19 @@ def plan(
 def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
     plain: dict[str, Any] = yaml.safe_load(dump(stage.config))
-    kept = {key: value for key, value in plain.items() if key not in stage.kind.free and key not in _inputs(stage)}
+    usual = {field.name: field.default for field in dataclasses.fields(stage.config)}
+    unsaid = {key for key in stage.kind.later if plain.get(key) == usual.get(key)}
+    kept = {key: value for key, value in plain.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
     if kept.get("shards", 0) is None:
         kept["shards"] = nproc  # that is what it then is
     return kept
+
+
+def _said_twice(stage: StageRecipe) -> list[str]:
+    """Return what is wrong with settings that say how a model is read, where the model is that of a stage, which says it itself."""
+    said = [name for name in sorted(stage.kind.opening) if getattr(stage.config, name) is not None]
+    why = f"for a model that does not say it itself, and that of {stage.source} does; leave it out"
+    return [f"{stage.name}: {name} is {why}" for name in said]
 
 
 def data_identity(source: SourceConfig) -> str:

@@ -44,12 +44,21 @@ class Kind:
     rows: Callable[[Path], tuple[str, Path | None]] | None = None  # (folder): spec and root of the rows that it makes
     report: str | None = None  # page within the stage's folder
     free: frozenset[str] = frozenset()  # settings that change no result
+    # Settings that came when there were results without them. What was written before means what it meant: at their default they are in no
+    # fingerprint, and a key of the whole recipe is not about them.
+    later: frozenset[str] = frozenset()
+    opening: frozenset[str] = frozenset()  # settings that are for a model that does not say it itself; the model of a stage does
     revision: int = 1
 
     @property
     def keys(self) -> frozenset[str]:
         """The settings that the stage has."""
         return frozenset(field.name for field in dataclasses.fields(self.config) if field.init)
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """The settings that a key of the whole recipe sets."""
+        return self.keys - self.later
 
 
 def training(stage: Stage[Any], *, count: Count = count_rows, revision: int = 1) -> Kind:
@@ -91,8 +100,26 @@ def _mined(folder: Path) -> tuple[str, Path | None]:
 
 RESULTS = "results.json"
 CONVERT = Kind("convert", convert.ConvertConfig, _convert)
-EVALUATE = Kind("evaluate", EvaluateConfig, _evaluate, marker=RESULTS, makes_model=False, free=frozenset({"device", "cache"}))
-MINE = Kind("mine", MineConfig, _mine, marker=mine.MANIFEST, makes_model=False, rows=_mined, free=frozenset({"device"}))
+EVALUATE = Kind(
+    "evaluate",
+    EvaluateConfig,
+    _evaluate,
+    marker=RESULTS,
+    makes_model=False,
+    free=frozenset({"device", "cache"}),
+    later=frozenset({"attention"}),
+    opening=frozenset({"pooling", "attention", "template"}),
+)
+MINE = Kind(
+    "mine",
+    MineConfig,
+    _mine,
+    marker=mine.MANIFEST,
+    makes_model=False,
+    rows=_mined,
+    free=frozenset({"device"}),
+    opening=frozenset({"pooling"}),
+)
 
 KINDS: dict[str, Kind] = {
     kind.name: kind

@@ -100,7 +100,7 @@ def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, 
 def _of_one(tree: Given, kinds: Mapping[str, Kind]) -> Given:
     """Make a recipe of one stage out of a stage's settings."""
     keys = set(tree.children or {}) - {START}
-    fitting = [name for name, kind in kinds.items() if keys <= kind.keys]
+    fitting = [name for name, kind in kinds.items() if keys <= kind.shared] or [name for name, kind in kinds.items() if keys <= kind.keys]
     if len(fitting) != 1 or not keys:
         what = f"its keys fit {' and '.join(fitting)}" if fitting and keys else "no stage has all of its keys"
         example = f"stages: {{{fitting[0] if fitting else next(iter(kinds))}: {{recipe: {Path(tree.where).name}}}}}"
@@ -150,10 +150,10 @@ def _config(kind: Kind, stage: Given, whole: Given, every: Given, words: Given, 
     """Build a stage's configuration out of its layers; return beside it the keys that are the recipe's own."""
     said = layer(stage, words)
     own = {key: read(str, one, key) for key, one in (said.children or {}).items() if key in _OWN}
-    layers = [_only(whole, kind.keys - {START})]
+    layers = [_only(whole, kind.shared - {START})]
     if "recipe" in own:
         layers.append(_included(home / own["recipe"], stage))
-    layers += [_without(stage), _only(every, kind.keys), _without(words)]
+    layers += [_without(stage), _only(every, kind.shared), _without(words)]
     tree = Given(stage.where, children={})
     for over in layers:
         tree = dataclasses.replace(layer(tree, over), where=stage.where)
@@ -181,10 +181,11 @@ def _without(tree: Given) -> Given:
 def _require_known(tree: Given, kinds: Iterable[Kind], beside: Sequence[str] = ()) -> None:
     """Refuse a key that no stage has."""
     kinds = list(kinds)
-    known = {key for kind in kinds for key in kind.keys} | set(beside)
+    known = {key for kind in kinds for key in kind.shared} | set(beside)
     for key, one in (tree.children or {}).items():
         if key not in known:
-            near = did_you_mean(key, known) or _inside(key, kinds)
+            own = next((f"; {kind.name} takes it under its own name alone" for kind in kinds if key in kind.keys), "")
+            near = own or did_you_mean(key, known) or _inside(key, kinds)
             raise UsageError(f"{one.where}: no stage of this recipe has a key {key}{near}")
 
 
