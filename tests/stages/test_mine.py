@@ -7,17 +7,21 @@ import os
 import signal
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from twoway.cli import main
+from twoway.data.mixture import SourceConfig
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.embedding import open_embedder
 from twoway.errors import UsageError
 from twoway.stages import mine as stage
 from twoway.stages.mine import mine
 from twoway.stages.mine_choose import Choice
+from twoway.stages.mine_config import MineConfig
 from twoway.stages.mine_corpus import key_of
 
 ROWS = 40
@@ -194,6 +198,36 @@ def test_bad_rows_are_an_error_or_left_out_on_both_sides(engine, data, tmp_path)
     result = mine(engine, data, tmp_path / "out", on_bad="skip", choice=Choice(negatives=2))
     assert result.bad == 2  # the picture is a query and a positive
     assert all("'4.png'" not in str(row) for row in read(tmp_path / "out"))
+
+
+def test_streams_of_the_hub_are_mined_with_the_template_and_the_cap_of_a_recipe(tiny_encoder, data, tmp_path, capsys):
+    """A folder that `load_dataset` understands goes the way of the hub."""
+    for name, count in (("pairs", 8), ("corpus", 5)):
+        (tmp_path / name).mkdir()
+        cells = [{"bytes": (tmp_path / f"{number}.png").read_bytes(), "path": None} for number in range(count)]
+        table = {"query": [f"colour {number}" for number in range(count)], "image": cells}
+        datasets.Dataset.from_dict(table).cast_column("image", datasets.Image()).to_parquet(str(tmp_path / name / "train.parquet"))
+    source = {"spec": f"hub:{tmp_path}/pairs:train", "template": "colpali", "cap": 6, "name": "pages"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": [source]}))
+    asked = ["mine", tiny_encoder("qwen2_vl"), "--recipe", tmp_path / "recipe.yaml", "--corpus", f"hub:{tmp_path}/corpus"]
+    asked += ["--out", tmp_path / "out", "--negatives", 9, "--device", "cpu"]
+    assert main([str(word) for word in asked]) == 2
+    assert "is a stream without an end; say with cap: N" in capsys.readouterr().err
+    assert main([str(word) for word in [*asked, "--cap", 3, "--json"]]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["candidates"], result["root"]) == (6, 6, None)  # of the corpus all are answers of a pair, too
+    rows = read(tmp_path / "out")
+    assert {row["task"] for row in rows} == {"pages"}
+    assert {len(row["negatives"]) for row in rows} == {5}
+    assert rows[0]["place"] == f"hub:{tmp_path}/pairs:train:1"
+    assert main(["mine", "none", "--out", "none"]) == 2
+    assert "no pairs are named; pass --data SPEC, or --recipe FILE" in capsys.readouterr().err
+
+
+def test_a_corpus_of_a_recipe_may_be_a_part_of_a_source():
+    MineConfig(corpus=(SourceConfig("hub:own/name", cap=9, template="colpali"),))
+    with pytest.raises(UsageError, match=r"leave weight and name of rows\.jsonl out"):
+        MineConfig(corpus=(SourceConfig("rows.jsonl", weight=2),))
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,30 @@ from .options import add_on_bad, add_opening, opening
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+
+    from twoway.data.pair_mixture import PairSource
 
 HELP = """Find hard negatives: for each pair's query, what a model takes for near and is not right.
 
 Candidates are the positives of all pairs of the same task, and the rows of --corpus. The positive, its copies (by content and by vector)
-and the answers of other rows with the same query are never taken. OUT/part-*.parquet are pairs for finetune, each negative with its score,
-rank and place; OUT.vectors keeps the vectors, so that another choice costs no embedding. The same command goes on after any end."""
+and the answers of other rows with the same query are never taken. Sources are those of 'twoway finetune': a SPEC each, or the data of a
+recipe, with its templates and caps; of a stream of the hub the first --cap rows are copied beside the vectors.
+
+OUT/part-*.parquet are pairs for finetune, each negative with its score, rank and place; OUT.vectors keeps the vectors, so that another
+choice costs no embedding. The same command goes on after any end."""
 EXAMPLE = """twoway mine my-model --data samples:train --out mined --negatives 3 --ranks 5 50 --share 0.95
-  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random 0.25 --margin 0.05"""
+  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random 0.25 --margin 0.05
+  twoway mine my-model --data hub:OWNER/PAIRS:train --cap 100000 --out mined
+  twoway mine my-model --recipe recipes/moca-finetune.yaml --out mined"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id: ours, or any that gives vectors")
-    parser.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="pairs: columns query, positive and so on")
+    parser.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="pairs: columns query, positive and so on")
+    parser.add_argument("--recipe", metavar="FILE", help="the pairs that this recipe of finetune trains on; --data replaces them")
+    parser.add_argument("--cap", metavar="N", type=int, help="of each source named here the first N rows; a stream of the hub needs it")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the pairs with negatives; new, or one to go on with")
     parser.add_argument("--corpus", metavar="SPEC", nargs="+", default=[], help="more candidates, for queries of every task")
     parser.add_argument("--negatives", metavar="N", type=int, default=7, help="how many a query gets")
@@ -52,8 +62,20 @@ def run(args: argparse.Namespace) -> int:
     """Mine, and say what came out."""
     from dataclasses import asdict
 
+    from twoway.data.mixture import SourceConfig
+    from twoway.data.pair_mixture import PairSource
+    from twoway.errors import UsageError
     from twoway.stages.mine import mine
     from twoway.stages.mine_choose import Choice
+
+    data: Sequence[PairSource] = [PairSource(spec, cap=args.cap) for spec in args.data]
+    if args.recipe is not None and not data:
+        from twoway.stages.pair_check import pairs_of
+
+        recipe = pairs_of(args.recipe, [], pairs=True)
+        data = recipe.data if recipe is not None else ()
+    if not data:
+        raise UsageError("no pairs are named; pass --data SPEC, or --recipe FILE with one that names some")
 
     names = ("negatives", "margin", "share", "random", "sampling", "seed")
     wishes = {name: getattr(args, name) for name in names}
@@ -64,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     result = mine(
         args.model,
-        args.data,
+        data,
         args.out,
-        corpus=args.corpus,
+        corpus=[SourceConfig(spec, cap=args.cap) for spec in args.corpus],
         choice=choice,
         query_prompt=prompts[0],
         document_prompt=prompts[1],

@@ -88,8 +88,7 @@ def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapp
 
 
 def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:
-    corpus = [one.spec for one in config.corpus]
-    found = mine.mine(base, config.data, out, corpus=corpus, choice=config.choice, on_bad=config.on_bad, **config.opening())
+    found = mine.mine(base, config.data, out, corpus=config.corpus, choice=config.choice, on_bad=config.on_bad, **config.opening())
     return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
 
 

@@ -2,7 +2,7 @@
 
 Queries and candidates are embedded once, into a folder of vectors that stays for another choice; then each query meets every candidate of
 its task, exactly, block by block, from disk. Scores are cosines. Files of pairs come out one by one, each whole or not at all, so a
-run goes on after a kill and gives the same rows.
+run goes on after a kill and gives the same rows. Of a stream of the hub the first rows are copied beside the vectors, as training does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twoway.data.mixture import SourceConfig, open_source_table
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import BAD_ROWS, OnBad, Policy
 from twoway.data.progress import steps
-from twoway.data.table import open_table
 from twoway.embedding import Embedder, open_embedder
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .mine_corpus import Corpus
 
 MANIFEST, PART = "mine.json", 1024
+COPIES = "copies"  # of streams of the hub
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def mine(
     data: str | Path | Sequence[str | Path | PairSource],
     out: str | Path,
     *,
-    corpus: Sequence[str | Path] = (),
+    corpus: Sequence[str | Path | SourceConfig] = (),
     choice: Choice | None = None,
     query_prompt: Mapping[str, Any] | None = None,
     document_prompt: Mapping[str, Any] | None = None,
@@ -68,17 +69,22 @@ def mine(
     overwrite: bool = False,
     **opening: Any,
 ) -> MineResult:
-    """Write the pairs of `data` with hard negatives to `out`; prompts are arguments of `Embedder.embed` (default: the model's sides)."""
+    """Write the pairs of `data` with hard negatives to `out`; prompts are arguments of `Embedder.embed` (default: the model's sides).
+
+    Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
+    """
     out, choice = Path(out), choice or Choice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
-    given = [data] if isinstance(data, str | Path) else data
+    given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in ([data] if isinstance(data, str | Path) else data)]
+    more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
     engine = open_embedder(model, **opening)
     with alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        pairs = open_pairs([one if isinstance(one, PairSource) else str(one) for one in given], policy=policy)
-        found = list_corpus(pairs, [open_table(str(spec), policy=policy) for spec in corpus], policy)
+        copies = home / COPIES if any(one.spec.startswith("hub:") for one in (*given, *more)) else None
+        pairs = open_pairs(given, folder=copies, policy=policy)
+        found = list_corpus(pairs, [open_source_table(one, folder=copies, policy=policy) for one in more], policy)
         asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
         answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
         conditions = {

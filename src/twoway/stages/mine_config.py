@@ -28,8 +28,8 @@ class MineConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for source in self.corpus:
-            if source != SourceConfig(source.spec):
-                raise UsageError(f"corpus takes whole sources: leave all but the spec of {source.spec} out")
+            if source != SourceConfig(source.spec, cap=source.cap, template=source.template, root=source.root):
+                raise UsageError(f"every row of a corpus counts once: leave weight and name of {source.spec} out")
 
     def opening(self) -> dict[str, Any]:
         """Return how the model is opened."""
