@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toy_training import train_toy
+from toy_training import Toy, train_toy
 from twoway.errors import TwowayError, UsageError
 from twoway.training import ranks
-from twoway.training.checkpoint import Checkpoints, same_run
+from twoway.training.checkpoint import Checkpoints, read_optimizer, same_run
 from twoway.training.progress import read_log
 
 STEPS = 12
@@ -188,6 +188,22 @@ def test_a_rank_that_does_not_write_holds_one_tensor_at_a_time(monkeypatch, tmp_
         most.clear()
         trainer.save()
         assert max(most) == held if rank else max(most) > held
+
+
+def test_the_optimizers_state_lies_where_the_weights_do(whole):
+    task = Toy()
+    names = {name for name, one in task.named_parameters() if one.requires_grad}
+    there = {name: torch.nn.Parameter(one.detach().to("meta")) for name, one in task.named_parameters() if name in names}
+    optimizer = torch.optim.AdamW(there.values())
+    read_optimizer(Checkpoints(whole).place(STEPS), optimizer, there)
+    found = {(key, value.device.type) for one in there.values() for key, value in optimizer.state[one].items()}
+    assert found == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq")}
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_has_no_step_twice(tmp_path):
+    train_toy(tmp_path, STEPS, stop=2)
+    train_toy(tmp_path, STEPS, stop=4)
+    assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3, 4]
 
 
 def test_more_steps_than_asked_for_are_refused(whole):

@@ -106,7 +106,8 @@ def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, parameters: M
                 place = parameter.detach().clone()
                 put(place, value)
                 value = place
-            optimizer.state[parameter][key] = value
+            # A count of steps has to lie where the weights do: a fused optimizer on an accelerator reads it there.
+            optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def same_run(out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozenset(), force: bool = False, write: bool = True) -> None:

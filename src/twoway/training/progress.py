@@ -84,7 +84,8 @@ class Log:
 
     def __init__(self, out: Path, *, start: int, total: int, tracker: TrackerName = "none") -> None:
         self.path, self.total = out / LOG, total
-        kept = [line for line in read_log(out) if line["step"] <= start]
+        # What was measured before the first step is measured anew where nothing was saved.
+        kept = [line for line in read_log(out) if line["step"] <= start] if start else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._tracker = open_tracker(tracker, out, start)
         self._spoke = 0.0
@@ -133,8 +134,12 @@ def summary(entry: Mapping[str, Any]) -> str:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """Return the entries of a run's log; a line cut short by a kill is left out."""
-    path = out / LOG
+    """Return the entries of a run's log."""
+    return read_lines(out / LOG)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines, if it is there; a line cut short by a kill is left out."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
