@@ -51,6 +51,13 @@ def test_what_rows_and_errors_say_is_no_markup(tmp_path):
     assert "1,000" in text
 
 
+def test_a_list_of_bad_rows_that_a_kill_cut_is_shown_all_the_same(tmp_path):
+    row = json.dumps({"file": "rows.jsonl", "row": 3, "unit": "row", "reason": "broken"})
+    (tmp_path / "bad-rows.jsonl").write_text(f"{row}\n{row[:20]}\n{row}\n{row[:9]}")
+    write_report(tmp_path, Shown(total=5))
+    assert "2 rows could not be used" in read(tmp_path / "report.html")
+
+
 def test_a_chart_shows_every_point_between_round_ticks():
     points = [(0, 0.0), (5, 0.42), (10, 0.9)]
     figure = ElementTree.fromstring(re.search(r"<svg.*</svg>", chart("t", "u", [Line("a", points, (0.1, 0.1, 0.3))])).group())

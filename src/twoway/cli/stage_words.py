@@ -52,14 +52,18 @@ def run_words(args: argparse.Namespace, stage: Any) -> int:
 def _said(result: Any) -> str:
     from pathlib import Path
 
+    from twoway.data.policy import BAD_ROWS
     from twoway.model.card import read
+    from twoway.training.progress import read_lines
 
     if result.resumed == result.steps:
         return f"{result.out}: done already, {result.steps:,} steps"
+    bad = len(read_lines(Path(result.out) / BAD_ROWS))
+    left = f"; {bad:,} bad row{'s' * (bad > 1)} left out, listed in {Path(result.out) / BAD_ROWS}" if bad else ""
     names = [name for key in result.last if (name := key.removesuffix("_targets")) != key and name in result.last]
     losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in names)
     measured = read(Path(result.out))["attention"]["measured"]
     went = f" from step {result.resumed:,}" if result.resumed else ""
     # Retrieval on the way, mean over the tasks of each set.
     found = "".join(f"; MRR on {key[4:]} {result.last[key]:.3f}" for key in result.last if key.startswith("mrr/") and key.count("/") == 1)
-    return f"{result.out}: {result.steps:,} steps done{went}, {measured} as measured; last {losses}{found}"
+    return f"{result.out}: {result.steps:,} steps done{went}, {measured} as measured; last {losses}{found}{left}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.files import write_whole
 
 from .checkpoint import read_run
-from .progress import read_log
+from .progress import read_lines, read_log
 from .report_page import folded, page, section, table
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def end(out: Path, versions: dict[str, str], bad_rows: str) -> list[str]:
 
 
 def _bad(path: Path) -> str:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = read_lines(path)
     rows = [(line["file"], line["row"] if line["row"] is not None else "", line["reason"]) for line in lines[:_BAD_SHOWN]]
     many = f"{len(lines):,} rows could not be used and are left out; all are in {path.name}."
     return section("Bad rows", many, table(("file", "row or page", "why"), rows)) if lines else ""
