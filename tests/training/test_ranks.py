@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from twoway.errors import TwowayError
 from twoway.training.checkpoint import Checkpoints
 from twoway.training.launch import HOST, _store, launch
 from twoway.training.progress import read_log
+from twoway.training.ranks import Ranks
 
 # Each rank is a process that imports torch: tests that start some run in one worker, in turn, and leave the others a processor.
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -55,6 +57,17 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
     train_toy(tmp_path, STEPS, dropout=0.0)
     for name, value in weights(alone).items():
         torch.testing.assert_close(weights(tmp_path)[name], value, **NEAR)
+
+
+def patient(out):
+    found = Ranks()._state
+    options = torch.distributed.group.WORLD._get_backend(found.device).options
+    Path(out).joinpath(f"rank-{found.process_index}").write_text(str(options._timeout.total_seconds()))
+
+
+def test_ranks_wait_as_long_as_the_first_one_may_need_for_its_data(tmp_path):
+    launch(1, patient, str(tmp_path))
+    assert float((tmp_path / "rank-0").read_text()) >= 24 * 3600
 
 
 def failing(out):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .task import Task
 
 Parallel = Literal["ddp", "fsdp"]
+# How long ranks wait for one another. While the first one looks through a large data set, or copies a stream, the others only wait, and
+# torch's own minutes would end the run; a rank that dies is noticed by who started it.
+PATIENCE = timedelta(days=2)
 
 
 class Ranks:
@@ -35,7 +39,7 @@ class Ranks:
     def __init__(self, device: str = "auto") -> None:
         """Join the other ranks, if there are any."""
         # Without an accelerator accelerate must be told so, or it leaves each rank alone, in silence.
-        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=PATIENCE)
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != expected:
             raise TwowayError(
