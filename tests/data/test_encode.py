@@ -198,6 +198,11 @@ def test_a_long_row_is_cut_before_a_picture_and_keeps_the_templates_end(each):
             assert torch.equal(ids[-len(end) :], end)
 
 
+def test_pictures_behind_text_that_is_not_even_tokenised_count_as_cut(qwen):
+    example = qwen.encoder(max_length=64)("a#1", document(noise(), "word " * 10_000, noise(60, 30, 1), "end", noise(60, 30, 2)))
+    assert (example.cut, example.images_cut, len(example.pictures.unique())) == (True, 2, 1)
+
+
 def test_a_picture_too_long_for_the_row_is_an_error(qwen):
     with pytest.raises(ContentError, match="first picture alone"):
         qwen.encoder(max_length=10)("a#1", document(noise(), "text"))

@@ -97,7 +97,7 @@ class Encoder:
         if not shortened.parts:
             raise ContentError("the text begins with more white space than a row holds", document.place)
         done = self._process(shortened, instruction)
-        cut, lost = shortened is not document, 0
+        cut, lost = shortened is not document, len(document.images) - len(shortened.images)
         while len(done.row) > self.max_length:
             cut = True
             kept, fitting = done.row.cut(self.max_length, keep_end=not (self.as_used and shortened.images))
