@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from twoway.content import ContentError, Document, Image, Place
-from twoway.images import Limits, open_document, open_image, to_messages
+from twoway.images import Limits, image_size, open_document, open_image, to_messages
 
 PLACE = Place("captions.jsonl", 17)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -176,6 +176,7 @@ def test_exif_orientation_is_applied_once_and_then_gone(orientation):
     result = opened(data)
     assert result.tobytes() == ImageOps.exif_transpose(PILImage.open(io.BytesIO(data))).tobytes()
     assert result.size == ((4, 6) if orientation > 4 else (6, 4))
+    assert image_size(Image(data)) == image_size(Image(PILImage.open(io.BytesIO(data)))) == result.size
     # What later steps do with a picture (transformers turns it by its EXIF) must find nothing left to turn.
     assert ImageOps.exif_transpose(result).tobytes() == result.tobytes()
 

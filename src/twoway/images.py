@@ -80,10 +80,11 @@ def open_image(image: Image, *, root: Path | None = None, place: Place | None = 
 
 def image_size(image: Image, *, place: Place | None = None, limits: Limits = DEFAULT) -> tuple[int, int]:
     """Return width and height as `open_image` will give them, from the header alone; no pixel is decoded."""
-    if isinstance(image.source, PILImage.Image):
-        return image.source.size
     with ExitStack() as stack:
-        picture = stack.enter_context(_open_header(_file(image, place, stack), image, place, limits))
+        if isinstance(image.source, PILImage.Image):
+            picture = image.source
+        else:
+            picture = stack.enter_context(_open_header(_file(image, place, stack), image, place, limits))
         _check_frames(picture, image, place, limits)
         try:
             # As the base class reads it, because that of PNG decodes the picture to look behind the pixels, too.
