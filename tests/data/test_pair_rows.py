@@ -161,6 +161,12 @@ def test_samples_are_pairs_with_tasks():
     assert found.task == pairs.tasks[pairs.task_of[7]]
 
 
+def test_a_kept_table_tells_the_task_of_all_rows_from_that_of_rows_that_name_none(jsonl, tmp_path):
+    spec = str(jsonl({"query": "a", "positive": "b", "task": "own"}, {"query": "c", "positive": "d"}))
+    for task, tasks in ((None, ("own", "rows.jsonl")), ("rows.jsonl", ("rows.jsonl",)), (None, ("own", "rows.jsonl"))):
+        assert open_pairs([PairSource(spec, task=task)], folder=tmp_path / "tables").tasks == tasks
+
+
 def test_held_out_rows_are_a_twentieth_of_each_task_at_most_and_depend_on_identities_alone(jsonl):
     lines = [{"query": f"q{number}", "positive": "p", "task": "ab"[number % 3 == 0]} for number in range(420)]
     pairs = open_pairs([PairSource(str(jsonl(*lines, name="ours.jsonl")))])

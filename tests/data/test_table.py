@@ -14,7 +14,7 @@ import pypdfium2
 import pytest
 from PIL import Image as PILImage
 
-from twoway.content import ContentError
+from twoway.content import ContentError, Place
 from twoway.data import find_hub
 from twoway.data.formats import form_of
 from twoway.data.policy import Policy
@@ -145,6 +145,17 @@ def test_bad_rows_are_left_out_and_listed_each_time_the_table_is_opened(jsonl, p
         open_table(spec, folder=tmp_path / "tables")
 
 
+def test_a_kept_table_takes_the_old_list_away_at_once_and_not_what_others_have_listed_since(jsonl, tmp_path):
+    spec, listed = str(jsonl({"text": "good"}, {"text": "good too"})), tmp_path / "bad-rows.jsonl"
+    open_table(spec, folder=tmp_path / "tables")
+    listed.write_text("old\n")
+    first, other = Policy("skip", listed), Policy("skip", listed, keep=True)
+    open_table(spec, policy=first, folder=tmp_path / "tables")
+    for policy, row in ((other, 1), (first, 2)):  # the ranks of a run meet rows that went bad
+        policy.refuse(ContentError("broken", Place(spec, row)))
+    assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [1, 2]
+
+
 def test_a_broken_pdf_among_others_is_one_bad_row(sources, tmp_path):
     (tmp_path / "pages/aa.pdf").write_bytes(b"no pdf")
     table = open_table(sources["pdf"], policy=Policy("skip"))
@@ -219,6 +230,14 @@ def test_a_stream_that_fails_leaves_no_copy(tmp_path, png, monkeypatch):
     with pytest.raises(TwowayError, match="the line broke"):
         open_table(spec, folder=tmp_path / "tables", cap=4)
     assert list((tmp_path / "tables").iterdir()) == []
+
+
+def test_a_column_that_comes_late_in_a_stream_is_not_lost_in_silence(tmp_path, png, monkeypatch):
+    spec = stream(tmp_path / "data", png, 4)
+    rows = [{"text": "a"}] * find_hub.GROUP_ROWS + [{"text": "a", "page": "b"}]
+    monkeypatch.setattr(find_hub.hub, "raw_rows", lambda *_: iter(rows))
+    with pytest.raises(TwowayError, match="its first rows have no column page, and later ones do"):
+        open_table(spec, folder=tmp_path / "tables", cap=len(rows))
 
 
 def test_other_rows_of_the_same_lengths_are_other_data(jsonl, tmp_path):

@@ -19,6 +19,7 @@ from .find_parquet import ParquetFinder
 from .rows import require_columns
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from .policy import Policy
@@ -45,6 +46,17 @@ def hub_finder(argument: str, options: ReadOptions, *, cap: int | None, folder: 
     return ParquetFinder(str(copy / "rows.parquet"), options, label, root)
 
 
+def _require_columns_of(schema: Any, rows: Sequence[Mapping[str, Any]], label: str) -> None:
+    """Refuse a column that the first rows of a stream did not have: the copy would lose it in silence."""
+    known = None if schema is None else set(schema.names)
+    odd = next((key for row in rows for key in row if known is not None and key not in known), None)
+    if odd is not None:
+        raise TwowayError(
+            f"{label} cannot be copied: its first rows have no column {odd}, and later ones do; save it with one set of columns "
+            "(datasets.save_to_disk) and name that folder"
+        )
+
+
 def _write(table: Any, label: str, root: Path | None, cap: int, path: Path, policy: Policy) -> None:
     """Write the rows; one that cannot be fetched leaves an empty row, so that the others keep their numbers."""
     import pyarrow
@@ -59,6 +71,7 @@ def _write(table: Any, label: str, root: Path | None, cap: int, path: Path, poli
                 if isinstance(row, ContentError):
                     policy.refuse(row)
             plain = [{} if isinstance(row, ContentError) else row for row in batch]
+            _require_columns_of(schema, plain, label)
             group = pyarrow.Table.from_pylist(plain, schema=schema)
             schema = group.schema
             writer = pyarrow.parquet.ParquetWriter(path, schema) if writer is None else writer

@@ -132,6 +132,7 @@ def open_table(
     kept = _kept_in(folder, spec, finder, options, cap)
     if kept is not None and kept.is_dir():
         table = _load(spec, finder, kept)
+        policy.start()
         for error in table.bad:
             policy.refuse(error)
         return table
@@ -191,7 +192,7 @@ def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOption
     asked = [
         _VERSION,
         type(finder).__name__,
-        getattr(finder, "task", None),
+        [getattr(finder, "task", None)] if getattr(finder, "alone", False) else getattr(finder, "task", None),  # of all rows, or of some
         spec,
         cap,
         str(options.root),
