@@ -71,7 +71,7 @@ def _beginning(tokenizer: Any) -> list[str]:
     return [str(token) for token in tokenizer.convert_ids_to_tokens(whole[:before])]
 
 
-def require_lasting_eos(processor: Any) -> None:
+def require_lasting_eos(processor: Any, instead: str = "use pooling=last or mean") -> None:
     """Refuse a processor that takes an appended EOS off again when it is loaded; asked before a long run, not behind it."""
     trial = copy.deepcopy(processor)
     ensure_template(trial)
@@ -80,11 +80,11 @@ def require_lasting_eos(processor: Any) -> None:
         trial.save_pretrained(folder)
         again = type(processor).from_pretrained(folder)
     if again.tokenizer("a")["input_ids"][-1] != again.tokenizer.eos_token_id:
-        raise _taken_off(processor)
+        raise _taken_off(processor, instead)
 
 
-def _taken_off(processor: Any) -> TwowayError:
-    return TwowayError(f"pooling eos: {type(processor).__name__} takes the EOS token off again; use --pooling last or mean")
+def _taken_off(processor: Any, instead: str) -> TwowayError:
+    return TwowayError(f"{type(processor).__name__} takes the EOS token off again, so no vector can be read there; {instead}")
 
 
 def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:
@@ -95,7 +95,7 @@ def require_eos(transformer: Any, eos: int, rows: Sequence[Any]) -> None:
         features = transformer.preprocess([row])
         last = int(features["attention_mask"][0].nonzero().max())
         if int(features["input_ids"][0, last]) != eos:
-            raise _taken_off(transformer.processor)
+            raise _taken_off(transformer.processor, "use --pooling last or mean")
 
 
 def _question() -> list[dict[str, Any]]:

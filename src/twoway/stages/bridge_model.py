@@ -27,7 +27,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
             f"twoway pretrain {base} OUT (or twoway convert {base} OUT)"
         )
     require_eos(opened.processor.tokenizer)
-    require_lasting_eos(opened.processor)
+    require_lasting_eos(opened.processor, "the bridge needs an EOS that stays: start from a model of another family")
     if not opened.start.has_head:
         raise TwowayError(f"{base} has no language-model head to restore words with; start from a model that kept it")
     adapted = choose(model, config)
