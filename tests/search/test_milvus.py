@@ -133,6 +133,15 @@ def test_what_cannot_be_made_leaves_nothing(address, monkeypatch):
     store.close()
 
 
+def test_a_server_that_is_too_old_is_said(address, monkeypatch):
+    from pymilvus import MilvusClient
+
+    monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.3.5-lite")
+    with pytest.raises(UsageError, match=r"runs Milvus v2\.3\.5-lite; an index needs 2\.5 or later"):
+        create_store(f"{address}/pages", ABOUT)
+    assert not exists(f"{address}/pages")
+
+
 def test_only_what_is_damaged_is_taken_away_to_be_built_anew(tmp_path, monkeypatch):
     location = str(tmp_path / "index.db")
     create_store(location, ABOUT).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, did_you_mean
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_ID, _LONGEST = 2048, 65_535
+_VERSION, _OLDEST = re.compile(r"v?(\d+)\.(\d+)"), (2, 5)  # of a server: the first with full text
 _INDEXES: Mapping[str, dict[str, Any]] = {
     "": {"index_type": "FLAT"},  # every vector is compared
     "hnsw": {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}},
@@ -22,6 +24,9 @@ def make(client: Any, name: str, dimension: int) -> None:
     """Make the collection of items."""
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
+    version = client.get_server_version()
+    if (found := _VERSION.match(version)) and (int(found[1]), int(found[2])) < _OLDEST:
+        raise UsageError(f"this server runs Milvus {version}; an index needs 2.5 or later, the first with full text")
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
     schema.add_field("text", DataType.VARCHAR, max_length=_LONGEST, enable_analyzer=True)
