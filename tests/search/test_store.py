@@ -55,6 +55,23 @@ def ids(hits):
     return [hit.item.id for hit in hits]
 
 
+def test_a_text_is_looked_for_as_it_stands_and_a_backslash_takes_a_wildcard_s_meaning(location):
+    texts = {"a": "50% off", "b": "500 off", "c": "a_b", "d": "axb", "e": "a\\b", "f": "a\\%b", "g": "a\\b c", "h": " a\\b"}
+    store = create_store(location, ABOUT)
+    try:
+        store.add([Item(name, vectors(1)[0], text, metadata={"said": text}) for name, text in texts.items()])
+        whole = {"0%": "a", "a_b": "c", "\\": "efgh", "\\%": "f", "a\\b": "egh", "\\b c": "g", "%": "af"}
+        patterns = {r"a\_b": "c", "a_b": "cde", r"%\%%": "af", r"a\\%": "efg", r"a\\\%b": "f", r"%a\\b": "eh", r"\a_b": "cde", r"a\\b": "e"}
+        for field in ("text", "said"):
+            for sign, asks in (("has", whole), ("like", patterns)):
+                for asked, expected in asks.items():
+                    found = ids(store.search(None, where=f"{field} {sign} '{asked}'"))
+                    assert "".join(sorted(found)) == expected, (field, sign, asked)
+                    assert store.count(f"not {field} {sign} '{asked}'") == len(texts) - len(expected)
+    finally:
+        store.close()
+
+
 def test_what_goes_in_comes_out(store, location):
     store.close()
     again = open_store(location)
@@ -108,6 +125,11 @@ def test_the_nearest_come_first_with_their_cosine(store):
         ("text like '%fox%'", "ad"),
         ("text not like 'a%'", "d"),  # c has no text
         ("text is null", "c"),
+        ("text has 'fox'", "ad"),
+        ("text has 'f_x' or text has '%'", ""),  # as they stand
+        ("shelf has 'b\" \\ c'", "d"),
+        (r"shelf like '%\\ _'", "d"),
+        ("not text has 'a '", "d"),
         ("`two words` = 'x' and Größe = 3", "d"),
         ("id in ('a', 'd') and place = 'notes.jsonl:4'", "d"),
     ],

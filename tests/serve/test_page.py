@@ -261,6 +261,16 @@ def test_filters_are_put_together_from_the_fields_of_the_index(visit):
     expect(cards(page)).to_have_count(2)
     page.get_by_role("button", name=re.compile("^Remove the filter")).click()
     expect(cards(page)).to_have_count(20)
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.get_by_label("Field").select_option("id")
+    page.get_by_label("Condition").select_option("has")
+    page.get_by_label("Value").fill("plan_1")  # as it stands: no sign of it means another
+    page.keyboard.press("Enter")
+    expect(said(page)).to_have_text("Nothing in the index passes these filters.")
+    page.get_by_role("button", name="Remove the filter id has 'plan_1'").click()
+    page.get_by_label("Value").fill("plan/13")
+    page.keyboard.press("Enter")
+    expect(cards(page)).to_have_count(1)
 
 
 def test_a_filter_with_a_typing_error_gets_the_servers_words_and_another_try(visit):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HELP = """Find in an index what is nearest to words, to a picture, or to both together, in any mix of texts, pictures and pages.
 
 The index names its model, and only that answers (--model says where it lies now). --filter compares metadata: fields, = != < <= > >=, in,
-like, between, is null, and, or, not. --hybrid fuses nearness with full-text search for the words themselves."""
+has, like, between, is null, and, or, not. --hybrid fuses nearness with full-text search for the words themselves."""
 EXAMPLE = """twoway search my-index "a fox in the snow"
   twoway search my-index "the same in blue" --image photo.jpg --filter "year >= 1990 and shelf = 'A'" -k 20
   twoway search milvus://localhost:19530/pages --like "report.pdf page 3" --json"""

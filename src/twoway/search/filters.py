@@ -2,7 +2,8 @@
 
 What a reader of an index may ask is checked here, once, against the fields that the index has, so a typing error is met with the name that
 was meant, a number is never compared with a word, and nothing but a comparison ever reaches an engine. A field is a bare name, or stands in
-backquotes where it has other signs than letters and digits; a text stands in quotes of either kind.
+backquotes where it has other signs than letters and digits; a text stands in quotes of either kind. `has` asks for a text as it stands; in
+the pattern of `like` a backslash takes the sign behind it (`%`, `_`, another backslash) as it stands.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _SIGNS = {"=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">"
 _WORDS = ("and", "or", "not", "in", "like", "is", "null", "between", "true", "false")
 # Which values go with a field; a whole number goes with either kind of number.
 _TAKES: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int, float), "number": (int, float), "boolean": (bool,)}
+_WILD, _AS_IT_STANDS = re.compile(r"[\\%_]"), r"\\\g<0>"
+_LONE = re.compile(r"(?:[^\\]|\\.)*\\", re.DOTALL)
 _DEEPEST = 50
 LONGEST, _SHOWN = 10_000, 200
 _LARGEST = 1 << 63
@@ -33,7 +36,7 @@ _LARGEST = 1 << 63
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `like` or `null` (of which no value is asked)."""
+    """One comparison: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `like` or `null` (of which no value is asked); `has` is read as `like`."""
 
     field: str
     sign: str
@@ -167,10 +170,8 @@ class _Reader:
         if kind == "sign" and value in _SIGNS:
             self.next += 1
             return self._compare(name, _SIGNS[value])
-        if self._if("like"):
-            if self.fields[name] != "string":
-                raise UsageError(f"filter {self.shown}: 'like' is for texts, and {name} is {_a(self.fields[name])}")
-            return Comparison(name, "like", (self._value(name),))
+        if self._if("like") or (kind, value.lower()) == ("word", "has"):
+            return self._alike(name, value.lower())
         if self._if("between"):
             low = self._compare(name, ">=")
             if not self._if("and"):
@@ -186,6 +187,20 @@ class _Reader:
                 self._fail("')'")
             return Comparison(name, "in", tuple(values))
         return None
+
+    def _alike(self, name: str, word: str) -> Comparison:
+        """Read a pattern, or a text that is to be found as it stands."""
+        self.next += word == "has"  # no keyword, since a field may have that name
+        if self.fields[name] != "string":
+            raise UsageError(f"filter {self.shown}: {word!r} is for texts, and {name} is {_a(self.fields[name])}")
+        said = str(self._value(name))
+        if word == "has":
+            return Comparison(name, "like", (f"%{_WILD.sub(_AS_IT_STANDS, said)}%",))
+        if _LONE.fullmatch(said):
+            raise UsageError(
+                f"filter {self.shown}: the pattern ends in a backslash, which takes the sign behind it as it stands; write two"
+            )
+        return Comparison(name, "like", (said,))
 
     def _compare(self, name: str, sign: str) -> Comparison:
         """Read the value of a comparison; integers are compared with the next whole number, which every engine can: `< 1.5` is `< 2`."""

@@ -7,6 +7,7 @@ so a negation is carried down to the comparisons, and each says that the key mus
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from .fields import OPEN
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .filters import Comparison, Filter, Literal
 
 _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+_BETWEEN, _ESCAPE = re.compile(r"(%*)((?:[^%_\\]|\\[^%_])*)(%*)", re.DOTALL), re.compile(r"\\(.)", re.DOTALL)
 _OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
 
@@ -55,7 +57,23 @@ def _test(one: Comparison, *, negated: bool) -> str:
     elif one.sign == "in":
         asked = f"{name} {'not in' if negated else 'in'} [{', '.join(values)}]"
     elif one.sign == "like":
-        asked = f"not ({name} like {values[0]})" if negated else f"{name} like {values[0]}"
+        alike = _like(name, str(one.values[0]))
+        asked = f"not ({alike})" if negated else f"({alike})"
     else:
         asked = f"{name} {_OPPOSITE[one.sign] if negated else {'=': '=='}.get(one.sign, one.sign)} {values[0]}"
     return f"{there} and {asked}"
+
+
+def _like(name: str, pattern: str) -> str:
+    """Return the condition of a pattern.
+
+    Where a text with a backslash stands between nothing but `%`, pyarrow, which Milvus Lite asks, takes its backslashes literally. One sign
+    more beside the text, any, or none at all, says the same and is read as it is meant.
+    """
+    found = _BETWEEN.fullmatch(pattern)
+    if found is None or "\\" not in found[2] or not (found[1] or found[3]):
+        return f"{name} like {literal(pattern)}"
+    text = found[2]
+    more = [f"%{text}_%", f"%_{text}"] if found[1] and found[3] else [f"%_{text}"] if found[1] else [f"{text}_%"]
+    whole = literal(_ESCAPE.sub(r"\g<1>", text))
+    return " or ".join([f"{name} == {whole}", *(f"{name} like {literal(one)}" for one in more)])

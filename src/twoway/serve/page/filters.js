@@ -9,6 +9,7 @@ const SIGNS = {
   number: ["=", "!=", "<", "<=", ">", ">=", "null"],
   boolean: ["=", "!=", "null"],
 };
+const KEYWORDS = new Set(["and", "or", "not", "in", "like", "is", "null", "between", "true", "false"]);
 const OWN = ["id", "text", "place"]; // of every item; what the index is of its own stands before them
 let chosen = [];
 
@@ -63,9 +64,9 @@ export function listen(fields, search) {
 }
 
 export function written(field, type, sign, value) {
-  const name = /^[\p{L}_][\p{L}\p{N}_]*$/u.test(field) ? field : `\`${field}\``;
+  const name = /^[\p{L}_][\p{L}\p{N}_]*$/u.test(field) && !KEYWORDS.has(field.toLowerCase()) ? field : `\`${field}\``;
   if (sign === "null") return `${name} is null`;
-  if (sign === "has") return `${name} like ${quoted(`%${value}%`)}`;
+  if (sign === "has") return `${name} has ${quoted(value)}`;
   const bare = type === "boolean" ? ["true", "false"].includes(value.trim().toLowerCase()) : type !== "string";
   return `${name} ${sign} ${bare ? value.trim().toLowerCase() : quoted(value)}`;
 }
