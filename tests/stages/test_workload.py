@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from twoway.data.corrupt import CorruptConfig
 from twoway.data.patches import PatchGeometry
@@ -34,6 +36,35 @@ def test_operations_are_near_what_torch_counts(tiny_model):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(input_ids=torch.full((1, AMOUNT.padded), 7))
     assert operations(shape_of(folder, GEOMETRY), WORDS, AMOUNT) == pytest.approx(3 * counter.get_total_flops(), rel=0.1)
+
+
+def saved(model, inputs):
+    """Bytes that a forward pass keeps for the way back, each storage once and no weight."""
+    found, weights = {}, {one.untyped_storage().data_ptr() for one in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape not in {one.shape for one in model.parameters()}:
+            found[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16), saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**inputs, use_cache=False)
+    return sum(size for size, _ in found.values())
+
+
+def test_a_batch_keeps_what_autograd_saves_within_half_and_twice(tiny_model):
+    folder = tiny_model("qwen2_vl")
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder).base_model.train(), AutoProcessor.from_pretrained(folder)
+    geometry = PatchGeometry.of(model.config, processor)
+    picture = Image.effect_noise((168, 168), 60).convert("RGB")
+    inputs = processor(text=[(processor.image_token + "a") * 5], images=[[picture] * 5], return_tensors="pt")
+    tokens = inputs["input_ids"].numel()
+    amount = dataclasses.replace(AMOUNT, batch=tokens, batch_images=int((inputs["input_ids"] == geometry.image_token).sum()))
+    assert 2 * amount.batch_images > tokens
+    shape, config = shape_of(folder, geometry), PretrainConfig(mask=CorruptConfig(words=0.0))
+    kept = bytes_needed(shape, config, amount) - bytes_needed(shape, config, dataclasses.replace(amount, batch=0, batch_images=0))
+    assert 0.5 * saved(model, inputs) < kept < 2 * saved(model, inputs)
 
 
 def test_what_costs_more_is_said_to(tiny_model):

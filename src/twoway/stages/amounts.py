@@ -20,7 +20,10 @@ _SAMPLE = 48
 
 @dataclass(frozen=True)
 class Amount:
-    """What a run of a stage reads, over all ranks and steps. `batch` is the largest number of tokens that one rank holds at a time."""
+    """What a run of a stage reads, over all ranks and steps. `batch` is the largest number of tokens that one rank holds at a time.
+
+    Of these `batch_images` are of pictures.
+    """
 
     steps: int
     rows: int
@@ -29,6 +32,7 @@ class Amount:
     padded: int  # tokens that are computed: with padding
     batch: int
     passes: int = 0  # forward beside the one that gradients come from
+    batch_images: int = 0
 
 
 # (open_data of the stage, config, what stands for a prepared model, folder that keeps tables, shards) -> Amount
@@ -42,6 +46,7 @@ def count_rows(open_data: Callable[..., Any], config: Any, reader: Any, folder: 
     pictures = np.minimum(np.concatenate([picture_tokens(table, data.encode) for table in data.mixture.tables]), tokens)
     share, rows, sizes = steps / len(plan), data.mixture.columns(plan.rows), np.diff(plan.starts)
     padded = np.maximum.reduceat(tokens[rows], plan.starts[:-1][sizes > 0]) * sizes[sizes > 0]
+    shown = np.add.reduceat(pictures[rows], plan.starts[:-1][sizes > 0])
     return Amount(
         steps=steps,
         rows=round(share * len(rows)),
@@ -49,6 +54,7 @@ def count_rows(open_data: Callable[..., Any], config: Any, reader: Any, folder: 
         image_tokens=round(share * float(pictures[rows].sum(dtype=np.float64))),
         padded=round(share * float(padded.sum(dtype=np.float64))),
         batch=int(padded.max()),
+        batch_images=int(shown[padded.argmax()]),
     )
 
 
@@ -71,4 +77,5 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
     tokens = round(rows * each * float(np.mean(lengths or [0])))
     shown = round(rows * each * float(np.mean(images or [0])))
     # Chunks are cut by cost from rows sorted by length: little of them is padding. A pass without a graph comes first (gradient caching).
-    return Amount(steps, rows, tokens, shown, tokens, int(config.budget), passes=1)
+    batch = int(config.budget)
+    return Amount(steps, rows, tokens, shown, tokens, batch, passes=1, batch_images=round(batch * shown / max(tokens, 1)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from twoway.model import backbone
@@ -41,6 +42,7 @@ class Shape:
     width: int
     vocabulary: int
     patches: int  # of an image token
+    tower: tuple[int, int] = (0, 0)  # layers and width
 
     @property
     def total(self) -> int:
@@ -59,7 +61,8 @@ def shape_of(folder: Path, geometry: PatchGeometry) -> Shape:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     parts, text = backbone.parts(model), config.get_text_config()
-    return Shape(parts.sizes(), len(parts.layers), int(text.hidden_size), int(text.vocab_size), geometry.patches)
+    tower = _stack(parts.tower[1]) if parts.tower else (0, 0)
+    return Shape(parts.sizes(), len(parts.layers), int(text.hidden_size), int(text.vocab_size), geometry.patches, tower)
 
 
 def operations(shape: Shape, config: Any, amount: Amount) -> float:
@@ -69,8 +72,7 @@ def operations(shape: Shape, config: Any, amount: Amount) -> float:
     words = _masked(config) * (amount.tokens - amount.image_tokens)
     forward = 2.0 * language * amount.padded + 4.0 * shape.layers * shape.width * length * amount.padded
     forward += 2.0 * tower * amount.image_tokens * shape.patches + 2.0 * shape.head * words
-    if getattr(config, "mae_weight", 0):
-        forward += 2.0 * config.decoder_depth * language / shape.layers * amount.padded
+    forward += 2.0 * _decoder(config) * language / shape.layers * amount.padded
     # Gradients of the states, and of the weights where they train; states that are computed again cost a third pass.
     passes = 2 + (0 if config.lora.rank else 1) + bool(config.gradient_checkpointing) + amount.passes
     return forward * passes
@@ -85,11 +87,31 @@ def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> i
     held = (4 + 2 * half) * shape.total + 12 * training
     if config.parallel == "fsdp":
         held /= nproc
-    layer = _KEPT * shape.width * bytes_each
-    states = shape.layers * _KEPT_AGAIN * shape.width * bytes_each + layer if config.gradient_checkpointing else shape.layers * layer
+    states = amount.batch * _kept(shape.layers + _decoder(config), shape.width, config)
+    if "tower" in config.lora.parts if config.lora.rank else not config.freeze_tower:
+        # Patches stand in the tower as tokens do in the language model, several for each image token.
+        states += amount.batch_images * shape.patches * _kept(*shape.tower, config)
     logits = min(1024, _masked(config) * amount.batch) * shape.vocabulary * 12
     beside = memory_used(torch.device("cpu")) if not torch.cuda.is_available() else 1 << 29
-    return int(held + amount.batch * states + logits + beside)
+    return int(held + bytes_each * states + logits + beside)
+
+
+def _kept(layers: int, width: int, config: Any) -> int:
+    """Return the numbers that the way back needs of one token of a stack of layers."""
+    return (_KEPT_AGAIN * layers + _KEPT) * width if config.gradient_checkpointing else _KEPT * layers * width
+
+
+def _stack(tower: nn.Module) -> tuple[int, int]:
+    """Return layers and width of a tower: its longest list of modules, and what the first line of its first layer reads."""
+    lists = [one for one in tower.modules() if isinstance(one, nn.ModuleList) and len(one)]
+    layers = max(lists, key=len, default=nn.ModuleList())
+    width = next((line.in_features for layer in layers for line in layer.modules() if isinstance(line, nn.Linear)), 0)
+    return len(layers), width
+
+
+def _decoder(config: Any) -> int:
+    """Return the layers of the patch decoder."""
+    return int(config.decoder_depth) if getattr(config, "mae_weight", 0) and getattr(config, "objective", "") != "causal" else 0
 
 
 def _masked(config: Any) -> float:
