@@ -200,6 +200,12 @@ def test_the_optimizers_state_lies_where_the_weights_do(whole):
     assert found == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq")}
 
 
+def test_ranks_that_see_different_checkpoints_are_refused(whole, monkeypatch):
+    monkeypatch.setattr(ranks.Ranks, "gather", lambda self, value: [value, []])
+    with pytest.raises(TwowayError, match=r"ranks see different checkpoints in .*on a disk that all machines share"):
+        train_toy(whole, STEPS)
+
+
 def test_a_run_that_ended_before_its_first_checkpoint_has_no_step_twice(tmp_path):
     train_toy(tmp_path, STEPS, stop=2)
     train_toy(tmp_path, STEPS, stop=4)

@@ -217,6 +217,8 @@ class Trainer:
             self.checkpoints.clean()
         self.ranks.wait()
         steps = self.checkpoints.steps()
+        if any(seen != steps for seen in self.ranks.gather(steps)):
+            raise TwowayError(f"ranks see different checkpoints in {self.out}; it has to lie on a disk that all machines share")
         if not steps:
             return 0
         if steps[-1] > self.total:
