@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="of all servers: float32 or bfloat16")
     parser.add_argument("--model", help="folder of a model (default: the shipped base, converted)")
     args = parser.parse_args(argv or [])
-    _apart()
+    core = _apart()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if args.model is None:
@@ -53,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
             twoway.convert(samples_folder() / "base", args.model, dtype="float32")
         (folder / "pictures").mkdir()
         if args.documents:
-            compare(args, folder)
+            compare(args, folder, core)
         if args.soak:
-            soak(args, folder)
+            soak(args, folder, core)
 
 
-def compare(args: argparse.Namespace, folder: Path) -> None:
+def compare(args: argparse.Namespace, folder: Path, core: int | None) -> None:
     """Send the same requests to servers that take one document at a time and to one that makes batches, in turns."""
     mix = good(folder / "pictures", args.documents)
     short = [one for one in mix if one.kind == "short text"] * 4
@@ -72,7 +72,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         found: dict[str, list[tuple[Heard, float]]] = {name: [] for name in servers}
         for _ in range(args.rounds):
             for name, command in servers.items():
-                with server(command) as (url, process):
+                with server(command, core) as (url, process):
                     warm(url)
                     before = worked(process.pid)
                     heard = run(url, iter(asked), args.clients)
@@ -89,11 +89,11 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
             print(f"  {name:30s} {rate:12.1f} {rate / first[0]:6.2f} {work:13.1f} {work / first[1]:6.2f} {p50:7.3f} {p95:7.3f}")
 
 
-def soak(args: argparse.Namespace, folder: Path) -> None:
+def soak(args: argparse.Namespace, folder: Path, core: int | None) -> None:
     """Load a server for a while, with bad requests, and watch its memory."""
     good_ones = good(folder / "pictures", 400, seed=1)
     command = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu", "--dtype", args.dtype]
-    with server(command) as (url, process):
+    with server(command, core) as (url, process):
         warm(url)
         with watched(process.pid) as held:
             heard = run(url, mixed(good_ones, args.bad), args.clients, args.soak)
@@ -125,11 +125,11 @@ def warm(url: str) -> None:
 
 
 @contextmanager
-def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Start a real program and stop it as a supervisor does."""
+def server(command: list[str], core: int | None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start a real program, on a core of its own where one is given, and stop it as a supervisor does."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if _CORES:
-        os.sched_setaffinity(process.pid, _CORES[:1])
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
     try:
         lines = iter(process.stderr.readline, "")  # type: ignore[union-attr]
         url = next((found[0] for line in lines if (found := re.search(r"http://\S+", line))), None)
@@ -145,15 +145,13 @@ def server(command: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
         process.wait()
 
 
-_CORES: list[int] = []  # of the server, and of the clients; none where all share one
-
-
-def _apart() -> None:
-    """Give the server a core of its own: clients that take its time would be measured with it."""
+def _apart() -> int | None:
+    """Keep to all cores but one, and return that, for the server: clients that take its time would be measured with it."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
-    if len(cores) > 1:
-        _CORES[:] = cores
-        os.sched_setaffinity(0, cores[1:])
+    if len(cores) < 2:
+        return None
+    os.sched_setaffinity(0, cores[1:])
+    return cores[0]
 
 
 def worked(pid: int) -> float:
