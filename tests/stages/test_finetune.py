@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from cut_off import cut_off, same_bits
 from pair_toys import USUAL, pair_file
 from twoway.cli import main
 from twoway.config import load
@@ -24,7 +25,6 @@ from twoway.stages.contrastive_task import ContrastiveConfig
 from twoway.stages.convert import convert
 from twoway.stages.finetune import finetune
 from twoway.stages.finetune_config import FinetuneConfig
-from twoway.training.checkpoint import Checkpoints
 from twoway.training.progress import read_log
 
 
@@ -99,25 +99,15 @@ def test_the_report_shows_queries_with_what_they_found(whole):
     assert page.count("data:image/jpeg") > 3
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path):
     out = tmp_path / "cut"
     options = USUAL | {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
-    plain = Checkpoints.save
-
-    def cut(self, step, *rest):
-        if step == 4:
-            raise KeyboardInterrupt
-        plain(self, step, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", cut)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
+    with cut_off(4):
+        finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
     assert not (out / "model.safetensors").exists()
     result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options | {"save_steps": 3, "workers": 1})
     assert (result.steps, result.resumed) == (6, 2)
-    left, right = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
-    assert all(torch.equal(left[key], right[key]) for key in right)
+    same_bits(out / "model.safetensors", whole / "model.safetensors")
     assert [line.get("loss") for line in read_log(out)] == [line.get("loss") for line in read_log(whole)]
     for name in ("weights.safetensors", "state.json"):
         assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
@@ -135,21 +125,13 @@ def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, r
     assert torch.equal(kept[next(one for one in kept if one.endswith(name.removeprefix("model.")))], model[name])
 
 
-def test_the_best_on_other_rows_is_not_taken_for_the_best(tiny_model, rows, tmp_path, monkeypatch, caplog):
+def test_the_best_on_other_rows_is_not_taken_for_the_best(tiny_model, rows, tmp_path, caplog):
     """A run goes on and measures on other rows: what was best on the old ones is not compared with them."""
     options = USUAL | {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "keep": "best", "held_out": 0}
     options |= {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
-    base, out, plain = tiny_model("qwen2_vl"), tmp_path / "same", Checkpoints.save
-
-    def cut(self, step, *rest):
-        if step == 2:
-            raise KeyboardInterrupt
-        plain(self, step, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", cut)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(base, out, [str(rows)], **options)
+    base, out = tiny_model("qwen2_vl"), tmp_path / "same"
+    with cut_off(2):
+        finetune(base, out, [str(rows)], **options)
     state = json.loads((out / "best" / "state.json").read_text())
     (out / "best" / "state.json").write_text(json.dumps(state | {"score": 2.0, "step": 1}))  # no other step does as well
     shutil.copytree(out, tmp_path / "other")

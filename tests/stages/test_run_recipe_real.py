@@ -7,11 +7,11 @@ import json
 import pytest
 import yaml
 
+from cut_off import cut_off
 from twoway.cli import main
 from twoway.model import card
 from twoway.stages.dry_run import dry_run
 from twoway.stages.run_recipe import run
-from twoway.training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def recipe(tiny_model, tmp_path):
     return path
 
 
-def test_forecast_then_cut_off_then_done(recipe, tmp_path, monkeypatch, capsys):
+def test_forecast_then_cut_off_then_done(recipe, tmp_path, capsys):
     out = tmp_path / "out"
     convert, pretrain = dry_run(recipe, out)
     assert not out.exists()
@@ -35,18 +35,8 @@ def test_forecast_then_cut_off_then_done(recipe, tmp_path, monkeypatch, capsys):
     assert 0 < pretrain.amount.tokens <= pretrain.amount.padded
     assert pretrain.seconds > 0
     assert pretrain.memory > 0
-
-    plain = Checkpoints.save
-
-    def cut(self, step, *rest):
-        plain(self, step, *rest)
-        if step == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "save", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(recipe, out)
+    with cut_off(1, saved=True):
+        run(recipe, out)
     # What is left of it is forecast by its own speed.
     forecast = dry_run(recipe, out)[1]
     assert "goes on" in forecast.said
