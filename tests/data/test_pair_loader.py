@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import threading
 from itertools import pairwise
 
 import numpy as np
@@ -39,7 +38,7 @@ class Source:
     mixture = property(lambda self: self)
 
     def __init__(self, bad=False):
-        self.bad, self.reading = bad, threading.Lock()
+        self.bad = bad
 
     def rows(self, step, rank, ranks):
         pieces = np.array_split(np.arange(ROWS), 2)
@@ -49,13 +48,11 @@ class Source:
         return type("Plan", (), {"rows": np.arange(ROWS)})
 
     def read(self, row):
-        assert self.reading.acquire(blocking=False)  # a reader is used by one thread at a time
         picture = png((row * 30, 10, 10), (28 + 4 * row, 56))
         if self.bad and row == 5:
             picture = {"image": picture["image"][:60]}
         parts = [[text("word " * (row + 1))], [picture, text("it")], [text("no")]]
         documents = [Document.from_parts(one, place=Place("rows", row)) for one in parts]
-        self.reading.release()
         return f"row {row}", PairRow("task", documents[0], documents[1], tuple(documents[2:]))
 
 

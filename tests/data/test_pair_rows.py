@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import pyarrow as pa
@@ -165,6 +168,24 @@ def test_a_kept_table_tells_the_task_of_all_rows_from_that_of_rows_that_name_non
     spec = str(jsonl({"query": "a", "positive": "b", "task": "own"}, {"query": "c", "positive": "d"}))
     for task, tasks in ((None, ("own", "rows.jsonl")), ("rows.jsonl", ("rows.jsonl",)), (None, ("own", "rows.jsonl"))):
         assert open_pairs([PairSource(spec, task=task)], folder=tmp_path / "tables").tasks == tasks
+
+
+def test_a_reader_is_used_by_one_thread_at_a_time(jsonl, monkeypatch):
+    pairs = open_pairs([PairSource(str(jsonl(*({"query": f"q{number}", "positive": "p"} for number in range(20)))))])
+    finder, busy = pairs.mixture.tables[0].finder, threading.Lock()
+    plain = finder.read
+
+    def read(at):
+        assert busy.acquire(blocking=False)
+        time.sleep(0.001)
+        found = plain(at)
+        busy.release()
+        return found
+
+    monkeypatch.setattr(finder, "read", read)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pairs.read, range(20)))
+    assert [pair.query.texts for _, pair in found] == [(f"q{number}",) for number in range(20)]
 
 
 def test_held_out_rows_are_a_twentieth_of_each_task_at_most_and_depend_on_identities_alone(jsonl):

@@ -9,7 +9,6 @@ to `keep` bytes, are kept for that; the rest are made again. The next step's row
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..content import ContentError
@@ -58,7 +57,6 @@ class PairLoader:
         self.cutting = Cutting(budget, weights, pad_token, padding_side, workers * prefetch, keep)
         self.rows = self.bad = 0
         self._fruitless = 0
-        self._reading = threading.Lock()
 
     def steps(self, start: int, stop: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch | None, ...]]:
         """Yield, for each step from `start` to before `stop`, the batches of one rank; `None` where all rows of a batch were bad."""
@@ -84,9 +82,7 @@ class PairLoader:
         found: list[PairExample | ContentError] = []
         for row in rows:
             try:
-                with self._reading:
-                    read = self.epochs.mixture.read(int(row))
-                found.append(workers.encoders()[0](read, epoch=epoch))
+                found.append(workers.encoders()[0](self.epochs.mixture.read(int(row)), epoch=epoch))
             except ContentError as error:
                 found.append(error)
         return found

@@ -6,7 +6,8 @@ those of a `Mixture`, and a row is read as a `PairRow`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,15 @@ class PairSource(SourceConfig):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sources of pairs with their tables. `tasks` has the names, `task_of` for each row of all sources the number of its task."""
+    """Sources of pairs with their tables. `tasks` has the names, `task_of` for each row of all sources the number of its task.
+
+    Threads read the rows of the next step while others are measured on, and a reader has one place in an open file: so one reads at a time.
+    """
 
     mixture: Mixture
     tasks: tuple[str, ...]
     task_of: NDArray[np.int32]
+    reading: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -74,7 +79,8 @@ class Pairs:
 
     def read(self, row: int) -> tuple[str, PairRow]:
         """Return identity and pair of a row; raises a `ContentError` where the row went bad."""
-        identity, document = self.mixture.read(row)
+        with self.reading:
+            identity, document = self.mixture.read(row)
         return identity, pair_of(document)
 
     def rows(self, task: str) -> Ints:
