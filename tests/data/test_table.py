@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import pickle
 
 import datasets
@@ -121,6 +122,24 @@ def test_a_table_can_be_sent_to_a_worker(kept, sources, tmp_path):
         copy = pickle.loads(pickle.dumps(table))
         assert copy.digest() == table.digest()
         assert copy.read(2).fingerprint() == table.read(2).fingerprint()
+
+
+@pytest.mark.parametrize(("kind", "handle"), [("jsonl", "_file"), ("pdf", "_open")])
+def test_a_forked_process_shares_no_open_file(kind, handle, sources):
+    """Its place in the file is one: a worker that reads would move it under the others, and they would get other rows."""
+    table, context = open_table(sources[kind]), multiprocessing.get_context("fork")
+    table.read(2)
+    before, said = getattr(table.finder, handle), context.SimpleQueue()
+    assert before is not None
+
+    def worker():
+        said.put((table.read(2).texts, getattr(table.finder, handle) is before))
+
+    child = context.Process(target=worker)
+    child.start()
+    child.join()
+    assert said.get() == (table.read(2).texts, False)
+    assert getattr(table.finder, handle) is before
 
 
 def test_a_damaged_table_says_what_to_delete(sources, tmp_path):

@@ -61,6 +61,7 @@ class PdfFinder(Base):
 
     def _file(self, number: int) -> Any:
         """Open a file, and close the one before."""
+        self._part()
         if self._open is not None and self._open[0] != number:
             self._open[1].close()
             self._open = None

@@ -6,6 +6,7 @@ set, number of a sample. A finder can be pickled: what is open or in memory stay
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,10 +49,16 @@ class Base:
     """What finders share."""
 
     _transient: tuple[str, ...] = ()
+    _process: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what is open or large."""
         return {key: None if key in self._transient else value for key, value in vars(self).items()}
+
+    def _part(self) -> None:
+        """Let go of what was open before this process was forked: a file has one place, and two would move it under each other."""
+        if self._process != os.getpid():
+            vars(self).update(dict.fromkeys(self._transient), _process=os.getpid())
 
     def read(self, at: Position) -> Document:
         """See `Finder`."""
@@ -105,6 +112,7 @@ class JsonlFinder(Base):
 
     def read(self, at: Position) -> Document:
         """See `Finder`."""
+        self._part()
         try:
             if self._file is None:
                 self._file = self.path.open("rb")
