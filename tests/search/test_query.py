@@ -118,7 +118,8 @@ def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
     assert "nothing to do" in capsys.readouterr().err
 
 
-def test_pictures_are_drawn_where_there_are_colours(shelf):
+def test_pictures_are_drawn_where_there_are_colours(shelf, monkeypatch):
+    monkeypatch.setattr("os.environ", {"TERM": "xterm-256color"})
     hits = twoway.find(shelf / "db", like="n5", k=2)
     for colours, drawn in (("truecolor", True), (None, False)):
         out = io.StringIO()
@@ -128,7 +129,7 @@ def test_pictures_are_drawn_where_there_are_colours(shelf):
 
 def printed(hits, **options):
     out = io.StringIO()
-    show(hits, Console(file=out, force_terminal=True, width=200, **options), pictures=True)
+    show(hits, Console(file=out, force_terminal=True, width=200, **options), pictures="blocks")
     return out.getvalue()
 
 

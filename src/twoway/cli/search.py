@@ -34,7 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instruction", metavar="TEXT", help="put this text before the question instead")
     parser.add_argument("--model", metavar="MODEL", help="where the model of the index lies now")
     add_opening(parser)
-    parser.add_argument("--pictures", choices=("auto", "always", "never"), default="auto", help="draw thumbnails in the terminal")
+    parser.add_argument(
+        "--pictures",
+        choices=("auto", "blocks", "kitty", "iterm", "never"),
+        default="auto",
+        help="draw thumbnails: as the terminal can (auto), in half blocks, into a file too, or by kitty's or iTerm2's protocol",
+    )
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -56,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
 
     from twoway.search.terminal import show
 
-    show(hits, Console(file=sys.stdout, highlight=False), pictures={"auto": None, "always": True, "never": False}[args.pictures])
+    show(hits, Console(file=sys.stdout, highlight=False), pictures=args.pictures)
     return 0
