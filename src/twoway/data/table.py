@@ -35,6 +35,7 @@ from .policy import Policy
 from .progress import steps
 from .rows import ReadOptions
 from .sources import kind_of
+from .table_sharing import find, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,9 +130,10 @@ def open_table(
         finder = finders[kind](argument, options)
     else:
         raise UsageError(f"{spec} has documents, not pairs of a query and a positive")
-    kept = _kept_in(folder, spec, finder, options, cap)
-    if kept is not None and kept.is_dir():
-        table = _load(spec, finder, kept)
+    key = _key(spec, finder, options, cap)
+    kept = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(spec).name)[-40:]}-{key}" if folder is not None and finder.files() else None
+    table = find(key) or (_load(spec, finder, kept) if kept is not None and kept.is_dir() else None)
+    if table is not None:
         policy.start()
         for error in table.bad:
             policy.refuse(error)
@@ -140,6 +142,7 @@ def open_table(
     if not len(table):
         first = f", the first: {table.bad[0]}" if table.bad else ""
         raise TwowayError(f"every row of {spec} is bad ({len(table.bad):,}){first}" if table.bad else f"{spec} holds no rows")
+    put(key, table)
     if kept is not None:
         _keep(table, kept)
         return _load(spec, finder, kept)
@@ -182,12 +185,9 @@ def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTab
     return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), contents=held, bad=bad)
 
 
-def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> Path | None:
-    """Return the folder that this very table is kept in."""
-    files = finder.files()
-    if folder is None or not files:
-        return None
-    stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+def _key(spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> str:
+    """Return what this very table is known by: its source's files as they are, and how they are read."""
+    stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in finder.files() if path.exists()]
     form = getattr(options.form, "pieces", None) or getattr(options.form, "__name__", None)
     asked = [
         _VERSION,
@@ -201,8 +201,7 @@ def _kept_in(folder: Path | None, spec: str, finder: Finder, options: ReadOption
         form,
         stamps,
     ]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    return folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(spec).name)[-40:]}-{key}"
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def _keep(table: RowTable, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from twoway.data.patches import PatchGeometry
+from twoway.data.table_sharing import shared_tables
 from twoway.errors import TwowayError
 from twoway.model import backbone
 from twoway.model import processor as processors
@@ -93,11 +94,12 @@ def dry_run(
 ) -> tuple[Forecast, ...]:
     """Forecast each stage of a recipe; the parameters are those of `run`."""
     _, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
-    return tuple(forecast(step, steps, nproc) for step in steps)
+    with shared_tables():
+        return tuple(forecast(step, steps, nproc) for step in steps)
 
 
 def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
-    """Forecast one stage; what cannot be known is left out, with the reason."""
+    """Forecast one stage; what cannot be known is left out, with the reason. Of several, data is looked through once (`shared_tables`)."""
     if step.action not in DOES:
         return Forecast(step.job.name, step.said)
     problems = list(step.job.problems)
