@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from twoway.model import adapters
 from twoway.model.layout import Layout, layout_of, layout_of_adapter
 
 if TYPE_CHECKING:
@@ -32,10 +31,8 @@ def test_a_layout_is_known_by_the_name_of_its_architecture(name: str | None, tol
     assert layout_of(tmp_path) == told
 
 
-def test_an_adapter_is_plain_unless_we_or_its_base_say_how_inputs_are_written(tmp_path: Path) -> None:
+def test_an_adapter_is_plain_unless_its_base_says_how_inputs_are_written(tmp_path: Path) -> None:
     assert layout_of(tmp_path) == Layout()
-    assert layout_of_adapter(tmp_path, Layout(), encoder=False) == Layout(template="plain")
-    assert layout_of_adapter(tmp_path, COCOA, encoder=False) == COCOA
-    assert layout_of_adapter(tmp_path, Layout(), encoder=True) == Layout()
-    (tmp_path / adapters.BASE).write_text("{}")
-    assert layout_of_adapter(tmp_path, Layout(), encoder=False) == Layout()
+    assert layout_of_adapter(Layout(), encoder=False) == Layout(template="plain")
+    assert layout_of_adapter(COCOA, encoder=False) == COCOA
+    assert layout_of_adapter(Layout(), encoder=True) == Layout()

@@ -8,7 +8,6 @@ answers as the adapted one does.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PARTS = ("language", "tower", "projector")
-CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model", "base.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model"
 
 
 @dataclass(frozen=True)
@@ -109,20 +108,9 @@ def base_name(folder: Path) -> str | None:
     return str(name) if name else None
 
 
-def save_adapter(adapted: peft.PeftModel, folder: Path, *, base: dict[str, str]) -> None:
-    """Save an adapter with the hashes of its base's weight files, so that another base is noticed even where the shapes agree."""
-    adapted.save_pretrained(folder)
-    (folder / BASE).write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
-
-
-def merge_folder(model: PreTrainedModel, folder: Path, *, base: dict[str, str]) -> PreTrainedModel:
-    """Merge an adapter into its base; `base` has the hashes of the base's weight files by name."""
+def merge_folder(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Merge an adapter into its base; another base is noticed by layers that it has not, or that have another shape."""
     weight_files(folder, WEIGHTS)
-    recorded = read_json(folder / BASE) if (folder / BASE).exists() else base
-    if recorded != base:
-        raise TwowayError(
-            f"{folder} is an adapter for another base: the weights it was trained on differ from these; name its base with --base"
-        )
     target, renamed = _target(model, folder)
     mapping = {f"^{re.escape(old)}(?=\\.)": new for old, new in renamed.items()}
     try:

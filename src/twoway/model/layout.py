@@ -1,8 +1,8 @@
 """What the layout of a checkpoint tells that its config does not: how it attends, where its vector is read, how its inputs were written.
 
 A trainer of embedding models leaves a folder that looks like a vision-language model's, or an adapter. Three things that decide every
-vector stand nowhere in it, and the trainer's own code knows them by heart. What is left of them here are names: the architecture in
-`config.json`, and who saved an adapter.
+vector stand nowhere in it, and the trainer's own code knows them by heart. What is left of them here is the name of the architecture in
+`config.json`, and that a folder is an adapter.
 
 - MoCa (arXiv 2506.23115): two-way, the mean, contents one behind the other without the turns of a chat.
 - CoCoA (arXiv 2603.01471): two-way, the state at an EOS that is appended to every row, contents one behind the other.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from . import adapters, processor
+from . import processor
 from .prompting import set_template
 from .source import read_json
 
@@ -52,11 +52,9 @@ def layout_of(folder: Path) -> Layout:
     return Layout()
 
 
-def layout_of_adapter(folder: Path, base: Layout, *, encoder: bool) -> Layout:
-    """Return what the layout of an adapter tells beside its base's; `encoder`: the base says itself how its inputs are written."""
-    if (folder / adapters.BASE).exists() or encoder:
-        return base
-    return replace(base, template="plain")
+def layout_of_adapter(base: Layout, *, encoder: bool) -> Layout:
+    """Return what being an adapter tells beside its base's layout; `encoder`: the base says itself how its inputs are written."""
+    return base if encoder else replace(base, template="plain")
 
 
 def write_as(parts: Any, style: Style) -> None:

@@ -80,12 +80,12 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
     if base is None:
         raise UsageError(f"{folder} is an adapter that names no base; name it with --base")
     opened = open_start(base, dtype=dtype)
-    model = adapters.merge_folder(opened.model, folder, base=opened.weights)
+    model = adapters.merge_folder(opened.model, folder)
     own = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
     merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
     sums = {f"base/{name}": value for name, value in opened.weights.items()}
     sums[f"adapter/{adapters.WEIGHTS}.safetensors"] = sha256(folder / f"{adapters.WEIGHTS}.safetensors")
-    layout = layout_of_adapter(folder, opened.layout, encoder=encoder.is_encoder(source.locate(base)))
+    layout = layout_of_adapter(opened.layout, encoder=encoder.is_encoder(source.locate(base)))
     note, home = opened.note | {"merged": merged}, folder if own else opened.folder
     return dataclasses.replace(opened, model=model, folder=home, weights=sums, layout=layout, note=note)
 
