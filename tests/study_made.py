@@ -20,6 +20,25 @@ SIZE = 200  # candidates of an item
 TASKS = {"picture-name": ("retrieval", "known style"), "name-picture": ("retrieval", "unseen style"), "page": ("documents", "known style")}
 PASSED = {"passed": True, "base": {"gap": 1.9, "least": 0.5}, "smoke": {"arm": "a", "score": 0.2, "chance": 0.03, "times": 4}, "why": ""}
 
+# What a study says of itself, but for its arms, stages and claims.
+USUAL = {
+    "study": "made",
+    "file": "studies/made.yaml",
+    "command": "twoway study studies/made.yaml out",
+    "state": "done",
+    "base": "samples/base",
+    "suite": "nano",
+    "tasks": list(TASKS),
+    "surroundings": {
+        "versions": {"twoway": "0.1.0", "torch": "2.8"},
+        "git": {"commit": "0" * 40, "dirty": False},
+        "machine": {"system": "Linux", "cores": 2, "device": "cpu", "threads": 1, "ranks": 1},
+    },
+    "jobs_at_once": 2,
+    "seconds": 5400.0,
+    "jobs": [],
+}
+
 
 def made(
     out: Path,
@@ -56,47 +75,32 @@ def made(
                     runs.append(run | {"state": "failed", "seconds": {}, "error": "the loss is not a number at step 3"})
                     continue
                 at = level + random.normal(0.0, luck) + (befores[source, before] if source else 0.0)
-                scores = {task: at + hard[task] + random.normal(0.0, 0.08, items) for task in TASKS}
-                _write(out / run["file"], scores)
+                _write(out / run["file"], {task: at + hard[task] + random.normal(0.0, 0.08, items) for task in TASKS})
                 runs.append(run | {"state": "done", "seconds": {"finetune": 60.0, "evaluate": 20.0}, "error": None})
-        arms[arm] = {
-            "from": source or "base",
-            "attention": "causal" if "causal" in arm else "two-way",
-            "pooling": "last" if "last" in arm else "mean",
-            "lr": 0.0006,
-            "rows": 7680,
-            "rates": {"0.0002": 0.31, "0.0006": 0.35},
-            "settings": {},
-            "before": {"rows": 24000 if source else 0, "seconds": 900.0 if source else 0.0},
-            "runs": runs,
-        }
-    study = {
-        "study": "made",
-        "file": "studies/made.yaml",
-        "command": "twoway study studies/made.yaml out",
-        "state": "done",
-        "base": "samples/base",
-        "seeds": list(seeds),
-        "suite": "nano",
-        "tasks": list(TASKS),
-        "surroundings": {
-            "versions": {"twoway": "0.1.0", "torch": "2.8"},
-            "git": {"commit": "0" * 40, "dirty": False},
-            "machine": {"system": "Linux", "cores": 2, "device": "cpu", "threads": 1, "ranks": 1},
-        },
-        "jobs_at_once": 2,
-        "seconds": 5400.0,
-        "stages": {
-            name: {"stage": "pretrain", "from": "base", "rows": 24000, "seconds": 900.0, "state": "done"} for name in set(sources.values())
-        },
-        "arms": arms,
-        "claims": list(claims),
-        "jobs": [],
+        arms[arm] = _arm(arm, source, runs)
+    stages = {
+        name: {"stage": "pretrain", "from": "base", "rows": 24000, "seconds": 900.0, "state": "done"} for name in set(sources.values())
     }
-    (out / "study.json").write_text(json.dumps(study))
+    about = {"seeds": list(seeds), "stages": stages, "arms": arms, "claims": list(claims)}
+    (out / "study.json").write_text(json.dumps(USUAL | about))
     if gate is None or gate:
         (out / "gate.json").write_text(json.dumps(gate or PASSED))
     return out
+
+
+def _arm(name: str, source: str | None, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a study says of an arm; its name tells attention and pooling."""
+    return {
+        "from": source or "base",
+        "attention": "causal" if "causal" in name else "two-way",
+        "pooling": "last" if "last" in name else "mean",
+        "lr": 0.0006,
+        "rows": 7680,
+        "rates": {"0.0002": 0.31, "0.0006": 0.35},
+        "settings": {},
+        "before": {"rows": 24000 if source else 0, "seconds": 900.0 if source else 0.0},
+        "runs": runs,
+    }
 
 
 def _write(path: Path, scores: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from study_made import TASKS, made
 from twoway.errors import UsageError
 from twoway.study.claims import comparisons, doses, read_claims
 from twoway.study.evidence import Evidence
-from twoway.study.outcomes import read_study
+from twoway.study.outcomes import read_outcomes
 from twoway.study.page_claim import onset
 from twoway.study.verdict import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED
 
@@ -21,7 +21,7 @@ DOSES = {"0": "a", "15": "b", "50": "c", "100": "d"}
 
 
 def claim(out, levels, about=CLAIM, **options):
-    (one,) = read_claims(Evidence(read_study(made(out, levels, [about], **options))))
+    (one,) = read_claims(Evidence(read_outcomes(made(out, levels, [about], **options))))
     return one
 
 
@@ -67,7 +67,7 @@ def test_a_difference_that_may_be_the_luck_of_one_stage_says_so(tmp_path):
     (several,) = claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, items=60, sources={"b": "moca"}, stage_seeds=(1, 2)).found
     assert "the luck of moca, done once, is not in it" in once.verdict.why
     assert "done once" not in several.verdict.why
-    evidence = Evidence(read_study(tmp_path / "1"))
+    evidence = Evidence(read_outcomes(tmp_path / "1"))
     assert evidence.once({"b": 1.0, "c": -1.0}, ("page",)) == []
 
 
@@ -84,7 +84,7 @@ def test_a_curve_asks_for_growth_or_for_its_best_point_or_against_its_control(tm
     (grows,) = claim(tmp_path, levels, CLAIM | {"curve": axis}).found
     assert grows.verdict.word == SEEN
     assert grows.interval.value == pytest.approx(0.12, abs=0.02)
-    reading = read_study(tmp_path)
+    reading = read_outcomes(tmp_path)
     best = comparisons(CLAIM | {"curve": axis | {"best": "50"}}, reading)
     assert [one.says for one in best] == ["50 minus 0", "50 minus 15", "50 minus 100"]
     control = comparisons(CLAIM | {"curve": axis | {"control": {"0": "a", "15": "e", "100": "e"}}}, reading)
@@ -105,7 +105,7 @@ def changed(out, change):
     about = json.loads((out / "study.json").read_text())
     change(about)
     (out / "study.json").write_text(json.dumps(about))
-    return Evidence(read_study(out))
+    return Evidence(read_outcomes(out))
 
 
 def lost(arm, seed):
@@ -176,14 +176,14 @@ FLAT = {"x": 0.3, "y": 0.3, "z": 0.3}
 )
 def test_from_which_dose_on_it_is_seen_is_said_of_doses_that_were_run(tmp_path, levels, failed, said):
     one = claim(tmp_path, levels | FLAT, CLAIM | {"curve": CURVE}, failed=failed, items=150)
-    found = onset(Evidence(read_study(tmp_path)), one)
+    found = onset(Evidence(read_outcomes(tmp_path)), one)
     assert said in found
     assert bool(found) == bool(said)
 
 
 def test_no_dose_is_named_where_the_gate_does_not_hold(tmp_path):
     one = claim(tmp_path, {"a": 0.4, "b": 0.4, "c": 0.4} | FLAT, CLAIM | {"curve": CURVE}, items=60, gate={"passed": False, "why": "no"})
-    assert onset(Evidence(read_study(tmp_path)), one) == ""
+    assert onset(Evidence(read_outcomes(tmp_path)), one) == ""
 
 
 def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_model_falls_out(tmp_path):
@@ -194,7 +194,7 @@ def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_mod
             run["stage_seeds"]["mine"] = 0
 
     made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60, sources={"a": "moca", "b": "moca"}, stage_seeds=(1, 2), stage_luck=0.05)
-    before = Evidence(read_study(tmp_path)).interval({"b": 1.0, "a": -1.0}, ("page",))
+    before = Evidence(read_outcomes(tmp_path)).interval({"b": 1.0, "a": -1.0}, ("page",))
     evidence = changed(tmp_path, mines)
     assert evidence.interval({"b": 1.0, "a": -1.0}, ("page",)) == before
     (one,) = read_claims(evidence)
@@ -208,7 +208,7 @@ def test_other_candidates_are_other_items(tmp_path):
     at = table.column_names.index("size")
     pq.write_table(table.set_column(at, "size", [[7] * len(table)]), path)
     with pytest.raises(UsageError, match=r"b/seed-2\.json: the items of picture-name"):
-        read_study(tmp_path)
+        read_outcomes(tmp_path)
 
 
 def test_doses_are_numbers_or_places():
@@ -224,17 +224,17 @@ def test_runs_on_other_items_are_refused(tmp_path):
     for name in ("seed-2.json", "seed-2.items.parquet"):
         (tmp_path / "results" / "b" / name).write_bytes((few / "results" / "b" / name).read_bytes())
     with pytest.raises(UsageError, match=r"b/seed-2\.json: the items of picture-name"):
-        read_study(tmp_path)
+        read_outcomes(tmp_path)
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no study\.json"):
-        read_study(tmp_path)
+        read_outcomes(tmp_path)
 
 
 def test_every_seed_is_shown_and_their_mean_is_the_score(tmp_path):
     one = claim(tmp_path, {"a": 0.3, "b": 0.34})
-    evidence = Evidence(read_study(tmp_path))
+    evidence = Evidence(read_outcomes(tmp_path))
     seeds = [evidence.by_seed(arm, one.scope) for arm in one.arms]
     assert [list(found) for found in seeds] == [["1", "2", "3"]] * 2
     gap = np.mean(list(seeds[0].values())) - np.mean(list(seeds[1].values()))

@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from .grid import Grid
 
 
-def opened(
-    study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, claims: Collection[int], kinds: Mapping[str, Kind] | None
-) -> tuple[Study, Layout, frozenset[str]]:
-    """Read a study; return it, its layout in the folder `out`, and the arms that the claims need. What cannot be done is refused."""
+def opened(study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, kinds: Mapping[str, Kind] | None) -> Layout:
+    """Read a study, and return it laid out in the folder `out`. What cannot be done is refused."""
     if jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {jobs}")
     kinds = known_kinds(kinds)
-    read = read_study(study, words, kinds=kinds)
-    return read, Layout(read, Path(out), kinds), chosen_arms(read, claims)
+    return Layout(read_study(study, words, kinds=kinds), Path(out), kinds)
 
 
 def chosen_arms(study: Study, claims: Collection[int]) -> frozenset[str]:

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.table_sharing import shared_tables
 from twoway.stages.dry_run import Forecast
 from twoway.stages.dry_run import forecast as forecast_step
 from twoway.stages.run_report import duration
 from twoway.stages.steps import Step
 
-from .chosen import needed, opened
+from .chosen import chosen_arms, needed, opened
 from .pace import paces
 from .rates import first_rates
 from .reading import rows_read
@@ -73,27 +74,28 @@ def forecast(
     kinds: Mapping[str, Kind] | None = None,
 ) -> Forecasts:
     """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
-    read, layout, arms = opened(study, out, words, jobs=jobs, claims=claims, kinds=kinds)
-    grid = layout.lay_out(first_rates(read))
-    wanted = needed(grid, arms)
+    layout = opened(study, out, words, jobs=jobs, kinds=kinds)
+    grid = layout.lay_out(first_rates(layout.study))
+    wanted = needed(grid, chosen_arms(layout.study, claims))
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])
     lines: list[Line] = []
     notes: list[str] = []
     problems: list[str] = []
     total, unknown = 0.0, 0
-    for name, group in _alike(grid, wanted).items():
-        task = group[0]
-        left = [one for one in group if steps[one.key].action != "keep"]
+    groups = _alike(grid, wanted)
+    left = {name: [one for one in group if steps[one.key].action != "keep"] for name, group in groups.items()}
+    forecasts = _forecasts(left, grid, steps)
+    for name, group in groups.items():
+        task, open_, found = group[0], len(left[name]), forecasts[name]
         pace = pace_of.get(task.job.kind.name)
-        found = _of(task, grid, steps) if left else Forecast(task.title, "done")
         rows = rows_read(task.job.config) or (found.amount.rows if found.amount else None)
         seconds = found.seconds if pace is None else pace * (rows or 1)
-        total += (seconds or 0.0) * len(left)
-        unknown += len(left) if seconds is None else 0
+        total += (seconds or 0.0) * open_
+        unknown += open_ if seconds is None else 0
         tokens = found.amount.tokens if found.amount else None
         source = task.job.source if task.job.base is None else "base"
-        lines.append(Line(name, source, len(group), len(group) - len(left), rows, tokens, seconds, found.memory))
+        lines.append(Line(name, source, len(group), len(group) - open_, rows, tokens, seconds, found.memory))
         notes += [note for note in found.notes if "not estimated" not in note]
         problems += found.problems
     done = sum(line.done for line in lines)
@@ -116,6 +118,12 @@ def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
             continue
         groups.setdefault(f"{task.job.name}: rates" if key in trials else task.job.name, []).append(task)
     return groups
+
+
+def _forecasts(left: Mapping[str, Sequence[Task]], grid: Grid, steps: Mapping[str, Step]) -> dict[str, Forecast]:
+    """Forecast one job of each group that is left to do; what several of them read is looked through once."""
+    with shared_tables():
+        return {name: _of(group[0], grid, steps) if group else Forecast(name, "done") for name, group in left.items()}
 
 
 def _of(task: Task, grid: Grid, steps: Mapping[str, Step]) -> Forecast:

@@ -141,12 +141,17 @@ class Reading:
         return found
 
 
-def read_study(out: str | Path) -> Reading:
+def require_study(out: str | Path, study: str | Path) -> None:
+    """Refuse a folder that is another study's than the one of this file, by its name."""
+    about = _facts(Path(out))
+    if about.get("study") != Path(study).stem:
+        raise UsageError(f"{out} holds the study {about.get('study')} ({about.get('file')}), not {study}; name that one, or another OUT")
+
+
+def read_outcomes(out: str | Path) -> Reading:
     """Read a study's folder."""
     out = Path(out)
-    about = _json(out / "study.json")
-    if about is None:
-        raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")
+    about = _facts(out)
     tasks: dict[str, Task] = {}
     order: dict[str, list[str]] = {}
     sizes: dict[str, dict[str, int]] = {}  # how many candidates each item has
@@ -183,6 +188,14 @@ def read_study(out: str | Path) -> Reading:
         arms[name] = Arm(name, arm, tuple(runs), tuple(missing))
     gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tried yet"}
     return Reading(out, about, gate, tasks, abouts, arms, baselines)
+
+
+def _facts(out: Path) -> dict[str, Any]:
+    """Return what a study says of itself."""
+    about = _json(out / "study.json")
+    if about is None:
+        raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")
+    return about
 
 
 def _several(about: dict[str, Any]) -> set[str]:

@@ -17,7 +17,7 @@ from twoway.training.report_parts import REPORT
 
 from .claims import read_claims
 from .evidence import Evidence
-from .outcomes import read_study
+from .outcomes import read_outcomes
 from .page_claim import arms_table, claim_block, row, word
 from .page_map import crossed, dose_maps, unseen
 from .papers import CLAIMS
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def write(out: str | Path) -> list[Path]:
     """Write the report of the study in `out`."""
-    reading = read_study(out)
+    reading = read_outcomes(out)
     evidence = Evidence(reading)
     claims = read_claims(evidence)
     about = reading.about
@@ -50,7 +50,7 @@ def write_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
     file.parent.mkdir(parents=True, exist_ok=True)
     made, studies = [], []
     for out in outs:
-        evidence = Evidence(read_study(out))
+        evidence = Evidence(read_outcomes(out))
         claims = read_claims(evidence)
         picture = file.with_name(f"{file.stem}-{evidence.reading.about.get('study', Path(out).name)}.svg")
         rows = [row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]

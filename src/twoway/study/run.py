@@ -13,7 +13,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from twoway.embedding.shards import alone
@@ -24,7 +23,7 @@ from twoway.training.checkpoint import FOLDER as CHECKPOINTS
 from twoway.training.stop import Stopped
 
 from . import gate, summary
-from .chosen import needed, opened
+from .chosen import chosen_arms, needed, opened
 from .grid import LOGS
 from .pace import seconds_left
 from .rates import first_rates
@@ -34,10 +33,10 @@ from .workers import Workers, log_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from twoway.stages.kinds import Kind
 
-    from .config import Study
     from .grid import Grid, Layout
     from .workers import Worker
 
@@ -74,32 +73,38 @@ def run(
 
     With `claims`, only what claims of these numbers need. `seen(out)` is called whenever there is a new score, and at the end.
     """
-    out = Path(out)
-    read, layout, arms = opened(study, out, words, jobs=jobs, claims=claims, kinds=kinds)
-    require_run_folder(out, summary.FILE)
-    grid = layout.lay_out({})
-    wanted = needed(grid, arms)
-    for problem in (problem for key, task in grid.tasks.items() if key in wanted for problem in task.job.problems):
-        raise TwowayError(f"{read.file}: {problem}")
-    with alone(out):
-        return _Runner(read, out, layout, Workers(jobs, out / LOGS), seen, arms, tuple(claims)).run()
+    layout = opened(study, out, words, jobs=jobs, kinds=kinds)
+    runner = _Runner(layout, tuple(claims), Workers(jobs, layout.out / LOGS), seen)
+    require_run_folder(layout.out, summary.FILE)
+    runner.require_possible()
+    with alone(layout.out):
+        return runner.run()
 
 
 @dataclass
 class _Runner:
     """The state of a study that is being done."""
 
-    study: Study
-    out: Path
     layout: Layout
+    claims: tuple[int, ...]  # those that it is done for now; none: all of it
     workers: Workers
     seen: Callable[[Path], object]
-    arms: frozenset[str]  # which are done now
-    claims: tuple[int, ...]  # for which
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     verdict: gate.Verdict = field(default_factory=gate.Verdict)
     stopped: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Name what is looked at all the time."""
+        self.study, self.out = self.layout.study, self.layout.out
+        self.arms = chosen_arms(self.study, self.claims)
+
+    def require_possible(self) -> None:
+        """Refuse a study some of whose data or models are not there, as far as they are needed now."""
+        grid = self.layout.lay_out({})
+        wanted = needed(grid, self.arms)
+        for problem in (problem for key, task in grid.tasks.items() if key in wanted for problem in task.job.problems):
+            raise TwowayError(f"{self.study.file}: {problem}")
 
     def run(self) -> StudyResult:
         """Do what is left to do."""
