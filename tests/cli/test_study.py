@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image as PILImage
 from pair_toys import WORDS, pair_file
 from study_made import made
 from twoway.cli import main
+from twoway.data import table
 
 
 @pytest.fixture
@@ -39,8 +41,10 @@ def study(tiny_model, tmp_path):
     return path
 
 
-def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, capsys):
+def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
+    passes, build = [], table._build
+    monkeypatch.setattr(table, "_build", lambda *given: passes.append(given[0]) or build(*given))
     assert main(["study", str(study), str(out), "--dry-run", "--json", "--jobs", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert not out.exists()
@@ -53,12 +57,33 @@ def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, cap
     }
     assert all(lines[name]["seconds"] > 0 for name in ("moca", "causal"))
     assert "16 jobs, 0 done" in found["said"]
+    # Whatever many arms read is looked through once for all of them.
+    assert len(passes) == len(set(passes)) == 2
 
 
 @pytest.mark.parametrize("given", ["x", "1,", "1;2"])
 def test_claims_are_numbers(tmp_path, capsys, given):
     assert main(["study", "studies/quick.yaml", str(tmp_path / "out"), "--claims", given, "--dry-run"]) == 2
     assert "--claims takes numbers of claims" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--report", "--claims", "1"], "shows all that stands in .*, so leave out --claims"),
+        (["--report", "--jobs", "1"], "so leave out --jobs"),
+        (["seeds=[1]", "--report"], r"so leave out seeds=\[1\]"),
+        (["--report", "--dry-run"], "--dry-run writes nothing; leave it out, or --report"),
+        (["--write", "page.md", "--dry-run"], "--dry-run writes nothing; leave it out, or --write"),
+        (["--report"], r"holds the study made \(studies/made\.yaml\), not studies/quick\.yaml"),
+    ],
+)
+def test_what_a_report_would_not_obey_is_refused(tmp_path, capsys, words, message):
+    made(tmp_path, {"a": 0.3}, [], items=20)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["study", "studies/quick.yaml", str(tmp_path), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_several_studies_stand_on_one_page(tmp_path, capsys):
@@ -68,9 +93,11 @@ def test_several_studies_stand_on_one_page(tmp_path, capsys):
         made(tmp_path / name, {"a": 0.3, "b": 0.35}, [claim], items=20)
         about = json.loads((tmp_path / name / "study.json").read_text())
         (tmp_path / name / "study.json").write_text(json.dumps(about | {"study": name}))
-    words = ["study", "studies/quick.yaml", str(tmp_path / "one"), "--report", "--also", str(tmp_path / "two")]
+    words = ["study", "studies/one.yaml", str(tmp_path / "one"), "--report", "--also", str(tmp_path / "two")]
     assert main([*words, "--write", str(tmp_path / "page.md")]) == 0
     assert "page-two.svg" in capsys.readouterr().out
+    assert main([*words, "--write", str(tmp_path / "page.md"), "--json"]) == 0
+    assert str(tmp_path / "page.md") in json.loads(capsys.readouterr().out)["written"]
     text = (tmp_path / "page.md").read_text()
     assert text.index("## Study `one`") < text.index("## Study `two`")
     assert main(words) == 2

@@ -21,7 +21,7 @@ STUDY is a YAML file: a base, stages that arms share (each is done once), arms, 
 twoway evaluate writes them, study.json, gate.json, report.html, and a log of each job in logs/. Jobs run in processes of one thread each.
 What is done is kept, what was cut off goes on: give the same command again. A job that fails takes along what needs it and nothing else;
 the command then ends with 1 and names its log. Where the base does not look at its pictures, or the first arm does not clear chance, the
-study says that it cannot decide, and why.
+study says that it cannot decide, and why. --report writes what stands in OUT, all of it, as it was last run; it runs nothing.
 Words: seeds=[1] sets a key of the study, finetune.rows=640 one of all arms, arms.causal.lr=1e-4 or stages.moca.rows=6400 one of one."""
 EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, rows, time; nothing is done)
   twoway study studies/quick.yaml out --jobs 2             (give it again after a stop: it goes on)
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Run, go on, or forecast; 1 where something failed or nothing can be decided, 143 and 130 where a signal stopped it."""
     from twoway.training.stop import Stopped
 
-    if args.also and args.write is None:
-        raise UsageError("--also names studies for the page of --write FILE; give that, too")
+    _require_said_together(args)
     jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if args.dry_run:
         from twoway.study.forecast import forecast
@@ -71,11 +70,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             show(args.study, found)
         return 1 if found.problems else 0
-    from twoway.study import pages
-
     if args.report:
-        _said(args, "nothing run", _pages(args))
-        return 0
+        return _report(args)
+    from twoway.study import pages
     from twoway.study.run import run as run_study
 
     try:
@@ -91,6 +88,31 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{job} failed: {error} (log: {log})\n")
     _said(args, f"{result.state}{f': {result.why}' if result.why else ''}; {result.done} jobs done", written)
     return 0 if result.state in ENDED else 1
+
+
+def _require_said_together(args: argparse.Namespace) -> None:
+    """Refuse what a call would not obey: nothing that is said is left out in silence."""
+    if args.also and args.write is None:
+        raise UsageError("--also names studies for the page of --write FILE; give that, too")
+    if args.dry_run and (args.report or args.write):
+        raise UsageError(f"--dry-run writes nothing; leave it out, or {'--report' if args.report else '--write'}")
+    if args.report:
+        said = {"--claims": args.claims is not None, "--jobs": args.jobs is not None, f"{(*args.words, '')[0]}": bool(args.words)}
+        for name in (name for name, given in said.items() if given):
+            raise UsageError(f"--report runs nothing and shows all that stands in {args.out}, so leave out {name}")
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Write what a reader looks at, of a study that has been run."""
+    from twoway.study.outcomes import require_study
+
+    require_study(args.out, args.study)
+    written = _pages(args)
+    if args.json:
+        sys.stdout.write(json.dumps({"out": args.out, "written": [str(path) for path in written]}, ensure_ascii=False, indent=2) + "\n")
+    else:
+        _said(args, "nothing run", written)
+    return 0
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
