@@ -129,15 +129,15 @@ def _vectors(task: Any, data: FinetuneData, measured: Measured, device: torch.de
 
 
 def _read(data: FinetuneData, measured: Measured) -> Iterator[list[tuple[PairRow, Any]]]:
-    """Read and encode the rows, a few at a time; hard negatives are left aside, and rows that cannot be read too."""
+    """Read and encode the rows, a few at a time, hard negatives left aside; the policy decides about bad rows, as in training."""
     for start in range(0, len(measured.rows), _AT_ONCE):
         examples = []
         for row in measured.rows[start : start + _AT_ONCE]:
             try:
                 identity, pair = measured.pairs.read(int(row))
                 examples.append((pair, data.encode.without_negatives((identity, pair), epoch=_EPOCH)))
-            except ContentError:
-                continue
+            except ContentError as error:
+                data.loader.policy.refuse(error)
         if examples:
             yield examples
 

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 def readable(data: RowData, seen: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
-    """Return the held-out rows that can be read, as a stage looks at them, all their files opened once."""
+    """Return the held-out rows, as a stage looks at them, all files opened once; the policy decides about bad ones, as in training."""
     rows = []
     for row in data.held:
         try:
             identity, document = data.mixture.read(int(row))
             found = seen(document)
             found.fingerprint()  # opens every file
-        except ContentError:
+        except ContentError as error:
+            data.loader.policy.refuse(error)
             continue
         rows.append((identity, found))
     return rows
