@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Place
-from twoway.data import find_hub
+from twoway.data import find_hub, find_parquet
 from twoway.data.formats import form_of
 from twoway.data.policy import Policy
 from twoway.data.rows import ReadOptions
@@ -94,10 +94,11 @@ def test_a_turned_picture_has_its_upright_size(tmp_path, jsonl):
 def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
     path = parquet(tmp_path / "rows.parquet", [{"text": "x" * 1000} for _ in range(40)], row_group_size=4)
     monkeypatch.setattr("twoway.data.find_parquet._CACHE_BYTES", 9000)
-    table = open_table(str(path))
+    tables = [open_table(str(path)) for _ in range(3)]  # of all sources together
     for index in np.random.default_rng(0).permutation(40):
-        table.read(int(index))
-    assert len(table.finder._groups) == 2
+        for table in tables:
+            assert len(table.read(int(index)).texts[0]) == 1000
+    assert len(find_parquet.GROUPS.held) == 2
 
 
 def test_a_table_is_kept_and_used_again_until_the_source_changes(sources, tmp_path, monkeypatch, jsonl):

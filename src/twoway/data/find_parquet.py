@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from .parquet import parquet_files
 from .rows import require_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .finders import Position
     from .rows import ReadOptions
@@ -26,17 +27,41 @@ _CACHE_BYTES, _LARGE_GROUP = 256 << 20, 64 << 20
 _log = logging.getLogger(__name__)
 
 
+class Groups:
+    """The latest row groups of all sources of a process: ten sources in each of many workers must not hold ten times the bound each."""
+
+    def __init__(self) -> None:
+        self.held: OrderedDict[tuple[object, int, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, int, int], read: Callable[[], Any]) -> Any:
+        """Return a row group, from memory where it is there."""
+        with self._lock:
+            if key in self.held:
+                self.held.move_to_end(key)
+                return self.held[key]
+        found = read()
+        with self._lock:
+            self.held[key] = found
+            while len(self.held) > 1 and sum(table.nbytes for table in self.held.values()) > _CACHE_BYTES:
+                self.held.popitem(last=False)
+        return found
+
+
+GROUPS = Groups()
+
+
 class ParquetFinder(Base):
     """Rows of Parquet files; the latest row groups stay in memory, up to a bound."""
 
-    _transient = ("_files", "_groups")
+    _transient = ("_files", "_mark")
 
     def __init__(self, argument: str, options: ReadOptions, label: str | None = None, root: Path | None = None) -> None:
         """Take a file or a folder; a `label` stands for the file in the places of rows, and `root` for its folder."""
         super().__init__(options)
         self.paths, self.label, self.root = parquet_files(Path(argument)), label, root
         self._files: dict[int, tuple[Any, list[int]]] | None = None
-        self._groups: OrderedDict[tuple[int, int], Any] | None = None
+        self._mark: object | None = None  # what tells its row groups from another's
 
     def files(self) -> list[Path]:
         """See `Finder`."""
@@ -93,13 +118,8 @@ class ParquetFinder(Base):
         """Return a row group, from memory where it is there."""
         import pyarrow
 
-        groups = self._groups = OrderedDict() if self._groups is None else self._groups
-        if (number, group) not in groups:
-            try:
-                groups[number, group] = self._open(number)[0].read_row_group(group)
-            except (OSError, pyarrow.ArrowException) as error:
-                raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
-            while len(groups) > 1 and sum(table.nbytes for table in groups.values()) > _CACHE_BYTES:
-                groups.popitem(last=False)
-        groups.move_to_end((number, group))
-        return groups[number, group]
+        self._mark = self._mark or object()
+        try:
+            return GROUPS.get((self._mark, number, group), lambda: self._open(number)[0].read_row_group(group))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
