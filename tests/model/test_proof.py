@@ -213,6 +213,29 @@ def test_a_proof_leaves_the_model_as_it_was(opened: Callable[..., tuple[Any, Any
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.get_decoder().layers)
 
 
+@pytest.mark.parametrize(("causal", "said"), [(False, "two-way"), (True, "causal")])
+def test_where_all_look_at_one_state_a_content_close_to_it_shows_who_looks_there(causal: bool, said: str) -> None:
+    states = torch.randn(1, 12, 64, generator=torch.Generator().manual_seed(0))
+    sink = states[0, 0] / states[0, 0].norm()
+
+    def layer(hidden: torch.Tensor) -> torch.Tensor:
+        scores = (hidden[0] @ sink * 40).expand(
+            12, 12
+        )  # noise is at most half as near to the first state as it is itself: a weight of e^-150
+        shut = torch.full((12, 12), -torch.inf).triu(1) if causal else torch.zeros(12, 12)
+        return ((scores + shut).softmax(-1) @ hidden[0])[None]
+
+    def run(at: int, content: int) -> torch.Tensor:
+        return layer(proof_layers.hidden_with(states, at, content))
+
+    def noise(at: int, content: int) -> torch.Tensor:
+        return layer(proof_layers.nudged(states, [at], content))
+
+    asked = proof_layers.Probe("a later token", "earlier text", 11, tuple(range(11)))
+    found = [proof_layers.asked(one, asked, layer(states), list(range(11)), 2e-6, alive=True) for one in (noise, run)]
+    assert [one.attention for one in found] == ["causal", said]
+
+
 def test_a_layer_that_is_too_sure_of_itself_is_asked_with_more_contents(
     opened: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

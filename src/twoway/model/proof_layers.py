@@ -2,9 +2,9 @@
 
 A layer is probed inside the real forward, with the very masks, positions and settings it runs with: right after it has run, it runs again
 on the same input with a nudge at a later position, and its output is compared at earlier ones. The test is local: what the other layers do
-cannot hide a layer that was left causal. A layer that some content of the nudged position moves, but little of it, is asked again with
-other contents: training can leave a layer whose attention is so sure of itself that most contents move nothing that a float32 can hold; a
-causal one is moved by none.
+cannot hide a layer that was left causal. A layer that is not moved enough is asked again with other contents: training can leave a layer
+whose attention is so sure of itself that noise at a later position gets no weight that a float32 can hold. What comes close to another
+state of the row gets some, where the row looks at that state; a causal layer is moved by none.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 CONTENTS = 32  # of a later position, that a layer is asked with before it is said not to look there
+CLOSE = 0.3  # of another state: near enough to be looked at like it, and not the same
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Watcher:
             movements: list[Movement] = []
 
             def run(at: int, content: int) -> torch.Tensor:
-                new_args, new_kwargs = _with_hidden(nudged(hidden, [at], content), args, kwargs)
+                new_args, new_kwargs = _with_hidden(hidden_with(hidden, at, content), args, kwargs)
                 return _first(layer.forward(*new_args, **new_kwargs))
 
             for probe in probes:
@@ -102,7 +103,7 @@ class Watcher:
                 if not watch:
                     continue
                 alive = any(one.share for one in (*movements, *(one for proof in found for one in proof.movements)))
-                movements.append(_asked(run, probe, before, watch, threshold, alive=alive))
+                movements.append(asked(run, probe, before, watch, threshold, alive=alive))
             found.append(LayerProof(len(found), tuple(movements)))
 
         handles = [layer.register_forward_hook(again, with_kwargs=True) for layer in self.layers]
@@ -116,7 +117,7 @@ class Watcher:
         return {name: value.to(like.device, like.dtype if value.is_floating_point() else None) for name, value in inputs.items()}
 
 
-def _asked(
+def asked(
     run: Callable[[int, int], torch.Tensor], probe: Probe, before: torch.Tensor, watch: list[int], threshold: float, *, alive: bool
 ) -> Movement:
     """Nudge with one content after the other until enough has moved; with one alone where nothing has moved in any layer so far."""
@@ -165,10 +166,26 @@ def nudged(hidden: torch.Tensor, positions: Sequence[int], seed: int = 0) -> tor
     generator = torch.Generator().manual_seed(seed)
     hidden = hidden.clone()
     for position in positions:
-        state = hidden[0, position]
-        noise = torch.randn(state.shape, generator=generator).to(state)
-        hidden[0, position] = state + noise * (state.norm() / noise.norm()).clamp_min(torch.finfo(state.dtype).eps)
+        hidden[0, position] = _with_noise(hidden[0, position], 1.0, generator)
     return hidden
+
+
+def hidden_with(hidden: torch.Tensor, at: int, content: int) -> torch.Tensor:
+    """Put another content at a position of the first row: in turns noise, and what comes close to another state of the row."""
+    if content % 2 == 0:
+        return nudged(hidden, [at], content)
+    generator = torch.Generator().manual_seed(content)
+    other = int(torch.randint(hidden.shape[1], (1,), generator=generator))
+    changed = hidden.clone()
+    changed[0, at] = _with_noise(hidden[0, other], CLOSE, generator)  # the same state would be a second copy of what is seen already
+    return changed
+
+
+def _with_noise(state: torch.Tensor, length: float, generator: torch.Generator) -> torch.Tensor:
+    """Add noise of a length, in lengths of the state."""
+    noise = torch.randn(state.shape, generator=generator).to(state)
+    changed: torch.Tensor = state + length * noise * (state.norm() / noise.norm()).clamp_min(torch.finfo(state.dtype).eps)
+    return changed
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
