@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from full_disk import disk_full
 from twoway.search.opening import create_store, open_store
 from twoway.search.store import About
 from twoway.serve.limits import Limits
+from twoway.serve.service import _unnamed
 
 ITEMS = [
     {"id": "a/1", "text": "w1 w2 w3", "metadata": {"shelf": 7, "kind": "note"}},
@@ -43,6 +46,39 @@ def ids(client, **body):
 def refused(answer):
     assert 400 <= answer.status_code < 500, answer.text
     return answer.status_code, answer.json()["error"]["message"]
+
+
+def test_who_asks_does_not_wait_for_those_who_change(client, store, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+    add = type(store).add
+
+    def slow(self, items, **options):
+        begun.set()
+        assert go.wait(60)
+        return add(self, items, **options)
+
+    monkeypatch.setattr(type(store), "add", slow)
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(client.post, "/v1/index/items", json={"items": [{"id": f"n{number}", "text": "w9"}]}) for number in range(6)]
+        try:
+            assert begun.wait(60)
+            assert len(ids(client, text="w1", k=5)) == 3
+        finally:
+            go.set()
+        assert [one.result().json() for one in asked] == [{"added": 1, "replaced": 0}] * 6
+    assert client.get("/v1/index").json()["count"] == 9
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("db fails while reading it (lancedb: db/items.lance)", "the index fails while reading it (lancedb: the index/items.lance)"),
+        ("open {here}/db/items.lance, not my-db", "open the index/items.lance, not my-db"),
+    ],
+)
+def test_what_an_engine_says_names_no_folder_and_stays_readable(said, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _unnamed(said.format(here=tmp_path), "db") == told
 
 
 def test_the_index_says_what_it_holds(client):
@@ -188,6 +224,7 @@ def test_a_bad_item_adds_none(client):
         ({"id": "other"}, "no item 'other'"),
         ({"image": "/etc/passwd"}, "nothing is fetched"),
         ({"hybrid": True}, "give some"),
+        ({"hybrid": True, "text": "w1 " * 3000}, "which has 9,000 characters; 8,192 are taken"),
         ({"words": "w"}, "unknown key 'words'"),
     ],
 )

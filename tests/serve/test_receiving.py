@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from twoway.serve import embeddings_route
 from twoway.serve.app import create_app
 from twoway.serve.limits import Limits
 
@@ -47,6 +48,16 @@ def test_all_bodies_together_are_bounded(serve):
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_a_page_of_another_site_cannot_post_without_being_asked(client, kind):
     assert client.post("/v1/embeddings", content=b'{"input": "w1"}', headers={"content-type": kind}).status_code == 415
+
+
+def test_a_body_is_gone_once_its_request_is_over(serve, monkeypatch):
+    """Work that was dropped before a thread came to it holds on to its body, but no longer to what was in it."""
+    client, bodies = serve(), []
+    whole = embeddings_route._read
+    monkeypatch.setattr(embeddings_route, "_read", lambda body, service: bodies.append(body) or whole(body, service))
+    assert post(client, b'{"input": "w1"}').status_code == 200
+    assert post(client, b'{"input": 1}').status_code == 400
+    assert bodies == [bytearray(), bytearray()]
 
 
 class Asking:

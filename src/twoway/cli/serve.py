@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a further name this server answers to; may be repeated",
+        help="answer to local names and to this one alone; may be repeated (default: local names without keys, else any)",
     )
     parser.add_argument("--name", help="what the model is called in answers (default: its folder's name)")
     parser.add_argument("--read-only", action="store_true", help="nobody adds to the index or deletes from it")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         local = is_local(taken)
         if not local and not keys:
             _say("warning: without API keys, anybody who reaches this address may use the model and change the index; see --api-keys")
-        hosts = (*LOCAL, *args.allow_host) if local and not keys else tuple(args.allow_host)
+        hosts = (*LOCAL, *args.allow_host) if args.allow_host or (local and not keys) else ()
         app, about = _open(args, Access.of(keys, hosts))
         _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
         serve(app, taken, grace=float(args.grace))

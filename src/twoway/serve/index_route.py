@@ -58,7 +58,7 @@ async def add(request: Request, service: Allowed) -> Response:
             _require_room(store, items, service.limits.fields)
             return store.add(items)
 
-        new, replaced = await service.indexed(put)
+        new, replaced = await service.indexed(put, change=True)
         return JSONResponse({"added": new, "replaced": replaced})
 
     return await service.receiver.answer(request, work)
@@ -90,7 +90,7 @@ async def delete(name: str, service: Allowed) -> dict[str, Any]:
         if not store.delete([name]):
             raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id")
 
-    await service.receiver.in_time(service.indexed(out))
+    await service.receiver.in_time(service.indexed(out, change=True))
     return {"deleted": name}
 
 

@@ -19,6 +19,7 @@ class Limits:
     request_pixels: int = 100_000_000  # of all pictures of one request
     batch_pixels: int = 40_000_000  # that are decoded at a time
     found: int = 200  # hits of one search
+    words: int = 8192  # characters whose words a search looks for, each by itself
     added: int = 64  # items of one addition to the index
     fields: int = 500  # that additions may bring the index to; an engine keeps a column for each
     queue_items: int = 4096  # documents that wait for the model

@@ -7,7 +7,7 @@ bounded, too, and held until their answers are made.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -57,13 +57,18 @@ class Receiver:
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytearray]:
-        """Read the body; its bytes count until the block ends."""
+        """Read the body; its bytes count until the block ends, and then they are gone.
+
+        Work that was dropped may wait for a thread yet, and holds on to the body: an asker that sends and leaves would fill the memory.
+        """
         body = bytearray()
         try:
             await self._read(request, body)
             yield body
         finally:
             self.held -= len(body)
+            with suppress(BufferError):  # a thread is reading it at this moment, and lets go of it by itself
+                body.clear()
 
     async def _read(self, request: Request, body: bytearray) -> None:
         said = request.headers.get("content-length", "")

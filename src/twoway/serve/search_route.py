@@ -60,6 +60,11 @@ def _read(body: bytearray, service: Service) -> tuple[SearchAsked, Document | No
         raise ApiError(400, "'id' asks for more like that item; give it without 'text' and 'image'", code="invalid_value", param="id")
     if asked.hybrid and asked.text is None:
         raise ApiError(400, "'hybrid' looks for the words of 'text', too; give some", code="invalid_value", param="hybrid")
+    if asked.hybrid and len(asked.text or "") > service.limits.words:
+        message = (
+            f"'hybrid' looks for every word of 'text', which has {len(asked.text or ''):,} characters; {service.limits.words:,} are taken"
+        )
+        raise ApiError(400, message, code="too_long", param="text")
     if asked.text is None and asked.image is None:
         return asked, None
     return asked, service.contents().simple(asked.text, asked.image, "")

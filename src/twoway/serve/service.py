@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -56,7 +57,9 @@ class Service:
         self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
         self.stopping = False
         self._frame = lru_cache(maxsize=64)(self._measure_frame)
-        self._index_pool = ThreadPoolExecutor(_READERS, thread_name_prefix="index")
+        # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="index")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="index-change")
 
     def contents(self) -> Contents:
         """Return what makes the documents of one request."""
@@ -96,20 +99,21 @@ class Service:
             raise ApiError(404, "this server has no index; start it with --db PATH ('twoway index' makes one)", code="no_index")
         return self.store
 
-    async def indexed(self, work: Callable[[Store], Answer]) -> Answer:
-        """Ask the index, in a thread beside; the answer names no folder of this machine."""
+    async def indexed(self, work: Callable[[Store], Answer], *, change: bool = False) -> Answer:
+        """Ask or change the index, in a thread beside; the answer names no folder of this machine."""
         store = self.index()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._index_pool, work, store)
+            return await asyncio.get_running_loop().run_in_executor(self._writer if change else self._readers, work, store)
         except ContentError:
             raise
         except TwowayError as error:
-            raise type(error)(str(error).replace(str(store.location), "the index")) from error
+            raise type(error)(_unnamed(str(error), str(store.location))) from error
 
     def close(self) -> None:
         """End; called once no request is being answered."""
         self.batcher.close()
-        self._index_pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._readers, self._writer):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
         """Look at documents and make them ready to wait."""
@@ -135,6 +139,13 @@ class Service:
             return 0.0
         mask = self.engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
         return 0.0 if mask is None else float(mask.sum()) - item.length
+
+
+def _unnamed(said: str, location: str) -> str:
+    """Take the index's place out of what an engine says, as it was given and as a whole path; words that it is a part of stay."""
+    for name in (str(Path(location).resolve()), location):
+        said = re.sub(rf"(?<![\w/.-]){re.escape(name)}(?![\w-])", "the index", said)
+    return said
 
 
 def _service(request: Request) -> Service:
