@@ -10,7 +10,9 @@ from PIL import Image as PILImage
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
+from twoway.embedding.lengths import Lengths
 from twoway.errors import TwowayError, UsageError
+from twoway.images import DEFAULT
 
 
 def picture(number, width=40, height=52):
@@ -30,6 +32,19 @@ def content():
         (Document(tuple(parts)), [{"role": "user", "content": message}]),
         (Document((Text("w4 w5 w6"),)), "w4 w5 w6"),
     ]
+
+
+def test_lengths_of_pictures_do_not_need_their_memory():
+    """A thread may clear it at any time while another has just written."""
+
+    class Forgetful(dict):
+        def __setitem__(self, *_):
+            pass
+
+    lengths = Lengths(None, None)
+    lengths.pictures = Forgetful()
+    document = Document((Image(picture(1)), Image(picture(2))))
+    assert lengths.images(document, DEFAULT) == pytest.approx(2 * 40 * 52 / 28**2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -299,6 +299,14 @@ def test_data_that_is_gone_is_said_before_anything_is_written(folder):
     assert index("vectors", "db", thumbnails=False).items == 6
 
 
+def test_a_manifest_that_lacks_something_is_said(folder):
+    vectors_of(folder / "data/data.jsonl", folder / "vectors")
+    manifest = json.loads((folder / "vectors/manifest.json").read_text())
+    del manifest["dim"], manifest["data"]
+    (folder / "vectors/manifest.json").write_text(json.dumps(manifest))
+    refused("says nothing of dim, data; restore it", "vectors", "db")
+
+
 def test_a_folder_without_vectors_is_refused(folder):
     vectors_of(folder / "data/data.jsonl", folder / "vectors", bad=range(6))
     refused("holds no vectors yet", "vectors", "db")

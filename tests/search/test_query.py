@@ -102,6 +102,16 @@ def test_the_command_answers_in_a_table_and_in_json(shelf, capsys):
     assert "did you mean year?" in capsys.readouterr().err
 
 
+def test_a_model_that_has_moved_is_said_with_what_to_do(shelf, capsys):
+    (shelf / "model").rename(shelf / "moved")
+    try:
+        assert main(["search", str(shelf / "db"), "w1", "--device", "cpu"]) > 0
+        assert "say so with --model" in capsys.readouterr().err
+        assert main(["search", str(shelf / "db"), "w1", "--model", str(shelf / "moved"), "--device", "cpu", "-k", "1"]) == 0
+    finally:
+        (shelf / "moved").rename(shelf / "model")
+
+
 def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
     db = str(tmp_path / "db")
     assert main(["index", str(shelf / "vectors"), "--db", db, "--exact-below", "5", "--kind", "ivf"]) == 0
@@ -153,11 +163,11 @@ def test_the_bytes_for_a_terminal_are_half_blocks_in_two_colours():
 
 def test_what_an_index_says_is_shown_by_a_terminal_and_not_obeyed():
     bad = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\u202e[bold]fox[/bold]"
-    said = printed([Hit(Item(bad, text=bad, place=f"at {bad}", metadata={"note": bad}), 0.5)], color_system="truecolor")
+    said = printed([Hit(Item(bad, text=bad, place=f"at {bad}", metadata={bad: bad}), 0.5)], color_system="truecolor")
     assert not set("\x07\x08\x0d\x9b\u202e") & set(said)
     assert re.sub(r"\x1b\[[\d;]*m", "", said).count("\x1b") == 0
     assert "\x1b[2J" not in said
-    assert said.count("[bold]fox[/bold]") == 4
+    assert said.count("[bold]fox[/bold]") == 5
 
 
 def test_a_drawn_picture_has_its_colours_and_shape():

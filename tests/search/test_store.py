@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -239,6 +240,18 @@ def test_what_cannot_be_is_refused_and_changes_nothing(stores, wrong, said):
         with pytest.raises(TwowayError, match=said):
             wrong(store)
         assert (store.count(), len(store.fields)) == (4, 9)
+
+
+def test_a_number_that_is_none_is_no_value(location):
+    store = create_store(location, ABOUT)
+    try:
+        prices = {"a": 1.5, "b": float("nan"), "c": float("inf")}
+        store.add([Item(name, vectors(1)[0], metadata={"price": price}) for name, price in prices.items()])
+        assert [dict(store.get(name).metadata) for name in prices] == [{"price": 1.5}, {}, {}]
+        assert sorted(ids(store.search(None, where="price is null"))) == ["b", "c"]
+        json.dumps([dict(hit.item.metadata) for hit in store.search(None)], allow_nan=False)
+    finally:
+        store.close()
 
 
 def test_an_empty_index_answers_with_nothing(location):

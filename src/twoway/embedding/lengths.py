@@ -54,11 +54,12 @@ class Lengths:
         return sum(self._picture(image_size(image, place=document.place, limits=limits)) for image in document.images)
 
     def _picture(self, size: tuple[int, int]) -> float:
-        if size not in self.pictures:
+        found = self.pictures.get(size)
+        if found is None:
             if len(self.pictures) > 1 << 16:
-                self.pictures.clear()
-            self.pictures[size] = self._ask(size)
-        return self.pictures[size]
+                self.pictures.clear()  # which another thread may do at any time
+            found = self.pictures[size] = self._ask(size)
+        return found
 
     def _ask(self, size: tuple[int, int]) -> float:
         width, height = size

@@ -91,6 +91,8 @@ class Shards:
             raise TwowayError(f"{path} cannot be read ({error}); restore it, or begin anew with --overwrite") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise TwowayError(f"{path} is of a format that this version does not know; begin anew with --overwrite")
+        if missing := [name for name in ("model", *_MUST) if name not in manifest]:
+            raise TwowayError(f"{path} says nothing of {', '.join(missing)}; restore it, or begin anew with --overwrite")
         return cls(Path(folder), manifest)
 
     def note(self, **facts: Any) -> None:

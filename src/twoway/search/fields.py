@@ -7,6 +7,7 @@ together are numbers, anything else together is text, and what is nested is kept
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,8 @@ def fitting(wanted: Mapping[str, str], there: Mapping[str, str]) -> dict[str, st
 
 
 def as_kind(value: Any, kind: str) -> Value:
-    """Return a value as a field of this type holds it."""
-    if value is None:
+    """Return a value as a field of this type holds it; a number that is none, or without end, is no value: JSON has no sign for it."""
+    if value is None or (kind == "number" and not math.isfinite(value)):
         return None
     if kind == "number":
         return float(value)

@@ -53,8 +53,9 @@ def rows_of(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
 def items_of(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Iterator[Item]:
     """Return rows as items."""
     names = [field.name for field in found.schema if field.name not in OWN and not field.name.startswith("_")]
+    kinds = {name: "number" if pa.types.is_floating(found.schema.field(name).type) else "" for name in names}
     for number, row in enumerate(found.select(["id", "text", "place", "thumbnail", *names]).to_pylist()):
-        meta = {name: row[name] for name in names if row[name] is not None}
+        meta = {name: value for name in names if (value := as_kind(row[name], kinds[name])) is not None}
         yield Item(row["id"], None if vectors is None else vectors[number], row["text"] or "", row["thumbnail"], row["place"] or "", meta)
 
 

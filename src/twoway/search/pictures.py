@@ -62,7 +62,10 @@ class Pictures:
         workers = os.cpu_count() or 1
         with ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool:
             for index, small in ahead(self._matching(start, seen, wanted), self._small, pool=pool, waiting=4 * workers):
-                found[index] = small
+                if isinstance(small, ContentError):
+                    self._bad(small)
+                else:
+                    found[index] = small
         for name in wanted:
             self._bad(ContentError(f"{name[0]!r} is no longer in the data"))
         return found
@@ -76,12 +79,12 @@ class Pictures:
             if isinstance(row, Document) and (index := wanted.pop(Name(*row_of(number, row)[:3]), None)) is not None:
                 yield index, row
 
-    def _small(self, task: tuple[int, Document]) -> tuple[int, bytes | None]:
+    def _small(self, task: tuple[int, Document]) -> tuple[int, bytes | ContentError | None]:
+        """Make one thumbnail, in a thread beside; what is wrong is told by who waits for it, one after the other."""
         index, document = task
         if not document.images:
             return index, None
         try:
             return index, thumbnail(document.images[0], place=document.place)
         except ContentError as error:
-            self._bad(error)
-            return index, None
+            return index, error

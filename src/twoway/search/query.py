@@ -99,7 +99,13 @@ def find(
             return near(store, store.get(like), k=k, where=where, exact=exact)
         from ..embedding import open_embedder
 
-        finder = Finder(store, open_embedder(store.model if model is None else model, **opening))
+        try:
+            engine = open_embedder(store.model if model is None else model, **opening)
+        except TwowayError as error:
+            if model is not None:
+                raise
+            raise type(error)(f"{error} (the model that {db} names; where it lies elsewhere now, say so with --model)") from error
+        finder = Finder(store, engine)
         picture = image if image is None or isinstance(image, Image) else Image(Path(image))
         return finder.search(text, picture, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
     finally:

@@ -94,7 +94,7 @@ def _words(item: Item) -> Text:
     text = _plain(" ".join(item.text.split()))
     if text:
         said.append(f"\n{text[:_LONGEST]}{'…' if len(text) > _LONGEST else ''}", style="not bold")
-    meta = ", ".join(f"{name}: {_plain(str(value))}" for name, value in item.metadata.items() if name not in ("file", "row", "page"))
+    meta = ", ".join(_plain(f"{name}: {value}") for name, value in item.metadata.items() if name not in ("file", "row", "page"))
     if meta:
         said.append(f"\n{meta[:_LONGEST]}", style="not bold dim")
     return said
