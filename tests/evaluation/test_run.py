@@ -58,3 +58,7 @@ def test_two_items_of_one_question_are_two(tmp_path: Path):
     found = run_task(RankingTask("task", "group", CANDIDATES, items), VectorSource(Engine("cosine"), tmp_path), Policy("fail"))
     rows = list(found.rows())
     assert len({row["item"] for row in rows}) == len(rows) == 3
+    # And one piece of evidence: all of them are about the same.
+    assert len({tuple(row["about"]) for row in rows}) == 1
+    entry = found.entry()
+    assert entry["ci95"] == pytest.approx([entry["score"]] * 2)

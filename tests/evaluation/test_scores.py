@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twoway.errors import UsageError
-from twoway.evaluation.scores import METRICS, Outcome, chance, interval, outcome, value, values
+from twoway.evaluation.scores import METRICS, Outcome, chance, outcome, value, values
 
 
 def at(*places: int, size: int = 10) -> Outcome:
@@ -62,12 +62,3 @@ def test_chance_is_what_random_scores_give(metric, right):
     assert luck.mean == pytest.approx(np.mean(scores), abs=0.014)
     assert np.mean([luck.low <= score <= luck.high for score in scores]) > 0.9
     assert luck.high - luck.low < 0.4
-
-
-def test_an_interval_holds_the_mean_and_shrinks_with_items():
-    random = np.random.default_rng(2)
-    few, many = random.random(50), random.random(5000)
-    low, high = interval(few)
-    assert low < few.mean() < high
-    assert interval(many)[1] - interval(many)[0] == pytest.approx((high - low) / 10, rel=0.3)
-    assert high - low == pytest.approx(2 * 1.96 * few.std() / math.sqrt(50), rel=0.15)

@@ -20,7 +20,7 @@ from mteb.abstasks import AbsTaskRetrieval
 from ..errors import TwowayError
 from .mteb_chance import search_chance
 from .mteb_tasks import absent, load, right_of, splits
-from .scores import bootstrap
+from .resample import drawn_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,16 +101,21 @@ class MtebResult:
         }
 
     def _interval(self) -> tuple[float, float]:
-        groups = [np.array([one.score for one in asked.values()]) for asked in self.asked.values()]
-        low, high = np.quantile(bootstrap(groups, lambda means: np.asarray(np.mean(means, axis=0))), [0.025, 0.975])
+        """Draw queries again; one that has its name in several subsets (languages mostly) is drawn with all of them."""
+        scores = {" ".join(where): np.array([[one.score] for one in asked.values()]) for where, asked in self.asked.items()}
+        abouts = {" ".join(where): [[self._mark(where[0], query)] for query in asked] for where, asked in self.asked.items()}
+        low, high = np.quantile(np.mean(list(drawn_means(scores, abouts).values()), axis=0), [0.025, 0.975])
         return float(low), float(high)
+
+    def _mark(self, split: str, query: str) -> str:
+        return f"{self.name}/{split}/{query}"
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield what is kept of each query; one that has its name in several subsets is one piece of evidence."""
         for (split, subset), asked in self.asked.items():
             for query, one in asked.items():
                 row = {"item": f"{split}/{subset}/{query}", "places": list(one.places), "size": one.size, "tied": one.tied}
-                yield row | {"about": [f"{self.name}/{split}/{query}"], "score": one.score}
+                yield row | {"about": [self._mark(split, query)], "score": one.score}
 
 
 def run_task(task: MtebTask, model: MtebModel) -> MtebResult:

@@ -51,6 +51,13 @@ def clusters(abouts: Abouts) -> dict[str, Ints]:
     }
 
 
+def interval(scores: Floats, about: Sequence[Sequence[str]] | None = None, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """Return the 95% interval of the mean over items; without `about` every item stands for itself."""
+    drawn = drawn_means({"": scores[:, None]}, None if about is None else {"": about}, seed=seed, draws=draws)
+    low, high = np.quantile(drawn[""], [0.025, 0.975])
+    return float(low), float(high)
+
+
 def drawn_means(scores: Mapping[str, Floats], abouts: Abouts | None = None, *, seed: int = 0, draws: int = DRAWS) -> dict[str, Floats]:
     """Return the mean of each column of each task (items x columns) at every draw: task -> draws x columns.
 
@@ -64,5 +71,5 @@ def drawn_means(scores: Mapping[str, Floats], abouts: Abouts | None = None, *, s
         weights = random.standard_exponential((min(_AT_ONCE, draws - start), total), dtype=np.float32)
         for task, table in scores.items():
             own = weights[:, of[task]]
-            found[task].append(np.asarray(own @ table, np.float64) / own.sum(axis=1, keepdims=True))
+            found[task].append(np.asarray(own @ table, np.float64) / own.sum(axis=1, keepdims=True, dtype=np.float64))
     return {task: np.concatenate(parts) for task, parts in found.items()}

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy as np
 from ..content import ContentError, Document
 from ..errors import UsageError
 from . import closeness
-from .scores import METRICS, Outcome, chance_of, interval, outcome, values
+from .resample import interval
+from .scores import METRICS, Outcome, chance_of, outcome, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,10 +87,15 @@ class TaskResult:
         """Return the score of every item."""
         return values(metric or self.task.metric, self.outcomes)
 
+    @cached_property
+    def about(self) -> list[list[str]]:
+        """Marks of what every item is about; those that share one are no evidence of their own each."""
+        return [_about(self.task.items[number], self.task.candidates) for number in self.asked]
+
     def entry(self) -> dict[str, Any]:
         """Return what `results.json` says of the task."""
         scores = self.scores()
-        low, high = interval(scores)
+        low, high = interval(scores, self.about)
         asked = dataclasses.replace(self.task, items=tuple(self.task.items[number] for number in self.asked))
         luck = chance_of(asked)
         sizes = asked.sizes()
@@ -115,11 +122,10 @@ class TaskResult:
         A question that comes again, with other candidates say, has a number behind its name.
         """
         met: Counter[str] = Counter()
-        for number, one in zip(self.asked, self.outcomes, strict=True):
+        for number, one, about in zip(self.asked, self.outcomes, self.about, strict=True):
             item = self.task.items[number]
             right = sorted(self.task.candidates[int(place)].fingerprint() for place in item.right)
             key = hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
-            about = _about(item, self.task.candidates)
             met[key] += 1
             key = key if met[key] == 1 else f"{key}-{met[key]}"
             yield {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}

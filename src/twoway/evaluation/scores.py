@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -113,24 +113,6 @@ def _distribution(metric: str, size: int, right: int, random: np.random.Generato
     scores = values(metric, [Outcome(tuple(int(place) for place in one), size, tied=False, found=()) for one in drawn])
     possible, counts = np.unique(scores, return_counts=True)
     return possible, counts / RANKINGS
-
-
-def interval(scores: Floats, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
-    """Return the 95% interval of a mean: a bootstrap over items."""
-    low, high = np.quantile(bootstrap([scores], lambda means: means[0], seed=seed, draws=draws), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def bootstrap(groups: Sequence[Floats], join: Callable[[list[Floats]], Floats], *, seed: int = 0, draws: int = DRAWS) -> Floats:
-    """Draw items again within each group and return what `join` makes of the groups' means, draw by draw."""
-    random = np.random.default_rng(seed)
-    means = []
-    for scores in groups:
-        # By counts rather than places: a group of many items needs no matrix of draws x items.
-        kinds, back = np.unique(scores, return_inverse=True)
-        odds = np.bincount(back) / len(scores)
-        means.append(random.multinomial(len(scores), odds, size=draws) @ kinds / len(scores))
-    return join(means)
 
 
 def chance_of(task: RankingTask, metric: str | None = None) -> Chance:
