@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from recipe_fakes import write
 from twoway.errors import UsageError
+from twoway.stages.evaluate_config import EvaluateConfig
 from twoway.stages.fingerprint import plan, settings
 from twoway.stages.recipe import read_recipe
 
 # What the fingerprint of an evaluation is over since there are evaluations; a key more or less and none of them would be found again.
 HASHED = {"suite", "tasks", "subset", "pooling", "template", "dtype", "max_length", "on_bad", "suite_data"}
 TRAINED = {"finetune": {"data": [{"spec": "samples:train"}]}}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"tasks": ("composd",)}, "the suite nano has no task 'composd'; did you mean composed"),
+        ({"suite": "mmeb"}, "the suite mmeb needs suite_data DIR"),
+        ({"suite_data": Path("here")}, "the suite nano brings its own data; leave suite_data out"),
+        ({"suite": "mteb:STS12", "on_bad": "skip"}, "scores its tasks whole"),
+    ],
+)
+def test_what_the_suite_will_not_do_is_said_before_anything_is_trained(said, message):
+    with pytest.raises(UsageError, match=message):
+        EvaluateConfig(**said)
+
+
+def test_groups_and_marks_are_those_of_the_tasks_that_are_scored(tmp_path):
+    assert EvaluateConfig(tasks=("page", "composed")).kinds() == ("retrieval", "known style", "documents")
+    assert EvaluateConfig(suite="mteb:STS12").kinds() == ()
 
 
 def score(path, *words):

@@ -63,6 +63,12 @@ BAD = {
         {"evaluate": {"tasks": ["composed"]}, "claims": [CLAIM | {"better": "two-way", "than": "causal", "tasks": ["compsed"]}]},
         "claim pays: the study scores no task 'compsed'; did you mean composed",
     ),
+    "a claim about a group that is not scored": (
+        {"evaluate": {"tasks": ["composed"]}, "claims": [CLAIM | {"better": "two-way", "than": "causal", "groups": ["retreival"]}]},
+        "claim pays: the study scores no task of 'retreival'; did you mean retrieval? (there are: retrieval, known style)",
+    ),
+    "a task that the suite has not": ({"evaluate": {"tasks": ["compsed"]}}, "the suite nano has no task 'compsed'; did you mean composed"),
+    "a suite without its folder": ({"evaluate": {"suite": "mmeb"}}, "the suite mmeb needs suite_data DIR"),
     "a difference below none": ({"smallest": -0.01}, "smallest is a difference of 0 or more"),
     "a curve of one point": ({"claims": [CLAIM | {"curve": {"axis": "x", "points": {"0": "causal"}}}]}, "at least two points"),
     "a control elsewhere": (

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         args.suite,
         data=args.data,
-        tasks=[name for name in (args.tasks or "").split(",") if name],
+        tasks=[name.strip() for name in (args.tasks or "").split(",") if name.strip()],
         output=args.output,
         subset=args.subset,
         cache=args.cache,

@@ -20,7 +20,7 @@ from twoway.evaluation.run import run_task
 from twoway.evaluation.vectors import VectorSource
 from twoway.files import disk_errors
 
-from .suites import find_suite
+from .suites import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,13 +55,9 @@ def evaluate(
     **opening: Any,
 ) -> Evaluation:
     """Evaluate `model` (anything that `open_embedder` takes, with its options, or a server) on a suite."""
-    chosen_suite = find_suite(suite)
+    chosen_suite = require(suite, data=data, tasks=tasks, on_bad=on_bad, called="--data")
     if subset is not None and subset < 1:
         raise UsageError(f"--subset is a number of queries of each task, at least 1, not {subset}")
-    if not chosen_suite.data and data is not None:
-        raise UsageError(f"the suite {suite} brings its own data; leave --data out")
-    if chosen_suite.whole and on_bad != "fail":
-        raise UsageError(f"the suite {suite} scores its tasks whole, so no row can be left out; leave --on-bad out")
     if output is not None:
         output = Path(output)
         with disk_errors():

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from twoway.errors import UsageError
 
-from .suites import find_suite
+from .suites import find_suite, require
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,14 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
-        find_suite(self.suite)
+        require(self.suite, data=self.suite_data, tasks=self.tasks, on_bad=self.on_bad, called="suite_data")
         if self.subset is not None and self.subset < 1:
             raise UsageError(f"subset is at least 1, not {self.subset}")
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the groups and marks of the tasks that are scored; none where they are not known before the suite is opened."""
+        known = find_suite(self.suite).tasks
+        return tuple(dict.fromkeys(kind for task, kinds in known.items() if not self.tasks or task in self.tasks for kind in kinds))
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of `evaluate`."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from twoway.evaluation import mmeb, nano
 from twoway.evaluation.run import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from twoway.data.policy import Policy
@@ -39,14 +39,14 @@ class Suite:
     says: str
     open: Callable[[Path | None, Sequence[str], Policy], Sequence[Any]]
     data: bool = False  # whether it needs a folder
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # with their group and marks, where they are known beforehand
     baselines: bool = False  # whether models that cannot know are scored beside
     whole: bool = False  # whether a task is scored whole or not at all, so that no row can be left out
     begin: Callable[[VectorSource, str], Run] = _ranked
 
 
 def _mmeb(data: Path | None, names: Sequence[str], policy: Policy) -> list[RankingTask]:
-    if data is None:
-        raise UsageError("the suite mmeb needs --data DIR: a folder that holds one folder a task, with Parquet inside")
+    assert data is not None
     folder = mmeb.Folder.open(data)
     return [folder.task(name, policy) for name in folder.choose(names)]
 
@@ -84,9 +84,12 @@ def require_mteb() -> None:
         raise TwowayError(f"this needs mteb ({error}); install it with: pip install 'twoway[eval]'") from error
 
 
+NANO = {name: (kind.group, kind.mark) for name, kind in nano.TASKS.items()}
 SUITES: dict[str, Suite] = {
     "mmeb": Suite("MMEB's own protocol over a folder in its layout: precision@1 among each query's candidates", _mmeb, data=True),
-    "nano": Suite("19 tasks over the shipped samples, of things that contrastive training has not seen: MRR", _nano, baselines=True),
+    "nano": Suite(
+        "19 tasks over the shipped samples, of things that contrastive training has not seen: MRR", _nano, baselines=True, tasks=NANO
+    ),
     "vidore-v2": _mteb("ViDoRe(v2)", "pages of reports and lectures, asked for in words, through mteb: nDCG@5"),
 }
 
@@ -98,3 +101,18 @@ def find_suite(name: str) -> Suite:
     if name not in SUITES:
         raise UsageError(f"unknown suite {name!r}{did_you_mean(name, SUITES)} (there are: {', '.join(SUITES)}, and {MTEB}NAME)")
     return SUITES[name]
+
+
+def require(name: str, *, data: object, tasks: Sequence[str], on_bad: str, called: str) -> Suite:
+    """Return a suite that can be run so, as far as that is known before it is opened; `called` is what names its folder."""
+    suite = find_suite(name)
+    if suite.data and data is None:
+        raise UsageError(f"the suite {name} needs {called} DIR: a folder that holds one folder a task, with Parquet inside")
+    if not suite.data and data is not None:
+        raise UsageError(f"the suite {name} brings its own data; leave {called} out")
+    if suite.whole and on_bad != "fail":
+        raise UsageError(f"the suite {name} scores its tasks whole, so no row can be left out; leave on-bad out")
+    for task in tasks if suite.tasks else ():
+        if task not in suite.tasks:
+            raise UsageError(f"the suite {name} has no task {task!r}{did_you_mean(task, suite.tasks)} (it has {', '.join(suite.tasks)})")
+    return suite

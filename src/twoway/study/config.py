@@ -176,6 +176,7 @@ class Study:
             raise UsageError(f"{self.file}: seeds are different numbers, at least one")
         if self.smallest < 0:
             raise UsageError(f"{self.file}: smallest is a difference of 0 or more, not {self.smallest:g}")
+        kinds = self.evaluate.kinds()
         if self.gate.arm is not None:
             _require(self.gate.arm, names, f"{self.file}: gate")
         for claim in self.claims:
@@ -185,6 +186,10 @@ class Study:
                 if self.evaluate.tasks and task not in self.evaluate.tasks:
                     known = f"{did_you_mean(task, self.evaluate.tasks)} (it has: {', '.join(self.evaluate.tasks)})"
                     raise UsageError(f"{self.file}: claim {claim.key}: the study scores no task {task!r}{known}")
+            for kind in claim.groups if kinds else ():
+                if kind not in kinds:
+                    known = f"{did_you_mean(kind, kinds)} (there are: {', '.join(kinds)})"
+                    raise UsageError(f"{self.file}: claim {claim.key}: the study scores no task of {kind!r}{known}")
         for key, count in Counter(claim.key for claim in self.claims).items():
             if count > 1:
                 raise UsageError(f"{self.file}: two claims have the key {key}")
