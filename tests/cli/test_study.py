@@ -75,6 +75,7 @@ def test_claims_are_numbers(tmp_path, capsys, given):
         (["seeds=[1]", "--report"], r"so leave out seeds=\[1\]"),
         (["--report", "--dry-run"], "--dry-run writes nothing; leave it out, or --report"),
         (["--write", "page.md", "--dry-run"], "--dry-run writes nothing; leave it out, or --write"),
+        (["--report", "--write", "page.md", "--also", "nowhere"], "nowhere is no folder of a study"),
         (["--report"], r"holds the study made \(studies/made\.yaml\), not studies/quick\.yaml"),
     ],
 )
@@ -98,6 +99,7 @@ def test_several_studies_stand_on_one_page(tmp_path, capsys):
     assert "page-two.svg" in capsys.readouterr().out
     assert main([*words, "--write", str(tmp_path / "page.md"), "--json"]) == 0
     assert str(tmp_path / "page.md") in json.loads(capsys.readouterr().out)["written"]
+    assert main(["study", str(tmp_path / "one" / "study.yaml"), str(tmp_path / "one"), "--report"]) == 0
     text = (tmp_path / "page.md").read_text()
     assert text.index("## Study `one`") < text.index("## Study `two`")
     assert main(words) == 2

@@ -10,6 +10,8 @@ from study_fakes import KINDS, write
 from twoway.errors import TwowayError
 from twoway.files import sha256
 from twoway.stages.records import Record
+from twoway.study import summary
+from twoway.study.gate import Verdict
 from twoway.study.grid import Layout
 from twoway.study.rates import SCORE, rates
 from twoway.study.reading import read_study
@@ -19,6 +21,11 @@ ARMS = {"a": {"lr": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"lr": {"like":
 
 def chosen(folder, figures):
     """Return the rates after tries that said `figures`."""
+    return rates(*tried(folder, figures))
+
+
+def tried(folder, figures):
+    """Return a study and its jobs after tries that said `figures`."""
     study = read_study(write(folder, arms=ARMS, claims=[]), kinds=KINDS)
     grid = Layout(study, folder / "out", KINDS).lay_out({})
     for (_, key), said in zip(grid.trials["a"].items(), figures, strict=True):
@@ -27,7 +34,7 @@ def chosen(folder, figures):
         (task.folder / task.job.kind.marker).write_text("{}")
         made = sha256(task.folder / task.job.kind.marker)
         Record("a", task.key, {}, state="done", made=made, figures=json.loads(json.dumps(said))).write(task.folder)
-    return rates(study, grid)
+    return study, grid
 
 
 def test_the_best_is_taken_and_of_equal_ones_the_smallest(tmp_path):
@@ -39,9 +46,14 @@ def test_a_try_that_broke_down_is_not_taken(tmp_path):
 
 
 def test_no_try_that_holds_is_no_rate(tmp_path):
-    assert chosen(tmp_path, [{SCORE: float("nan")}] * 3) == {}
+    study, grid = tried(tmp_path, [{SCORE: float("nan")}] * 3)
+    assert rates(study, grid) == {}
+    summary.write(study, grid, tmp_path / "out", summary.Facts("failed", 1, Verdict(), {}))
+    arms = json.loads((tmp_path / "out" / summary.FILE).read_text())["arms"]
+    why = "is not known: with none of those that were tried is the score on held-out rows a number"
+    assert [arms[name]["waits"] for name in ("a", "b")] == [f"its learning rate {why}", f"the learning rate of a {why}"]
 
 
 def test_a_try_that_says_nothing_is_no_zero(tmp_path):
-    with pytest.raises(TwowayError, match=SCORE):
+    with pytest.raises(TwowayError, match=f"measured no {SCORE}.* more data"):
         chosen(tmp_path, [{SCORE: 0.2}, {}, {SCORE: 0.5}])

@@ -67,9 +67,13 @@ def test_all_is_done_once_and_a_second_call_does_nothing(tmp_path):
     assert sum(began(tmp_path).values()) == 5
 
 
-def test_more_seeds_do_what_is_new_alone(tmp_path):
+def test_a_report_that_cannot_be_made_ends_no_job_and_more_seeds_do_what_is_new_alone(tmp_path, capsys):
+    def broken(_out):
+        raise TwowayError("the items are not those of other runs")
+
     path, out = write(tmp_path), tmp_path / "out"
-    do(path, out, words=["seeds=[1]"])
+    assert do(path, out, words=["seeds=[1]"], seen=broken).state == "done"
+    assert "no report: the items are not those of other runs" in capsys.readouterr().err
     assert do(path, out).done == 10
     assert began(tmp_path) == {"first": 1, "causal": 2, "two-way": 2}
 

@@ -94,6 +94,10 @@ def _require_said_together(args: argparse.Namespace) -> None:
     """Refuse what a call would not obey: nothing that is said is left out in silence."""
     if args.also and args.write is None:
         raise UsageError("--also names studies for the page of --write FILE; give that, too")
+    for folder in args.also:
+        from twoway.study.outcomes import facts
+
+        facts(folder)  # one that is none is met before any work, not hours later
     if args.dry_run and (args.report or args.write):
         raise UsageError(f"--dry-run writes nothing; leave it out, or {'--report' if args.report else '--write'}")
     if args.report:

@@ -94,6 +94,8 @@ class Verdict:
             )
         if self.smoke is None:
             return "the first arm has no scores yet"
+        if self.smoke["chance"] is None:
+            return f"what chance gives is known of none of the tasks, so nothing can be held against the first arm, {self.smoke['arm']}"
         if not self.smoke["passed"]:
             return (
                 f"the first arm, {self.smoke['arm']}, does not clear chance: a mean of {self.smoke['score']:.3f} where chance gives "
@@ -114,10 +116,12 @@ def of_base(study: Study, figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_arm(study: Study, found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """Hold the first arm's scores against chance."""
-    tasks = found["tasks"].values()
-    score, chance = (sum(one[key] for one in tasks) / len(tasks) for key in ("score", "chance"))
-    passed = score >= study.gate.times * chance
-    return {"arm": study.smoke, "seeds": list(seeds), "score": score, "chance": chance, "times": study.gate.times, "passed": passed}
+    # Of some tasks of mteb nobody says what luck scores. Those of which it is known speak for all.
+    tasks = [one for one in found["tasks"].values() if one["chance"] is not None]
+    score, chance = (sum(one[key] for one in tasks) / max(len(tasks), 1) for key in ("score", "chance"))
+    passed = bool(tasks) and score >= study.gate.times * chance
+    known = {"score": score, "chance": chance} if tasks else {"score": None, "chance": None}
+    return {"arm": study.smoke, "seeds": list(seeds), **known, "times": study.gate.times, "passed": passed}
 
 
 def ask(study: Study, grid: Grid, done: Collection[str]) -> Verdict:

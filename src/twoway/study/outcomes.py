@@ -142,16 +142,16 @@ class Reading:
 
 
 def require_study(out: str | Path, study: str | Path) -> None:
-    """Refuse a folder that is another study's than the one of this file, by its name."""
-    about = _facts(Path(out))
-    if about.get("study") != Path(study).stem:
+    """Refuse a folder that is another study's than the one of this file, by its name; the file may be what the study itself wrote there."""
+    about = facts(Path(out))
+    if about.get("study") != Path(study).stem and Path(study).resolve() != Path(out).resolve() / "study.yaml":
         raise UsageError(f"{out} holds the study {about.get('study')} ({about.get('file')}), not {study}; name that one, or another OUT")
 
 
 def read_outcomes(out: str | Path) -> Reading:
     """Read a study's folder."""
     out = Path(out)
-    about = _facts(out)
+    about = facts(out)
     tasks: dict[str, Task] = {}
     order: dict[str, list[str]] = {}
     sizes: dict[str, dict[str, int]] = {}  # how many candidates each item has
@@ -190,7 +190,7 @@ def read_outcomes(out: str | Path) -> Reading:
     return Reading(out, about, gate, tasks, abouts, arms, baselines)
 
 
-def _facts(out: Path) -> dict[str, Any]:
+def facts(out: Path) -> dict[str, Any]:
     """Return what a study says of itself."""
     about = _json(out / "study.json")
     if about is None:

@@ -20,7 +20,7 @@ from .evidence import Evidence
 from .outcomes import read_outcomes
 from .page_claim import arms_table, claim_block, row, word
 from .page_map import crossed, dose_maps, unseen
-from .papers import CLAIMS
+from .papers import listed
 from .text import MANY, METHOD, luck, results
 from .verdict import NOT_RUN, WORDS
 
@@ -65,6 +65,7 @@ def write_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
 def _body(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
     reading = evidence.reading
     rows = [row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]
+    asked = listed(int(claim.about["claim"]) for claim in claims)
     lines = [[claim.about["claim"], word(one.verdict), one.comparison.says, one.verdict.why] for claim in claims for one in claim.found]
     return [
         tiles(_numbers(reading, claims)),
@@ -75,7 +76,7 @@ def _body(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
             table(("claim", "verdict", "comparison", "why"), lines),
         ),
         _gate(reading),
-        *(_claim(evidence, number, paper, [one for one in claims if one.about["claim"] == number]) for number, paper in CLAIMS.items()),
+        *(_claim(evidence, number, paper, [one for one in claims if one.about["claim"] == number]) for number, paper in asked.items()),
         *dose_maps(evidence, claims),
         crossed(evidence),
         unseen(evidence),

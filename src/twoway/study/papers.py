@@ -6,6 +6,10 @@ MoCa is arXiv 2506.23115, CoCoA arXiv 2603.01471. MMEB is precision@1 over 36 ta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,8 @@ CLAIMS: dict[int, Paper] = {
     7: Paper("Cheaper pre-training: patches that skip the tower", (), "Patches that skip the tower: no figures."),
     8: Paper("Out of domain: which arm loses least on an unseen style and source", (), "A held-out style or source: no figures."),
 }
+
+
+def listed(numbers: Iterable[int]) -> dict[int, Paper]:
+    """Return the papers' claims by number, and behind them those of these numbers that are a study's own."""
+    return CLAIMS | {number: Paper("A claim of the study's own") for number in sorted(set(numbers) - CLAIMS.keys())}

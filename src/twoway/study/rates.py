@@ -52,5 +52,6 @@ def first_rates(study: Study) -> dict[str, float]:
 def _score(task: Task) -> float | None:
     record = read_record(task.folder) if task.stand.standing == "done" else None
     if record is not None and SCORE not in record.figures:
-        raise TwowayError(f"{task.folder} says nothing of {SCORE}, by which a rate is chosen; move it away, and it is done again")
+        why = "where no task has twenty rows for each that is held out, there are none; give the arm a number for lr, or more data"
+        raise TwowayError(f"{task.folder} has measured no {SCORE}, by which a rate is chosen: {why}")
     return None if record is None else float(record.figures[SCORE])

@@ -124,7 +124,7 @@ class _Runner:
                     grid = self._look(self.layout.lay_out(found_rates(self.study, grid)))
                     self._write(grid, "running")
                     if any(worker.task.job.kind.name == "evaluate" for worker, _ in ended) and not self.stopped:
-                        self.seen(self.out)
+                        self._show()
         finally:
             self.workers.kill()
         return self._result(grid)
@@ -182,6 +182,13 @@ class _Runner:
         facts = summary.Facts(state, self.workers.count, self.verdict, self.failed, self.claims)
         summary.write(self.study, grid, self.out, facts)
 
+    def _show(self) -> None:
+        """Let it be seen; a page that cannot be made ends no job, and says why when it is asked for."""
+        try:
+            self.seen(self.out)
+        except TwowayError as error:
+            _say(f"no report: {error}")
+
     def _result(self, grid: Grid) -> StudyResult:
         left = grid.tasks.keys() - self.done
         missed = self.arms & set(grid.waiting) or left & needed(grid, self.arms)
@@ -192,7 +199,7 @@ class _Runner:
         elif self.verdict.passed is False:
             state, why = "not decidable", self.verdict.why
         self._write(grid, state)
-        self.seen(self.out)
+        self._show()
         if self.stopped:
             raise Stopped(self.stopped[0], f"with {len(self.done)} of {len(grid.tasks)} jobs done")
         logs = self.out / LOGS

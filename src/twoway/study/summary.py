@@ -64,7 +64,7 @@ def write(study: Study, grid: Grid, out: Path, facts: Facts) -> None:
         "jobs_at_once": facts.jobs,
         "seconds": round(sum(record.seconds for record in records.values() if record), 1),
         "stages": {one.recipe.name: _stage(one.recipe.name, grid, records) for one in study.before},
-        "arms": {arm.name: _arm(arm.name, study, grid, records, causes, scores.get(arm.name), out) for arm in study.arms},
+        "arms": {arm.name: _arm(arm.name, study, grid, records, causes, scores, out) for arm in study.arms},
         "claims": [asdict(claim) for claim in study.claims],
         "jobs": [_job(task, records[key], facts.failed.get(key), out) for key, task in grid.tasks.items()],
     }
@@ -104,7 +104,9 @@ def resolved(study: Study) -> str:
         "arms": arms,
         "gate": yaml.safe_load(dump(study.gate)),
         "smallest": study.smallest,
-        "claims": [{key: value for key, value in yaml.safe_load(dump(claim)).items() if value} for claim in study.claims],
+        "claims": [
+            {key: value for key, value in yaml.safe_load(dump(claim)).items() if value not in (None, "", [], {})} for claim in study.claims
+        ],
     }
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
 
@@ -139,13 +141,15 @@ def _cause(key: str, grid: Grid, records: Mapping[str, Record | None], failed: M
     return ""
 
 
-def _waits(name: str, study: Study, grid: Grid, causes: Mapping[str, str]) -> str | None:
-    """Say why an arm has no runs yet: its rate is not known, maybe because a try has failed."""
+def _waits(name: str, study: Study, grid: Grid, causes: Mapping[str, str], tries: Mapping[str, Mapping[float, float | None]]) -> str | None:
+    """Say why an arm has no runs yet: its rate is not known, maybe because a try has failed, or none gave a number."""
     if name not in grid.waiting:
         return None
     search = study.arm(name).search
     of = name if search is None or search.like is None else search.like
     why = next((causes[key] for key in grid.trials.get(of, {}).values() if key in causes), "")
+    if not why and None not in tries.get(of, {}).values():
+        why = "with none of those that were tried is the score on held-out rows a number"
     return f"{'its learning rate' if of == name else f'the learning rate of {of}'} is not known{f': {why}' if why else ' yet'}"
 
 
@@ -155,10 +159,10 @@ def _arm(
     grid: Grid,
     records: Mapping[str, Record | None],
     causes: Mapping[str, str],
-    scores: Mapping[float, float | None] | None,
+    tries: Mapping[str, Mapping[float, float | None]],
     out: Path,
 ) -> dict[str, Any]:
-    arm = study.arm(name)
+    arm, scores = study.arm(name), tries.get(name)
     runs = [one for one in grid.runs if one.arm == name]
     task = grid.tasks[runs[0].finetune] if runs else None
     config = arm.recipe.config if task is None else task.job.config
@@ -177,7 +181,7 @@ def _arm(
             "rows": sum(one for one in rows if one),
             "seconds": round(sum(record.seconds for one in chain if (record := records[one.key])), 1),
         },
-        "waits": _waits(name, study, grid, causes),
+        "waits": _waits(name, study, grid, causes, tries),
         "runs": [_run(one, records, causes, out) for one in runs],
     }
 

@@ -9,7 +9,7 @@ from twoway.training.report_intervals import spelled
 
 from .outcomes import BASE
 from .page_claim import onset, score
-from .papers import CLAIMS
+from .papers import CLAIMS, listed
 from .verdict import NOT_RUN, NOT_SEEN, UNDECIDED
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _gate(gate: dict[str, Any]) -> str:
     parts = [str(gate["why"])] if gate.get("why") else []
     if base := gate.get("base"):
         parts.append(f"the right picture saves {_number(base.get('gap'))} nats a word, at least {_number(base.get('least'))} are asked for")
-    if smoke := gate.get("smoke"):
+    if (smoke := gate.get("smoke")) and smoke.get("chance") is not None:
         parts.append(f"{smoke.get('arm')} scores {_number(smoke.get('score'))} where chance gives {_number(smoke.get('chance'))}")
     return f": {'; '.join(parts)}" if parts else ""
 
@@ -163,7 +163,7 @@ def _cell(groups: dict[str, Any], kind: str) -> str:
 def _not_run(studies: Sequence[Made]) -> str:
     """List what no study has an answer to, and why."""
     lines = []
-    for number, paper in CLAIMS.items():
+    for number, paper in listed(int(claim.about["claim"]) for _, claims, _ in studies for claim in claims).items():
         asked = [one for _, claims, _ in studies for claim in claims if claim.about["claim"] == number for one in claim.found]
         missing = [one for one in asked if one.interval is None]
         if not asked:
