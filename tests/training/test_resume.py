@@ -7,6 +7,7 @@ import random
 import signal
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,6 +211,17 @@ def test_a_run_that_ended_before_its_first_checkpoint_has_no_step_twice(tmp_path
     train_toy(tmp_path, STEPS, stop=2)
     train_toy(tmp_path, STEPS, stop=4)
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_a_kill_while_a_run_is_written_down_does_not_stand_in_its_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody cleans up behind a kill
+    with pytest.raises(KeyboardInterrupt):
+        same_run(tmp_path / "out", {"config": {"lr": 1.0}})
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    same_run(tmp_path / "out", {"config": {"lr": 1.0}})
+    assert (tmp_path / "out" / "run.json").exists()
 
 
 def test_more_steps_than_asked_for_are_refused(whole):

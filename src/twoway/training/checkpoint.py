@@ -124,12 +124,17 @@ def same_run(out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozen
         ]
         if changed and not force:
             raise UsageError(f"{out} holds another run: {'; '.join(changed)}; give the same command, another OUT, or --force to go on so")
-    elif out.exists() and (not out.is_dir() or any(path.name not in _OURS for path in out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not _is_ours(path.name) for path in out.iterdir())):
         raise UsageError(f"{out} exists already and is no unfinished run; choose another folder")
     if write:
         with disk_errors():
             out.mkdir(parents=True, exist_ok=True)
         write_whole(out / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether something may lie there before a run is written down: a kill while that is done leaves a part of it."""
+    return name in _OURS or (name.startswith(f".{RUN}.") and name.endswith(".tmp"))
 
 
 def read_run(out: Path) -> dict[str, Any]:
