@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from toy_training import ToyData, toy_rank, train_toy
 from twoway.errors import TwowayError
 from twoway.training.checkpoint import Checkpoints
-from twoway.training.launch import HOST, _store, launch
+from twoway.training.launch import HOST, _pass_on, _store, launch
 from twoway.training.progress import read_log
 from twoway.training.ranks import Ranks
 
@@ -90,6 +91,16 @@ def test_what_fails_in_a_rank_is_said_once():
 def test_rows_that_give_no_number_are_named_by_the_rank_that_has_them(tmp_path):
     with pytest.raises(TwowayError, match=r"the loss of step 8 is not finite; its rows: toy#7\.1\.0"):
         launch(2, toy_rank, str(tmp_path), {"steps": STEPS, "poison": 7})
+
+
+def in_thread():
+    with _pass_on([]) as caught:
+        return caught
+
+
+def test_ranks_may_be_started_from_any_thread():
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(in_thread).result() == []
 
 
 def test_shards_are_shared_out_whole():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 import traceback
 from contextlib import contextmanager
@@ -100,6 +101,9 @@ def _watch(ranks: list[Any]) -> None:
 def _pass_on(ranks: Sequence[BaseProcess]) -> Iterator[list[int]]:
     """Tell the ranks to save and leave on SIGTERM and Ctrl-C. A terminal sends Ctrl-C to them too, and a second one would interrupt."""
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # signals are met by the main thread, which is somebody else's
+        return
 
     def handle(number: int, _frame: object) -> None:
         caught.append(number)
