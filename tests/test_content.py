@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image as PILImage
@@ -103,6 +105,20 @@ def test_equal_parts_make_equal_documents_and_fingerprints_wherever_they_come_fr
     data = Document.from_parts([{"text": "a"}, {"image": b"bytes"}])
     assert path == Document.from_parts([{"text": "a"}, {"image": "a.png"}], root=tmp_path)
     assert path.fingerprint() == data.fingerprint()
+
+
+def test_threads_hash_documents_side_by_side(tmp_path, monkeypatch):
+    documents = []
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(bytes([number]))
+        documents.append(Document.from_parts([{"image": f"{number}.png"}], root=tmp_path))
+    both, plain = threading.Barrier(2), Image.read
+    monkeypatch.setattr(Image, "read", lambda *given: both.wait(timeout=20) * 0 or plain(*given))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(Document.fingerprint, documents))
+    monkeypatch.undo()
+    assert found == [Document(one.parts).fingerprint() for one in documents]
+    assert found[0] != found[1]
 
 
 def test_fingerprints_tell_apart_order_borders_kind_and_pixels():

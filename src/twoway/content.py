@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,10 +134,13 @@ class Document:
         A picture counts by its file's bytes, so a path and the same bytes agree; a PIL image has no file and counts by its pixels. What
         lies on disk is read once: a document that was asked before gives the same answer.
         """
-        return self._digest
+        # Not a `cached_property`: in Python 3.11 all documents share its lock, so threads would read files and hash one after the other.
+        kept = vars(self)
+        if "_digest" not in kept:
+            kept["_digest"] = self._hash()
+        return str(kept["_digest"])
 
-    @cached_property
-    def _digest(self) -> str:
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         for part in self.parts:
             if isinstance(part, Text):
