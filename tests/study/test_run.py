@@ -18,6 +18,7 @@ import pytest
 import study_fakes
 from study_fakes import KINDS, calls, write
 from twoway.errors import TwowayError, UsageError
+from twoway.study.forecast import forecast
 from twoway.study.run import run
 from twoway.training.stop import Stopped
 
@@ -239,6 +240,8 @@ def test_the_best_rate_on_training_rows_is_taken(tmp_path):
     study = facts(out)["arms"]
     assert (study["a"]["lr"], study["b"]["lr"]) == (3.0, 3.0)
     assert study["a"]["rates"] == {"1": pytest.approx(1 / 3), "3": 1.0, "9": pytest.approx(1 / 7)}
+    counted = [(line.times, line.done) for line in forecast(path, out, kinds=KINDS).lines]
+    assert all(times == done for times, done in counted), "a forecast knows the rate that was found"
 
 
 def test_a_base_that_does_not_look_decides_nothing(tmp_path):

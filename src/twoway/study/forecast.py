@@ -19,6 +19,7 @@ from twoway.stages.steps import Step
 from .chosen import chosen_arms, needed, opened
 from .pace import paces
 from .rates import first_rates
+from .rates import rates as found_rates
 from .reading import rows_read
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ def forecast(
     claims: Collection[int] = (),
     kinds: Mapping[str, Kind] | None = None,
 ) -> Forecasts:
-    """Forecast a study; the parameters are those of `run`. Arms whose rate is searched for are counted at the first rate."""
+    """Forecast a study; the parameters are those of `run`. Arms count at the rate that is found, or at the first that is to be tried."""
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)
-    grid = layout.lay_out(first_rates(layout.study))
+    first = first_rates(layout.study)
+    grid = layout.lay_out(first | found_rates(layout.study, layout.lay_out(first)))
     wanted = needed(grid, chosen_arms(layout.study, claims))
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])
