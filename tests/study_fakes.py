@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.data.pair_mixture import PairSource  # noqa: TC001 - read at run time
@@ -14,6 +15,9 @@ from twoway.errors import TwowayError
 from twoway.stages.evaluate_config import EvaluateConfig
 from twoway.stages.kinds import Kind
 from twoway.study.gate import LookConfig
+
+if TYPE_CHECKING:
+    from twoway.study.run import StudyResult
 
 CALLS = "calls.log"  # beside the model: a line for each stage that began, with its first step
 
@@ -121,3 +125,20 @@ def calls(folder: Path) -> list[str]:
     """Return what began, in order: stage, seed, first step."""
     path = folder / "base" / CALLS
     return path.read_text().splitlines() if path.exists() else []
+
+
+def do(path: Path, out: Path, **options: Any) -> StudyResult:
+    """Do a study of these stages."""
+    from twoway.study.run import run  # not in its workers, which import this module
+
+    return run(path, out, kinds=KINDS, **options)
+
+
+def facts(out: Path) -> Any:
+    """Return what a study says of itself."""
+    return json.loads((out / "study.json").read_text())
+
+
+def began(folder: Path) -> Counter[str]:
+    """Return how often each stage began."""
+    return Counter(line.split()[0] for line in calls(folder))

@@ -10,23 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import study_fakes
-from study_fakes import KINDS, calls, write
+from study_fakes import KINDS, began, calls, do, facts, write
 from twoway.errors import TwowayError, UsageError
 from twoway.study.forecast import forecast
-from twoway.study.run import run
 from twoway.training.stop import Stopped
 
 pytestmark = pytest.mark.xdist_group("ranks")
-
-
-def do(path, out, **options):
-    return run(path, out, kinds=KINDS, **options)
 
 
 def until(ready, seconds=120):
@@ -34,14 +28,6 @@ def until(ready, seconds=120):
     while not ready():
         assert time.monotonic() < deadline, "it does not come about"
         time.sleep(0.05)
-
-
-def facts(out):
-    return json.loads((out / "study.json").read_text())
-
-
-def began(folder):
-    return Counter(line.split()[0] for line in calls(folder))
 
 
 def test_all_is_done_once_and_a_second_call_does_nothing(tmp_path):
@@ -116,61 +102,6 @@ def test_what_a_failed_stage_takes_along_says_so(tmp_path):
     assert (found["good"]["runs"][0]["error"], found["good"]["waits"]) == (None, None)
     assert found["searched"]["waits"] == "its learning rate is not known: lost failed: the data is bad in row 7"
     assert found["like"]["waits"] == "the learning rate of searched is not known: lost failed: the data is bad in row 7"
-
-
-THREE = {
-    "stages": {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "second": {"stage": "shape", "batch_rows": 4, "rows": 16}},
-    "arms": {
-        "causal": {},
-        "two-way": {"lr": {"like": "other"}},
-        "other": {"pooling": "last", "lr": {"rates": [1.0, 3.0], "rows": 2}},
-        "more": {"from": "second"},
-    },
-    "seeds": [1],
-    "claims": [
-        {"key": "pays", "claim": 1, "says": "two-way is better", "better": "two-way", "than": "causal"},
-        {"key": "more", "claim": 4, "says": "more is better", "better": "more", "than": "causal"},
-    ],
-}
-
-
-def test_some_claims_are_done_first_and_the_rest_by_a_later_call(tmp_path):
-    path, out = write(tmp_path, **THREE), tmp_path / "out"
-    result = do(path, out, claims=(4,))
-    assert (result.state, result.failed) == ("in part", ())
-    assert began(tmp_path) == {"first": 1, "second": 1, "causal": 1, "more": 1}
-    about = facts(out)
-    assert about["state"] == "in part"
-    assert about["command"].endswith("--claims 4")
-    assert {name: [run["state"] for run in arm["runs"]] for name, arm in about["arms"].items()} == {
-        "causal": ["done"],
-        "two-way": [],
-        "other": [],
-        "more": ["done"],
-    }
-    assert do(path, out, claims=(4,)).state == "in part"
-    assert sum(began(tmp_path).values()) == 4
-    assert do(path, out).state == "done"
-    assert began(tmp_path) == {"first": 1, "second": 1, "causal": 1, "more": 1, "two-way": 1, "other": 3}
-    assert "--claims" not in facts(out)["command"]
-
-
-def test_a_claim_takes_the_arm_whose_rate_it_uses_and_a_number_that_there_is_not_is_refused(tmp_path):
-    path, out = write(tmp_path, **THREE), tmp_path / "out"
-    with pytest.raises(UsageError, match=r"has no claim 2 \(it has 1, 4\)"):
-        do(path, out, claims=(1, 2))
-    assert not out.exists()
-    assert do(path, out, claims=(1,)).state == "in part"
-    assert began(tmp_path) == {"first": 1, "causal": 1, "two-way": 1, "other": 3}
-    assert facts(out)["arms"]["two-way"]["lr"] == 3.0
-
-
-def test_data_that_a_claim_does_not_need_may_be_missing(tmp_path):
-    gone = {"stage": "shape", "batch_rows": 4, "rows": 16, "data": [{"spec": str(tmp_path / "gone.jsonl")}]}
-    path, out = write(tmp_path, **(THREE | {"stages": THREE["stages"] | {"second": gone}})), tmp_path / "out"
-    with pytest.raises(TwowayError, match=r"gone\.jsonl"):
-        do(path, out)
-    assert do(path, out, claims=(1,)).state == "in part"
 
 
 def test_a_stop_by_signal_is_gone_on_with(tmp_path):
