@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import pytest
@@ -51,3 +52,13 @@ def test_a_body_of_very_many_values_is_not_looked_at(kind, monkeypatch):
 def test_commas_of_a_text_are_no_values():
     text = 'one, two, \\"three\\", \\\\' * 30_000
     assert read(SearchAsked, f'{{"text": "{text}", "k": 3}}'.encode()).k == 3
+
+
+@pytest.mark.parametrize(
+    "body", [b'"' + b'\\"' * 400_000, b'"a' * 400_000 + b'"', b'"' + b"\\" * 800_001], ids=["quotes", "odd", "backslashes"]
+)
+def test_a_body_without_end_is_counted_in_time(body):
+    start = time.process_time()
+    with pytest.raises(ApiError):
+        read(SearchAsked, b'{"text":' + b"," * 70_000 + body)
+    assert time.process_time() - start < 2

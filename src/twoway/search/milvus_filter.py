@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .filters import Comparison, Filter, Literal
 
 _ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
-_BETWEEN, _ESCAPE = re.compile(r"(%*)((?:[^%_\\]|\\[^%_])*)(%*)", re.DOTALL), re.compile(r"\\(.)", re.DOTALL)
+_BETWEEN, _ESCAPE = re.compile(r"(%*+)((?:[^%_\\]|\\[^%_])*+)(%*+)", re.DOTALL), re.compile(r"\\(.)", re.DOTALL)
 _OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
 

@@ -17,7 +17,7 @@ from .errors import ApiError
 
 Model = TypeVar("Model", bound="Asked")
 _VALUES = 1 << 16  # of one body
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one that has no end goes to the end, or each quote in it would be tried
 _METADATA = 64  # of one item
 
 
