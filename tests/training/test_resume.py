@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toy_training import Toy, train_toy
+from toy_training import SHARDS, Toy, train_toy
 from twoway.errors import TwowayError, UsageError
 from twoway.training import ranks
 from twoway.training.checkpoint import Checkpoints, read_optimizer, same_run
@@ -156,6 +156,23 @@ def test_rows_that_give_no_number_are_named_and_not_learnt(tmp_path):
         train_toy(tmp_path, STEPS, poison=7)
     assert Checkpoints(tmp_path).steps()[-1] == 6
     assert read_log(tmp_path)[-1]["identities"][0] == "toy#7.1.0"
+
+
+class Large(Toy):
+    """Does not fit into memory once it has been run for a while."""
+
+    runs = 0
+
+    def parts(self, batch):
+        self.runs += 1
+        if self.runs > 4 * SHARDS:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().parts(batch)
+
+
+def test_a_step_that_memory_does_not_hold_says_what_to_do(tmp_path):
+    with pytest.raises(TwowayError, match=r"does not hold step 5: take a smaller budget.*; the checkpoint of step 3 stands$"):
+        train_toy(tmp_path, STEPS, task=Large())
 
 
 def test_a_run_is_what_it_was_unless_forced(tmp_path):

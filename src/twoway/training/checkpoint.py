@@ -46,6 +46,11 @@ class Checkpoints:
         found = [path for path in self.folder.glob("step-*") if (path / STATE).exists()]
         return sorted(int(path.name.removeprefix("step-")) for path in found)
 
+    def said(self) -> str:
+        """Say what a run that fails now leaves."""
+        steps = self.steps()
+        return f"the checkpoint of step {steps[-1]} stands" if steps else "nothing was saved yet"
+
     def place(self, step: int) -> Path:
         """Return the folder of one."""
         return self.folder / f"step-{step}"

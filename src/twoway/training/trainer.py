@@ -109,7 +109,11 @@ class Trainer:
             self.save()
             number = int(max(self.ranks.gather(caught[0] if caught else 0)))
             raise Stopped(number, f"after step {self.step} of {self.total}, which is saved" if self.step else "before the first step")
-        self._update(filled, numbers)
+        try:
+            self._update(filled, numbers)
+        except torch.OutOfMemoryError as error:
+            way = "take a smaller budget, or gradient_checkpointing=true"
+            raise TwowayError(f"the device's memory does not hold step {self.step + 1}: {way}; {self.checkpoints.said()}") from error
         self.step += 1
         give_back(self.step)
         config, done = self.config, self.step == self.total
@@ -184,9 +188,8 @@ class Trainer:
         what = "loss" if any(one for one, _ in gathered) else "gradient"
         self._note({"step": self.step + 1, "not_finite": what, "identities": rows}, evaluated=False)
         more = f" and {len(rows) - _NAMED} more (all in log.jsonl)" if len(rows) > _NAMED else ""
-        saved = self.checkpoints.steps()
-        kept = f"the checkpoint of step {saved[-1]} stands" if saved else "nothing was saved yet"
-        return TwowayError(f"the {what} of step {self.step + 1} is not finite; its rows: {', '.join(rows[:_NAMED])}{more}; {kept}")
+        rows_said = f"{', '.join(rows[:_NAMED])}{more}"
+        return TwowayError(f"the {what} of step {self.step + 1} is not finite; its rows: {rows_said}; {self.checkpoints.said()}")
 
     def _note(self, entry: dict[str, Any], *, evaluated: bool) -> None:
         """Log an entry, with what the events measure."""
