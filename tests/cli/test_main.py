@@ -95,6 +95,17 @@ def test_exit_codes_and_one_line_errors(error, code, monkeypatch, capsys):
     assert "Traceback" not in err
 
 
+def test_what_an_error_repeats_is_shown_by_a_terminal_and_not_obeyed(monkeypatch, capsys):
+    def fail(_):
+        raise TwowayError("no field 'a\x1b]0;owned\x07\x9b2J\rb'\nEuro € ü \udcff")
+
+    from twoway.cli import convert
+
+    monkeypatch.setattr(convert, "run", fail)
+    assert run("convert", "a", "b") == 1
+    assert capsys.readouterr().err == "twoway convert: no field 'a\\x1b]0;owned\\x07\\x9b2J\\rb'\nEuro € ü \\udcff\n"
+
+
 def test_an_interrupted_output_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), fresh_folder(tmp_path / "out") as beside:
         (beside / "half").write_text("x")

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TwowayError as error:
         if args.verbose:
             logging.getLogger(__name__).exception("failed")
-        sys.stderr.write(f"twoway {args.verb}: {error}\n")
+        sys.stderr.write(f"twoway {args.verb}: {_shown(str(error))}\n")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         sys.stderr.write(f"twoway {args.verb}: interrupted; nothing half-written is left\n")
@@ -92,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does; that is no failure of ours.
         sys.stderr.close()
         return 0
+
+
+def _shown(said: str) -> str:
+    """Return words that a terminal shows and does not obey: names out of data may hold sequences that clear it or type into it."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in said)
 
 
 def _quiet_libraries(*, verbose: bool) -> None:
