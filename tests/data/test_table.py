@@ -101,6 +101,17 @@ def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
     assert len(find_parquet.GROUPS.held) == 2
 
 
+def test_a_folder_may_hold_more_files_than_are_open_at_a_time(tmp_path, monkeypatch):
+    (tmp_path / "rows").mkdir()
+    for number in range(7):
+        parquet(tmp_path / "rows" / f"{number}.parquet", [{"text": f"{number} {row}"} for row in range(2)])
+    monkeypatch.setattr("twoway.data.find_parquet._OPEN_FILES", 2)
+    table = open_table(str(tmp_path / "rows"))
+    for index in np.random.default_rng(0).permutation(14):
+        assert table.read(int(index)).texts == (f"{index // 2} {index % 2}",)
+        assert len(table.finder._files) <= 2
+
+
 def test_a_table_is_kept_and_used_again_until_the_source_changes(sources, tmp_path, monkeypatch, jsonl):
     folder = tmp_path / "tables"
     for kind, spec in sources.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import resource
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # Row groups in memory, in one process, and the size from which a row group is worth a warning.
 _CACHE_BYTES, _LARGE_GROUP = 256 << 20, 64 << 20
+# Files that one source has open at a time: a folder may hold more than a process may open.
+_OPEN_FILES = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16)
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +63,7 @@ class ParquetFinder(Base):
         """Take a file or a folder; a `label` stands for the file in the places of rows, and `root` for its folder."""
         super().__init__(options)
         self.paths, self.label, self.root = parquet_files(Path(argument)), label, root
-        self._files: dict[int, tuple[Any, list[int]]] | None = None
+        self._files: OrderedDict[int, tuple[Any, list[int]]] | None = None
         self._mark: object | None = None  # what tells its row groups from another's
 
     def files(self) -> list[Path]:
@@ -104,15 +107,18 @@ class ParquetFinder(Base):
         import pyarrow
         import pyarrow.parquet
 
-        self._files = {} if self._files is None else self._files
-        if number not in self._files:
+        files = self._files = OrderedDict() if self._files is None else self._files
+        if number not in files:
+            while len(files) >= _OPEN_FILES:
+                files.popitem(last=False)[1][0].close()
             try:
                 table = pyarrow.parquet.ParquetFile(self.paths[number])
             except (OSError, pyarrow.ArrowException) as error:
                 raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
             rows = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
-            self._files[number] = table, [0, *itertools.accumulate(rows)]
-        return self._files[number]
+            files[number] = table, [0, *itertools.accumulate(rows)]
+        files.move_to_end(number)
+        return files[number]
 
     def _group(self, number: int, group: int) -> Any:
         """Return a row group, from memory where it is there."""
