@@ -7,12 +7,15 @@ import json
 import struct
 import subprocess
 import sys
+import threading
+import warnings
 import zlib
 
 import pytest
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from twoway import images
 from twoway.content import ContentError, Document, Image, Place
 from twoway.images import Limits, image_size, open_document, open_image, to_messages
 
@@ -179,6 +182,28 @@ def test_exif_orientation_is_applied_once_and_then_gone(orientation):
     assert image_size(Image(data)) == image_size(Image(PILImage.open(io.BytesIO(data)))) == result.size
     # What later steps do with a picture (transformers turns it by its EXIF) must find nothing left to turn.
     assert ImageOps.exif_transpose(result).tobytes() == result.tobytes()
+
+
+def test_threads_that_open_pictures_leave_warnings_as_they_are(monkeypatch):
+    inside, go, plain = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)], images._to_rgb
+    names = {f"opens {number}": number for number in range(2)}
+
+    def slow(picture):
+        number = names[threading.current_thread().name]
+        inside[number].set()
+        assert go[number].wait(20)
+        return plain(picture)
+
+    monkeypatch.setattr(images, "_to_rgb", slow)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=opened, args=(PILImage.new("RGB", (4, 4)),), name=name) for name in names]
+    for number, thread in enumerate(threads):
+        thread.start()
+        assert inside[number].wait(20)
+    for number, thread in enumerate(threads):
+        go[number].set()
+        thread.join()
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3, 3)])

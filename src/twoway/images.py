@@ -30,6 +30,10 @@ from .content import ContentError, Document, Image, Part, Place, Text, unreadabl
 if TYPE_CHECKING:
     from pathlib import Path
 
+# A damaged JPEG or TIFF makes Pillow warn about metadata; the pixels alone decide here. Said once, and not around each picture: what
+# `catch_warnings` changes and puts back is shared by all threads, and they would leave each other without any warning.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _TURNS = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
@@ -67,11 +71,8 @@ def open_image(image: Image, *, root: Path | None = None, place: Place | None = 
             picture = stack.enter_context(_open_header(_file(image, place, stack), image, place, limits))
         _check_frames(picture, image, place, limits)
         try:
-            # A damaged JPEG or TIFF makes Pillow warn about metadata; the pixels alone decide here.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                picture.load()
-                return _to_rgb(_upright(picture))
+            picture.load()
+            return _to_rgb(_upright(picture))
         except ContentError as error:
             raise ContentError(f"{image} {error.reason}", place) from error
         except Exception as error:  # decoders meet hostile bytes and raise nearly anything
@@ -136,14 +137,12 @@ def _open_header(file: BinaryIO, image: Image, place: Place | None, limits: Limi
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise ContentError(f"{image} is markup such as SVG or HTML, not a raster picture; render it to PNG first", place)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if start.startswith(b"\xff\xd8"):
-                # Opened by its class: `Image.open` refuses a huge JPEG before it could be decoded smaller.
-                picture: PILImage.Image = JpegImageFile(file)
-                _reduce(picture, file, limits)
-            else:
-                picture = PILImage.open(file, formats=FORMATS)
+        if start.startswith(b"\xff\xd8"):
+            # Opened by its class: `Image.open` refuses a huge JPEG before it could be decoded smaller.
+            picture: PILImage.Image = JpegImageFile(file)
+            _reduce(picture, file, limits)
+        else:
+            picture = PILImage.open(file, formats=FORMATS)
     except PILImage.DecompressionBombError as error:
         raise ContentError(f"{image} is too large to decode ({error}); make it smaller", place) from error
     except UnidentifiedImageError as error:
