@@ -76,15 +76,11 @@ def mine(
     out, choice = Path(out), choice or Choice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
-    given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in ([data] if isinstance(data, str | Path) else data)]
-    more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
     engine = open_embedder(model, **opening)
     with alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        copies = home / COPIES if any(one.spec.startswith("hub:") for one in (*given, *more)) else None
-        pairs = open_pairs(given, folder=copies, policy=policy)
-        found = list_corpus(pairs, [open_source_table(one, folder=copies, policy=policy) for one in more], policy)
+        found = _open([data] if isinstance(data, str | Path) else data, corpus, home / COPIES, policy)
         asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
         answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
         conditions = {
@@ -110,10 +106,19 @@ def mine(
             raise TwowayError(f"no pair has a vector for both of its sides; see {home / BAD_ROWS}")
         write_whole(out / MANIFEST, json.dumps(conditions | {"finished": True, "facts": dict(facts)}, indent=2, ensure_ascii=False) + "\n")
     left_out = {name.removeprefix("out: "): count for name, count in sorted(facts.items()) if name.startswith("out: ")}
-    bad = len(pairs) - facts["rows"]
+    bad = len(found.pairs) - facts["rows"]
     return MineResult(
         str(out), str(home), facts["rows"], facts["negatives"], facts["short"], bad, len(found.keys), conditions["root"], left_out
     )
+
+
+def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], copies: Path, policy: Policy) -> Corpus:
+    """Open all sources and go through them; the rows of a stream of the hub are copied once."""
+    given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in data]
+    more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
+    folder = copies if any(one.spec.startswith("hub:") for one in (*given, *more)) else None
+    pairs = open_pairs(given, folder=folder, policy=policy)
+    return list_corpus(pairs, [open_source_table(one, folder=folder, policy=policy) for one in more], policy)
 
 
 def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> Vectors:
