@@ -66,7 +66,7 @@ def connect(place: Place, *, make: bool) -> Any:
         if place.file.is_dir() and any(place.file.iterdir()) and not (place.file / _ITEMS).is_dir():
             raise UsageError(f"{place.location} holds other files; choose a new name for the index")
         place.file.absolute().parent.mkdir(parents=True, exist_ok=True)
-    for name in ("pymilvus", "milvus_lite"):
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):  # the last is that of a file, which is asked more than it knows
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and said once
     try:
         how = {"timeout": _SECONDS} if place.file is None else {"timeout": _SECONDS_OF_FILE, "grpc_options": _NO_PINGS}
