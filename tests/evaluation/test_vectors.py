@@ -68,6 +68,17 @@ def test_a_cache_that_is_torn_is_said_in_one_line(tmp_path: Path):
         VectorSource(Engine(dimension=200, stop=999), tmp_path)(many, None, "a", {})
 
 
+@pytest.mark.parametrize("damage", [b"", b"torn!", b"\0" * 4, "twelve chars", 7])
+def test_one_damaged_vector_is_said_in_one_line(tmp_path: Path, damage: Any):
+    """Whichever row it is; one number is not spread over the whole vector."""
+    VectorSource(Engine(), tmp_path)(ASKED, None, "a", {})
+    with sqlite3.connect(tmp_path / "f.sqlite") as file:
+        (last,) = file.execute("SELECT MAX(key) FROM vectors").fetchone()
+        file.execute("UPDATE vectors SET vector = ? WHERE key = ?", (damage, last))
+    with pytest.raises(TwowayError, match=r"f\.sqlite cannot be read \(the vector of .* is damaged\); remove it, or name another"):
+        VectorSource(Engine(), tmp_path)(ASKED, None, "a", {})
+
+
 def test_a_vector_that_is_not_finite_is_none_and_is_not_kept(tmp_path: Path):
     bad: dict[int, ContentError] = {}
     source = VectorSource(Engine(spoil="text 2"), tmp_path)

@@ -76,7 +76,7 @@ class Store:
             self._file.execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
             self._check()
         except sqlite3.DatabaseError as error:
-            raise TwowayError(f"the cache {self.path} cannot be read ({error}); remove it, or name another with --cache") from error
+            raise self._unreadable(error) from error
 
     def _check(self) -> None:
         """Refuse a file whose vectors are not of the model's length."""
@@ -100,6 +100,9 @@ class Store:
         found = np.full((len(keys), self.dimension), np.nan, np.float32)
         for part in _parts(keys):
             for key, vector in self._ask("SELECT key, vector FROM vectors WHERE key IN ({})", part):
+                # The length is looked at: numpy spreads one number over a whole row.
+                if not isinstance(vector, bytes) or len(vector) != 4 * self.dimension:
+                    raise self._unreadable(f"the vector of {key} is damaged")
                 found[places[key]] = np.frombuffer(vector, np.float32)
         return found
 
@@ -125,11 +128,14 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
 
+    def _unreadable(self, why: object) -> TwowayError:
+        return TwowayError(f"the cache {self.path} cannot be read ({why}); remove it, or name another with --cache")
+
     def _ask(self, question: str, keys: Sequence[str]) -> list[Any]:
         try:
             return self._file.execute(question.format(", ".join("?" * len(keys))), keys).fetchall()
         except sqlite3.DatabaseError as error:
-            raise TwowayError(f"the cache {self.path} cannot be read ({error}); remove it, or name another with --cache") from error
+            raise self._unreadable(error) from error
 
 
 def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
