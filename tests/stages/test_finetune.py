@@ -280,15 +280,15 @@ def test_what_the_data_or_the_model_lacks_is_refused(options, message, tiny_mode
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "eos"])
-def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(pooling, tiny_model, tmp_path):
-    """Cut at the limit of the checkpoint, with an instruction and without, a picture before the text or none."""
+@pytest.mark.parametrize(("family", "pooling"), [("qwen2_vl", "mean"), ("qwen2_vl", "last"), ("qwen2_vl", "eos"), ("gemma3", "mean")])
+def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, pooling, tiny_model, tmp_path):
+    """Cut at the checkpoint's limit, with an instruction and without, a picture before the text or none: longer than Gemma's window."""
     from twoway.data.collate import model_inputs
     from twoway.data.encode import Encoder
     from twoway.images import to_messages
     from twoway.stages.finetune_model import prepare
 
-    convert(tiny_model("qwen2_vl"), tmp_path / "saved", pooling=pooling, max_length=60)
+    convert(tiny_model(family), tmp_path / "saved", pooling=pooling, max_length=60)
     prepared = prepare(tmp_path / "saved", FinetuneConfig(prompt_place="system"))
     encode = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, as_used=True)
     model, task = SentenceTransformer(str(tmp_path / "saved"), device="cpu"), prepared.task.eval()
