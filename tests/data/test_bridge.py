@@ -133,6 +133,17 @@ def test_long_sides_are_cut_and_counted_and_eos_stays(tiny_model):
         encoder("qwen2_vl", tiny_model, max_length=60, max_target=59)
 
 
+@pytest.mark.parametrize("parts", [(PICTURE, "long " * 100), ("long " * 100,)])
+def test_a_that_is_cut_is_what_the_model_embeds_of_it(parts, tiny_model):
+    """With pictures, the end of the template goes when a row is cut."""
+    known, encode = encoder("qwen2_vl", tiny_model, max_length=60, max_target=10)
+    a = document(*parts)
+    example = encode("row", as_document(PairRow("t", a, document("long " * 100))))
+    used = known.encoder(max_length=49, as_used=True)("row", a)
+    assert example.cut
+    assert example.inputs["input_ids"][: example.eos].tolist() == used.inputs["input_ids"].tolist()
+
+
 def test_masks_are_in_b_alone_and_a_function_of_seed_epoch_and_row(tiny_model):
     known, encode = encoder("qwen2_vl", tiny_model)
     example = encode("row", document(PICTURE, "a caption of forty letters, more or less"))

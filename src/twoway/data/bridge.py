@@ -69,7 +69,7 @@ class BridgeEncoder:
         self.eos = require_eos(processor.tokenizer)
         if max_target > max_length - 2:
             raise UsageError(f"max_target {max_target} leaves no room for A and EOS in rows of max_length {max_length} tokens")
-        self.source = Encoder(processor, geometry, max_length=max_length, template=template)
+        self.source = Encoder(processor, geometry, max_length=max_length, template=template, as_used=True)
         self.target = Encoder(processor, geometry, max_length=max_target + _BESIDE, template="plain", whole_words=whole_words)
         self.appends = appends_eos(processor.tokenizer)
 
