@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def readable(data: RowData, seen: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
-    """Return the held-out rows, as a stage looks at them, all files opened once; the policy decides about bad ones, as in training."""
+    """Return the held-out rows, as a stage looks at them, each encoded once; the policy decides about bad ones, as in training."""
     rows = []
     for row in data.held:
         try:
             identity, document = data.mixture.read(int(row))
             found = seen(document)
-            found.fingerprint()  # opens every file
+            found.fingerprint()  # opens every file, those behind a row's cut too
+            data.encode(identity, found)  # a file may be read whose picture does not decode
         except ContentError as error:
             data.loader.policy.refuse(error)
             continue
