@@ -64,7 +64,7 @@ def open_data(
     ordinary = ordinary_ids(parts) if config.mask.random else None
     mask = partial(mask_target, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate_bridge, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
-    costs = row_costs(mixture, encode, config, out / TABLES)
+    costs = row_costs(mixture, encode, config, prepared, out / TABLES)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = CountingLoader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)

@@ -7,9 +7,7 @@ another machine may round it in another way, and would plan other batches.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,7 @@ from twoway.files import write_whole
 
 from .next_token import NOTHING_MASKED
 from .run_stage import TABLES
+from .tables import table
 from .work import known_work
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def open_data(
     mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
-    costs = row_costs(mixture, encode, config, out / TABLES, weights)
+    costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
@@ -100,17 +99,19 @@ def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Call
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if elsewhere else None
     image_token = prepared.geometry.image_token
-    found = known_work(config, prepared.task, make, image_token, folder, device or torch.device("cpu"))
+    found = known_work(config, prepared, make, image_token, folder, device or torch.device("cpu"))
     if any(found.line):
         prepared.task.work = lambda batch: found.of(batch, prepared.task, image_token)
     return found.cost if config.calibrate != "none" and config.cost == CostWeights() else config.cost
 
 
-def row_costs(mixture: Mixture, encode: Encodes, config: StageConfig, folder: Path, weights: CostWeights | None = None) -> Costs:
+def row_costs(
+    mixture: Mixture, encode: Encodes, config: StageConfig, prepared: Prepared[Any], folder: Path, weights: CostWeights | None = None
+) -> Costs:
     """Estimate what every row costs, or read what was estimated when the run began."""
     weights = weights or config.cost
     said = [mixture.digest(), encode.max_length, config.template, vars(weights)]
-    path = folder / f"costs-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.npy"
+    path = table(folder, "costs", said, prepared, ".npy")
     if not path.exists():
         made, content = measure(mixture, encode, weights), io.BytesIO()
         np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)

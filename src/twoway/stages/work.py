@@ -13,7 +13,6 @@ Activations that are computed twice count once: it is the work that the model ne
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import statistics
 import time
@@ -33,6 +32,7 @@ from twoway.training.probes import undisturbed
 from twoway.training.task import to_device
 
 from .reconstruction import PATCHES
+from .tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from .pretrain_config import PretrainConfig
     from .reconstruction import Reconstruction
+    from .stage_model import Prepared
 
 # Words of a text, and pictures by width and height, of the batches that are tried: sizes that most processors give other numbers of tokens.
 _SMALL, _LARGE = (96, 64), (160, 160)
@@ -69,7 +70,7 @@ class Work:
 
 def known_work(
     config: PretrainConfig,
-    task: Reconstruction,
+    prepared: Prepared[Reconstruction],
     make: Callable[[str, Document], Batch],
     image_token: int,
     folder: Path,
@@ -77,11 +78,12 @@ def known_work(
 ) -> Work:
     """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
     said = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "epochs")}
-    path = folder / f"work-{hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]}.json"
+    path = table(folder, "work", said, prepared, ".json")
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         return Work(tuple(kept["line"]), CostWeights(**kept["cost"]))
-    found = measure_work(task, make, image_token, device=device, by_time=config.calibrate == "time", autocast=config.dtype == "bfloat16")
+    by_time, autocast = config.calibrate == "time", config.dtype == "bfloat16"
+    found = measure_work(prepared.task, make, image_token, device=device, by_time=by_time, autocast=autocast)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"line": found.line, "cost": dataclasses.asdict(found.cost)}) + "\n")
     return found
