@@ -58,8 +58,9 @@ def _said(result: Any) -> str:
 
     if result.resumed == result.steps:
         return f"{result.out}: done already, {result.steps:,} steps"
-    bad = len(read_lines(Path(result.out) / BAD_ROWS))
-    left = f"; {bad:,} bad row{'s' * (bad > 1)} left out, listed in {Path(result.out) / BAD_ROWS}" if bad else ""
+    listed = Path(result.out) / BAD_ROWS
+    bad = len(read_lines(listed))
+    left = f"; {bad:,} bad row{'s' * (bad > 1)} left out, listed in {listed}" if bad else ""
     names = [name for key in result.last if (name := key.removesuffix("_targets")) != key and name in result.last]
     losses = ", ".join(f"{name} {result.last[name]:.3f}" for name in names)
     measured = read(Path(result.out))["attention"]["measured"]

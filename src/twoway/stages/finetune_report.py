@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.policy import BAD_ROWS
 from twoway.training.report_chart import chart
 from twoway.training.report_curves import line
 from twoway.training.report_page import grid, section, table, tiles
@@ -31,7 +32,7 @@ class Shown:
     tasks: Sequence[dict[str, Any]] = ()
     found: Sequence[Retrieval] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
-    bad_rows: str = "bad-rows.jsonl"
+    bad_rows: str = BAD_ROWS
 
 
 def write_report(out: Path, shown: Shown, latest: dict[str, Any]) -> None:

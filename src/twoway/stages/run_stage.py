@@ -20,6 +20,7 @@ import yaml
 
 from twoway.config import dump
 from twoway.data.mixture import SourceConfig
+from twoway.data.policy import BAD_ROWS
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import disk_errors, write_whole
 from twoway.model import card
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from .stage_model import Prepared
 
-CONFIG, BAD_ROWS, TABLES = "config.yaml", "bad-rows.jsonl", "tables"
+CONFIG, TABLES = "config.yaml", "tables"
 C = TypeVar("C", bound=StageConfig)
 
 

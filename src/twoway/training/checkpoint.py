@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from twoway.data.policy import BAD_ROWS
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, fresh_folder, write_whole
 from twoway.model.source import check_file, read_json
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER, RUN, WEIGHTS, OPTIMIZER, STATE = "checkpoints", "run.json", "weights.safetensors", "optimizer.safetensors", "state.json"
 # What may lie there before a run is written down: tables and the list of bad rows, of a run that was refused for its data.
-_OURS = ("tables", "bad-rows.jsonl")
+_OURS = ("tables", BAD_ROWS)
 
 
 class Checkpoints:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.policy import BAD_ROWS
+
 from .probes import RIGHT, SHUFFLED
 from .report_curves import gap_charts, held_charts, speed_charts, training_charts
 from .report_examples import Examples, Sentence, Word
@@ -45,7 +47,7 @@ class Shown:
     sources: Sequence[tuple[str, float, int, int]] = ()  # name, weight, rows, rows held out
     examples: Examples = field(default_factory=Examples)
     versions: dict[str, str] = field(default_factory=dict)
-    bad_rows: str = "bad-rows.jsonl"
+    bad_rows: str = BAD_ROWS
 
 
 def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None = None) -> None:
