@@ -68,7 +68,7 @@ def test_training_and_encode_see_the_same_tokens(tiny_model, family, place):
     processor = prepared(folder, "chat", place)
     require_prompts(processor, {"query": SAID})
     start = open_start(folder, dtype="float32")
-    sentence = encoder.around(start.model.base_model, processor, mode="mean", dim=None, prompts={"query": SAID})
+    sentence = encoder.around(start.model.base_model, processor, encoder.Settings(pooling="mean", prompts={"query": SAID}))
     encode = Encoder(processor, PatchGeometry.of(load_config(folder), processor), max_length=512)
     for document in DOCUMENTS.values():
         content = [

@@ -105,7 +105,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "too many words": (too_many_words, "vocabulary does not fit: .* 272 embeddings"),
     "another encoder": (
         theirs,
-        "modules Transformer, LayerNorm; convert keeps .* and would lose LayerNorm",
+        "has a.Transformer, a.LayerNorm; .* the rest would be lost",
     ),
 }
 

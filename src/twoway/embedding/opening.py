@@ -18,7 +18,8 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..errors import TwowayError, UsageError, did_you_mean
-from ..model import adapters, backbone, card, encoder, opened, pooling, source
+from ..model import adapters, backbone, card, encoder, opened, source
+from ..model import pooling as poolings
 from ..model import processor as processors
 from ..model.attention import ATTENTION, set_attention
 from ..model.layout import write_as
@@ -60,6 +61,8 @@ def open_embedder(
     if dtype not in backbone.DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, backbone.DTYPES)} (there are: {', '.join(backbone.DTYPES)})")
     folder = source.locate(model)
+    if pooling is not None:
+        poolings.require_mode(pooling)
     if attention is not None and attention not in ATTENTION:
         raise UsageError(f"unknown attention {attention!r}{did_you_mean(attention, ATTENTION)} (there are: {', '.join(ATTENTION)})")
     how: dict[str, str] = {}
@@ -124,7 +127,9 @@ def _vision_language(
     told = start.layout
     wanted: Any = attention or told.attention or opened.declared(start.model.config, start.provenance).attention
     set_attention(start.model, wanted)
-    mode = pooling.require_mode(mode or start.settings.pooling or told.pooling or ("mean" if wanted == "two-way" else "last"))
+    own = start.settings
+    settings = own.pooled(mode or (None if own.behind else told.pooling or ("mean" if wanted == "two-way" else "last")), None)
+    mode = settings.pooling or "its own"
     template = template or told.template
     _log.info("%s: %s attention, pooling %s, %s template", model, wanted, mode, template)
     if mode == "eos" and attention is None and wanted == "causal":
@@ -134,10 +139,10 @@ def _vision_language(
     parts: Any = processors.load_processor(source.locate(processor) if processor else start.folder)
     processors.require_fit(start.model, parts)
     write_as(parts, template)
-    processors.set_max_length(start.model, parts, None)
+    processors.set_max_length(start.model, parts, own.longest)
     if mode == "eos":
-        pooling.append_eos(parts)
-    sentence = encoder.around(backbone.inner(start.model), parts, mode=mode, dim=start.settings.dim, prompts=start.settings.prompts)
+        poolings.append_eos(parts)
+    sentence = encoder.around(backbone.inner(start.model), parts, settings)
     return sentence, {"attention": wanted, "pooling": mode, "template": template}
 
 
@@ -147,11 +152,11 @@ def _text_model(folder: Path, dtype: str, mode: str | None) -> tuple[SentenceTra
     source.weight_files(folder)
     attention = opened.declared(config, {}).attention
     mode = mode or ("mean" if attention == "two-way" else "last")
-    if pooling.require_mode(mode) == "eos":
+    if poolings.require_mode(mode) == "eos":
         raise UsageError("pooling eos is for vision-language models; use --pooling last or mean")
     try:
         transformer = Transformer(str(folder), model_kwargs={"dtype": dtype, "use_safetensors": True})
     except (RuntimeError, ValueError, KeyError, OSError, ImportError, TypeError, SafetensorError) as error:
         raise TwowayError(f"{folder} cannot be loaded: {source.first_line(error)}") from error
-    behind = pooling.modules(mode, transformer.get_embedding_dimension(), None, transformer.model.dtype)
+    behind = poolings.modules(mode, transformer.get_embedding_dimension(), None, transformer.model.dtype)
     return SentenceTransformer(modules=[transformer, *behind], device="cpu"), {"attention": attention, "pooling": mode}

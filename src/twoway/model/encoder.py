@@ -3,42 +3,112 @@
 What is written needs no code of ours: `Transformer`, `Pooling` and `Normalize` are sentence-transformers' own modules. The weights
 are written once, by transformers; then the folder is opened by sentence-transformers as anybody would open it, and everything
 that is said about the result is measured on that.
+
+A checkpoint of somebody else's keeps what it says: its modules behind the model, how its inputs are called (`processing_kwargs`,
+modalities), its prompts and which of them is the default, its similarity. What cannot be kept is refused by its name. Training follows
+what it can follow (`trainable`): arguments of the chat template become a part of the template, so that every renderer has them.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import import_from_string
 
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, sha256
 
 from . import pooling
-from .source import first_line, read_json, weight_files
+from .source import PICKLES, first_line, read_json, weight_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import torch
     from transformers import PreTrainedModel
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
-_KEPT = ("Transformer", "Pooling", "Dense", "Normalize")
+TRANSFORMER = Transformer.config_file_name
+_LIBRARY = "sentence_transformers."
+# What is written anew for the result, and what sentence-transformers loads a model with and does not save.
+_OURS = ("model_type", "__version__", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+_LOADING = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
+_HARMLESS = {"dtype", "torch_dtype", "attn_implementation", "use_safetensors", "trust_remote_code"}
+# Arguments of `apply_chat_template` that no variable of the template stands for.
+_CALL = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix", "tools", "documents", "continue_final_message"}
+_STRUCTURED = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
+_MODALITIES = {"text": _STRUCTURED, "image": _STRUCTURED, "message": {**_STRUCTURED, "format": "structured"}}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a sentence-transformers checkpoint says besides its model."""
+    """What a sentence-transformers checkpoint says besides its model; of a model that is none, nothing."""
 
-    transformer: str = ""
-    pooling: str | None = None
+    transformer: str = ""  # where the model lies in it
+    pooling: str | None = None  # in our words; nothing for a pooling that has none
     dim: int | None = None
     prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: str | None = None
+    truncate_dim: int | None = None
+    module: dict[str, Any] = field(default_factory=dict)  # how the first module calls processor and model, as its own config has it
+    behind: tuple[torch.nn.Module, ...] = ()  # the modules after it
+    longest: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)  # entries of the configuration that nothing here reads
+
+    @property
+    def learnt(self) -> str | None:
+        """Name a module behind the pooling that holds weights; our own cut to a dimension is none."""
+        found = (type(module).__name__ for module in self.behind if any(True for _ in module.parameters()))
+        return None if self.dim else next(found, None)
+
+    def pooled(self, mode: str | None, dim: int | None) -> Settings:
+        """Return the settings with a pooling or a dimension that is asked for."""
+        if (mode is None or mode == self.pooling) and (dim is None or dim == self.dim):
+            return self
+        if self.learnt:
+            raise UsageError(f"the source's {self.learnt} module belongs behind its own pooling; leave --pooling and --dim out")
+        return replace(self, pooling=mode or self.pooling, dim=dim or self.dim, behind=(), truncate_dim=None if dim else self.truncate_dim)
+
+    def bake(self, parts: Any) -> None:
+        """Give a processor what training has to see and sentence-transformers says only when it calls it."""
+        if self.longest:
+            parts.tokenizer.model_max_length = min(parts.tokenizer.model_max_length, self.longest)
+        said = {key: value for key, value in self.module.get("processing_kwargs", {}).get("chat_template", {}).items() if key not in _CALL}
+        if said and parts.chat_template:
+            lines = "".join(f"{{% set {key} = {_literal(value)} %}}" for key, value in said.items())
+            if not parts.chat_template.startswith(lines):
+                parts.chat_template = parts.tokenizer.chat_template = lines + "{{ '' }}" + parts.chat_template
+
+    def require_trainable(self, name: str) -> None:
+        """Refuse what training would not see, by its name in the configuration."""
+        odd = list(self._untrained())
+        if odd:
+            raise TwowayError(f"{name} has {', '.join(odd)}, which training does not follow; convert it with settings of your own first")
+
+    def _untrained(self) -> Iterator[str]:
+        """Name what training does not follow."""
+        if self.learnt:
+            yield f"the module {self.learnt} ({MODULES})"
+        if self.behind and self.pooling is None:
+            yield "pooling " + ", ".join(str(module.pooling_mode) for module in self.behind if isinstance(module, Pooling))
+        if self.truncate_dim:
+            yield f"truncate_dim {self.truncate_dim}"
+        for kind, given in self.module.get("processing_kwargs", {}).items():
+            odd = given if kind != "chat_template" else {key for key in given if key in _CALL - {"restore_suffix"}}
+            yield from (f"processing_kwargs.{kind}.{key}" for key in odd)
+        modalities = self.module.get("modality_config", _MODALITIES)
+        if modalities.get("message", {}).get("format", "structured") != "structured":
+            yield f"modality_config without structured messages ({TRANSFORMER})"
+        yield from (f"{key} ({TRANSFORMER})" for key in ("query_length", "document_length", "query_expansion") if self.module.get(key))
 
 
 def is_encoder(folder: Path) -> bool:
@@ -47,29 +117,86 @@ def is_encoder(folder: Path) -> bool:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the settings of a sentence-transformers checkpoint; modules that would be lost are an error."""
+    """Read the settings of a sentence-transformers checkpoint; what would be lost is an error that names it."""
     try:
-        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        found = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in listed}
-    except (ValueError, KeyError, TypeError) as error:
+        listed = [dict(module) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
+        names = [str(module["type"]).rsplit(".", 1)[-1] for module in listed]
+        places = [str(module["path"]) for module in listed]
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
-    other = sorted(found.keys() - set(_KEPT))
-    if "Transformer" not in found:
-        raise TwowayError(f"{folder} has the modules {', '.join(found)} and no Transformer among them; there is nothing to convert")
-    if other:
+    if "Transformer" not in names:
+        raise TwowayError(f"{folder} has the modules {', '.join(names)} and no Transformer among them; there is nothing to convert")
+    foreign = [str(module["type"]) for module in listed if not str(module["type"]).startswith(_LIBRARY)]
+    called = [name for name, module in zip(names, listed, strict=True) if module.get("kwargs")]
+    if foreign or names[0] != "Transformer" or names.count("Transformer") > 1 or called:
+        odd = foreign or called or names
         raise TwowayError(
-            f"{folder} has the modules {', '.join(found)}; convert keeps {', '.join(_KEPT)} and would lose {', '.join(other)}"
+            f"{folder / MODULES} has {', '.join(odd)}; a Transformer and then modules of sentence-transformers itself, without kwargs, "
+            "can be carried over, and the rest would be lost"
         )
     own = read_json(folder / "twoway.json") if (folder / "twoway.json").exists() else {}
-    if "Dense" in found and not own:
-        raise TwowayError(f"{folder} has a Dense module, a learnt projection that convert does not carry over")
-    config = read_json(folder / found["Pooling"] / "config.json") if "Pooling" in found else {}
-    names = {theirs: ours for ours, theirs in reversed(pooling.MODES.items())}
-    mode = config.get("pooling_mode") or next((name for name in names if config.get(f"pooling_mode_{name}")), None)
-    prompts = read_json(folder / SETTINGS).get("prompts", {}) if (folder / SETTINGS).exists() else {}
+    said = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    if said.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+        raise TwowayError(f"{folder / SETTINGS}: model_type {said['model_type']} gives no single vector, and cannot be carried over")
+    inside = folder / places[0]
+    module, longest = _read_module(inside)
+    behind = tuple(_load(folder, str(entry["type"]), place) for entry, place in zip(listed[1:], places[1:], strict=True))
+    modes = {theirs: ours for ours, theirs in reversed(pooling.MODES.items())}
+    mode = next((modes.get(str(one.pooling_mode)) for one in behind if isinstance(one, Pooling)), None)
+    default = said.get("default_prompt_name")
     return Settings(
-        found["Transformer"], own.get("pooling") or names.get(str(mode)), own.get("dim"), {k: v for k, v in prompts.items() if v}
+        transformer=places[0],
+        pooling=own.get("pooling") or mode,
+        dim=own.get("dim"),
+        prompts={name: text or "" for name, text in said.get("prompts", {}).items() if text or name == default},
+        default_prompt=default,
+        similarity=said.get("similarity_fn_name"),
+        truncate_dim=said.get("truncate_dim"),
+        module=module,
+        behind=behind,
+        longest=longest,
+        more={key: value for key, value in said.items() if key not in _OURS},
     )
+
+
+def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
+    """Read the first module's own settings, and its longest row."""
+    try:
+        module: dict[str, Any] = Transformer.load_config(str(inside))
+    except (ValueError, OSError) as error:
+        raise TwowayError(f"{inside / TRANSFORMER} cannot be read: {first_line(error)}") from error
+    module = {key: value for key, value in module.items() if value is not None}
+    longest = module.pop("max_seq_length", None)
+    for new, old in _LOADING.items():
+        given = module.pop(new, None) or module.pop(old, None) or {}
+        lost = sorted(given.keys() - _HARMLESS)
+        if lost:
+            raise TwowayError(f"{inside / TRANSFORMER}: {new}.{lost[0]} changes how the model is loaded, and cannot be carried over")
+    if module.pop("do_lower_case", False):
+        raise TwowayError(f"{inside / TRANSFORMER}: do_lower_case belongs into the tokenizer, and cannot be carried over")
+    task = module.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise TwowayError(f"{inside / TRANSFORMER}: transformer_task {task} gives no vectors, and cannot be carried over")
+    unknown = sorted(module.keys() - set(Transformer.config_keys))
+    if unknown:
+        raise TwowayError(f"{inside / TRANSFORMER}: {unknown[0]} is not known to this sentence-transformers, and cannot be carried over")
+    return module, longest
+
+
+def _load(folder: Path, kind: str, place: str) -> torch.nn.Module:
+    """Load a module that stands behind the model."""
+    if any(path for pattern in PICKLES for path in (folder / place).glob(pattern)) and not any((folder / place).glob("*.safetensors")):
+        raise TwowayError(f"{folder / place} has only pickle weights, which run code when they are read; save them as safetensors")
+    try:
+        module: torch.nn.Module = import_from_string(kind).load(str(folder), subfolder=place, local_files_only=True)
+    except (ImportError, AttributeError, ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise TwowayError(f"{folder / MODULES}: {kind} cannot be loaded: {first_line(error)}") from error
+    return module.eval()
+
+
+def _literal(value: Any) -> str:
+    """Write a value as a chat template has it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -79,22 +206,25 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def assemble(folder: Path, *, mode: str, dim: int | None, prompts: Mapping[str, str]) -> SentenceTransformer:
-    """Open a saved model, put pooling behind it, write the settings, and return what anyone gets who loads the folder."""
+def assemble(folder: Path, settings: Settings) -> SentenceTransformer:
+    """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
     try:
-        transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True})
+        transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings))
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise TwowayError(f"sentence-transformers cannot load the converted model: {first_line(error)}") from error
-    encoder = _behind(transformer, mode, dim, prompts)
+    encoder = _behind(transformer, settings)
     # The weights lie there already; only the settings are written.
     transformer.save = lambda path, *_, **__: transformer.save_config(path)
     with disk_errors():
         encoder.save(str(folder), create_model_card=False)
+        if settings.more:
+            path = folder / SETTINGS
+            path.write_text(json.dumps(settings.more | read_json(path), indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
     del transformer.save
     return encoder
 
 
-def around(model: PreTrainedModel, processor: Any, *, mode: str, dim: int | None, prompts: Mapping[str, str]) -> SentenceTransformer:
+def around(model: PreTrainedModel, processor: Any, settings: Settings) -> SentenceTransformer:
     """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
 
     class Ready(Transformer):  # type: ignore[misc]
@@ -108,20 +238,30 @@ def around(model: PreTrainedModel, processor: Any, *, mode: str, dim: int | None
 
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
-        transformer = Ready(folder)
+        transformer = Ready(folder, **_called(settings))
     transformer.__class__ = Transformer
-    return _behind(transformer, mode, dim, prompts)
+    return _behind(transformer, settings)
 
 
-def _behind(transformer: Any, mode: str, dim: int | None, prompts: Mapping[str, str]) -> SentenceTransformer:
-    """Say how a transformer module takes its inputs, and put pooling behind it."""
-    entry = {"method": "forward", "method_output_name": "last_hidden_state"}
-    # Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
-    transformer.modality_config = {"text": dict(entry), "image": dict(entry), "message": {**entry, "format": "structured"}}
-    transformer.input_formatter.message_format = "structured"
-    transformer.input_formatter.supported_modalities = list(transformer.modality_config)
-    behind = pooling.modules(mode, transformer.get_embedding_dimension(), dim, transformer.model.dtype)
-    return SentenceTransformer(modules=[transformer, *behind], prompts=dict(prompts), device="cpu")
+def _called(settings: Settings) -> dict[str, Any]:
+    """Return how the first module takes its inputs."""
+    ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
+    return ours | settings.module
+
+
+def _behind(transformer: Any, settings: Settings) -> SentenceTransformer:
+    """Put the modules behind a transformer module: the source's own, or pooling and a normalisation."""
+    width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
+    carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
+    behind = carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
+    return SentenceTransformer(
+        modules=[transformer, *behind],
+        prompts=dict(settings.prompts),
+        default_prompt_name=settings.default_prompt,
+        similarity_fn_name=settings.similarity,
+        truncate_dim=settings.truncate_dim,
+        device="cpu",
+    )
 
 
 def hashes(folder: Path) -> dict[str, str]:

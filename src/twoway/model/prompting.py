@@ -35,8 +35,8 @@ _MOVE = (
 )
 
 
-def set_template(processor: Any, *, style: Style, place: Place) -> None:
-    """Give the processor the template that all of training and everything after it use."""
+def set_template(processor: Any, *, style: Style, place: Place | None) -> None:
+    """Give the processor the template that all of training and everything after it use; without a place, prompts stay where they are."""
     template = str(processor.chat_template)
     if style == "plain":
         template = plain_template(picture_mark(processor))

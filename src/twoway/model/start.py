@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 
-from . import adapters, backbone, card, encoder, moca, source
+from . import adapters, backbone, card, encoder, moca, processor, source
 from .layout import Layout, layout_of, layout_of_adapter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,16 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         # The hub's client names the folder after the revision.
         note={} if Path(src).exists() else {"revision": folder.name},
     )
+
+
+def open_reader(folder: Path) -> tuple[PreTrainedConfig, Any, encoder.Settings]:
+    """Open a model's config, its processor as a training stage has it, and its settings; the weights are not read."""
+    settings = encoder.read_settings(folder) if encoder.is_encoder(folder) else encoder.Settings()
+    inside = folder / settings.transformer
+    config, parts = backbone.load_config(inside), processor.load_processor(inside)
+    processor.ensure_template(parts)
+    settings.bake(parts)
+    return config, parts, settings
 
 
 def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -> Start:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
 
+    from twoway.model.start import Start
+
 
 _STYLES = get_args(Style)
 
@@ -120,11 +122,9 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         processors.require_fit(opened.model, parts)
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
-        mode = config.pooling or opened.settings.pooling or opened.layout.pooling or "mean"
-        template = config.template or opened.layout.template
-        longest = _prepare(opened.model, parts, config, mode, template)
-        prompts = opened.settings.prompts | config.prompts
-        dim = config.dim or opened.settings.dim
+        settings = _settings(opened, config)
+        mode, template = settings.pooling or str(settings.behind[0].pooling_mode), config.template or opened.layout.template
+        longest = _prepare(opened.model, parts, config, mode, template, settings.longest)
         heads = dataclasses.replace(opened.heads, lm_head=moca.lm_head_of(opened.model) if opened.has_head else {})
 
         encoder.save_model(backbone.inner(opened.model), parts, folder)
@@ -142,7 +142,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         facts = opened.provenance
         licence = opened.licence
         del opened  # the model on disk is the one to measure, and two do not always fit
-        result = encoder.assemble(folder, mode=mode, dim=dim, prompts=prompts)
+        result = encoder.assemble(folder, settings)
         notes = _try(result, mode)
         written = card.Card(
             base=facts.get("base") or name,
@@ -150,10 +150,10 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
             attention=_measure(result, config.attention),
             pooling=mode,
             width=width,
-            dim=dim if dim != width else None,
+            dim=None if (dim := result.truncate_dim or result.get_embedding_dimension()) == width else dim,
             max_length=longest,
             mask_token=token.record(),
-            prompts=prompts,
+            prompts=settings.prompts,
             licence=facts.get("licence") or licence,
             heads=saved_heads,
             notes=notes,
@@ -184,11 +184,20 @@ def _quiet() -> Iterator[None]:
             tf_logging.enable_progress_bar()
 
 
-def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style) -> int:
+def _settings(opened: Start, config: ConvertConfig) -> encoder.Settings:
+    """Return what the result says besides its model: what the source says, and above that what is asked for."""
+    own = opened.settings
+    mode = config.pooling or (None if own.behind else opened.layout.pooling or "mean")
+    settings = own.pooled(mode, config.dim)
+    module = {key: value for key, value in settings.module.items() if config.template is None or key != "modality_config"}
+    return dataclasses.replace(settings, prompts=settings.prompts | config.prompts, module=module)
+
+
+def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style, longest: int | None) -> int:
     """Set the processor's limits and template, and return the longest row."""
     processors.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
     write_as(parts, template)
-    longest = processors.set_max_length(model, parts, config.max_length)
+    longest = processors.set_max_length(model, parts, config.max_length or longest)
     if mode == "eos":
         poolings.append_eos(parts)
     return longest
@@ -198,7 +207,9 @@ def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
     """Run the saved model on every kind of input, and return what its user must know."""
     transformer = cast("Any", result[0])
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
-    rows = ["a text", picture, {"image": picture, "text": "and words"}]
+    rows: list[Any] = ["a text"]
+    if "image" in transformer.modalities:
+        rows += [picture, {"image": picture, "text": "and words"}]
     result.float()  # rounding in half precision would look like a difference
     try:
         alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])

@@ -21,9 +21,8 @@ from twoway.data.policy import Policy
 from twoway.data.progress import steps
 from twoway.errors import TwowayError, UsageError
 from twoway.images import open_document
-from twoway.model.backbone import load_config
-from twoway.model.processor import ensure_template, load_processor
 from twoway.model.source import locate
+from twoway.model.start import open_reader
 
 from .convert import _quiet
 from .pretrain_config import PretrainConfig
@@ -114,8 +113,7 @@ def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
     """Make rows of a model's config and processor alone; its weights are not read."""
     with _quiet():
         folder = locate(model)
-        settings, processor = load_config(folder), load_processor(folder)
-        ensure_template(processor)
+        settings, processor, _ = open_reader(folder)
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(
             processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=config.template

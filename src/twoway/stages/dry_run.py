@@ -18,9 +18,9 @@ import torch
 from twoway.data.patches import PatchGeometry
 from twoway.data.table_sharing import shared_tables
 from twoway.errors import TwowayError
-from twoway.model import backbone
 from twoway.model import processor as processors
 from twoway.model.source import locate
+from twoway.model.start import open_reader
 from twoway.training.peak import peak
 from twoway.training.progress import read_log
 
@@ -177,8 +177,7 @@ def _reader(step: Step, steps: Sequence[Step]) -> _Reader:
             break
         chain.append(before)
     folder = locate(chain[-1].base)
-    config, processor = backbone.load_config(folder), processors.load_processor(folder)
-    processors.ensure_template(processor)
+    config, processor, _ = open_reader(folder)
     own = step.job.config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [positions, getattr(own, "max_length", None)]

@@ -35,7 +35,7 @@ class FinetuneConfig(StageConfig):
     pooling: Literal["mean", "last", "eos"] | None = None  # default: the base's own, or mean
     dim: int | None = None  # numbers of a vector; default: the base's own, or all
     prompts: dict[str, str] = field(default_factory=dict)  # by query, document, TASK-query, TASK-document
-    prompt_place: Literal["user", "system"] = "user"  # where the chat template writes them
+    prompt_place: Literal["user", "system"] | None = None  # default: user, or where a base with prompts writes them
     calibrate: Literal["count", "none"] = "count"  # what an image token costs, where `cost` does not say: counted, or that of a word
     hold: float | None = None  # cost of the chunks that are not run twice; default: one budget's
     eval_data: tuple[PairSource, ...] = ()  # retrieval is measured on these, beside held-out rows

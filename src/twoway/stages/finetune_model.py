@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from twoway.errors import UsageError
+from sentence_transformers.sentence_transformer.modules import Normalize
+
+from twoway.errors import TwowayError, UsageError
 from twoway.model import backbone, pooling, short_rows
 from twoway.model.prompting import require_prompts, set_template
 
@@ -15,6 +17,9 @@ from .stage_model import Prepared, choose, freeze_head, open_base, require_causa
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from twoway.model.encoder import Settings
+    from twoway.model.prompting import Place
+
     from .finetune_config import FinetuneConfig
 
 
@@ -22,12 +27,14 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
     opened = open_base(base, config, attention=config.attention)
     model, parts, own = opened.start.model, opened.processor, opened.start.settings
+    if own.similarity not in (None, "cosine") and not any(isinstance(module, Normalize) for module in own.behind):
+        raise TwowayError(f"{opened.start.name} is compared by {own.similarity} (similarity_fn_name), and the loss compares cosines")
     short_rows.use(model)
-    mode, width = config.pooling or own.pooling or "mean", backbone.text_width(model)
-    dim = config.dim or own.dim
+    settings = own.pooled(config.pooling, config.dim)
+    mode, width, dim = settings.pooling or "mean", backbone.text_width(model), settings.dim
     if dim is not None and dim > width:
         raise UsageError(f"dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
-    set_template(parts, style=config.template, place=config.prompt_place)
+    set_template(parts, style=config.template, place=place_of(config, own))
     if mode == "eos" and own.pooling != "eos":
         pooling.require_lasting_eos(parts)
         pooling.append_eos(parts)
@@ -41,8 +48,13 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
     )
     spare(config, [model], task.blocks())
     # What the saved model says of itself is what it was trained with.
-    start = dataclasses.replace(opened.start, settings=dataclasses.replace(own, pooling=mode, dim=dim, prompts=prompts))
+    start = dataclasses.replace(opened.start, settings=dataclasses.replace(settings, pooling=mode, prompts=prompts))
     return Prepared(**vars(opened) | {"start": start}, task=task, adapted=adapted)
+
+
+def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
+    """Return where prompts go: where a base that has some already writes them, or else into the user's turn."""
+    return config.prompt_place or (None if own.prompts else "user")
 
 
 def require(prepared: Prepared[ContrastiveTask]) -> None:

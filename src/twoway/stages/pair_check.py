@@ -25,14 +25,14 @@ from twoway.data.progress import steps
 from twoway.data.sources import open_source
 from twoway.errors import TwowayError, UsageError
 from twoway.images import open_document
-from twoway.model.backbone import load_config
-from twoway.model.processor import ensure_template, load_processor
 from twoway.model.prompting import set_template
 from twoway.model.source import locate
+from twoway.model.start import open_reader
 
 from .convert import _quiet
 from .data_check import STREAM_ROWS, Shown, describe, seen
 from .finetune_config import FinetuneConfig
+from .finetune_model import place_of
 from .pair_measure import SIDES, Side, measure, sides_of
 from .pretrain_config import PretrainConfig
 from .recipe import read_recipe
@@ -126,9 +126,8 @@ def _encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
     """Make rows as fine-tuning does, of a model's config and processor alone."""
     with _quiet():
         folder = locate(model)
-        settings, processor = load_config(folder), load_processor(folder)
-        ensure_template(processor)
-        set_template(processor, style=config.template, place=config.prompt_place)
+        settings, processor, own = open_reader(folder)
+        set_template(processor, style=config.template, place=place_of(config, own))
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(
             processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat", as_used=True

@@ -51,10 +51,12 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
     kernels.keep_few()
     torch.manual_seed(config.seed)
     start = open_start(base, dtype="float32")
+    start.settings.require_trainable(start.name)
     parts = processor.load_processor(start.folder)
     processor.require_fit(start.model, parts)
     token = mask_token.ensure_mask_token(start.model, parts)
     processor.ensure_template(parts)
+    start.settings.bake(parts)
     longest = processor.set_max_length(start.model, parts, None)
     was = declared(start.model.config)
     if attention == "causal" and was != "causal":

@@ -52,7 +52,8 @@ def finish(
     kind = getattr(backbone.load_config(start.folder), "dtype", None) or torch.float32
     model.to(kind)
     heads = moca.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
-    mode, dim, prompts = pooling or start.settings.pooling or "mean", start.settings.dim, start.settings.prompts
+    settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
+    mode, dim, prompts = settings.pooling or "mean", settings.dim, settings.prompts
     if mode == "eos":
         poolings.append_eos(parts)  # a tokenizer that does it already does it once
     beside = out / _MADE
@@ -61,7 +62,7 @@ def finish(
         encoder.save_model(backbone.inner(model), parts, folder)
         with disk_errors():
             saved_heads = moca.save_heads(heads, folder)
-        result = encoder.assemble(folder, mode=mode, dim=dim, prompts=prompts)
+        result = encoder.assemble(folder, settings)
         width = backbone.text_width(model)
         facts = start.provenance
         entry = {
