@@ -163,7 +163,7 @@ def escaped(text: str) -> str:
 def unreadable(image: Image, error: Exception, place: Place | None) -> ContentError:
     """Say in one line why a picture's file cannot be read."""
     if isinstance(error, FileNotFoundError):
-        where = f" in {image.root}" if image.root is not None else ""
+        where = f" in {image.root} (root: names the folder that paths are relative to)" if image.root is not None else ""
         return ContentError(f"{image} does not exist{where}", place)
     return ContentError(f"{image} cannot be read ({getattr(error, 'strerror', None) or error})", place)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     said += f"; {result.bad:,} bad rows left out" if result.bad else ""
     lines = [said, *(f"  left out by {name}: {count:,}" for name, count in result.left_out.items() if count)]
     if result.root:
-        lines.append(f"  in a recipe: {{data: {result.out}, root: {result.root}}}, since the pictures stay where they are")
+        lines.append(f"  pictures stay in {result.root}, which {result.out} remembers")
+    lines.append(f"  next: {shlex.join(['twoway', 'finetune', args.model, 'OUT', '--data', result.out])}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -108,7 +108,7 @@ def _open(source: SourceConfig, folder: Path | None, policy: Policy) -> RowTable
         finders = pair_finders(source.label)
     elif kind not in ("samples", "pdf"):
         form, finders = either, {**FINDERS, **_EITHER}
-    options: dict[str, Any] = {"root": source.root, "form": form}
+    options: dict[str, Any] = {"root": source.picture_root(), "form": form}
     return open_table(source.spec, options=ReadOptions(**options), cap=source.cap, folder=folder, policy=policy, finders=finders)
 
 

@@ -9,6 +9,7 @@ epoch. Its identity, `name#row`, is what masks are made from; a repetition has i
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import TwowayError, UsageError
 from ..images import DEFAULT, Limits
 from .formats import form_of
 from .policy import Policy
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..content import Document
+
+
+# Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
+MINED = "mine.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,17 @@ class SourceConfig:
         """Refuse a template that there is not."""
         if self.template is not None:
             form_of(self.template)
+
+    def picture_root(self) -> Path | None:
+        """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
+        mined = Path(self.spec.removeprefix("parquet:")) / MINED
+        if self.root is not None or self.spec.startswith("hub:") or not mined.is_file():
+            return self.root
+        try:
+            root = json.loads(mined.read_text(encoding="utf-8"))["root"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TwowayError(f"{mined} cannot be read ({error}); mine again with --overwrite, or name the pictures' folder (root: …)") from error
+        return None if root is None else Path(root)
 
     def said(self) -> dict[str, object]:
         """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
@@ -148,7 +164,7 @@ def open_mixture(
 
 def open_source_table(source: SourceConfig, *, folder: Path | None, policy: Policy, limits: Limits = DEFAULT) -> RowTable:
     """Open one source as its configuration says."""
-    options = ReadOptions(root=source.root, limits=limits, form=form_of(source.template) if source.template else None)
+    options = ReadOptions(root=source.picture_root(), limits=limits, form=form_of(source.template) if source.template else None)
     return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy)
 
 

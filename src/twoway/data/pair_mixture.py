@@ -133,7 +133,7 @@ def open_pairs(
 def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits) -> Any:
     """Open one source as its configuration says."""
     form: Any = pair_form_of(source.template)
-    options = ReadOptions(root=source.root, limits=limits, form=form)
+    options = ReadOptions(root=source.picture_root(), limits=limits, form=form)
     task = getattr(source, "task", None)
     finders = pair_finders(task or source.label, alone=task is not None)
     return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy, finders=finders)

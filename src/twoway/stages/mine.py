@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.data.mixture import SourceConfig, open_source_table
+from twoway.data.mixture import MINED, SourceConfig, open_source_table
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import BAD_ROWS, OnBad, Policy
 from twoway.data.progress import steps
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .mine_corpus import Corpus
 
-MANIFEST, PART = "mine.json", 1024
+MANIFEST, PART = MINED, 1024
 COPIES = "copies"  # of streams of the hub
 
 
