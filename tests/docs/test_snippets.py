@@ -51,7 +51,7 @@ FINDS_BAD = {"twoway data check papers"}
 # What the commands of a page print besides the output that stands there.
 PRINTED = {
     "docs/embed.md": ["vectors: 3 vectors of 32 x float32; 3 embedded now", "more: 4 vectors of 16 x int8; 4 embedded now"],
-    "docs/mining.md": ["root: "],
+    "docs/mining.md": ["which mined remembers"],
     "docs/how-to/resume.md": ["all of them were there already"],
 }
 # Python that is not run, by a line of it, and why.

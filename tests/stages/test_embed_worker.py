@@ -33,7 +33,8 @@ def test_a_shard_is_answered_with_its_rows_in_order_and_its_bad_rows(tiny_encode
     answer, (numbers, found, vectors, bad) = answered(worker, 0, 0, first)
     assert (answer["error"], answer["seen"], numbers) == ("", 6, [0, 1, 3, 4, 5])
     assert [row.id for row in found] == [f"{tmp_path / 'rows.jsonl'}:{n + 1}" for n in numbers]
-    assert [str(one) for one in bad] == [f"{tmp_path / 'rows.jsonl'}:3: picture none.png does not exist in {tmp_path} (root: names the folder that paths are relative to)"]
+    where = f"{tmp_path} (root: names the folder that paths are relative to)"
+    assert [str(one) for one in bad] == [f"{tmp_path / 'rows.jsonl'}:3: picture none.png does not exist in {where}"]
     engine = open_embedder(**opening)
     alone = engine.sentence.encode([rows[n]["text"] for n in numbers], show_progress_bar=False)
     assert np.abs(vectors - alone).max() < 1e-5

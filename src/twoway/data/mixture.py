@@ -70,7 +70,7 @@ class SourceConfig:
         try:
             root = json.loads(mined.read_text(encoding="utf-8"))["root"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TwowayError(f"{mined} cannot be read ({error}); mine again with --overwrite, or name the pictures' folder (root: …)") from error
+            raise TwowayError(f"{mined} cannot be read ({error}); name the pictures' folder (root: …)") from error
         return None if root is None else Path(root)
 
     def said(self) -> dict[str, object]:
