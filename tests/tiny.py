@@ -110,6 +110,21 @@ def _qwen3_vl() -> tuple[Any, Any]:
     return _qwen("Qwen3VL", tf.Qwen3VLConfig, _qwen_image(16), **vision, **extra)
 
 
+def _qwen3_5() -> tuple[Any, Any]:
+    """Layers in turns of linear attention, which runs along the row, and of full attention."""
+    known, processor = _qwen3_vl()
+    linear = {f"linear_{name}": size for name, size in (
+        ("num_key_heads", 2), ("num_value_heads", 2), ("key_head_dim", 8), ("value_head_dim", 8))}  # fmt: skip
+    text = {
+        **LANGUAGE, **linear, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+        "vocab_size": known.config.text_config.vocab_size, "rope_parameters": {**MROPE, "partial_rotary_factor": 1.0},
+    }  # fmt: skip
+    own = ("model_type", "deepstack_visual_indexes", "rope_parameters")
+    vision = {key: value for key, value in known.config.vision_config.to_dict().items() if key not in own}
+    ids = {f"{name}_token_id": getattr(known.config, f"{name}_token_id") for name in ("image", "video", "vision_start", "vision_end")}
+    return tf.AutoModelForImageTextToText.from_config(tf.Qwen3_5Config(text_config=text, vision_config=vision, **ids)), processor
+
+
 def _idefics(prefix: str, **video: Any) -> tuple[Any, Any]:
     grid = [f"<row_{row}_col_{col}>" for row in (1, 2) for col in (1, 2)]
     specials = ["<|begin|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", *grid]
@@ -228,6 +243,7 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen3_5": _qwen3_5,
     "idefics3": lambda: _idefics("Idefics3"),
     "smolvlm": _smolvlm,
     "llava_onevision": _llava_onevision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 import plain
 import twoway
+from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.model import adapters, backbone, card, moca
 
@@ -107,3 +109,36 @@ def test_a_head_is_kept_for_later_and_fits(tiny_model: Callable[[str], Path], ti
     assert moca.load_heads(tiny_encoder("idefics3")).lm_head["weight"].equal(before)
     assert not moca.load_heads(tiny_encoder("gemma3")), "a tied head is in the embeddings"
     assert card.read(tiny_encoder("gemma3"))["heads"] == {}
+
+
+def test_a_processor_is_fetched_without_the_weights_beside_it(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of MoCa's trainer has none, and its base has gigabytes of weights."""
+    base, asked = tiny_model("qwen2_5_vl"), []
+
+    def download(name: str, *, allow_patterns: list[str], ignore_patterns: list[str] | None = None) -> str:
+        assert name == "owner/base"
+        there = [path.name for path in base.iterdir()] + ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+        wanted = sorted(huggingface_hub.utils.filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        asked.append(wanted)
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        for file in wanted:
+            shutil.copy(base / file, tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    moca = shutil.copytree(base, tmp_path / "moca")
+    for path in moca.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+    config = json.loads((moca / "config.json").read_text())
+    (moca / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2_5ForEmbedding"], "_name_or_path": "owner/base"}))
+    with pytest.raises(TwowayError, match="that of its base is --processor owner/base"):
+        twoway.convert(moca, tmp_path / "out")
+    twoway.convert(moca, tmp_path / "out", processor="owner/base")
+    open_embedder(moca, processor="owner/base", device="cpu")
+    assert len(asked) == 2
+    for files in asked:
+        assert {"processor_config.json", "tokenizer.json", "tokenizer_config.json"} <= set(files)
+        assert not [name for name in files if "safetensors" in name]

@@ -24,7 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", metavar="SRC", help="hub id or folder")
     parser.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     parser.add_argument("--config", metavar="FILE", help="YAML file with these options (max_length: 2048); options given here win")
-    parser.add_argument("--attention", choices=("two-way", "causal"), help="who sees whom (default: two-way)")
+    parser.add_argument(
+        "--attention",
+        choices=("two-way", "causal", "mixed"),
+        help="who sees whom (default: two-way); mixed: where layers allow it",
+    )
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="states to vector (default: the source's own, or mean)")
     parser.add_argument(
         "--template", choices=("chat", "plain"), help="turns of a chat, or contents one behind the other (default: as SRC was trained)"

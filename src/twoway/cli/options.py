@@ -15,7 +15,7 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
     parser.add_argument(
         "--attention",
-        choices=("two-way", "causal"),
+        choices=("two-way", "causal", "mixed"),
         help="for a vision-language model that is no sentence-transformers checkpoint (default: what its layout or its config says)",
     )
     parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")

@@ -136,7 +136,7 @@ def _vision_language(
         _log.warning(
             "%s: pooling eos over causal attention, which is what its config means; if CoCoA trained it, say --attention two-way", model
         )
-    parts: Any = processors.load_processor(source.locate(processor) if processor else start.folder)
+    parts: Any = processors.load_processor(source.locate(processor, source.PROCESSOR) if processor else start.folder)
     processors.require_fit(start.model, parts)
     write_as(parts, template)
     processors.set_max_length(start.model, parts, own.longest)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-Attention = Literal["two-way", "causal"]
-ATTENTION: tuple[Attention, ...] = ("two-way", "causal")
+# Mixed: two-way wherever the switch works, in a family with layers that run along the row and that no mask opens.
+Attention = Literal["two-way", "causal", "mixed"]
+ATTENTION: tuple[Attention, ...] = ("two-way", "causal", "mixed")
 MASKED_BACKENDS = ("sdpa", "eager", "flex_attention")
 
 
@@ -45,7 +46,7 @@ def set_attention(model: PreTrainedModel, attention: Attention) -> None:
 
 
 def declared(config: PreTrainedConfig) -> Attention:
-    """Return what a config claims; the proof says what the model does."""
+    """Return what a config claims; the proof says what the model does, and a card which layers are left out."""
     return "causal" if getattr(config.get_text_config(), "is_causal", True) else "two-way"
 
 

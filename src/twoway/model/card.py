@@ -59,7 +59,7 @@ class Card:
             ("Base", f"{self.base} ({self.family})"),
             ("Licence of the base", self.licence or "not stated by the base; look there before you pass this on"),
             ("Attention, declared", self.attention["declared"]),
-            ("Attention, as measured", self.attention["measured"]),
+            ("Attention, as measured", self.attention["measured"] + (f" ({why})" if (why := self.attention.get("reason")) else "")),
             ("Pooling", self.pooling),
             ("Numbers a vector", f"{self.dim or self.width}" + (f" (the first of {self.width})" if self.dim else "")),
             ("Longest row", f"{self.max_length} tokens"),
@@ -76,6 +76,12 @@ class Card:
 def read(folder: Path) -> dict[str, Any]:
     """Read the provenance beside a model; empty where there is none."""
     return read_json(folder / FILE) if (folder / FILE).exists() else {}
+
+
+def attention(provenance: dict[str, Any]) -> str | None:
+    """Return the attention that a provenance declares."""
+    said = provenance.get("attention")
+    return said.get("declared") if isinstance(said, dict) else said
 
 
 def licence(folder: Path) -> str | None:

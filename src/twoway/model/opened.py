@@ -17,7 +17,7 @@ from twoway.errors import TwowayError, UsageError, did_you_mean
 from . import card
 from .attention import ATTENTION
 from .backbone import DTYPES, load_config
-from .source import first_line, locate, weight_files
+from .source import PROCESSOR, first_line, locate, weight_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,7 @@ class Declared:
 
     attention: str
     by: str = ""
+    layers: tuple[str, ...] = ()  # of a mixed one, each layer's
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def open_model(spec: str | Path, *, dtype: str = "float32", device: str = "cpu",
     inner = getattr(model, "base_model", model)
     inner.eval()
     if processor:
-        own = open_processor(locate(processor))
+        own = open_processor(locate(processor, PROCESSOR))
     return Opened(folder, inner, own, sentence, declared(inner.config, provenance), provenance)
 
 
@@ -87,10 +88,10 @@ def open_processor(folder: Path) -> Any:
 
 def declared(config: PreTrainedConfig, provenance: dict[str, Any]) -> Declared:
     """Say what a model claims: its card first, then its config, the wrong place in a config included."""
-    said = provenance.get("attention")
-    said = said.get("declared") if isinstance(said, dict) else said
+    said = card.attention(provenance)
     if said in ATTENTION:
-        return Declared(str(said), f"{card.FILE}: attention")
+        layers = tuple(provenance["attention"].get("layers", ())) if said == "mixed" else ()
+        return Declared(str(said), f"{card.FILE}: attention", layers)
     text = config.get_text_config()
     nested = text is not config
     claims = [(text, "text_config.is_causal" if nested else "is_causal"), (config, "is_causal")]

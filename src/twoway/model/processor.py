@@ -13,7 +13,7 @@ import transformers
 
 from twoway.errors import TwowayError, UsageError
 
-from .source import first_line
+from .source import first_line, is_hub_id, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +36,10 @@ def plain_template(picture: str) -> str:
 def load_processor(folder: Path) -> ProcessorMixin:
     """Load a whole processor (tokenizer, image processor, chat template) or say what is missing."""
     if not any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise TwowayError(
-            f"{folder} has no processor (no processor_config.json or preprocessor_config.json); name a folder with --processor"
-        )
+        config = folder / "config.json"
+        base = read_json(config).get("_name_or_path") if config.exists() else None
+        name = f"that of its base is --processor {base}" if base and is_hub_id(str(base)) else "name a folder or hub id with --processor"
+        raise TwowayError(f"{folder} has no processor (no processor_config.json or preprocessor_config.json); {name}")
     try:
         processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:

@@ -24,13 +24,15 @@ from safetensors import SafetensorError, safe_open
 
 from twoway.errors import TwowayError
 
+# A processor alone: its files are kilobytes, the weights beside them gigabytes.
+PROCESSOR = ("*.json", "*.jinja", "*.txt", "*.model")
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def locate(spec: str | Path) -> Path:
-    """Return the folder of a checkpoint; a hub id is fetched (or found in the cache) by the hub's own client."""
+def locate(spec: str | Path, wanted: tuple[str, ...] = WANTED) -> Path:
+    """Return the folder of a checkpoint; of a hub id, what is `wanted` is fetched (or found in the cache) by the hub's own client."""
     folder = Path(spec)
     if folder.is_dir():
         return folder
@@ -39,7 +41,11 @@ def locate(spec: str | Path) -> Path:
     if isinstance(spec, Path) or not is_hub_id(spec):
         raise TwowayError(f"no such model: {spec} is neither a folder nor a hub id like owner/name")
     try:
-        return Path(huggingface_hub.snapshot_download(spec, allow_patterns=list(WANTED)))
+        return Path(
+            huggingface_hub.snapshot_download(
+                spec, allow_patterns=list(wanted), ignore_patterns=["*.index.json"] if wanted is PROCESSOR else None
+            )
+        )
     except GatedRepoError as error:
         raise TwowayError(f"{spec} is gated on the hub; ask for access there and log in with `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

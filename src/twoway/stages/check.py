@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKENDS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
-EXPECT = ("two-way", "causal")
+EXPECT = ("two-way", "causal", "mixed")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ class Report:
         (Gemma 3, PaliGemma); then all its layers agree. One that leaves out layers may not.
         """
         if self.verdict == self.declared.attention:
-            return True
+            # A mixed one is what it declares where the layers are those that its card names.
+            return not self.declared.layers or all(
+                tuple(one.attention for one in cell.layers) == self.declared.layers for cell in self.cells
+            )
         native = any(cell.kind == "image" for cell in self.cells) and not any(proof_verdict.name_layers(cell.layers) for cell in self.cells)
         return self.declared.attention == proof_verdict.CAUSAL and self.verdict == proof_verdict.MIXED and native
 

@@ -118,7 +118,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
     """Convert with a configuration."""
     with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
         opened = open_start(src, dtype=config.dtype, base=config.base)
-        parts = processors.load_processor(source.locate(config.processor) if config.processor else opened.folder)
+        parts = processors.load_processor(source.locate(config.processor, source.PROCESSOR) if config.processor else opened.folder)
         processors.require_fit(opened.model, parts)
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
@@ -147,7 +147,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         written = card.Card(
             base=facts.get("base") or name,
             family=family,
-            attention=_measure(result, config.attention),
+            attention=measure(result, config.attention),
             pooling=mode,
             width=width,
             dim=None if (dim := result.truncate_dim or result.get_embedding_dimension()) == width else dim,
@@ -229,13 +229,25 @@ def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
     return ()
 
 
-def _measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
-    """Prove that the saved model attends as it declares."""
+def measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
+    """Prove that the saved model attends as it declares; of a mixed one, say which layers do what."""
     transformer = cast("Any", result[0])
     verdict = proof.probe(transformer.model, transformer.processor)
     family, measured = transformer.model.config.model_type, verdict.attention
-    if measured not in ({"two-way"} if wanted == "two-way" else {"causal", "mixed"}):
+    if measured not in ({wanted} if wanted != "causal" else {"causal", "mixed"}):
         why = f" ({verdict.reason})" if verdict.reason else ""
+        if measured == "mixed" and _some_two_way(verdict):
+            raise TwowayError(
+                f"{family} was to be two-way and is measured mixed{why}; --attention mixed takes what can be had, and says so in the card"
+            )
+        if wanted == "mixed" and measured == "two-way":
+            raise TwowayError(f"{family} is two-way in every layer, and a card that calls it mixed would be wrong; leave --attention out")
         raise TwowayError(f"{family} was to be {wanted} and is measured {measured}{why}; a model like this cannot be converted so")
     backends = sorted({cell.backend for cell in verdict.cells})
-    return {"declared": wanted, "measured": measured, "reason": verdict.reason, "backends": backends}
+    said = {"declared": wanted, "measured": measured, "reason": verdict.reason, "backends": backends}
+    return said | ({"layers": [layer.attention for layer in verdict.layers]} if wanted == "mixed" else {})
+
+
+def _some_two_way(verdict: proof.Verdict) -> bool:
+    """Say whether there is something to be had: a layer that the switch has opened."""
+    return any(layer.attention == "two-way" for layer in verdict.layers)

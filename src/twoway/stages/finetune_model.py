@@ -59,6 +59,4 @@ def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
 
 def require(prepared: Prepared[ContrastiveTask]) -> None:
     """Measure, before any work, that the model attends as it was asked to."""
-    from twoway.model.attention import declared
-
-    (require_causal if declared(prepared.start.model.config) == "causal" else require_two_way)(prepared)
+    (require_causal if prepared.attention == "causal" else require_two_way)(prepared)

@@ -9,7 +9,7 @@ import torch
 
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
-from twoway.model import adapters, backbone, kernels, mask_token, processor, proof
+from twoway.model import adapters, backbone, card, kernels, mask_token, processor, proof
 from twoway.model.attention import Attention, declared, set_attention
 from twoway.model.start import Start, open_start
 from twoway.training.task import Task
@@ -36,6 +36,7 @@ class Base:
     max_length: int
     pad_token: int
     was: Attention  # what it declared before
+    attention: Attention  # what it is to have, and is measured for
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,20 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
     was = declared(start.model.config)
     if attention == "causal" and was != "causal":
         raise TwowayError(f"{start.name} is two-way already; start from a causal base, which this run would leave causal")
+    if attention == "two-way" and card.attention(start.provenance) == "mixed":
+        attention = "mixed"  # what can be had of this family, as its card says
     set_attention(start.model, attention)
     geometry = PatchGeometry.of(start.model.config, parts)
-    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was)
+    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was, attention)
 
 
 def require_two_way(base: Base) -> None:
-    """Measure, before any work, that the switch works on this base."""
+    """Measure, before any work, that the switch works on this base: in every layer, or in those that its card names."""
     verdict = proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
-    if verdict.attention != "two-way":
+    if verdict.attention != base.attention:
         kind, why = base.start.model.config.model_type, f" ({verdict.reason})" if verdict.reason else ""
-        raise TwowayError(f"{base.start.name} ({kind}) cannot be made two-way: it is measured {verdict.attention}{why}")
+        way = "; twoway convert --attention mixed takes what can be had" if verdict.attention == "mixed" else ""
+        raise TwowayError(f"{base.start.name} ({kind}) cannot be made {base.attention}: it is measured {verdict.attention}{why}{way}")
 
 
 def require_causal(base: Base) -> None:

@@ -16,10 +16,9 @@ from twoway.errors import TwowayError
 from twoway.files import disk_errors, fresh_folder
 from twoway.model import adapters, backbone, card, encoder, moca
 from twoway.model import pooling as poolings
-from twoway.model.attention import declared
 from twoway.training.checkpoint import Checkpoints, read_weights
 
-from .convert import _measure, _try
+from .convert import _try, measure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +75,7 @@ def finish(
         written = card.Card(
             base=facts.get("base") or start.name,
             family=model.config.model_type,
-            attention=_measure(result, declared(model.config)),
+            attention=measure(result, prepared.attention),
             pooling=mode,
             width=width,
             dim=dim if dim != width else None,
