@@ -27,9 +27,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
             f"twoway pretrain {base} OUT (or twoway convert {base} OUT)"
         )
     if opened.attention == "mixed":
-        raise TwowayError(
-            f"{opened.start.name} is mixed: its one-way layers pass the bridge by, so there is none; use pretrain and finetune"
-        )
+        raise TwowayError(f"{opened.start.name} is mixed: its one-way layers pass the bridge by; use pretrain and finetune")
     require_eos(opened.processor.tokenizer)
     require_lasting_eos(opened.processor, "the bridge needs an EOS that stays: start from a model of another family")
     if not opened.start.has_head:
