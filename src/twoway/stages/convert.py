@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
 
+    from twoway.model.proof_verdict import Verdict
     from twoway.model.start import Start
 
 
@@ -248,6 +249,6 @@ def measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
     return said | ({"layers": [layer.attention for layer in verdict.layers]} if wanted == "mixed" else {})
 
 
-def _some_two_way(verdict: proof.Verdict) -> bool:
+def _some_two_way(verdict: Verdict) -> bool:
     """Say whether there is something to be had: a layer that the switch has opened."""
     return any(layer.attention == "two-way" for layer in verdict.layers)
