@@ -99,6 +99,14 @@ def test_the_report_shows_queries_with_what_they_found(whole):
     assert page.count("data:image/jpeg") > 3
 
 
+def test_the_report_has_the_last_step_and_what_chance_scores(whole):
+    page, last = (whole / "report.html").read_text(), read_log(whole)[-1]
+    assert last["step"] == 6
+    for number in (f"{last['contrastive']:.3f}", f"{last['accuracy']:.1%}"):
+        assert f"<b>{number}</b>" in page
+    assert "chance" in page
+
+
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path):
     out = tmp_path / "cut"
     options = USUAL | {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}

@@ -1,8 +1,7 @@
-"""A long pass is seen: a bar in a terminal, a log line now and then elsewhere."""
+"""A long pass is seen: a bar in a terminal, a line now and then in a pipe or a file."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _QUIET_SECONDS, _LINE_SECONDS = 1.0, 15.0
-_log = logging.getLogger(__name__)
 
 
 def steps(items: Iterable[Item], title: str, *, total: int | None = None) -> Iterator[Item]:
@@ -32,7 +30,7 @@ def steps(items: Iterable[Item], title: str, *, total: int | None = None) -> Ite
                 bar.update(task, completed=number + 1)
             elif now - said > _LINE_SECONDS:
                 said = now
-                _log.info("%s: %d%s", title, number + 1, _pace(number + 1, total, now - start))
+                sys.stderr.write(f"{title}: {number + 1:,}{_pace(number + 1, total, now - start)}\n")
     finally:
         if bar is not None:
             bar.stop()
@@ -42,7 +40,7 @@ def _pace(done: int, total: int | None, seconds: float) -> str:
     """Say how fast it goes and, where the end is known, how long it takes yet."""
     rate = done / max(seconds, 1e-9)
     left = f", {max(total - done, 0) / rate:,.0f} s left" if total else ""
-    return f"{f' of {total}' if total else ''}, {rate:,.1f} a second{left}"
+    return f"{f' of {total:,}' if total else ''}, {rate:,.1f} a second{left}"
 
 
 def _bar(title: str, total: int | None) -> tuple[Progress, TaskID]:

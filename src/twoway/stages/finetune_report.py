@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from twoway.data.policy import BAD_ROWS
-from twoway.training.report_chart import chart
+from twoway.training.report_chart import Line, chart
 from twoway.training.report_curves import line
 from twoway.training.report_page import grid, section, table, tiles
 from twoway.training.report_parts import end, entries_of, numbers, write_page
@@ -35,8 +36,8 @@ class Shown:
     bad_rows: str = BAD_ROWS
 
 
-def write_report(out: Path, shown: Shown, latest: dict[str, Any]) -> None:
-    """Write the report of the run in `out`; `latest` is an entry that may not be in its log yet."""
+def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None) -> None:
+    """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
     log = entries_of(out, latest)
     write_page(out, "Fine-tuning", shown.total, log, [STYLE, *_body(out, log, shown)])
 
@@ -52,9 +53,9 @@ def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
         section(
             "Retrieval",
             "Mean reciprocal rank among the answers of a small set of each task; comparable between steps, not with benchmarks.",
-            grid([_chart(log, f"mrr/{name}", f"mean over the tasks of {name}", "MRR") for name in names]),
+            grid([_retrieval(log, name, [one for one in shown.found if one.measured.name == name]) for name in names]),
             grid([one for name in names for one in _by_task(log, f"mrr/{name}", f"MRR by task · {name}")]),
-            table(("set", "task", "queries", "of all", "answers", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
+            table(("set", "task", "queries", "of all", "answers", "chance", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
         ),
         section(
             "Training",
@@ -99,6 +100,15 @@ def _chart(log: Sequence[dict[str, Any]], key: str, title: str, unit: str, *, sm
     return chart(title[:1].upper() + title[1:], unit, [line(log, key, title, smooth=smooth)])
 
 
+def _retrieval(log: Sequence[dict[str, Any]], name: str, found: Sequence[Retrieval]) -> str:
+    """Return the chart of a set's MRR over the steps, beside what a random ranking scores."""
+    measured = line(log, f"mrr/{name}", name)
+    luck = fmean(one.chance() for one in found)
+    return chart(
+        f"Mean over the tasks of {name}", "MRR", [measured, Line("chance", [(step, luck) for step, _ in measured.points], dashed=True)]
+    )
+
+
 def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
     """Return charts of a few tasks each: more lines than colours cannot be told apart."""
     keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/")))
@@ -110,7 +120,7 @@ def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
 
 def _row(one: Retrieval) -> list[object]:
     numbers = list(one.numbers().values())
-    return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, *numbers]
+    return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, one.chance(), *numbers]
 
 
 def _cells(case: Case) -> list[Cell]:

@@ -43,6 +43,7 @@ class Watch(Events):
 
     def __init__(self, prepared: Prepared[ContrastiveTask], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
+        self.shown: Shown | None = None  # at the last evaluation of this process
 
     def evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, keep the weights where they are the best so far, and write the report."""
@@ -54,9 +55,15 @@ class Watch(Events):
             if trainer.step:
                 self._keep(trainer, name, entry[f"mrr/{name}"])
         if trainer.ranks.first:
-            shown = Shown(trainer.total, self.data.epochs.report(), found, backbone.versions())
-            write_report(self.out, shown, {"step": trainer.step, **entry})
+            self.shown = Shown(trainer.total, self.data.epochs.report(), found, backbone.versions())
+            if trainer.step < trainer.total:
+                write_report(self.out, self.shown, {"step": trainer.step, **entry})
         return entry
+
+    def end(self, trainer: Trainer) -> None:
+        """Write the report of the whole run, once the last step stands in the log."""
+        if self.shown is not None:
+            write_report(self.out, self.shown, None)
 
     def _keep(self, trainer: Trainer, name: str, score: float) -> None:
         """Write the weights beside the checkpoints where none that stand there did better on the same rows; every rank takes part."""

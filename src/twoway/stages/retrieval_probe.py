@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
-from twoway.evaluation.scores import outcome, values
+from twoway.evaluation.scores import chance, outcome, values
 from twoway.training.probes import undisturbed
 from twoway.training.task import to_device
 
@@ -59,6 +59,10 @@ class Retrieval:
     def ranks(self) -> list[int]:
         """Return the rank of each query's best right answer."""
         return [one.places[0] for one in self.outcomes]
+
+    def chance(self) -> float:
+        """Return the MRR of random rankings of the same answers."""
+        return chance("mrr", [self.candidates] * len(self.outcomes), [len(one.places) for one in self.outcomes]).mean
 
     def numbers(self) -> dict[str, float]:
         """Return what goes into the log."""

@@ -26,7 +26,7 @@ main{max-width:1260px;margin:0 auto;padding:48px 24px 80px}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:20px;margin:52px 0 6px}h3{font-size:17px;margin:34px 0 4px}
 p{max-width:74ch;margin:6px 0 14px}.soft,small,figcaption small{color:var(--soft);font-weight:400}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,350px),1fr));gap:18px;margin-top:16px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,350px),1fr));gap:18px;margin-top:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(168px,1fr));gap:14px;margin:26px 0 0}
 .tile,figure,.card{background:var(--card);border:1px solid var(--rule);border-radius:12px}
 .tile{padding:14px 16px}.tile b{display:block;font-size:25px;font-weight:600;line-height:1.25;font-variant-numeric:tabular-nums}
