@@ -225,13 +225,69 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+# Settings by the names that other trainers have for them, each with where it may be here, the likeliest first.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "batch_size": ("batch", "batch_rows", "budget"),
+    "per_device_train_batch_size": ("batch", "batch_rows", "budget"),
+    "train_batch_size": ("batch", "batch_rows", "budget"),
+    "gradient_accumulation_steps": ("shards",),
+    "learning_rate": ("lr",),
+    "num_train_epochs": ("epochs",),
+    "num_epochs": ("epochs",),
+    "warmup_ratio": ("warmup",),
+    "warmup_steps": ("warmup",),
+    "max_grad_norm": ("clip",),
+    "gradient_clipping": ("clip",),
+    "logging_steps": ("log_steps",),
+    "save_total_limit": ("save_total",),
+    "dataloader_num_workers": ("workers",),
+    "num_workers": ("workers",),
+    "report_to": ("log",),
+    "load_best_model_at_end": ("keep",),
+    "bf16": ("dtype",),
+    "fp16": ("dtype",),
+    "torch_dtype": ("dtype",),
+    "mixed_precision": ("dtype",),
+    "max_seq_length": ("max_length",),
+    "max_len": ("max_length",),
+    "cutoff_len": ("max_length",),
+    "r": ("lora.rank",),
+    "lora_r": ("lora.rank",),
+    "lora_rank": ("lora.rank",),
+    "lora_alpha": ("lora.alpha",),
+    "lora_dropout": ("lora.dropout",),
+    "use_dora": ("lora.dora",),
+    "scale": ("loss.temperature",),
+    "num_hard_negatives": ("hard_negatives",),
+    "num_negatives": ("hard_negatives", "choice.negatives"),
+    "train_group_size": ("hard_negatives",),
+    "mlm_probability": ("mask.words",),
+    "mask_ratio": ("mask.patches",),
+    "matryoshka_dims": ("loss.dims",),
+    "dataset_name": ("data",),
+    "train_file": ("data",),
+    "train_data": ("data",),
+}
+
+
 def _nearest(cls: Any, key: str, prefix: str) -> str:
-    """Point to the nearest key here, else to the same key inside a nested group, else say which keys there are."""
-    fields, hints = _fields(cls), get_type_hints(cls)
-    if near := did_you_mean(key, fields):
-        return near.replace("mean ", f"mean {prefix}")
-    for name in fields:
+    """Point to the same key inside a group, to what another trainer's name means here, or to the nearest key; else list the keys."""
+    places = _places(cls)
+    inside = [place for place in places if place.rpartition(".")[2] == key and place != key]
+    known = [place for place in _ELSEWHERE.get(key, ()) if place in places]
+    if found := [*inside, *known]:
+        return f"; did you mean {prefix}{found[0]}?"
+    fields = _fields(cls)
+    near = did_you_mean(key, fields)
+    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(fields)})"
+
+
+def _places(cls: Any) -> list[str]:
+    """Return the names of all settings, those of groups as group.name."""
+    hints, found = get_type_hints(cls), []
+    for name in _fields(cls):
+        found.append(name)
         for kind in (hints[name], *get_args(hints[name])):
-            if dataclasses.is_dataclass(kind) and key in _fields(kind):
-                return f"; did you mean {prefix}{name}.{key}?"
-    return f" (known: {', '.join(fields)})"
+            if dataclasses.is_dataclass(kind):
+                found += [f"{name}.{one}" for one in _fields(kind)]
+    return found

@@ -23,7 +23,7 @@ EXAMPLE = """twoway search my-index "a fox in the snow"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("db", metavar="PATH", help="what 'twoway index' made: a folder, NAME.db, or milvus://host:port/collection")
-    parser.add_argument("text", metavar="WORDS", nargs="?", help="what to look for; always taken as text")
+    parser.add_argument("text", metavar="WORDS", nargs="*", help="what to look for, in quotation marks or without; always taken as text")
     parser.add_argument("--image", metavar="FILE", help="look for what is like this picture")
     parser.add_argument("--like", metavar="ID", help="look for what is like this item (needs no model)")
     parser.add_argument("-k", metavar="N", type=int, default=10, help="how many to show (default: %(default)s)")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = ("like", "k", "where", "hybrid", "exact", "side", "instruction", "model")
     asked = {name: getattr(args, name) for name in names}
-    hits = find(args.db, args.text, args.image, **asked, **({} if args.like else opening(args)))
+    hits = find(args.db, " ".join(args.text) or None, args.image, **asked, **({} if args.like else opening(args)))
     if args.json:
         found = [
             {"id": hit.item.id, "score": hit.score, "text": hit.item.text, "place": hit.item.place, "metadata": dict(hit.item.metadata)}

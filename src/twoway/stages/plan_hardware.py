@@ -14,6 +14,7 @@ from twoway.errors import UsageError, did_you_mean
 
 PRICES_OF = "May 2026"
 _NAME = re.compile(r"([a-z0-9]+?)(?:x(\d+))?")
+_COUNT_FIRST = re.compile(r"^(\d+)x(\w+)$")
 _GIB = 2**30
 
 
@@ -43,8 +44,9 @@ KNOWN = {
 
 
 def hardware(said: str, price: float | None = None) -> Hardware:
-    """Read NAMExCOUNT, as in h200x8; one accelerator where no count stands."""
-    match = _NAME.fullmatch(said.strip().lower())
+    """Read NAMExCOUNT or COUNTxNAME, as in h200x8 and 8xh200; one accelerator where no count stands."""
+    word = _COUNT_FIRST.sub(r"\2x\1", said.strip().lower())
+    match = _NAME.fullmatch(word)
     name, count = (match[1], int(match[2] or 1)) if match else (said, 1)
     if name not in KNOWN:
         raise UsageError(
