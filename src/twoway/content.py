@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,18 @@ class Document:
     def images(self) -> tuple[Image, ...]:
         """The pictures, in order."""
         return tuple(part for part in self.parts if isinstance(part, Image))
+
+    def cut(self, most: int | None) -> Document:
+        """Return it with this many characters of text, the first ones; pictures stay."""
+        if most is None or sum(map(len, self.texts)) <= most:
+            return self
+        kept: list[Part] = []
+        for part in self.parts:
+            if isinstance(part, Text):
+                part, most = Text(part.text[:most]), max(0, most - len(part.text))
+            if not isinstance(part, Text) or part.text:
+                kept.append(part)
+        return replace(self, parts=tuple(kept))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the parts in order.

@@ -24,6 +24,15 @@ class BusyError(UsageError):
     """Somebody else is at work there; the same will do once they are done."""
 
 
+class SlowError(TwowayError):
+    """It was given a time and did not end in it."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Say whether an error is a panic of a library written in Rust, which is no `Exception` and stops nothing but the call that met it."""
+    return not isinstance(error, Exception) and type(error).__name__ == "PanicException"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?` for the nearest known word, or an empty string where nothing is near."""
     if len(word) > _LONGEST_WORD:

@@ -14,11 +14,12 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from twoway.content import Document, Image, Text
+from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.stages.convert import convert
@@ -228,3 +229,39 @@ def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
             open_embedder(folder, **{"device": "cpu"} | wish)
     with pytest.raises(TwowayError, match="no such model"):
         open_embedder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("written", ["pytorch_model.bin", "model.safetensors"])
+def test_a_module_whose_weights_are_pickles_is_refused_in_one_line(tiny_encoder, tmp_path, written):
+    folder = shutil.copytree(tiny_encoder("qwen2_vl"), tmp_path / "model")
+    dense = Dense(SentenceTransformer(str(folder), device="cpu").get_embedding_dimension(), 8)
+    (folder / "3_Dense").mkdir()
+    (folder / "3_Dense/config.json").write_text(json.dumps(dense.get_config_dict()))
+    write = torch.save if written.endswith(".bin") else save_file
+    write(dense.state_dict(), folder / "3_Dense" / written)
+    listed = json.loads((folder / "modules.json").read_text())
+    kind = f"{Dense.__module__}.{Dense.__name__}"
+    (folder / "modules.json").write_text(json.dumps([*listed, {"idx": 3, "name": "3", "path": "3_Dense", "type": kind}]))
+    if written.endswith(".bin"):
+        with pytest.raises(
+            TwowayError, match=r"3_Dense has only pickle weights \(pytorch_model.bin\), which run code when they are read"
+        ) as said:
+            open_embedder(folder, device="cpu")
+        assert len(str(said.value).splitlines()) == 1
+    else:
+        assert open_embedder(folder, device="cpu").array(TEXTS).shape == (2, 8)
+
+
+def test_a_tokenizer_whose_pattern_explodes_costs_the_text_that_does_it(tiny_encoder, tmp_path):
+    folder = shutil.copytree(tiny_encoder("qwen2_vl"), tmp_path / "model")
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    engine = open_embedder(folder, device="cpu")
+    bad = Document((Text("x" * 60),), Place("rows.jsonl", 2))
+    with pytest.raises(ContentError, match=r"rows.jsonl:2: the model's tokenizer fails on it \(Onig: Regex search error") as said:
+        engine.array([TEXTS[0], bad])
+    assert len(str(said.value).splitlines()) == 1
+    refused = []
+    found = dict(engine.embed([TEXTS[0], bad, TEXTS[1]], refuse=lambda *given: refused.append(given)))
+    assert (sorted(found), len(refused)) == ([0, 2], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 
 import pytest
@@ -68,7 +69,9 @@ def test_a_negation_is_carried_down_to_keys_that_are_there():
         ("price in (1, -1e400)", "too large a number"),
         ("year = 1.5", "year is an integer, and none is 1.5"),
         ("year in (1, 2.5)", "year is an integer, and none is 2.5"),
-        ("not " * 60 + "sold", "nested more than 50 deep"),
+        ("(" * 60 + "sold" + ")" * 60, "nested more than 50 deep"),
+        ("(" * 5000, "nested more than 50 deep"),
+        ("(sold or (year = 1 and " * 7 + "sold" + "))" * 7, "groups in groups more than 12 deep; write it flatter"),
         ("sold or " * LONGEST, "at most 10,000 are read"),
         ("", "ends where the name of a field is missing"),
     ],
@@ -103,9 +106,54 @@ filters = st.recursive(
 )
 
 
-@given(filters)
-def test_any_filter_survives_being_written_and_read(one):
-    assert parse(sql(one), FIELDS) == one
+def value(one, row):
+    """Return whether a filter holds of a row, as SQL has it: True, False, or None where a value is missing."""
+    if isinstance(one, Comparison):
+        if row[one.field] is None:
+            return None
+        signs = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, ">=": operator.ge}
+        return signs[one.sign](row[one.field], one.values[0])
+    parts = [value(part, row) for part in one.parts]
+    if one.how == "not":
+        return None if parts[0] is None else not parts[0]
+    last = one.how == "or"  # what decides, if one part has it
+    return last if last in parts else None if None in parts else not last
+
+
+def depth(one):
+    return 1 + max(map(depth, one.parts)) if isinstance(one, Group) else 0
+
+
+@given(
+    filters, st.lists(st.fixed_dictionaries({"year": st.none() | st.integers(-2, 2), "shelf": st.none() | st.text(max_size=1)}), min_size=1)
+)
+def test_any_filter_is_read_as_it_is_meant_and_no_deeper(one, rows):
+    found = parse(sql(one), FIELDS)
+    assert parse(sql(found), FIELDS) == found
+    assert [value(found, row) for row in rows] == [value(one, row) for row in rows]
+    assert depth(found) <= depth(one) + 1
+
+    def simple(part):
+        if isinstance(part, Comparison):
+            return True
+        inner = [one.how for one in part.parts if isinstance(one, Group)]
+        return part.how not in inner and (part.how != "not" or not inner) and all(map(simple, part.parts))
+
+    assert simple(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "condition"),
+    [
+        ("not " * 2000 + "sold", "`sold` = TRUE"),
+        ("not " * 2001 + "sold", "NOT (`sold` = TRUE)"),
+        ("(sold and " * 24 + "sold" + ")" * 24, " AND ".join(["(`sold` = TRUE)"] * 25)),
+        ("not (" * 49 + "sold" + ")" * 49, "NOT (`sold` = TRUE)"),
+        ("not (sold or not (year = 1 and not price = 2))", "(NOT (`sold` = TRUE)) AND (`year` = 1) AND (NOT (`price` = 2))"),
+    ],
+)
+def test_what_says_nothing_is_not_handed_on(text, condition):
+    assert sql(parse(text, FIELDS)) == condition
 
 
 @given(st.text(max_size=60))

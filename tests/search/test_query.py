@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +181,19 @@ def test_a_drawn_picture_has_its_colours_and_shape():
     drawn = picture(file.getvalue(), columns=4, rows=2)
     assert drawn.plain == "▀▀▀▀\n▀▀▀▀"
     assert [str(span.style) for span in drawn.spans[:1] + drawn.spans[-1:]] == ["#ff0000 on #ff0000", "#0000ff on #0000ff"]
+
+
+@pytest.mark.parametrize("words", ["é cat", b"caf\xe9"])
+def test_a_system_that_knows_ascii_alone_is_asked_in_any_letters(shelf, words):
+    asked = [words, "--json", "--device", "cpu", "--filter", "text has 'é' or year > 0"]
+    surroundings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    surroundings.pop("PYTHONIOENCODING", None)
+    command = [sys.executable, "-m", "twoway", "search", str(shelf / "db"), *asked]
+    ended = subprocess.run(command, env=surroundings, capture_output=True, timeout=240)
+    if isinstance(words, bytes):
+        said = b"twoway search: WORDS holds bytes that are no text in UTF-8; write it in UTF-8\n"
+        assert (ended.returncode, ended.stderr) == (2, said)
+    else:
+        assert ended.returncode == 0, ended.stderr
+        right = twoway.find(shelf / "db", words, device="cpu")
+        assert [hit["id"] for hit in json.loads(ended.stdout)] == [hit.item.id for hit in right]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 
 def counted(client, name):
@@ -46,7 +47,7 @@ def test_it_is_not_ready_while_it_stops_or_when_its_model_has_ended(serve):
     assert client.post("/v1/embeddings", json={"input": "w1"}).json()["error"]["code"] == "stopping"
     service.stopping = False
     assert client.post("/v1/embeddings", json={"input": "w1"}).status_code == 200
-    service.batcher.close()
+    service.batcher.close(time.monotonic() + 60)
     assert client.get("/readyz").json()["error"]["code"] == "broken"
     assert client.get("/healthz").status_code == 200
 

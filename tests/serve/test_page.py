@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from contextlib import ExitStack
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -35,6 +35,7 @@ def sites(tiny_encoder, tmp_path_factory):
         "empty": create_app(engine, empty),
         "none": create_app(engine),
         "small": create_app(engine, full, Limits(body_bytes=10_000)),
+        "marked": create_app(engine, full, name=HOSTILE),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
     }
     with ExitStack() as stack:
@@ -297,6 +298,24 @@ def test_text_of_the_index_is_never_markup(visit):
     expect(page.locator("#given")).to_contain_text(HOSTILE)
     assert page.evaluate("typeof owned") == "undefined"
     assert page.locator("#results script, #results svg, #detail script, #detail svg, img[src='x'], .chip img").count() == 0
+
+
+def test_names_and_addresses_with_markup_are_text_too(visit):
+    """The name of the model, words and filters of an address, and what an error repeats of them."""
+    marked = quote(HOSTILE, safe="")
+    page = visit("marked", path=f"/?q={marked}")
+    expect(cards(page).first).to_be_visible()
+    assert "<svg onload=owned=1>" in page.locator("#about span").get_attribute("title")
+    has = "text has '" + HOSTILE.replace("'", "''") + "'"
+    page = visit("marked", path=f"/?q=w&filter={quote(has, safe='')}")
+    expect(cards(page)).to_have_count(1)
+    wrong = visit("marked", path=f"/?q=w&filter={marked}")
+    expect(said(wrong)).to_contain_text("<img src=x onerror")
+    field = visit("marked", path=f"/?q=w&filter=%60{marked}%60%3D1")
+    expect(said(field)).to_contain_text("the index has no field")
+    for one in (page, wrong, field):
+        assert one.evaluate("typeof owned") == "undefined"
+        assert one.locator("main script, main svg[onload], header script, img[src='x'], .chip img").count() == 0
 
 
 def test_keys_alone_are_enough(visit):

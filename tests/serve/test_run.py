@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import uvicorn
 from PIL import Image as PILImage
 
 from snippets import ROOT, blocks, commands
@@ -19,7 +18,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.serve.access import Access
 from twoway.serve.app import create_app
 from twoway.serve.limits import Limits
-from twoway.serve.run import Server, address, bind, is_local
+from twoway.serve.run import Server, address, bind, configured, is_local
 
 pytestmark = pytest.mark.xdist_group("ranks")
 KEY = "k" * 20
@@ -32,8 +31,7 @@ def running(engine):
 
     def start(grace=90.0, **options):
         app, taken = create_app(engine, **options), bind("127.0.0.1", 0)
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, ws="none")
-        server = Server(config, app.state.service, grace)
+        server = Server(configured(app), app.state.service, grace)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
         thread.start()
         begun.append((server, thread))

@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from twoway.errors import TwowayError, UsageError
+from twoway.errors import TwowayError, UsageError, is_panic
 
 from .parser import Parser
 
@@ -72,6 +72,9 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 done, 1 the thing failed, 2 used wrongly, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")  # a letter that a terminal does not have is no reason to fail
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.verb is None:
@@ -85,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger(__name__).exception("failed")
         sys.stderr.write(f"twoway {args.verb}: {_shown(str(error))}\n")
         return 2 if isinstance(error, UsageError) else 1
+    except UnicodeEncodeError as error:
+        if args.verbose:
+            logging.getLogger(__name__).exception("failed")
+        what = f"{error.object[error.start : error.end]!r} is no text in {error.encoding}"
+        sys.stderr.write(f"twoway {args.verb}: {what}; write UTF-8, and set PYTHONUTF8=1 where the system's language is C\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"twoway {args.verb}: interrupted; nothing half-written is left\n")
         return 130
@@ -92,6 +101,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does; that is no failure of ours.
         sys.stderr.close()
         return 0
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        if args.verbose:
+            logging.getLogger(__name__).exception("failed")
+        said = " ".join(str(error).split())[:300]
+        sys.stderr.write(f"twoway {args.verb}: a library fails ({_shown(said)}); -v shows where\n")
+        return 1
 
 
 def _shown(said: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
+
+from .options import json_text, words
 
 if TYPE_CHECKING:
     import argparse
@@ -49,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
     from twoway.search.index import index
 
     names = ("delete", "compact", "thumbnails", "root", "ids", "exact_below", "kind", "recall", "overwrite")
-    result = index(args.vectors, args.db, **{name: getattr(args, name) for name in names})
+    asked = {name: getattr(args, name) for name in names}
+    asked["delete"] = [words(name, "--delete") for name in args.delete]
+    result = index(args.vectors, args.db, **asked)
     if args.json:
-        sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.write(json_text(asdict(result)))
     else:
         sys.stdout.write("\n".join(_lines(result)) + "\n")
     return 0

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+from twoway.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +38,23 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
 def opening(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was said of it, as `open_embedder` takes it."""
     return {name: value for name in _OPENING if (value := getattr(args, name)) is not None}
+
+
+def words(given: str | None, name: str) -> str | None:
+    """Return words of the command line as the text they are, though the system says that it knows ASCII alone (`LC_ALL=C`).
+
+    Names of files stay as they came: they are bytes, and go back to the system as they are.
+    """
+    try:
+        return None if given is None else os.fsencode(given).decode("utf-8")
+    except UnicodeError as error:
+        raise UsageError(f"{name} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+
+
+def json_text(found: Any) -> str:
+    """Return JSON for standard output, in letters that its encoding has."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    return json.dumps(found, ensure_ascii=plain, indent=2) + "\n"
 
 
 def add_on_bad(parser: argparse.ArgumentParser, *, listed: str = "bad-rows.jsonl") -> None:

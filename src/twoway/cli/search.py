@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_opening, opening
+from .options import add_opening, json_text, opening, words
 
 if TYPE_CHECKING:
     import argparse
@@ -49,13 +48,16 @@ def run(args: argparse.Namespace) -> int:
 
     names = ("like", "k", "where", "hybrid", "exact", "side", "instruction", "model")
     asked = {name: getattr(args, name) for name in names}
-    hits = find(args.db, " ".join(args.text) or None, args.image, **asked, **({} if args.like else opening(args)))
+    for name, said in (("like", "--like"), ("where", "--filter"), ("instruction", "--instruction")):
+        asked[name] = words(asked[name], said)
+    text = words(" ".join(args.text), "WORDS") or None
+    hits = find(args.db, text, args.image, **asked, **({} if args.like else opening(args)))
     if args.json:
         found = [
             {"id": hit.item.id, "score": hit.score, "text": hit.item.text, "place": hit.item.place, "metadata": dict(hit.item.metadata)}
             for hit in hits
         ]
-        sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.write(json_text(found))
         return 0
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -76,9 +77,13 @@ def run(args: argparse.Namespace) -> int:
         _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
         serve(app, taken, grace=float(args.grace))
     service = app.state.service
-    if service.store is not None:
+    if service.store is not None and not service.busy:
         service.store.close()
-    _say("stopped; some answers were cut off (--grace)" if service.receiver.running else "stopped; every answer that was begun is given")
+    _say("stopped; some answers were cut off (--grace)" if service.cut_off else "stopped; every answer that was begun is given")
+    if service.busy:
+        # A thread cannot be ended, and Python waits for its end. What it may be writing is whole or absent, whatever ends it.
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

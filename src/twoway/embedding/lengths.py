@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
 _PIXELS_A_TOKEN = 28 * 28
 _CHARACTERS_A_TOKEN = 4
-# Text beyond this many characters a token of the longest row is cut by the model, and is not even looked at.
+# Text beyond this many characters a token of the longest row is cut by the model, and no tokenizer sees it.
 _MOST = 32
 
 
@@ -31,23 +31,44 @@ class Lengths:
         tokenizer = getattr(processor, "tokenizer", processor)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self.longest = longest if longest and longest < 1 << 20 else None
-        self.backend = copy.deepcopy(backend)  # its own, because the other's settings change with every call
+        self.backend: Any = copy.deepcopy(backend)  # its own, because the other's settings change with every call
         if self.backend is not None:
             self.backend.no_padding()
             self.backend.no_truncation()
+        self.cuts_the_end = getattr(tokenizer, "truncation_side", "right") == "right"
         self.processor = processor
         self.pictures: dict[tuple[int, int], float] = {}
 
-    def words(self, texts: Sequence[str]) -> list[float]:
-        """Return the tokens of texts, counted up to one more than the longest row."""
-        most = None if self.longest is None else self.longest * _MOST
-        cut = [text[:most] for text in texts]
+    def words(self, texts: Sequence[str]) -> list[tuple[float, int | None]]:
+        """Return of each text its tokens, counted up to one more than the longest row, and how many characters a tokenizer need see.
+
+        That is a number only where the model cuts the text anyway, and what is left of it is more than the model reads.
+        """
         if self.backend is None:
-            found = [len(text) / _CHARACTERS_A_TOKEN for text in cut]
-        else:
-            found = [float(len(encoding)) for encoding in self.backend.encode_batch_fast(cut, add_special_tokens=False)]
-        # One more than the longest row stands for all that is cut, so that a text which fits is told from one that does not.
-        return found if self.longest is None else [min(one, self.longest + 1.0) for one in found]
+            longest = float("inf") if self.longest is None else self.longest + 1.0
+            return [(min(len(text) / _CHARACTERS_A_TOKEN, longest), None) for text in texts]
+        if self.longest is None:
+            return [(float(count), None) for count in self._count(texts)]
+        found: dict[int, tuple[float, int | None]] = {}
+        left, most = list(range(len(texts))), self.longest * _MOST
+        while left:
+            # Of a long text the white space in front does not count: some templates take it away.
+            ends = {number: most + _blank(texts[number]) for number in left}
+            pieces = [
+                texts[number] if ends[number] >= len(texts[number]) else texts[number][ends[number] - most : ends[number]]
+                for number in left
+            ]
+            for number, count in zip(left, self._count(pieces), strict=True):
+                if count > self.longest:
+                    # One more than the longest row stands for all that is cut, so that a text which fits is told from one that does not.
+                    found[number] = (self.longest + 1.0, ends[number] if self.cuts_the_end and ends[number] < len(texts[number]) else None)
+                elif ends[number] >= len(texts[number]):
+                    found[number] = (float(count), None)
+            left, most = [number for number in left if number not in found], most * 8  # tokens are long there
+        return [found[number] for number in range(len(texts))]
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return [len(encoding) for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def images(self, document: Document, limits: Limits) -> float:
         """Return the tokens of a document's pictures; a picture whose header cannot be read is an error of its row."""
@@ -68,3 +89,7 @@ class Lengths:
             return float(said["num_image_tokens"][0])
         except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
             return width * height / _PIXELS_A_TOKEN
+
+
+def _blank(text: str) -> int:
+    return len(text) - len(text.lstrip())

@@ -70,7 +70,7 @@ def open_embedder(
         for name, value in (("pooling", pooling), ("template", template), ("attention", attention)):
             if value is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
-        sentence = _sentence_model(folder, dtype, place)
+        sentence = encoder.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place)
         how = _said_by(sentence, folder)
     elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         sentence, how = _vision_language(model, dtype, pooling, processor, template, attention)
@@ -99,15 +99,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} is not to be had here: {source.first_line(error)}") from error
     return place
-
-
-def _sentence_model(folder: Path, dtype: str, place: torch.device) -> SentenceTransformer:
-    """Open a sentence-transformers checkpoint, whatever its modules are."""
-    settings = {"dtype": dtype, "use_safetensors": True}
-    try:
-        return SentenceTransformer(str(folder), device=str(place), model_kwargs=settings, local_files_only=True)
-    except (RuntimeError, ValueError, KeyError, OSError, ImportError, AttributeError, TypeError, SafetensorError) as error:
-        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {source.first_line(error)}") from error
 
 
 def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..content import ContentError
+from ..errors import is_panic
 
 if TYPE_CHECKING:
     from .batches import Item
@@ -45,7 +46,9 @@ class Front:
             return Prepared([], {}, failed)
         try:
             return Prepared(good, self._copy().preprocess(shaped, prompt=prompt, **kwargs), failed)
-        except (ValueError, TypeError, RuntimeError, IndexError, KeyError) as error:
+        except BaseException as error:
+            if not (isinstance(error, ValueError | TypeError | RuntimeError | IndexError | KeyError) or is_panic(error)):
+                raise
             if len(good) == 1:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 return Prepared([], {}, [*failed, (good[0], ContentError(f"the model's processor refuses it: {reason}", _place(good[0])))])

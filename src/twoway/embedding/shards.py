@@ -156,11 +156,15 @@ class Shards:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second run; the system lets go of it however this one ends."""
+def alone(folder: Path, *, make: bool = True) -> Iterator[None]:
+    """Hold a folder against a second run; the system lets go of it however this one ends. Without `make` it must be there."""
     with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = (folder / ".lock").open("w")
+        except FileNotFoundError as error:
+            raise TwowayError(f"{folder} is not there any more; put it back, or open it where it lies now") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

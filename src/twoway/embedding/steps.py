@@ -10,7 +10,7 @@ import torch
 from sentence_transformers.util import batch_to_device
 
 from ..content import ContentError
-from ..errors import TwowayError
+from ..errors import TwowayError, is_panic
 from .batches import Item
 from .precision import cut
 
@@ -36,8 +36,17 @@ def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | Content
         except ContentError as error:
             found.append(error)
     items = [item for item in found if isinstance(item, Item)]
-    for item, words in zip(items, engine.lengths.words(["".join(item.document.texts) for item in items]), strict=True):
-        item.length += words + 1
+    try:
+        words = engine.lengths.words(["".join(item.document.texts) for item in items])
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        if len(documents) > 1:  # one of them is to blame, and the others are not
+            return [item for document in documents for item in look(engine, [document])]
+        return [ContentError(f"the model's tokenizer fails on it ({str(error)[:200]})", documents[0].place)]
+    for item, (count, most) in zip(items, words, strict=True):
+        item.length += count + 1
+        item.document = item.document.cut(most)
     return found
 
 

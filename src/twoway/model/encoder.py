@@ -16,12 +16,13 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import import_from_string
 
-from twoway.errors import TwowayError, UsageError
+from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.files import disk_errors, sha256
 
 from . import pooling
@@ -114,6 +115,40 @@ class Settings:
 def is_encoder(folder: Path) -> bool:
     """Say whether a folder is a sentence-transformers checkpoint."""
     return (folder / MODULES).exists()
+
+
+def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch.device) -> SentenceTransformer:
+    """Open a sentence-transformers checkpoint, whatever its modules are; what it holds beside safetensors is not read."""
+    _require_no_pickles(folder)
+    try:
+        return SentenceTransformer(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
+    except BaseException as error:
+        known = RuntimeError | ValueError | KeyError | OSError | ImportError | AttributeError | TypeError | SafetensorError
+        if not (isinstance(error, known) or is_panic(error)):
+            raise
+        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
+
+
+def _require_no_pickles(folder: Path) -> None:
+    """Refuse modules whose weights are pickles alone; sentence-transformers would read them."""
+    for path in _modules(folder):
+        inside = [folder] if path in ("", ".") else [one for one in (folder / path, *(folder / path).rglob("*")) if one.is_dir()]
+        for one in inside:
+            pickles = sorted(file.name for kind in PICKLES for file in one.glob(kind) if file.name != "training_args.bin")
+            if pickles and not any(one.glob("*.safetensors")):
+                way = f"from sentence_transformers import SentenceTransformer as M; M('{folder}').save_pretrained('NEW')"
+                raise TwowayError(
+                    f"{one} has only pickle weights ({pickles[0]}), which run code when they are read; "
+                    f'where you trust the file, convert it once: python -c "{way}"'
+                )
+
+
+def _modules(folder: Path) -> list[str]:
+    """Return where the modules of a checkpoint lie in it."""
+    try:
+        return [str(module["path"]) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
 
 
 def read_settings(folder: Path) -> Settings:
@@ -280,4 +315,15 @@ def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
     return {name.strip(): text for name, _, text in pairs}
 
 
-__all__ = ["Settings", "around", "assemble", "disk_errors", "hashes", "is_encoder", "parse_prompts", "read_settings", "save_model"]
+__all__ = [
+    "Settings",
+    "around",
+    "assemble",
+    "disk_errors",
+    "hashes",
+    "is_encoder",
+    "open_sentence_model",
+    "parse_prompts",
+    "read_settings",
+    "save_model",
+]

@@ -17,6 +17,7 @@ from twoway.errors import TwowayError, UsageError, did_you_mean
 from . import card
 from .attention import ATTENTION
 from .backbone import DTYPES, load_config
+from .encoder import open_sentence_model
 from .source import PROCESSOR, first_line, locate, weight_files
 
 if TYPE_CHECKING:
@@ -127,12 +128,7 @@ def _open_plain(folder: Path, settings: dict[str, Any]) -> Any:
 
 
 def _open_sentence_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        sentence = SentenceTransformer(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
-    except (RuntimeError, ValueError, KeyError, OSError, ImportError, AttributeError, TypeError, SafetensorError) as error:
-        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
+    sentence = open_sentence_model(folder, settings, device)
     if not hasattr(sentence[0], "auto_model"):
         raise TwowayError(f"{folder}: its first module is {type(sentence[0]).__name__}, which holds no transformers model to look into")
     return sentence

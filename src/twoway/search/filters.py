@@ -29,7 +29,8 @@ _WORDS = ("and", "or", "not", "in", "like", "is", "null", "between", "true", "fa
 _TAKES: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int, float), "number": (int, float), "boolean": (bool,)}
 _WILD, _AS_IT_STANDS = re.compile(r"[\\%_]"), r"\\\g<0>"
 _LONE = re.compile(r"(?:[^\\]|\\.)*\\", re.DOTALL)
-_DEEPEST = 50
+_BRACKETS = 50  # open at a time in the text
+DEEPEST = 12  # groups in groups; LanceDB reads 22, and its parser takes exponential time in some that are deeper
 LONGEST, _SHOWN = 10_000, 200
 _LARGEST = 1 << 63
 
@@ -55,10 +56,39 @@ Filter = Comparison | Group
 
 
 def parse(text: str, fields: Mapping[str, str]) -> Filter:
-    """Return a filter over these fields, or say in one line what is wrong with it and where."""
+    """Return a filter over these fields, or say in one line what is wrong with it and where.
+
+    What comes out is as deep as its meaning: a `not` stands before comparisons alone, and a group in no other of its own kind.
+    """
     if len(text) > LONGEST:
         raise UsageError(f"the filter has {len(text):,} characters; at most {LONGEST:,} are read")
-    return _Reader(text, fields).whole()
+    found = _Reader(text, fields).whole()
+    if _depth(found) > DEEPEST:
+        raise UsageError(f"filter {text[:40]!r}… has groups in groups more than {DEEPEST} deep; write it flatter")
+    return found
+
+
+def _negated(one: Filter) -> Filter:
+    """Return what holds where a filter does not: of two negations nothing is left, and one of a group is carried to its parts.
+
+    That is the same with values that are missing, and engines read brackets behind a `not` far worse than any others.
+    """
+    if not isinstance(one, Group):
+        return Group("not", (one,))
+    if one.how == "not":
+        return one.parts[0]
+    return Group({"and": "or", "or": "and"}[one.how], tuple(map(_negated, one.parts)))
+
+
+def _joined(how: str, parts: list[Filter]) -> Filter:
+    """Return a group with the parts of those in it that are of its kind."""
+    flat = [inner for one in parts for inner in (one.parts if isinstance(one, Group) and one.how == how else (one,))]
+    return flat[0] if len(flat) == 1 else Group(how, tuple(flat))
+
+
+def _depth(one: Filter) -> int:
+    """Count groups in groups; the text's own bound keeps this from going deep."""
+    return 1 + max(map(_depth, one.parts)) if isinstance(one, Group) else 0
 
 
 class _Reader:
@@ -120,29 +150,29 @@ class _Reader:
         parts = [self._all()]
         while self._if("or"):
             parts.append(self._all())
-        return parts[0] if len(parts) == 1 else Group("or", tuple(parts))
+        return _joined("or", parts)
 
     def _all(self) -> Filter:
         parts = [self._one()]
         while self._if("and"):
             parts.append(self._one())
-        return parts[0] if len(parts) == 1 else Group("and", tuple(parts))
+        return _joined("and", parts)
 
     def _one(self) -> Filter:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise UsageError(f"filter {self.text[:40]!r}… is nested more than {_DEEPEST} deep")
-        try:
-            if self._if("not"):
-                return Group("not", (self._one(),))
-            if self._if("("):
-                found = self._any()
-                if not self._if(")"):
-                    self._fail("')'")
-                return found
-            return self._test()
-        finally:
+        negated = False
+        while self._if("not"):
+            negated = not negated
+        if self._if("("):
+            self.depth += 1
+            if self.depth > _BRACKETS:
+                raise UsageError(f"filter {self.text[:40]!r}… is nested more than {_BRACKETS} deep")
+            found = self._any()
+            if not self._if(")"):
+                self._fail("')'")
             self.depth -= 1
+        else:
+            found = self._test()
+        return _negated(found) if negated else found
 
     def _test(self) -> Filter:
         """Read a field and what is asked of it."""
@@ -154,7 +184,7 @@ class _Reader:
             known = ", ".join(self.fields) or "none"
             raise UsageError(f"filter {self.shown}: the index has no field {name!r}{did_you_mean(name, self.fields)} (there are: {known})")
         if self._if("is", "not", "null"):
-            return Group("not", (Comparison(name, "null"),))
+            return _negated(Comparison(name, "null"))
         if self._if("is", "null"):
             return Comparison(name, "null")
         negated = self._if("not")
@@ -162,7 +192,7 @@ class _Reader:
         if found is None and (negated or self.fields[name] != "boolean"):
             self._fail(f"a comparison of {name}")
         found = found or Comparison(name, "=", (True,))
-        return Group("not", (found,)) if negated else found
+        return _negated(found) if negated else found
 
     def _compared(self, name: str) -> Filter | None:
         """Read the comparison; there is none behind a boolean that stands for itself."""

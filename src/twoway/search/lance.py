@@ -44,6 +44,7 @@ class LanceStore:
 
     def __init__(self, location: str, table: Any, about: About) -> None:
         self.location, self.about = location, about
+        self.seconds: float | None = None
         self._table, self._live = table, Live(table, location, about)
         self._lock, self._depth = threading.RLock(), 0
         self._held = ExitStack()
@@ -99,7 +100,7 @@ class LanceStore:
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
-            return query.limit(max(k, _FUSED) if fused else k).to_arrow().slice(0, k)
+            return query.limit(max(k, _FUSED) if fused else k).to_arrow(timeout=self._time()).slice(0, k)
 
         found = self._live.read("searching", ask)
         if vector is not None:
@@ -110,7 +111,8 @@ class LanceStore:
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
-        found = self._live.read("reading", lambda table: table.search().where(f"id = {quoted(name)}").limit(1).to_arrow())
+        asked = f"id = {quoted(name)}"
+        found = self._live.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
         if not len(found):
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return next(items_of(found, matrix(found, self.dimension)))
@@ -186,7 +188,7 @@ class LanceStore:
             self._depth += 1
             try:
                 if self._depth == 1:
-                    self._held.enter_context(alone(Path(self.location)))
+                    self._held.enter_context(alone(Path(self.location), make=False))
                     with engine_errors(self.location, "opening"):
                         self._live.newest()
                 yield
@@ -207,6 +209,9 @@ class LanceStore:
         self._held.close()
         if self._table.name != TABLE:
             lance_making.discard(self.location)
+
+    def _time(self) -> timedelta | None:
+        return None if self.seconds is None else timedelta(seconds=self.seconds)
 
     def _condition(self, where: str | None) -> str | None:
         return sql(parse(where, self.fields)) if where and where.strip() else None

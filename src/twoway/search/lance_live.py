@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import TwowayError
 from .lance_whole import cut_off, files
-from .said import engine_errors
+from .said import engine_errors, is_slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,9 @@ class Live:
                 found = ask(self.table)
             except TwowayError:
                 raise
-            except Exception:
+            except Exception as error:
+                if is_slow(error):
+                    raise  # and no second time
                 self.newest()
                 found = ask(self.table)
             self._check()  # behind the answer, because versions only go forward: the one that was asked was no later

@@ -43,6 +43,7 @@ class MilvusStore:
 
     def __init__(self, place: Place, client: Any, memory: Memory) -> None:
         self.location = place.location
+        self.seconds: float | None = None
         self.about = About(**memory.now()["about"])
         self._place, self._client, self._memory = place, client, memory
         self._lock = threading.RLock()
@@ -111,13 +112,14 @@ class MilvusStore:
             near = None if vector is None else unit(vector)
             if exact and near is not None and words is None and arranged:
                 return self._exact(near, condition, k)
-            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, k, arranged))
+            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, k, arranged, self.seconds))
         return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
         with engine_errors(self.location, "reading"):
-            rows = self._memory.ask(lambda items: self._client.query(items, filter=among([name]), output_fields=SHOWN))
+            asked = {"filter": among([name]), "output_fields": SHOWN, "timeout": self.seconds}
+            rows = self._memory.ask(lambda items: self._client.query(items, **asked))
         if not rows:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
         return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
@@ -225,7 +227,7 @@ class MilvusStore:
 
     def _count(self, condition: str) -> int:
         with engine_errors(self.location, "reading"):
-            asked = {"filter": condition, "output_fields": ["count(*)"]}
+            asked = {"filter": condition, "output_fields": ["count(*)"], "timeout": self.seconds}
             return int(self._memory.ask(lambda items: self._client.query(items, **asked))[0]["count(*)"])
 
     def _among(self, names: Sequence[str]) -> int:

@@ -69,13 +69,20 @@ def hit_of(row: Mapping[str, Any], near: NDArray[np.float32] | None, score: floa
 
 
 def found(
-    client: Any, name: str, near: NDArray[np.float32] | None, words: str | None, condition: str, k: int, arranged: Mapping[str, Value]
+    client: Any,
+    name: str,
+    near: NDArray[np.float32] | None,
+    words: str | None,
+    condition: str,
+    k: int,
+    arranged: Mapping[str, Value],
+    seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Return the best rows, each with `id`, `distance` and `entity`."""
     from pymilvus import AnnSearchRequest, RRFRanker
 
     effort = int(arranged.get("effort") or 1)
-    common = {"limit": k, "output_fields": SHOWN}
+    common = {"limit": k, "output_fields": SHOWN, "timeout": seconds}
     many = max(k, _FUSED)
     params = {"ef": max(64 * effort, many), "nprobe": 16 * effort} if arranged else {}
     if near is None and words is None:

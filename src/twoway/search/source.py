@@ -12,7 +12,7 @@ from ..content import Place
 from ..embedding.shards import Shards
 from ..errors import UsageError
 from .fields import kinds_of
-from .store import About, Item, unit
+from .store import About, Item, check_id, unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +67,10 @@ class Source:
 
     def _check(self) -> None:
         """Refuse a folder without vectors, and ids that stand twice."""
+        for table in self.shards.tables(_NAMES):
+            if not {".", ".."}.isdisjoint(self.names(table)):
+                for name, file, row, kind in zip(self.names(table), *(table[column].to_pylist() for column in _NAMES[1:]), strict=True):
+                    check_id(name, str(Place(file or "?", row, kind)))
         hashes = [np.fromiter(map(hash, self.names(table)), np.int64, len(table)) for table in self.shards.tables(_NAMES)]
         together = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.int64)
         if not len(together):

@@ -56,6 +56,7 @@ class Store(Protocol):
 
     location: str
     about: About
+    seconds: float | None  # that one question may take; past it the engine gives up and its thread is free (None: as long as it takes)
 
     @property
     def model(self) -> str:
@@ -121,12 +122,19 @@ class Store(Protocol):
         """Let go of what is open; what was made with `overwrite` and not published is taken away."""
 
 
+def check_id(name: str, place: str = "") -> None:
+    """Refuse ids that nobody could ask for: an address in which `.` or `..` stands alone is another address."""
+    if name in (".", ".."):
+        raise UsageError(f"{place + ': ' if place else ''}an item has the id {name!r}, which no address can have; give it another")
+
+
 def checked(items: Sequence[Item], dimension: int) -> None:
     """Refuse items that an index cannot hold."""
     seen: set[str] = set()
     for one in items:
         if not one.id or one.id in seen:
             raise UsageError(f"two items have the id {one.id!r}; each needs its own" if one.id else "an item has an empty id")
+        check_id(one.id)
         seen.add(one.id)
         if one.vector is None or np.shape(one.vector) != (dimension,):
             has = "no vector" if one.vector is None else f"a vector of {'x'.join(str(size) for size in np.shape(one.vector))} numbers"

@@ -35,8 +35,8 @@ def create_app(
         service.stopping = True
         service.close()
 
-    # FastAPI's own pages of documentation load scripts from elsewhere; the description itself is there.
-    app = FastAPI(title="twoway", docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=running)
+    # FastAPI's own pages of documentation load scripts from elsewhere, and its description asks for no key; ours stands among the routes.
+    app = FastAPI(title="twoway", docs_url=None, redoc_url=None, openapi_url=None, lifespan=running)
     app.state.service = service
     answer_errors(app)
     for name in ROUTES:

@@ -33,6 +33,42 @@ _log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
+class Threads:
+    """Threads for one kind of work, which is known to be under way, so that a server can say that none of them is free."""
+
+    def __init__(self, many: int, name: str) -> None:
+        self._many, self._pool = many, ThreadPoolExecutor(many, thread_name_prefix=name)
+        self._since: dict[object, float] = {}
+
+    async def do(self, work: Callable[..., Answer], *given: Any) -> Answer:
+        """Do some work in one of them."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, given)
+
+    def stuck(self, seconds: float) -> bool:
+        """Say whether each of them has been at one piece of work for longer than this."""
+        begun = list(self._since.values())
+        return len(begun) >= self._many and time.monotonic() - max(begun) > seconds
+
+    @property
+    def busy(self) -> bool:
+        """Say whether work is under way."""
+        return bool(self._since)
+
+    def close(self, until: float) -> None:
+        """Take nothing more, and wait for what is under way until that time; a thread cannot be ended from outside."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while self._since and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _do(self, work: Callable[..., Answer], given: tuple[Any, ...]) -> Answer:
+        mark = object()
+        self._since[mark] = time.monotonic()
+        try:
+            return work(*given)
+        finally:
+            del self._since[mark]
+
+
 class Batcher:
     """The way of documents through the model."""
 
@@ -47,15 +83,13 @@ class Batcher:
             pixels=limits.batch_pixels,
         )
         metrics.watch(self.waiting)
-        self._pool = ThreadPoolExecutor(max(1, settings.threads()), thread_name_prefix="look")
+        self.look = Threads(max(1, settings.threads()), "look")
+        self.beside = self.look.do
+        self._since: float | None = None  # when the model began what it is at
         self._lane: SimpleQueue[Any] = SimpleQueue()
         self._slot = threading.Semaphore(1)
         self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._prepare_all, self._run_all)]
         self._begun = threading.Lock()
-
-    async def beside(self, work: Callable[[], Answer]) -> Answer:
-        """Do some work in a thread beside the one that answers requests."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def on_model(self, work: Callable[[], Answer]) -> Answer:
         """Do some work in the model's thread, between two batches."""
@@ -78,13 +112,23 @@ class Batcher:
         """Say whether the threads work, or have not been needed yet."""
         return all(thread.is_alive() or thread.ident is None for thread in self._threads)
 
-    def close(self) -> None:
-        """Do what is waiting, and end; called once no more comes."""
+    def stuck(self, seconds: float) -> bool:
+        """Say whether the model has been at one batch, or at one question of another kind, for longer than this."""
+        since = self._since
+        return since is not None and time.monotonic() - since > seconds
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a thread is at work."""
+        return self.look.busy or self._since is not None
+
+    def close(self, until: float) -> None:
+        """Do what is waiting, and end, at that time at the latest; called once no more comes."""
         self.waiting.close()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(timeout=10)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+                thread.join(timeout=max(0.0, until - time.monotonic()))
+        self.look.close(until)
 
     def _begin(self) -> None:
         with self._begun:
@@ -114,16 +158,18 @@ class Batcher:
     def _run_all(self) -> None:
         """Run the model on batch after batch, and what else is asked of it."""
         while (work := self._lane.get()) is not None:
+            self._since = time.monotonic()
             if isinstance(work, tuple) and isinstance(work[0], Future):
                 _do(*work)
-                continue
-            self._slot.release()
-            tickets = cast("list[Ticket]", work.items)
-            try:
-                if not all(ticket.job.over for ticket in tickets):
-                    self._run(work, tickets)
-            except Exception as error:
-                _fail(tickets, error)
+            else:
+                self._slot.release()
+                tickets = cast("list[Ticket]", work.items)
+                try:
+                    if not all(ticket.job.over for ticket in tickets):
+                        self._run(work, tickets)
+                except Exception as error:
+                    _fail(tickets, error)
+            self._since = None
 
     def _run(self, prepared: Prepared, tickets: list[Ticket]) -> None:
         """Run the model on one batch and hand out its vectors."""

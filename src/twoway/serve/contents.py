@@ -29,7 +29,7 @@ class Contents:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.pictures = images.Limits(max_pixels=limits.pixels)
-        self._pixels = 0
+        self._pixels = self._characters = 0
 
     def text(self, text: str, where: str) -> Document:
         """Return a text as a document."""
@@ -54,6 +54,10 @@ class Contents:
             if len(text) > self.limits.characters:
                 bound = f"at most {self.limits.characters:,} are taken"
                 raise ApiError(400, f"{where}: a text of {len(text):,} characters; {bound}", code="too_long", param=where)
+            self._characters += len(text)
+            if self._characters > self.limits.request_characters:
+                bound = f"{self.limits.request_characters:,} characters"
+                raise ApiError(400, f"{where}: the texts of the request have more than {bound} together", code="too_long", param=where)
         for image in document.images:
             self._count(image, document.place, where)
         return document

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from ..content import ContentError
-from ..errors import BusyError, TwowayError, UsageError
+from ..errors import BusyError, SlowError, TwowayError, UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -68,6 +68,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error), code="invalid_content")
     if isinstance(error, BusyError):
         return ApiError(503, str(error), code="busy", wait=5)
+    if isinstance(error, SlowError):
+        return ApiError(504, str(error), code="timeout", wait=5)
     if isinstance(error, UsageError):
         return ApiError(400, str(error), code="invalid_value")
     if isinstance(error, TwowayError):

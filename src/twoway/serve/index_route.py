@@ -6,12 +6,13 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
 from ..content import Document
 from ..embedding.precision import cut
 from ..search.fields import name_of
-from ..search.store import Item
+from ..search.store import Item, check_id
 from ..search.thumbnails import thumbnail
 from .errors import ApiError
 from .requests import ItemAsked, ItemsAsked, read, schema
@@ -21,6 +22,14 @@ from .service import Allowed, Service
 if TYPE_CHECKING:
     from ..search.store import Store
 
+
+class _Id(PathConvertor):
+    """An id in an address, which may have slashes and line breaks in it; the framework's own kind ends at a line break."""
+
+    regex = r"(?s:.*)"
+
+
+register_url_convertor("id", _Id())
 router = APIRouter(prefix="/v1/index")
 _DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
 # An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
@@ -64,7 +73,7 @@ async def add(request: Request, service: Allowed) -> Response:
     return await service.receiver.answer(request, work)
 
 
-@router.get("/items/{name:path}/thumbnail")
+@router.get("/items/{name:id}/thumbnail")
 async def picture(name: str, request: Request, service: Allowed) -> Response:
     """Return the small picture of an item."""
     if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
@@ -75,13 +84,13 @@ async def picture(name: str, request: Request, service: Allowed) -> Response:
     return Response(item.thumbnail, media_type="image/webp", headers=_PICTURE)
 
 
-@router.get("/items/{name:path}")
+@router.get("/items/{name:id}")
 async def one(name: str, service: Allowed) -> dict[str, Any]:
     """Return one item."""
     return shown(await service.receiver.in_time(service.indexed(lambda store: item_of(store, name))))
 
 
-@router.delete("/items/{name:path}")
+@router.delete("/items/{name:id}")
 async def delete(name: str, service: Allowed) -> dict[str, Any]:
     """Take one item out."""
     _require_writable(service)
@@ -117,6 +126,7 @@ def _read(body: bytearray, service: Service) -> tuple[ItemsAsked, list[Document]
     documents = []
     for number, item in enumerate(asked.items):
         where = f"items[{number}]"
+        check_id(item.id, where)
         if (item.parts is None) == (item.text is None and item.image is None):
             raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'parts'", code="invalid_value", param=where)
         documents.append(_document(item, contents, where))

@@ -14,6 +14,7 @@ class Limits:
     inputs: int = 2048  # texts of one request, as OpenAI allows
     parts: int = 32  # texts and pictures of one document
     characters: int = 1 << 20  # of one text
+    request_characters: int = 4 << 20  # of all texts of one request
     instruction: int = 8192  # characters of an instruction, which stands before every text of a request
     pixels: int = 20_000_000  # of one picture, by its header
     request_pixels: int = 100_000_000  # of all pictures of one request
@@ -23,6 +24,8 @@ class Limits:
     added: int = 64  # items of one addition to the index
     fields: int = 500  # that additions may bring the index to; an engine keeps a column for each
     queue_items: int = 4096  # documents that wait for the model
-    queue_tokens: int = 1 << 20  # their tokens
+    queue_tokens: int = 1 << 20  # their tokens, and those of one request
     seconds: float = 60.0  # that a request may take, its waiting included
     upload_seconds: float = 30.0  # that its body may take
+    search_seconds: float = 20.0  # that the index may take for one question, asked for or not
+    stuck_seconds: float = 10.0  # that all threads of a kind may be at one piece of work each before the server says that it is not ready

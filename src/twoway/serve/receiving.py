@@ -7,7 +7,7 @@ bounded, too, and held until their answers are made.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from .errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
     from starlette.requests import Request
 
@@ -32,22 +32,33 @@ class Receiver:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.held = 0  # bytes of all bodies in memory
-        self.running = 0  # requests that are being answered
+        self.running = 0  # pieces of work of requests that are being answered
 
     async def answer(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
         """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
         _require_json(request)
-        self.running += 1
         try:
-            async with self._body(request) as body:
-                return await self.in_time(_while_there(request, work(body)))
+            with self._counted():
+                async with self._body(request) as body:
+                    return await self.in_time(_while_there(request, work(body)))
         except ClientDisconnect:
             return Response(status_code=_LEFT)
-        finally:
-            self.running -= 1
 
     async def in_time(self, work: Awaitable[Answer]) -> Answer:
         """Wait for a piece of work as long as a request may take."""
+        with self._counted():
+            return await self._bounded(work)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count work that a server which stops waits for."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def _bounded(self, work: Awaitable[Answer]) -> Answer:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 return await work

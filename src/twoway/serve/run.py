@@ -6,6 +6,7 @@ the process ends. A second signal ends it at once. TLS is left to a proxy in fro
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
@@ -17,6 +18,7 @@ import uvicorn
 
 from ..content import Document, Text
 from ..errors import TwowayError, UsageError
+from .connections import Connection, accept_rest, adopt, make_room
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -76,7 +78,13 @@ def warm(engine: Embedder) -> None:
 
 def run(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
     """Answer requests until a signal says to stop."""
-    config = uvicorn.Config(
+    make_room()
+    Server(configured(app), app.state.service, grace).run(sockets=[taken])
+
+
+def configured(app: FastAPI) -> uvicorn.Config:
+    """Return how uvicorn serves an application of ours."""
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=_log.isEnabledFor(logging.INFO),
@@ -84,9 +92,8 @@ def run(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_LAST,
         ws="none",
-        http="h11",  # which bounds the head of a request; httptools, where it is installed, reads any length
+        http=Connection,  # of h11, which bounds the head of a request; httptools, where it is installed, reads any length
     )
-    Server(config, app.state.service, grace).run(sockets=[taken])
 
 
 class Server(uvicorn.Server):
@@ -101,12 +108,29 @@ class Server(uvicorn.Server):
         """Begin to stop; at a second signal, stop."""
         if self._told is not None:
             self.should_exit = self.force_exit = True
-        self._told = self._told or time.monotonic()
+            return
+        self._told = time.monotonic()
         self.service.stopping = True
+        self.service.until = self._told + self.grace
+        self.config.encoded_headers.append((b"connection", b"close"))  # who is told so asks no more on this connection
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
 
     async def on_tick(self, counter: int) -> bool:
         """Stop once nothing is running, or the time for it is over."""
         if self._told is not None and (not self.service.receiver.running or time.monotonic() - self._told > self.grace):
             self.should_exit = True
+            self.service.cut_off = bool(self.service.receiver.running)
         over: bool = await super().on_tick(counter)
         return over
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give the address back, answer who has come before that, and end within the time that is left."""
+        rest = accept_rest(sockets or [])
+        for server in self.servers:
+            server.close()
+        await adopt(self, rest)
+        end = time.monotonic() + _LAST if self._told is None else min(time.monotonic() + _LAST, self._told + self.grace)
+        while not self.force_exit and time.monotonic() < end and any(getattr(one, "asks", False) for one in self.server_state.connections):
+            await asyncio.sleep(0.02)
+        self.config.timeout_graceful_shutdown = max(0, end - time.monotonic())  # type: ignore[assignment]
+        await super().shutdown(sockets)

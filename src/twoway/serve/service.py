@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..embedding.prompts import prompt_of
 from ..embedding.steps import look
 from ..errors import TwowayError, did_you_mean
 from .access import Access
-from .batcher import Batcher
+from .batcher import Batcher, Threads
 from .contents import Contents, pixels
 from .errors import ApiError
 from .limits import Limits
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 _READERS = 4  # threads that ask the index
+_END = 10.0  # seconds that what is under way gets where nobody says how many
 
 
 class Service:
@@ -56,10 +56,13 @@ class Service:
         self.receiver = Receiver(limits)
         self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
         self.stopping = False
+        self.cut_off = False  # whether answers were
+        self.until: float | None = None  # when it has to have ended, by the clock that only goes forward
         self._frame = lru_cache(maxsize=64)(self._measure_frame)
         # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="index")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="index-change")
+        self.readers, self.writer = Threads(_READERS, "index"), Threads(1, "index-change")
+        if store is not None:
+            store.seconds = limits.search_seconds
 
     def contents(self) -> Contents:
         """Return what makes the documents of one request."""
@@ -103,21 +106,39 @@ class Service:
         """Ask or change the index, in a thread beside; the answer names no folder of this machine."""
         store = self.index()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._writer if change else self._readers, work, store)
+            return await (self.writer if change else self.readers).do(work, store)
         except ContentError:
             raise
         except TwowayError as error:
             raise type(error)(_unnamed(str(error), str(store.location))) from error
 
+    def trouble(self) -> str | None:
+        """Say why nothing can be answered just now; nothing where something can."""
+        if not self.batcher.alive:
+            return "the model's thread has ended; start the server again"
+        if self.batcher.stuck(self.limits.seconds):
+            return "the model has been at one batch for longer than a request may take"
+        for threads, what in ((self.batcher.look, "look at requests"), (self.readers, "ask the index")):
+            if threads.stuck(self.limits.stuck_seconds):
+                return f"all threads that {what} have been at one piece of work each for {self.limits.stuck_seconds:g} seconds"
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a thread is at work."""
+        return self.batcher.busy or self.readers.busy or self.writer.busy
+
     def close(self) -> None:
-        """End; called once no request is being answered."""
-        self.batcher.close()
-        for pool in (self._readers, self._writer):
-            pool.shutdown(wait=True, cancel_futures=True)
+        """End; called once no request is being answered, or the time for that is over."""
+        until = time.monotonic() + _END if self.until is None else self.until
+        self.batcher.close(until)
+        for threads in (self.readers, self.writer):
+            threads.close(until)
 
     def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
         """Look at documents and make them ready to wait."""
         found = []
+        total = 0.0
         longest = self.engine.lengths.longest or float("inf")
         frame = self._frame(job.ask)
         for index, item in enumerate(look(self.engine, documents)):
@@ -128,6 +149,10 @@ class Service:
             if length > longest and not truncate:  # what the model would cut, because the asker would not know
                 message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
                 raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
+            total += min(length, longest)
+            if total > self.limits.queue_tokens:
+                message = f"the request has more than {self.limits.queue_tokens:,} tokens, its prompts included; send less at a time"
+                raise ApiError(400, message, code="too_long")
             held = pixels(item.document, self.limits)
             found.append(Ticket(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
         return found
@@ -142,8 +167,12 @@ class Service:
 
 
 def _unnamed(said: str, location: str) -> str:
-    """Take the index's place out of what an engine says, as it was given and as a whole path; words that it is a part of stay."""
-    for name in (str(Path(location).resolve()), location):
+    """Take the index's place out of what an engine says, as it was given and as a whole path; words that it is a part of stay.
+
+    Engines write whole paths without their first slash, too.
+    """
+    whole = str(Path(location).resolve())
+    for name in (f"file://{whole}", whole, location, whole.removeprefix("/")):
         said = re.sub(rf"(?<![\w/.-]){re.escape(name)}(?![\w-])", "the index", said)
     return said
 
