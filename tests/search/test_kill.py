@@ -18,12 +18,13 @@ import pytest
 
 from full_disk import disk_full
 from made_vectors import vectors_of
-from twoway.errors import TwowayError
+from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
 from twoway.search.opening import exists, open_store
 
 pytestmark = pytest.mark.xdist_group("engines")
 ROWS, SHARD = 12, 4
+ROOMS = (0, 300, 700, 1000, 1400, 2000, 2600, 3500, 5000)
 RUNS = {
     "new": {"vectors": "vectors"},
     "overwrite": {"vectors": "other", "overwrite": True},
@@ -49,6 +50,11 @@ def held(db):
     try:
         rows = {name: row for names, block in store.vectors() for name, row in zip(names, block, strict=True)}
         return rows, len(store.search(None, words="fox", k=100)) if rows else 0
+    except UsageError as error:
+        # A new index stands before its words are indexed, which is a step of its own; what to do is said.
+        if f"has no index of words; 'twoway index --db {db} --compact' makes one" not in str(error):
+            raise
+        return rows, None
     finally:
         store.close()
 
@@ -108,9 +114,9 @@ def check(run, found):
         assert len(rows) % SHARD == 0
         assert same(rows, found["vectors"])
     elif run == "overwrite":
-        rows, _ = held("db")
+        rows, words = held("db")
         assert len(rows) == ROWS
-        assert same(rows, found["vectors"]) or same(rows, found["other"])
+        assert (same(rows, found["vectors"]) and words == ROWS) or (same(rows, found["other"]) and words in (ROWS, None))
     else:
         rows, words = held("db")
         assert ROWS - 1 <= len(rows) == words
@@ -123,7 +129,7 @@ def check(run, found):
 
 
 @pytest.mark.parametrize(
-    ("run", "every"), [("new", 4), ("overwrite", 4), ("delete", 3), *(pytest.param(run, 1, marks=pytest.mark.slow) for run in RUNS)]
+    ("run", "every"), [("new", 8), ("overwrite", 7), ("delete", 5), *(pytest.param(run, 1, marks=pytest.mark.slow) for run in RUNS)]
 )
 def test_a_kill_at_any_step_of_the_engine_leaves_whole_shards_and_is_gone_on_with(folder, run, every):
     context = multiprocessing.get_context("forkserver")
@@ -139,17 +145,18 @@ def test_a_kill_at_any_step_of_the_engine_leaves_whole_shards_and_is_gone_on_wit
         if child.exitcode == 0:
             break
         kills, at = kills + 1, at + every
-    assert kills >= 3
+    assert kills >= 2
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", ["overwrite", *(pytest.param(run, marks=pytest.mark.slow) for run in ("new", "delete"))])
 def test_an_interrupt_at_any_step_is_one_line_and_is_gone_on_with(folder, run, monkeypatch):
     from twoway.cli import main
 
     options = {"new": ["vectors"], "overwrite": ["other", "--overwrite"], "delete": ["--delete", "n1", "--compact"]}[run]
     begin(run)
     program = (
-        "import sys, signal; sys.path[:0] = sys.argv.pop(1).split(':'); from test_kill import steps_of; from twoway.cli import main;"
+        "import sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path[:0] = sys.argv.pop(1).split(':');"
+        "from test_kill import steps_of; from twoway.cli import main;"
         "steps_of(int(sys.argv.pop(1)), lambda: signal.raise_signal(signal.SIGINT)); sys.exit(main(sys.argv[1:]))"
     )
     here = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
@@ -161,10 +168,12 @@ def test_an_interrupt_at_any_step_is_one_line_and_is_gone_on_with(folder, run, m
     assert main(["index", *options, "--db", "db"]) == 0
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_a_disk_that_is_full_at_any_size_costs_nothing_that_was_there(folder, run):
+@pytest.mark.parametrize(
+    ("run", "rooms"), [*((run, (0, 1400)) for run in RUNS), *(pytest.param(run, ROOMS, marks=pytest.mark.slow) for run in RUNS)]
+)
+def test_a_disk_that_is_full_at_any_size_costs_nothing_that_was_there(folder, run, rooms):
     """Files of the engine are of 200 to 4,000 bytes here: each bound cuts another one off."""
-    for room in (0, 300, 700, 1000, 1400, 2000, 2600, 3500, 5000):
+    for room in rooms:
         begin(run)
         said = None
         try:
@@ -197,6 +206,8 @@ def test_an_index_that_may_not_be_written_is_searched_and_changes_are_refused_in
 
 def _as_nobody(said, folder):
     os.chdir(folder)
+    held("full")  # what Python imports late, it may not be allowed to later
+    index("vectors", "full")
     if os.getuid() == 0:
         for above in Path(folder).parents:
             if not above.stat().st_mode & 0o001:

@@ -135,6 +135,8 @@ def _trouble(place: Place, error: Exception) -> str:
         return f"{place.location} does not answer; is the server there, and {_TOKEN} set if it wants one? ({first})"
     if _locked(place.file / "LOCK"):
         return f"{place.location} is open in another program; Milvus Lite takes one at a time, so close that, or run a Milvus server"
+    if _SLOW.search(str(error)):
+        return f"{place.location} did not open in {_SECONDS_OF_FILE} seconds; try again when the machine is less busy"
     return f"{place.location} cannot be opened, so it may be damaged; restore it, or build it anew in another place ({first})"
 
 
