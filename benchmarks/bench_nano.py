@@ -24,22 +24,22 @@ def main() -> None:
     torch.set_num_threads(1)
     nano = prepare(NanoConfig(), samples_folder())
     batch = nano.rows.batch(0)
-    general = LibraryForward(nano.forward.model, nano.processor)
+    general = LibraryForward(nano.forward.model, nano.processor, dtype=nano.config.dtype)
 
     def step(forward: Forward) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.dtype == "bfloat16"):
             losses = token_losses(forward.model, forward.hidden(batch), batch)
         losses.mean().backward()
         forward.model.zero_grad(set_to_none=True)
 
     size = 2048
-    left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+    left, product = torch.randn(size, size, dtype=getattr(torch, nano.config.dtype)), f"{nano.config.dtype} product of 2048 x 2048"
     seconds = side_by_side(
         {
             "library's general forward": lambda: step(general),
             "fast forward": lambda: step(nano.forward),
             "batch of rows": lambda: nano.rows.batch(1),
-            "bf16 product of 2048 x 2048": lambda: left @ right,
+            product: lambda: left @ left,
         },
         rounds=5,
     )
@@ -49,5 +49,5 @@ def main() -> None:
         name: f"{rows / seconds[name]:.0f} rows/s, {flops / seconds[name] / 1e9:.0f} GFLOP/s"
         for name in ("library's general forward", "fast forward")
     }
-    said["bf16 product of 2048 x 2048"] = f"{2 * size**3 / seconds['bf16 product of 2048 x 2048'] / 1e9:.0f} GFLOP/s"
-    table(f"A step of the nano base: {rows} rows, {flops / 1e9:.0f} GFLOP counted, one thread, bf16", seconds, work=said)
+    said[product] = f"{2 * size**3 / seconds[product] / 1e9:.0f} GFLOP/s"
+    table(f"A step of the nano base: {rows} rows, {flops / 1e9:.0f} GFLOP counted, one thread, {nano.config.dtype}", seconds, work=said)

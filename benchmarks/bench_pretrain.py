@@ -1,12 +1,15 @@
 """Pre-training: our step beside a plain transformers loop that works as MoCa's released code does, in turns, on the same rows.
 
-Seconds are of the processor, in one thread (`THREADS=2` for two): what else the machine does then falls on neither. The peak is that of
-a bf16 product of two 2048 x 2048 matrices in the same process. Operations are counted one by one by torch's FlopCounterMode; what is
+All sides compute in the type that the machine is fast in (`precision`), the released way too, which is its best; where that is not the
+bfloat16 that its script asks for, a few rows in its own type are printed beside. Seconds are of the processor, in one thread (`THREADS=2`
+for two): what else the machine does then falls on neither. The peak is that of a product of two 2048 x 2048 matrices of that type in the
+same process. Operations are counted one by one by torch's FlopCounterMode; what is
 computed twice counts twice. Memory is that of a process of its own for each side.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import statistics
@@ -21,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from twoway.training.precision import choose
+
 from .pretrain_ours import Ours
 from .pretrain_plain import PlainLoop
 from .pretrain_profile import counted, profile, seconds
@@ -29,8 +34,9 @@ from .pretrain_rows import Rows, base
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROWS, LENGTH, MIXED, MEAN, ROUNDS = 32, 114, 64, 210, 3
+ROWS, LENGTH, MIXED, MEAN, FEW = 32, 114, 64, 210, 2
 SIDES = ("released", "plain", "ours", "ours, visible patches")
+DTYPE = choose(torch.device("cpu")).dtype
 Step = tuple[int, "Callable[[], object]"]  # rows, and what trains on them
 
 
@@ -53,30 +59,36 @@ class Found:
         return Found(self.rows + rows, self.took + took, self.work + work, self.memory)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure rows of one length, then rows of mixed lengths, and print tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3, help="of the rows of one length")
+    args = parser.parse_args(argv or [])
     torch.set_num_threads(int(os.environ.get("THREADS", "1")))
+    print(f"\nAll in {DTYPE}: {choose(torch.device('cpu')).why}")
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         _quietly(lambda: prepare(home))
-        fixed(home)
+        fixed(home, args.rounds)
         mixed(home)
         parts(home)
 
 
-def fixed(home: Path) -> None:
+def fixed(home: Path, rounds: int) -> None:
     """Rows of one length: several rounds of one step of each side."""
     steps = _quietly(lambda: {name: _epoch(_side(home, name, "fixed"))[0] for name in SIDES})
     work = {name: counted(step) for name, (_, step) in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in SIDES}
     peaks = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         peaks.append(_peak())
         for name, (_, step) in steps.items():
             taken[name].append(seconds(step, rounds=1))
     memories = {name: f"{_memory(home, name):,} MB" for name in SIDES}
     found = {name: Found(steps[name][0], statistics.median(taken[name]), work[name], memories[name]) for name in SIDES}
-    _print(f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each; medians of {ROUNDS} rounds", found, statistics.median(peaks))
+    _print(f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each; medians of {rounds} rounds", found, statistics.median(peaks))
+    if DTYPE != "bfloat16":
+        _default(home, found["released"].speed)
 
 
 def mixed(home: Path) -> None:
@@ -93,6 +105,13 @@ def mixed(home: Path) -> None:
                 took = seconds(lambda step=step, work=work: work.append(counted(step)), rounds=1)
                 found[name] = found[name].more(rows, took, work[0])
     _print(f"{MIXED} rows of 20 to 400 tokens, 0 to 4 pictures, {ROWS} rows a batch on average; one epoch", found, statistics.median(peaks))
+
+
+def _default(home: Path, best: float) -> None:
+    """Train on a few rows as the released script asks, in bfloat16, where the machine is slow in it."""
+    loop = _quietly(lambda: PlainLoop(home / "base", home / "fixed.jsonl", released=True, half=True))
+    speed = FEW / seconds(lambda: loop.step(list(range(FEW))), rounds=1)
+    print(f"  {'released, in bfloat16':24s} {speed:7.2f} {speed / best:6.2f}   (its default; of {FEW} rows)", flush=True)
 
 
 def memory(home: Path, side: str) -> None:
@@ -115,7 +134,7 @@ def prepare(home: Path) -> None:
 def _side(home: Path, side: str, kind: str) -> Ours | PlainLoop:
     data = home / f"{kind}.jsonl"
     if side in ("released", "plain"):
-        return PlainLoop(home / "base", data, released=side == "released")
+        return PlainLoop(home / "base", data, released=side == "released", half=DTYPE == "bfloat16")
     options: dict[str, Any] = {"batch_rows": ROWS} if kind == "fixed" else {"budget": ROWS * MEAN}
     options |= {"masked_patches": "skip"} if "visible" in side else {}
     return Ours(home / "base", data, Path(tempfile.mkdtemp(dir=home)) / "out", **options)
@@ -145,15 +164,17 @@ def _print(title: str, found: dict[str, Found], peak: float) -> None:
 
 def _memory(home: Path, side: str) -> int:
     """Return the peak memory in MB of a process that takes two steps of one side."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.bench_pretrain", str(home), side], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_pretrain", "--memory", str(home), side], check=True, capture_output=True, text=True
+    )
     return int(done.stdout.split()[-1])
 
 
 def _peak() -> float:
-    """Return the operations a second of a bf16 product of two 2048 x 2048 matrices."""
+    """Return the operations a second of a product of two 2048 x 2048 matrices."""
     size = 2048
-    left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
-    return 2 * size**3 / seconds(lambda: left @ right)
+    left = torch.randn(size, size, dtype=getattr(torch, DTYPE))
+    return 2 * size**3 / seconds(lambda: left @ left)
 
 
 def parts(home: Path) -> None:
@@ -177,4 +198,7 @@ def _quietly(work: Callable[[], Any]) -> Any:
 
 
 if __name__ == "__main__":
-    memory(Path(sys.argv[1]), sys.argv[2])
+    if "--memory" in sys.argv:
+        memory(Path(sys.argv[2]), sys.argv[3])
+    else:
+        main(sys.argv[1:])

@@ -1,8 +1,9 @@
-"""One side of the fine-tuning benchmark, in a process: `python -m benchmarks.finetune_side ours|theirs|stream BASE ROWS BATCH STEPS`.
+"""One side of the fine-tuning benchmark, in a process: `python -m benchmarks.finetune_side SIDE BASE ROWS BATCH STEPS`.
 
-Both train the same two-way model on the same rows, in bfloat16 arithmetic, in one thread, with one worker that prepares batches, and
-look at the same negatives. Timed is the whole of the training, from reading the first row to the last step, by the clock and by the
-processor's own count (which other work on the machine changes little); memory is the most that the process had.
+SIDE is ours, stream, or theirs-NUMBER-rows or -tokens, which says how large their chunks are. Both train the same two-way model on the
+same rows, in the type that the machine is fast in, in one thread, with one worker that prepares batches, and look at the same negatives.
+Timed is the whole of the training, from reading the first row to the last step, by the clock and by the processor's own count (which other
+work on the machine changes little); memory is the most that the process had.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TEMPERATURE, RATE, RUN = 0.03, 1e-5, 32  # RUN: rows of the other side's runs; ours cost as much as 32 rows of 64 tokens
+TEMPERATURE, RATE, BUDGET = 0.03, 1e-5, 2048.0  # of our chunks, in tokens
+CHUNKS = {"rows": "mini_batch_size", "tokens": "mini_batch_num_tokens"}
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
@@ -45,7 +48,7 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     from twoway.training.trainer import Trainer
 
     data = (PairSource(rows),)
-    config = FinetuneConfig(data=data, batch=batch, budget=RUN * 64.0, max_steps=steps, lr=RATE, held_out=0, workers=1, save_steps=10**6)
+    config = FinetuneConfig(data=data, batch=batch, budget=BUDGET, max_steps=steps, lr=RATE, held_out=0, workers=1, save_steps=10**6)
     with tempfile.TemporaryDirectory() as out:
         prepared = prepare(base, config)
         opened = open_data(config, prepared, Path(out), shards=1, bad_rows=None)
@@ -65,7 +68,7 @@ def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     from twoway.stages.finetune_data import open_data
     from twoway.stages.finetune_model import prepare
 
-    config = FinetuneConfig(data=(PairSource(rows),), batch=batch, budget=RUN * 64.0, max_steps=steps, held_out=0, workers=1)
+    config = FinetuneConfig(data=(PairSource(rows),), batch=batch, budget=BUDGET, max_steps=steps, held_out=0, workers=1)
     prepared = prepare(base, config)
     sizes = []
 
@@ -83,15 +86,17 @@ def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     return seconds | {"chunks": len(sizes), "megabytes": sum(sizes) / 2**20}
 
 
-def theirs(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
-    """Train with the trainer of sentence-transformers and its cached loss."""
+def theirs(size: int, unit: str, base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
+    """Train with the trainer of sentence-transformers and its cached loss, in chunks of `size` rows or tokens."""
     import torch
     from datasets import Dataset
     from PIL import Image
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    home = Path(rows).parent
+    from twoway.training.precision import choose
+
+    home, half = Path(rows).parent, choose(torch.device("cpu")).dtype == "bfloat16"
     given = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
 
     def message(side: dict[str, str]) -> list[dict[str, Any]]:
@@ -114,10 +119,10 @@ def theirs(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
             tokens["real"] += int(mask.sum())
 
     model[0].register_forward_pre_hook(count)
-    loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=RUN)
+    loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, **{CHUNKS[unit]: size})
     with tempfile.TemporaryDirectory() as out:
         arguments = SentenceTransformerTrainingArguments(
-            out, per_device_train_batch_size=batch, max_steps=steps, learning_rate=RATE, bf16=True, use_cpu=True, report_to="none",
+            out, per_device_train_batch_size=batch, max_steps=steps, learning_rate=RATE, bf16=half, use_cpu=True, report_to="none",
             save_strategy="no", logging_steps=1, dataloader_num_workers=1, dataloader_prefetch_factor=2, disable_tqdm=True,
             remove_unused_columns=False, max_grad_norm=5.0, weight_decay=0.0,
         )  # fmt: skip
@@ -133,7 +138,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     side, base, rows, batch, steps = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-    found = {"ours": ours, "theirs": theirs, "stream": stream}[side](base, rows, batch, steps)
+    _, size, unit = side.split("-") if side.startswith("theirs") else ("", "0", "")
+    known = {"ours": ours, "stream": stream, "theirs": partial(theirs, int(size), unit)}
+    found = known[side.partition("-")[0]](base, rows, batch, steps)
     found |= {"rows": batch * steps, "rows_per_second": batch * steps / found["seconds"]}
     print("\n" + json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 

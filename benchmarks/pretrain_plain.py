@@ -5,6 +5,7 @@ the processor over the whole batch in the collator, attend with `eager` and a 4-
 decoder's linear layer at all positions, draw one noise vector a batch, and use AdamW as torch gives it. `released` does besides what the
 script asks for: lengths padded to a multiple of 32, activations computed twice (gradient checkpointing), rows grouped by cost in bins
 of a ratio of 1.3, an image token counted as 4 text tokens. The plain form takes rows at random.
+Its script asks for bfloat16; `half` says whether it has it.
 
 Two departures, both in its favour: attention is two-way under every kernel, and a batch without pictures gets no black one.
 """
@@ -36,9 +37,11 @@ _MULTIPLE, _RATIO, _IMAGE_TOKEN, _PICTURE = 32, 1.3, 4, 2
 class PlainLoop:
     """Model, data and optimizer of the plain loop; `step(rows)` trains on rows by number."""
 
-    def __init__(self, base: Path, data: Path, *, released: bool, words: float = 0.4, patches: float = 0.5, lr: float = 2e-6) -> None:
+    def __init__(
+        self, base: Path, data: Path, *, released: bool, half: bool, words: float = 0.4, patches: float = 0.5, lr: float = 2e-6
+    ) -> None:
         """Load everything."""
-        self.released = released
+        self.released, self.half = released, half
         self.model: Any = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
         self.model.config.text_config.is_causal = False
         self.processor: Any = processors.load_processor(base)
@@ -55,7 +58,7 @@ class PlainLoop:
         self.optimizer = torch.optim.AdamW(self.parts.parameters(), lr=lr)
         self.home = data.parent
         self.rows = [json.loads(line)["parts"] for line in data.read_text().splitlines()]
-        self.words, self.patches = words, patches
+        self.words, self.patches = 0.4, 0.5
 
     def order(self, rows: int) -> list[list[int]]:
         """Return the batches of an epoch, of `rows` rows each; `released` groups them by cost, and a bin's last batch may be small."""
@@ -134,7 +137,7 @@ class PlainLoop:
     def step(self, numbers: list[int]) -> float:
         """Train on rows."""
         batch = self.batch(numbers)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             total = self.losses(batch)
         total.backward()
         nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)

@@ -50,7 +50,8 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
         for name, module in modules.items()
         if module is not None
     ]
-    with torch.autocast("cpu", torch.bfloat16):
+    half = trainer.config.dtype == "bfloat16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         states = task.states(batch).hidden.detach()
         task(batch, scales)
     for hook in hooks:
@@ -59,7 +60,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
     def alone(name: str) -> None:
         args, given = calls[name]
         args = [_leaf(one) for one in args]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             out = modules[name](*args, **{key: _leaf(one) for key, one in given.items()})
         out = getattr(out, "pooler_output", None) if name == "tower" else getattr(out, "last_hidden_state", out)
         out.sum().backward()
@@ -67,7 +68,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
     def words() -> None:
         from twoway.objectives.mlm import word_loss
 
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             mask = batch["inputs"].get("attention_mask")
             word_loss(_leaf(states), batch["labels"], task.head, shift=task.shift, mask_BL=mask).total.backward()
 
@@ -76,7 +77,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
         trainer.optimizer.step()
 
     def model() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             total, _ = task(batch, scales)
         total.backward()
 
