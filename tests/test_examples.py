@@ -42,7 +42,7 @@ def address(model):
     server = uvicorn.Server(uvicorn.Config(create_app(open_embedder(model, device="cpu"), name="my-model"), log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not server.started and time.monotonic() < until:
         time.sleep(0.02)
     yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -21,19 +21,24 @@ def run(*words: str) -> int:
         return int(stop.code or 0)
 
 
-def best_of(count: int, command: list[str]) -> float:
+def least_of(count: int, command: list[str]) -> float:
+    """Return the least seconds of a processor that a command took."""
+
     def once() -> float:
-        start = time.perf_counter()
+        before = spent()
         subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - start
+        return spent() - before
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
 
     return min(once() for _ in range(count))
 
 
-def test_help_answers_within_0_3_seconds_of_a_bare_interpreter():
-    bare = best_of(5, [sys.executable, "-c", "pass"])
-    helped = best_of(5, [sys.executable, "-m", "twoway", "--help"])
-    assert helped - bare < 0.3
+def test_help_costs_little_beside_the_start_of_a_bare_interpreter():
+    bare = least_of(5, [sys.executable, "-c", "pass"])
+    assert least_of(5, [sys.executable, "-m", "twoway", "--help"]) < 15 * bare
 
 
 def test_the_grammar_imports_no_heavy_library():

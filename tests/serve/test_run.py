@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import threading
@@ -60,12 +61,11 @@ def test_an_asker_that_reads_nothing_of_its_answer_is_cut_off(monkeypatch):
     monkeypatch.setattr("twoway.serve.run._UNREAD", 1)
     with bind("127.0.0.1", 0) as taken, socket.create_connection(taken.getsockname()):
         answering, _ = taken.accept()
-        with answering, pytest.raises(TimeoutError, match="timed out"):
+        with answering, pytest.raises(TimeoutError) as cut:
             answering.settimeout(60)
-            start = time.monotonic()
             while True:
                 answering.send(b"x" * 1_000_000)
-        assert time.monotonic() - start < 30  # the system's own end of it, not that of this test
+        assert cut.value.errno == errno.ETIMEDOUT  # the system's own end of it, not that of this test, which has no number
 
 
 def client_of(where, key=KEY):
