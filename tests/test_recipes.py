@@ -50,7 +50,7 @@ def test_a_recipe_fits_its_configuration(path):
 def test_the_large_recipes_have_the_values_of_the_paper(size, share):
     config = load(PretrainConfig, next(path for path in RECIPES if path.stem == f"moca-{size}-pretrain"))
     assert (config.mask.words, config.mask.patches) == share
-    assert (config.lr, config.warmup, config.clip, config.dtype) == (2e-6, 0.1, 5.0, "bfloat16")
+    assert (config.lr, config.warmup, config.clip, config.dtype) == (2e-6, 0.1, 5.0, "auto")
     assert (config.max_length, config.budget, config.shards, config.shift, config.mae_weight) == (2048, 12_800, 32, True, 0.5)
     assert {source.template for source in config.data} == {
         "dclm",

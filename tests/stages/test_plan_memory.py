@@ -15,7 +15,7 @@ from twoway.stages.plan_model import anatomy
 BATCH, LENGTH = 2, 48
 
 
-def saved(model):
+def saved(model, *, half):
     """Bytes that the middle layer saves, each storage once and no weight."""
     found, weights = {}, {one.untyped_storage().data_ptr() for one in model.parameters()}
 
@@ -34,16 +34,17 @@ def saved(model):
             return plain(*args, **given)
 
     layer.forward = watched
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
         model(input_ids=torch.arange(5, 5 + BATCH * LENGTH).view(BATCH, LENGTH), use_cache=False)
     return sum(size for size, _ in found.values())
 
 
-def test_a_layer_keeps_what_autograd_saves(tiny_model):
+@pytest.mark.parametrize("half", [True, False])
+def test_a_layer_keeps_what_autograd_saves(tiny_model, half):
     folder = tiny_model("qwen2_vl")
     model = backbone.load_model(folder, dtype="float32").model.train()
     set_attention(model, "two-way")
-    assert kept(anatomy(folder).language) * BATCH * LENGTH == pytest.approx(saved(model), rel=0.15)
+    assert kept(anatomy(folder).language, Training(half=half)) * BATCH * LENGTH == pytest.approx(saved(model, half=half), rel=0.15)
 
 
 def of(training, *, parallel="ddp", ranks=8, batches=1.0, places=1000.0):
@@ -58,6 +59,13 @@ def test_states_are_cut_over_ranks_and_gradients_are_not_while_they_are_added_up
     assert cut.gradients == pytest.approx(whole.gradients / 8)
     assert added.gradients == whole.gradients
     assert whole.optimizer == 8 * trained(anatomy("Qwen/Qwen2.5-VL-3B-Instruct"), Training())
+
+
+def test_float32_arithmetic_has_no_copies_and_keeps_more():
+    half, single = of(Training()), of(Training(half=False))
+    assert (half.weights, half.gradients, half.optimizer) == (single.weights, single.gradients, single.optimizer)
+    assert half.copies > single.copies == 0
+    assert 1.3 * half.activations < single.activations < 2 * half.activations
 
 
 def test_the_largest_batch_just_fits():

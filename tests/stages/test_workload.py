@@ -38,7 +38,7 @@ def test_operations_are_near_what_torch_counts(tiny_model):
     assert operations(shape_of(folder, GEOMETRY), WORDS, AMOUNT) == pytest.approx(3 * counter.get_total_flops(), rel=0.1)
 
 
-def saved(model, inputs):
+def saved(model, inputs, dtype):
     """Bytes that a forward pass keeps for the way back, each storage once and no weight."""
     found, weights = {}, {one.untyped_storage().data_ptr() for one in model.parameters()}
 
@@ -48,12 +48,13 @@ def saved(model, inputs):
             found[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with torch.autocast("cpu", torch.bfloat16), saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"), saved_tensors_hooks(pack, lambda tensor: tensor):
         model(**inputs, use_cache=False)
     return sum(size for size, _ in found.values())
 
 
-def test_a_batch_keeps_what_autograd_saves_within_half_and_twice(tiny_model):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_batch_keeps_what_autograd_saves_within_half_and_twice(tiny_model, dtype):
     folder = tiny_model("qwen2_vl")
     model, processor = AutoModelForImageTextToText.from_pretrained(folder).base_model.train(), AutoProcessor.from_pretrained(folder)
     geometry = PatchGeometry.of(model.config, processor)
@@ -62,9 +63,10 @@ def test_a_batch_keeps_what_autograd_saves_within_half_and_twice(tiny_model):
     tokens = inputs["input_ids"].numel()
     amount = dataclasses.replace(AMOUNT, batch=tokens, batch_images=int((inputs["input_ids"] == geometry.image_token).sum()))
     assert 2 * amount.batch_images > tokens
-    shape, config = shape_of(folder, geometry), PretrainConfig(mask=CorruptConfig(words=0.0))
+    shape, config = shape_of(folder, geometry), PretrainConfig(mask=CorruptConfig(words=0.0), dtype=dtype)
     kept = bytes_needed(shape, config, amount) - bytes_needed(shape, config, dataclasses.replace(amount, batch=0, batch_images=0))
-    assert 0.5 * saved(model, inputs) < kept < 2 * saved(model, inputs)
+    found = saved(model, inputs, dtype)
+    assert 0.5 * found < kept < 2 * found
 
 
 def test_what_costs_more_is_said_to(tiny_model):

@@ -16,7 +16,7 @@ cut in two. 70% of B's words are masked and B sees nothing of A but EOS. BASE is
 and OUT a plain checkpoint pooled at EOS, with a report of what went through it. Settings are key=value words over a recipe (a YAML file):
 eos_sees_target, sources_see_eos, mask.words, max_target, lora.rank and so on; OUT/config.yaml shows them all. The same command goes on
 where it stopped."""
-EXAMPLE = """twoway bridge BASE out --data samples:pretrain max_steps=12 dtype=float32
+EXAMPLE = """twoway bridge BASE out --data samples:pretrain max_steps=12
   twoway bridge BASE out --data pairs.jsonl --nproc 8 lora.rank=8 lora.dora=true"""
 
 

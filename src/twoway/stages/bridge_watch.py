@@ -43,7 +43,7 @@ class BridgeWatch(RowWatch):
             self.prepared.geometry,
             self.prepared.token.id,
             device=str(trainer.ranks.device),
-            autocast=self.config.dtype == "bfloat16",
+            autocast=trainer.config.dtype == "bfloat16",
         )
 
     def seen(self, document: Document) -> Document:

@@ -22,12 +22,13 @@ from twoway.model import processor as processors
 from twoway.model.source import locate
 from twoway.model.start import open_reader
 from twoway.training.peak import peak
+from twoway.training.precision import choose
 from twoway.training.progress import read_log
 
 from .convert import ConvertConfig, _quiet
 from .made_rows import located, names_of
 from .run_report import duration
-from .run_stage import TABLES
+from .run_stage import TABLES, as_begun
 from .steps import DOES, Step, lay_out, rows_in
 from .workload import SHARE, Shape, bytes_needed, operations, shape_of
 
@@ -137,6 +138,9 @@ def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
     assert count is not None
     if hasattr(config, "calibrate"):
         config = replace(config, calibrate="none")  # there is no model to count on
+    here, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), as_begun(config, step.folder)
+    if config.dtype == "auto":
+        config = replace(config, dtype=choose(here).dtype)
     begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
         amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
@@ -149,7 +153,6 @@ def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
         own = f"{last['tokens_per_second']:,.0f} tokens a second"
         note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
         return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
-    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     speed = peak(here, config.dtype)
     # Ranks on an accelerator each have their own; on a processor they share its cores.
     ranks = nproc if torch.cuda.is_available() else 1

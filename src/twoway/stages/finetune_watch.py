@@ -47,7 +47,7 @@ class Watch(Events):
 
     def evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, keep the weights where they are the best so far, and write the report."""
-        found = measure(trainer.task, self.data, device=trainer.ranks.device, autocast=self.config.dtype == "bfloat16", cases=_CASES)
+        found = measure(trainer.task, self.data, device=trainer.ranks.device, autocast=trainer.config.dtype == "bfloat16", cases=_CASES)
         entry: dict[str, Any] = summary(found)
         if found:
             # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.

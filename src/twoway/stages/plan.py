@@ -40,6 +40,7 @@ class StagePlan:
     """One stage on this hardware."""
 
     name: str
+    dtype: str  # that auto means there
     work: Work
     trained: float
     hours: float
@@ -53,6 +54,7 @@ class StagePlan:
         numbers = {key: getattr(work, key) for key in ("steps", "rows", "tokens", "text", "image", "batches", "places")}
         return {
             "stage": self.name,
+            "dtype": self.dtype,
             **numbers,
             "sources": [vars(one) for one in work.sources],
             "operations": {"needed": dict(work.products.needed), "again": dict(work.products.again), "total": work.products.total},
@@ -138,7 +140,7 @@ def plan(
 
 def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:
     """Price one stage, and try how it may be spread."""
-    hours = work.products.total / (machine.peak * machine.count * utilisation) / 3600
+    hours = work.products.total / (machine.rate(stage.config.dtype) * machine.count * utilisation) / 3600
     mfu = utilisation * sum(work.products.needed.values()) / work.products.total
     image = work.image / work.tokens
     choices = []
@@ -151,7 +153,10 @@ def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, ut
                     batches=work.batches, room=machine.memory
                 )
             )  # fmt: skip
-    return StagePlan(stage.name, work, trained(model, work.training), hours, mfu, hours * machine.count * machine.price, tuple(choices))
+    dtype = "bfloat16" if work.training.half else "float32"
+    return StagePlan(
+        stage.name, dtype, work, trained(model, work.training), hours, mfu, hours * machine.count * machine.price, tuple(choices)
+    )
 
 
 def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
@@ -174,9 +179,8 @@ def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
 
 def _assumed(machine: Hardware, utilisation: float, padding: float, price: float | None, planned: Sequence[StagePlan]) -> tuple[str, ...]:
     """Say what the figures rest on that nobody measured here."""
-    notes = [
-        f"assumed: {utilisation:.0%} of the peak of {machine.peak / 1e12:,.0f} TFLOP/s a rank is reached, not measured (--utilisation)"
-    ]
+    peaks = dict.fromkeys(f"{machine.rate(one.dtype) / 1e12:,.0f}" for one in planned)
+    notes = [f"assumed: {utilisation:.0%} of the peak of {' or '.join(peaks)} TFLOP/s a rank is reached, not measured (--utilisation)"]
     if price is None:
         notes.append(f"assumed: ${machine.price:.2f} an hour for one {machine.name}, as of {PRICES_OF} (--price)")
     notes.append(f"assumed: {padding:.0%} of padding (--padding)")

@@ -64,6 +64,7 @@ class Training:
     checkpointing: bool = False
     decoder_depth: int = 0  # 0: nothing restores patches
     logits: bool = True
+    half: bool = True  # arithmetic in bfloat16, which changes no product, and what is kept for the way back
     skipped: float = 0.0  # share of patches that the tower does not see
     calls: float = 1.0  # batches, which DoRA's norm is computed for
     second: float = 0.0  # share of the rows that go forward once before (gradient caching)

@@ -1,8 +1,8 @@
 """What is rented: accelerators by name, with the peak and memory of their data sheets and a price that is an assumption.
 
-Peaks are those of dense bfloat16 products (SXM boards; no sparsity). Memory is what torch sees of it. Prices move, and differ threefold
-between vendors: those of a100, h100 and h200 lie within what was posted for on-demand hours in May 2026, that of b200 is a guess; say your
-own with --price.
+Peaks are those of dense products in bfloat16, which `dtype: auto` means on all of these, and in float32 (SXM boards; no sparsity, no TF32).
+Memory is what torch sees of it. Prices move, and differ threefold between vendors: those of a100, h100 and h200 lie within what was posted
+for on-demand hours in May 2026, that of b200 is a guess; say your own with --price.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ class Hardware:
 
     name: str
     peak: float  # operations a second, dense bfloat16
+    single: float  # the same in float32
     memory: float  # bytes
     price: float  # of one for an hour, in dollars
     count: int = 1
+
+    def rate(self, dtype: str) -> float:
+        """Return the peak in the type that a stage computes in."""
+        return self.single if dtype == "float32" else self.peak
 
     def __str__(self) -> str:
         return f"{self.name}x{self.count}"
@@ -35,10 +40,10 @@ class Hardware:
 KNOWN = {
     one.name: one
     for one in (
-        Hardware("a100", 312e12, 79 * _GIB, 1.50),
-        Hardware("h100", 989e12, 79 * _GIB, 3.00),
-        Hardware("h200", 989e12, 139 * _GIB, 4.00),
-        Hardware("b200", 2250e12, 178 * _GIB, 6.00),
+        Hardware("a100", 312e12, 19.5e12, 79 * _GIB, 1.50),
+        Hardware("h100", 989e12, 67e12, 79 * _GIB, 3.00),
+        Hardware("h200", 989e12, 67e12, 139 * _GIB, 4.00),
+        Hardware("b200", 2250e12, 75e12, 178 * _GIB, 6.00),
     )
 }
 

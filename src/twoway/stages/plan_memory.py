@@ -1,10 +1,10 @@
 """The memory of one rank: weights, gradients, the optimizer's states, copies in half precision, and what a batch keeps for the way back.
 
-Weights are float32 and arithmetic is autocast to bfloat16 (`training`), so a weight that trains takes 16 bytes: itself, its gradient and
-AdamW's two states. FSDP cuts those to a rank's share and gathers a layer at a time, and what is no layer of the language model at once. Two
-things are not cut: the copies in bfloat16, which autocast keeps until a pass ends, and, where a rank adds up several batches in a step, the
-gradients, which travel in the last one only (`training.ranks`). Activations are counted a place and layer from the operations that keep
-something; with `gradient_checkpointing` a layer's input stays, and one layer at a time is whole.
+Weights are float32 and arithmetic is autocast to bfloat16 unless a stage asks for float32 (`training`), so a weight that trains takes 16
+bytes: itself, its gradient and AdamW's two states. FSDP cuts those to a rank's share and gathers a layer at a time, and what is no layer
+of the language model at once. Two things are not cut: the copies in bfloat16, which autocast keeps until a pass ends, and, where a rank
+adds up several batches in a step, the gradients, which travel in the last one only (`training.ranks`). Activations are counted a place and
+layer from the operations that keep something; with `gradient_checkpointing` a layer's input stays, and one layer at a time is whole.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class Memory:
         return asdict(self) | {"total": self.total}
 
 
-def kept(blocks: Blocks) -> float:
+def kept(blocks: Blocks, training: Training) -> float:
     """Return what one place keeps of one layer: norms and what lines read, the inputs of attention, the wide part."""
-    norms = 2 * (2 * _FULL + _HALF) * blocks.width
-    attention = _HALF * (2 * blocks.heads + 2 * blocks.keys)
-    return norms + attention + 4 * _HALF * blocks.inner
+    size = _HALF if training.half else _FULL
+    norms = 2 * (2 * _FULL + _HALF * training.half) * blocks.width  # what a norm made is a line's input as it is, in float32
+    attention = size * (2 * blocks.heads + 2 * blocks.keys)
+    return norms + attention + 4 * size * blocks.inner
 
 
 def trained(model: Anatomy, training: Training) -> float:
@@ -94,7 +95,7 @@ def memory(
     rest = held - model.language.count * model.layer
     gathered = 0.0 if cut == 1 else _FULL * (rest + 2 * model.layer)
     adapted = training.lora is not None and training.checkpointing
-    copies = _HALF * (held if not adapted else model.layer)
+    copies = _HALF * training.half * (held if not adapted else model.layer)
     each = _states(model, training, image)
     once = _once(model, training, image) if training.checkpointing else 0.0
     logits = float(CHUNK * model.vocabulary * 12 * training.logits)
@@ -115,10 +116,10 @@ def _states(model: Anatomy, training: Training, image: float) -> float:
     tower = patches * model.tower.count * reached
     if training.checkpointing:
         return _FULL * (layers * model.language.width + tower * model.tower.width)
-    return layers * kept(model.language) + tower * kept(model.tower)
+    return layers * kept(model.language, training) + tower * kept(model.tower, training)
 
 
 def _once(model: Anatomy, training: Training, image: float) -> float:
     """Return what a place keeps of the one layer that is whole, with the gradients on the way through it."""
     patches = image * model.merged * (1 - training.skipped)
-    return 1.5 * max(kept(model.language), patches * kept(model.tower))
+    return 1.5 * max(kept(model.language, training), patches * kept(model.tower, training))

@@ -146,6 +146,7 @@ def _training(config: Any, *, contrastive: bool) -> Training:
         checkpointing=config.gradient_checkpointing,
         decoder_depth=config.decoder_depth if restores else 0,
         logits=not contrastive and bool(getattr(config, "mlm_weight", 1.0)),
+        half=config.dtype != "float32",
         skipped=config.mask.patches if restores and config.masked_patches == "skip" else 0.0,
     )
 

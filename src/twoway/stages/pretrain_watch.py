@@ -45,7 +45,7 @@ class Watch(RowWatch):
             self.prepared.token.id,
             seed=self.config.seed,
             device=str(trainer.ranks.device),
-            autocast=self.config.dtype == "bfloat16",
+            autocast=trainer.config.dtype == "bfloat16",
             **shares,
         )
 

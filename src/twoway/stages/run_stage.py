@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -28,6 +29,7 @@ from twoway.training import ranks as between
 from twoway.training.checkpoint import Checkpoints, read_run, same_run
 from twoway.training.config import FREE
 from twoway.training.launch import launch
+from twoway.training.precision import choose, settle
 from twoway.training.progress import read_log
 from twoway.training.tracker import require_tracker
 from twoway.training.trainer import Trainer
@@ -96,6 +98,7 @@ def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, 
     if nproc > 1 and between.started_by_others():
         raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
     require_tracker(config.log)
+    config = as_begun(config, out)
     same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)
     done = read_run(out).get("steps")
     if done is not None and finished(out) and not force:
@@ -129,6 +132,7 @@ def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConf
 def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) -> Prepared[Any]:
     """Be one rank of the run, from the last checkpoint to the end."""
     ranks = between.Ranks(config.device)
+    config = settle(config, ranks)
     with _quiet():
         prepared = stage.prepare(base, config)
         shards = config.shards or read_run(out).get("shards") or ranks.count
@@ -146,6 +150,7 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
             write_whole(out / CONFIG, dump(config))
             # A model of an earlier end of this run (--force with more steps) is not this run's.
             (out / card.FILE).unlink(missing_ok=True)
+            sys.stderr.write(_says_type(config, ranks, begun=bool(Checkpoints(out).steps())))
         ranks.wait()
         trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
         trainer.run(data.loader)
@@ -181,7 +186,7 @@ def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Pr
     """Write the model out of the last checkpoint."""
     for stale in out.glob("..finished.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
-    run = read_run(out)
+    run, config = read_run(out), as_begun(config, out)
     with _quiet():
         # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
         fresh = prepared if prepared is not None and not between.started_by_others() else stage.prepare(base, config)
@@ -190,6 +195,19 @@ def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Pr
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
         weights = stage.weights(out, config) if stage.weights is not None else None
         finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights)
+
+
+def as_begun(config: C, out: Path) -> C:
+    """Return a configuration in the type that the run in `out` began in, where it leaves the type to the machine."""
+    begun = read_run(out).get("config", {}).get("dtype")
+    return config if begun is None or config.dtype != "auto" else dataclasses.replace(config, dtype=begun)
+
+
+def _says_type(config: StageConfig, ranks: between.Ranks, *, begun: bool) -> str:
+    """Say which type a run computes in and what this machine is fast in, in a line."""
+    here, as_begun = choose(ranks.device), ", as this run began" if begun else ""
+    why = here.why if here.dtype == config.dtype else f"{here.dtype} would be faster here, {here.why}"
+    return f"computing in {config.dtype}{as_begun} ({why})\n"
 
 
 def _run(stage: Stage[C], base: str | Path, config: C) -> dict[str, Any]:

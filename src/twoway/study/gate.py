@@ -38,12 +38,15 @@ class LookConfig:
 
 def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[str, float]:
     """Measure what the right picture saves, in nats a word, and write it down."""
+    import torch
+
     from twoway.stages.next_token import NOTHING_MASKED
     from twoway.stages.pretrain_config import PretrainConfig
     from twoway.stages.pretrain_data import open_data
     from twoway.stages.pretrain_model import prepare
     from twoway.stages.row_watch import readable
     from twoway.training.pairs import pair
+    from twoway.training.precision import choose
     from twoway.training.probes import SHUFFLED, Prober, measure
 
     asked = PretrainConfig(
@@ -52,8 +55,9 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(base, asked)
     data = open_data(asked, prepared, out, shards=1, bad_rows=None)
+    half = choose(torch.device("cpu")).dtype == "bfloat16"
     prober = Prober(
-        data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=True, words=NOTHING_MASKED.words, keep=NOTHING_MASKED.keep
+        data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=half, words=NOTHING_MASKED.words, keep=NOTHING_MASKED.keep
     )
     found = measure(prepared.task, pair(readable(data)), prober)
     figures = {"gap": found.get(f"words_gap_{SHUFFLED}", 0.0)}

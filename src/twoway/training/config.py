@@ -26,7 +26,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights and optimizer are float32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic (`precision`); weights and optimizer are float32
     parallel: Literal["ddp", "fsdp"] = "ddp"
     device: Literal["auto", "cpu"] = "auto"
     gradient_checkpointing: bool = False

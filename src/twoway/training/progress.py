@@ -53,7 +53,7 @@ class Meter:
     def entry(self, step: int, total: int, losses: Mapping[str, float]) -> dict[str, Any]:
         """Return what happened since the last entry; `losses` are the weights by name."""
         sums, seconds = self._sums, max(time.monotonic() - self._began, 1e-9)
-        entry: dict[str, Any] = {"step": step}
+        entry: dict[str, Any] = {"step": step, "dtype": self.dtype}
         means = {name: sums[f"sum {name}"] / count for name in losses if (count := sums[f"count {name}"])}
         entry["loss"] = sum(losses[name] * mean for name, mean in means.items())
         entry |= means | {f"{name}_targets": int(sums[f"count {name}"]) for name in losses}

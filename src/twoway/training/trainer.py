@@ -24,6 +24,7 @@ from .cached import CachedTask
 from .cached_step import Step
 from .checkpoint import Checkpoints, optimizer_tensors, read_optimizer, read_weights
 from .memory import give_back
+from .precision import settle
 from .progress import Log, Meter
 from .schedule import rate
 from .stop import Stopped, listening
@@ -70,7 +71,14 @@ class Trainer:
         """Share the task with the other ranks and take up the last checkpoint."""
         if total < 1:
             raise UsageError(f"there is nothing to train: {total} steps")
-        self.task, self.config, self.out, self.total, self.ranks, self.events = task, config, out, total, ranks, tuple(events)
+        self.task, self.config, self.out, self.total, self.ranks, self.events = (
+            task,
+            settle(config, ranks),
+            out,
+            total,
+            ranks,
+            tuple(events),
+        )
         self.checkpoints = Checkpoints(out, config.save_total)
         self.shared = ranks.share(task, config.parallel)
         self.parameters = {name: one for name, one in task.named_parameters() if one.requires_grad}

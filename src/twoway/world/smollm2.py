@@ -49,7 +49,7 @@ class SmolNano(NanoConfig):
         f"its text part SmolLM2-135M-Instruct (Apache-2.0, from the package {PACKAGE} {VERSION}), its tower new, trained "
         "(which of the two: `train` in `training.json`)"
     )
-    dtype: ClassVar[str] = "float32"
+    saved_dtype: ClassVar[str] = "float32"
 
     vocabulary: int = 49_152
     width: int = 576

@@ -27,7 +27,7 @@ TINY = NanoConfig(
     text_rows=2,
     rows=48,
     warmup=2,
-    bf16=False,
+    dtype="float32",
 )
 
 

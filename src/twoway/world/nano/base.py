@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...errors import UsageError
 from ...files import sha256, write_whole
+from ...training.precision import choose
 from .batches import Rows
 from .loop import train
 from .model import build, family_of
@@ -69,10 +72,11 @@ LANGUAGE_MODELS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"own": _o
 
 def prepare(config: NanoConfig, samples: Path) -> Nano:
     """Read the world, build and initialise the model: the same for the same config and samples."""
+    config = _settled(config)
     world = load_world(samples, config)
     model, processor = _earlier(config) if config.start else LANGUAGE_MODELS[config.lm](config, world)
     rows = Rows(world, processor.tokenizer, picture_tokens(processor, model.config.image_token_id), config)
-    return Nano(config, world, processor, rows, family_of(config.family).forward(model, processor, bf16=config.bf16))
+    return Nano(config, world, processor, rows, family_of(config.family).forward(model, processor, dtype=config.dtype))
 
 
 def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[list[int], int]]:
@@ -111,6 +115,17 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
             raise UsageError(f"{run} holds an unfinished run with another plan ({what}); finish it as it was, or remove that folder")
 
 
+def _settled(config: NanoConfig, run: Path | None = None) -> NanoConfig:
+    """Return a configuration with its type chosen: the one that the run in a folder began in, or what this machine is fast in."""
+    if config.dtype != "auto":
+        return config
+    plan = run / "plan.json" if run is not None else None
+    begun = json.loads(plan.read_text())["config"]["dtype"] if plan is not None and plan.is_file() else None
+    here = choose(torch.device("cpu"))
+    logger.info("computing in %s (%s is faster here: %s)", begun or here.dtype, here.dtype, here.why)
+    return dataclasses.replace(config, dtype=begun or here.dtype)
+
+
 def weights_of(config: NanoConfig) -> str:
     """Return the hash of the weights that a run goes on from: where they lie is no part of the plan."""
     path = Path(config.start) / "model.safetensors"
@@ -119,6 +134,7 @@ def weights_of(config: NanoConfig) -> str:
 
 def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> Nano:
     """Train, or go on training, in the folder `run`; return the run with the trained model."""
+    config = _settled(config, run)
     check_plan(run, config, samples)
     nano = prepare(config, samples)
     logger.info("%d concepts, %d pictures, %d texts", len(nano.world.concepts), len(nano.world.styles), len(nano.world.texts))

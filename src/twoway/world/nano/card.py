@@ -87,7 +87,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
         plateau=training["plateau"]["captions"],
         plateau_train=training["plateau"]["training"],
         said="\n".join(f"- {picture}: {words}" for picture, words in training["said"].items()),
-        precision="bf16 autocast" if config["bf16"] else "float32",
+        precision="bf16 autocast" if config["dtype"] == "bfloat16" else "float32",
         gflop=training["gflop_per_row"],
         rate=training["rows_per_second"],
         **shared,

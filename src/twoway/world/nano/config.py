@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
 class NanoConfig:
     """Sizes, data mix and schedule of a nano base; the defaults make the shipped one."""
 
-    # what the text part is made of, what the card says of it, and the precision of the result
+    # what the text part is made of, what the card says of it, and the type that the result is saved in
     lm: ClassVar[str] = "own"
     origin: ClassVar[str] = "trained from nothing"
-    dtype: ClassVar[str] = "bfloat16"
+    saved_dtype: ClassVar[str] = "bfloat16"
     family: str = "qwen2_vl"
     seed: int = 1
     # language model
@@ -52,7 +52,7 @@ class NanoConfig:
     clip: float = 1.0
     warmup: int = 150
     final: float = 0.03
-    bf16: bool = True
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never
     tables: tuple[str, ...] = ("concepts", "pictures")
     unseen_styles: tuple[str, ...] = ("modern",)

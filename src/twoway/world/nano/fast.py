@@ -99,8 +99,8 @@ def rotary_positions(length: int, starts: Tensor, side: int) -> Tensor:
 class GridForward:
     """Hidden states of a batch for models of the Qwen-VL kind: flat patches with a grid, three-part rotary positions."""
 
-    def __init__(self, model: Any, processor: Any, *, bf16: bool = True) -> None:
-        self.model, self.bf16 = model, bf16
+    def __init__(self, model: Any, processor: Any, *, dtype: str) -> None:
+        self.model, self.dtype = model, dtype
         self.images = processor.image_processor
         self.image_token = model.config.image_token_id
         self._grids: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}

@@ -33,7 +33,7 @@ def finish(
 ) -> dict[str, Any]:
     """Round to the precision of the result, measure, write `out` whole; return what `training.json` holds."""
     model = nano.forward.model.eval()
-    dtype = getattr(torch, nano.config.dtype)
+    dtype = getattr(torch, nano.config.saved_dtype)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
     training = describe(nano, run, samples, rows)

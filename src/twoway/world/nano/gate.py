@@ -85,6 +85,6 @@ def _losses(
 
 def _sum(forward: Forward, batch: Batch) -> float:
     """Return the sum of the token losses of one batch."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.bf16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.dtype == "bfloat16"):
         losses: Any = token_losses(forward.model, forward.hidden(batch), batch)
     return float(losses.sum())

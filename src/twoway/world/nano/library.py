@@ -21,7 +21,7 @@ class Forward(Protocol):
     """What training asks of a model: the last hidden states of a batch."""
 
     model: Any
-    bf16: bool
+    dtype: str  # of the arithmetic
 
     def hidden(self, batch: Batch) -> Tensor:
         """Return the last hidden states (rows, length, width)."""
@@ -31,8 +31,8 @@ class Forward(Protocol):
 class LibraryForward:
     """Hidden states of a batch by the library's own forward."""
 
-    def __init__(self, model: Any, processor: Any, *, bf16: bool = True) -> None:
-        self.model, self.bf16 = model, bf16
+    def __init__(self, model: Any, processor: Any, *, dtype: str) -> None:
+        self.model, self.dtype = model, dtype
         self.processor, self.image_token = processor, model.config.image_token_id
         self.picture = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
         self.known = set(inspect.signature(model.model.forward).parameters)

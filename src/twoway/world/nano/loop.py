@@ -35,7 +35,7 @@ PROBE_ROWS = 64
 
 def train_step(forward: Forward, batch: Batch, optimiser: MuonAndAdamW, config: NanoConfig, step: int) -> float:
     """Make one optimiser step and return its loss."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.dtype == "bfloat16"):
         losses = token_losses(forward.model, forward.hidden(batch), batch)
     loss = (losses * batch.weights).sum() / batch.weights.sum()
     loss.backward()  # type: ignore[no-untyped-call]
