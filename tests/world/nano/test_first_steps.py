@@ -1,7 +1,7 @@
 """The command's first steps on the shipped samples give the recorded losses: rows, tokenizer, initialisation and loop have not changed.
 
-They were recorded in bfloat16, and the tolerance covers float32 and other processors; the rows are compared exactly. The slow test goes to the first point of the shipped base's
-own curve.
+They were recorded in bfloat16, and the tolerance covers float32 and other processors; the rows are compared exactly. The slow test goes to
+the first point of the shipped base's own curve.
 """
 
 from __future__ import annotations
