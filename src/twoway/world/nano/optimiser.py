@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # nothing here asks for a loss
         """Make one step."""
         for group in self.param_groups:
             for parameter in group["params"]:
