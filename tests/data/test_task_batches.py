@@ -135,8 +135,8 @@ def test_mixed_batches_have_rows_of_all_tasks(pairs):
 
 def test_a_task_that_does_not_fill_a_batch_is_refused_or_makes_smaller_ones(pairs):
     with pytest.raises(UsageError, match=r"more than there are in small \(13\); .*small_tasks=keep"):
-        TaskEpochs(pairs, batch=20, seed=1)
-    epochs = TaskEpochs(pairs, batch=20, seed=1, small_tasks="keep")
+        TaskEpochs(pairs, batch=20, seed=1, small_tasks="fail")
+    epochs = TaskEpochs(pairs, batch=20, seed=1)
     assert [len(rows) for step in range(epochs.steps(1)) for task, rows in [epochs.whole(step)] if task == "small"] == [13]
 
 

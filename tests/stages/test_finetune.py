@@ -240,9 +240,9 @@ def test_what_is_longer_than_a_row_may_be_is_cut_and_counted(tiny_model, tmp_pat
 def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_path):
     data, options = _lines(tmp_path / "rows.jsonl", *GOOD), USUAL | {"max_steps": 1, "batch": 64, "prompts": {}}
     with pytest.raises(UsageError, match=r"a batch has 64 rows of one task, more than there are in rows\.jsonl \(8\)"):
-        finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
+        finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options | {"small_tasks": "fail"})
     assert not (tmp_path / "out").exists()
-    result = finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options | {"small_tasks": "keep"})
+    result = finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
     assert result.last["rows"] == 8
 
 

@@ -53,6 +53,7 @@ def test_sides_are_measured_and_what_is_suspect_is_listed(data, tiny_model):
     assert not report.ok
     assert source.shown["query"].prompt.endswith("image tokens]<|vision_end|>Find: <|im_end|>\n")
     assert source.shown["positive"].parts == ["the first of them"]
+    assert report.small == "a batch has 2,048 rows of one task, more than there are in one (1), two (2), rows.jsonl (1)"
 
 
 def test_the_command_says_it_in_words_and_in_json(data, capsys):

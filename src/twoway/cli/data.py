@@ -122,6 +122,8 @@ def show_pairs(report: PairsCheck) -> None:
     for source in report.sources:
         for line in _pair_lines(source, report.against):
             console.print(line, markup=False)
+    if report.small:
+        console.print(f"\n{report.small}; their batches are smaller (batch=N sets another size)", markup=False)
     wrong = sum(not source.ok for source in report.sources)
     console.print(f"all {len(report.sources)} sources are good" if report.ok else f"{wrong} of {len(report.sources)} sources are not good")
 

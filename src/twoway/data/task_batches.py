@@ -13,6 +13,7 @@ pieces, which ranks share: one rank takes all of them, two take half each. A `mi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+_log = logging.getLogger(__name__)
 Sampling = Literal["size", "smooth", "weight"]
 MIXED = "mixed"
 
@@ -59,7 +61,7 @@ class TaskEpochs:
         smoothing: float = 0.5,
         weights: Mapping[str, float] | None = None,
         max_repeats: float = 1.0,
-        small_tasks: Literal["fail", "keep"] = "fail",
+        small_tasks: Literal["fail", "keep"] = "keep",
         mixed: bool = False,
         held: Ints | None = None,
         shards: int = 1,
@@ -82,8 +84,10 @@ class TaskEpochs:
         names = (MIXED,) if mixed else pairs.tasks
         self.tasks = tuple(name for name, rows in zip(names, own, strict=True) if len(rows))
         self.own = [rows for rows in own if len(rows)]
-        if small_tasks == "fail":
-            _require_full(self.tasks, self.own, batch)
+        if small := small_of({task: len(rows) for task, rows in zip(self.tasks, self.own, strict=True)}, batch):
+            if small_tasks == "fail":
+                raise UsageError(f"{small}; take a smaller batch, give such sources one task, or let small_tasks=keep make smaller batches")
+            _log.warning("%s; their batches are smaller", small)
         sizes = np.array([len(rows) for rows in self.own])
         self.batches = -(-sizes // batch)  # in one turn of each task
         given = pairs.weights() | dict(weights or {})
@@ -172,11 +176,7 @@ def shares(batches: Ints, sizes: Ints, weights: Any, *, sampling: Sampling, smoo
     return np.clip(whole, 1, bound).astype(np.int64)
 
 
-def _require_full(tasks: tuple[str, ...], own: list[Ints], batch: int) -> None:
-    """Refuse tasks that do not fill a batch."""
-    small = [f"{task} ({len(rows):,})" for task, rows in zip(tasks, own, strict=True) if len(rows) < batch]
-    if small:
-        raise UsageError(
-            f"a batch has {batch:,} rows of one task, more than there are in {', '.join(small)}; take a smaller batch, give such sources "
-            "one task, or let them make smaller batches with small_tasks=keep"
-        )
+def small_of(rows: Mapping[str, int], batch: int) -> str:
+    """Name the tasks that do not fill a batch, of these with their rows; nothing where all do."""
+    small = [f"{task} ({count:,})" for task, count in rows.items() if count < batch]
+    return f"a batch has {batch:,} rows of one task, more than there are in {', '.join(small)}" if small else ""

@@ -26,7 +26,7 @@ class FinetuneConfig(StageConfig):
     smoothing: float = 0.5  # the power of a task's size where sampling is smooth
     task_weights: dict[str, float] = field(default_factory=dict)  # over the weights of sources
     max_repeats: float = 1.0  # a task is gone through at most so often an epoch
-    small_tasks: Literal["fail", "keep"] = "fail"  # tasks that do not fill a batch: refused, or in batches of their size
+    small_tasks: Literal["fail", "keep"] = "keep"  # tasks that do not fill a batch: refused, or in batches of their size
     hard_negatives: int = 2  # of each row; 0 for none
     choose: Literal["first", "random"] = "first"  # which of them, where a row has more
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)

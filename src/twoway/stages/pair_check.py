@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from twoway.data.patches import PatchGeometry
 from twoway.data.policy import Policy
 from twoway.data.progress import steps
 from twoway.data.sources import open_source
+from twoway.data.task_batches import small_of
 from twoway.errors import TwowayError, UsageError
 from twoway.images import open_document
 from twoway.model.prompting import set_template
@@ -76,6 +78,7 @@ class PairsCheck:
     model: str | None
     against: tuple[str, ...]
     sources: list[PairsReport]
+    small: str = ""  # tasks with fewer rows than a batch has
 
     @property
     def ok(self) -> bool:
@@ -119,7 +122,12 @@ def check_pairs(
     known = Known(_contents(against)) if against else None
     alone = len(config.data) == 1
     reports = [_check(source, config, encoder, rows, decode, known, alone=alone) for source in config.data]
-    return PairsCheck(what, None if model is None else str(model), tuple(against), reports)
+    tasks: Counter[str] = Counter()
+    for one in reports:
+        tasks.update({task or one.name: rows for task, rows in one.tasks.items()})
+    whole = not config.mixed and all(one.only_first is None and one.error is None for one in reports)
+    small = small_of(tasks, config.batch) if whole else ""
+    return PairsCheck(what, None if model is None else str(model), tuple(against), reports, small)
 
 
 def _encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
