@@ -71,6 +71,12 @@ def test_the_command_says_it_in_words_and_in_json(data, capsys):
     assert json.loads(capsys.readouterr().out)["sources"][0]["twins"] == ["rows.jsonl#3"]
 
 
+def test_a_file_of_pairs_says_so_itself(data, tmp_path):
+    assert pairs_of(str(data / "rows.jsonl"), [], pairs=False) is not None
+    (tmp_path / "texts.jsonl").write_text('{"text": "no pair"}\n')
+    assert pairs_of(str(tmp_path / "texts.jsonl"), [], pairs=False) is None
+
+
 def test_recipes_say_themselves_whether_they_are_of_pairs(data):
     recipe = data / "recipe.yaml"
     recipe.write_text(f"batch: 4\ndata: [{{spec: {data / 'rows.jsonl'}}}]\n")

@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--model", metavar="BASE", help="hub id or folder of the model that will read the data; its weights are not loaded")
     check.add_argument("--rows", metavar="N", type=int, help="look at the first N rows of each source alone (default: all; streams: 64)")
     check.add_argument("--decode", action="store_true", help="decode every picture, not its header alone")
-    check.add_argument("--pairs", action="store_true", help="the source is pairs of a query and its answer (recipes say so themselves)")
+    check.add_argument(
+        "--pairs", action="store_true", help="the source is pairs of a query and its answer (recipes and files of pairs say so themselves)"
+    )
     check.add_argument("--against", metavar="SPEC", action="append", default=[], help="of pairs: an evaluation set that must not be in it")
     check.add_argument("--json", action="store_true", help="answer in JSON, every bad row in it")
 

@@ -93,6 +93,7 @@ class PairsCheck:
 def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig | None:
     """Return the configuration of a recipe of pairs, or of one source with `pairs`; None for documents."""
     if Path(what).suffix not in (".yaml", ".yml"):
+        pairs = pairs or _reads_as_pairs(what)
         return dataclasses.replace(load(FinetuneConfig, None, words), data=(PairSource(what),)) if pairs else None
     try:
         load(PretrainConfig, what, words)
@@ -106,6 +107,16 @@ def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig 
             raise UsageError(f"{what} has no stage on pairs") from None
         return None
     return load(FinetuneConfig, what, words) if pairs else None
+
+
+def _reads_as_pairs(spec: str) -> bool:
+    """Say whether the first row of a source is a pair; of a stream nothing is fetched to find that out."""
+    if spec.startswith("hub:"):
+        return False
+    try:
+        return len(open_pairs([PairSource(spec, cap=1)])) > 0
+    except TwowayError:
+        return False
 
 
 def check_pairs(
