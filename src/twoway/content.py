@@ -1,8 +1,9 @@
 """The content schema: a document is a list of parts in order, each a text or an image, and it is checked here once.
 
 A part is `{"text": str}` or `{"image": path | bytes | PIL image}`, nothing else. What a part is follows from its key alone:
-a text that looks like a path or a URL stays text. (sentence-transformers guesses the kind of a bare string from its look,
-so documents reach it as chat messages, which name the kind; see `images.to_messages`.)
+a text that looks like a path or a URL stays text. Texts are kept as they stand, white space at their ends too: a line break beside a
+picture is part of what a model was trained on. A document of white space alone is empty. (sentence-transformers guesses the kind of a
+bare string from its look, so documents reach it as chat messages, which name the kind; see `images.to_messages`.)
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class Document:
         if not parts:
             raise ContentError("the document is empty: it has no parts", place)
         checked = tuple(_part(part, number, place, root) for number, part in enumerate(parts, 1))
+        if not any(isinstance(part, Image) or part.text.strip() for part in checked):
+            raise ContentError("the text of part 1 is empty", place)
         return cls(checked, place, dict(meta or {}))
 
     @property
@@ -202,7 +205,7 @@ def _text(value: object, number: int, place: Place | None) -> Text:
     """Check the text of a part."""
     if not isinstance(value, str):
         raise ContentError(f"the text of part {number} is {_kind(value)}, not a string", place)
-    if not value.strip():
+    if not value:
         raise ContentError(f"the text of part {number} is empty", place)
     try:
         value.encode()

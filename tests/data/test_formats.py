@@ -36,6 +36,23 @@ def read(tmp_path, png, jsonl):
     return make
 
 
+MOCA = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def test_sets_that_the_authors_of_moca_have_prepared(read, png):
+    """Marks in the text, pictures as bytes; of a text alone, an empty list."""
+    row = {"text": f"{MOCA}\nWhat is <image>?\n{MOCA} A cat.\n", "images": [png(size=(6, 5)), png(size=(7, 5))]}
+    assert read("moca", row) == [6, "\nWhat is <image>?\n", 7, " A cat.\n"]
+    row = {"text": " A page about <image> and <|image_1|>.\n", "images": []}
+    assert read("moca", row, lines=True) == [row["text"]]
+
+
+@pytest.mark.parametrize(("text", "pictures"), [(f"{MOCA} a {MOCA}", 1), (f"{MOCA} a", 0), ("a", 1), (f"{MOCA} a", 2)])
+def test_a_prepared_row_with_other_marks_than_pictures_is_bad(read, png, text, pictures):
+    with pytest.raises(ContentError, match=rf"rows\.parquet:1: the text has {text.count(MOCA)} marks .* the row has {pictures} pictures"):
+        read("moca", {"text": text, "images": [png()] * pictures or [b""][:0]})
+
+
 def test_dclm(read):
     row = {
         "bff_contained_ngram_count_before_dedupe": 1,
@@ -43,7 +60,7 @@ def test_dclm(read):
         "url": "https://example.org",
         "text": "A page.\n",
     }
-    assert read("dclm", row, lines=True) == ["A page."]
+    assert read("dclm", row, lines=True) == ["A page.\n"]
 
 
 def test_pixelprose(read, png):
@@ -67,10 +84,10 @@ def test_pixelprose(read, png):
 def test_mammoth_vl(read):
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
     row = {"id": "1", "image": "pictures/1.png", "conversations": turns, "source": "x"}
-    assert read("mammoth-vl", row, lines=True) == [10, "What is it?\nA cat."]
+    assert read("mammoth-vl", row, lines=True) == [10, "\nWhat is it?\nA cat."]
     several = [{"from": "human", "value": "Is <image> like <image>?"}, {"from": "gpt", "value": "No."}]
     row |= {"image": ["pictures/1.png", "pictures/2.png"], "conversations": several}
-    assert read("mammoth-vl", row, lines=True) == ["Is", 10, "like", 20, "?\nNo."]
+    assert read("mammoth-vl", row, lines=True) == ["Is ", 10, " like ", 20, "?\nNo."]
     assert read("mammoth-vl", {"id": "2", "conversations": turns[1:]}, lines=True) == ["A cat."]
     row = {"id": "3", "image": ["pictures/1.png"], "conversations": several}
     with pytest.raises(ContentError, match="the text has 2 times <image> for 1 pictures"):
@@ -88,14 +105,14 @@ def test_mmeb_train(read):
         "neg_text": "A dog",
         "neg_image_path": "",
     }
-    assert read("mmeb-train", row) == [10, "Represent the given image with the following question: what?", "A cat"]
+    assert read("mmeb-train", row) == [10, "\nRepresent the given image with the following question: what?\n", "A cat"]
     row |= {
         "qry": "Find a cat.",
         "qry_image_path": "",
         "pos_text": "<|image_1|>\nRepresent the given image.",
         "pos_image_path": "pictures/3.png",
     }
-    assert read("mmeb-train", row) == ["Find a cat.", 30, "Represent the given image."]
+    assert read("mmeb-train", row) == ["Find a cat.", 30, "\nRepresent the given image."]
 
 
 def test_docmatix(read, png):
@@ -138,8 +155,8 @@ def test_a_row_of_other_columns_is_a_bad_row_with_its_place(name, jsonl):
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("{photo:image} {caption}", [10, "a cat"]),
-        ("Question: {caption}? {photo:image} {caption}", ["Question: a cat?", 10, "a cat"]),
+        ("{photo:image} {caption}", [10, " a cat"]),
+        ("Question: {caption}? {photo:image} {caption}", ["Question: a cat? ", 10, " a cat"]),
         ("{caption}", ["a cat"]),
         ("{more:image}{caption}", [20, 30, "a cat"]),
         ("{nothing:image}{caption} {nothing}{number}", ["a cat 3"]),

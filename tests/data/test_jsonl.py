@@ -6,6 +6,7 @@ import pytest
 
 from twoway.content import ContentError
 from twoway.data.sources import open_source
+from twoway.data.table import open_table
 from twoway.errors import TwowayError
 
 
@@ -70,7 +71,21 @@ def test_a_text_that_looks_like_a_picture_stays_text(jsonl, png, tmp_path):
         (b'{"text": ""}', "is empty"),
         (b'{"text": 5}', "is a number, not a string"),
         (b'{"text": "\\ud800"}', "lone surrogate"),
-        (b'{"image": ["a.png"]}', "is a list"),
+        (b'{"image": ["none.png"]}', "does not exist"),
+        (b'{"images": "a.png", "text": "a"}', "images is a list of pictures"),
+        (b'{"images": ["a.png"], "image": "b.png"}', "put all pictures into images"),
+        (b'{"images": [null], "text": "a"}', "part 1 has neither text nor image"),
+        (b'{"images": ["a.png"], "text": "a <image> and an <image>"}', "the text has 2 times <image> for 1 pictures"),
+        (b'{"images": ["a.png", "b.png"], "text": "a <|image_2|> and an <|image_2|>"}', "numbered marks of pictures are 2, 2"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "text": "a"}', "the row has messages and text"),
+        (b'{"messages": []}', "no list of chat messages"),
+        (b'{"messages": [{"role": "user"}]}', "a message is not"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}', "a part of type 'video'"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": []}', "1 places for pictures, and the row has 0"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.org/b.png"}}]}]}',
+            "nothing is downloaded",
+        ),
         (b'{"image": "https://example.org/a.png"}', "nothing is downloaded"),
         (b'{"image": "../secret.png"}', "leaves the data folder"),
         (b'{"image": "/etc/passwd"}', "leaves the data folder"),
@@ -109,3 +124,63 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(TwowayError, match=r"folder\.jsonl cannot be read"):
         list(open_source(f"jsonl:{tmp_path / 'folder.jsonl'}"))
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"images": ["a.png", "b.png"], "text": "two\n"}, ["A", "B", "two\n"]),
+        ({"image": ["a.png", "b.png"], "text": "two"}, ["A", "B", "two"]),
+        ({"images": ["a.png", "b.png"], "text": "<image>\nis not <image>."}, ["A", "\nis not ", "B", "."]),
+        ({"images": ["a.png", "b.png"], "text": "see <|image_2|> and <|image_1|>"}, ["see ", "B", " and ", "A"]),
+        ({"images": ["a.png"], "text": "a <|vision_start|><|image_pad|><|vision_end|> b"}, ["a ", "A", " b"]),
+        ({"images": ["a.png"]}, ["A"]),
+        ({"images": [], "text": "about the tag <image>"}, ["about the tag <image>"]),
+        ({"image": "a.png", "text": "<image> stands for a picture"}, ["A", "<image> stands for a picture"]),
+        (
+            {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": " A cat.\n"}]},
+            ["What?\n A cat.\n"],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+                    {"role": "user", "content": [{"type": "text", "text": "And "}, {"type": "image"}, "?"]},
+                ],
+                "images": ["a.png", {"bytes": None, "path": "b.png"}],
+            },
+            ["A", "What?\nA cat.\nAnd ", "B", "?"],
+        ),
+        ({"messages": [{"role": "user", "content": "<image>What?"}], "images": ["b.png"]}, ["B", "What?"]),
+        ({"messages": [{"role": "user", "content": "What?"}], "images": ["a.png", "b.png"]}, ["A", "B", "What?"]),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "b.png"}]}]}, ["B"]),
+    ],
+)
+def test_lists_of_pictures_and_chats_are_documents(jsonl, png, tmp_path, row, shape):
+    (tmp_path / "a.png").write_bytes(png(size=(4, 4)))
+    (tmp_path / "b.png").write_bytes(png(size=(8, 4)))
+    (document,) = open_source(jsonl(row | {"source": "x"}))
+    names = {(4, 4): "A", (8, 4): "B"}
+    assert [part.text if hasattr(part, "text") else names[part.source.size] for part in document.parts] == shape
+    assert document.meta == {"source": "x"}
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"text": "a cat", "photo": "cat.png"}, ["photo"]),
+        ({"text": "a cat", "photos": [{"bytes": None, "path": "cat.jpg"}]}, ["photos"]),
+        ({"image": "a.png", "text": "a cat", "file_name": "a.png"}, []),  # the name of a picture that is read
+        ({"text": "a cat", "source": "a.png is its name"}, []),
+    ],
+)
+def test_a_column_with_pictures_that_is_not_read_is_said(jsonl, png, tmp_path, caplog, row, unread):
+    (tmp_path / "a.png").write_bytes(png())
+    path = jsonl(row, row)
+    assert len(list(open_source(path))) == 2
+    table = open_table(str(path))
+    assert table.unread == dict.fromkeys(unread, 2)
+    said = [record.getMessage() for record in caplog.records if "are not read" in record.getMessage()]
+    assert len(said) == 2 * bool(unread)
+    assert all(f"rows.jsonl: pictures in {name} " in line for name in unread for line in said)

@@ -32,8 +32,8 @@ def encoder(tiny_model):
 
 @pytest.fixture
 def made(encoder):
-    def make(*rows, prompts=None, negatives=2, epoch=0, choose="first", **options):
-        code = PairEncoder(encoder, prompts or {}, negatives, choose, seed=1)
+    def make(*rows, prompts=None, negatives=2, epoch=0, choose="first", fill=False, **options):
+        code = PairEncoder(encoder, prompts or {}, negatives, choose, seed=1, fill=fill)
         examples = [code(code.pass_on(f"row#{number}", row), epoch=epoch) for number, row in enumerate(rows)]
         return collate_pairs(examples, pad_token=0, **{"budget": 10_000.0} | options)
 
@@ -62,6 +62,17 @@ def test_no_negatives_in_a_row_or_in_any(made):
     assert batch["owner"].tolist() == [0, 1, 1]
     assert made(row(text("q"), text("a")))["owner"].tolist() == [0]
     assert made(row(text("q"), text("a"), text("b")), negatives=0)["owner"].tolist() == [0]
+
+
+@pytest.mark.parametrize("choose", ["first", "random"])
+def test_a_row_that_is_short_of_negatives_has_its_last_one_again_where_asked(made, choose):
+    """As the released code of MoCa and mmE5 fills its lists; a row without any stays so."""
+    rows = row(text("q"), text("a"), text("b"), text("c")), row(text("r"), text("d"))
+    batch = made(*rows, negatives=4, fill=True, choose=choose)
+    assert batch["owner"].tolist() == [0, 1, 0, 0, 0, 0]
+    wrong = [content_key(text(word)) for word in "bccc"]
+    assert batch["candidate_keys"].tolist()[2:] == wrong
+    assert made(*rows, negatives=4, choose=choose)["owner"].tolist() == [0, 1, 0, 0]
 
 
 def test_further_answers_take_turns_and_never_count_as_wrong(made):

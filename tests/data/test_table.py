@@ -207,10 +207,10 @@ def test_a_cap_takes_the_first_rows_and_reads_no_further(jsonl):
 
 def test_columns_of_other_names_need_a_form(tmp_path, png):
     path = str(parquet(tmp_path / "rows.parquet", [{"photo": png(size=(6, 5)), "caption": "a cat"}]))
-    with pytest.raises(UsageError, match="none of the columns parts, image, text"):
+    with pytest.raises(UsageError, match="none of the columns parts, image, images, messages, text"):
         open_table(path)
     table = open_table(path, options=ReadOptions(form=form_of("{photo:image} {caption}")), folder=tmp_path / "tables")
-    assert (table.read(0).texts, table.sizes.tolist()) == (("a cat",), [[6, 5]])
+    assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[6, 5]])
     other = open_table(path, options=ReadOptions(form=form_of("{caption}")), folder=tmp_path / "tables")
     assert (len(other.read(0).parts), other.images().tolist()) == (1, [0])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,9 @@ from twoway.content import ContentError, Document, Text
 from twoway.data.policy import Policy
 from twoway.errors import UsageError
 from twoway.evaluation.mmeb import GROUPS, KNOWN, OUT_OF, Folder
-from twoway.evaluation.results import items_path
+from twoway.evaluation.results import collect, items_path
+from twoway.evaluation.run import run_task
+from twoway.evaluation.vectors import VectorSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,15 +57,16 @@ def test_there_are_36_tasks_in_four_groups_20_of_them_in_domain():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("<|image_1|>\nWhat is it?", ["IMAGE", "What is it?"]),
-        ("  What is it? <|image_1|>\n", ["What is it?", "IMAGE"]),
-        (" See <|image_1|> and  say. ", ["See ", "IMAGE", " and  say."]),
+        ("<|image_1|>\nWhat is it?", ["IMAGE", "\nWhat is it?"]),
+        ("<|image_1|>\nRepresent it.\n", ["IMAGE", "\nRepresent it.\n"]),
+        ("  What is it? <|image_1|>\n", ["  What is it? ", "IMAGE", "\n"]),
+        (" See <|image_1|> and  say. ", [" See ", "IMAGE", " and  say. "]),
         ("<|image_1|>", ["IMAGE"]),
-        (" \n", ["IMAGE"]),
+        (" \n", ["IMAGE", " \n"]),
         ("What is it?", ["IMAGE", "What is it?"]),
     ],
 )
-def test_the_picture_stands_at_its_placeholder(folder, text, expected):
+def test_texts_are_read_verbatim_with_the_picture_at_its_placeholder(folder, text, expected):
     assert shape(only(folder, qry_text=text)) == expected
 
 
@@ -89,7 +94,6 @@ def test_candidates_of_one_content_are_one_candidate(folder):
         ({"qry_text": "<|image_1|> <|image_2|>"}, "2 image placeholders and one picture"),
         ({"tgt_text": [], "tgt_img_path": []}, "right one is absent"),
         ({"tgt_text": ["fox"], "tgt_img_path": [""]}, "nothing to choose from"),
-        ({"tgt_text": ["fox", "cat", "fox"], "tgt_img_path": [""] * 3}, "candidate 1 and candidate 3 have the same content"),
         ({"tgt_text": ["fox", ""]}, "candidate 2: the document is empty"),
         ({"tgt_img_path": [""]}, "2 candidates and tgt_img_path 1"),
     ],
@@ -156,3 +160,48 @@ def test_a_subset_is_drawn_once_for_a_task(folder):
     assert len(chosen) == 5
     assert chosen == [shape(item.query) for item in task.subset(5).items]
     assert task.subset(99) is task
+
+
+def made(vectors, folder):
+    """Return the vectors of a model that gives these to texts, and the same one to all else."""
+
+    def embed(documents, **_):
+        for number, document in enumerate(documents):
+            yield number, np.array(vectors.get("".join(document.texts), [0, 1]), np.float32)
+
+    engine = SimpleNamespace(name="engine", dimension=2, fingerprint="f", sentence=None, embed=embed)
+    return VectorSource(engine, folder / "cache")
+
+
+def test_a_right_candidate_that_comes_twice_is_scored_counted_and_listed(folder):
+    """It is one candidate; the row stops nothing, and says which it is."""
+    twice = ROW | {"qry_text": "twice", "qry_img_path": "", "tgt_text": ["fox", "cat", "fox", "dog"], "tgt_img_path": [""] * 4}
+    write(folder, "GQA", ROW, twice)
+    task = Folder.open(folder).task("GQA", Policy())
+    assert [(item.right.tolist(), item.among.tolist(), item.doubled) for item in task.items] == [
+        ([0], [0, 1], False),
+        ([0], [0, 1, 2], True),
+    ]
+    entry = run_task(task, made({"fox": [1, 0]}, folder), Policy()).entry()
+    assert entry["doubled"] == ["test.parquet:2"]
+    assert entry["n"] == 2
+
+
+def released(scores):
+    """Return whether MMEB's released code counts a hit: the first of the highest scores is the first candidate."""
+    return int(np.argmax(scores)) == 0
+
+
+def test_official_and_strict_score_stand_side_by_side(folder):
+    """Ties are hits in the one and none in the other; a double of the right candidate changes neither."""
+    vectors = {"q": [1, 0], "fox": [1, 0], "cat": [1, 0], "dog": [0, 1], "owl": [1, 0]}
+    lists = [["fox", "dog"], ["fox", "cat"], ["dog", "fox"], ["fox", "dog", "fox"], ["fox", "fox", "cat"], ["dog", "owl", "dog"]]
+    rows = [{"qry_text": "q", "qry_img_path": "", "tgt_text": names, "tgt_img_path": [""] * len(names)} for names in lists]
+    write(folder, "GQA", *rows)
+    result = run_task(Folder.open(folder).task("GQA", Policy()), made(vectors, folder), Policy())
+    hits = [released([np.dot(vectors["q"], vectors[name]) for name in names]) for names in lists]
+    assert result.official == pytest.approx(np.mean(hits)) == pytest.approx(4 / 6)
+    assert result.score == pytest.approx(2 / 6)
+    found = collect("mmeb", "m", "f", {}, [result])
+    assert found["tasks"]["GQA"]["official"] == found["official_mean"] == found["groups"]["vqa"]["official"] == pytest.approx(4 / 6)
+    assert (found["mean"], found["tasks"]["GQA"]["doubled"]) == (pytest.approx(2 / 6), [f"test.parquet:{row}" for row in (4, 5, 6)])

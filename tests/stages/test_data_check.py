@@ -12,6 +12,7 @@ from twoway.cli.data import run
 from twoway.cli.parser import Parser
 from twoway.errors import UsageError
 from twoway.stages.data_check import check_data
+from twoway.stages.pair_check import check_pairs, pairs_of
 
 
 @pytest.fixture
@@ -42,6 +43,21 @@ def test_a_recipe_is_checked_source_by_source(data):
     assert (bodies.shown.identity, bodies.shown.parts) == ("bodies#1", ["one"])
     assert "there is no" in gone.error
     assert not report.ok
+
+
+def test_pictures_in_a_column_that_is_not_read_are_said(data, capsys):
+    """It is no error: a row may well have a picture that is not wanted."""
+    rows = [{"text": "a cat", "photo": "a.png"}, {"text": "a dog", "photo": None}]
+    path = data / "photos.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source,) = check_data(str(path)).sources
+    assert (source.ok, source.unread) == (True, {"photo": 1})
+    assert answer(path) == 0
+    assert "not read: 1 rows have pictures in the column photo" in capsys.readouterr().out
+    pairs = data / "pairs.jsonl"
+    pairs.write_text(json.dumps({"query": "a cat", "positive": "Katze", "images": ["a.png"]}) + "\n")
+    (found,) = check_pairs(str(pairs), pairs_of(str(pairs), [], pairs=True)).sources
+    assert (found.ok, found.unread) == (True, {"images": 1})
 
 
 def test_cut_pictures_are_found_when_all_are_decoded(data):

@@ -101,6 +101,7 @@ def _lines(source: SourceReport) -> list[str]:
     lines += [f"  bad: {reason}" for reason in source.bad[:_LISTED]]
     if len(source.bad) > _LISTED:
         lines.append(f"  and {len(source.bad) - _LISTED:,} more bad rows (--json lists them all)")
+    lines += [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
     return lines
 
 
@@ -139,6 +140,7 @@ def _pair_lines(source: PairsReport, against: Sequence[str]) -> list[str]:
     for side, shown in source.shown.items():
         tokens = "; tokens: " + ", ".join(f"{count} {kind}" for kind, count in shown.tokens.items()) if shown.tokens else ""
         lines.append(f"  {side} of {shown.identity}: " + " | ".join(shown.parts if shown.prompt is None else [shown.prompt]) + tokens)
+    lines += [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
     said = [("bad", source.bad), ("query is nearly its answer", source.twins)]
     if against:
         said += [(f"in {', '.join(against)}", source.seen_exact), (f"looks like one in {', '.join(against)}", source.seen_near)]

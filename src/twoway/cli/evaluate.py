@@ -21,8 +21,8 @@ pictures, questions, regions, pages and texts of things that fine-tuning on samp
 that cannot know (random, words alone, pixels alone). The suite vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored
 by mteb itself, which fetches their data from the hub.
 
-Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits. A score that
-chance would reach is marked "at chance"."""
+Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits; for mmeb the
+official score, in which they are, stands beside. A score that chance would reach is marked "at chance"."""
 EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.html
   twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
   twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
@@ -33,6 +33,7 @@ EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.h
   twoway compare results-a.json results-b.json"""
 
 WIDTH = 160  # of a table in a file or a pipe
+_LISTED = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,8 @@ def _show(found: dict[str, Any]) -> None:
     for title in ("task", "group", "metric"):
         table.add_column(title)
     beside = found.get("baselines", {})
-    for title in ("score", "95%", "chance", *beside, "n", "tied", "left out"):
+    official = ["official"] if "official_mean" in found else []
+    for title in ("strict" if official else "score", *official, "95%", "chance", *beside, "n", "tied", "left out"):
         table.add_column(title, justify="right")
     for name, one in found["tasks"].items():
         # The word stands beside the colour: not everyone sees red, and a file has no colour.
@@ -96,9 +98,19 @@ def _show(found: dict[str, Any]) -> None:
         luck = "" if one["chance"] is None else f"{one['chance']:.3f}"
         counts = ("" if one[count] is None else str(one[count]) for count in ("n", "tied", "left_out"))
         others = (f"{scores[name]:.3f}" for scores in beside.values())
-        table.add_row(name, one["group"], one["metric"], score, between, luck, *others, *counts)
+        table.add_row(name, one["group"], one["metric"], score, *(f"{one[key]:.3f}" for key in official), between, luck, *others, *counts)
     table.add_section()
     for kind, group in found["groups"].items():
-        table.add_row(kind, "", f"{group['tasks']} tasks", f"{group['score']:.3f}")
-    table.add_row("mean", "", f"{len(found['tasks'])} tasks", f"{found['mean']:.3f}")
+        table.add_row(kind, "", f"{group['tasks']} tasks", f"{group['score']:.3f}", *(f"{group[key]:.3f}" for key in official))
+    means = [f"{found[key]:.3f}" for key in ("mean", "official_mean") if key in found]
+    table.add_row("mean", "", f"{len(found['tasks'])} tasks", *means)
     console.print(table)
+    if official:
+        console.print("strict: a tie is no hit. official: as MMEB's released code counts, a tie is a hit.", markup=False)
+    for name, one in found["tasks"].items():
+        if doubled := one.get("doubled"):
+            more = f" and {len(doubled) - _LISTED:,} more (all are in the results)" if len(doubled) > _LISTED else ""
+            console.print(
+                f"{name}: the right candidate comes twice in {len(doubled):,} rows, and counts once: {', '.join(doubled[:_LISTED])}{more}",
+                markup=False,
+            )

@@ -47,7 +47,7 @@ def sides(document: Document, cut: float = 0.5) -> Sides:
         pair = pair_of(document)
     if pair is not None:
         return _of_pair(pair)
-    texts = [place for place, part in enumerate(document.parts) if isinstance(part, Text)]
+    texts = [place for place, part in enumerate(document.parts) if isinstance(part, Text) and part.text.strip()]
     if not texts:
         raise ContentError("B is empty: the row has no text that could be restored", document.place)
     if len(document.parts) == 1:

@@ -18,7 +18,7 @@ from .formats import FORMATS, form_of
 from .mixture import Mixture, SourceConfig, require_names
 from .pair_finders import pair_finders
 from .pair_formats import PAIR_FORMATS, pair_form_of
-from .pair_rows import POSITIVES, QUERIES, columns, read_pair
+from .pair_rows import BESIDE, POSITIVES, QUERIES, columns, read_pair
 from .policy import Policy
 from .rows import ReadOptions, document
 from .samples import view
@@ -60,8 +60,8 @@ class _Either:
 
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         if isinstance(row, Mapping) and is_pair(row):
-            return read_pair(row, place, self.options.root or root, columns)
-        found = document(row, place, self.options.root or root)
+            return read_pair(row, place, self.options.root or root, columns, unread=self.options.unread)
+        found = document(row, place, self.options.root or root, unread=self.options.unread)
         if isinstance(found, ContentError):
             raise found
         return found
@@ -83,7 +83,7 @@ def is_pair(row: Mapping[str, Any]) -> bool:
     """Tell whether a row has the columns of a pair: a question and an answer."""
 
     def some(names: Sequence[str]) -> bool:
-        return any(row.get(f"{name}{kind}") is not None for name in names for kind in ("", "_image", "_text"))
+        return any(row.get(f"{name}{kind}") is not None for name in names for kind in BESIDE)
 
     return some(QUERIES) and some(POSITIVES)
 

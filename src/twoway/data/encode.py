@@ -212,8 +212,8 @@ def _shorten(document: Document, characters: int) -> Document:
     parts: list[Text | Image] = []
     for part in document.parts:
         if isinstance(part, Text):
-            if not part.text[:characters].strip():
-                break
+            if len(part.text) > characters and not part.text[:characters].strip():
+                break  # what would be left of it is white space alone
             part = Text(part.text[:characters])
             characters -= len(part.text)
         parts.append(part)

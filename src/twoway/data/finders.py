@@ -78,7 +78,7 @@ class Base:
 
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         """Turn a row into a document, or raise."""
-        found = document(row, place, self.options.root or root, self.options.form)
+        found = document(row, place, self.options.root or root, self.options.form, self.options.unread)
         if isinstance(found, ContentError):
             raise found
         return found

@@ -1,7 +1,9 @@
-"""Rows with columns of their own become parts: a template such as `"{photo:image} {caption}"`, or a ready mapping by name.
+"""Rows with columns of their own become parts: a template such as `"{photo:image}{caption}"`, or a ready mapping by name.
 
-A mapping is a small pure function from a row to parts, and knows one public data set (the list of MoCa, arXiv 2506.23115, section 4.1).
-None downloads anything: where a data set has addresses instead of pictures, they are fetched beforehand into a column `image`.
+A mapping is a small pure function from a row to parts. `moca` reads the sets that MoCa's authors have prepared for their first stage
+(arXiv 2506.23115, section 4.1); each other one knows a public data set of that list, as its own authors share it. Texts stay as they stand:
+what a template or a text has at its ends, the model reads. None downloads anything: where a data set has addresses instead of pictures,
+they are fetched beforehand into a column `image`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError
 from ..errors import UsageError, did_you_mean
+from .rows import interleave, say
 
 if TYPE_CHECKING:
-    from .rows import Form
+    from .rows import Form, Parts
 
-Parts = list[dict[str, Any]]
 FORMATS: dict[str, Form] = {}
 _KINDS = ("text", "image")
+# Where MoCa's prepared sets have a picture in their texts.
+_MOCA = re.compile(re.escape("<|vision_start|><|image_pad|><|vision_end|>"))
 # Columns of these names hold pictures without being told so.
 _PICTURES = ("image", "images")
 
@@ -31,7 +35,7 @@ def form_of(template: str) -> Form:
     if template not in FORMATS:
         raise UsageError(
             f"there is no format {template!r}{did_you_mean(template, FORMATS)} (there are: {', '.join(sorted(FORMATS))}; "
-            'or write a template such as "{image} {caption}")'
+            'or write a template such as "{image}{caption}")'
         )
     return FORMATS[template]
 
@@ -56,15 +60,15 @@ class _Template:
         """Fill the template."""
         parts: Parts = []
         for literal, name, picture in self.pieces:
-            _say(parts, literal)
+            say(parts, literal)
             if not name:
                 continue
             value = column(row, name)
             if picture:
                 parts += pictures_of(value)
             elif value is not None:
-                _say(parts, value if isinstance(value, str) else str(value))
-        return _tidy(parts)
+                say(parts, value if isinstance(value, str) else str(value))
+        return parts
 
 
 def _format(name: str) -> Callable[[Form], Form]:
@@ -77,10 +81,20 @@ def _format(name: str) -> Callable[[Form], Form]:
     return register
 
 
+@_format("moca")
+def moca(row: Mapping[str, Any]) -> Parts:
+    """MoCa's prepared sets (`moca-embed/…`): `text` with a mark for each picture, and `images`, files as bytes."""
+    text, pictures = text_of(row, "text"), pictures_of(row.get("images") or [])
+    marks = len(_MOCA.findall(text))
+    if marks != len(pictures):
+        raise ContentError(f"the text has {marks} marks of pictures, and the row has {len(pictures)} pictures")
+    return interleave(text, pictures, _MOCA)
+
+
 @_format("dclm")
 def dclm(row: Mapping[str, Any]) -> Parts:
     """DCLM-baseline: `text` alone."""
-    return _tidy([{"text": text_of(row, "text")}])
+    return [{"text": text_of(row, "text")}]
 
 
 @_format("pixelprose")
@@ -91,7 +105,7 @@ def pixelprose(row: Mapping[str, Any]) -> Parts:
     caption = text_of(row, "vlm_caption").strip()
     # Every caption opens with the same words of the model that wrote it, which would be free points for a masked word.
     caption = re.sub(r"^This image displays:?\s*", "", caption, flags=re.IGNORECASE)
-    return _tidy([*pictures_of(row["image"]), {"text": caption}])
+    return _page(pictures_of(row["image"]), caption)
 
 
 @_format("mammoth-vl")
@@ -102,7 +116,7 @@ def mammoth_vl(row: Mapping[str, Any]) -> Parts:
     turns = column(row, "conversations")
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns):
         raise ContentError('conversations is not a list of {"from": …, "value": …}')
-    return interleave("\n".join(turn["value"] for turn in turns), "<image>", pictures_of(row.get("image")))
+    return interleave("\n".join(turn["value"] for turn in turns), pictures_of(row.get("image")), strict=True)
 
 
 @_format("mmeb-train")
@@ -111,8 +125,8 @@ def mmeb_train(row: Mapping[str, Any]) -> Parts:
     sides = [("qry", "qry_image_path"), ("pos_text", "pos_image_path")]
     parts: Parts = []
     for text, path in sides:
-        parts += interleave(row.get(text) or "", "<|image_1|>", pictures_of(row.get(path) or None))
-    return _tidy(parts)
+        parts += interleave(row.get(text) or "", pictures_of(row.get(path) or None), strict=True)
+    return parts
 
 
 @_format("docmatix")
@@ -122,13 +136,13 @@ def docmatix(row: Mapping[str, Any]) -> Parts:
     if not isinstance(texts, Sequence) or not all(isinstance(pair, Mapping) for pair in texts):
         raise ContentError('texts is not a list of {"user": …, "assistant": …}')
     spoken = [f"{text_of(pair, 'user').strip()} {text_of(pair, 'assistant').strip()}" for pair in texts]
-    return _tidy([*pictures_of(column(row, "images")), {"text": "\n".join(spoken)}])
+    return _page(pictures_of(column(row, "images")), "\n".join(spoken))
 
 
 @_format("visrag")
 def visrag(row: Mapping[str, Any]) -> Parts:
     """VisRAG training data: `image`, a page, and the `query` it answers."""
-    return _tidy([*pictures_of(column(row, "image")), {"text": text_of(row, "query")}])
+    return _page(pictures_of(column(row, "image")), text_of(row, "query"))
 
 
 @_format("colpali")
@@ -136,7 +150,13 @@ def colpali(row: Mapping[str, Any]) -> Parts:
     """ColPali train set: `image`, a page, `query`, and `answer` where there is one (a string, or a list in one source)."""
     answer = row.get("answer")
     words = answer if isinstance(answer, str) else " ".join(map(str, answer or ()))
-    return _tidy([*pictures_of(column(row, "image")), {"text": f"{text_of(row, 'query')} {words}"}])
+    return _page(pictures_of(column(row, "image")), f"{text_of(row, 'query')} {words}" if words else text_of(row, "query"))
+
+
+def _page(pictures: Parts, text: str) -> Parts:
+    """Return pictures and then a text, if there is one."""
+    say(pictures, text)
+    return pictures
 
 
 def column(row: Mapping[str, Any], name: str) -> Any:
@@ -158,32 +178,3 @@ def pictures_of(value: Any) -> Parts:
     """Return a picture, a list of them, or none."""
     values = value if isinstance(value, list | tuple) else [value]
     return [{"image": one} for one in values if one is not None]
-
-
-def _say(parts: Parts, text: str) -> None:
-    """Put text behind the parts, into the last one where that is text too."""
-    if text and parts and "text" in parts[-1]:
-        parts[-1] = {"text": parts[-1]["text"] + text}
-    elif text:
-        parts.append({"text": text})
-
-
-def interleave(text: str, mark: str, pictures: Parts) -> Parts:
-    """Put the pictures where the mark stands; pictures without a mark come first."""
-    pieces = text.split(mark)
-    marks = len(pieces) - 1
-    if marks > len(pictures):
-        raise ContentError(f"the text has {marks} times {mark} for {len(pictures)} pictures")
-    first = len(pictures) - marks
-    parts = [*pictures[:first]]
-    for number, piece in enumerate(pieces):
-        if number:
-            parts.append(pictures[first + number - 1])
-        _say(parts, piece)
-    return _tidy(parts)
-
-
-def _tidy(parts: Parts) -> Parts:
-    """Strip the texts and leave out the empty ones."""
-    stripped = [{"text": part["text"].strip()} if "text" in part else part for part in parts]
-    return [part for part in stripped if part.get("text") or "image" in part]

@@ -17,7 +17,7 @@ from .rows import COLUMNS, document, require_columns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .rows import ReadOptions, Rows, Skip
+    from .rows import ReadOptions, Rows
 
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?$")
 
@@ -43,13 +43,13 @@ def disk_rows(argument: str, options: ReadOptions) -> Rows:
     table = load_disk(argument)
     # As a stream, because a change of features rewrites a table on disk as a whole.
     passed = options.skip.take(len(table))
-    yield from _rows(table.to_iterable_dataset().skip(passed), argument, options.root or Path(argument), options.skip, passed)
+    yield from _rows(table.to_iterable_dataset().skip(passed), argument, options, options.root or Path(argument), passed)
 
 
 def hub_rows(argument: str, options: ReadOptions) -> Rows:
     """Read the rows of a stream."""
     table, local = open_stream(argument)
-    yield from _rows(table, f"hub:{argument}", options.root or local, options.skip)
+    yield from _rows(table, f"hub:{argument}", options, options.root or local)
 
 
 def open_stream(argument: str) -> tuple[Any, Path | None]:
@@ -90,7 +90,7 @@ def raw_rows(table: Any, label: str, root: Path | None) -> Iterator[dict[str, An
             yield error
 
 
-def _rows(table: Any, label: str, root: Path | None, skip: Skip, passed: int = 0) -> Rows:
+def _rows(table: Any, label: str, options: ReadOptions, root: Path | None, passed: int = 0) -> Rows:
     """Go through a stream, of which some rows were passed over before."""
     names = table.column_names
     if names is not None:
@@ -98,7 +98,7 @@ def _rows(table: Any, label: str, root: Path | None, skip: Skip, passed: int = 0
     if table.features is not None:
         table = table.cast(undecoded(table.features))
     for number, row in enumerate(_guarded(table, label), passed + 1):
-        if skip.take(1):
+        if options.skip.take(1):
             continue
         place = Place(label, number)
         try:
@@ -106,7 +106,7 @@ def _rows(table: Any, label: str, root: Path | None, skip: Skip, passed: int = 0
         except ContentError as error:
             yield error
             continue
-        yield document(row, place, root)
+        yield document(row, place, root, unread=options.unread)
 
 
 def _guarded(table: Any, label: str) -> Iterator[dict[str, Any]]:

@@ -25,15 +25,15 @@ def rows(argument: str, options: ReadOptions) -> Rows:
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip() and not options.skip.take(1):
-                    yield _row(line, Place(str(path), number), root)
+                    yield _row(line, Place(str(path), number), root, options)
     except OSError as error:
         raise TwowayError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _row(line: bytes, place: Place, root: Path) -> Row:
+def _row(line: bytes, place: Place, root: Path, options: ReadOptions) -> Row:
     """Read one line."""
     value = parse(line, place)
-    return value if isinstance(value, ContentError) else document(value, place, root)
+    return value if isinstance(value, ContentError) else document(value, place, root, unread=options.unread)
 
 
 def parse(line: bytes, place: Place) -> Any:

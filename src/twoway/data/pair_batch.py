@@ -6,7 +6,7 @@ by length and cut where the budget ends, as documents are in `batching`. What th
 
 A row's instruction is that of its task and side, `prompts["TASK-query"]` or else `prompts["query"]`: the names that the checkpoint has them
 under, and that `encode(…, prompt_name=)` takes. Further right answers of a row come in turn, one an epoch; of its hard negatives the first
-few are taken, or as many at random.
+few are taken, or as many at random; with `fill` a row that has fewer has its last one again.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class PairEncoder:
     negatives: int
     choose: Choice = "first"
     seed: int = 0
+    fill: bool = False
 
     def pass_on(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
         """Keep a row for `__call__`, which knows the epoch."""
@@ -106,7 +107,8 @@ class PairEncoder:
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
         if not self.negatives or self.choose == "first" or count <= self.negatives:
-            return range(min(count, self.negatives))
+            taken = [*range(min(count, self.negatives))]
+            return taken + taken[-1:] * (self.negatives - count) if self.fill else taken
         number = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch} {identity}".encode()).digest()[:8], "big")
         return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
 

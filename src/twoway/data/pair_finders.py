@@ -30,7 +30,8 @@ class _Pairs(Base):
 
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         """Turn a row into the document that stands for a pair."""
-        return self._named(read_pair(row, place, self.options.root or root, cast("PairForm", self.options.form), self.task))
+        form = cast("PairForm", self.options.form)
+        return self._named(read_pair(row, place, self.options.root or root, form, self.task, self.options.unread))
 
     def _named(self, document: Document) -> Document:
         if not self.alone:

@@ -1,36 +1,56 @@
 """Ready mappings of public contrastive data sets: from a row with columns of its own to the sides of a pair.
 
-The list is that of MoCa's second stage (arXiv 2506.23115, section 4.1): long documents (VisRAG, ColPali), curated pairs (MMEB-train, mmE5
-synthetic), and text pairs (E5). None downloads anything: pictures named by path are unpacked beforehand, beside the rows or below `root`.
-Instructions that a data set writes into its texts (MMEB) stay there; for others (VisRAG, text pairs) they are the recipe's `prompts`.
+The list is that of MoCa's second stage (arXiv 2506.23115, section 4.1): what its authors have prepared (`moca-pairs`), or by hand long
+documents (VisRAG, ColPali), curated pairs (MMEB-train, mmE5 synthetic), and text pairs (E5). None downloads anything: pictures named by
+path are unpacked beforehand, beside the rows or below `root`. Texts stay as they stand, line breaks at both ends included, and so do
+instructions that a data set writes into them (MMEB); for others (VisRAG, text pairs) they are the recipe's `prompts`.
 """
 
 from __future__ import annotations
 
 import ast
-import re
+import hashlib
+import json
+import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..content import ContentError
 from ..errors import UsageError, did_you_mean
 from . import formats
 from .pair_rows import PairForm, Sides, columns
+from .rows import MARKS, interleave, parts_of_messages
 
 PAIR_FORMATS: dict[str, PairForm] = {"columns": columns}
-# Where a picture stands in the text, in the words of the models that data sets were made for.
-_MARKS = re.compile(r"<\|image_1\|>|<\|image_pad\|>|<\|image\|>|<image>")
-_MARK = "<image>"
 
 
-def pair_form_of(name: str | None) -> PairForm:
-    """Return a mapping by name; without one, rows have the usual columns."""
+@dataclass(frozen=True)
+class Drawing:
+    """A mapping that draws: what it draws is a function of a run's seed and of the row alone."""
+
+    form: Callable[[Mapping[str, Any], int], Sides]
+    seed: int = 0
+
+    def __call__(self, row: Mapping[str, Any]) -> Sides:
+        """Read a row."""
+        return self.form(row, self.seed)
+
+    @property
+    def pieces(self) -> tuple[str, int]:
+        """What tells it from others, for tables that are kept."""
+        return self.form.__name__, self.seed
+
+
+def pair_form_of(name: str | None, seed: int = 0) -> PairForm:
+    """Return a mapping by name; without one, rows have the usual columns. What it draws is a function of the seed and of the row."""
     name = name or "columns"
     if name not in PAIR_FORMATS:
         raise UsageError(
             f"there is no format of pairs {name!r}{did_you_mean(name, PAIR_FORMATS)} (there are: {', '.join(sorted(PAIR_FORMATS))})"
         )
-    return PAIR_FORMATS[name]
+    found = PAIR_FORMATS[name]
+    return replace(found, seed=seed) if isinstance(found, Drawing) else found
 
 
 def _format(name: str) -> Callable[[PairForm], PairForm]:
@@ -43,18 +63,37 @@ def _format(name: str) -> Callable[[PairForm], PairForm]:
     return register
 
 
-@_format("mmeb-train")
-def mmeb_train(row: Mapping[str, Any]) -> Sides:
-    """MMEB-train (20 sets): `qry`, `qry_image_path`, `pos_text`, `pos_image_path`; `neg_text`, `neg_image_path` where there are some."""
+def _hard_negatives(row: Mapping[str, Any], seed: int) -> Sides:
+    """Read `qry`, `qry_image_path`, `pos_text`, `pos_image_path`; `neg_text` and `neg_image_path` are lists, lists written as text, or one.
+
+    The shorter of the two lists goes on with its last entry. A place where both are empty is no negative.
+    """
     query = _marked(row.get("qry"), row.get("qry_image_path"))
     positive = _marked(row.get("pos_text"), row.get("pos_image_path"))
-    return Sides(query, [positive] if positive else [], _negatives(row.get("neg_text"), row.get("neg_image_path")))
+    texts, paths = _listed(row, "neg_text"), _listed(row, "neg_image_path")
+    count = max(len(texts), len(paths))
+    texts, paths = ([*given, *([(given or [""])[-1]] * (count - len(given)))] for given in (texts, paths))
+    said = _filled(texts, row, seed)
+    negatives = [_marked(said[at], paths[at]) for at in range(count) if texts[at] or paths[at]]
+    return Sides(query, [positive] if positive else [], negatives)
 
 
-@_format("mme5")
-def mme5(row: Mapping[str, Any]) -> Sides:
-    """mmE5 synthetic and MMEB with hard negatives: as MMEB-train, `neg_text` and `neg_image_path` lists, or lists written as text."""
-    return mmeb_train(row)
+def _filled(texts: list[str], row: Mapping[str, Any], seed: int) -> list[str]:
+    """Return negatives' texts, each empty one filled as MoCa and mmE5 do: with the positive's where all are alike, else with another's.
+
+    Where the target is a picture, the positive's text is an instruction and its negatives' are empty; left so, a model would tell them
+    apart by the missing words.
+    """
+    others = [row.get("pos_text") or ""] if len(set(texts)) < 2 else [text for text in texts if text]
+    names = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+    key = json.dumps([seed, *(str(row.get(name)) for name in names)])
+    draw = random.Random(hashlib.sha256(key.encode()).digest())
+    return [text or draw.choice(others) for text in texts]
+
+
+# MMEB-train as its authors share it, with mined negatives as mmE5's do (and mmE5's synthetic sets), and MoCa's `MoCa-CL-Pairs`, which has
+# pages in the same columns.
+PAIR_FORMATS |= {name: Drawing(_hard_negatives) for name in ("mmeb-train", "mme5", "moca-pairs")}
 
 
 @_format("vlm2vec-v2")
@@ -104,9 +143,9 @@ def dpr(row: Mapping[str, Any]) -> Sides:
 @_format("trl")
 def trl(row: Mapping[str, Any]) -> Sides:
     """As TRL's preference data: `prompt`, `chosen` and `rejected`, each a text or chat messages; `images` belong to the prompt."""
-    prompt = _messages(formats.column(row, "prompt"), formats.pictures_of(row.get("images") or row.get("image")))
-    rejected = _messages(row.get("rejected"), [])
-    return Sides(prompt, [_messages(formats.column(row, "chosen"), [])], [rejected] if rejected else [])
+    prompt = parts_of_messages(formats.column(row, "prompt"), formats.pictures_of(row.get("images") or row.get("image")))
+    rejected = parts_of_messages(row["rejected"], []) if row.get("rejected") else []
+    return Sides(prompt, [parts_of_messages(formats.column(row, "chosen"), [])], [rejected] if rejected else [])
 
 
 def _marked(text: Any, pictures: Any) -> list[dict[str, Any]]:
@@ -114,32 +153,22 @@ def _marked(text: Any, pictures: Any) -> list[dict[str, Any]]:
     if text is not None and not isinstance(text, str):
         raise ContentError(f"a text of the row is {type(text).__name__}")
     shown = formats.pictures_of(pictures or None)
-    plain = _MARKS.sub(_MARK if shown else "", text or "")
-    return formats.interleave(plain, _MARK, shown)
+    return interleave((text or "") if shown else MARKS.sub("", text or ""), shown)
 
 
-def _negatives(texts: Any, paths: Any) -> list[list[dict[str, Any]]]:
-    """Pair texts and pictures of negatives by their place; places where both are empty are no negatives."""
-    said, shown = _listed(texts), _listed(paths)
-    found = []
-    for at in range(max(len(said), len(shown))):
-        parts = _marked(said[at] if at < len(said) else None, (shown[at] if at < len(shown) else None) or None)
-        if parts:
-            found.append(parts)
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
+def _listed(row: Mapping[str, Any], name: str) -> list[str]:
     """Return a list; one that was written as text, as some of these sets have it, is read as a literal and never run."""
+    value = row.get(name)
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            read = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return [value]  # a text that begins with a bracket
-        return list(read) if isinstance(read, list) else [value]
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ContentError(f"{name} begins like a list and cannot be read as one") from error
+    given = list(value) if isinstance(value, list | tuple) else [] if value in (None, "") else [value]
+    odd = next((one for one in given if not isinstance(one, str | None)), "")
+    if odd:
+        raise ContentError(f"{name} is no list of texts: it holds a {type(odd).__name__}")
+    return [one or "" for one in given]
 
 
 def _instances(value: Any) -> list[Any]:
@@ -163,28 +192,8 @@ def _texts(value: Any) -> list[str]:
     found = []
     for one in value:
         if isinstance(one, Mapping):
-            title, text = (one.get("title") or "").strip(), formats.text_of(one, "text").strip()
-            found.append(f"{title}\n{text}" if title else text)
+            title, text = one.get("title") or "", formats.text_of(one, "text")
+            found.append(f"{title}\n{text}" if title.strip() else text)
         else:
             found.append(one)
     return found
-
-
-def _messages(value: Any, pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the parts of a text or of chat messages; pictures stand at their places in the messages, the others come first."""
-    turns = [{"content": value}] if isinstance(value, str) else list(value or [])
-    parts: list[dict[str, Any]] = []
-    left = list(pictures)
-    for turn in turns:
-        content = turn.get("content") if isinstance(turn, Mapping) else None
-        if content is None:
-            raise ContentError('a message is not {"role": …, "content": …}')
-        for piece in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            if piece.get("type") == "image":
-                given = piece.get("image")
-                if given is None and not left:
-                    raise ContentError("the messages have more places for pictures than the row has pictures")
-                parts.append({"image": given} if given is not None else left.pop(0))
-            else:
-                parts.append({"text": piece.get("text")})
-    return [*left, *parts]

@@ -118,21 +118,26 @@ class Pairs:
 
 
 def open_pairs(
-    sources: Sequence[SourceConfig | str], *, folder: Path | None = None, policy: Policy | None = None, limits: Limits = DEFAULT
+    sources: Sequence[SourceConfig | str],
+    *,
+    folder: Path | None = None,
+    policy: Policy | None = None,
+    limits: Limits = DEFAULT,
+    seed: int = 0,
 ) -> Pairs:
-    """Open every source; a `folder` keeps the tables, and one policy serves all sources."""
+    """Open every source; a `folder` keeps the tables, one policy serves all sources, and what a mapping draws is a function of the seed."""
     given = tuple(PairSource(source) if isinstance(source, str) else source for source in sources)
     require_names(given)
     policy = policy or Policy()
-    tables = tuple(_open(source, folder, policy, limits) for source in given)
+    tables = tuple(_open(source, folder, policy, limits, seed) for source in given)
     tasks = tuple(dict.fromkeys(name for table in tables for name in table.names))
     numbers = [np.array([tasks.index(name) for name in table.names], np.int32)[np.asarray(table.kinds)] for table in tables]
     return Pairs(Mixture(given, tables), tasks, np.concatenate(numbers))
 
 
-def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits) -> Any:
+def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits, seed: int) -> Any:
     """Open one source as its configuration says."""
-    form: Any = pair_form_of(source.template)
+    form: Any = pair_form_of(source.template, seed)
     options = ReadOptions(root=source.picture_root(), limits=limits, form=form)
     task = getattr(source, "task", None)
     finders = pair_finders(task or source.label, alone=task is not None)

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Document, Place
 from ..errors import did_you_mean
-from .rows import unwrap
+from .rows import COLUMNS, Watched, parts_of_messages, parts_of_row, unwrap
 
 if TYPE_CHECKING:
+    from collections import Counter
     from pathlib import Path
 
 _PAIR = "pair"
 # What the two sides of a row may be called.
 QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
 _NEGATIVES = "negative"
+# A side may stand in several columns: `query_image` and `query_text`, say.
+BESIDE = ("", "_image", "_images", "_text")
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,13 @@ def as_document(pair: PairRow) -> Document:
     return Document(tuple(part for one in pair.documents for part in one.parts), pair.place, {_PAIR: pair})
 
 
-def read_pair(row: object, place: Place, root: Path | None, form: PairForm, task: str = "") -> Document:
+def read_pair(row: object, place: Place, root: Path | None, form: PairForm, task: str = "", unread: Counter[str] | None = None) -> Document:
     """Turn one row into the document that stands for a pair, or raise a `ContentError`; `task` is that of rows that name none."""
     try:
         if not isinstance(row, Mapping):
             raise ContentError(f"the row is a {type(row).__name__}, not an object with query and positive")
-        sides = form(row)
+        watched = Watched(row)
+        sides = form(watched)
         query = _side(sides.query, "query", place, root)
         if not sides.positives:
             raise ContentError("the row has no positive: nothing answers its query")
@@ -86,14 +90,18 @@ def read_pair(row: object, place: Place, root: Path | None, form: PairForm, task
     for number, negative in enumerate(negatives, 1):
         if negative in (first, *others):
             raise ContentError(f"negative {number} is the positive itself", place)
-    return as_document(PairRow(sides.task or task, query, first, negatives, place, tuple(others)))
+    pair = PairRow(sides.task or task, query, first, negatives, place, tuple(others))
+    if unread is not None:
+        unread.update(watched.unread(pictures=any(one.images for one in pair.documents)))
+    return as_document(pair)
 
 
 def columns(row: Mapping[str, Any]) -> Sides:
     """Read the columns that most data sets have: query (or anchor), positive (or positives), negative, negatives, negative_1 and so on.
 
-    A side is a text, a picture, `{"text", "image"}`, `{"parts": […]}` or a list of parts; `positives` and `negatives` are lists of sides.
-    A picture and a text may also stand in columns of their own: `query_image` and `query_text`.
+    A side is a text, a picture, a list of parts or of chat messages, or an object with the columns of a document (`rows`); `positives` and
+    `negatives` are lists of sides. A picture and a text may also stand in columns of their own: `query_image` (or `query_images`) and
+    `query_text`.
     """
     query = _first(row, QUERIES)
     if query is None:
@@ -117,16 +125,18 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """Return the first of these columns that holds something, pictures and texts in columns of their own included."""
     for name in names:
         if row.get(name) is not None:
-            picture = row.get(f"{name}_image")
-            return row[name] if picture is None else {"image": picture, "text": row[name]}
+            beside = _beside(row, name) or {}
+            pictures = {kind: value for kind, value in beside.items() if kind != "text"}
+            return row[name] if not pictures else pictures | {"text": row[name]}
         if (beside := _beside(row, name)) is not None:
             return beside
     return None
 
 
 def _beside(row: Mapping[str, Any], name: str) -> Any:
-    """Return the side that stands in `NAME_image` and `NAME_text`."""
-    given = {kind: row.get(f"{name}_{kind}") for kind in ("image", "text")}
+    """Return the side that stands in `NAME_image` or `NAME_images`, and `NAME_text`."""
+    given = {kind: row.get(f"{name}{kind}") for kind in BESIDE if kind}
+    given = {kind.removeprefix("_"): value for kind, value in given.items()}
     return {kind: value for kind, value in given.items() if value is not None} or None
 
 
@@ -147,14 +157,12 @@ def parts_of(value: Any) -> list[Any]:
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         return [{"image": value}]
     if isinstance(value, Mapping):
-        if value.get("parts") is not None:
-            return list(value["parts"])
-        pictures = value.get("image")
-        several = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
-        unknown = [key for key in value if key not in ("parts", "image", "text")]
+        unknown = [key for key in value if key not in COLUMNS]
         if unknown:
-            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), ('parts', 'image', 'text'))}")
-        return [{"image": one} for one in several if one is not None] + [{"text": one} for one in [value.get("text")] if one is not None]
+            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), COLUMNS)}")
+        return list(parts_of_row(value))
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and "role" in value[0]:
+        return parts_of_messages(value, [])
     if isinstance(value, list | tuple):
         return [part for one in value for part in parts_of(one)]
     return [{"image": value}]

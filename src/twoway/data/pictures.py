@@ -9,19 +9,15 @@ import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image as PILImage
-
 from ..content import Document, Image, Place
-from ..images import FORMATS
 from .finders import Base
+from .rows import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .finders import Position
     from .rows import ReadOptions, Rows
-
-SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
 
 
 def files(argument: str) -> list[Path]:

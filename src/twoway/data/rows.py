@@ -1,27 +1,44 @@
-"""One row of any table becomes a document: the long form `parts`, or the short form `image` and `text` (the image comes first).
+"""One row of any table becomes a document, in one of three forms.
+
+- `parts`: the long form, a list of texts and pictures in order.
+- `image` or `images`, and `text`: the short form. One picture comes first. Of a list of pictures each stands where the text has a mark for
+  it (`<image>` and its like, see `MARKS`); where the text has none, all come first; any other number of marks is a bad row.
+- `messages`: a chat, each message a text or a list of parts. Roles are left out, a line break stands between messages, and the pictures of
+  the row's `images` stand where the messages leave a place for them, by the same rule.
 
 Every reader yields documents and, in the place of a bad row, the `ContentError` that says what is wrong; it never raises for
-a row, so that the failure policy decides in one place. Columns besides these three are kept as the document's `meta`.
+a row, so that the failure policy decides in one place. Columns besides these are kept as the document's `meta`; one that holds
+pictures is counted (`ReadOptions.unread`), because a picture that nobody reads is usually a mistake.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image as PILImage
+
 from ..content import ContentError, Document, Place
 from ..errors import UsageError, did_you_mean
-from ..images import DEFAULT, Limits
+from ..images import DEFAULT, FORMATS, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from re import Pattern
 
 Row = Document | ContentError
 Rows = Iterator[Row]
-COLUMNS = ("parts", "image", "text")
+Parts = list[dict[str, Any]]
+COLUMNS = ("parts", "image", "images", "messages", "text")
 # Turns a row with columns of its own into the parts of a document.
-Form = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+Form = Callable[[Mapping[str, Any]], Parts]
+# Where a picture stands in a text, in the words of the models that data sets were made for.
+MARKS = re.compile(r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>")
+SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 @dataclass
@@ -41,7 +58,8 @@ class Skip:
 class ReadOptions:
     """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's).
 
-    A `form` reads tables with columns of their own; only random access (`finders`) knows it.
+    A `form` reads tables with columns of their own; only random access (`finders`) knows it. `unread` counts, for each column that holds
+    pictures and is not read, the rows where that was so.
     """
 
     root: Path | None = None
@@ -49,6 +67,7 @@ class ReadOptions:
     limits: Limits = DEFAULT
     form: Form | None = None
     skip: Skip = field(default_factory=Skip, compare=False)
+    unread: Counter[str] = field(default_factory=Counter, compare=False)
 
 
 def require_columns(names: Sequence[str], label: object) -> None:
@@ -58,32 +77,177 @@ def require_columns(names: Sequence[str], label: object) -> None:
         raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
 
 
-def document(row: object, place: Place, root: Path | None, form: Form | None = None) -> Row:
+def document(row: object, place: Place, root: Path | None, form: Form | None = None, unread: Counter[str] | None = None) -> Row:
     """Turn one row into a document, or into the error that says why it is none; a `form` reads columns of other names."""
     try:
         if not isinstance(row, Mapping):
             raise ContentError(f"the row is a {type(row).__name__}, not an object with parts, image or text", place)
-        if form is not None:
-            return _formed(row, place, root, form)
-        given = {key: row[key] for key in COLUMNS if row.get(key) is not None}
-        if not given:
-            hint = next((found for key in row if (found := did_you_mean(str(key), COLUMNS)) and key not in COLUMNS), "")
-            raise ContentError(f"the row has neither parts nor image nor text{hint}", place)
-        if "parts" in given and len(given) > 1:
-            raise ContentError("the row has parts and image or text; put all into parts", place)
-        parts = given["parts"] if "parts" in given else [{key: value} for key, value in given.items()]
-        meta = {str(key): value for key, value in row.items() if key not in COLUMNS}
-        return Document.from_parts(unwrap(parts), place=place, root=root, meta=meta)
+        watched = Watched(row)
+        parts = parts_of_row(watched) if form is None else form(watched)
+        # What a form reads is its business; without one, the other columns describe the document.
+        meta = {str(key): value for key, value in row.items() if key not in COLUMNS} if form is None else {}
+        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta)
+        if unread is not None:
+            unread.update(watched.unread(pictures=bool(found.images)))
+        return found
     except ContentError as error:
-        return error
+        return error if error.place is not None else ContentError(error.reason, place)
 
 
-def _formed(row: Mapping[str, Any], place: Place, root: Path | None, form: Form) -> Document:
-    """Let the form read the row; what it raises belongs to the row's place."""
-    try:
-        return Document.from_parts(unwrap(form(row)), place=place, root=root)
-    except ContentError as error:
-        raise ContentError(error.reason, place) from error
+class Watched(dict[str, Any]):
+    """A row that remembers which of its columns were asked for."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a column, or what stands for it."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def unread(self, *, pictures: bool) -> list[str]:
+        """Return the columns that hold pictures and were not asked for; a path counts only where the row has no `pictures` otherwise."""
+        return [str(key) for key, value in self.items() if key not in self.asked and _holds_picture(value, paths=not pictures)]
+
+
+def _holds_picture(value: object, *, paths: bool) -> bool:
+    """Tell whether a value is a picture, by its kind and the first bytes of it; of a list the first says."""
+    if isinstance(value, list | tuple):
+        return bool(value) and _holds_picture(value[0], paths=paths)
+    if isinstance(value, Mapping) and value and set(value) <= {"bytes", "path"}:
+        return any(_holds_picture(one, paths=True) for one in value.values())
+    if isinstance(value, bytes):
+        return value.startswith(_BEGINNINGS)
+    if isinstance(value, str):
+        return paths and len(value) < 1024 and value.lower().endswith(SUFFIXES)
+    return isinstance(value, PILImage.Image)
+
+
+def say_unread(spec: str, unread: Mapping[str, int]) -> str:
+    """Say which columns hold pictures that are not read."""
+    columns = ", ".join(f"{name} ({rows:,} rows)" for name, rows in unread.items())
+    return f'{spec}: pictures in {columns} are not read; name such a column in a template, as in "{{{next(iter(unread))}:image}}{{text}}"'
+
+
+def parts_of_row(row: Mapping[str, Any]) -> Any:
+    """Return the parts of a row that has the columns of a document."""
+    given = {key: value for key in COLUMNS if (value := row.get(key)) is not None}
+    if not given:
+        hint = next((found for key in row if (found := did_you_mean(str(key), COLUMNS)) and key not in COLUMNS), "")
+        raise ContentError(f"the row has neither parts nor image nor text{hint}")
+    if "parts" in given:
+        if len(given) > 1:
+            raise ContentError("the row has parts and image or text; put all into parts")
+        return given["parts"]
+    if "image" in given and "images" in given:
+        raise ContentError("the row has image and images; put all pictures into images")
+    if "messages" in given and "text" in given:
+        raise ContentError("the row has messages and text; say with a template which one is read")
+    several = given.get("images", given.get("image"))
+    if several is not None and "images" in given and not isinstance(several, list | tuple):
+        raise ContentError("images is a list of pictures; a single one goes into the column image")
+    pictures: Parts = [{"image": one} for one in (several if isinstance(several, list | tuple) else [several] if "image" in given else [])]
+    if "messages" in given:
+        return parts_of_messages(given["messages"], pictures)
+    if "text" not in given:
+        return pictures
+    if isinstance(several, list | tuple) and isinstance(given["text"], str) and given["text"]:
+        return interleave(given["text"], pictures)
+    return [*pictures, {"text": given["text"]}]
+
+
+def parts_of_messages(messages: Any, pictures: Parts) -> Parts:
+    """Return the parts of chat messages (or of one text), the `pictures` at their places in them."""
+    turns = [{"content": messages}] if isinstance(messages, str) else messages
+    if not isinstance(turns, Sequence) or not turns:
+        raise ContentError("messages is no list of chat messages")
+    parts: Parts = []
+    for number, turn in enumerate(turns):
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        if not isinstance(content, str | Sequence):
+            raise ContentError('a message is not {"role": …, "content": …}')
+        say(parts, "\n" if number else "")
+        for piece in [content] if isinstance(content, str) else content:
+            found = _piece(piece)
+            if "text" in found:
+                say(parts, found["text"])
+            else:
+                parts.append(found)
+    return interleave(parts, pictures)
+
+
+def _piece(piece: Any) -> dict[str, Any]:
+    """Return one part of a message; `{"image": None}` is a place for a picture of the row."""
+    if isinstance(piece, str):
+        return {"text": piece}
+    kind = piece.get("type", "text") if isinstance(piece, Mapping) else None
+    if kind == "text" and isinstance(piece.get("text"), str):
+        return {"text": piece["text"]}
+    if kind == "image":
+        return {"image": next((piece[key] for key in ("image", "path", "url") if piece.get(key) is not None), None)}
+    if kind == "image_url":
+        address = piece.get("image_url")
+        return {"image": address.get("url") if isinstance(address, Mapping) else address}
+    raise ContentError(f"a message holds a part of type {kind!r}, which is not read; a part is a text or an image")
+
+
+def interleave(said: str | Parts, pictures: Parts, marks: Pattern[str] = MARKS, *, strict: bool = False) -> Parts:
+    """Put pictures at their places in a text, or in parts: `{"image": None}` is one, else the marks in the texts are.
+
+    Without any place the pictures come first; another number of places than pictures is an error. Marks that are numbered
+    (`<|image_2|>`) say which picture they mean. With no picture, a mark is text, or with `strict` an error.
+    """
+    parts: Parts = [] if isinstance(said, str) else said
+    if isinstance(said, str):
+        say(parts, said)
+    places = [number for number, part in enumerate(parts) if "image" in part and part["image"] is None]
+    if places:
+        if len(places) != len(pictures):
+            raise ContentError(f"the messages have {len(places)} places for pictures, and the row has {len(pictures)} pictures")
+        for number, picture in zip(places, pictures, strict=True):
+            parts[number] = picture
+        return parts
+    found = [mark for part in parts for mark in marks.finditer(part.get("text") or "")] if pictures or strict else []
+    if not found:
+        return [*pictures, *parts]
+    if len(found) != len(pictures):
+        raise ContentError(f"the text has {len(found)} times {found[0][0]} for {len(pictures)} pictures")
+    ordered = iter(_numbered(found, pictures))
+    made: Parts = []
+    for part in parts:
+        text, at = part.get("text"), 0
+        if text is None:
+            made.append(part)
+            continue
+        for mark in marks.finditer(text):
+            say(made, text[at : mark.start()])
+            made.append(next(ordered))
+            at = mark.end()
+        say(made, text[at:])
+    return made
+
+
+def _numbered(marks: Sequence[re.Match[str]], pictures: Parts) -> Parts:
+    """Return the pictures in the order of their marks, which may be numbered."""
+    numbers = [int(mark[1]) for mark in marks if mark.re.groups and mark[1]]
+    if not numbers:
+        return pictures
+    if sorted(numbers) != list(range(1, len(pictures) + 1)):
+        raise ContentError(f"the numbered marks of pictures are {', '.join(map(str, numbers))}, and there are {len(pictures)} pictures")
+    return [pictures[number - 1] for number in numbers]
+
+
+def say(parts: Parts, text: str) -> None:
+    """Put text behind the parts, into the last one where that is text too."""
+    if text and parts and "text" in parts[-1]:
+        parts[-1] = {"text": parts[-1]["text"] + text}
+    elif text:
+        parts.append({"text": text})
 
 
 def unwrap(parts: object) -> object:

@@ -14,7 +14,7 @@ from ..errors import TwowayError, UsageError, did_you_mean
 from ..images import DEFAULT, Limits, open_document
 from . import hub, jsonl, parquet, pdf, pictures
 from .policy import OnBad, Policy, Report
-from .rows import ReadOptions, Skip
+from .rows import SUFFIXES, ReadOptions, Skip, say_unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,12 +27,15 @@ _log = logging.getLogger(__name__)
 class Source:
     """Documents of one spec; each iteration is a new pass, and `report()` tells of the latest."""
 
-    def __init__(self, spec: str, rows: Callable[..., Rows], policy: Policy, *, images: Literal["load", "lazy"], limits: Limits) -> None:
+    def __init__(
+        self, spec: str, rows: Callable[..., Rows], policy: Policy, options: ReadOptions, *, images: Literal["load", "lazy"]
+    ) -> None:
         self.spec = spec
         self.policy = policy
         self._rows = rows
+        self._unread, self._said = options.unread, 0
         self._load = images == "load"
-        self._limits = limits
+        self._limits = options.limits
         self._report = Report(spec)
 
     def __iter__(self) -> Iterator[Document]:
@@ -65,6 +68,9 @@ class Source:
 
     def _ready(self, row: Row) -> Row:
         """Open the pictures of a good row, unless they are to stay closed."""
+        if len(self._unread) > self._said:
+            self._said = len(self._unread)
+            _log.warning("%s", say_unread(self.spec, self._unread))
         if isinstance(row, ContentError):
             return row if row.place is not None else ContentError(row.reason, Place(self.spec))
         try:
@@ -98,7 +104,7 @@ def open_source(
     def rows(skip: Skip | None = None) -> Rows:
         return reader(argument, replace(options, skip=skip or Skip()))
 
-    return Source(str(spec), rows, policy, images=images, limits=limits)
+    return Source(str(spec), rows, policy, options, images=images)
 
 
 def _samples(argument: str, options: ReadOptions) -> Rows:
@@ -124,7 +130,7 @@ _KINDS: dict[str, Callable[[str, ReadOptions], Rows]] = {
     "glob": _matches,
     "samples": _samples,
 }
-_SUFFIXES = dict.fromkeys(pictures.SUFFIXES, "images") | {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pdf": "pdf"}
+_SUFFIXES = dict.fromkeys(SUFFIXES, "images") | {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pdf": "pdf"}
 POSSIBLE = (
     "a .jsonl, .parquet or .pdf file, a picture, a folder of Parquet files, PDFs or pictures, a pattern such as 'scans/**/*.png', a folder "
     "of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, pdf:PATH, images:PATH and disk:PATH force a kind"

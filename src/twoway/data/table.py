@@ -33,7 +33,7 @@ from .finders import DiskFinder, JsonlFinder, SamplesFinder
 from .pictures import PicturesFinder
 from .policy import Policy
 from .progress import steps
-from .rows import ReadOptions
+from .rows import ReadOptions, say_unread
 from .sources import kind_of
 from .table_sharing import find, put
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from .finders import Finder
 
-_VERSION = 3
+_VERSION = 4
 FINDERS: dict[str, Any] = {
     "jsonl": JsonlFinder,
     "parquet": ParquetFinder,
@@ -72,6 +72,7 @@ class RowTable:
     names: tuple[str, ...] = ("",)
     contents: str = ""  # a hash of what the source's files held
     bad: list[ContentError] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
     folder: Path | None = None
 
     def __len__(self) -> int:
@@ -137,15 +138,22 @@ def open_table(
         policy.start()
         for error in table.bad:
             policy.refuse(error)
-        return table
+        return _said(table)
     table = _build(spec, finder, cap, policy)
     if not len(table):
         first = f", the first: {table.bad[0]}" if table.bad else ""
         raise TwowayError(f"every row of {spec} is bad ({len(table.bad):,}){first}" if table.bad else f"{spec} holds no rows")
-    put(key, table)
+    put(key, _said(table))
     if kept is not None:
         _keep(table, kept)
         return _load(spec, finder, kept)
+    return table
+
+
+def _said(table: RowTable) -> RowTable:
+    """Say which pictures are not read, each time that a source is opened."""
+    if table.unread:
+        _log.warning("%s", say_unread(table.spec, table.unread))
     return table
 
 
@@ -181,8 +189,9 @@ def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTab
     arrays: dict[str, Any] = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
     for name in ("positions", "sizes"):
         arrays[name] = arrays[name].reshape(-1, 2)
+    unread = dict(getattr(getattr(finder, "options", None), "unread", {}))
     held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
-    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), contents=held, bad=bad)
+    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), contents=held, bad=bad, unread=unread)
 
 
 def _key(spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> str:
@@ -210,8 +219,8 @@ def _keep(table: RowTable, folder: Path) -> None:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
         bad = [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in table.bad]
-        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": bad}
-        (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
+        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents}
+        (beside / "table.json").write_text(json.dumps(said | {"bad": bad, "unread": table.unread}, ensure_ascii=False))
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
@@ -229,4 +238,5 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
         bad = [ContentError(reason, None if file is None else Place(file, row, unit)) for reason, file, row, unit in said["bad"]]
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
-    return RowTable(spec, finder, **_mapped(folder), names=tuple(said["names"]), contents=said["contents"], bad=bad, folder=folder)
+    known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"]}
+    return RowTable(spec, finder, **_mapped(folder), **known, bad=bad, folder=folder)

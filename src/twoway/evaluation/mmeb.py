@@ -2,9 +2,11 @@
 
 A folder holds one folder a task with Parquet inside, in the columns `qry_text`, `qry_img_path`, `tgt_text`, `tgt_img_path`; picture paths
 are relative to the folder. Instructions stand in the texts, as published. `<|image_1|>` in a text is where the picture goes; what remains
-of the text stays as it is, stripped at both ends.
+of the text stays as it is, line breaks at both ends included: with last-token pooling such a line break is the token that is read.
 
-Departure: the released evaluation counts a tie for the right candidate, because it stands first. Here a tie is no hit.
+Two scores stand side by side. The strict one is ours: a tie is no hit. The official one is that of the released evaluation, which takes the
+first of the highest scores, so that a tie is a hit for the right candidate, which stands first. A right candidate that comes twice is one
+candidate in the strict score, and its double ties with it in the official one; such rows are counted and listed.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class Folder:
         if not items:
             raise UsageError(f"{self.root / name} has no usable row")
         group, mark = KNOWN.get(name, (APART, APART))
-        return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,), unread=unread)
+        return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,), unread=unread, official=True)
 
     def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> Item:
         texts, paths = row["tgt_text"], row["tgt_img_path"]
@@ -130,21 +132,10 @@ class Folder:
             raise ContentError(f"the {what} has an image placeholder and no picture", place)
         if path and not shown:
             pieces.insert(0, {"image": path})
-        document = Document.from_parts(_stripped(pieces), place=place, root=self.root)
+        document = Document.from_parts(pieces, place=place, root=self.root)
         for image in document.images:
             image_size(image, place=place)  # a file that is no picture is met before any work, not hours later
         return document
-
-
-def _stripped(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Strip the text, taken as one, at both ends; pieces that were nothing but space at an end go."""
-    for order, strip in ((1, str.lstrip), (-1, str.rstrip)):
-        for piece in pieces[::order]:
-            if "text" in piece:
-                piece["text"] = strip(piece["text"])
-                if piece["text"]:
-                    break
-    return [piece for piece in pieces if piece.get("text") != ""]
 
 
 def _rows(paths: Sequence[Path]) -> Iterator[tuple[Place, dict[str, Any]]]:

@@ -27,11 +27,15 @@ Side = Literal["query", "document"]
 
 @dataclass(frozen=True)
 class Item:
-    """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates."""
+    """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates.
+
+    `doubled` says that its right candidate stood in its list more than once.
+    """
 
     query: Document
     right: Ints
     among: Ints | None = None
+    doubled: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class RankingTask:
     sides: tuple[Side | None, Side | None] = (None, None)  # as what queries and candidates are embedded; None: as plain `encode` does
     marks: tuple[str, ...] = ()  # such as in-domain or out-of-domain
     unread: int = 0  # rows of the data that were left out because they could not be read
+    official: bool = False  # whether the score as the benchmark's own code counts it stands beside ours
 
     def sizes(self) -> Ints:
         """Return how many candidates each query is ranked among."""
@@ -69,7 +74,11 @@ class RankingTask:
         if len(lists) < len(items):
             return replace(self, items=tuple(items))
         used = np.unique(np.concatenate(lists))
-        numbered = [Item(item.query, *(np.searchsorted(used, one) for one in (item.right, item.among))) for item in items]
+        numbered = [
+            replace(item, right=np.searchsorted(used, item.right), among=np.searchsorted(used, item.among))
+            for item in items
+            if item.among is not None
+        ]
         return replace(self, candidates=tuple(self.candidates[int(place)] for place in used), items=tuple(numbered))
 
 
@@ -90,12 +99,9 @@ class Pool:
 
 
 def listed(query: Document, candidates: Sequence[int]) -> Item:
-    """Return the item of a query whose first candidate is the right one; doubles of wrong candidates count once."""
+    """Return the item of a query whose first candidate is the right one; doubles, of the right one too, count once."""
     right, *rest = candidates
-    if right in rest:
-        also = ", ".join(str(number + 2) for number, one in enumerate(rest) if one == right)
-        raise ContentError(f"the right candidate comes twice: candidate 1 and candidate {also} have the same content", query.place)
     among = np.array(list(dict.fromkeys(candidates)), dtype=np.int64)
     if len(among) < 2:
         raise ContentError("there is nothing to choose from: the query has no candidate besides the right one", query.place)
-    return Item(query, np.array([right]), among)
+    return Item(query, np.array([right]), among, doubled=right in rest)

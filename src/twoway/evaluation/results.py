@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..errors import UsageError
 from ..files import write_whole
-from .run import means
+from .run import means, official_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,7 @@ def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any
     """Put results together as `results.json` has them."""
     groups, mean = means(results)
     tasks = {result.name: result.entry() for result in results}
+    official = official_mean(results)
     return {
         "suite": suite,
         "model": model,
@@ -50,7 +51,7 @@ def collect(suite: str, model: str, fingerprint: str, settings: Mapping[str, Any
         "tasks": tasks,
         "groups": groups,
         "mean": mean,
-    }
+    } | ({} if official is None else {"official_mean": official})
 
 
 def write(path: Path, found: Mapping[str, Any], results: Sequence[Result]) -> None:

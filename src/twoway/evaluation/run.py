@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -50,6 +51,11 @@ class Result(Protocol):
         """Return the task's score."""
         ...
 
+    @property
+    def official(self) -> float | None:
+        """Return the score as the benchmark's own code counts it, where that is another."""
+        ...
+
     def entry(self) -> dict[str, Any]:
         """Return what `results.json` says of the task."""
         ...
@@ -83,6 +89,11 @@ class TaskResult:
         """Return the task's score: the mean over its items."""
         return float(self.scores().mean())
 
+    @property
+    def official(self) -> float | None:
+        """Return the share of items in which no wrong candidate scores above the right ones: a tie is a hit, as in MMEB's released code."""
+        return float(np.mean([one.above == 0 for one in self.outcomes])) if self.task.official else None
+
     def scores(self, metric: str | None = None) -> NDArray[np.float64]:
         """Return the score of every item."""
         return values(metric or self.task.metric, self.outcomes)
@@ -113,6 +124,10 @@ class TaskResult:
             "tied": sum(one.tied for one in self.outcomes),
             "left_out": self.task.unread + len(self.left_out),
         }
+        if self.official is not None:
+            # By file and row, without the folder: results may be shown to others.
+            places = [item.query.place for item in asked.items if item.doubled]
+            entry |= {"official": self.official, "doubled": [f"{Path(one.file).name}:{one.row}" for one in places if one is not None]}
         entry["also"] = {metric: float(self.scores(metric).mean()) for metric in METRICS if metric != self.task.metric}
         return entry
 
@@ -177,9 +192,21 @@ def _bad(item: Item, bad: dict[int, ContentError]) -> ContentError | None:
 
 def means(results: Sequence[Result]) -> tuple[dict[str, Any], float]:
     """Return the mean over tasks of each group and each mark, and of all; each task counts the same."""
-    kinds: dict[str, list[float]] = {}
+    kinds: dict[str, list[Result]] = {}
     for result in results:
         for kind in dict.fromkeys(result.kinds):
-            kinds.setdefault(kind, []).append(result.score)
-    groups = {kind: {"score": float(np.mean(scores)), "tasks": len(scores)} for kind, scores in kinds.items()}
-    return groups, float(np.mean([result.score for result in results]))
+            kinds.setdefault(kind, []).append(result)
+    groups = {kind: _mean(members) for kind, members in kinds.items()}
+    return groups, float(_mean(results)["score"])
+
+
+def official_mean(results: Sequence[Result]) -> float | None:
+    """Return the mean of official scores, where all tasks have one."""
+    scores = [score for result in results if (score := result.official) is not None]
+    return float(np.mean(scores)) if results and len(scores) == len(results) else None
+
+
+def _mean(results: Sequence[Result]) -> dict[str, Any]:
+    official = official_mean(results)
+    found: dict[str, Any] = {"score": float(np.mean([result.score for result in results])), "tasks": len(results)}
+    return found if official is None else found | {"official": official}

@@ -1,8 +1,9 @@
 """Scores of ranked items, what chance would give, and how sure a score is.
 
 A wrong candidate that scores as high as a right one stands before it: a tie is never a hit. Ties are counted and reported, because many
-of them say that a model gives the same vector to everything. Whether a score is above chance is asked of chance: the interval in which
-95% of random rankings of the same items would score.
+of them say that a model gives the same vector to everything. Benchmarks whose right candidate stands first in a list, and whose own code
+takes the first of the highest scores, count a tie as a hit; that official score stands beside ours. Whether a score is above chance is
+asked of chance: the interval in which 95% of random rankings of the same items would score.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Outcome:
     size: int
     tied: bool
     found: tuple[int, ...]  # numbers of the candidates that came first
+    above: int = 0  # wrong candidates that score above all right ones; those that tie are not among them
 
 
 def outcome(scores: NDArray[np.float32], right: Sequence[int], *, shown: int = 5) -> Outcome:
@@ -48,7 +50,8 @@ def outcome(scores: NDArray[np.float32], right: Sequence[int], *, shown: int = 5
     places = [1 + number + int((wrong >= score).sum()) for number, score in enumerate(best)]
     # Right ones last among equals: what is shown as found is what the score counts.
     order = np.lexsort((is_right, -scores))
-    return Outcome(tuple(places), len(scores), bool((wrong == best[0]).any()), tuple(int(place) for place in order[:shown]))
+    shown_first = tuple(int(place) for place in order[:shown])
+    return Outcome(tuple(places), len(scores), bool((wrong == best[0]).any()), shown_first, int((wrong > best[0]).sum()))
 
 
 def value(metric: str, found: Outcome) -> float:

@@ -66,6 +66,7 @@ class SourceReport:
     characters: int = 0
     megapixels: float = 0.0
     bad: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
     only_first: int | None = None
     shown: Shown | None = None
 
@@ -145,6 +146,7 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
         characters=int(np.asarray(table.characters).sum()),
         megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64), axis=1).sum()) / 1e6, 3),
         bad=list(dict.fromkeys([*bad, *failed])),
+        unread=table.unread,
         only_first=first,
         shown=shown,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twoway.evaluation.run import Result
 
 _MISSES, _FOUND = 4, 3
+_OFFICIAL = ("official",)
 _ALSO = ("recall@1", "recall@10", "mrr", "ndcg@10")
 _AT_CHANCE = "A score that random rankings of the same items reach is at chance: it says nothing for the model."
 
@@ -39,14 +40,19 @@ def _body(found: dict[str, Any], results: Sequence[Result]) -> list[str]:
     tasks, ranked = found["tasks"], [one for one in results if isinstance(one, TaskResult)]
     low = [name for name, one in tasks.items() if one["at_chance"]]
     asked = sum(one["n"] or 0 for one in tasks.values())
+    official = "official_mean" in found
     numbers = [(f"{found['mean']:.3f}", f"mean over {len(tasks)} tasks"), (str(len(low)), "tasks at chance"), (f"{asked:,}", "items")]
-    groups = [[name, one["tasks"], float(one["score"])] for name, one in found["groups"].items()]
+    if official:
+        numbers[1:1] = [(f"{found['official_mean']:.3f}", "the same, as MMEB's released code counts")]
+    groups = [[name, one["tasks"], float(one["score"]), *_official(one)] for name, one in found["groups"].items()]
     said = f"The grey ground is where 95% of random rankings score. {_AT_CHANCE}"
     return [
         tiles(numbers),
         section("Scores", said, intervals("Score and 95% interval", "from 0 to 1", _rows(found), signed=False)),
-        section("Tasks", f"Red is at chance: {', '.join(low)}." if low else "No task is at chance.", _tasks(found)),
-        section("Groups", "Means over tasks, each counting the same.", table(("group", "tasks", "mean"), groups)),
+        section(
+            "Tasks", " ".join([f"Red is at chance: {', '.join(low)}." if low else "No task is at chance.", *_said(tasks)]), _tasks(found)
+        ),
+        section("Groups", "Means over tasks, each counting the same.", table(("group", "tasks", "mean", *_OFFICIAL[:official]), groups)),
         *(_misses(one) for one in ranked),
     ]
 
@@ -67,16 +73,42 @@ def _tasks(found: dict[str, Any]) -> str:
     beside = found.get("baselines", {})
     rows: list[list[object]] = []
     for name, one in found["tasks"].items():
+        official = [f"{score:.3f}" for score in _official(one)]
         score = badge(f"{one['score']:.3f} at chance", "no") if one["at_chance"] else f"{one['score']:.3f}"
         between = "" if one["ci95"] is None else "{:.3f} to {:.3f}".format(*one["ci95"])
         also = {one["metric"]: one["score"], **(one.get("also") or {})}
         others = [_number(also.get(metric)) for metric in _ALSO] + [_number(scores.get(name)) for scores in beside.values()]
         counts = [_count(one[key]) for key in ("n", "tied", "left_out")]
         rows.append(
-            [name, ", ".join((one["group"], *one["marks"])), one["metric"], score, between, _number(one["chance"]), *others, *counts]
+            [
+                name,
+                ", ".join((one["group"], *one["marks"])),
+                one["metric"],
+                score,
+                *official,
+                between,
+                _number(one["chance"]),
+                *others,
+                *counts,
+            ]
         )
-    head = ("task", "group", "metric", "score", "95%", "chance", *_ALSO, *beside, "items", "tied", "left out")
+    scores = ("strict", *_OFFICIAL) if "official_mean" in found else ("score",)
+    head = ("task", "group", "metric", *scores, "95%", "chance", *_ALSO, *beside, "items", "tied", "left out")
     return table(head, rows)
+
+
+def _official(one: dict[str, Any]) -> list[float]:
+    """Return the official score of a task or group, where it has one."""
+    return [float(one["official"])] if "official" in one else []
+
+
+def _said(tasks: dict[str, Any]) -> list[str]:
+    """Say how the two scores differ, and which rows have their right candidate twice."""
+    if not any("official" in one for one in tasks.values()):
+        return []
+    twice = [f"{name} ({', '.join(one['doubled'])})" for name, one in tasks.items() if one.get("doubled")]
+    said = "In the strict score a tie is no hit; in the official one, as in MMEB's released code, it is."
+    return [said, *([f"The right candidate comes twice, and counts once, in: {', '.join(twice)}."] if twice else [])]
 
 
 def _misses(result: TaskResult) -> str:

@@ -29,6 +29,7 @@ class FinetuneConfig(StageConfig):
     small_tasks: Literal["fail", "keep"] = "keep"  # tasks that do not fill a batch: refused, or in batches of their size
     hard_negatives: int = 2  # of each row; 0 for none
     choose: Literal["first", "random"] = "first"  # which of them, where a row has more
+    fill_negatives: bool = False  # a row that has fewer has its last one again, as in the released code of MoCa and mmE5
     loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     guide: str | None = None  # a model by whose vectors loss.margin is measured, instead of this one's own
     attention: Attention = "two-way"

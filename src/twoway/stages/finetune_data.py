@@ -75,13 +75,13 @@ def open_data(
 ) -> FinetuneData:
     """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    pairs = open_pairs(config.data, folder=out / TABLES, policy=policy)
-    others = open_pairs(config.eval_data, folder=out / TABLES, policy=policy) if config.eval_data else None
+    pairs = open_pairs(config.data, folder=out / TABLES, policy=policy, seed=config.seed)
+    others = open_pairs(config.eval_data, folder=out / TABLES, policy=policy, seed=config.seed) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
     encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
     prompts = prepared.start.settings.prompts
-    encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed)
+    encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
     held = pairs.held_out(config.held_out)
     epochs = TaskEpochs(
         pairs,

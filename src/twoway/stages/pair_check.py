@@ -58,6 +58,7 @@ class PairsReport:
     tasks: dict[str, int] = field(default_factory=dict)
     sides: dict[str, Side] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
     twins: list[str] = field(default_factory=list)  # rows whose query is nearly their answer
     seen_exact: list[str] = field(default_factory=list)  # rows that hold a content of the evaluation set
     seen_near: list[str] = field(default_factory=list)  # rows that hold a picture like one of it
@@ -191,9 +192,11 @@ def _check(
         if alone and isinstance(error, UsageError):
             raise
         return replace(report, error=str(error))
-    bad = [str(error) for table in pairs.mixture.tables for error in table.bad]
+    (table,) = pairs.mixture.tables
+    bad = [str(error) for error in table.bad]
     counts = {task: int((pairs.task_of == number).sum()) for number, task in enumerate(pairs.tasks)}
-    return replace(report, rows=len(pairs), tasks=counts, bad=[*bad, *found.pop("bad")], only_first=first, shown=shown, **found)
+    bad += found.pop("bad")
+    return replace(report, rows=len(pairs), tasks=counts, bad=bad, unread=table.unread, only_first=first, shown=shown, **found)
 
 
 def _show(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str]) -> dict[str, Shown]:
