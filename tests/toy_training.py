@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from twoway.objectives.loss import Loss
@@ -98,10 +102,11 @@ def train_toy(out, steps=12, *, stop=None, poison=None, dropout=0.2, die_at=None
     if die_at is not None:
         _die_at(die_at)
     settings = {"lr": 0.05, "dtype": "float32", "save_steps": 3, "eval_steps": 4} | options
-    ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu")
+    config = TrainConfig(**settings)
+    ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu", timedelta(minutes=config.timeout_minutes))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(task or Toy(dropout), TrainConfig(**settings), out, total=steps, ranks=ranks, events=[Slow()])
+    trainer = Trainer(task or Toy(dropout), config, out, total=steps, ranks=ranks, events=[Slow()])
     trainer.run(ToyData(poison), stop=stop)
     ranks.leave()
     return trainer
@@ -112,15 +117,30 @@ def toy_rank(out, options):
     train_toy(out, **options)
 
 
+def stored(folder, group="weights"):
+    """Read a checkpoint's tensors in one piece, whatever ranks wrote it."""
+    found = {}
+    for name, entry in json.loads((Path(folder) / "index.json").read_text())["tensors"].items():
+        kind, _, key = name.partition(":")
+        if kind == group:
+            made = found[key] = torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
+            for piece in entry["pieces"]:
+                there = tuple(slice(start, start + size) for start, size in zip(piece["offsets"], piece["sizes"], strict=True))
+                made[there] = load_file(Path(folder) / piece["file"])[key]
+    return found
+
+
 def _die_at(number):
     """Count the steps of writing a checkpoint (files, flushes, renames) and die at one of them, with a file half-written."""
-    left = [number]
+    left, lock = [number], threading.Lock()
 
     def counted(function):
         def call(*args, **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                target = next((arg for arg in args if isinstance(arg, Path) and arg.suffix == ".safetensors"), None)
+            with lock:
+                left[0] -= 1
+                die = left[0] == 0
+            if die:
+                target = next((arg for arg in args if isinstance(arg, Path) and arg.suffix == ".part"), None)
                 if target is not None:
                     target.write_bytes(b"half of a file")
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +148,8 @@ def _die_at(number):
 
         return call
 
-    checkpoint.save_file = counted(checkpoint.save_file)
-    checkpoint._sync = counted(checkpoint._sync)
+    for name in ("save_file", "_sync", "write_whole"):
+        setattr(checkpoint, name, counted(getattr(checkpoint, name)))
     checkpoint.shutil.rmtree = counted(checkpoint.shutil.rmtree)
-    checkpoint.Checkpoints.save = counted(checkpoint.Checkpoints.save)
+    for name in ("save", "close", "_promote"):
+        setattr(checkpoint.Checkpoints, name, counted(getattr(checkpoint.Checkpoints, name)))

@@ -104,7 +104,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        if "os error 28" in str(error) or "No space left" in str(error):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if "No space left" in str(error) or any(f"os error {number})" in str(error) for number in full):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from toy_training import ToyData, toy_rank, train_toy
+from full_disk import disk_full
+from toy_training import ToyData, stored, toy_rank, train_toy
 from twoway.errors import TwowayError
+from twoway.training import checkpoint
+from twoway.training import launch as launch_module
 from twoway.training.checkpoint import Checkpoints
 from twoway.training.launch import HOST, _pass_on, _store, launch
 from twoway.training.progress import read_log
@@ -27,7 +32,7 @@ NEAR = {"rtol": 1e-5, "atol": 1e-6}  # sums in another order, in float32
 
 
 def weights(out):
-    return load_file(Checkpoints(out).place(STEPS) / "weights.safetensors")
+    return stored(Checkpoints(out).place(STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +66,107 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
 
 
 def patient(out):
-    found = Ranks()._state
-    options = torch.distributed.group.WORLD._get_backend(found.device).options
-    Path(out).joinpath(f"rank-{found.process_index}").write_text(str(options._timeout.total_seconds()))
+    ranks = Ranks("cpu", timedelta(minutes=3))
+    backend = {name: getattr(ranks, name)._get_backend(ranks.device) for name in ("talk", "_patient")}
+    backend["first"] = torch.distributed.group.WORLD._get_backend(ranks.device)
+    found = {name: one.options._timeout.total_seconds() for name, one in backend.items()}
+    Path(out).joinpath(f"rank-{ranks.rank}").write_text(json.dumps(found))
 
 
-def test_ranks_wait_as_long_as_the_first_one_may_need_for_its_data(tmp_path):
-    launch(1, patient, str(tmp_path))
-    assert float((tmp_path / "rank-0").read_text()) >= 24 * 3600
+def test_ranks_wait_long_for_the_data_alone(tmp_path):
+    launch(2, patient, str(tmp_path))
+    found = json.loads((tmp_path / "rank-1").read_text())
+    assert found["first"] == found["talk"] == 180
+    assert found["_patient"] >= 24 * 3600
+
+
+def stopping(out, options, how, number):
+    """Be a rank; the second one stops or dies in step `number`."""
+    plain = ToyData.steps
+
+    def steps(self, start, stop, rank, ranks):
+        for step, batches in enumerate(plain(self, start, stop, rank, ranks), start):
+            if rank == 1 and step == number:
+                os.kill(os.getpid(), how)
+            yield batches
+
+    ToyData.steps = steps
+    toy_rank(out, options)
+
+
+def test_a_rank_that_stops_ends_the_others_within_the_time_of_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch_module, "PATIENCE", 4.0)
+    began, said = (
+        time.monotonic(),
+        r"^rank 0 of 2, step 8: another rank has not answered for 0\.1 minutes \(timeout_minutes\); the checkpoint",
+    )
+    options = {"steps": STEPS, "dropout": 0.0, "timeout_minutes": 0.1}
+    with pytest.raises(TwowayError, match=said + r"the checkpoint of step [36] stands, and the same command goes on from there$"):
+        launch(2, stopping, str(tmp_path), options, signal.SIGSTOP, 7)
+    assert time.monotonic() - began < 600, "and not after two days"
+    assert 3 in Checkpoints(tmp_path).steps(), "that of step 6 may have been stopped, too"
+
+
+def dying_write(out, options):
+    """Be a rank; the second one dies while it writes step 6, when the first one has written its part."""
+    write = checkpoint.save_file
+
+    def dies(tensors, path):
+        if path.parent.name == ".step-6.tmp" and int(os.environ["RANK"]) == 1:
+            while not list(path.parent.glob("optimizer-00001*.safetensors")):
+                time.sleep(0.01)
+            path.write_bytes(b"half of a file")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(tensors, path)
+
+    checkpoint.save_file = dies
+    toy_rank(out, options)
+
+
+def test_a_rank_that_dies_while_it_writes_leaves_the_checkpoint_before(alone, tmp_path):
+    options = {"steps": STEPS, "dropout": 0.0, "parallel": "fsdp"}
+    with pytest.raises(TwowayError, match=r"^rank 1 of 2 was killed by signal 9; the same command goes on from the last checkpoint$"):
+        launch(2, dying_write, str(tmp_path), options)
+    assert Checkpoints(tmp_path).steps() == [3]
+    train_toy(tmp_path, STEPS, dropout=0.0)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(tmp_path)[name], value, **NEAR)
+
+
+def full_disk(out, options):
+    """Be a rank; the second one's disk is full at step 6."""
+    write = checkpoint.save_file
+
+    def full(tensors, path):
+        if path.parent.name == ".step-6.tmp" and int(os.environ["RANK"]) == 1:
+            with disk_full(64):
+                write(tensors, path)
+        write(tensors, path)
+
+    checkpoint.save_file = full
+    toy_rank(out, options)
+
+
+def test_a_disk_that_is_full_for_one_rank_is_said_by_all(tmp_path):
+    said = r"no space left on the disk while writing .*step-6.*; the checkpoint of step 3 stands, and the same command goes on from it$"
+    with pytest.raises(TwowayError, match=said):
+        launch(2, full_disk, str(tmp_path), {"steps": STEPS, "dropout": 0.0})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_each_rank_writes_its_part_and_the_next_run_has_the_bits(tmp_path, parallel):
+    options = {"steps": STEPS, "dropout": 0.0, "parallel": parallel}
+    launch(2, toy_rank, str(tmp_path), options | {"stop": 6})
+    sizes = [sum(path.stat().st_size for path in Checkpoints(tmp_path).place(6).glob(f"*-0000{rank}-of-00002.*")) for rank in (1, 2)]
+    assert 0.5 < sizes[0] / sizes[1] < 2
+    launch(2, toy_rank, str(tmp_path), options)
+    launch(2, toy_rank, str(tmp_path / "whole"), options)
+    for group in ("weights", "optimizer"):
+        left, right = (stored(Checkpoints(out).place(STEPS), group) for out in (tmp_path, tmp_path / "whole"))
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def failing(out):

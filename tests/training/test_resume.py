@@ -5,22 +5,24 @@ from __future__ import annotations
 import multiprocessing
 import random
 import signal
+import threading
 import time
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from toy_training import SHARDS, Toy, train_toy
+from toy_training import SHARDS, Toy, ToyData, train_toy
 from twoway.errors import TwowayError, UsageError
-from twoway.training import ranks
+from twoway.training import checkpoint, ranks
+from twoway.training import trainer as trainer_module
 from twoway.training.checkpoint import Checkpoints, read_optimizer, same_run
 from twoway.training.progress import read_log
+from twoway.training.ranks import Ranks
 
 STEPS = 12
-WRITES = 9  # of one checkpoint: save, two files, four flushes, one removal, and the next
+WRITES = 15  # of one checkpoint: its begin and end, four files, five flushes, two removals, and the next one's wait
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(monkeypatch, tmp_path, whol
 
 
 def test_sigterm_saves_and_leaves(tmp_path, whole, monkeypatch):
-    from toy_training import ToyData
     from twoway.training.stop import Stopped
 
     plain = ToyData.batch
@@ -190,32 +191,93 @@ def test_a_run_is_what_it_was_unless_forced(tmp_path):
         same_run(tmp_path / "full", run)
 
 
-def test_a_rank_that_does_not_write_holds_one_tensor_at_a_time(monkeypatch, tmp_path):
-    trainer = train_toy(tmp_path, 3)
-    alive, most = weakref.WeakSet(), []
+def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypatch, tmp_path, whole):
+    """Two steps are done while the files of step 3 are held back, and what is then written is what stood at step 3."""
+    held, steps, write = threading.Event(), [], checkpoint.save_file
+    batch = ToyData.batch
 
-    def counted(tensor):
-        made = tensor.detach().clone()
-        alive.add(made)
-        most.append(len(alive))
-        return made
+    def slow(*args):
+        assert held.wait(60)
+        write(*args)
 
-    monkeypatch.setattr(ranks, "whole", counted)
-    for rank, held in ((1, 1), (0, 3 * len(trainer.parameters))):
-        trainer.ranks.rank = rank
-        most.clear()
-        trainer.save()
-        assert max(most) == held if rank else max(most) > held
+    def noted(self, step, shard):
+        steps.append((step, Checkpoints(tmp_path).steps()))
+        if step == 5:
+            held.set()
+        return batch(self, step, shard)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    monkeypatch.setattr(ToyData, "batch", noted)
+    train_toy(tmp_path, STEPS)
+    assert [stand for step, stand in steps if step in (3, 4, 5)] == [[]] * 6
+    assert [stand for step, stand in steps if step == 6] == [[3]] * 2, "step 6 is saved only when step 3 is"
+    same(final(tmp_path), final(whole))
+    assert Checkpoints(tmp_path).steps() == [9, 12]
 
 
-def test_the_optimizers_state_lies_where_the_weights_do(whole):
-    task = Toy()
-    names = {name for name, one in task.named_parameters() if one.requires_grad}
-    there = {name: torch.nn.Parameter(one.detach().to("meta")) for name, one in task.named_parameters() if name in names}
+def test_what_is_written_is_a_copy(monkeypatch, tmp_path):
+    """What trains may change as soon as saving has begun."""
+    held, write = threading.Event(), checkpoint.save_file
+
+    def slow(*args):
+        assert held.wait(60)
+        write(*args)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    ranks, checkpoints = Ranks("cpu"), Checkpoints(tmp_path)
+    for step in (1, 2):
+        held.clear()
+        tensor = torch.full((3,), float(step))
+        checkpoints.save(step, {"weights:one": tensor}, {}, ranks)
+        tensor.zero_()
+        assert not checkpoints.ended
+        held.set()
+        checkpoints.settle(ranks)
+        assert load_file(checkpoints.place(step) / "weights.safetensors")["one"].tolist() == [step] * 3
+
+
+def test_a_complete_checkpoint_that_a_kill_left_without_its_name_counts(tmp_path, whole):
+    train_toy(tmp_path, STEPS, stop=6)
+    place = Checkpoints(tmp_path).place(6)
+    for path in (place, Checkpoints(tmp_path).place(3)):
+        path.rename(path.with_name(f".{path.name}.tmp"))
+    (tmp_path / "checkpoints" / ".step-3.tmp" / "optimizer.safetensors").unlink()
+    assert Checkpoints(tmp_path).steps() == []
+    trainer = train_toy(tmp_path, STEPS, stop=6)
+    assert trainer.step == 6
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-6"]
+
+
+def test_checkpoints_come_by_the_clock_too(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+    seen, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (seen.append(step), save(self, step, *rest)))
+    train_toy(tmp_path / "clock", STEPS, save_steps=100, save_minutes=0.2)
+    by_clock = seen.copy()
+    assert len(by_clock) > 2
+    assert by_clock[-1] == STEPS
+    seen.clear()
+    train_toy(tmp_path / "steps", STEPS, save_steps=5, save_minutes=0)
+    assert seen == [5, 10, 12]
+
+
+def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path):
+    train_toy(tmp_path, STEPS, stop=3)
+    (Checkpoints(tmp_path).place(3) / "optimizer.safetensors").write_bytes(b"half of a file")
+    with pytest.raises(TwowayError, match=r"step-3/optimizer\.safetensors"):
+        train_toy(tmp_path, STEPS)
+
+
+def test_the_optimizers_state_lies_where_the_weights_do(whole, monkeypatch):
+    wanted = {}
+    monkeypatch.setattr(checkpoint, "_read", lambda _folder, tensors: wanted.update(tensors))
+    there = {name: torch.nn.Parameter(one.detach().to("meta")) for name, one in Toy().named_parameters()}
     optimizer = torch.optim.AdamW(there.values())
     read_optimizer(Checkpoints(whole).place(STEPS), optimizer, there)
     found = {(key, value.device.type) for one in there.values() for key, value in optimizer.state[one].items()}
     assert found == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq")}
+    assert len(wanted) == 3 * len(there)
 
 
 def test_ranks_that_see_different_checkpoints_are_refused(whole, monkeypatch):

@@ -8,12 +8,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
-from twoway.files import disk_errors, fresh_folder
 from twoway.model import backbone
-from twoway.training import ranks as between
-from twoway.training.checkpoint import STATE, WEIGHTS
+from twoway.training.checkpoint import STATE, WEIGHTS, named, write_now
 from twoway.training.trainer import Events, Trainer
 
 from .finetune_report import Shown, write_report
@@ -79,11 +75,7 @@ class Watch(Events):
             best = none
         if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
             return
-        weights = between.gathered(trainer.parameters, keep=trainer.ranks.first)
-        if trainer.ranks.first:
-            with fresh_folder(place, overwrite=True) as folder, disk_errors():
-                save_file(weights, folder / WEIGHTS)
-                (folder / STATE).write_text(json.dumps({"step": trainer.step, "score": score, "rows": rows}) + "\n", encoding="utf-8")
+        write_now(place, named(WEIGHTS, trainer.parameters), {"step": trainer.step, "score": score, "rows": rows}, trainer.ranks)
 
     def _rows(self, name: str) -> str:
         """Return a hash of the rows that a set is measured on: scores on other rows are not to be compared."""

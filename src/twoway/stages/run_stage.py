@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -131,7 +132,7 @@ def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConf
 
 def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) -> Prepared[Any]:
     """Be one rank of the run, from the last checkpoint to the end."""
-    ranks = between.Ranks(config.device)
+    ranks = between.Ranks(config.device, timedelta(minutes=config.timeout_minutes))
     config = settle(config, ranks)
     with _quiet():
         prepared = stage.prepare(base, config)

@@ -10,8 +10,8 @@ from twoway.errors import UsageError
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]
 # What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
-_SPEED = ("workers", "prefetch", "parallel", "device", "nproc")
-_SEEN = ("save_steps", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows")
+_SPEED = ("workers", "prefetch", "parallel", "device", "nproc", "timeout_minutes")
+_SEEN = ("save_steps", "save_minutes", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows")
 FREE = frozenset((*_SPEED, *_SEEN))
 
 
@@ -32,19 +32,23 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     compile: bool = False
     save_steps: int = 200
+    save_minutes: float = 30.0  # a checkpoint at least this often, whatever the steps take; 0 for by steps alone
     save_total: int = 2
     log_steps: int = 1
     eval_steps: int = 0  # 0 for at the start and at the end alone
     log: TrackerName = "none"
+    timeout_minutes: float = 15.0  # how long ranks wait for one another in a step
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for name in ("save_steps", "save_total", "log_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("clip", "weight_decay", "eval_steps", "seed"):
+        for name in ("clip", "weight_decay", "eval_steps", "seed", "save_minutes"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} may not be negative: {getattr(self, name)}")
+        if not 0 < self.timeout_minutes <= 24 * 60:
+            raise UsageError(f"timeout_minutes is above 0 and at most a day, not {self.timeout_minutes}")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr must be above 0, not {self.lr}")
         if not 0 <= self.warmup <= 1:

@@ -22,6 +22,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 
 from twoway.errors import TwowayError
 
+from .ranks import Silence
 from .stop import Stopped
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
         with _pass_on(ranks) as caught:
             for rank in ranks:
                 rank.start()
-            _watch(ranks)
+            first = _watch(ranks)
     finally:
         for rank in ranks:
             if rank.is_alive():
@@ -53,17 +54,23 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
     told = []
     while not failures.empty():
         told.append(failures.get())
+    _raise_cause(told, caught, first, nproc)
+
+
+def _raise_cause(told: list[Any], caught: list[int], first: Any, nproc: int) -> None:
+    """Raise what ended the run: what a rank said of itself, how the first one died, and only then what others saw of it."""
     for failure in told:
-        if isinstance(failure, TwowayError):
+        if isinstance(failure, TwowayError) and not isinstance(failure, Silence):
             raise Stopped(caught[0], failure.where) if caught and isinstance(failure, Stopped) else failure
-    if told:
-        raise RuntimeError(told[0])
+    killed = first is not None and first.exitcode < 0
+    for failure in sorted(told, key=lambda one: isinstance(one, Silence)):
+        if not killed:
+            raise failure if isinstance(failure, Silence) else RuntimeError(failure)
     if caught:
         raise Stopped(caught[0], "before the first step")
-    for rank in ranks:
-        if rank.exitcode:
-            how = f"was killed by signal {-rank.exitcode}" if rank.exitcode < 0 else f"ended with code {rank.exitcode}"
-            raise TwowayError(f"{rank.name} of {nproc} {how}; the same command goes on from the last checkpoint")
+    if first is not None:
+        how = f"was killed by signal {-first.exitcode}" if killed else f"ended with code {first.exitcode}"
+        raise TwowayError(f"{first.name} of {nproc} {how}; the same command goes on from the last checkpoint")
 
 
 def _store() -> TCPStore:
@@ -76,13 +83,17 @@ def _store() -> TCPStore:
         return TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
-def _watch(ranks: list[Any]) -> None:
-    """Wait for the ranks; once one has failed the others, which wait for it, have a little time to say the same and are then ended."""
-    deadline = float("inf")
+def _watch(ranks: list[Any]) -> Any:
+    """Wait for the ranks and return the first to fail, if one does.
+
+    Once one has failed the others, which wait for it, have a little time to say the same and are then ended.
+    """
+    deadline, first = float("inf"), None
     alive = list(ranks)
     while alive and time.monotonic() < deadline:
         wait([rank.sentinel for rank in alive], timeout=1.0)
-        failed = any(rank.exitcode not in (None, 0) for rank in ranks)
+        failed = next((rank for rank in ranks if rank.exitcode not in (None, 0)), None)
+        first = first or failed
         deadline = min(deadline, time.monotonic() + PATIENCE) if failed else deadline
         alive = [rank for rank in alive if rank.exitcode is None]
         if failed:
@@ -95,6 +106,7 @@ def _watch(ranks: list[Any]) -> None:
         if rank.exitcode is None and time.monotonic() >= deadline:
             rank.kill()
         rank.join()
+    return first
 
 
 @contextmanager

@@ -3,6 +3,10 @@
 accelerate finds the device and joins the ranks, whoever started them: `--nproc`, `torchrun` or `accelerate launch`. The model is
 shared by torch's own DistributedDataParallel (each rank holds all of it) or by FSDP2 (each holds a piece). Both average gradients
 over ranks; the trainer's losses are sums over a global count, so they are scaled up by the number of ranks first.
+
+Ranks talk in three groups. Gradients and weights travel in the first (NCCL on GPUs). Numbers and small objects are agreed on in the second,
+between CPUs: no GPU waits for them, and a rank that does not answer is noticed within minutes, in a line that can be read. In the third
+ranks wait for the first one to open the base and to look through the data, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -22,24 +26,32 @@ from torch.nn.parallel import DistributedDataParallel
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from .task import Task
 
 Parallel = Literal["ddp", "fsdp"]
-# How long ranks wait for one another. While the first one looks through a large data set, or copies a stream, the others only wait, and
-# torch's own minutes would end the run; a rank that dies is noticed by who started it.
+# How long ranks wait for the first one. While it looks through a large data set, or copies a stream, the others only wait, and minutes
+# would end the run; a rank that dies is noticed by who started it.
 PATIENCE = timedelta(days=2)
+# How long they wait for one another in a step, where nobody says otherwise (`timeout_minutes`).
+TIMEOUT = timedelta(minutes=15)
+# What torch says where another rank is gone, or does not answer.
+_SILENCE = ("timed out waiting", "application timeout", "connection closed by peer", "connection reset by peer", "broken pipe")
+
+
+class Silence(TwowayError):  # noqa: N818 - it is another rank that did something wrong
+    """Another rank is gone, or does not answer; what it says itself, if it does, comes first."""
 
 
 class Ranks:
     """This process among the others."""
 
-    def __init__(self, device: str = "auto") -> None:
-        """Join the other ranks, if there are any."""
+    def __init__(self, device: str = "auto", timeout: timedelta = TIMEOUT) -> None:
+        """Join the other ranks, if there are any; `timeout` is how long they wait for one another in a step."""
         # Without an accelerator accelerate must be told so, or it leaves each rank alone, in silence.
-        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=PATIENCE)
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=timeout)
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != expected:
             raise TwowayError(
@@ -48,7 +60,12 @@ class Ranks:
         self.device: torch.device = state.device
         self.rank: int = state.process_index
         self.count: int = state.num_processes
-        self._state = state
+        self._state, self.timeout = state, timeout
+        self.talk: Any = None  # between CPUs, within the time of a step
+        self._patient: Any = None
+        if self.count > 1:
+            self.talk = distributed.new_group(backend="gloo", timeout=timeout)
+            self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:
@@ -79,8 +96,8 @@ class Ranks:
         """Add numbers over all ranks."""
         if self.count == 1:
             return [float(number) for number in numbers]
-        tensor = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
-        distributed.all_reduce(tensor)
+        tensor = torch.tensor(list(numbers), dtype=torch.float64)
+        distributed.all_reduce(tensor, group=self.talk)
         summed: list[float] = tensor.tolist()
         return summed
 
@@ -89,7 +106,7 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, group=self.talk)
         return found
 
     def pieces(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -108,8 +125,19 @@ class Ranks:
             distributed.all_reduce(tensor)
 
     def wait(self) -> None:
-        """Wait for all ranks."""
-        self._state.wait_for_everyone()
+        """Wait for all ranks, however long one of them looks through the data."""
+        if self.count > 1:
+            distributed.barrier(group=self._patient)
+
+    def silence(self, error: BaseException, step: int, stands: str) -> Silence | None:
+        """Say in a line that another rank is gone or does not answer, where that is what an error means; else return nothing."""
+        said = str(error).lower()
+        if self.count == 1 or not (isinstance(error, distributed.DistError) or any(word in said for word in _SILENCE)):
+            return None
+        minutes = self.timeout.total_seconds() / 60
+        gone = "connection" in said or "broken pipe" in said
+        what = "another rank has ended" if gone else f"another rank has not answered for {minutes:g} minutes (timeout_minutes)"
+        return Silence(f"rank {self.rank} of {self.count}, step {step}: {what}; {stands}, and the same command goes on from there")
 
     def leave(self) -> None:
         """Part from the other ranks, once all of them are here."""
@@ -122,20 +150,6 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in one piece on the CPU; every rank must ask for it."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
-
-
-def gathered(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
-    """Return tensors in one piece on the CPU. Every rank must ask; one that does not `keep` them has one at a time, and gets none.
-
-    Eight ranks that each held all of a model with its optimizer would want eight times the machine's memory.
-    """
-    found = {}
-    for name, one in tensors.items():
-        if keep:
-            found[name] = whole(one)
-        else:
-            whole(one)
-    return found
 
 
 def put(target: torch.Tensor, value: torch.Tensor) -> None:

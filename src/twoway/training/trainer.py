@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ from twoway.errors import TwowayError, UsageError
 from . import ranks as between
 from .cached import CachedTask
 from .cached_step import Step
-from .checkpoint import Checkpoints, optimizer_tensors, read_optimizer, read_weights
+from .checkpoint import OPTIMIZER, WEIGHTS, Checkpoints, named, optimizer_tensors, read_optimizer, read_weights
 from .memory import give_back
 from .precision import settle
 from .progress import Log, Meter
@@ -86,6 +87,7 @@ class Trainer:
             raise UsageError("nothing trains: every part of the model is frozen")
         self.optimizer = _optimizer(list(self.parameters.values()), config)
         self.step = self._resume()
+        self._saved, self._saved_at = self.step, time.monotonic()
         self.meter = Meter(ranks.device, config.dtype, ranks.count)
 
     def run(self, data: Data, *, stop: int | None = None) -> None:
@@ -103,9 +105,17 @@ class Trainer:
                     self._one(batches, caught)
                 if self.step < last:
                     raise TwowayError(f"the data ended after {self.step} of {last} steps")
+                self.checkpoints.settle(self.ranks)
                 for event in self.events:
                     event.end(self)
+        except RuntimeError as error:
+            self.checkpoints.leave(first=self.ranks.first)
+            silence = self.ranks.silence(error, self.step + 1, self.checkpoints.said())
+            if silence is None:
+                raise
+            raise silence from error
         finally:
+            self.checkpoints.leave(first=self.ranks.first)
             if self.log is not None:
                 self.log.close()
 
@@ -113,14 +123,20 @@ class Trainer:
         """Make one step, with everything that follows it."""
         filled = [self.task.placeholder() if batch is None else batch for batch in batches]
         numbers = self._count(filled, [batch is None for batch in batches], caught)
+        if numbers["written"] == self.ranks.count:
+            self.checkpoints.close(self.ranks)
+        if numbers["due"]:
+            self.save()
         if numbers["stop"]:
             self.save()
+            self.checkpoints.settle(self.ranks)
             number = int(max(self.ranks.gather(caught[0] if caught else 0)))
             raise Stopped(number, f"after step {self.step} of {self.total}, which is saved" if self.step else "before the first step")
         try:
             self._update(filled, numbers)
         except torch.OutOfMemoryError as error:
             way = "take a smaller budget, or gradient_checkpointing=true"
+            self.checkpoints.leave(first=self.ranks.first)
             raise TwowayError(f"the device's memory does not hold step {self.step + 1}: {way}; {self.checkpoints.said()}") from error
         self.step += 1
         give_back(self.step)
@@ -144,6 +160,7 @@ class Trainer:
             for name, size in self.task.sizes(batch).items():
                 numbers[name] += size
         numbers[f"work {self.ranks.rank}"], numbers["stop"] = numbers["work"], float(bool(caught))
+        numbers["written"], numbers["due"] = float(self.checkpoints.ended), float(self._due())
         added = dict(zip(numbers, self.ranks.sum(list(numbers.values())), strict=True))
         most = max(added.pop(f"work {rank}") for rank in range(self.ranks.count))
         return added | {"longest": most * self.ranks.count}
@@ -194,6 +211,7 @@ class Trainer:
         gathered = self.ranks.gather((guilty, every))
         rows = [row for one, _ in gathered for row in one] or [row for _, one in gathered for row in one]
         what = "loss" if any(one for one, _ in gathered) else "gradient"
+        self.checkpoints.settle(self.ranks)
         self._note({"step": self.step + 1, "not_finite": what, "identities": rows}, evaluated=False)
         more = f" and {len(rows) - _NAMED} more (all in log.jsonl)" if len(rows) > _NAMED else ""
         rows_said = f"{', '.join(rows[:_NAMED])}{more}"
@@ -209,18 +227,18 @@ class Trainer:
             self.log.write(entry)
 
     def save(self) -> None:
-        """Write a checkpoint; every rank takes part, the first writes, and all hear whether it could."""
-        weights = between.gathered(self.parameters, keep=self.ranks.first)
-        optimizer = between.gathered(optimizer_tensors(self.optimizer, self.parameters), keep=self.ranks.first)
-        failure: TwowayError | None = None
-        if self.ranks.first and self.step:
-            try:
-                self.checkpoints.save(self.step, weights, optimizer, {"total": self.total, "ranks": self.ranks.count})
-            except TwowayError as error:
-                failure = error
-        for heard in self.ranks.gather(failure):
-            if heard is not None:
-                raise heard
+        """Begin to write a checkpoint beside training; every rank takes part, and one that is being written is waited for."""
+        self.checkpoints.settle(self.ranks)
+        if self.step == self._saved:
+            return
+        self._saved, self._saved_at = self.step, time.monotonic()
+        tensors = named(WEIGHTS, self.parameters) | named(OPTIMIZER, optimizer_tensors(self.optimizer, self.parameters))
+        self.checkpoints.save(self.step, tensors, {"total": self.total, "ranks": self.ranks.count}, self.ranks)
+
+    def _due(self) -> bool:
+        """Whether the first rank finds that a checkpoint is due by the clock; the next one waits for the one being written."""
+        minutes = self.config.save_minutes
+        return bool(minutes) and self.ranks.first and not self.checkpoints.saving and time.monotonic() - self._saved_at > 60 * minutes
 
     def _resume(self) -> int:
         """Take up the last checkpoint and return its step."""
