@@ -46,7 +46,7 @@ docs: setup ## build the documentation site into build/site, strictly
 bench: setup ## ratios of two things run side by side
 	$(BIN)/python -m benchmarks
 
-bench-pretrain: setup ## a step of pre-training beside a plain loop (about ten minutes)
+bench-pretrain: setup ## a step of pre-training beside a plain loop (a quarter of an hour of a core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks pretrain
 
 bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
@@ -65,7 +65,7 @@ study: setup ## all eight claims at a small dose (hours; goes on after a stop; C
 study-large: setup ## all eight claims, over doses of pre-training up to the base's own (days; CLAIMS=4 does part)
 	$(BIN)/twoway study studies/large.yaml build/study-large $(if $(CLAIMS),--claims $(CLAIMS)) --write build/study-large/results.md
 
-bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (about 25 minutes of a core)
+bench-finetune: setup ## fine-tuning beside sentence-transformers' trainer (an hour of a core with AVX2; python -m benchmarks.bench_finetune --batches 64: some minutes)
 	$(BIN)/python -m benchmarks finetune
 
 screenshots: setup ## the pictures of the page in docs/images, of what make demo has made
