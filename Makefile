@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots study study-quick study-large samples base clean
+.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families study study-quick study-large samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ bench-pretrain: setup ## a step of pre-training beside a plain loop (a quarter o
 
 bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 	$(BIN)/python -m benchmarks embed
+
+families: setup ## try every family of transformers and write docs/families.md (minutes)
+	$(BIN)/python -m scripts.families --write docs/families.md
 
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak

@@ -120,7 +120,7 @@ def test_what_no_name_tells_is_asked_for_or_warned_about(tiny_model, caplog):
 
 @pytest.fixture
 def adapter(tiny_model, tmp_path):
-    """Save an adapter as VLM2Vec's trainer leaves it, and beside it the model that it makes of its base."""
+    """Save an adapter as a trainer leaves it, and beside it the model that it makes of its base."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_vl"))
     torch.manual_seed(0)
     tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
@@ -151,14 +151,14 @@ def test_an_adapter_with_the_layer_names_of_older_days_is_merged_too(adapter):
         open_embedder(adapter, device="cpu")
 
 
-def test_an_adapter_of_vlm2vec_gives_the_same_vectors_opened_and_converted(adapter, tmp_path):
+def test_an_adapter_of_somebody_gives_the_same_vectors_opened_and_converted(adapter, tmp_path):
     convert(adapter, tmp_path / "ours", attention="causal", pooling="last")
     assert (
         np.abs(open_embedder(adapter, device="cpu").array(SHOWN) - open_embedder(tmp_path / "ours", device="cpu").array(SHOWN)).max() < 1e-5
     )
 
 
-def test_vlm2vecs_inputs_are_written_plain_and_its_instructions_behind_the_picture(adapter):
+def test_an_adapters_inputs_are_written_plain_and_instructions_behind_the_picture(adapter):
     parts = open_embedder(adapter, device="cpu").sentence[0].processor
     content = [{"type": "image"}, {"type": "text", "text": " What is it?"}]
     asked = [{"role": "user", "content": content}]
@@ -167,6 +167,59 @@ def test_vlm2vecs_inputs_are_written_plain_and_its_instructions_behind_the_pictu
     told = [{"role": "system", "content": [{"type": "text", "text": " Answer:"}]}, *asked]
     assert parts.apply_chat_template(told, tokenize=False) == f"{shown} Answer: What is it?"
     assert not same(open_embedder(adapter, device="cpu"), open_embedder(adapter, device="cpu", template="chat"))
+
+
+@pytest.fixture
+def vlm2vec(tiny_model, tmp_path):
+    """Save an adapter that asks for the layers that VLM2Vec's code asks for, whatever its base has."""
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model("qwen2_vl"))
+    torch.manual_seed(0)
+    asked = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj", "k_proj", "q_proj", "out_proj", "v_proj"]
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=asked, init_lora_weights=False, use_dora=True))
+    tuned.save_pretrained(tmp_path / "vlm2vec")
+    return tmp_path / "vlm2vec", tuned.merge_and_unload().model.eval()
+
+
+def test_vlm2vec_is_read_with_bare_pictures_at_positions_of_text(vlm2vec, tiny_model, tmp_path, caplog):
+    """None of the code under test: positions count up, as transformers 4 gave them where it found no mark before a picture."""
+    folder, model = vlm2vec
+    processor = AutoProcessor.from_pretrained(tiny_model("qwen2_vl"))
+    wanted, places = [], []
+    for document in SHOWN:
+        pictures = [PILImage.open(io.BytesIO(image.source)) for image in document.images]
+        inputs = processor(text=["<|image_pad|>" * len(pictures) + "".join(document.texts)], images=pictures or None, return_tensors="pt")
+        places.append(torch.arange(inputs["input_ids"].shape[1]).expand(3, 1, -1))
+        with torch.no_grad():
+            state = model(**inputs, position_ids=places[-1]).last_hidden_state[0, -1]
+        wanted.append((state / state.norm()).numpy())
+    found = open_embedder(folder, device="cpu")
+    assert found.read_as == {"attention": "causal", "pooling": "last", "template": "bare"}
+    assert np.abs(found.array(SHOWN) - np.stack(wanted)).max() < 1e-5
+    assert "so scores are not its own" in caplog.text
+    plain = open_embedder(folder, device="cpu", template="plain").array(SHOWN)
+    assert np.abs(plain[:2] - np.stack(wanted)[:2]).max() < 1e-5
+    assert np.abs(plain[2:] - np.stack(wanted)[2:]).max() > 1e-3
+    result = convert(folder, tmp_path / "ours", attention="causal", pooling="last")
+    assert any("not VLM2Vec's own" in note for note in result.card.notes)
+    assert "are not VLM2Vec's own" in caplog.text
+    with pytest.raises(UsageError, match="unknown template 'bare'"):
+        convert(folder, tmp_path / "again", template="bare")
+
+
+def test_whole_weights_without_a_card_are_not_taken_for_a_chat_in_silence(tiny_model, tmp_path, caplog):
+    said = "nothing says how its inputs were written, and its chat template is taken"
+    folder = shutil.copytree(tiny_model("qwen2_vl"), tmp_path / "weights")
+    open_embedder(folder, device="cpu")
+    assert said in caplog.text
+    caplog.clear()
+    convert(folder, tmp_path / "ours")
+    assert said in caplog.text
+    caplog.clear()
+    open_embedder(folder, device="cpu", template="plain")
+    open_embedder(tmp_path / "ours", device="cpu")
+    (folder / "README.md").write_text("---\npipeline_tag: image-text-to-text\n---\n")
+    open_embedder(folder, device="cpu")
+    assert said not in caplog.text
 
 
 @pytest.mark.parametrize(("family", "mode"), [("qwen2", "lasttoken"), ("bert", "mean")])

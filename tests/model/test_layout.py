@@ -12,6 +12,7 @@ from twoway.model.layout import Layout, layout_of, layout_of_adapter
 if TYPE_CHECKING:
     from pathlib import Path
 
+VLM2VEC = ["o_proj", "gate_up_proj", "qkv_proj", "down_proj", "k_proj", "q_proj", "out_proj", "v_proj"]
 MOCA, COCOA = Layout("two-way", "mean", "plain"), Layout("two-way", "eos", "plain")
 
 
@@ -33,6 +34,10 @@ def test_a_layout_is_known_by_the_name_of_its_architecture(name: str | None, tol
 
 def test_an_adapter_is_plain_unless_its_base_says_how_inputs_are_written(tmp_path: Path) -> None:
     assert layout_of(tmp_path) == Layout()
-    assert layout_of_adapter(Layout(), encoder=False) == Layout(template="plain")
-    assert layout_of_adapter(COCOA, encoder=False) == COCOA
-    assert layout_of_adapter(Layout(), encoder=True) == Layout()
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"target_modules": ["q_proj", "v_proj"]}))
+    assert layout_of_adapter(Layout(), tmp_path, encoder=False) == Layout(template="plain")
+    config.write_text(json.dumps({"target_modules": VLM2VEC}))
+    assert layout_of_adapter(Layout(), tmp_path, encoder=False) == Layout(template="bare")
+    assert layout_of_adapter(COCOA, tmp_path, encoder=False) == COCOA
+    assert layout_of_adapter(Layout(), tmp_path, encoder=True) == Layout()

@@ -26,9 +26,10 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")
     parser.add_argument(
         "--template",
-        choices=("chat", "plain"),
-        help="as a chat, or contents one behind the other, for a model that is no sentence-transformers checkpoint "
-        "(default: plain for VLM2Vec's adapters and MoCa's and CoCoA's checkpoints, else chat)",
+        choices=("chat", "plain", "bare"),
+        help="as a chat, or contents one behind the other, for a model that is no sentence-transformers checkpoint; "
+        "bare: plain, a picture without its marks and its tokens numbered as text "
+        "(default: bare for VLM2Vec's adapters, plain for others and for MoCa's and CoCoA's checkpoints, else chat)",
     )
     parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: the model's limit)")
     parser.add_argument("--device", default="auto", help="device to run on")

@@ -22,8 +22,8 @@ from ..model import adapters, backbone, card, encoder, opened, source
 from ..model import pooling as poolings
 from ..model import processor as processors
 from ..model.attention import ATTENTION, set_attention
-from ..model.layout import write_as
-from ..model.start import open_start
+from ..model.layout import number_as_text, write_as
+from ..model.start import open_start, warn_of_chat
 from .embedder import Embedder
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def _vision_language(
     own = start.settings
     settings = own.pooled(mode or (None if own.behind else told.pooling or ("mean" if wanted == "two-way" else "last")), None)
     mode = settings.pooling or "its own"
+    if template is None:
+        warn_of_chat(start)
     template = template or told.template
     _log.info("%s: %s attention, pooling %s, %s template", model, wanted, mode, template)
     if mode == "eos" and attention is None and wanted == "causal":
@@ -130,6 +132,9 @@ def _vision_language(
     parts: Any = processors.load_processor(source.locate(processor, source.PROCESSOR) if processor else start.folder)
     processors.require_fit(start.model, parts)
     write_as(parts, template)
+    if template == "bare":
+        number_as_text(backbone.inner(start.model))
+        _log.warning("%s: pictures keep their shape; VLM2Vec's first code made each 1344 pixels square, so scores are not its own", model)
     processors.set_max_length(start.model, parts, own.longest)
     if mode == "eos":
         poolings.append_eos(parts)

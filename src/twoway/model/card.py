@@ -86,20 +86,29 @@ def attention(provenance: dict[str, Any]) -> str | None:
 
 def licence(folder: Path) -> str | None:
     """Read the licence from a base's card."""
-    card = folder / CARD
-    if not card.exists():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
-    if len(lines) < 3 or lines[0].strip():
-        return None
-    try:
-        front = yaml.safe_load(lines[1])
-    except yaml.YAMLError:
-        return None
-    named = front.get("license") if isinstance(front, dict) else None
+    front = _front(folder)
+    named = front.get("license")
     if named == "other":
         named = front.get("license_name") or named
     return str(named) if named else None
+
+
+def speaks(folder: Path) -> bool:
+    """Say whether a card calls its model one that answers, which reads its inputs as a chat."""
+    return _front(folder).get("pipeline_tag") in ("image-text-to-text", "any-to-any", "visual-question-answering", "text-generation")
+
+
+def _front(folder: Path) -> dict[str, Any]:
+    """Read what a card says to programs; empty where there is no card, or none that can be read."""
+    card = folder / CARD
+    lines = card.read_text(encoding="utf-8", errors="replace").split("---", 2) if card.exists() else []
+    if len(lines) < 3 or lines[0].strip():
+        return {}
+    try:
+        front = yaml.safe_load(lines[1])
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}
 
 
 def _step(step: dict[str, Any]) -> str:

@@ -6,16 +6,21 @@ vector stand nowhere in it, and the trainer's own code knows them by heart. What
 
 - MoCa (arXiv 2506.23115): two-way, the mean, contents one behind the other without the turns of a chat.
 - CoCoA (arXiv 2603.01471): two-way, the state at an EOS that is appended to every row, contents one behind the other.
-- VLM2Vec (arXiv 2410.05160): an adapter of peft, contents one behind the other; attention and pooling as its base's config has it.
+- VLM2Vec (arXiv 2410.05160): an adapter of peft, known by the layers that it asks for; contents one behind the other, a picture's
+  placeholder without the marks around it, so that transformers of its time numbered the picture's tokens as text, and not by rows and
+  columns (`bare`); attention and pooling as its base's config has it. Any other adapter: contents one behind the other.
 
-This is the one place that says so: who opens such a folder and who converts it get the same vectors. CoCoA's merged Qwen2-VL has the name
-of any Qwen2-VL, so nobody can see that it is two-way: that has to be asked for.
+This is the one place that says so: who opens such a folder and who converts it get the same vectors, but for `bare`, whose positions no
+config can say: such a folder is opened as it was trained, and is converted to `plain`, with a word of it. CoCoA's merged Qwen2-VL and
+VLM2Vec's merged weights have the name of any Qwen2-VL, so nobody can see what they are: that has to be asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from . import processor
 from .prompting import set_template
@@ -24,11 +29,15 @@ from .source import read_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from transformers import PreTrainedModel
+
     from .attention import Attention
     from .prompting import Style
 
 # Endings of architectures' names that transformers does not have.
 _MOCA = ("ForEmbedding", "ForMLMMAE")
+# Layers of three families at once: VLM2Vec asks for them all, whatever its base has.
+_VLM2VEC = {"qkv_proj", "gate_up_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "down_proj"}
 _COCOA = ("BiForMNTP", "ForConditionalGenerationBidirectional")
 
 
@@ -52,13 +61,26 @@ def layout_of(folder: Path) -> Layout:
     return Layout()
 
 
-def layout_of_adapter(base: Layout, *, encoder: bool) -> Layout:
+def layout_of_adapter(base: Layout, folder: Path, *, encoder: bool) -> Layout:
     """Return what being an adapter tells beside its base's layout; `encoder`: the base says itself how its inputs are written."""
-    return base if encoder else replace(base, template="plain")
+    if encoder:
+        return base
+    asked = read_json(folder / "adapter_config.json").get("target_modules")
+    return replace(base, template="bare" if base == Layout() and isinstance(asked, list) and set(asked) >= _VLM2VEC else "plain")
 
 
 def write_as(parts: Any, style: Style) -> None:
     """Give a processor the template of a style: its own for `chat`, made if it has none."""
     processor.ensure_template(parts)
-    if style == "plain":
-        set_template(parts, style="plain", place="user")
+    if style != "chat":
+        set_template(parts, style=style, place="user")
+
+
+def number_as_text(model: PreTrainedModel) -> None:
+    """Give the tokens of pictures the positions of text, in memory: what a placeholder without its marks meant to transformers 4."""
+
+    def enter(_module: Any, args: Any, given: dict[str, Any]) -> Any:
+        kinds = given.get("mm_token_type_ids")
+        return args, given if kinds is None else {**given, "mm_token_type_ids": torch.zeros_like(kinds)}
+
+    model.register_forward_pre_hook(enter, with_kwargs=True)

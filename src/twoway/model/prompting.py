@@ -6,7 +6,7 @@ text instead, behind the picture: "[image] Represent the given image with the fo
 that itself: a system message before a user's moves into that user's turn, behind the pictures that it begins with.
 
 `style="plain"` replaces the template by one that writes contents in order and nothing else, as VLM2Vec and MoCa do; `chat` keeps the
-model's own.
+model's own; `bare` is `plain` with a picture's placeholder alone, without the marks around it, which is what VLM2Vec's code writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twoway.errors import TwowayError
 from .processor import plain_template
 
 Place = Literal["user", "system"]
-Style = Literal["chat", "plain"]
+Style = Literal["chat", "plain", "bare"]
 
 _MOVED = "{#- an instruction moves into the user's turn -#}"
 # One line without white space between its tags, so that nothing is written and nothing of the template behind it is lost.
@@ -38,8 +38,8 @@ _MOVE = (
 def set_template(processor: Any, *, style: Style, place: Place | None) -> None:
     """Give the processor the template that all of training and everything after it use; without a place, prompts stay where they are."""
     template = str(processor.chat_template)
-    if style == "plain":
-        template = plain_template(picture_mark(processor))
+    if style != "chat":
+        template = plain_template(picture_mark(processor) if style == "plain" else str(processor.image_token))
     if place == "user" and _MOVED not in template:
         template = _MOVE + template
     if place == "system":

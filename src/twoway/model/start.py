@@ -73,6 +73,17 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
     )
 
 
+def warn_of_chat(start: Start) -> None:
+    """Say that inputs are written as a chat where nothing says so: a trainer's whole weights have the name of their base."""
+    told = start.layout != Layout() or start.settings.behind or start.provenance or card.speaks(start.folder)
+    if not told:
+        log.warning(
+            "%s: nothing says how its inputs were written, and its chat template is taken; an embedding model of VLM2Vec's or CoCoA's kind "
+            "without a card needs --template plain (or bare, for VLM2Vec)",
+            start.name,
+        )
+
+
 def open_reader(folder: Path) -> tuple[PreTrainedConfig, Any, encoder.Settings]:
     """Open a model's config, its processor as a training stage has it, and its settings; the weights are not read."""
     settings = encoder.read_settings(folder) if encoder.is_encoder(folder) else encoder.Settings()
@@ -95,7 +106,7 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
     merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
     sums = {f"base/{name}": value for name, value in opened.weights.items()}
     sums[f"adapter/{adapters.WEIGHTS}.safetensors"] = sha256(folder / f"{adapters.WEIGHTS}.safetensors")
-    layout = layout_of_adapter(opened.layout, encoder=encoder.is_encoder(source.locate(base)))
+    layout = layout_of_adapter(opened.layout, folder, encoder=encoder.is_encoder(source.locate(base)))
     note, home = opened.note | {"merged": merged}, folder if own else opened.folder
     return dataclasses.replace(opened, model=model, folder=home, weights=sums, layout=layout, note=note)
 

@@ -7,6 +7,7 @@ and the pooling; write a plain sentence-transformers checkpoint; open that again
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ from twoway.model.attention import ATTENTION, Attention, set_attention
 from twoway.model.layout import write_as
 from twoway.model.mask_token import ensure_mask_token
 from twoway.model.prompting import Style
-from twoway.model.start import open_start
+from twoway.model.start import open_start, warn_of_chat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
     from twoway.model.start import Start
 
 
-_STYLES = get_args(Style)
+log = logging.getLogger(__name__)
+
+_STYLES = tuple(style for style in get_args(Style) if style != "bare")
+_NOT_BARE = (
+    "VLM2Vec numbers the tokens of a picture as text, and no checkpoint can say so: here they are numbered by rows and columns, as the "
+    "family does. With pictures, scores of this model are not VLM2Vec's own; measure the source itself for those."
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
         settings = _settings(opened, config)
-        mode, template = settings.pooling or str(settings.behind[0].pooling_mode), config.template or opened.layout.template
+        mode, template = settings.pooling or str(settings.behind[0].pooling_mode), _template(opened, config)
         longest = _prepare(opened.model, parts, config, mode, template, settings.longest)
         heads = dataclasses.replace(opened.heads, lm_head=moca.lm_head_of(opened.model) if opened.has_head else {})
 
@@ -141,10 +148,10 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
             "weights": encoder.hashes(folder),
         }
         facts = opened.provenance
-        licence = opened.licence
+        licence, bare = opened.licence, config.template is None and opened.layout.template == "bare"
         del opened  # the model on disk is the one to measure, and two do not always fit
         result = encoder.assemble(folder, settings)
-        notes = _try(result, mode)
+        notes = (*((_NOT_BARE,) if bare else ()), *_try(result, mode))
         written = card.Card(
             base=facts.get("base") or name,
             family=family,
@@ -183,6 +190,16 @@ def _quiet() -> Iterator[None]:
         tf_logging.set_verbosity(before)
         if bars:
             tf_logging.enable_progress_bar()
+
+
+def _template(opened: Start, config: ConvertConfig) -> Style:
+    """Return how inputs are written; what no config can say is written as near as it can be, with a word of it."""
+    if config.template is None:
+        warn_of_chat(opened)
+    if config.template is None and opened.layout.template == "bare":
+        log.warning("%s: %s", opened.name, _NOT_BARE)
+        return "plain"
+    return config.template or opened.layout.template
 
 
 def _settings(opened: Start, config: ConvertConfig) -> encoder.Settings:

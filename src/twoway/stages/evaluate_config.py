@@ -21,8 +21,8 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ()  # default: all that are there
     subset: int | None = None  # queries of each task
     pooling: Literal["mean", "last", "eos"] | None = None
-    attention: Literal["two-way", "causal"] | None = None
-    template: Literal["chat", "plain"] | None = None
+    attention: Literal["two-way", "causal", "mixed"] | None = None
+    template: Literal["chat", "plain", "bare"] | None = None
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_length: int | None = None
