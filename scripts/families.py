@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
 
-SECONDS, BYTES = 120, 6 << 30
+SECONDS, BYTES = 60, 6 << 30
 TWO_WAY, MIXED, REFUSED, NOT_TRIED = "two-way", "mixed", "refused", "not tried"
+WAYS = ("all", "sections", "language")
 ORDER = (TWO_WAY, MIXED, REFUSED, NOT_TRIED)
 TINY = Path(__file__).parents[1] / "tests" / "tiny.py"
 WORDS = 512  # of the vocabulary
@@ -39,8 +40,9 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_)?experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|(moe_)?num_shared_experts|n_shared_experts", 1),
     (r"n_group|topk_group", 1),
     (r"vocab_size\w*", WORDS),
-    (r"(global_)?head_dim|v_head_dim|qk_head_dim", 32),
-    (r"qk_(nope|rope)_head_dim", 16),
+    (r"(global_)?head_dim|v_head_dim", 32),
+    (r"qk_head_dim", 64),
+    (r"qk_(nope|rope)_head_dim", 32),
     (r"linear_(key|value)_head_dim|conv_dim\w*", 16),
     (r"linear_num_(key|value)_heads", 2),
     (r"[qkv]+_lora_rank|hidden_size_per_layer_input|laurel_rank", 16),
@@ -76,18 +78,23 @@ def families() -> dict[str, Any]:
     return {str(kind.model_type): kind for kind in kinds}
 
 
-def small(config: Any, *, widths: Sequence[Any] | None = None) -> Any:
-    """Make a config small in place; with `widths` only those configs inside it become narrow, and the others stay as wide as they are."""
+def small(config: Any, *, widths: Sequence[Any] | None = None, sections: bool = False) -> Any:
+    """Make a config small in place; `widths` are those inside it that become narrow, `sections` writes rotary ones that code implies."""
+    _with_all_kinds(config)
     spare = iter(range(WORDS - 1, 0, -1))
     for part in _configs(config):
         narrow = widths is None or any(part is one for one in widths)
         depth = _few(part)
+        if sections and isinstance(getattr(part, "rope_parameters", None), dict):
+            part.rope_parameters.setdefault("mrope_section", [8, 12, 12])
         before = {name: value for name, value in vars(part).items() if not name.startswith("_")}
         layers = next((value for name, value in before.items() if DEPTH.fullmatch(name) and isinstance(value, int)), None)
         for name, value in before.items():
             found = _value(name, value, narrow, depth, layers, spare)
             if found is not value:
                 setattr(part, name, found)
+        if before.get("num_key_value_heads") == before.get("num_attention_heads") is not None:
+            part.num_key_value_heads = part.num_attention_heads
     return config
 
 
@@ -106,11 +113,11 @@ def _value(name: str, value: Any, narrow: bool, depth: int, layers: int | None, 
         return value
     if isinstance(value, list) and layers is not None and len(value) == layers:
         return value[:depth]  # one entry a layer
-    if isinstance(value, list) and re.fullmatch(r"\w*(layer|block)_?(indexes|indices|idx)", name):
+    if isinstance(value, list | tuple) and re.fullmatch(r"\w*(layer|block)_?(indexes|indices|idx)", name):
         return [index for index in value if index < depth] or [depth - 1]
-    if isinstance(value, list) and re.fullmatch(r"\w*_token_ids?", name):
+    if isinstance(value, list | tuple) and re.fullmatch(r"\w*_token_ids?", name):
         return [next(spare) if isinstance(one, int) and one >= WORDS else one for one in value]
-    if isinstance(value, list) and EXPERTS.fullmatch(name) and all(isinstance(one, int) for one in value):
+    if isinstance(value, list | tuple) and EXPERTS.fullmatch(name) and all(isinstance(one, int) for one in value):
         return [min(one, 4) for one in value]
     return _rope(value, narrow) if isinstance(value, dict) and "rope" in name else value
 
@@ -123,6 +130,19 @@ def _rope(rope: dict[str, Any], narrow: bool) -> dict[str, Any]:
         parts = len(made["mrope_section"])
         made["mrope_section"] = [half - (parts - 1) * (half // parts), *[half // parts] * (parts - 1)]
     return made
+
+
+def _with_all_kinds(config: Any) -> None:
+    """Leave full attention to some layers alone where a config names them one by one: by default these may be all."""
+    for part in _configs(config):
+        for name, inner in list(vars(part).items()):
+            named = (
+                [field for field in vars(inner) if re.fullmatch(r"full_attn_(idxs|indices)", field)]
+                if hasattr(inner, "sub_configs")
+                else []
+            )
+            if named:
+                setattr(part, name, type(inner)(**{named[0]: [2]}))
 
 
 def _few(config: Any) -> int:
@@ -142,49 +162,57 @@ def _configs(config: Any) -> list[Any]:
     return found
 
 
-def model_of(kind: Any) -> Any:
-    """Make a small random model: narrow throughout, or where a part does not bear that, in the language model alone, or not at all."""
+def model_of(kind: Any, how: str) -> Any:
+    """Make a small random model of a family, narrow throughout or in fewer places."""
     import torch
     import transformers
 
-    tiny = _tiny()
-    last: Exception | None = None
-    for how in ("all", "text", "none"):
+    config = kind()
+    parts = {"all": None, "sections": None, "language": _configs(config.get_text_config()), "depth": []}[how]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(
+        small(config, widths=parts, sections=how == "sections"), dtype=torch.float32
+    )
+    _tiny().randomise(model)
+    return model.eval()
+
+
+def measured(kind: Any) -> Any:
+    """Switch a small model and prove it; where a part does not bear to be so narrow, the next way is tried."""
+    from twoway.errors import TwowayError
+    from twoway.model import backbone, proof
+    from twoway.model.attention import set_attention
+
+    first: Exception | None = None
+    for how in WAYS:
         try:
-            config = kind()
-            narrow = {"all": None, "text": _configs(config.get_text_config()), "none": []}[how]
-            torch.manual_seed(0)
-            model = transformers.AutoModelForImageTextToText.from_config(small(config, widths=narrow), dtype=torch.float32)
-            tiny.randomise(model)
-            return model.eval()
-        except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, AssertionError, ZeroDivisionError, IndexError) as error:
-            last = error
-    raise NotImplementedError(f"no small model can be made of its config: {_line(last)}")
+            model = model_of(kind, how)
+            set_attention(model, "two-way")
+            return proof.probe(backbone.inner(model), None, paddings=("none", "left"))
+        except (TwowayError, ImportError):
+            raise
+        except Exception as error:  # whatever a family's own code raises
+            first = first or error
+    raise NotImplementedError(f"no small model of its config runs on a text alone: {_line(first)}")
 
 
 def try_family(name: str, kind: Any) -> Tried:
     """Try one family, as `convert` would."""
     from twoway.errors import TwowayError
-    from twoway.model import backbone, proof
-    from twoway.model.attention import set_attention
+    from twoway.model import backbone
 
     tiny = _tiny()
     if name in tiny.FAMILIES:
         return _with_pictures(name, tiny)
     try:
         backbone.require_vision_language(kind(), Path(name))
-        model = model_of(kind)
-        backbone.parts(model)
-        set_attention(model, "two-way")
-        verdict = proof.probe(backbone.inner(model), None, paddings=("none", "left"))
+        verdict = measured(kind)
     except NotImplementedError as error:
         return Tried(name, NOT_TRIED, _line(error))
     except ImportError as error:
         return Tried(name, NOT_TRIED, f"needs a package that is not here: {_line(error)}")
     except TwowayError as error:
         return Tried(name, REFUSED, _line(error).removeprefix(f"{name} ").partition("; convert takes")[0])
-    except Exception as error:  # whatever a family's own code raises is this row's answer
-        return Tried(name, NOT_TRIED, f"its small model does not run on a text alone: {_line(error)}")
     return _outcome(name, verdict)
 
 

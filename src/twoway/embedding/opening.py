@@ -133,12 +133,13 @@ def _vision_language(
     processors.require_fit(start.model, parts)
     write_as(parts, template)
     if template == "bare":
-        number_as_text(backbone.inner(start.model))
         _log.warning("%s: pictures keep their shape; VLM2Vec's first code made each 1344 pixels square, so scores are not its own", model)
     processors.set_max_length(start.model, parts, own.longest)
     if mode == "eos":
         poolings.append_eos(parts)
     sentence = encoder.around(backbone.inner(start.model), parts, settings)
+    if template == "bare":
+        number_as_text(sentence[0].processor)
     return sentence, {"attention": wanted, "pooling": mode, "template": template}
 
 

@@ -140,6 +140,9 @@ def parts(model: PreTrainedModel) -> Parts:
     """Find the parts of a loaded model."""
     names = {id(module): name for name, module in model.named_modules()}
     language, tower = model.get_decoder(), model.get_encoder(modality="image")
+    # What holds the layers may lie deeper: a family may keep its language model with a head of its own (Llama 4).
+    while not hasattr(language, "layers") and hasattr(language, "get_decoder") and language.get_decoder() is not language:
+        language = language.get_decoder()
     layers = getattr(language, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
         raise TwowayError(f"no decoder layers found in {type(model).__name__}; its language model shows none")

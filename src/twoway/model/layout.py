@@ -20,16 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from . import processor
 from .prompting import set_template
 from .source import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from transformers import PreTrainedModel
 
     from .attention import Attention
     from .prompting import Style
@@ -76,11 +72,9 @@ def write_as(parts: Any, style: Style) -> None:
         set_template(parts, style=style, place="user")
 
 
-def number_as_text(model: PreTrainedModel) -> None:
-    """Give the tokens of pictures the positions of text, in memory: what a placeholder without its marks meant to transformers 4."""
+def number_as_text(parts: Any) -> None:
+    """Give the tokens of pictures the positions of text, in memory: what a placeholder without its marks meant to transformers 4.
 
-    def enter(_module: Any, args: Any, given: dict[str, Any]) -> Any:
-        kinds = given.get("mm_token_type_ids")
-        return args, given if kinds is None else {**given, "mm_token_type_ids": torch.zeros_like(kinds)}
-
-    model.register_forward_pre_hook(enter, with_kwargs=True)
+    Models take positions by rows and columns where the processor calls a token a picture's, and this one calls none so.
+    """
+    parts.image_token_ids = [-1]
