@@ -190,6 +190,9 @@ def _union(kinds: tuple[Any, ...], given: Given, name: str) -> Any:
     rest = sorted((kind for kind in kinds if kind is not type(None)), key=lambda kind: kind in (str, Path))
     if len(rest) == 1:
         return read(rest[0], given, name)
+    groups = [kind for kind in rest if dataclasses.is_dataclass(kind)]
+    if given.children is not None and len(groups) == 1:
+        return read(groups[0], given, name)  # its own error names the key
     for kind in rest:
         try:
             return read(kind, given, name)

@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForImageTextToText
 
 import plain
-from twoway.model import moca
+from twoway.embedding import open_embedder
+from twoway.model import attn_implementation, moca
 from twoway.objectives.mae import PatchDecoder
 from twoway.stages.convert import convert
 
@@ -56,6 +57,12 @@ def batch() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 def test_the_embedding_is_the_authors(golden_model: Path, batch: dict[str, torch.Tensor], backend: str) -> None:
     model = SentenceTransformer(str(golden_model), device="cpu", model_kwargs={"attn_implementation": backend})
+    assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() < 1e-5
+
+
+def test_it_is_the_authors_with_windows_in_one_call_too(golden_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    model = open_embedder(golden_model, device="cpu").sentence
+    assert model[0].auto_model.visual.config._attn_implementation == attn_implementation.GROUPED
     assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() < 1e-5
 
 

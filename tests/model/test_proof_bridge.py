@@ -9,7 +9,7 @@ import torch
 
 from tiny import FAMILIES
 from twoway.errors import TwowayError
-from twoway.model import short_rows
+from twoway.model import attn_implementation, short_rows
 from twoway.model.attention import set_attention
 from twoway.model.opened import open_model
 from twoway.model.proof_bridge import probe_bridge
@@ -81,7 +81,7 @@ def test_flex_attention_takes_the_same_mask(two_way: Callable[..., tuple[Any, An
 
 def test_the_products_for_short_rows_take_it_too(two_way: Callable[..., tuple[Any, Any]]) -> None:
     model, processor = two_way("qwen2_vl")
-    short_rows.use(model.bfloat16())
+    attn_implementation.use(model.bfloat16(), products=True)
     cells = cells_of(model, processor, PUBLISHED, CLOSED)
     assert [(cell.backend, cell.verdict, cell.largest) for cell in cells] == [(short_rows.NAME, "bridge", 0.0)] * 4
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from twoway.model import backbone, short_rows
+from twoway.model import attn_implementation, backbone, short_rows
 from twoway.model.attention import set_attention
 
 
@@ -32,7 +32,7 @@ def test_products_are_attention(shared, kind):
 def models(tiny_model):
     """The same model twice: as it is, and with products."""
     made = [backbone.load_model(tiny_model("qwen2_vl"), dtype="float32").model for _ in range(2)]
-    short_rows.use(made[1])
+    attn_implementation.use(made[1], products=True)
     return made
 
 

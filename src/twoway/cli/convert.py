@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import add_attn_implementation
+
 if TYPE_CHECKING:
     import argparse
 
@@ -44,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-pixels", metavar="N", type=int, help="least area of a picture, where the processor can bound it")
     parser.add_argument("--max-pixels", metavar="N", type=int, help="largest area of a picture, where the processor can bound it")
     parser.add_argument("--dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
+    add_attn_implementation(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is whole")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 

@@ -12,7 +12,7 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype")
+_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype", "attn_implementation")
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,17 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: the model's limit)")
     parser.add_argument("--device", default="auto", help="device to run on")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
+    add_attn_implementation(parser)
+
+
+def add_attn_implementation(parser: argparse.ArgumentParser) -> None:
+    """Declare which attention kernel a model uses."""
+    parser.add_argument(
+        "--attn-implementation",
+        metavar="NAME",
+        help="attention kernel: auto, sdpa, eager, flex_attention, flash_attention_2 or flash_attention_3, or one for each part, "
+        "such as tower=flash_attention_2,language=sdpa (default: flash_attention_2 where it is installed and can be used, else sdpa)",
+    )
 
 
 def opening(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from ..model import adapters, backbone, card, encoder, opened, source
 from ..model import pooling as poolings
 from ..model import processor as processors
 from ..model.attention import ATTENTION, set_attention
+from ..model.attn_implementation import AUTO, Setting, by_part, require_installed
+from ..model.attn_implementation import use as use_kernels
 from ..model.layout import number_as_text, write_as
 from ..model.start import open_start, warn_of_chat
 from .embedder import Embedder
@@ -45,12 +47,14 @@ def open_embedder(
     processor: str | Path | None = None,
     template: Style | None = None,
     attention: Attention | None = None,
+    attn_implementation: Setting = AUTO,
     **settings: Any,
 ) -> Embedder:
     """Open a model by folder or hub id; `settings` are those of `Embedder`.
 
     `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor`, `template` (chat or plain)
-    and `attention` (two-way or causal) are for models that are no sentence-transformers checkpoint.
+    and `attention` (two-way or causal) are for models that are no sentence-transformers checkpoint. `attn_implementation` is a
+    kernel's name, or one for each part (see `model.attn_implementation`).
     """
     if isinstance(model, Embedder):
         return model
@@ -60,6 +64,7 @@ def open_embedder(
     dtype = dtype or ("float32" if place.type == "cpu" else "auto")
     if dtype not in backbone.DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, backbone.DTYPES)} (there are: {', '.join(backbone.DTYPES)})")
+    require_installed(by_part(attn_implementation))
     folder = source.locate(model)
     if pooling is not None:
         poolings.require_mode(pooling)
@@ -83,7 +88,10 @@ def open_embedder(
         if max_length < 1 or (longest and max_length > longest):
             raise UsageError(f"--max-length {max_length} is out of range: this model takes 1 to {longest} tokens")
         sentence.max_seq_length = max_length
-    engine = Embedder.of(sentence.to(place), name=str(model), **settings)
+    sentence.to(place)
+    if hasattr(sentence[0], "auto_model"):
+        use_kernels(sentence[0].auto_model, attn_implementation)
+    engine = Embedder.of(sentence, name=str(model), **settings)
     engine.read_as = how
     return engine
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
-from . import card
+from . import attn_implementation, card
 from .attention import ATTENTION
 from .backbone import DTYPES, load_config
 from .encoder import open_sentence_model
@@ -68,6 +68,7 @@ def open_model(spec: str | Path, *, dtype: str = "float32", device: str = "cpu",
         own = None if processor else open_processor(folder)
     inner = getattr(model, "base_model", model)
     inner.eval()
+    attn_implementation.use(inner)
     if processor:
         own = open_processor(locate(processor, PROCESSOR))
     return Opened(folder, inner, own, sentence, declared(inner.config, provenance), provenance)

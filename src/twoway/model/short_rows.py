@@ -19,16 +19,9 @@ from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
 
 NAME = "twoway_short_rows_or_sdpa"
 LONGEST = 512
-
-
-def use(model: PreTrainedModel) -> None:
-    """Let a model that attends with `sdpa` use products where they are faster; what is saved from it says nothing of that."""
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
 
 
 def attend(

@@ -9,7 +9,7 @@ from twoway.errors import TwowayError
 from twoway.model.pooling import require_lasting_eos
 
 from .bridge_task import Bridge
-from .stage_model import Prepared, choose, open_base, spare
+from .stage_model import Prepared, choose, open_base, spare, use_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
     require_lasting_eos(opened.processor, "the bridge needs an EOS that stays: start from a model of another family")
     if not opened.start.has_head:
         raise TwowayError(f"{base} has no language-model head to restore words with; start from a model that kept it")
+    use_kernels(model, config, masks=True)
     adapted = choose(model, config)
     task = Bridge(
         model,

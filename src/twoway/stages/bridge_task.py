@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twoway.model import attn_implementation
 from twoway.model.attention import with_mask
 from twoway.model.bridge_mask import bridge_mask
 from twoway.objectives.mlm import NO_TARGET
@@ -29,6 +30,7 @@ class Bridge(Reconstruction):
     """A two-way model with its language-model head, called with the bridge mask."""
 
     words = WORDS
+    own_masks = True
 
     def __init__(
         self, model: Any, *, eos_sees_target: bool, sources_see_eos: bool, pad_token: int = 0, token_keys: Sequence[str] = ()
@@ -76,12 +78,11 @@ class Bridge(Reconstruction):
                 seen.append(out[1].float().mean(1)[rows, batch["eos"]])
 
         hooks = [part.register_forward_hook(keep) for part in parts]
-        before = language.config._attn_implementation
-        inner.set_attn_implementation("eager")  # the others do not say
         try:
-            self.states(batch)
+            with attn_implementation.kept(inner):
+                inner.set_attn_implementation("eager")  # the others do not say
+                self.states(batch)
         finally:
-            inner.set_attn_implementation(before)
             for hook in hooks:
                 hook.remove()
         places = torch.arange(image.shape[1], device=image.device)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from transformers.utils import is_flash_attn_2_available, is_torch_flex_attn_available
 from transformers.utils import logging as tf_logging
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.model import proof, proof_inputs, proof_verdict
+from twoway.model import attn_implementation, proof, proof_inputs, proof_verdict
 from twoway.model.opened import Declared, Opened, open_model
 from twoway.model.source import first_line
 
@@ -144,22 +143,21 @@ def prove(
     """Run a proof under each backend; at least one must work."""
     cells: list[C] = []
     skipped: list[Skipped] = []
-    before = opened.model.config._attn_implementation
-    for backend in backends:
-        reason = _switch(opened.model, backend)
-        if not reason:
-            # Compiling the flex kernel for a CPU takes minutes; unfused it builds the same masks and gives the same states.
-            try:
-                with torch.compiler.set_stance("force_eager" if opened.model.device.type == "cpu" else "default"):
-                    found, notes = probe(opened.model, opened.processor)
-            except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
-                reason = f"does not run here: {first_line(error)}"
-            else:
-                cells += found
-                skipped += [Skipped(*note.split(": ", 1)) for note in notes]
-        if reason:
-            skipped.append(Skipped(backend, reason))
-    opened.model.set_attn_implementation(before)
+    with attn_implementation.kept(opened.model):
+        for backend in backends:
+            reason = _switch(opened.model, backend)
+            if not reason:
+                # Compiling the flex kernel for a CPU takes minutes; unfused it builds the same masks and gives the same states.
+                try:
+                    with torch.compiler.set_stance("force_eager" if opened.model.device.type == "cpu" else "default"):
+                        found, notes = probe(opened.model, opened.processor)
+                except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
+                    reason = f"does not run here: {first_line(error)}"
+                else:
+                    cells += found
+                    skipped += [Skipped(*note.split(": ", 1)) for note in notes]
+            if reason:
+                skipped.append(Skipped(backend, reason))
     if not cells:
         raise TwowayError(f"{opened.folder}: nothing could be proved: " + "; ".join(f"{one.what} {one.reason}" for one in skipped))
     return tuple(cells), tuple(dict.fromkeys(skipped))
@@ -167,12 +165,13 @@ def prove(
 
 def _switch(model: Any, backend: str) -> str:
     """Set a backend, or say why not."""
-    here = {"flex_attention": is_torch_flex_attn_available, "flash_attention_2": is_flash_attn_2_available}
-    if backend in here and not here[backend]():
+    if not attn_implementation.is_installed(backend):
         return "not on this machine"
     try:
         model.set_attn_implementation(backend)
-    except (ValueError, ImportError) as error:
+        if backend == attn_implementation.SDPA:
+            attn_implementation.use(model, backend)
+    except (ValueError, ImportError, UsageError) as error:
         return f"not supported by this model: {first_line(error).split('. ')[0]}"
     now = model.get_decoder().config._attn_implementation
     return "" if now == backend else f"not supported by this model: it stays with {now}"

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers.utils import logging as tf_logging
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import fresh_folder
+from twoway.model import attn_implementation as kernels
 from twoway.model import backbone, card, encoder, moca, proof, source
 from twoway.model import pooling as poolings
 from twoway.model import processor as processors
@@ -64,6 +66,7 @@ class ConvertConfig:
     min_pixels: int | None = None
     max_pixels: int | None = None
     dim: int | None = None
+    attn_implementation: str | kernels.AttnImplementation | None = None  # the result is tried and proved with it; it is not saved
 
     def __post_init__(self) -> None:
         """Check the names at once, before anything heavy."""
@@ -71,6 +74,7 @@ class ConvertConfig:
             raise UsageError(
                 f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
             )
+        kernels.require(self.attn_implementation or kernels.AUTO, torch.device("cpu"), torch.float32)
         if self.pooling is not None:
             poolings.require_mode(self.pooling)
         if self.template not in (None, *_STYLES):
@@ -108,12 +112,13 @@ def convert(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     dim: int | None = None,
+    attn_implementation: kernels.Setting | None = None,
     overwrite: bool = False,
 ) -> ConvertResult:
     """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
 
     `pooling` and `template` (chat or plain) are the source's own, as it says or as its layout tells, or else `mean` and its chat template;
-    `processor` and `base` (of an adapter) are hub ids or folders.
+    `processor` and `base` (of an adapter) are hub ids or folders. `attn_implementation` is what the result is tried and proved with.
     """
     given = {name: value for name, value in locals().items() if name not in ("src", "out", "overwrite") and value is not None}
     for name in ("processor", "base"):
@@ -151,6 +156,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         licence, bare = opened.licence, config.template is None and opened.layout.template == "bare"
         del opened  # the model on disk is the one to measure, and two do not always fit
         result = encoder.assemble(folder, settings)
+        kernels.use(cast("Any", result[0]).auto_model, config.attn_implementation or kernels.AUTO, dtype=torch.float32)
         notes = (*((_NOT_BARE,) if bare else ()), *_try(result, mode))
         written = card.Card(
             base=facts.get("base") or name,
@@ -173,7 +179,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
 
 def _options(config: ConvertConfig) -> dict[str, Any]:
     """Return what was asked for; of a folder the name alone, since the place of it means nothing elsewhere."""
-    given = {key: value for key, value in asdict(config).items() if value not in (None, {})}
+    given = {key: value for key, value in asdict(config).items() if value not in (None, {}) and key != "attn_implementation"}
     return {key: Path(value).name if key in ("processor", "base") and Path(value).exists() else value for key, value in given.items()}
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from twoway.errors import TwowayError, UsageError
-from twoway.model import backbone, pooling, short_rows
+from twoway.model import backbone, pooling
 from twoway.model.prompting import require_prompts, set_template
 
 from .contrastive_task import ContrastiveTask
-from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare
+from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
     model, parts, own = opened.start.model, opened.processor, opened.start.settings
     if own.similarity not in (None, "cosine") and not any(isinstance(module, Normalize) for module in own.behind):
         raise TwowayError(f"{opened.start.name} is compared by {own.similarity} (similarity_fn_name), and the loss compares cosines")
-    short_rows.use(model)
+    use_kernels(model, config, products=True)
     settings = own.pooled(config.pooling, config.dim)
     mode, width, dim = settings.pooling or "mean", backbone.text_width(model), settings.dim
     if dim is not None and dim > width:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.data.views import look, ramp
 from twoway.errors import TwowayError, UsageError
-from twoway.model import short_rows
 from twoway.model.source import first_line
 from twoway.model.visible import VisiblePatches
 from twoway.objectives.mae import PatchDecoder
 
 from .next_token import NextToken
 from .reconstruction import LeftOut, Reconstruction
-from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare
+from .stage_model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,11 +26,11 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
     causal = config.objective == "causal"
     opened = open_base(base, config, attention="causal" if causal else "two-way")
     model = opened.start.model
-    short_rows.use(model)
     if config.mlm_weight and not opened.start.has_head:
         instead = "" if causal else ", or set mlm_weight=0"
         raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
     decoder = _decoder(opened, config) if config.mae_weight and not causal else None
+    use_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
     adapted = choose(model, config)
     if not config.mlm_weight:
         freeze_head(model)

@@ -25,7 +25,7 @@ from twoway.data.mixture import SourceConfig
 from twoway.data.policy import BAD_ROWS
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import disk_errors, write_whole
-from twoway.model import card
+from twoway.model import attn_implementation, card
 from twoway.training import ranks as between
 from twoway.training.checkpoint import Checkpoints, read_run, same_run
 from twoway.training.config import FREE
@@ -37,6 +37,7 @@ from twoway.training.trainer import Trainer
 
 from .convert import _quiet
 from .stage_config import StageConfig
+from .stage_model import use_kernels
 from .trained import finish, finished
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, 
     if nproc > 1 and between.started_by_others():
         raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
     require_tracker(config.log)
+    attn_implementation.require_installed(config.attn_implementation)
     config = as_begun(config, out)
     same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)
     done = read_run(out).get("steps")
@@ -134,6 +136,7 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
     """Be one rank of the run, from the last checkpoint to the end."""
     ranks = between.Ranks(config.device, timedelta(minutes=config.timeout_minutes))
     config = settle(config, ranks)
+    attn_implementation.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     with _quiet():
         prepared = stage.prepare(base, config)
         shards = config.shards or read_run(out).get("shards") or ranks.count
@@ -154,6 +157,10 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
             sys.stderr.write(_says_type(config, ranks, begun=bool(Checkpoints(out).steps())))
         ranks.wait()
         trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
+        if ranks.device.type != "cpu":
+            decoder = getattr(prepared.task, "decoder", None)
+            body, masks = getattr(decoder, "body", None), prepared.task.own_masks
+            use_kernels(prepared.start.model, config, decoder=body, masks=masks, device=ranks.device)
         trainer.run(data.loader)
     ranks.leave()
     return prepared

@@ -9,6 +9,7 @@ from typing import Literal
 from twoway.data.batching import CostWeights
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
+from twoway.model.attn_implementation import AttnImplementation, by_part
 from twoway.training.config import TrainConfig
 
 
@@ -43,6 +44,8 @@ class StageConfig(TrainConfig):
     cost: CostWeights = field(default_factory=CostWeights)  # of an image token and of a picture, for the budget
     batch_rows: int | None = None  # rows of a batch, instead of the budget
     shards: int | None = None  # batches of a step, over all ranks; a rank adds its own up. Default: one for each rank
+    # A kernel's name, or one for each of tower, language and decoder; auto: flash_attention_2 where it is installed and can be used.
+    attn_implementation: str | AttnImplementation = "auto"
     freeze_tower: bool = False
     train_layers: int = 0  # only the last N layers of the language model; 0 for all
     lora: AdapterConfig = field(default_factory=AdapterConfig)
@@ -54,6 +57,7 @@ class StageConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
+        by_part(self.attn_implementation)
         for name in ("epochs", "max_length", "prefetch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
-from twoway.model import adapters, backbone, card, kernels, mask_token, processor, proof
+from twoway.model import adapters, attn_implementation, backbone, card, kernels, mask_token, processor, proof
 from twoway.model.attention import Attention, declared, set_attention
 from twoway.model.start import Start, open_start
 from twoway.training.task import Task
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .stage_config import StageConfig
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Task, covariant=True)
 
@@ -114,6 +117,24 @@ def freeze_head(model: Any) -> None:
     head = backbone.parts(model).head
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         head.requires_grad_(False)
+
+
+def use_kernels(
+    model: Any, config: StageConfig, *, decoder: Any = None, masks: bool = False, products: bool = False, device: torch.device | None = None
+) -> None:
+    """Give each part its attention kernel. A base is opened and proved on the CPU: what runs on a GPU alone waits until it is there."""
+    chosen = attn_implementation.by_part(config.attn_implementation)
+    if masks:
+        attn_implementation.require_masks(chosen)
+    if device is None:
+        waiting = {part: name for part, name in vars(chosen).items() if "flash" in name}
+        chosen = replace(chosen, **dict.fromkeys(waiting, attn_implementation.AUTO))
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    used = attn_implementation.use(
+        model, chosen, dtype=dtype, device=device or torch.device("cpu"), decoder=decoder, masks=masks, products=products
+    )
+    if device is not None:
+        log.info("attention: %s", ", ".join(f"{part} {name}" for part, name in used.items()))
 
 
 def spare(config: StageConfig, models: Iterable[Any], layers: Iterable[nn.Module]) -> None:

@@ -27,6 +27,8 @@ Batch = dict[str, Any]
 class Task(nn.Module):
     """A model with its losses. `weights` says how much each counts; a loss of weight 0 is not computed."""
 
+    own_masks = False  # whether the language model is called with masks of who sees whom
+
     def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.weights = {name: weight for name, weight in weights.items() if weight}

@@ -1,0 +1,120 @@
+"""A tower's windows in one call beside transformers' call for each: calls of attention and reads of the device, and the time on a CPU.
+
+The tower is a random one of Qwen2.5-VL-3B's geometry (width 1280, 16 heads, windows of 8 x 8 patches, full attention in each eighth layer).
+Calls and reads are counted over all 32 layers, on a narrow tower of the same depth and windows, since neither hangs on the width. Time is
+taken on the real width with four layers, three of windows and one of whole pictures, in float32, forward and there and back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
+
+from twoway.model import attn_implementation as kernels
+
+from .side_by_side import side_by_side, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Pictures in patches: six of 1,024 tokens each, and a page of 1700 x 2200 with a photograph of 640 x 480, within MoCa's bounds.
+SIX = torch.tensor([[1, 64, 64]] * 6)
+MIXED = torch.tensor([[1, 72, 54], [1, 34, 46]])
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_attention_math,
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+}
+
+
+class Counted(TorchDispatchMode):
+    """Counts calls of attention."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator as ever."""
+        self.calls += func.overloadpacket in ATTENTION
+        return func(*args, **(kwargs or {}))
+
+
+def tower(name: str, **geometry: Any) -> Any:
+    """Return a random tower that attends with a kernel of ours or of the library."""
+    torch.manual_seed(0)
+    made = Tower(Qwen2_5_VLVisionConfig(**geometry)).eval()
+    made.config._attn_implementation = name
+    return made
+
+
+def reads(do: Callable[[], object]) -> int:
+    """Count how often numbers are read off a tensor while something is done: each would wait for a GPU."""
+    count = 0
+
+    def counting(original: Any) -> Any:
+        def read(self: torch.Tensor, *args: Any) -> Any:
+            nonlocal count
+            count += 1
+            return original(self, *args)
+
+        return read
+
+    names = ("tolist", "item")
+    before = {name: getattr(torch.Tensor, name) for name in names}
+    try:
+        for name in names:
+            setattr(torch.Tensor, name, counting(before[name]))
+        do()
+    finally:
+        for name in names:
+            setattr(torch.Tensor, name, before[name])
+    return count
+
+
+def count() -> None:
+    """Print calls and reads of whole towers."""
+    print("\nCalls of attention and reads of the device in a forward pass, 32 layers (28 of windows, 4 of whole pictures)")
+    print(f"  {'':34s} {'calls':>10s} {'reads':>7s}")
+    narrow = {"depth": 32, "hidden_size": 32, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
+    for title, grids in (("six pictures of 1,024 tokens", SIX), ("a page and a photograph", MIXED)):
+        pixels = torch.randn(int(grids.prod(1).sum()), 1176)
+        for said, name in (("transformers", "sdpa"), ("windows together", kernels.GROUPED)):
+            model = tower(name, **narrow)
+            with torch.no_grad(), Counted() as counted:
+                found = reads(lambda model=model, pixels=pixels, grids=grids: model(pixels, grid_thw=grids))
+            print(f"  {title + ', ' + said:46s} {counted.calls:10,d} {found:7,d}")
+
+
+def main() -> None:
+    """Count, then time both in turns."""
+    torch.set_num_threads(1)
+    count()
+    geometry = {
+        "depth": 4,
+        "fullatt_block_indexes": [3],
+        "hidden_size": 1280,
+        "num_heads": 16,
+        "intermediate_size": 3420,
+        "out_hidden_size": 2048,
+    }
+    models = {"transformers": tower("sdpa", **geometry), "windows together": tower(kernels.GROUPED, **geometry)}
+    for title, grids in (("a picture of 1,024 tokens", SIX[:1]), ("a page and a photograph", MIXED)):
+        pixels = torch.randn(int(grids.prod(1).sum()), 1176, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            left, right = (model(pixels, grid_thw=grids).pooler_output for model in models.values())
+        apart = float((left - right).abs().max() / left.abs().max())
+
+        def forward(model: Any, pixels: torch.Tensor = pixels, grids: torch.Tensor = grids) -> None:
+            with torch.no_grad():
+                model(pixels, grid_thw=grids)
+
+        def both_ways(model: Any, pixels: torch.Tensor = pixels, grids: torch.Tensor = grids) -> None:
+            model.zero_grad()
+            model(pixels, grid_thw=grids).pooler_output.square().mean().backward()
+
+        for way, do in (("forward", forward), ("forward and backward", both_ways)):
+            seconds = side_by_side({name: lambda model=model, do=do: do(model) for name, model in models.items()}, rounds=3, warm_up=0)
+            table(f"Four layers over {title}, {way}, float32, one thread (results within {apart:.0e})", seconds)

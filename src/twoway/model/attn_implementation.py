@@ -1,0 +1,321 @@
+"""Which attention kernel each part of a model uses, and one call for a tower's many windows where the library makes one for each.
+
+`attn_implementation` is transformers' own word. It is one name for the whole model or one for each part; `auto` is FlashAttention-2 where
+it is installed and device and type allow it, else what transformers chooses, which is sdpa.
+
+A tower of the Qwen-VL kind keeps the patches of all pictures in one row and says where stretches (windows, pictures) end: `cu_seqlens`.
+FlashAttention takes these borders as they are. For every other kernel transformers cuts the row up and makes a call for each stretch, and
+reads the borders from the device three times a layer. Under sdpa such a tower gets a function of ours, registered as transformers' docs
+say. Its name has "flash" in it, because transformers hands the borders to such names alone. It lays stretches of one length together and
+makes one call for each length; short ones (windows at the edge of a picture) share one padded call. Borders become numbers once a forward
+pass. Towers are found by what they expose: attention that takes `cu_seqlens`.
+
+The choice lives in the config in memory; transformers saves none of it, so a checkpoint names no kernel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_torch_flex_attn_available
+
+from twoway.errors import UsageError, did_you_mean
+
+from . import short_rows
+from .source import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+AUTO, SDPA, FLASH = "auto", "sdpa", "flash_attention_2"
+KERNELS = (AUTO, SDPA, "eager", "flex_attention", FLASH, "flash_attention_3")
+PARTS = ("tower", "language", "decoder")
+_HERE = {
+    "flex_attention": is_torch_flex_attn_available,
+    "flash_attention_2": is_flash_attn_2_available,
+    "flash_attention_3": is_flash_attn_3_available,
+}
+_HALF = (torch.bfloat16, torch.float16)
+# Stretches up to this length are windows or small pictures: padding the odd ones costs less than a call for each.
+_SHORT = 128
+
+GROUPED, GROUPED_SHORT_ROWS = "twoway_sdpa_by_flash_borders", "twoway_short_rows_or_sdpa_by_flash_borders"
+
+
+@dataclass(frozen=True)
+class AttnImplementation:
+    """A kernel for each part; the decoder is the patch decoder of pre-training, and its `auto` is what the language model has."""
+
+    tower: str = AUTO
+    language: str = AUTO
+    decoder: str = AUTO
+
+    def __post_init__(self) -> None:
+        """Refuse names that are none."""
+        for part in PARTS:
+            name = getattr(self, part)
+            if name not in KERNELS:
+                near = did_you_mean(name, KERNELS)
+                raise UsageError(f"attn_implementation: unknown kernel {name!r} for the {part}{near} (there are: {', '.join(KERNELS)})")
+
+
+Setting = str | AttnImplementation
+
+
+def by_part(setting: Setting) -> AttnImplementation:
+    """Read a setting: parts, one name for all of them, or `tower=…,language=…` as the command line has it."""
+    if isinstance(setting, AttnImplementation):
+        return setting
+    if "=" not in setting:
+        return AttnImplementation(setting, setting, setting)
+    chosen: dict[str, str] = {}
+    for word in setting.split(","):
+        part, sign, name = (piece.strip() for piece in word.partition("="))
+        if part not in PARTS or not sign or part in chosen:
+            raise UsageError(
+                f"attn_implementation {setting!r} is one name, or PART=NAME for any of {', '.join(PARTS)}, with commas between"
+            )
+        chosen[part] = name
+    return AttnImplementation(**chosen)
+
+
+def is_installed(name: str) -> bool:
+    """Whether this machine has a kernel."""
+    return name not in _HERE or bool(_HERE[name]())
+
+
+def require_installed(setting: Setting) -> None:
+    """Refuse a kernel that this machine lacks."""
+    for part in PARTS:
+        name = getattr(by_part(setting), part)
+        if not is_installed(name):
+            here = ", ".join(filter(is_installed, KERNELS))
+            raise UsageError(f"attn_implementation: this machine has no {name} for the {part} (it has: {here})")
+
+
+def require(setting: Setting, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a kernel that this machine lacks, or that cannot compute in this type or on this device."""
+    require_installed(setting)
+    for part in PARTS:
+        name = getattr(by_part(setting), part)
+        if "flash" in name and (device.type == "cpu" or dtype not in _HALF):
+            here = f"{str(dtype).removeprefix('torch.')} on {device.type}"
+            raise UsageError(f"attn_implementation: {name} for the {part} needs bfloat16 or float16 on a GPU, not {here}; use sdpa")
+
+
+def require_masks(setting: Setting) -> None:
+    """Refuse a language model's kernel that takes no mask of our own."""
+    name = by_part(setting).language
+    if "flash" in name:
+        raise UsageError(f"attn_implementation: {name} takes no mask of who sees whom; use sdpa for the language model here")
+
+
+def use(
+    model: Any,
+    setting: Setting = AUTO,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    decoder: Any = None,
+    masks: bool = False,
+    products: bool = False,
+) -> dict[str, str]:
+    """Give each part of a loaded model its kernel, and return what each has.
+
+    `dtype` and `device` are what it computes with (the model's own where they are left out); `decoder` is the text model of a patch
+    decoder; `masks` says that the language model is called with masks of our own, which no flash kernel takes; with `products` attention
+    over short rows in bfloat16 on a CPU is plain products (`short_rows`).
+    """
+    chosen = by_part(setting)
+    device, dtype = device or model.device, dtype or model.dtype
+    require(chosen, device, dtype)
+    if masks:
+        require_masks(chosen)
+    flash = device.type != "cpu" and dtype in _HALF and is_installed(FLASH)
+    language, tower = _language(model), _tower(model)
+    _set(model, language, chosen.language, flash=flash and not masks, short=short_rows.NAME if products else SDPA, what="language model")
+    used = {"language": str(language.config._attn_implementation)}
+    if tower is not None:
+        plain, grouped = (short_rows.NAME, GROUPED_SHORT_ROWS) if products else (SDPA, GROUPED)
+        _set(model, tower, chosen.tower, flash=flash, short=grouped if takes_borders(tower) else plain, what="tower")
+        used["tower"] = str(tower.config._attn_implementation)
+    if decoder is not None:
+        name = used["language"] if chosen.decoder == AUTO else short_rows.NAME if chosen.decoder == SDPA and products else chosen.decoder
+        decoder.config._attn_implementation = name
+        used["decoder"] = name
+    return used
+
+
+@contextmanager
+def kept(model: Any) -> Iterator[None]:
+    """Give every part its kernel back afterwards."""
+    configs = {id(one.config): one.config for one in model.modules() if isinstance(getattr(one, "config", None), PreTrainedConfig)}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = {"": name}
+
+
+def takes_borders(tower: nn.Module) -> bool:
+    """Whether a tower's attention is told where stretches of one long row end."""
+    return any("cu_seqlens" in inspect.signature(module.forward).parameters for module in tower.modules())
+
+
+def _language(model: Any) -> Any:
+    try:
+        found = model.get_decoder()
+    except (AttributeError, NotImplementedError):
+        return model
+    return found if isinstance(found, PreTrainedModel) else model
+
+
+def _tower(model: Any) -> Any:
+    """Return the part that sees, where a model has one with a config of its own."""
+    try:
+        found = model.get_encoder(modality="image")
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+    taken = {id(model.config), id(_language(model).config)}
+    return found if isinstance(found, PreTrainedModel) and id(found.config) not in taken else None
+
+
+def _set(model: Any, part: Any, name: str, *, flash: bool, short: str, what: str) -> None:
+    """Give one part of a model a kernel; `short` is what stands for sdpa there."""
+    if name == AUTO:
+        name = FLASH if flash and getattr(part, "_supports_flash_attn", False) else str(part.config._attn_implementation)
+        name = SDPA if name in (short_rows.NAME, GROUPED, GROUPED_SHORT_ROWS) else name
+    given = short if name == SDPA else name
+    key = next((key for key in model.config.sub_configs if getattr(model.config, key) is part.config), None)
+    try:
+        # What is no tower counts with the language model: the whole has its kernel too.
+        whole = {"": given} if what != "tower" else {}
+        if part.config is model.config:
+            model.set_attn_implementation(given)
+        elif key is None:
+            part.config._attn_implementation = given
+        else:
+            model.set_attn_implementation(whole | {key: given})
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"attn_implementation: the {what} of {model.config.model_type} takes no {name}: {first_line(error)}") from error
+    if part.config._attn_implementation != given:
+        has = part.config._attn_implementation
+        raise UsageError(f"attn_implementation: the {what} of {model.config.model_type} takes no {name}; it stays with {has}")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Stretches that one call attends in: so many, of one length or padded to it, and which places are real where they are padded."""
+
+    count: int
+    length: int
+    real: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the stretches of a row are laid together: the calls, where their places come from, and where the row's places then are."""
+
+    calls: tuple[_Call, ...]
+    taken: Tensor | None = None  # nothing where the row lies right as it is
+    back: Tensor | None = None
+
+
+_plans: Any = WeakTensorKeyDictionary()  # a tower hands the same borders to all of its layers
+
+
+def _plan_of(borders: Tensor) -> _Plan:
+    found: _Plan | None = _plans.get(borders)
+    if found is None:
+        found = _plans[borders] = plan(borders.tolist(), borders.device)
+    return found
+
+
+def plan(borders: list[int], device: torch.device | str = "cpu") -> _Plan:
+    """Lay stretches together: one call for each length, and one padded call for short ones of other lengths than the most usual."""
+    stretches = [(start, end - start) for start, end in itertools.pairwise(borders) if end > start]
+    if not stretches:
+        return _Plan(())
+    total = Counter[int]()
+    for _, length in stretches:
+        total[length] += length
+    usual = max((length for length in total if length <= _SHORT), key=lambda length: (total[length], length), default=0)
+    odd = [length for length in total if length <= _SHORT and length != usual]
+    groups = [[length] for length in sorted(total.keys() - odd, reverse=True)] + ([odd] if odd else [])
+    if len(groups) == 1 and not odd:
+        return _Plan((_Call(len(stretches), stretches[0][1]),))
+    calls, taken, back = [], [], torch.empty(borders[-1], dtype=torch.long)
+    done = 0
+    for group in groups:
+        inside = [one for one in stretches if one[1] in group]
+        longest = max(group)
+        place = torch.arange(longest)
+        starts, lengths = torch.tensor(inside).unbind(1)
+        real = place < lengths[:, None]
+        here = torch.where(real, starts[:, None] + place, starts[:, None])
+        back[here[real]] = done + real.flatten().nonzero()[:, 0]
+        taken.append(here.flatten())
+        done += here.numel()
+        calls.append(_Call(len(inside), longest, None if len(group) == 1 else real[:, None, None].to(device)))
+    return _Plan(tuple(calls), torch.cat(taken).to(device), back.to(device))
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    kernel: Callable[..., Any],
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each stretch of one long row, (1, heads, length, dim); without borders as `kernel` does."""
+    borders = options.pop("cu_seq_lens_q", None)
+    for name in ("cu_seq_lens_k", "max_length_q", "max_length_k"):
+        options.pop(name, None)
+    if borders is None or attention_mask is not None:
+        if borders is not None:
+            attention_mask = _within(borders, query.shape[2], attention_mask)
+        found: tuple[Tensor, None] = kernel(module, query, key, value, attention_mask, **options)
+        return found
+    plan = _plan_of(borders)
+    # (1, heads, length, dim) -> (length, heads, dim)
+    rows = [one[0].transpose(0, 1) for one in (query, key, value)]
+    if plan.taken is not None:
+        rows = [one.index_select(0, plan.taken) for one in rows]
+    seen, start = [], 0
+    for call in plan.calls:
+        size = call.count * call.length
+        given = [one[start : start + size].view(call.count, call.length, *one.shape[1:]).transpose(1, 2) for one in rows]
+        seen.append(kernel(module, *given, call.real, **options)[0].flatten(0, 1))
+        start += size
+    whole = torch.cat(seen) if len(seen) > 1 else seen[0] if seen else rows[2]
+    return (whole if plan.back is None else whole.index_select(0, plan.back))[None], None
+
+
+def _within(borders: Tensor, length: int, mask: Any) -> Tensor:
+    """Narrow a mask to pairs of places in one stretch."""
+    number = torch.searchsorted(borders.long(), torch.arange(length, device=borders.device), right=True)
+    same = number[:, None] == number
+    narrowed: Tensor = same & mask if mask.dtype == torch.bool else mask.masked_fill(~same, torch.finfo(mask.dtype).min)
+    return narrowed
+
+
+for _name, _kernel in ((GROUPED, sdpa_attention_forward), (GROUPED_SHORT_ROWS, short_rows.attend)):
+    AttentionInterface.register(_name, partial(attend, kernel=_kernel))
+    AttentionMaskInterface.register(_name, sdpa_mask)
