@@ -20,6 +20,7 @@ from twoway.stages.contrastive_task import ContrastiveConfig, ContrastiveTask
 from twoway.training.cached import Kept
 from twoway.training.cached_step import Step
 from twoway.training.ranks import Ranks, whole
+from twoway.training.task import read
 
 WARM = {"temperature": 0.2}  # so that no softmax is all on one side
 
@@ -84,7 +85,7 @@ def gradients(task, batches, *, shared=None, ranks=None):
     """Return the gradients of one step by name, in one piece, and its numbers."""
     ranks = ranks or Ranks("cpu")
     step = Step(task, shared or task, ranks, batches, seed=partial(seeds, rank=ranks.rank), dtype="float32")
-    made = step.gradients()
+    made = step.finish(read(step.gradients()))
     found = {
         name: torch.zeros(one.shape) if one.grad is None else whole(one.grad) for name, one in task.named_parameters() if one.requires_grad
     }

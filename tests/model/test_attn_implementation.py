@@ -14,13 +14,16 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from masked import batch_of
 from twoway.config import load
+from twoway.data.corrupt import CorruptConfig
 from twoway.embedding import open_embedder
 from twoway.errors import UsageError
 from twoway.model import attn_implementation as kernels
 from twoway.model import backbone
 from twoway.stages.convert import ConvertConfig, convert
 from twoway.stages.pretrain_config import PretrainConfig
+from twoway.stages.pretrain_model import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,6 +236,24 @@ def test_the_setting_is_read_from_files_and_words(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("attn_implementation: {towr: eager}\n")
     with pytest.raises(UsageError, match=r"a\.yaml:1: unknown key attn_implementation\.towr; did you mean attn_implementation\.tower"):
         load(PretrainConfig, tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(("family", "taken"), [("qwen2_vl", True), ("gemma3", False)])
+def test_a_decoder_may_differ_where_it_makes_its_own_masks(family: str, taken: bool, tiny_model: Callable[[str], Path]) -> None:
+    options = {"dtype": "float32", "mask": CorruptConfig(words=0.5, patches=0.5)}
+    found = {}
+    for name in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        prepared = prepare(tiny_model(family), PretrainConfig(attn_implementation=f"decoder={name}", **options))
+        prepared.task.eval()
+        batch = batch_of(prepared, "both", words=0.5, patches=0.5)
+        if name == "sdpa" or taken:
+            found[name] = {key: float(loss.total.detach()) for key, loss in prepared.task.parts(batch)[0].items()}
+        else:
+            with pytest.raises(UsageError, match="it cannot have eager, so leave the decoder out"):
+                prepared.task.parts(batch)
+    if taken:
+        assert found["eager"] == pytest.approx(found["sdpa"], rel=1e-4)
 
 
 def test_nothing_of_it_is_saved_and_vectors_are_the_same(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_torch_flex_attn_available
 
 from twoway.errors import UsageError, did_you_mean
@@ -157,6 +157,18 @@ def use(
         decoder.config._attn_implementation = name
         used["decoder"] = name
     return used
+
+
+def require_same_masks(language: Any, decoder: Any, mask: Any) -> None:
+    """Refuse a decoder whose kernel takes masks of another form than the finished one that it is handed; zeros and ones suit any."""
+    names = [part.config._attn_implementation for part in (language, decoder)]
+    forms = [ALL_MASK_ATTENTION_FUNCTIONS.get(name) for name in names]
+    finished = mask is not None and not (isinstance(mask, torch.Tensor) and mask.dim() == 2)
+    if finished and forms[0] is not forms[1]:
+        raise UsageError(
+            f"attn_implementation: {language.config.model_type} makes masks for its language model's {names[0]}, and the decoder is handed "
+            f"them; it cannot have {names[1]}, so leave the decoder out"
+        )
 
 
 @contextmanager

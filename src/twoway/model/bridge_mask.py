@@ -23,31 +23,38 @@ from twoway.errors import TwowayError
 
 PARTS = ("A", "EOS", "B")
 _A, _EOS, _B = range(3)
-_TABLE = ((True, True, False), (True, True, True), (False, True, True))
 
 
-def bridge_mask(eos: torch.Tensor, padding: torch.Tensor, *, eos_sees_target: bool, sources_see_eos: bool) -> torch.Tensor:
+def bridge_mask(
+    eos: torch.Tensor, padding: torch.Tensor, *, eos_sees_target: bool, sources_see_eos: bool, checked: bool = False
+) -> torch.Tensor:
     """Return who (row) sees whom (column) for a batch: `(rows, length, length)`, true where a token is seen.
 
-    `eos` holds the position of the EOS token of each row, counted with the padding; `padding` is true where a position is padding.
+    `eos` holds the position of the EOS token of each row, counted with the padding; `padding` is true where a position is padding. A batch
+    that is `checked` (`require_parts`, on the CPU) is not looked into again.
     """
+    if not checked:
+        require_parts(eos, padding)
+    places = torch.arange(padding.shape[1], device=padding.device)
+    part = torch.sign(places - eos.to(padding.device)[:, None]) + 1
+    who, whom, real = part[:, :, None], part[:, None, :], ~padding
+    hidden = ((who == _A) & (whom == _B)) | ((who == _B) & (whom == _A))
+    if not eos_sees_target:
+        hidden = hidden | ((who == _EOS) & (whom == _B))
+    if not sources_see_eos:
+        hidden = hidden | ((who == _A) & (whom == _EOS))
+    return ~hidden & real[:, :, None] & real[:, None, :]
+
+
+def require_parts(eos: torch.Tensor, padding: torch.Tensor) -> None:
+    """Refuse a batch without an A, an EOS and a B in every row."""
     if padding.dim() != 2 or padding.dtype != torch.bool or eos.shape != padding.shape[:1]:
         raise TwowayError(
             f"the bridge mask takes one position a row and a true or false for each token, not {tuple(eos.shape)} and "
             f"{tuple(padding.shape)} of {padding.dtype}"
         )
     places = torch.arange(padding.shape[1], device=padding.device)
-    _check(eos.to(padding.device)[:, None], padding, places)
-    table = torch.tensor(_TABLE, device=padding.device)
-    table[_EOS, _B] = eos_sees_target
-    table[_A, _EOS] = sources_see_eos
-    part = torch.sign(places - eos.to(padding.device)[:, None]) + 1
-    real = ~padding
-    return table[part[:, :, None], part[:, None, :]] & real[:, :, None] & real[:, None, :]
-
-
-def _check(eos: torch.Tensor, padding: torch.Tensor, places: torch.Tensor) -> None:
-    """Refuse a batch without an A, an EOS and a B in every row."""
+    eos = eos.to(padding.device)[:, None]
     past = (eos < 0) | (eos >= padding.shape[1])
     faults = {
         f"its EOS is past the end of a row of {padding.shape[1]} tokens": past,

@@ -25,10 +25,13 @@ from . import backbone
 from .source import first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
     from transformers import PreTrainedModel
 
 _CLOSE = 1e-4
+_ROWS = "rows"
 
 
 class VisiblePatches:
@@ -40,24 +43,29 @@ class VisiblePatches:
         self._tower: Any = found[1] if found else None
 
     def __call__(self, pixels: Tensor, grids: Tensor, visible: Tensor) -> dict[str, Any]:
-        """Return what the model takes in the place of pictures; `visible` has an entry for each image token, in the order of the pixels.
+        """Return what the model takes in the place of pictures; `visible` has an entry for each image token, in the order of the pixels."""
+        return self.run(pixels, grids, self.places(grids, visible))
 
-        Nothing is returned, and the tower does not run, where no patch is visible.
-        """
-        if not bool(visible.any()):
+    def run(self, pixels: Tensor, grids: Tensor, places: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return it, where `places` are known; nothing is returned, and the tower does not run, where no patch is visible."""
+        if not places:
             return {}
-        rows = visible.repeat_interleave(self._tower.spatial_merge_size**2)
-        out = self._tower(pixels[rows].type(self._tower.dtype), grid_thw=grids, **self._places(grids, visible, rows))
+        given = {name: value for name, value in places.items() if name != _ROWS}
+        out = self._tower(pixels.index_select(0, places[_ROWS]).type(self._tower.dtype), grid_thw=grids, **given)
         out.pooler_output = (out.pooler_output,)
         if getattr(out, "deepstack_features", None) is not None:
             out.deepstack_features = [(one,) for one in out.deepstack_features]
         return {"mm_encoder_outputs": {"image": out}}
 
-    def _places(self, grids: Tensor, visible: Tensor, rows: Tensor) -> dict[str, Any]:
-        """Return what the tower would work out from whole pictures, for the visible patches."""
+    def places(self, grids: Tensor, visible: Tensor) -> dict[str, Tensor]:
+        """Return what the tower would work out from whole pictures, for the visible patches; nothing where there is none."""
+        if not bool(visible.any()):
+            return {}
         tower, merge = self._tower, self._tower.spatial_merge_size
+        rows = visible.repeat_interleave(merge**2)
         borders = get_vision_cu_seqlens(grids)
-        places: dict[str, Any] = {
+        places: dict[str, Tensor] = {
+            _ROWS: rows.nonzero()[:, 0],
             "position_ids": get_vision_position_ids(grids, merge)[rows],
             "cu_seqlens": _borders(borders, rows),
         }

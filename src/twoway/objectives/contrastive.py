@@ -46,9 +46,10 @@ def contrastive_loss(
     """Return the summed cross-entropy of each query's positive among the candidates it may see; vectors need not be normalised.
 
     `positive_Q` is the number of each query's positive, which it always sees; `allowed_QC` says what else (everything without it). A
-    learnt temperature is a tensor of one number.
+    learnt temperature is a tensor of one number, which its owner keeps above zero: to look at it here would be to wait for the device.
     """
-    require_temperature(temperature)
+    if not isinstance(temperature, torch.Tensor):
+        require_temperature(temperature)
     width = queries_QD.shape[-1]
     for dim in dims:
         if not 0 < dim <= width:
@@ -101,11 +102,10 @@ def ranking(
     return Ranking(positive > hard, positive, hard.masked_fill(hard == -torch.inf, torch.nan))
 
 
-def require_temperature(temperature: float | torch.Tensor) -> None:
+def require_temperature(temperature: float) -> None:
     """Refuse a temperature that no score can be divided by."""
-    value = float(torch.as_tensor(temperature).detach())
-    if not 0 < value < math.inf:
-        raise UsageError(f"the temperature must be above 0, not {value:g}; the papers use 0.02 and 0.03")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"the temperature must be above 0, not {temperature:g}; the papers use 0.02 and 0.03")
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

@@ -43,11 +43,15 @@ class PatchDecoder(nn.Module):
         self.to_values = nn.Linear(config.hidden_size, values)
         self.to(next(layers[first].parameters()))
 
-    def forward(self, hidden_BLD: torch.Tensor, chosen_BL: torch.Tensor, seen: Mapping[str, Any]) -> torch.Tensor:
-        """Return the predicted values (N, P) at the chosen positions; `seen` is what the language model was called with."""
+    def forward(self, hidden_BLD: torch.Tensor, chosen: torch.Tensor, seen: Mapping[str, Any]) -> torch.Tensor:
+        """Return the predicted values (N, P) at the chosen positions; `seen` is what the language model was called with.
+
+        `chosen` is a mask (B, L), or the numbers of the positions over the whole batch (N), which need no look at the device.
+        """
         passed = {name: value for name, value in seen.items() if name not in ("input_ids", "inputs_embeds", "past_key_values")}
-        states_BLD = self.body(inputs_embeds=hidden_BLD, **passed).last_hidden_state
-        values_NP: torch.Tensor = self.to_values(states_BLD[chosen_BL])
+        states_BLD = self.body(inputs_embeds=hidden_BLD, **{"use_cache": False} | passed).last_hidden_state
+        places_N = chosen.flatten().nonzero()[:, 0] if chosen.dtype == torch.bool else chosen
+        values_NP: torch.Tensor = self.to_values(states_BLD.flatten(0, 1).index_select(0, places_N))
         return values_NP
 
 

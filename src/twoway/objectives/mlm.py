@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 NO_TARGET = -100
 
 
+def word_places(labels_BL: torch.Tensor, *, shift: bool = True, mask_BL: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the positions that have a word to say, counted over the whole batch; `mask_BL` says which positions are real.
+
+    With `shift`, a row's first real token has no position before it and so no target, whichever side the padding is on.
+    """
+    chosen_BL = labels_BL != NO_TARGET
+    if shift:
+        chosen_BL = functional.pad(chosen_BL[:, 1:], (0, 1))
+        if mask_BL is not None:
+            chosen_BL = chosen_BL & mask_BL.bool()
+    return chosen_BL.flatten().nonzero()[:, 0]
+
+
 def word_loss(
     hidden_BLD: torch.Tensor,
     labels_BL: torch.Tensor,
@@ -28,18 +41,17 @@ def word_loss(
     *,
     shift: bool = True,
     mask_BL: torch.Tensor | None = None,
+    places_N: torch.Tensor | None = None,
     chunk: int = 1024,
 ) -> Loss:
-    """Return the summed cross-entropy of the labels that are not `NO_TARGET`; `mask_BL` says which positions are real.
+    """Return the summed cross-entropy of the labels that are not `NO_TARGET`.
 
-    With `shift`, a row's first real token has no position before it and so no target, whichever side the padding is on.
+    `places_N` is what `word_places` says of the batch before it moves to a device: found there, it would be waited for.
     """
-    if shift:
-        hidden_BLD, labels_BL = hidden_BLD[:, :-1], labels_BL[:, 1:]
-        if mask_BL is not None:
-            labels_BL = labels_BL.masked_fill(~mask_BL[:, :-1].bool(), NO_TARGET)
-    chosen_BL = labels_BL != NO_TARGET
-    hidden_ND, targets_N = hidden_BLD[chosen_BL], labels_BL[chosen_BL]
+    if places_N is None:
+        places_N = word_places(labels_BL, shift=shift, mask_BL=mask_BL)
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, places_N)
+    targets_N = labels_BL.flatten().index_select(0, places_N + int(shift))
     count = len(targets_N)
     # The empty sum is tied to the states, so that every rank of a distributed run reaches the same parameters.
     total = hidden_BLD.sum() * 0.0

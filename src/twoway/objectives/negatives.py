@@ -34,20 +34,30 @@ def same_group(group_Q: torch.Tensor, group_C: torch.Tensor) -> torch.Tensor:
 
 
 def false_negatives(
-    keys_Q: torch.Tensor, all_keys_R: torch.Tensor, positive_keys_R: torch.Tensor, candidate_keys_C: torch.Tensor
+    keys_Q: torch.Tensor,
+    all_keys_R: torch.Tensor,
+    positive_keys_R: torch.Tensor,
+    candidate_keys_C: torch.Tensor,
+    *,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Return which candidates answer each query, or are the query itself, by content; a query's own positive is among them.
 
-    R are all rows that are known, with the keys (hashes of content) of their query and their positive.
+    R are all rows that are known, with the keys (hashes of content) of their query and their positive. What is as long as the keys is
+    worked out where they are, what is as large as Q times C on `device`: keys on the CPU are numbered without waiting for another device.
     """
+    device = device or keys_Q.device
     _, number = torch.unique(torch.cat([keys_Q, all_keys_R, positive_keys_R, candidate_keys_C]), return_inverse=True)
     query_Q, row_R, positive_R, candidate_C = number.split([len(keys_Q), len(all_keys_R), len(positive_keys_R), len(candidate_keys_C)])
     # A table of what answers what, over the different queries and the different contents: small, whatever Q times R times C would be.
     queries, place = torch.unique(torch.cat([query_Q, row_R]), return_inverse=True)
-    answers = torch.zeros(len(queries), int(number.max()) + 1 if len(number) else 0, dtype=torch.bool, device=keys_Q.device)
-    answers[place[len(query_Q) :], positive_R] = True
-    answers[torch.arange(len(queries), device=keys_Q.device), queries] = True
-    return answers[place[: len(query_Q)]][:, candidate_C]
+    answers = torch.zeros(len(queries), int(number.max()) + 1 if len(number) else 0, dtype=torch.bool, device=device)
+    asked, rows, positives, same, candidates = (
+        one.to(device, non_blocking=True) for one in (*place.split([len(query_Q), len(row_R)]), positive_R, queries, candidate_C)
+    )
+    answers.index_put_((rows, positives), answers.new_ones(()))
+    answers.index_put_((torch.arange(len(queries), device=device), same), answers.new_ones(()))
+    return answers[asked][:, candidates]
 
 
 def too_near(similar_QC: torch.Tensor, positive_Q: torch.Tensor, *, margin: float, relative: bool = False) -> torch.Tensor:

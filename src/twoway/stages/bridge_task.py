@@ -12,7 +12,7 @@ import torch
 
 from twoway.model import attn_implementation
 from twoway.model.attention import with_mask
-from twoway.model.bridge_mask import bridge_mask
+from twoway.model.bridge_mask import bridge_mask, require_parts
 from twoway.objectives.mlm import NO_TARGET
 from twoway.training.bridge_probes import AttentionMass, Embedded
 
@@ -39,6 +39,11 @@ class Bridge(Reconstruction):
         super().__init__(model, None, mlm_weight=1.0, mae_weight=0.0, shift=True, pad_token=pad_token, token_keys=token_keys)
         self.eos_sees_target, self.sources_see_eos = eos_sees_target, sources_see_eos
 
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Look for A, EOS and B in every row, too."""
+        require_parts(batch["eos"], batch["inputs"]["attention_mask"] == 0)
+        return super().prepare_batch(batch) | {"checked": True}
+
     def states(self, batch: Batch) -> States:
         """Run the model without its head, under the bridge mask."""
         inner = self._inner[0]
@@ -48,7 +53,8 @@ class Bridge(Reconstruction):
     def allowed(self, batch: Batch) -> torch.Tensor:
         """Return who sees whom. In a batch with `cut_off`, EOS sees nothing of A: what B then lacks is what EOS carried."""
         padding = batch["inputs"]["attention_mask"] == 0
-        allowed = bridge_mask(batch["eos"], padding, eos_sees_target=self.eos_sees_target, sources_see_eos=self.sources_see_eos)
+        options = {"eos_sees_target": self.eos_sees_target, "sources_see_eos": self.sources_see_eos}
+        allowed = bridge_mask(batch["eos"], padding, **options, checked=bool(batch.get("checked")))
         if batch.get("cut_off"):
             rows = torch.arange(len(padding), device=padding.device)
             places = torch.arange(padding.shape[1], device=padding.device)

@@ -47,7 +47,9 @@ class Pairs:
 
     def to(self, device: torch.device) -> Pairs:
         """Move the tensors."""
-        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
         return replace(self, **moved)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from twoway.errors import UsageError
 from twoway.model import backbone
 from twoway.model.pooling import MODES, require_mode
-from twoway.objectives.contrastive import CHUNK, contrastive_loss, ranking, require_temperature
+from twoway.objectives.contrastive import CHUNK, Ranking, contrastive_loss, ranking, require_temperature
 from twoway.objectives.loss import Loss
 from twoway.objectives.negatives import denominator, false_negatives, same_group, too_near
 from twoway.training.cached import CachedTask, Compared, Kept, Vectors
@@ -27,7 +27,6 @@ from .contrastive_batch import Pairs, join, seen
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from twoway.objectives.contrastive import Ranking
     from twoway.training.task import Batch
 
 NAME = "contrastive"
@@ -113,35 +112,48 @@ class ContrastiveTask(CachedTask):
 
     def compare(self, given: Vectors, knobs: Sequence[torch.Tensor]) -> Compared:
         """Return the loss of this rank's queries, and how they did."""
-        pairs = join(given.about).to(given.vectors.device)
-        if self.config.negatives == "own" and len(pairs.queries) and bool(pairs.is_positive.all()):
+        known = join(given.about)
+        if self.config.negatives == "own" and len(known.queries) and bool(known.is_positive.all()):
             raise UsageError("loss.negatives=own compares with a row's own hard negatives alone, and no row of this batch has any")
-        mine = ((pairs.group >= given.mine.start) & (pairs.group < given.mine.stop)).nonzero()[:, 0]
+        own = ((known.group >= given.mine.start) & (known.group < given.mine.stop)).nonzero()[:, 0]
+        device = given.vectors.device
+        pairs, mine = known.to(device), own.to(device, non_blocking=True)
         queries, candidates = given.vectors[pairs.queries], given.vectors[pairs.candidates]
         asked, positive = queries[mine], pairs.positive[mine]
-        allowed, copies = self._allowed(pairs, mine, asked, candidates)
+        allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
         options: dict[str, Any] = {"temperature": self.temperature(knobs), "dims": self.config.dims}
         loss = contrastive_loss(asked, candidates, positive, allowed, **options)
         if self.config.symmetric:
-            back = contrastive_loss(candidates[positive], queries, mine, self._allowed_back(pairs, mine), **options)
+            back = contrastive_loss(
+                candidates[positive], queries, mine, self._allowed_back(pairs, mine, self._copies_back(known, own, device)), **options
+            )
             loss = Loss((loss.total + back.total) / 2, loss.count)
         found = ranking(asked, candidates, positive, allowed)
-        tasks = [pairs.tasks[number] for number in mine.tolist()]
-        return Compared(loss, _watched(found, tasks) | self._settings(options["temperature"], copies, len(mine)))
+        tasks = [known.tasks[number] for number in own.tolist()]
+        warmth = options["temperature"]
+        learnt = (warmth.detach(),) if isinstance(warmth, torch.Tensor) else ()
 
-    def _allowed(self, pairs: Pairs, mine: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor) -> tuple[torch.Tensor, int]:
+        def watched(read: Sequence[torch.Tensor]) -> dict[str, tuple[float, float]]:
+            value = float(read[4]) if learnt else float(torch.as_tensor(warmth))
+            return _watched(Ranking(*read[:3]), tasks) | {"temperature": (value * len(own), len(own)), "masked": (float(read[3]), len(own))}
+
+        return Compared(loss, (found.right, found.positive, found.hardest, masked, *learnt), watched)
+
+    def _allowed(
+        self, pairs: Pairs, mine: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, copies: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which candidates each query is compared with, and how many were masked out as no true negatives."""
         config, positive = self.config, pairs.positive[mine]
         allowed = denominator(config.negatives, mine, pairs.owner, pairs.is_positive)
         if not config.across_ranks:
             allowed &= same_group(pairs.group[mine], pairs.group[pairs.owner])
         wrong = torch.zeros_like(allowed)
-        if config.mask_copies:
-            wrong |= self._copies(pairs, pairs.query_keys[mine], pairs.candidate_keys)
+        if copies is not None:
+            wrong |= copies
         if config.margin is not None:
             wrong |= self._near(pairs, asked.detach(), candidates.detach(), mine)
         own = torch.zeros_like(allowed).scatter_(1, positive[:, None], True)
-        return allowed & ~wrong | own, int((allowed & wrong & ~own).sum())
+        return allowed & ~wrong | own, (allowed & wrong & ~own).sum()
 
     def _near(self, pairs: Pairs, asked: torch.Tensor, candidates: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
         """Return the candidates that are too similar, by the guide's vectors where there are some."""
@@ -152,23 +164,28 @@ class ContrastiveTask(CachedTask):
         pieces = zip(torch.split(left, CHUNK), torch.split(pairs.positive[mine], CHUNK), strict=True)
         return torch.cat([too_near(piece @ right.T, positive, **options) for piece, positive in pieces])
 
-    def _allowed_back(self, pairs: Pairs, mine: torch.Tensor) -> torch.Tensor:
+    def _allowed_back(self, pairs: Pairs, mine: torch.Tensor, copies: torch.Tensor | None) -> torch.Tensor:
         """Return which queries each of my positives is compared with."""
         allowed = torch.ones(len(mine), len(pairs.queries), dtype=torch.bool, device=mine.device)
         if not self.config.across_ranks:
             allowed &= same_group(pairs.group[mine], pairs.group)
-        if self.config.mask_copies:
-            allowed &= ~self._copies(pairs, pairs.query_keys, pairs.candidate_keys[pairs.positive[mine]]).T
+        if copies is not None:
+            allowed &= ~copies.T
         return allowed
 
-    def _copies(self, pairs: Pairs, asked: torch.Tensor, offered: torch.Tensor) -> torch.Tensor:
-        rows = torch.cat([pairs.query_keys, pairs.query_keys[pairs.others[:, 0]]])
-        answers = torch.cat([pairs.candidate_keys[pairs.positive], pairs.others[:, 1]])
-        return false_negatives(asked, rows, answers, offered)
+    def _copies(self, known: Pairs, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+        """Return which candidates answer my queries, by content."""
+        return self._same(known, known.query_keys[own], known.candidate_keys, device) if self.config.mask_copies else None
 
-    def _settings(self, temperature: float | torch.Tensor, copies: int, count: int) -> dict[str, tuple[float, float]]:
-        value = float(torch.as_tensor(temperature).detach())
-        return {"temperature": (value * count, count), "masked": (float(copies), count)}
+    def _copies_back(self, known: Pairs, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+        """Return which queries my positives answer, by content: a column for each of them."""
+        offered = known.candidate_keys[known.positive[own]]
+        return self._same(known, known.query_keys, offered, device) if self.config.mask_copies else None
+
+    def _same(self, known: Pairs, asked: torch.Tensor, offered: torch.Tensor, device: torch.device) -> torch.Tensor:
+        rows = torch.cat([known.query_keys, known.query_keys[known.others[:, 0]]])
+        answers = torch.cat([known.candidate_keys[known.positive], known.others[:, 1]])
+        return false_negatives(asked, rows, answers, offered, device=device)
 
     def blank(self) -> dict[str, torch.Tensor]:
         """Return one row of one padding token."""

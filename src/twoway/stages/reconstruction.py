@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from twoway.data.patches import GRID, PIXELS
-from twoway.model import backbone
+from twoway.model import attn_implementation, backbone
 from twoway.objectives.mae import patch_loss
-from twoway.objectives.mlm import NO_TARGET, word_loss
+from twoway.objectives.mlm import NO_TARGET, word_loss, word_places
 from twoway.training.probes import Answers
 from twoway.training.task import Batch, Task
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 WORDS, PATCHES = "mlm", "mae"
 _AT_ONCE = 256  # positions that have logits at a time, where one looks
+_WORDS, _PATCHES, _TOWER = "word_places", "patch_places", "tower_places"  # of a batch that is prepared
 _PLACES = ("attention_mask", "position_ids", "cache_position")
 
 
@@ -53,14 +54,17 @@ class LeftOut:
     image_token: int
     mask_token: int
 
-    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, Any]:
+    def places(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return where visible patches are, worked out where the batch is; nothing without any."""
+        return self.tower.places(inputs[GRID], ~masked[inputs["input_ids"] == self.image_token]) if PIXELS in inputs else {}
+
+    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor, places: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Return what the model is called with; positions are those of whole pictures, and no pixel of a masked patch is in it."""
         if PIXELS not in inputs:
             return inputs
-        visible = ~masked[inputs["input_ids"] == self.image_token]
         kept = {name: value for name, value in inputs.items() if name != PIXELS}
         kept["input_ids"] = inputs["input_ids"].masked_fill(masked, self.mask_token)
-        return kept | self.tower(inputs[PIXELS], inputs[GRID], visible)
+        return kept | self.tower.run(inputs[PIXELS], inputs[GRID], places)
 
 
 class Reconstruction(Task):
@@ -91,11 +95,23 @@ class Reconstruction(Task):
         self.pad_token, self._token_keys, self._left_out = pad_token, tuple(token_keys), left_out
         self.work: Callable[[Batch], float] | None = None  # the operations that a batch takes
 
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Add where the targets are, and where visible patches are if the tower sees those alone."""
+        inputs = batch["inputs"]
+        known = {
+            _WORDS: word_places(batch["labels"], shift=self.shift, mask_BL=inputs.get("attention_mask")),
+            _PATCHES: batch["patch_mask"].flatten().nonzero()[:, 0],
+        }
+        return batch | known | ({} if self._left_out is None else {_TOWER: self._left_out.places(inputs, batch["patch_mask"])})
+
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
         inner, language, _ = self._inner
         seen: dict[str, Any] = {}
-        inputs = batch["inputs"] if self._left_out is None else self._left_out(batch["inputs"], batch["patch_mask"])
+        inputs, masked = batch["inputs"], batch["patch_mask"]
+        if self._left_out is not None:
+            places = batch[_TOWER] if _TOWER in batch else self._left_out.places(inputs, masked)
+            inputs = self._left_out(inputs, masked, places)
         hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
         try:
             hidden = inner(**inputs, use_cache=False).last_hidden_state
@@ -110,13 +126,14 @@ class Reconstruction(Task):
 
     def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
         """Return the losses that have targets here."""
+        batch = batch if _WORDS in batch else self.prepare_batch(batch)
         states = self.states(batch)
         losses: dict[str, Loss] = {}
-        if self.words in self.weights and bool((batch["labels"] != NO_TARGET).any()):
-            mask = batch["inputs"].get("attention_mask")
-            losses[self.words] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, mask_BL=mask)
-        if self.decoder is not None and bool(batch["patch_mask"].any()):
-            predicted = self.decoder(states.hidden, batch["patch_mask"], states.seen)
+        if self.words in self.weights and len(batch[_WORDS]):
+            losses[self.words] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, places_N=batch[_WORDS])
+        if self.decoder is not None and len(batch[_PATCHES]):
+            attn_implementation.require_same_masks(self._inner[1], self.decoder.body, states.seen.get("attention_mask"))
+            predicted = self.decoder(states.hidden, batch[_PATCHES], states.seen)
             losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
         return losses, states.hidden
 

@@ -14,7 +14,7 @@ of runs first, and gradients travel once, in the last one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ import torch
 from .task import Batch, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -65,12 +65,20 @@ class Vectors:
     mine: range  # which batches are this rank's
 
 
+def _nothing(_read: Sequence[torch.Tensor]) -> dict[str, tuple[float, float]]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Compared:
-    """The loss of this rank's rows, and what is to be seen in the log: name -> (sum, weight)."""
+    """The loss of this rank's rows, and what is to be seen in the log: name -> (sum, weight).
+
+    `seen` stays on the device until the step has come to its end; `watched` makes numbers of it on the CPU.
+    """
 
     loss: Loss
-    watched: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seen: tuple[torch.Tensor, ...] = ()
+    watched: Callable[[Sequence[torch.Tensor]], dict[str, tuple[float, float]]] = _nothing
 
 
 class CachedTask(Task):

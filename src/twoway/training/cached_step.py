@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .cached import Vectors
-from .task import Batch, to_device
+from .task import Batch, autocast, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,8 +51,8 @@ class Step:
         self.own_held = held
         self.numbers: Counter[str] = Counter()
 
-    def gradients(self) -> Gradients:
-        """Leave the gradient of the global batch in the parameters."""
+    def gradients(self) -> list[torch.Tensor]:
+        """Leave the gradient of the global batch in the parameters; return what `finish` takes, once it is read off the device."""
         stream = ((batch, chunk) for batch, chunks in enumerate(self.chunks) for chunk in chunks)
         where: list[tuple[int, torch.Tensor]] = []
         found: list[torch.Tensor] = []
@@ -75,20 +75,33 @@ class Step:
                 vectors, knobs, _ = self._run(take(1), self.own_held + number, 1)
                 found += vectors[: max(0, min(1, self.count - self.own_held - number))]
         width = graphs[0][0].shape[1] if graphs else vectors[0].shape[1]
-        wanted, knob_gradients, sums = self._compare(found, where, [knob.detach() for knob in knobs], width)
+        wanted, knob_gradients = self._compare(found, where, [knob.detach() for knob in knobs], width)
         self._back(graphs, wanted, knob_gradients)
+        return [self.compared.loss.total, self.fine, *self.compared.seen]
+
+    def finish(self, read: Sequence[torch.Tensor]) -> Gradients:
+        """Return the numbers of the step, out of what `gradients` returned, now on the CPU."""
+        name, total = self.task.name, float(read[0])
+        own: Counter[str] = Counter({f"sum {name}": total})
+        for key, (value, weight) in self.compared.watched(read[2:]).items():
+            own.update({f"measure {key}": value, f"weight {key}": weight})
+        for numbers in self.ranks.gather(dict(own)):
+            self.numbers.update(numbers)
+        # A loss that is no number is blamed on the batches whose vectors are none, and the other batches are let be.
+        share = total if math.isfinite(total) else 0.0
+        sums = [{name: (share if not n else 0.0) if good else math.nan} for n, good in enumerate(read[1].tolist())]
         return Gradients(dict(self.numbers), sums)
 
     def _run(self, inputs: list[Any], first: int, count: int) -> Any:
         """Run chunks `first` and on; blank ones stand in where this rank has fewer than `count`, or nothing came of one."""
         filled = [*inputs, *[None] * (count - len(inputs))]
         moved = [to_device(dict(one or self.task.blank()), self.ranks.device) for one in filled]
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with autocast(self.ranks.device, self.dtype):
             return self.shared(moved, [self.seed(first + number) for number in range(count)])
 
     def _compare(
         self, found: list[torch.Tensor], where: list[tuple[int, torch.Tensor]], knobs: list[torch.Tensor], width: int
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[dict[str, float]]]:
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Compute the loss, and return its gradient on the vectors of each of this rank's chunks and on the knobs."""
         task, ranks, device = self.task, self.ranks, self.ranks.device
         sizes = [int(batch["contents"]) for batch in self.batches]
@@ -96,8 +109,9 @@ class Step:
         own = torch.zeros(starts[-1], width, device=device)
         present = torch.zeros(starts[-1], dtype=torch.bool)
         places = [items + starts[batch] for batch, items in where]
-        for place, vectors in zip(places, found, strict=True):
-            own[place.to(device)] = vectors.detach()[: len(place)]
+        moved = [place.to(device, non_blocking=True) for place in places]
+        for place, there, vectors in zip(places, moved, found, strict=True):
+            own[there] = vectors.detach()[: len(place)]
             present[place] = True
         about = [task.about(batch, present[starts[n] : starts[n + 1]]) for n, batch in enumerate(self.batches)]
         together = task.across and ranks.count > 1
@@ -114,16 +128,14 @@ class Step:
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         if together:
             ranks.add(gradient)
-        total = float(compared.loss.total.detach())
-        self._count(compared, total)
+        self._count(compared)
         scale = ranks.count / max(self.numbers[f"count {task.name}"], 1)
         offset = sum(map(len, pieces[:before]))
-        wanted = [gradient[(place + offset).to(device)] * scale for place in places]
+        wanted = [gradient[there + offset] * scale for there in moved]
         tuned_gradients = [(torch.zeros_like(knob) if knob.grad is None else knob.grad) * scale for knob in tuned]
-        # A loss that is no number is blamed on the batches whose vectors are none, and the other batches are let be.
-        fine = [bool(torch.isfinite(own[starts[n] : starts[n + 1]]).all()) for n in range(len(sizes))]
-        share = total if math.isfinite(total) else 0.0
-        return wanted, tuned_gradients, [{task.name: (share if not n else 0.0) if good else math.nan} for n, good in enumerate(fine)]
+        self.compared = compared
+        self.fine = torch.stack([torch.isfinite(own[starts[n] : starts[n + 1]]).all() for n in range(len(sizes))])
+        return wanted, tuned_gradients
 
     def _back(self, graphs: Any, wanted: list[torch.Tensor], knobs: list[torch.Tensor]) -> None:
         """Go back through the chunks: those with a graph, and then the others, run again."""
@@ -156,12 +168,10 @@ class Step:
         self.numbers.update({"tokens": tokens, "padding": ids.numel() - tokens, "contents": len(ids)})
         self.numbers.update({"measure cut": chunk.get("cut", 0), "weight cut": len(ids)})
 
-    def _count(self, compared: Compared, total: float) -> None:
-        """Add up what all ranks counted."""
-        name, count = self.task.name, compared.loss.count
-        self.numbers.update({f"count {name}": count, f"sum {name}": total, "rows": count})
-        for key, (value, weight) in compared.watched.items():
-            self.numbers.update({f"measure {key}": value, f"weight {key}": weight})
+    def _count(self, compared: Compared) -> None:
+        """Add up what all ranks counted; what stands on the device comes later (`finish`)."""
+        count = compared.loss.count
+        self.numbers.update({f"count {self.task.name}": count, "rows": count})
         gathered = self.ranks.gather(dict(self.numbers))
         self.numbers = Counter()
         for numbers in gathered:

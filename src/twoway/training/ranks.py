@@ -160,10 +160,10 @@ def put(target: torch.Tensor, value: torch.Tensor) -> None:
         target.copy_(value)
 
 
-def norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
-    """Clip the gradients together, and return what their norm was."""
+def norm(parameters: Sequence[nn.Parameter], clip: float) -> torch.Tensor:
+    """Clip the gradients together, and return what their norm was; it stays on the device."""
     found = nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
-    return float(found.full_tensor() if isinstance(found, DTensor) else found)
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 def started_by_others() -> bool:

@@ -10,6 +10,7 @@ there is more than one rank.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from twoway.objectives.loss import Loss
 
@@ -43,6 +45,10 @@ class Task(nn.Module):
         labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
         tokens = labels.numel() if mask is None else int(mask.sum())
         return {"rows": len(labels), "tokens": tokens, "padding": labels.numel() - tokens}
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Add what the losses have to know of a batch on the CPU, before it moves: read off a device, it would be waited for."""
+        return batch
 
     def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
         """Return the losses, and something that hangs on the states, so that a batch without targets has a gradient too: zero."""
@@ -93,6 +99,18 @@ def leaves(total: torch.Tensor) -> set[int]:
             found.add(id(node.variable))
         waiting += [following for following, _ in node.next_functions]
     return found
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Compute in bfloat16 where that is the type."""
+    return torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+
+
+def read(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return tensors of any types on the CPU, the same to the bit, by one transfer: the one time that a step waits for its device."""
+    flat = [one.detach().contiguous().reshape(-1).view(torch.uint8) for one in tensors]
+    pieces = torch.split(torch.cat(flat).cpu(), [len(one) for one in flat]) if flat else ()
+    return [piece.clone().view(one.dtype).view(one.shape) for piece, one in zip(pieces, tensors, strict=True)]
 
 
 def to_device(value: Any, device: torch.device) -> Any:

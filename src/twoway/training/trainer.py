@@ -29,7 +29,7 @@ from .precision import settle
 from .progress import Log, Meter
 from .schedule import rate
 from .stop import Stopped, listening
-from .task import Batch, Task, to_device
+from .task import Batch, Task, autocast, read, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -168,17 +168,26 @@ class Trainer:
     def _update(self, batches: Sequence[Batch], numbers: dict[str, float]) -> None:
         """Compute the gradient of the global batch and let the optimizer use it."""
         config = self.config
+        cached: Step | None = None
         if isinstance(self.task, CachedTask):
             seed = partial(_seed, config.seed, self.step, self.ranks.rank)
-            made = Step(self.task, self.shared, self.ranks, batches, seed=seed, dtype=config.dtype).gradients()
-            sums, numbers = made.sums, numbers | made.numbers
+            cached = Step(self.task, self.shared, self.ranks, batches, seed=seed, dtype=config.dtype)
+            waiting = cached.gradients()
         else:
-            sums = self._accumulate(batches, numbers)
+            losses = self._accumulate(batches, numbers)
+            waiting = [part for parts in losses for part in parts.values()]
         parameters = list(self.parameters.values())
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.norm = between.norm(parameters, config.clip)
+        norm, *seen = read([between.norm(parameters, config.clip), *waiting])
+        self.norm = float(norm)
+        if cached is not None:
+            made = cached.finish(seen)
+            sums, numbers = made.sums, numbers | made.numbers
+        else:
+            left = iter(seen)
+            sums = [{name: float(next(left)) for name in parts} for parts in losses]
         added = self.ranks.sum([sum(part.get(name, 0.0) for part in sums) for name in self.task.weights])
         if not math.isfinite(self.norm) or not all(map(math.isfinite, added)):
             raise self._not_finite(batches, sums)
@@ -188,19 +197,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.add(numbers | {f"sum {name}": number for name, number in zip(self.task.weights, added, strict=True)})
 
-    def _accumulate(self, batches: Sequence[Batch], numbers: dict[str, float]) -> list[dict[str, float]]:
-        """Add up the gradients of the batches, and return the sums of their losses."""
+    def _accumulate(self, batches: Sequence[Batch], numbers: dict[str, float]) -> list[dict[str, torch.Tensor]]:
+        """Add up the gradients of the batches, and return the sums of their losses, which stay on the device."""
         config, device = self.config, self.ranks.device
         scales = {name: weight * self.ranks.count / max(numbers[f"count {name}"], 1) for name, weight in self.task.weights.items()}
         torch.manual_seed(_seed(config.seed, self.step, self.ranks.rank))
         sums = []
         for index, batch in enumerate(batches):
-            moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
+            known = self.task.prepare_batch(batch)
+            moved = to_device({key: value for key, value in known.items() if key != "identities"}, device)
             with self.ranks.more(self.shared, last=index == len(batches) - 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                with autocast(device, config.dtype):
                     total, parts = self.shared(moved, scales)
                 total.backward()
-            sums.append({name: float(part) for name, part in parts.items()})
+            sums.append(parts)
         return sums
 
     def _not_finite(self, batches: Sequence[Batch], sums: Sequence[dict[str, float]]) -> TwowayError:
