@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from twoway.cli.evaluate import show
 from twoway.content import ContentError, Document, Text
 from twoway.data.policy import Policy
 from twoway.errors import UsageError
@@ -18,6 +19,7 @@ from twoway.evaluation.mmeb import GROUPS, KNOWN, OUT_OF, Folder
 from twoway.evaluation.results import collect, items_path
 from twoway.evaluation.run import run_task
 from twoway.evaluation.vectors import VectorSource
+from twoway.stages.evaluate_report import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +207,17 @@ def test_official_and_strict_score_stand_side_by_side(folder):
     found = collect("mmeb", "m", "f", {}, [result])
     assert found["tasks"]["GQA"]["official"] == found["official_mean"] == found["groups"]["vqa"]["official"] == pytest.approx(4 / 6)
     assert (found["mean"], found["tasks"]["GQA"]["doubled"]) == (pytest.approx(2 / 6), [f"test.parquet:{row}" for row in (4, 5, 6)])
+
+
+def test_the_terminal_and_the_page_have_both_scores_and_the_doubled_rows(folder, capsys):
+    lists = [["fox", "cat"], ["fox", "dog", "fox"], ["dog", "fox"]]
+    write(folder, "GQA", *({"qry_text": "q", "qry_img_path": "", "tgt_text": names, "tgt_img_path": [""] * len(names)} for names in lists))
+    result = run_task(Folder.open(folder).task("GQA", Policy()), made({"q": [1, 0], "fox": [1, 0], "cat": [1, 0]}, folder), Policy())
+    found = collect("mmeb", "m", "f", {}, [result])
+    show(found)
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("strict", "official", "0.333", "0.667"))
+    assert "GQA: the right candidate comes twice in 1 rows, and counts once: test.parquet:2" in said
+    write_report(folder / "page.html", found, [result])
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert all(word in page for word in ("strict", "official", "0.333", "0.667", "GQA (test.parquet:2)"))

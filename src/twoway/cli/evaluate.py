@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(found.found, indent=2, ensure_ascii=False) + "\n")
         return 0
-    _show(found.found)
+    show(found.found)
     sys.stderr.write(f"{found.embedded:,} contents embedded, {found.cached:,} taken from the cache\n")
     return 0
 
 
-def _show(found: dict[str, Any]) -> None:
+def show(found: dict[str, Any]) -> None:
     """Print a table: a line a task, a line a group, the mean."""
     from rich.console import Console
     from rich.table import Table
