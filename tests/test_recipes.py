@@ -9,6 +9,7 @@ import pytest
 from twoway.cli import main
 from twoway.config import load
 from twoway.data.mixture import require_names
+from twoway.stages.finetune_config import FinetuneConfig
 from twoway.stages.made_rows import names_of
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.recipe import read_recipe
@@ -52,16 +53,19 @@ def test_the_large_recipes_have_the_values_of_the_paper(size, share):
     assert (config.mask.words, config.mask.patches) == share
     assert (config.lr, config.warmup, config.clip, config.dtype) == (2e-6, 0.1, 5.0, "auto")
     assert (config.max_length, config.budget, config.shards, config.shift, config.mae_weight) == (2048, 12_800, 32, True, 0.5)
-    assert {source.template for source in config.data} == {
-        "dclm",
-        "pixelprose",
-        "mammoth-vl",
-        "mmeb-train",
-        "docmatix",
-        "visrag",
-        "colpali",
-    }
-    assert {source.cap for source in config.data} == {500_000}
+    assert [(source.template, source.cap) for source in config.data] == [("moca", 500_000)] * 10
+    assert all(source.spec.startswith("hub:moca-embed/") for source in config.data)
+
+
+def test_the_second_stage_reads_the_pairs_that_the_authors_have_prepared():
+    config = load(FinetuneConfig, Path(__file__).parents[1] / "recipes" / "moca-finetune.yaml")
+    prepared = [source for source in config.data if source.spec.startswith("hub:moca-embed/MoCa-CL-Pairs/")]
+    assert [(source.template, source.cap) for source in prepared] == [("moca-pairs", 50_000)] * 27
+    synthetic = {source.spec: source.template for source in config.data if "mmE5-synthetic" in source.spec}
+    assert synthetic == {f"hub:intfloat/mmE5-synthetic/{name}:train": "mme5" for name in ("Classification", "Retrieval", "VQA")}
+    assert all(source.cap > 500_000 for source in config.data if source.spec in synthetic)  # all rows: a stream has to have a bound
+    assert (config.hard_negatives, config.fill_negatives) == (2, True)
+    assert not config.all_prompts()  # instructions stand in the texts
 
 
 def small(stage):

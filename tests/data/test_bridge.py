@@ -37,6 +37,7 @@ def masked(known, example, *, words=0.7, epoch=0):
         (document("a cat", PICTURE), 1, "a cat", "image"),
         (document("what is it?", PICTURE, "a cat"), 2, "a cat", "both"),
         (document(PICTURE, "a cat", PICTURE, "a dog"), 3, "a dog", "both"),
+        (document(PICTURE, "a cat", PICTURE, "\n"), 3, "a cat", "both"),
         (document("first half of it and second half"), 1, "and second half", "text"),
         (as_document(PairRow("t", document("a cat"), document(PICTURE))), 1, "a cat", "image"),
         (as_document(PairRow("t", document("what?", PICTURE), document("a cat"), (document("a dog"),))), 2, "a cat", "both"),

@@ -37,6 +37,7 @@ ROWS = {
     "text": document("user said user"),
     "picture": document(noise()),
     "texts side by side": document("one", "two ", " three"),
+    "white space beside pictures": document("\n", noise(), " \n", noise(60, 30, 1), " words\n"),
 }
 
 
@@ -210,6 +211,15 @@ def test_a_picture_too_long_for_the_row_is_an_error(qwen):
         qwen.encoder(max_length=4)("a#1", document("some text"))
     with pytest.raises(UsageError, match="positive"):
         qwen.encoder(max_length=0)
+
+
+def test_white_space_between_pictures_ends_no_long_row(qwen):
+    """Of a text beyond the limit, what would be left is cut; a line break before it is not the end."""
+    example = qwen.encoder(max_length=64)("a#1", document("\n", noise(), "\n", "word " * 10_000))
+    assert example.cut
+    assert words(qwen, example).startswith("\n\nword word ")
+    with pytest.raises(ContentError, match="more white space than a row holds"):
+        qwen.encoder(max_length=64)("a#1", document(" " * 10_000 + "word"))
 
 
 def test_text_far_beyond_the_limit_is_not_even_tokenised(qwen, monkeypatch):

@@ -9,6 +9,7 @@ from tiny import FAMILIES
 from twoway.content import Document, Image, Text
 from twoway.data.encode import Encoder
 from twoway.data.patches import PatchGeometry
+from twoway.embedding.inputs import Inputs
 from twoway.model import encoder
 from twoway.model.backbone import load_config
 from twoway.model.processor import ensure_template, load_processor
@@ -77,3 +78,34 @@ def test_training_and_encode_see_the_same_tokens(tiny_model, family, place):
         for prompt in (None, SAID):
             theirs = sentence.preprocess([[{"role": "user", "content": content}]], prompt=prompt)["input_ids"][0].tolist()
             assert encode("a", document, prompt or "").inputs["input_ids"].tolist() == theirs
+
+
+VERBATIM = {
+    "a text": Document((Text(" Find it.\n"),)),
+    "an instruction behind a picture": Document((Image(PICTURE), Text("\nRepresent the given image\n"))),
+    "a picture behind a text": Document((Text("Find it: \n"), Image(PICTURE))),
+    "white space beside a picture": Document((Text("\n"), Image(PICTURE), Text(" \n"))),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_are_read_verbatim_to_their_last_line_break(tiny_model, family):
+    """With the plain template a row ends where its text ends: training, `encode` and the engine behind evaluation strip nothing."""
+    folder = tiny_model(family)
+    processor = prepared(folder, "plain", "user")
+    start = open_start(folder, dtype="float32")
+    sentence = encoder.around(start.model.base_model, processor, encoder.Settings(pooling="last"))
+    encode = Encoder(processor, PatchGeometry.of(load_config(folder), processor), max_length=512)
+    shape, lengths = Inputs(sentence), set()
+    for name, document in VERBATIM.items():
+        read = encode("a", document).inputs["input_ids"].tolist()
+        features = sentence.preprocess([shape(document)])
+        assert features["input_ids"][0].tolist() == read, name
+        stripped = [Text(part.text.strip()) if isinstance(part, Text) else part for part in document.parts]
+        without = Document(tuple(part for part in stripped if not isinstance(part, Text) or part.text))
+        assert len(read) > len(encode("a", without).inputs["input_ids"]), name
+        if isinstance(document.parts[-1], Text) and family != "paligemma":  # whose processor ends each prompt with a line break of its own
+            breaks = processor.tokenizer("\n", add_special_tokens=False)["input_ids"]
+            assert read[-1] == breaks[-1], name
+        lengths.add(len(read))
+    assert len(lengths) > 1

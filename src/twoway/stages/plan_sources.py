@@ -63,6 +63,19 @@ PAIRS: dict[str, Means] = {
     "colpali": _SEARCHED,
     "e5": Means(Content(30), Content(150)),
 }
+# Sets prepared by MoCa's authors (`moca`, `moca-pairs`), by the last name in their spec: rows as long as those of this format.
+PREPARED = {
+    "dclm_20b": "dclm",
+    "pixelprose_commonpool": "pixelprose",
+    "pixelprose_cc12m_sub_005": "pixelprose",
+    "pixelprose_redcaps_sub_010": "pixelprose",
+    "MAmmoTH-VL-Instruct-12M": "mammoth-vl",
+    "MMEB-train": "mmeb-train",
+    "docmatix": "docmatix",
+    "visrag_ind": "visrag",
+    "visrag_syn": "visrag",
+    "tevatron_colpali": "colpali",
+}
 FIELDS = "ROWS:TEXT:PICTURES:TOKENS, and for pairs :TEXT:PICTURES:TOKENS of the answer"
 
 
@@ -85,14 +98,15 @@ def read_means(said: Iterable[str]) -> dict[str, Means]:
 def means_of(source: SourceConfig, said: Mapping[str, Means], *, pairs: bool, where: str) -> Means:
     """Return what is said or assumed of a source."""
     known = PAIRS if pairs else ROWS
-    found = said.get(source.label) or known.get(source.template or "")
+    found = said.get(source.label) or known.get(_length_as(source))
     if found is None:
         raise UsageError(f"{where}: how long the rows of {source.label} are is not known; say --source {source.label}={FIELDS}")
     if pairs and found.answer is None:
         raise UsageError(f"{where}: {source.label} has pairs; say of the answer too: --source {source.label}={FIELDS}")
     rows = found.rows if found.rows is not None else source.cap
-    if rows is None:
-        rows = HELD.get(source.template or "")
+    held = HELD.get(_last_name(source), HELD.get(source.template or ""))
+    if held is not None and found.rows is None:
+        rows = min(held, rows or held)
     if rows is None:
         raise UsageError(
             f"{where}: {source.label} has no cap, and how many rows it holds is not known; say --source {source.label}={FIELDS}"
@@ -100,8 +114,23 @@ def means_of(source: SourceConfig, said: Mapping[str, Means], *, pairs: bool, wh
     return replace(found, rows=float(rows) * source.weight)
 
 
-# Rows of a set that recipes read without a cap; the 20 sets of MMEB-train, as its page says.
-HELD = {"mmeb-train": 662_000}
+def _last_name(source: SourceConfig) -> str:
+    """Return the last name of a spec: the configuration of a data set, or the data set."""
+    kind, _, rest = source.spec.partition(":")
+    return (rest.partition(":")[0] if kind == "hub" else source.spec).rstrip("/").rpartition("/")[2]
+
+
+def _length_as(source: SourceConfig) -> str:
+    """Return the format whose rows are as long as a source's."""
+    if source.template == "moca":
+        return PREPARED.get(_last_name(source), "")
+    # In `MoCa-CL-Pairs` all that is no page is MMEB-train with negatives.
+    return PREPARED.get(_last_name(source), "mme5") if source.template == "moca-pairs" else source.template or ""
+
+
+# Rows of sets that recipes read whole: the 20 sets of MMEB-train, as its page says; 560,000 in the three of mmE5-synthetic, as mmE5's paper
+# says, shared as it samples them.
+HELD = {"mmeb-train": 662_000, "Classification": 140_000, "Retrieval": 280_000, "VQA": 140_000}
 
 
 def require_used(said: Mapping[str, Means], known: Iterable[str]) -> None:
