@@ -109,7 +109,13 @@ class Document:
 
     @classmethod
     def from_parts(
-        cls, parts: object, *, place: Place | None = None, root: Path | None = None, meta: Mapping[str, Any] | None = None
+        cls,
+        parts: object,
+        *,
+        place: Place | None = None,
+        root: Path | None = None,
+        meta: Mapping[str, Any] | None = None,
+        max_characters: int | None = None,
     ) -> Document:
         """Check a list of `{"text": …}` and `{"image": …}` and return the document; `root` bounds the pictures' paths."""
         if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
@@ -119,6 +125,10 @@ class Document:
         checked = tuple(_part(part, number, place, root) for number, part in enumerate(parts, 1))
         if not any(isinstance(part, Image) or part.text.strip() for part in checked):
             raise ContentError("the text of part 1 is empty", place)
+        for number, part in enumerate(checked, 1):
+            if max_characters is not None and isinstance(part, Text) and len(part.text) > max_characters:
+                size = f"{len(part.text):,} characters (the bound is {max_characters:,})"
+                raise ContentError(f"the text of part {number} has {size}; cut it into several rows", place)
         return cls(checked, place, dict(meta or {}))
 
     @property

@@ -49,11 +49,13 @@ _EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may be; decoding holds at most about 13 bytes for each of `max_pixels`."""
+    """What a row may be; decoding a picture holds at most about 13 bytes for each of `max_pixels`."""
 
     max_pixels: int = 50_000_000
     max_aspect: float = 200.0
     frames: Literal["only", "first"] = "only"
+    max_line_bytes: int = 32 << 20  # of a JSONL file; as the server's bound of a request
+    max_characters: int = 1 << 20  # of one text; as the server's
 
 
 DEFAULT = Limits()

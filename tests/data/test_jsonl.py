@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+
 import pytest
 
 from twoway.content import ContentError
+from twoway.data.jsonl import _no_twins
+from twoway.data.pair_mixture import open_pairs
+from twoway.data.policy import Policy
+from twoway.data.rows import ReadOptions
 from twoway.data.sources import open_source
 from twoway.data.table import open_table
 from twoway.errors import TwowayError
+from twoway.images import Limits
+from twoway.stages.embed_source import row_of
 
 
 def test_long_and_short_rows_blank_lines_and_meta(jsonl, png, tmp_path):
@@ -60,6 +69,9 @@ def test_a_text_that_looks_like_a_picture_stays_text(jsonl, png, tmp_path):
         (b"text", "invalid JSON (Expecting value at column 1)"),
         (b'{"text": "a", "text": "b"}', "invalid JSON (the key 'text' is there twice)"),
         (b"[" * 100_000, "invalid JSON ("),
+        (b'{"text": "a", "score": NaN}', "invalid JSON (NaN is no JSON; write null)"),
+        (b'{"text": "a", "scores": {"best": [-Infinity]}}', "invalid JSON (-Infinity is no JSON; write null)"),
+        (b'{"text": "' + b"a" * ((1 << 20) + 1) + b'"}', "the text of part 1 has 1,048,577 characters (the bound is 1,048,576)"),
         (b'{"text": "caf\xe9"}', "not UTF-8 (byte 0xe9 at column 14)"),
         (b'["a"]', "not an object"),
         (b'"a"', "not an object"),
@@ -184,3 +196,53 @@ def test_a_column_with_pictures_that_is_not_read_is_said(jsonl, png, tmp_path, c
     said = [record.getMessage() for record in caplog.records if "are not read" in record.getMessage()]
     assert len(said) == 2 * bool(unread)
     assert all(f"rows.jsonl: pictures in {name} " in line for name in unread for line in said)
+
+
+def test_a_key_that_is_there_twice_is_found_in_linear_time():
+    class Key(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Key.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    keys = [Key(number) for number in range(2000)]
+    with pytest.raises(ValueError, match="the key '1999' is there twice"):
+        _no_twins([(key, None) for key in [*keys, Key(1999)]])
+    assert Key.compared < 10 * len(keys)
+
+
+@pytest.mark.parametrize("last", [b"\n" + b'{"text": "after"}\n', b""])
+def test_a_line_above_the_bound_is_a_bad_row_that_is_never_in_memory(tmp_path, last):
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"text": "before"}\n')
+        file.truncate(96 << 20)  # zeros without a newline, which take no room
+        file.seek(0, 2)
+        file.write(last)
+    limits = Limits(max_line_bytes=1 << 20)
+    source = open_source(path, limits=limits, on_bad="skip", bad_rows=tmp_path / "bad-rows.jsonl")
+    tracemalloc.start()
+    texts = [document.texts for document in source]
+    table = open_table(str(path), options=ReadOptions(limits=limits), policy=Policy("skip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert texts == [table.read(row).texts for row in range(len(table))] == [("before",), ("after",)][: 1 + bool(last)]
+    assert peak < 16 << 20
+    (bad,) = map(json.loads, (tmp_path / "bad-rows.jsonl").read_text().splitlines())
+    assert (bad["row"], bad["reason"]) == (2, "the line is longer than 1,048,576 bytes; cut it into several rows")
+    assert [str(error) for error in table.bad] == [f"{path}:2: {bad['reason']}"]
+
+
+def test_the_bound_of_a_text_is_one_of_each_side_of_a_pair(jsonl):
+    path = jsonl({"query": "a", "positive": "b" * 11}, {"query": "a", "positive": "b"})
+    with pytest.raises(ContentError, match=r"rows.jsonl:1: positive: the text of part 1 has 11 characters \(the bound is 10\)"):
+        open_pairs([str(path)], limits=Limits(max_characters=10))
+
+
+def test_a_number_beyond_all_bounds_leaves_metadata_that_is_json(jsonl):
+    (document,) = open_source(jsonl(b'{"text": "a", "far": 1e999, "deep": {"list": [1.5, -1e999]}}'))
+    assert document.meta == {"far": None, "deep": {"list": [1.5, None]}}
+    assert json.loads(row_of(0, document).meta, parse_constant=pytest.fail) == document.meta

@@ -115,3 +115,10 @@ def test_a_truncated_file_is_an_error_even_when_skipping(keep, tmp_path):
 def test_reading_is_lazy(tmp_path, png):
     rows = [{"text": "first", "image": None}, {"text": None, "image": b"broken"}]
     assert next(iter(open_source(table(tmp_path / "rows.parquet", rows)))).texts == ("first",)
+
+
+def test_numbers_that_are_none_are_null_in_what_rows_keep(tmp_path):
+    nan = float("nan")
+    path = table(tmp_path / "rows.parquet", [{"text": "a", "score": nan, "deep": [{"of": [nan, 1.5, float("-inf")]}]}])
+    (document,) = open_source(path)
+    assert document.meta == {"score": None, "deep": [{"of": [None, 1.5, None]}]}

@@ -60,8 +60,8 @@ class _Either:
 
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         if isinstance(row, Mapping) and is_pair(row):
-            return read_pair(row, place, self.options.root or root, columns, unread=self.options.unread)
-        found = document(row, place, self.options.root or root, unread=self.options.unread)
+            return read_pair(row, place, self.options.root or root, columns, unread=self.options.unread, limits=self.options.limits)
+        found = document(row, place, self.options.root or root, unread=self.options.unread, limits=self.options.limits)
         if isinstance(found, ContentError):
             raise found
         return found

@@ -78,7 +78,7 @@ class Base:
 
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         """Turn a row into a document, or raise."""
-        found = document(row, place, self.options.root or root, self.options.form, self.options.unread)
+        found = document(row, place, self.options.root or root, self.options.form, self.options.unread, limits=self.options.limits)
         if isinstance(found, ContentError):
             raise found
         return found
@@ -100,13 +100,9 @@ class JsonlFinder(Base):
 
     def scan(self) -> Iterator[Position]:
         """See `Finder`."""
-        at = 0
         try:
             with self.path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield at, number
-                    at += len(line)
+                yield from ((at, number) for at, number, _ in jsonl.lines(file, self.options.limits.max_line_bytes))
         except OSError as error:
             raise TwowayError(f"{self.path} cannot be read ({error.strerror})") from error
 
@@ -117,11 +113,12 @@ class JsonlFinder(Base):
             if self._file is None:
                 self._file = self.path.open("rb")
             self._file.seek(at[0])
-            line = self._file.readline()
+            longest = self.options.limits.max_line_bytes
+            line = self._file.readline(longest + 1)
         except OSError as error:
             raise TwowayError(f"{self.path} cannot be read ({error.strerror})") from error
         place = Place(str(self.path), at[1])
-        value = jsonl.parse(line.removeprefix(b"\xef\xbb\xbf") if at[0] == 0 else line, place)
+        value = jsonl.parse(line.removeprefix(jsonl.BOM) if at[0] == 0 else line, place, longest)
         if isinstance(value, ContentError):
             raise value
         return self._document(value, place, self.path.parent)

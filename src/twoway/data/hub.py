@@ -106,7 +106,7 @@ def _rows(table: Any, label: str, options: ReadOptions, root: Path | None, passe
         except ContentError as error:
             yield error
             continue
-        yield document(row, place, root, unread=options.unread)
+        yield document(row, place, root, unread=options.unread, limits=options.limits)
 
 
 def _guarded(table: Any, label: str) -> Iterator[dict[str, Any]]:

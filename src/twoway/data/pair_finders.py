@@ -31,7 +31,7 @@ class _Pairs(Base):
     def _document(self, row: object, place: Place, root: Path | None) -> Document:
         """Turn a row into the document that stands for a pair."""
         form = cast("PairForm", self.options.form)
-        return self._named(read_pair(row, place, self.options.root or root, form, self.task, self.options.unread))
+        return self._named(read_pair(row, place, self.options.root or root, form, self.task, self.options.unread, self.options.limits))
 
     def _named(self, document: Document) -> Document:
         if not self.alone:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Document, Place
 from ..errors import did_you_mean
+from ..images import DEFAULT, Limits
 from .rows import COLUMNS, Watched, parts_of_messages, parts_of_row, unwrap
 
 if TYPE_CHECKING:
@@ -73,18 +74,26 @@ def as_document(pair: PairRow) -> Document:
     return Document(tuple(part for one in pair.documents for part in one.parts), pair.place, {_PAIR: pair})
 
 
-def read_pair(row: object, place: Place, root: Path | None, form: PairForm, task: str = "", unread: Counter[str] | None = None) -> Document:
+def read_pair(
+    row: object,
+    place: Place,
+    root: Path | None,
+    form: PairForm,
+    task: str = "",
+    unread: Counter[str] | None = None,
+    limits: Limits = DEFAULT,
+) -> Document:
     """Turn one row into the document that stands for a pair, or raise a `ContentError`; `task` is that of rows that name none."""
     try:
         if not isinstance(row, Mapping):
             raise ContentError(f"the row is a {type(row).__name__}, not an object with query and positive")
         watched = Watched(row)
         sides = form(watched)
-        query = _side(sides.query, "query", place, root)
+        query = _side(sides.query, "query", place, root, limits)
         if not sides.positives:
             raise ContentError("the row has no positive: nothing answers its query")
-        first, *others = (_side(one, "positive", place, root) for one in sides.positives)
-        negatives = tuple(_side(one, f"negative {number}", place, root) for number, one in enumerate(sides.negatives, 1))
+        first, *others = (_side(one, "positive", place, root, limits) for one in sides.positives)
+        negatives = tuple(_side(one, f"negative {number}", place, root, limits) for number, one in enumerate(sides.negatives, 1))
     except ContentError as error:
         raise ContentError(error.reason, place) from error
     for number, negative in enumerate(negatives, 1):
@@ -140,10 +149,10 @@ def _beside(row: Mapping[str, Any], name: str) -> Any:
     return {kind: value for kind, value in given.items() if value is not None} or None
 
 
-def _side(value: Any, name: str, place: Place, root: Path | None) -> Document:
+def _side(value: Any, name: str, place: Place, root: Path | None, limits: Limits) -> Document:
     """Check one side."""
     try:
-        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root)
+        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root, max_characters=limits.max_characters)
     except ContentError as error:
         raise ContentError(f"{name}: {error.reason}", place) from error
 

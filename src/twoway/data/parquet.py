@@ -32,7 +32,7 @@ def rows(argument: str, options: ReadOptions) -> Rows:
             yield (
                 ContentError(f"the row cannot be read ({row})", where)
                 if isinstance(row, ValueError)
-                else document(row, where, options.root or file.parent, unread=options.unread)
+                else document(row, where, options.root or file.parent, unread=options.unread, limits=options.limits)
             )
 
 

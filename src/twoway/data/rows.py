@@ -13,6 +13,7 @@ pictures is counted (`ReadOptions.unread`), because a picture that nobody reads 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +78,15 @@ def require_columns(names: Sequence[str], label: object) -> None:
         raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
 
 
-def document(row: object, place: Place, root: Path | None, form: Form | None = None, unread: Counter[str] | None = None) -> Row:
+def document(
+    row: object,
+    place: Place,
+    root: Path | None,
+    form: Form | None = None,
+    unread: Counter[str] | None = None,
+    *,
+    limits: Limits = DEFAULT,
+) -> Row:
     """Turn one row into a document, or into the error that says why it is none; a `form` reads columns of other names."""
     try:
         if not isinstance(row, Mapping):
@@ -85,13 +94,24 @@ def document(row: object, place: Place, root: Path | None, form: Form | None = N
         watched = Watched(row)
         parts = parts_of_row(watched) if form is None else form(watched)
         # What a form reads is its business; without one, the other columns describe the document.
-        meta = {str(key): value for key, value in row.items() if key not in COLUMNS} if form is None else {}
-        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta)
+        meta = {str(key): _finite(value) for key, value in row.items() if key not in COLUMNS} if form is None else {}
+        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, max_characters=limits.max_characters)
         if unread is not None:
             unread.update(watched.unread(pictures=bool(found.images)))
         return found
     except ContentError as error:
         return error if error.place is not None else ContentError(error.reason, place)
+    except RecursionError:
+        return ContentError("the row is nested too deeply", place)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of a column with null for numbers that JSON has no form for: tables write NaN where nothing is known."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class Watched(dict[str, Any]):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from .finders import Finder
 
-_VERSION = 4
+_VERSION = 5
 FINDERS: dict[str, Any] = {
     "jsonl": JsonlFinder,
     "parquet": ParquetFinder,

@@ -74,7 +74,7 @@ def row_of(number: int, document: Document) -> Row:
         "row" if place is None else place.unit,
         "\n".join(document.texts) or None,
         None if shown is None else escaped(shown),
-        escaped(json.dumps(meta, ensure_ascii=False, default=_plain)),
+        escaped(json.dumps(meta, ensure_ascii=False, default=_plain, allow_nan=False)),
     )
 
 
