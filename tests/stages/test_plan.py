@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def test_the_page_has_the_figures_of_the_command(moca):
     page = (RECIPES.parent / "docs" / "full-size.md").read_text(encoding="utf-8")
     for one in moca.stages:
         assert f"{one.work.products.total:.2e} | {one.mfu:.0%} | {one.hours:>5,.1f} | {one.price:>7,.0f} |" in page
+
+
+FULL_SIZE = sorted(path.name for path in RECIPES.glob("*.yaml") if not path.name.startswith("nano-"))
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_command_in_a_recipes_own_header_fits_eight_cards_of_80_gb(name):
+    """`twoway run RECIPE out --nproc 8` with nothing added; a recipe of one stage is planned with the base that its header names."""
+    text = (RECIPES / name).read_text(encoding="utf-8")
+    if not re.search(r"^base:", text, re.MULTILINE):
+        pytest.skip("a stage, which the recipes of a whole method take in")
+    assert re.search(rf"^#   twoway run recipes/{re.escape(name)} out --nproc 8$", text, re.MULTILINE)
+    for on in ("h100x8", "a100x8"):
+        for stage in plan(RECIPES / name, on).stages:
+            assert stage.taken.fits, (name, on, stage.name)
+            assert stage.taken.checkpointing == stage.work.training.checkpointing
+
+
+def test_auto_takes_pieces_only_where_the_whole_does_not_fit(moca):
+    assert {one.taken.parallel for one in moca.stages} == {"ddp"}
+    assert {one.taken.parallel for one in plan(RECIPES / "moca-7b.yaml", "h100x8").stages} == {"fsdp"}
+    small = plan(RECIPES / "moca-7b.yaml", "h100x8", ["*.parallel=ddp"])
+    assert not any(one.taken.fits for one in small.stages)
+    assert sum("does not fit" in note for note in small.notes) == len(small.stages)
 
 
 def test_batches_go_through_twice_but_for_the_first_chunks(moca):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from masked import batch_of
+from twoway.stages import run_stage
+from twoway.stages.pretrain import STAGE
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.pretrain_model import prepare
+from twoway.stages.stage_config import AdapterConfig
 from twoway.training import ranks as between
 from twoway.training.launch import launch
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
 # What each of two ranks has in one step: no pictures, no words, several pictures in a row, nothing drawn, no row at all.
+LORA = AdapterConfig(rank=2, dropout=0.0, dora=True, parts=("language", "tower"))
 STEPS = {
     "text and image": (("text", 0.5), ("image", 0.5)),
     "text alone": (("text", 0.5), ("text", 0.5)),
@@ -42,12 +48,13 @@ def gradients(prepared, shared, ranks, batches, counts):
     return found
 
 
-def be_rank(model, out):
-    """Be one of two ranks, under both kinds of sharing."""
+def be_rank(model, out, options):
+    """Be one of two ranks, under both kinds of sharing; the second one has no weights of its own."""
     torch.set_num_threads(1)
     ranks = between.Ranks("cpu")
     for parallel in ("ddp", "fsdp"):
-        prepared = prepare(Path(model), PretrainConfig(seed=0))
+        prepared = run_stage._prepare(STAGE, Path(model), PretrainConfig(seed=0, **options), ranks)
+        assert {one.device.type for one in prepared.task.parameters()} == {"cpu" if ranks.first else "meta"}
         batches = {name: step_of(prepared, pair[ranks.rank]) for name, pair in STEPS.items()}
         shared = ranks.share(prepared.task, parallel)
         for name, batch in batches.items():
@@ -59,10 +66,20 @@ def be_rank(model, out):
     ranks.leave()
 
 
-def test_two_ranks_have_the_gradients_of_one_in_every_kind_of_batch(tiny_model, tmp_path):
-    model = tiny_model("qwen2_vl")
-    launch(2, be_rank, str(model), str(tmp_path))
-    prepared = prepare(model, PretrainConfig(seed=0))
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen2_vl", {}),
+        pytest.param("qwen2_5_vl", {"gradient_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param("qwen3_vl", {"freeze_tower": True}, marks=pytest.mark.slow),
+        pytest.param("qwen2_vl", {"lora": LORA}, marks=pytest.mark.slow),
+        pytest.param("gemma3", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_ranks_have_the_gradients_of_one_in_every_kind_of_batch(tiny_model, tmp_path, family, options):
+    model = tiny_model(family)
+    launch(2, be_rank, str(model), str(tmp_path), options)
+    prepared = prepare(model, PretrainConfig(seed=0, **options))
     for name, pair in STEPS.items():
         batches = [step_of(prepared, what) for what in pair]
         each = [prepared.task.counts(batch) for batch in batches]
@@ -74,3 +91,48 @@ def test_two_ranks_have_the_gradients_of_one_in_every_kind_of_batch(tiny_model, 
             assert found.keys() == wanted.keys()
             for parameter, value in wanted.items():
                 torch.testing.assert_close(found[parameter], value, rtol=1e-4, atol=1e-6, msg=f"{parallel}, {name}: {parameter}")
+
+
+def hold(model, out):
+    """Be one of two ranks in half precision: write down what lies here, at rest and while a layer runs, and the gradient."""
+    torch.set_num_threads(1)
+    ranks, found, seen = between.Ranks("cpu"), {}, []
+    for parallel in ("ddp", "fsdp"):
+        prepared = run_stage._prepare(STAGE, Path(model), PretrainConfig(seed=0), ranks)
+        shared = ranks.share(prepared.task, parallel, "bfloat16")
+        parameters = list(prepared.task.parameters())
+        if parallel == "fsdp":
+            found["rest"] = sum(one.to_local().numel() * one.to_local().element_size() for one in parameters)
+            found["whole"] = sum(one.numel() * one.element_size() for one in parameters)
+            blocks = list(prepared.task.blocks())
+            found["block"] = 2 * max(sum(one.numel() for one in block.parameters()) for block in blocks)
+            found["others"] = found["whole"] // 2 - 2 * sum(one.numel() for block in blocks for one in block.parameters())
+
+            def look(_module, _args, task=prepared.task):
+                gathered = [one for one in task.parameters() if not isinstance(one, DTensor)]
+                assert {one.dtype for one in gathered} == {torch.bfloat16}
+                seen.append(sum(one.numel() * one.element_size() for one in gathered))
+
+            for block in blocks:
+                block.register_forward_pre_hook(look)
+        batch = step_of(prepared, ("image" if ranks.first else "text", 0.5))
+        with torch.autocast("cpu", torch.bfloat16):
+            total, _ = shared(batch, dict.fromkeys(prepared.task.weights, 1.0))
+        total.backward()
+        assert {one.grad.dtype for one in parameters} == {torch.float32}
+        found[parallel] = {name: between.whole(one.grad).double().norm().item() for name, one in prepared.task.named_parameters()}
+    found["gathered"] = max(seen)
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+def test_in_half_precision_a_rank_holds_its_share_and_one_layer_beside_what_is_no_layer(tiny_model, tmp_path):
+    launch(2, hold, str(tiny_model("qwen2_5_vl")), str(tmp_path))
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for found in (one, two):
+        assert found["rest"] == pytest.approx(found["whole"] / 2, rel=0.05)
+        assert found["others"] <= found["gathered"] <= found["others"] + found["block"]
+    assert one["rest"] + two["rest"] == one["whole"], "each weight lies in one place, in float32"
+    largest = max(one["ddp"].values())
+    for name, value in one["ddp"].items():
+        assert one["fsdp"][name] == pytest.approx(value, rel=0.1, abs=0.01 * largest), name

@@ -18,7 +18,7 @@ reads them (data: template). All rows of a step's batch belong to one task. Sett
 lr, loss.temperature, hard_negatives, attention, pooling, prompts.query, eval_steps and so on; OUT/config.yaml shows them all. The same
 command goes on where it stopped, also after a kill, and says so when all is done."""
 EXAMPLE = """twoway finetune samples/base out --data samples:train --eval samples:test batch=64 max_steps=20 lr=3e-4
-  twoway finetune moca-cpt out --recipe recipes/moca-finetune.yaml --nproc 8 parallel=fsdp
+  twoway finetune moca-cpt out --recipe recipes/moca-finetune.yaml --nproc 8
   twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl attention=causal pooling=last   (as VLM2Vec does)"""
 
 

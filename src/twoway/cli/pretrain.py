@@ -16,7 +16,7 @@ heads kept beside it. Settings are key=value words over a recipe (a YAML file): 
 and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done.
 objective=causal is the control of equal compute: plain next-token training on the same rows, and OUT stays causal."""
 EXAMPLE = """twoway pretrain samples/base out --data samples:pretrain max_steps=12 save_steps=3 seed=1
-  twoway pretrain Qwen/Qwen2.5-VL-3B-Instruct out --recipe recipes/moca-3b-pretrain.yaml --nproc 8 parallel=fsdp
+  twoway pretrain Qwen/Qwen2.5-VL-3B-Instruct out --recipe recipes/moca-3b-pretrain.yaml --nproc 8
   torchrun --nproc-per-node 8 --nnodes 4 … -m twoway pretrain BASE out --recipe R   (several machines)"""
 
 

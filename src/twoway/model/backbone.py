@@ -8,6 +8,7 @@ say) go through transformers' own key conversion.
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Set where a model is opened without weights, for a rank that gets the first one's: the mask token that the first one has chosen.
+SKELETON: ContextVar[str | None] = ContextVar("skeleton", default=None)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _PROJECTOR = re.compile(r"(^|\.)(\w*merger\w*|\w*projector|connector|embed_vision)$")
 
@@ -108,6 +111,8 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Loaded:
     require_vision_language(config, folder)
     weight_files(folder)
     try:
+        if SKELETON.get() is not None:
+            return _skeleton(config, dtype)
         model, info = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -123,6 +128,15 @@ def load_model(folder: Path, *, dtype: str = "auto") -> Loaded:
         raise TwowayError(f"the weights in {folder} lack {len(lacking)} tensors of a {config.model_type} model, {lacking[0]} for one")
     model.eval()
     return Loaded(model, not (set(info["missing_keys"]) & head), tuple(sorted(info["unexpected_keys"])))
+
+
+def _skeleton(config: PreTrainedConfig, dtype: str) -> Loaded:
+    """Make a model without weights; what its files hold is seen by the rank that reads them."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=None if dtype == "auto" else getattr(torch, dtype))
+    model.tie_weights()
+    model.eval()
+    return Loaded(model, has_head=True)
 
 
 def head_names(model: PreTrainedModel) -> set[str]:

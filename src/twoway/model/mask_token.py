@@ -16,6 +16,8 @@ import torch
 
 from twoway.errors import UsageError
 
+from .backbone import SKELETON
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -41,6 +43,8 @@ def ensure_mask_token(model: PreTrainedModel, processor: Any, *, wanted: str | N
     """Choose the mask token, set it in the tokenizer, and make its embedding where it is new."""
     tokenizer = getattr(processor, "tokenizer", processor)
     vocabulary = tokenizer.get_vocab()
+    # Which reserved token is used least is read off its weights, and a model without any is told.
+    wanted = wanted or SKELETON.get()
     if wanted is not None and not wanted.strip():
         raise UsageError("--mask-token is empty; name a token such as <|mask|>")
     if wanted is not None and wanted in vocabulary:

@@ -62,7 +62,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         name=str(src) if not Path(src).exists() else folder.resolve().name,
         folder=inside,
         heads=heads,
-        weights=encoder.hashes(inside),
+        weights=encoder.hashes(inside) if backbone.SKELETON.get() is None else {},
         settings=settings,
         provenance=card.read(folder),
         licence=card.licence(folder),

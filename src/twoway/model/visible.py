@@ -95,6 +95,8 @@ class VisiblePatches:
         why = (
             f"masked_patches=skip: the tower of {kind} does not take patches one by one, so none can be left out; use masked_patches=noise"
         )
+        if backbone.SKELETON.get() is not None:
+            return  # the rank that has the weights looks
         if self._tower is None or "image_grid_thw" not in looked or not hasattr(self._tower, "spatial_merge_size"):
             raise UsageError(why)
         pixels, grids = looked["pixel_values"], looked["image_grid_thw"]

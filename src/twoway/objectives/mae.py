@@ -36,11 +36,13 @@ class PatchDecoder(nn.Module):
             config.layer_types = [config.layer_types[index] for index in middle]
         # The text model brings masks and positions; its own vocabulary would be built for nothing, so it is one word small.
         config.vocab_size, config.pad_token_id = 1, None
-        self.body: Any = type(language_model)(config)
+        device = next(layers[first].parameters()).device
+        with device:
+            self.body: Any = type(language_model)(config)
         self.body.embed_tokens, self.body.norm = nn.Identity(), nn.Identity()
         for new, index in zip(self.body.layers, middle, strict=True):
             new.load_state_dict(layers[index].state_dict())
-        self.to_values = nn.Linear(config.hidden_size, values)
+        self.to_values = nn.Linear(config.hidden_size, values, device=device)
         self.to(next(layers[first].parameters()))
 
     def forward(self, hidden_BLD: torch.Tensor, chosen: torch.Tensor, seen: Mapping[str, Any]) -> torch.Tensor:

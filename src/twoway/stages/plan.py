@@ -47,6 +47,7 @@ class StagePlan:
     mfu: float
     price: float
     choices: tuple[Memory, ...]
+    taken: Memory  # the one that the recipe's own settings take
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -63,6 +64,7 @@ class StagePlan:
             "mfu": self.mfu,
             "price": self.price,
             "memory": [one.as_json() for one in self.choices],
+            "taken": self.taken.as_json(),
         }
 
 
@@ -149,14 +151,14 @@ def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, ut
             training = replace(work.training, checkpointing=again)
             choices.append(
                 memory(
-                    model, training, places=work.places, image=image, parallel=parallel, ranks=machine.count,
-                    batches=work.batches, room=machine.memory
+                    model, training, places=work.places, image=image, parallel=parallel, ranks=machine.count, room=machine.memory
                 )
             )  # fmt: skip
-    dtype = "bfloat16" if work.training.half else "float32"
-    return StagePlan(
-        stage.name, dtype, work, trained(model, work.training), hours, mfu, hours * machine.count * machine.price, tuple(choices)
-    )
+    wanted = stage.config.parallel if machine.count > 1 else "ddp"
+    own = [one for one in choices if one.checkpointing == work.training.checkpointing and wanted in (one.parallel, "auto")]
+    taken = next((one for one in own if one.fits), own[-1])
+    dtype, price = "bfloat16" if work.training.half else "float32", hours * machine.count * machine.price
+    return StagePlan(stage.name, dtype, work, trained(model, work.training), hours, mfu, price, tuple(choices), taken)
 
 
 def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
@@ -188,4 +190,13 @@ def _assumed(machine: Hardware, utilisation: float, padding: float, price: float
     if guessed:
         notes.append(f"assumed: lengths of the rows of {len(guessed)} sources, by their format (--source)")
     notes += [note for stage in planned for note in stage.work.notes]
-    return tuple(notes)
+    return (*notes, *(_run_as(stage) for stage in planned))
+
+
+def _run_as(stage: StagePlan) -> str:
+    """Say how the stage runs as the recipe has it, and what it takes of the machine's own memory."""
+    one = stage.taken
+    fits = "fits" if one.fits else "does not fit: take a smaller budget, or more ranks"
+    again = "" if one.checkpointing else ", activations kept"
+    host = f"{one.host / 2**30:,.1f} GiB of the machine's memory a rank for the copy that a checkpoint is written from"
+    return f"{stage.name}: as it stands it runs by {one.parallel}{again} and {fits}; {host}"

@@ -65,7 +65,7 @@ def work_of(
     listed = sum(one.rows or 0.0 for _, one in means)
     shares = [(one.rows or 0.0) / listed for _, one in means]
     mean = sum(share * length for share, length in zip(shares, each, strict=True))
-    training = _training(config, contrastive=contrastive)
+    training = training_of(config)
     shards = config.shards or ranks
     if contrastive:
         by_step = float(config.batch)
@@ -136,8 +136,9 @@ def _load(content: Content, rows: float, config: Any, padding: float) -> Load:
     return replace(Load.square(rows, content.text, content.pictures, content.tokens, words=words, patches=patches), padded=padded)
 
 
-def _training(config: Any, *, contrastive: bool) -> Training:
+def training_of(config: Any) -> Training:
     """Return what of a model trains in this stage."""
+    contrastive = isinstance(config, FinetuneConfig)
     restores = isinstance(config, PretrainConfig) and config.mae_weight and config.objective != "causal"
     return Training(
         freeze_tower=config.freeze_tower,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import sys
@@ -25,7 +26,8 @@ from twoway.data.mixture import SourceConfig
 from twoway.data.policy import BAD_ROWS
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import disk_errors, write_whole
-from twoway.model import attn_implementation, card
+from twoway.model import attn_implementation, backbone, card
+from twoway.model.source import first_line
 from twoway.training import ranks as between
 from twoway.training.checkpoint import Checkpoints, read_run, same_run
 from twoway.training.config import FREE
@@ -36,6 +38,7 @@ from twoway.training.tracker import require_tracker
 from twoway.training.trainer import Trainer
 
 from .convert import _quiet
+from .plan_memory import choose_parallel
 from .stage_config import StageConfig
 from .stage_model import use_kernels
 from .trained import finish, finished
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from twoway.training.trainer import Data, Events
 
     from .stage_model import Prepared
+
+log = logging.getLogger(__name__)
 
 CONFIG, TABLES = "config.yaml", "tables"
 C = TypeVar("C", bound=StageConfig)
@@ -138,7 +143,8 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
     config = settle(config, ranks)
     attn_implementation.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     with _quiet():
-        prepared = stage.prepare(base, config)
+        prepared = _prepare(stage, base, config, ranks)
+        config = dataclasses.replace(config, parallel=ranks.gather(choose_parallel(prepared, config, ranks))[0])
         shards = config.shards or read_run(out).get("shards") or ranks.count
         if shards % ranks.count:
             raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
@@ -164,6 +170,24 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
         trainer.run(data.loader)
     ranks.leave()
     return prepared
+
+
+def _prepare(stage: Stage[C], base: str | Path, config: C, ranks: between.Ranks) -> Prepared[Any]:
+    """Open the base: the first rank reads its weights, and the others get them from it when the task is shared (`Ranks.share`)."""
+    if ranks.first:
+        prepared = stage.prepare(base, config)
+        ranks.wait()
+        ranks.gather(prepared.token.token)
+        return prepared
+    ranks.wait()
+    chosen = backbone.SKELETON.set(ranks.gather(None)[0])
+    try:
+        return stage.prepare(base, config)
+    except (NotImplementedError, RuntimeError) as error:
+        log.warning("rank %d reads the weights for itself: the model cannot be made without them (%s)", ranks.rank, first_line(error))
+    finally:
+        backbone.SKELETON.reset(chosen)
+    return stage.prepare(base, config)
 
 
 def _open(stage: Stage[C], config: C, prepared: Prepared[Any], out: Path, ranks: between.Ranks, shards: int) -> StageData:

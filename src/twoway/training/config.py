@@ -27,7 +27,8 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic (`precision`); weights and optimizer are float32
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    # auto: fsdp where the plan says that a rank's memory does not hold what ddp keeps on it
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from accelerate import PartialState
 from torch import distributed, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from twoway.errors import TwowayError
+
+from . import sharding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,22 +73,36 @@ class Ranks:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def share(self, task: Task, parallel: Parallel) -> Any:
-        """Put the task on the device, and share it with the other ranks."""
-        task.to(self.device)
+    def share(self, task: Task, parallel: Parallel, dtype: str = "float32") -> Any:
+        """Put the task on the device, and share it with the other ranks; the first one's weights are everybody's.
+
+        The others may have it on the meta device, without weights.
+        """
         if self.count == 1:
-            return task
+            return task.to(self.device)
         task.tie = True
+        names = self.gather([name for name, _ in task.named_parameters()])
+        if any(one != names[0] for one in names):
+            raise TwowayError("ranks have different models; is the same version of everything installed on all machines?")
+        sharding.give_plain_tensors(task, self)
         if parallel == "fsdp":
-            for block in task.blocks():
-                fully_shard(block)
-            return fully_shard(task)
+            weights = sharding.take_weights(task) if self.first else {}
+            sharding.empty(task, torch.device("meta"))
+            shared = sharding.shard(task, dtype)
+            sharding.empty(task, self.device)
+            sharding.give_weights(task, weights, self)
+            return shared
+        if not self.first:
+            sharding.empty(task, self.device)
+        task.to(self.device)
+        # It gives the first one's weights to the others itself.
         return DistributedDataParallel(task, device_ids=[self.device] if self.device.type != "cpu" else None, gradient_as_bucket_view=True)
 
     def more(self, shared: Any, *, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of one accumulated batch: gradients travel after the last one only."""
-        if isinstance(shared, FSDPModule):
-            shared.set_requires_gradient_sync(last)
+        """Return the context of one accumulated batch: gradients travel after the last one only, unless they lie in pieces.
+
+        Added up before they travel, those of all weights would lie whole on each rank.
+        """
         if isinstance(shared, DistributedDataParallel) and not last:
             return shared.no_sync()
         return nullcontext()

@@ -81,7 +81,7 @@ class Trainer:
             tuple(events),
         )
         self.checkpoints = Checkpoints(out, config.save_total)
-        self.shared = ranks.share(task, config.parallel)
+        self.shared = ranks.share(task, "fsdp" if config.parallel == "fsdp" else "ddp", self.config.dtype)
         self.parameters = {name: one for name, one in task.named_parameters() if one.requires_grad}
         if not self.parameters:
             raise UsageError("nothing trains: every part of the model is frozen")
