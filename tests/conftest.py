@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is kept in the user's cache, and nothing of it is used; what tests start inherits it."""
+    os.environ["TWOWAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return `tiny_model(family) -> folder`; see `tiny.FAMILIES` and `tiny.TEXT_FAMILIES`. Copy a folder before changing it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from .errors import TwowayError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _PIECE = 1 << 16
 
@@ -62,6 +63,28 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
             Path(beside).replace(path)
         finally:
             Path(beside).unlink(missing_ok=True)
+
+
+def cache_home() -> Path:
+    """Return where things are kept that can be made again: `$TWOWAY_CACHE`, or `twoway` in the user's cache folder."""
+    chosen = os.environ.get("TWOWAY_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twoway"
+
+
+@contextmanager
+def turn(path: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold a lock file, which one process has at a time; `wait` is called where another has it. The system lets go of it in any case."""
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if wait is not None:
+                wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def require_room(out: str | Path, size: int) -> None:

@@ -250,17 +250,38 @@ def test_a_stream_is_copied_up_to_its_cap_once(tmp_path, png, monkeypatch):
     assert open_table(spec, folder=tmp_path / "tables", cap=20).read(7).texts == ("row 7",)
 
 
-def test_a_stream_that_fails_leaves_no_copy(tmp_path, png, monkeypatch):
-    spec = stream(tmp_path / "data", png, 4)
+def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the_last_file(tmp_path, png, monkeypatch):
+    spec = stream(tmp_path / "data", png, 20)
+    monkeypatch.setattr(find_hub, "GROUP_ROWS", 2)
+    monkeypatch.setattr(find_hub, "FILE_ROWS", 4)
+    whole, asked = find_hub.hub.raw_rows, []
 
-    def broken(*_):
-        yield {"text": "a", "image": None}
-        raise TwowayError("the line broke")
+    def broken(table, label, root, passed):
+        for number, row in enumerate(whole(table, label, root, passed)):
+            if number == 11:
+                raise TwowayError("the line broke")
+            yield row
+
+    def noted(table, label, root, passed):
+        asked.append(passed)
+        return whole(table, label, root, passed)
 
     monkeypatch.setattr(find_hub.hub, "raw_rows", broken)
     with pytest.raises(TwowayError, match="the line broke"):
-        open_table(spec, folder=tmp_path / "tables", cap=4)
-    assert list((tmp_path / "tables").iterdir()) == []
+        open_table(spec, folder=tmp_path / "tables", cap=18)
+    assert not [path for path in (tmp_path / "tables").glob("hub-*") if path.suffix != ".part"]
+    monkeypatch.setattr(find_hub.hub, "raw_rows", noted)
+    table = open_table(spec, folder=tmp_path / "tables", cap=18)
+    assert asked == [8]
+    assert [table.read(row).texts[0] for row in range(18)] == [f"row {row}" for row in range(18)]
+    assert [str(table.read(row).place) for row in (0, 11, 17)] == [f"{spec}:1", f"{spec}:12", f"{spec}:18"]
+
+
+def test_row_groups_of_a_copy_end_by_their_bytes(tmp_path, png, monkeypatch):
+    monkeypatch.setattr(find_hub, "GROUP_BYTES", 3 * len(png()))
+    copy = open_table(stream(tmp_path / "data", png, 12), folder=tmp_path / "tables", cap=12).finder.paths
+    (metadata,) = (pyarrow.parquet.read_metadata(path) for path in copy)
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [3, 3, 3, 3]
 
 
 def test_a_column_that_comes_late_in_a_stream_is_not_lost_in_silence(tmp_path, png, monkeypatch):

@@ -15,8 +15,8 @@ from twoway.data.table_sharing import shared_tables
 
 @pytest.fixture
 def passes(monkeypatch):
-    found, build = [], table._build
-    monkeypatch.setattr(table, "_build", lambda *given: found.append(given[0]) or build(*given))
+    found, build = [], table._looked
+    monkeypatch.setattr(table, "_looked", lambda *given: found.append(given[0]) or build(*given))
     return found
 
 

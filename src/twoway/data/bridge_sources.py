@@ -24,6 +24,7 @@ from .rows import ReadOptions, document
 from .samples import view
 from .sources import kind_of
 from .table import FINDERS, RowTable, open_table
+from .tars import TarFinder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,10 @@ class ParquetEither(_Either, ParquetFinder):
     """Rows of Parquet files."""
 
 
+class TarEither(_Either, TarFinder):
+    """Rows of tars of WebDataset."""
+
+
 class DiskEither(_Either, DiskFinder):
     """Rows of a folder of `datasets.save_to_disk`."""
 
@@ -113,7 +118,7 @@ def _open(source: SourceConfig, folder: Path | None, policy: Policy) -> RowTable
 
 
 def _of_copy(copy: ParquetFinder, options: ReadOptions) -> ParquetEither:
-    return ParquetEither(str(copy.paths[0]), options, copy.label, copy.root)
+    return ParquetEither(str(copy.paths[0].parent), options, copy.label, copy.root)
 
 
-_EITHER: dict[str, Any] = {"jsonl": JsonlEither, "parquet": ParquetEither, "disk": DiskEither, "hub copy": _of_copy}
+_EITHER: dict[str, Any] = {"jsonl": JsonlEither, "parquet": ParquetEither, "disk": DiskEither, "tars": TarEither, "hub copy": _of_copy}

@@ -60,7 +60,7 @@ class ParquetFinder(Base):
     _transient = ("_files", "_mark")
 
     def __init__(self, argument: str, options: ReadOptions, label: str | None = None, root: Path | None = None) -> None:
-        """Take a file or a folder; a `label` stands for the file in the places of rows, and `root` for its folder."""
+        """Take a file or a folder; a `label` stands for the files of a copy in the places of rows, and `root` for their folder."""
         super().__init__(options)
         self.paths, self.label, self.root = parquet_files(Path(argument)), label, root
         self._files: OrderedDict[int, tuple[Any, list[int]]] | None = None
@@ -89,12 +89,17 @@ class ParquetFinder(Base):
     def read(self, at: Position) -> Document:
         """See `Finder`."""
         number, row = at
-        place = Place(self.label or str(self.paths[number]), row + 1)
+        # A file of a copy is called by its first row (`find_hub`).
+        place = Place(self.label, int(self.paths[number].stem) + row + 1) if self.label else Place(str(self.paths[number]), row + 1)
         try:
             values = self._row(number, row)
         except ValueError as error:  # text that is not UTF-8, dates out of range
             raise ContentError(f"the row cannot be read ({error})", place) from error
         return self._document(values, place, self.root if self.label else self.paths[number].parent)
+
+    def together(self, at: Position) -> tuple[int, int]:
+        """Return what a row is read with: its file and row group."""
+        return at[0], bisect.bisect_right(self._open(at[0])[1], at[1]) - 1
 
     def _row(self, number: int, row: int) -> Any:
         """Return one row as plain values."""

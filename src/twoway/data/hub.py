@@ -81,9 +81,10 @@ def local_root(argument: str) -> Path | None:
     return Path(folder) if colon and Path(folder).is_dir() else None
 
 
-def raw_rows(table: Any, label: str, root: Path | None) -> Iterator[dict[str, Any] | ContentError]:
-    """Go through a stream's rows as they are, pictures undecoded but with their bytes."""
-    for number, row in enumerate(_guarded(table.cast(undecoded(table.features)) if table.features else table, label), 1):
+def raw_rows(table: Any, label: str, root: Path | None, passed: int = 0) -> Iterator[dict[str, Any] | ContentError]:
+    """Go through a stream's rows as they are, pictures undecoded but with their bytes; the first few are passed over."""
+    table = table.cast(undecoded(table.features)) if table.features else table
+    for number, row in enumerate(_guarded(table.skip(passed) if passed else table, label), passed + 1):
         try:
             yield {key: _fetched(value, root, Place(label, number)) for key, value in row.items()}
         except ContentError as error:

@@ -3,10 +3,17 @@
 How many tokens a picture gets is asked of the processor, which knows it from the size alone, for each size once. Where a processor does
 not say, it is read off encoded blank pictures of sizes that stand for the others. The rest of a row (its words, the template, what is
 written around pictures) is fitted as a straight line in characters and pictures, for each source its own, since languages differ in rate.
+
+What was found of a source lies beside its table, named by all that it depends on: the rows, the processor, the template, the longest row.
+A run, a stage or an arm that asks the same of the same rows encodes none of them again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,9 +21,13 @@ from PIL import Image as PILImage
 
 from ..content import ContentError, Document, Image
 from ..errors import TwowayError
+from ..files import write_whole
 from .batching import PLAIN, Costs
+from .table import reading_code
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from .batching import CostWeights
@@ -27,6 +38,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _SAMPLE, _SIZES = 32, 64
+# What says where a processor comes from, not what it does.
+_ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "_attn_implementation")
+_OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an encoder
+_log = logging.getLogger(__name__)
 
 
 class Encodes(Protocol):
@@ -39,18 +54,107 @@ class Encodes(Protocol):
         """Encode one row."""
 
 
-def measure(mixture: Mixture, encoder: Encodes, weights: CostWeights = PLAIN) -> Costs:
-    """Estimate what every row of a mixture costs, cut at the encoder's longest row."""
-    lengths, pictures, images = [], [], []
-    for number, table in enumerate(mixture.tables):
-        tokens = picture_tokens(table, encoder)
-        lengths.append(_rest(mixture, number, tokens, encoder))
-        pictures.append(tokens)
-        images.append(np.asarray(table.images()))
-    rest, shown = np.concatenate(lengths), np.concatenate(pictures)
+def measure(mixture: Mixture, encoder: Encodes, weights: CostWeights = PLAIN, *, folder: Path | None = None) -> Costs:
+    """Estimate what every row of a mixture costs, cut at the encoder's longest row; a `folder` keeps what was found of each source."""
+    found = row_lengths(mixture, encoder, folder=folder)
+    rest, shown = (np.concatenate([one[place] for one in found]) for place in (0, 1))
+    images = np.concatenate([np.asarray(table.images()) for table in mixture.tables])
     # What does not fit is cut from the end; a row keeps at least a token of text.
     rest = np.clip(rest, 1, encoder.max_length)
-    return Costs.of(rest, np.minimum(shown, encoder.max_length - rest), np.concatenate(images), weights)
+    return Costs.of(rest, np.minimum(shown, encoder.max_length - rest), images, weights)
+
+
+def row_lengths(mixture: Mixture, encoder: Encodes, *, folder: Path | None = None) -> list[tuple[Floats, Floats]]:
+    """Return for each source the tokens of its rows before anything is cut, those of pictures apart."""
+    said = None if folder is None else json.loads(json.dumps(_conditions(encoder), default=str))
+    return [_lengths(mixture, number, encoder, folder, said) for number in range(len(mixture.tables))]
+
+
+def _lengths(mixture: Mixture, number: int, encoder: Encodes, folder: Path | None, said: Any) -> tuple[Floats, Floats]:
+    """Return the tokens of each row of a source, those of pictures apart; from the folder, where they were found before."""
+    table = mixture.tables[number]
+    if folder is None:
+        tokens = picture_tokens(table, encoder)
+        return _rest(mixture, number, tokens, encoder), tokens
+    rows = table.digest()
+    key = hashlib.sha256(json.dumps([said, rows], sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"lengths-{rows[:16]}-{key}.npy"
+    if not path.exists():
+        before = [name for other in sorted(folder.glob(f"lengths-{rows[:16]}-*.json")) for name in _differs(said, other)]
+        if before:
+            _log.warning("%s was measured before with another %s; it is measured once more", table.spec, before[0])
+        tokens, content = picture_tokens(table, encoder), io.BytesIO()
+        np.save(content, np.stack([_rest(mixture, number, tokens, encoder), tokens]), allow_pickle=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path.with_suffix(".json"), json.dumps(said))
+        write_whole(path, content.getvalue())
+    try:
+        rest, tokens = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise TwowayError(f"{path} cannot be read ({error}); delete it and it is made again") from error
+    return rest, tokens
+
+
+def _conditions(encoder: Encodes) -> dict[str, Any]:
+    """Return all that decides how long a row is, beside the row."""
+    processor = processor_settings(encoder.processor)
+    # Special tokens are never read out of a text; and a stage that masks may have made one of its own.
+    added = processor.get("tokenizer", {}).get("added_tokens", [])
+    processor.get("tokenizer", {})["added_tokens"] = [one for one in added if not one.get("special")]
+    return {"code": reading_code(), "processor": _hash(processor), **_settings(encoder)}
+
+
+def _settings(value: Any) -> Any:
+    """Return the settings of our own parts, at any depth; what belongs to the processor is told by the processor."""
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_settings(item) for item in value]
+    if type(value).__module__.startswith("twoway."):
+        own = {name: item for name, item in sorted(vars(value).items()) if not name.startswith("_") and name not in _OF_PROCESSOR}
+        plain = {name: _settings(item) for name, item in own.items()}
+        return {"kind": type(value).__name__, **{name: item for name, item in plain.items() if item is not None}}
+    return None
+
+
+def _differs(said: dict[str, Any], other: Path) -> list[str]:
+    """Return what else was said when the same rows were measured before."""
+    try:
+        before = json.loads(other.read_text())
+    except (OSError, ValueError):
+        return []
+    return [name for name in said if said[name] != before.get(name)]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def processor_settings(processor: Any) -> dict[str, Any]:
+    """Return all that decides what a processor makes of a row.
+
+    Names of folders and versions are left out, and so is what a tokenizer remembers of its latest call (padding, truncation).
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    image = getattr(processor, "image_processor", None)
+    found: dict[str, Any] = {"template": getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)}
+    if image is not None:
+        found["image"] = clean(image.to_dict())
+    backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        said = json.loads(backend.to_str())
+        found["tokenizer"] = {key: value for key, value in said.items() if key not in ("padding", "truncation")}
+        found["side"] = [getattr(tokenizer, name, None) for name in ("padding_side", "truncation_side")]
+    return found
+
+
+def clean(value: Any) -> Any:
+    """Leave out what says nothing about results, at any depth."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items() if key not in _ASIDE and item is not None}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
 
 
 def picture_tokens(table: RowTable, encoder: Encodes) -> Floats:

@@ -11,6 +11,7 @@ from ..images import image_size
 from .find_parquet import ParquetFinder
 from .finders import Base, DiskFinder, JsonlFinder, SamplesFinder
 from .pair_rows import PairRow, as_document, pair_of, read_pair
+from .tars import TarFinder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +60,10 @@ class ParquetPairs(_Pairs, ParquetFinder):
     """Pairs in Parquet files."""
 
 
+class TarPairs(_Pairs, TarFinder):
+    """Pairs in tars of WebDataset."""
+
+
 class DiskPairs(_Pairs, DiskFinder):
     """Pairs in a folder of `datasets.save_to_disk`."""
 
@@ -79,7 +84,7 @@ class SamplesPairs(_Pairs, SamplesFinder):
 
 def pair_finders(task: str, *, alone: bool = False) -> Mapping[str, Any]:
     """Return what opens pairs, by kind of source (the form in `ReadOptions` is one of pairs); `alone` gives every row the task."""
-    made = {"jsonl": JsonlPairs, "parquet": ParquetPairs, "disk": DiskPairs, "samples": SamplesPairs}
+    made = {"jsonl": JsonlPairs, "parquet": ParquetPairs, "disk": DiskPairs, "samples": SamplesPairs, "tars": TarPairs}
 
     def make(kind: Any, *given: Any) -> Any:
         finder = kind(*given)
@@ -87,6 +92,6 @@ def pair_finders(task: str, *, alone: bool = False) -> Mapping[str, Any]:
         return finder
 
     def of_copy(copy: ParquetFinder, options: ReadOptions) -> Any:
-        return make(ParquetPairs, str(copy.paths[0]), options, copy.label, copy.root)
+        return make(ParquetPairs, str(copy.paths[0].parent), options, copy.label, copy.root)
 
     return {name: partial(make, kind) for name, kind in made.items()} | {"hub copy": of_copy}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ..content import ContentError, Document, Place
 from ..errors import TwowayError, UsageError, did_you_mean
 from ..images import DEFAULT, Limits, open_document
-from . import hub, jsonl, parquet, pdf, pictures
+from . import hub, jsonl, parquet, pdf, pictures, tars
 from .policy import OnBad, Policy, Report
 from .rows import SUFFIXES, ReadOptions, Skip, say_unread
 
@@ -127,13 +127,21 @@ _KINDS: dict[str, Callable[[str, ReadOptions], Rows]] = {
     "disk": hub.disk_rows,
     "hub": hub.hub_rows,
     "images": pictures.rows,
+    "tars": tars.rows,
     "glob": _matches,
     "samples": _samples,
 }
-_SUFFIXES = dict.fromkeys(SUFFIXES, "images") | {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pdf": "pdf"}
+_SUFFIXES = dict.fromkeys(SUFFIXES, "images") | {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pdf": "pdf",
+    tars.SUFFIX: "tars",
+}
 POSSIBLE = (
-    "a .jsonl, .parquet or .pdf file, a picture, a folder of Parquet files, PDFs or pictures, a pattern such as 'scans/**/*.png', a folder "
-    "of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, pdf:PATH, images:PATH and disk:PATH force a kind"
+    "a .jsonl, .parquet, .pdf or .tar file, a picture, a folder of Parquet files, tars, PDFs or pictures, a pattern such as "
+    "'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, tars:PATH, pdf:PATH, "
+    "images:PATH and disk:PATH force a kind"
 )
 
 
@@ -148,7 +156,7 @@ def kind_of(spec: str) -> tuple[str, str]:
             raise UsageError(f"{spec} is no data: there is no kind {kind!r}{did_you_mean(kind, _KINDS)} (possible: {POSSIBLE})")
         if not rest:
             raise UsageError(f"{spec} names no data; write {kind}:{'NAME' if kind in ('hub', 'samples') else 'PATH'}")
-        if kind not in ("hub", "samples") and not Path(rest).exists():
+        if kind not in ("hub", "samples") and not Path(rest).exists() and not (kind == "tars" and tars.tar_files(rest)):
             raise UsageError(f"{spec}: there is no {rest}")
         return kind, rest
     if not path.exists() and glob.has_magic(spec):
@@ -166,13 +174,16 @@ def _folder_kind(folder: Path) -> str | None:
     """Tell what a folder holds by its files."""
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "disk"
-    found = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()} & {"parquet", "pdf", "images"}
+    found = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()} & {"parquet", "pdf", "images", "tars"}
     if {"parquet", "pdf"} <= found:
         raise UsageError(f"{folder} holds both Parquet files and PDFs; write parquet:{folder} or pdf:{folder}")
     if {"images", "pdf"} <= found:
         raise UsageError(f"{folder} holds both pictures and PDFs; write images:{folder} or pdf:{folder}")
+    if "tars" in found and len(found) > 1:
+        other = next(kind for kind in ("parquet", "pdf", "images") if kind in found)
+        raise UsageError(f"{folder} holds both tars and others; write tars:{folder} or {other}:{folder}")
     # Pictures beside Parquet files are those that its rows name.
-    return next((kind for kind in ("parquet", "pdf", "images") if kind in found), None)
+    return next((kind for kind in ("parquet", "pdf", "tars", "images") if kind in found), None)
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -186,8 +197,8 @@ def files_of(spec: str) -> list[Path]:
     path = Path(argument)
     if kind in ("hub", "samples"):
         return []
-    if kind == "images":
-        return pictures.files(argument)
+    if kind in ("images", "tars"):
+        return (pictures.files if kind == "images" else tars.tar_files)(argument)
     if kind == "glob":
         return _matching(argument)
     if kind == "disk":
@@ -204,4 +215,4 @@ def _pattern_kind(pattern: str) -> str:
     if odd is not None:
         raise UsageError(f"{odd}, which {pattern} matches, is not data of a known kind; narrow the pattern (possible: {POSSIBLE})")
     kinds = {_SUFFIXES[path.suffix.lower()] for path in matching}
-    return "images" if kinds == {"images"} else "glob"
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "tars"} else "glob"

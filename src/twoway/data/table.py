@@ -2,8 +2,12 @@
 
 One pass over the source finds the position of every row, counts its characters and reads the size of its pictures from their headers; bad
 rows go to the failure policy here, before any training. The result is a few numpy arrays. With a folder they are kept there and mapped into
-memory, and used again while path, size and time of the source's files, the version of this file and what the source was asked for are the
-same. Where rows are of several kinds (the tasks of pairs), the kind of each is kept too.
+memory, and found again by whoever asks the same: they are named by the source's files as they are (path, size and time), the code that
+reads them, and what the source was asked for (cap, root, template and so on). Where rows are of several kinds (the tasks of pairs), the
+kind of each is kept too.
+
+A large source is looked through by several processes. What is done lies in parts beside the table, so that a pass that was cut off goes on;
+of two processes that need the same table at once the second waits for the first.
 
 A hash of what those files hold is part of the digest of the data, so that a run does not go on with other rows of the same lengths.
 Pictures that a row names by path are told by their sizes alone, and not looked at again: one that changes size makes a batch costlier,
@@ -12,20 +16,25 @@ not wrong.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import logging
 import re
+import shutil
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..content import ContentError, Document, Place
 from ..errors import TwowayError, UsageError
-from ..files import contents, fresh_folder
+from ..files import contents, fresh_folder, turn, write_whole
+from ..processes import Team, count_of
 from .find_hub import hub_finder
 from .find_parquet import ParquetFinder
 from .find_pdf import PdfFinder
@@ -35,10 +44,11 @@ from .policy import Policy
 from .progress import steps
 from .rows import ReadOptions, say_unread
 from .sources import kind_of
-from .table_sharing import find, put
+from .table_sharing import find, how, put
+from .tars import TarFinder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,8 +62,11 @@ FINDERS: dict[str, Any] = {
     "images": PicturesFinder,
     "disk": DiskFinder,
     "samples": SamplesFinder,
+    "tars": TarFinder,
 }
 _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
+# Rows that are looked at in one go, and how many such blocks this process does itself before others are started for the rest.
+_BLOCK, _ALONE = 2048, 8
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +87,7 @@ class RowTable:
     bad: list[ContentError] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
     folder: Path | None = None
+    looked: bool = False  # whether the source was looked through just now
 
     def __len__(self) -> int:
         """Count the good rows."""
@@ -119,7 +133,10 @@ def open_table(
     policy: Policy | None = None,
     finders: Mapping[str, Callable[..., Finder]] = FINDERS,
 ) -> RowTable:
-    """Open a source for random access, with at most its first `cap` rows; `folder` keeps the table for the next time."""
+    """Open a source for random access, with at most its first `cap` rows; `folder` keeps the table for the next time.
+
+    `table_sharing.looking` says by how many processes a new table is made, and whether it may be.
+    """
     options, policy = options or ReadOptions(), policy or Policy()
     kind, argument = kind_of(spec)
     if kind == "hub":
@@ -131,96 +148,279 @@ def open_table(
         finder = finders[kind](argument, options)
     else:
         raise UsageError(f"{spec} has documents, not pairs of a query and a positive")
-    key = _key(spec, finder, options, cap)
-    kept = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(spec).name)[-40:]}-{key}" if folder is not None and finder.files() else None
-    table = find(key) or (_load(spec, finder, kept) if kept is not None and kept.is_dir() else None)
+    asked = _asked(f"{kind}:{Path(argument).absolute()}" if Path(argument).exists() else spec, finder, options, cap)
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    kept = _Kept(folder, spec, key) if folder is not None and finder.files() else None
+    table = find(key) or (None if kept is None else kept.load(finder))
     if table is not None:
         policy.start()
         for error in table.bad:
             policy.refuse(error)
-        return _said(table)
-    table = _build(spec, finder, cap, policy)
-    if not len(table):
-        first = f", the first: {table.bad[0]}" if table.bad else ""
-        raise TwowayError(f"every row of {spec} is bad ({len(table.bad):,}){first}" if table.bad else f"{spec} holds no rows")
-    put(key, _said(table))
-    if kept is not None:
-        _keep(table, kept)
-        return _load(spec, finder, kept)
-    return table
+        return _heard(table)
+    table = (
+        kept.make(finder, cap, policy, asked) if kept is not None else _whole(spec, finder, list(_looked(spec, finder, cap, policy, None)))
+    )
+    put(key, table)
+    return _heard(table)
 
 
-def _said(table: RowTable) -> RowTable:
+def _heard(table: RowTable) -> RowTable:
     """Say which pictures are not read, each time that a source is opened."""
     if table.unread:
         _log.warning("%s", say_unread(table.spec, table.unread))
     return table
 
 
-def _build(spec: str, finder: Finder, cap: int | None, policy: Policy) -> RowTable:
-    """Go through the source once."""
-    positions, numbers, characters, first, sizes = array("q"), array("q"), array("q"), array("q", [0]), array("i")
-    kinds, names = array("i"), dict[str, int]()
-    bad: list[ContentError] = []
+class _Kept:
+    """A table's place in a folder of tables."""
+
+    def __init__(self, folder: Path, spec: str, key: str) -> None:
+        self.spec = spec
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(spec).name)[-40:]
+        self.home, self.folder, self.sign = folder, folder / f"{name}-{key}", name
+        self.parts = folder / f"{name}-{key}.part"
+
+    def load(self, finder: Finder) -> RowTable | None:
+        """Open the table, where it is there."""
+        if not self.folder.is_dir():
+            return None
+        _log.info("%s was looked through before: %s", self.spec, self.folder)
+        return _load(self.spec, finder, self.folder)
+
+    def make(self, finder: Finder, cap: int | None, policy: Policy, asked: dict[str, Any]) -> RowTable:
+        """Look through the source, or wait for the process that does, and keep the table."""
+        other = self._told(asked)
+        if how().prepared_only:
+            raise UsageError(
+                f"{other or f'{self.spec} is not prepared'}; prepare it first (twoway data prepare), or set prepared_only=false"
+            )
+        if other:
+            _log.warning("%s; it is looked through once more", other)
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        with turn(lock, lambda: _log.warning("another process looks through %s; waiting for it", self.spec)):
+            table = self.load(finder)
+            if table is not None:
+                policy.start()
+                for error in table.bad:
+                    policy.refuse(error)
+                return table
+            looked = list(_looked(self.spec, finder, cap, policy, self.parts))
+            try:
+                _keep(_whole(self.spec, finder, looked), self.folder, asked)
+            finally:
+                shutil.rmtree(self.parts, ignore_errors=True)
+        made = _load(self.spec, finder, self.folder)
+        made.looked = True
+        return made
+
+    def _told(self, asked: dict[str, Any]) -> str:
+        """Say in what the tables of the same source differ from the one that is asked for; nothing where there is none."""
+        best: list[str] | None = None
+        for path in self.home.glob(f"{self.sign}-*/table.json"):
+            try:
+                before = json.loads(path.read_text())["asked"]
+            except (OSError, ValueError, KeyError):
+                continue
+            if before.get("spec") == asked["spec"] and before.get("task") == asked["task"]:
+                now = json.loads(json.dumps(asked))
+                differs = [name for name in now if now[name] != before.get(name)]
+                best = differs if best is None or len(differs) < len(best) else best
+        if best is None:
+            return ""
+        changed = [_SAID.get(name, f"another {name}") for name in best]
+        return f"{self.spec} was prepared before and cannot be used as it is: {', '.join(changed)}"
+
+
+_SAID = {"files": "its files have changed since", "code": "by another version of the code that reads it"}
+
+
+class _Looked(NamedTuple):
+    """What a block of rows was found to be: arrays as those of a table, and the bad rows by their number in the source."""
+
+    arrays: dict[str, NDArray[Any]]
+    names: list[str]
+    bad: list[ContentError]
+    seen: int
+    unread: dict[str, int]
+
+
+def _looked(spec: str, finder: Finder, cap: int | None, policy: Policy, parts: Path | None) -> Iterator[_Looked]:
+    """Go through the source once, block by block: what lies in `parts` already is taken from there, and the rest goes there."""
     policy.start()
-    number = 0
-    for at in steps(finder.scan(), f"looking through {spec}"):
-        if cap is not None and number == cap:
+    wanted = how().processes
+    team: Team | None = None
+    waiting: list[tuple[int, Callable[[], _Looked]]] = []
+
+    def finish(number: int, wait: Callable[[], _Looked]) -> _Looked:
+        found = wait()
+        if parts is not None and not (path := _part(parts, number)).exists():
+            parts.mkdir(parents=True, exist_ok=True)
+            write_whole(path, _packed(found))
+        for error in found.bad:
+            policy.refuse(error)
+        return found
+
+    try:
+        for number, (first, positions) in enumerate(steps(_blocks(finder, cap), f"looking through {spec}, {_BLOCK:,} rows a step")):
+            if parts is not None and _part(parts, number).exists():
+                wait: Callable[[], _Looked] = functools.partial(_unpacked, _part(parts, number))
+            elif wanted == 1 or (wanted is None and (number < _ALONE or count_of(None) == 1)):
+                wait = functools.partial(_look, spec, finder, first, positions)
+            else:
+                team = team or Team(count_of(wanted), _begin_looking, spec, finder, title=f"looking through {spec}")
+                wait = team.submit(_look_here, first, positions)
+            waiting.append((number, wait))
+            while len(waiting) > (2 * team.count if team is not None else 0):
+                yield finish(*waiting.pop(0))
+        while waiting:
+            yield finish(*waiting.pop(0))
+    finally:
+        if team is not None:
+            team.close()
+
+
+def _blocks(finder: Finder, cap: int | None) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Cut the positions of a source into blocks, with the number of rows before each; what is read together is in one block."""
+    found, together, first, last = array("q"), getattr(finder, "together", None), 0, None
+    for number, at in enumerate(finder.scan()):
+        if number == cap:
             break
-        number += 1
+        group = None if together is None else together(at)
+        if len(found) >= 2 * _BLOCK and (group is None or group != last):
+            yield first, np.array(found, np.int64).reshape(-1, 2)
+            first, found = number, array("q")
+        found.extend(at)
+        last = group
+    if found:
+        yield first, np.array(found, np.int64).reshape(-1, 2)
+
+
+_OWN: dict[str, Any] = {}  # of a process that looks through a source: what it reads
+
+
+def _begin_looking(spec: str, finder: Finder) -> None:
+    _OWN.update(spec=spec, finder=finder)
+
+
+def _look_here(first: int, positions: NDArray[np.int64]) -> _Looked:
+    return _look(_OWN["spec"], _OWN["finder"], first, positions)
+
+
+def _look(spec: str, finder: Finder, before: int, positions: NDArray[np.int64]) -> _Looked:
+    """Measure a block of rows."""
+    numbers, characters, first, sizes, kinds = array("q"), array("q"), array("q", [0]), array("i"), array("i")
+    good, names, bad = array("q"), dict[str, int](), list[ContentError]()
+    counter: Any = getattr(getattr(finder, "options", None), "unread", Counter())
+    known = Counter(counter)
+    for number, (one, other) in enumerate(positions.tolist(), before + 1):
+        at = one, other
         try:
             count, pictures = finder.measure(at)
             kind = finder.kind(at)
         except ContentError as error:
-            found = error if error.place is not None else ContentError(error.reason, Place(spec, number))
-            policy.refuse(found)
-            bad.append(found)
+            bad.append(error if error.place is not None else ContentError(error.reason, Place(spec, number)))
             continue
-        positions.extend(at)
+        good.extend(at)
         numbers.append(number)
         kinds.append(names.setdefault(kind, len(names)))
         characters.append(count)
         for picture in pictures:
             sizes.extend(picture)
         first.append(len(sizes) // 2)
-    if bad:
-        _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), number, bad[0])
-    lists = {"positions": positions, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
-    arrays: dict[str, Any] = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
+    lists = {"positions": good, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
+    arrays = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
+    return _Looked(arrays, list(names), bad, len(positions), dict(counter - known))
+
+
+def _whole(spec: str, finder: Finder, looked: list[_Looked]) -> RowTable:
+    """Put the blocks together."""
+    bad = [error for one in looked for error in one.bad]
+    if not any(len(one.arrays["numbers"]) for one in looked):
+        first = f", the first: {bad[0]}" if bad else ""
+        raise TwowayError(f"every row of {spec} is bad ({len(bad):,}){first}" if bad else f"{spec} holds no rows")
+    names: dict[str, int] = {}
+    arrays: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
+    pictures = 0
+    for one in looked:
+        kinds = np.array([names.setdefault(name, len(names)) for name in one.names], np.int32)
+        for name in ("positions", "numbers", "characters", "sizes"):
+            arrays[name].append(one.arrays[name])
+        arrays["kinds"].append(kinds[one.arrays["kinds"]] if len(kinds) else one.arrays["kinds"])
+        arrays["first"].append(one.arrays["first"][1:] + pictures)
+        pictures += int(one.arrays["first"][-1])
+    arrays["first"].insert(0, np.zeros(1, np.int64))
+    made: dict[str, Any] = {name: np.concatenate(values).astype(_ARRAYS[name]) for name, values in arrays.items()}
     for name in ("positions", "sizes"):
-        arrays[name] = arrays[name].reshape(-1, 2)
-    unread = dict(getattr(getattr(finder, "options", None), "unread", {}))
+        made[name] = made[name].reshape(-1, 2)
+    if bad:
+        _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in looked), bad[0])
+    unread = sum((Counter(one.unread) for one in looked), Counter[str]())
     held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
-    return RowTable(spec, finder, **arrays, names=tuple(names) or ("",), contents=held, bad=bad, unread=unread)
+    return RowTable(spec, finder, **made, names=tuple(names) or ("",), contents=held, bad=bad, unread=dict(unread), looked=True)
 
 
-def _key(spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> str:
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npz"
+
+
+def _packed(looked: _Looked) -> bytes:
+    """Return a block as bytes that numpy reads without pickle."""
+    said, file = json.dumps([looked.names, _said(looked.bad), looked.seen, looked.unread]), io.BytesIO()
+    arrays: dict[str, Any] = {"said": np.frombuffer(said.encode(), np.uint8), **looked.arrays}
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def _unpacked(path: Path) -> _Looked:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names, bad, seen, unread = json.loads(file["said"].tobytes())
+            errors = [ContentError(why, Place(*at)) for why, *at in bad]
+            return _Looked({name: file[name] for name in _ARRAYS}, names, errors, seen, unread)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise TwowayError(f"{path} cannot be read ({error}); delete the folder {path.parent} and it is made again") from error
+
+
+def _said(bad: Sequence[ContentError]) -> list[list[Any]]:
+    return [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in bad]
+
+
+@functools.cache
+def reading_code() -> str:
+    """Return a hash of the code that reads rows: what it made of them before it changed is not taken for what it makes now."""
+    home, found = Path(__file__).parent, hashlib.sha256()
+    for path in (*sorted(home.glob("*.py")), home.parent / "content.py", home.parent / "images.py"):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _asked(spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> dict[str, Any]:
     """Return what this very table is known by: its source's files as they are, and how they are read."""
     stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in finder.files() if path.exists()]
-    form = getattr(options.form, "pieces", None) or getattr(options.form, "__name__", None)
-    asked = [
-        _VERSION,
-        type(finder).__name__,
-        [getattr(finder, "task", None)] if getattr(finder, "alone", False) else getattr(finder, "task", None),  # of all rows, or of some
-        spec,
-        cap,
-        str(options.root),
-        options.dpi,
-        vars(options.limits),
-        form,
-        stamps,
-    ]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    task = getattr(finder, "task", None)
+    return {
+        "version": _VERSION,
+        "code": reading_code(),
+        "reader": type(finder).__name__,
+        "task": [task] if getattr(finder, "alone", False) else task,  # of all rows, or of some
+        "spec": spec,
+        "cap": cap,
+        "root": str(options.root),
+        "dpi": options.dpi,
+        "limits": vars(options.limits),
+        "template": getattr(options.form, "pieces", None) or getattr(options.form, "__name__", None),
+        "files": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+    }
 
 
-def _keep(table: RowTable, folder: Path) -> None:
+def _keep(table: RowTable, folder: Path, asked: Mapping[str, Any]) -> None:
     """Write the arrays and the bad rows."""
     with fresh_folder(folder, overwrite=True) as beside:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
-        bad = [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in table.bad]
-        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents}
-        (beside / "table.json").write_text(json.dumps(said | {"bad": bad, "unread": table.unread}, ensure_ascii=False))
+        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": _said(table.bad)}
+        said |= {"asked": asked, "unread": table.unread}
+        (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
@@ -235,7 +435,12 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
     """Open a table that was kept."""
     try:
         said = json.loads((folder / "table.json").read_text())
-        bad = [ContentError(reason, None if file is None else Place(file, row, unit)) for reason, file, row, unit in said["bad"]]
+        old, new = (one.partition(":")[2] if one.partition(":")[0] in FINDERS else one for one in (said["spec"], spec))
+        bad = []
+        for reason, file, row, unit in said["bad"]:
+            # The same source may be named in another way now: from another folder, say.
+            moved = new + file.removeprefix(old) if file and file.startswith(old) else file
+            bad.append(ContentError(reason, None if file is None else Place(moved, row, unit)))
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
     known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"]}

@@ -1,12 +1,14 @@
-"""Sources that are opened again and again, looked through once: for who counts what many configurations read of the same data.
+"""How sources are opened within a block of code: shared by all who ask for the same, by how many processes, and whether they may be new.
 
-What is shared lasts as long as the block that asks for it, and goes by what a table is told by (`table.open_table`).
+Who counts what many configurations read of the same data opens each source once (`shared_tables`): what is shared lasts as long as the
+block, and goes by what a table is told by (`table.open_table`).
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +40,30 @@ def put(key: str, table: RowTable) -> None:
     shared = _SHARED.get()
     if shared is not None:
         shared[key] = table
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How a new source is looked through: by so many processes (`None`: more than one where it is large), or not at all."""
+
+    processes: int | None = None
+    prepared_only: bool = False
+
+
+_USUAL = Looking()
+_LOOKING: ContextVar[Looking] = ContextVar("how sources are looked through", default=_USUAL)
+
+
+@contextmanager
+def looking(*, processes: int | None = None, prepared_only: bool = False) -> Iterator[None]:
+    """Say for a block how sources are looked through; with `prepared_only` one that was not is refused."""
+    token = _LOOKING.set(Looking(processes, prepared_only))
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
+def how() -> Looking:
+    """Return what the block says."""
+    return _LOOKING.get()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.lengths import clean, processor_settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What says where a model comes from or how it is run, not what it computes.
-_ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "_attn_implementation")
 _BYTES = 1 << 26
 
 
@@ -50,35 +50,12 @@ def _settings(sentence: Any) -> dict[str, Any]:
         "default": sentence.default_prompt_name,
         "cut": sentence.truncate_dim,
         "longest": sentence.max_seq_length,
-        "model": _clean(first.auto_model.config.to_dict()) if hasattr(first, "auto_model") else {},
-        "processor": _processor(processor),
+        "model": clean(first.auto_model.config.to_dict()) if hasattr(first, "auto_model") else {},
+        "processor": processor_settings(processor),
     }
 
 
 def _config_of(module: Any) -> Any:
     """Return a module's own settings, but for the transformer's, which name classes and files."""
     said = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-    return _clean(said)
-
-
-def _processor(processor: Any) -> dict[str, Any]:
-    tokenizer = getattr(processor, "tokenizer", processor)
-    image = getattr(processor, "image_processor", None)
-    found: dict[str, Any] = {"template": getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)}
-    if image is not None:
-        found["image"] = _clean(image.to_dict())
-    backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", tokenizer)
-    if hasattr(backend, "to_str"):
-        said = json.loads(backend.to_str())
-        found["tokenizer"] = {key: value for key, value in said.items() if key not in ("padding", "truncation")}
-        found["side"] = [getattr(tokenizer, name, None) for name in ("padding_side", "truncation_side")]
-    return found
-
-
-def _clean(value: Any) -> Any:
-    """Leave out what says nothing about vectors, at any depth."""
-    if isinstance(value, dict):
-        return {str(key): _clean(item) for key, item in value.items() if key not in _ASIDE and item is not None}
-    if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
-    return value
+    return clean(said)

@@ -7,11 +7,9 @@ committed as they come, so a run that was killed goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,11 +17,12 @@ import numpy as np
 from ..content import ContentError
 from ..data.progress import steps
 from ..errors import TwowayError
-from ..files import disk_errors
+from ..files import cache_home, disk_errors
 from .served import fingerprint_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -58,9 +57,8 @@ class Engine(Protocol):
 
 
 def cache_folder() -> Path:
-    """Return where vectors are kept: `$TWOWAY_CACHE`, or the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TWOWAY_CACHE") or Path(home) / "twoway") / "vectors"
+    """Return where vectors are kept."""
+    return cache_home() / "vectors"
 
 
 class Store:

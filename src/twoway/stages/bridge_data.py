@@ -16,6 +16,7 @@ from twoway.data.policy import Policy
 
 from .pretrain_data import RowData, row_costs
 from .run_stage import TABLES
+from .tables import for_cuda, opening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +49,10 @@ class CountingLoader(Loader):
 def open_data(
     config: BridgeConfig, prepared: Prepared[Bridge], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> RowData:
-    """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
+    """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    mixture = open_bridge_mixture(config.data, folder=out / TABLES, policy=policy)
+    with opening(config) as kept:
+        mixture = open_bridge_mixture(config.data, folder=kept, policy=policy)
     parts, geometry = prepared.processor, prepared.geometry
     encode = BridgeEncoder(
         parts,
@@ -67,5 +69,7 @@ def open_data(
     costs = row_costs(mixture, encode, config, prepared, out / TABLES)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
-    loader = CountingLoader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
+    loader = CountingLoader(
+        epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config)
+    )
     return RowData(mixture, encode, mask, together, epochs, loader, held)

@@ -1,7 +1,7 @@
 """The data of `pretrain`: sources become rows, rows become plans by what they cost, plans become masked batches.
 
 A step's rows are a function of seed, step and what rows cost: the plan of an epoch is made anew, and nothing is walked through.
-What a row costs is estimated from its characters and the sizes of its pictures (`data.lengths`), once, and kept in the run's folder:
+What a row costs is estimated from its characters and the sizes of its pictures (`data.lengths`), once, and kept in the run's folder, too:
 another machine may round it in another way, and would plan other batches.
 """
 
@@ -30,7 +30,7 @@ from twoway.files import write_whole
 
 from .next_token import NOTHING_MASKED
 from .run_stage import TABLES
-from .tables import table
+from .tables import data_folder, for_cuda, opening, table
 from .work import known_work
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ class RowData:
 def open_data(
     config: PretrainConfig, prepared: Prepared[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> RowData:
-    """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
+    """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    mixture = open_mixture(config.data, folder=out / TABLES, policy=policy)
+    with opening(config) as kept:
+        mixture = open_mixture(config.data, folder=kept, policy=policy)
     parts, geometry = prepared.processor, prepared.geometry
     masks = NOTHING_MASKED if config.objective == "causal" else config.mask
     whole_words = masks.unit == "word"
@@ -87,7 +88,7 @@ def open_data(
     costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
-    loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy)
+    loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config))
     return RowData(mixture, encode, mask, together, epochs, loader, held)
 
 
@@ -113,7 +114,7 @@ def row_costs(
     said = [mixture.digest(), encode.max_length, config.template, vars(weights)]
     path = table(folder, "costs", said, prepared, ".npy")
     if not path.exists():
-        made, content = measure(mixture, encode, weights), io.BytesIO()
+        made, content = measure(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
         np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - read at run time
 from typing import Literal
 
 from twoway.data.batching import CostWeights
@@ -53,6 +54,9 @@ class StageConfig(TrainConfig):
     on_bad: Literal["fail", "skip"] = "fail"
     workers: int = 2
     prefetch: int = 2
+    pin_memory: bool = True  # batches for a CUDA device lie in page-locked memory, so that they travel while it computes
+    cache_dir: Path | None = None  # where what is found out about data is kept for all runs; default: twoway's cache (`files.cache_home`)
+    prepared_only: bool = False  # refuse data that was not prepared before (`twoway data prepare`), instead of looking through it now
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -10,7 +10,20 @@ from twoway.errors import UsageError
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]
 # What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
-_SPEED = ("workers", "prefetch", "parallel", "device", "nproc", "timeout_minutes", "attn_implementation")
+_SPEED = (
+    "workers",
+    "prefetch",
+    "parallel",
+    "device",
+    "nproc",
+    "timeout_minutes",
+    "attn_implementation",
+    "cache_dir",
+    "prepared_only",
+    "pin_memory",
+    "worker_type",
+    "decoded_bytes",
+)
 _SEEN = ("save_steps", "save_minutes", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows")
 FREE = frozenset((*_SPEED, *_SEEN))
 

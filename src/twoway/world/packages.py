@@ -6,7 +6,6 @@ Only packages under permissive terms go into `samples/`; those with other terms 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import tarfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import TwowayError
-from ..files import fresh_folder, sha256
+from ..files import cache_home, fresh_folder, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,17 +84,11 @@ OTHER_TERMS: dict[str, tuple[Package, ...]] = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where packages are kept: $TWOWAY_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("TWOWAY_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twoway"
-
-
 def fetch(packages: Iterable[Package] = PERMISSIVE, cache: Path | None = None) -> dict[str, Path]:
     """Return name -> folder of each unpacked package, fetching what the cache lacks."""
     found = {}
     for package in packages:
-        folder = (cache or cache_folder()) / "packages" / f"{package.name.replace('/', '-')}-{package.version.replace(':', '-')}"
+        folder = (cache or cache_home()) / "packages" / f"{package.name.replace('/', '-')}-{package.version.replace(':', '-')}"
         if not folder.exists():
             with tempfile.TemporaryDirectory() as scratch:
                 archive = _download(package, Path(scratch))

