@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ from twoway.data.loader import Loader
 from twoway.data.mixture import open_mixture
 from twoway.data.policy import Policy
 from twoway.errors import TwowayError
+from twoway.processes import CONTEXT
 
 
 @pytest.fixture
@@ -73,9 +75,29 @@ def test_workers_are_other_processes_and_leave_when_training_breaks_off(epochs):
     steps.close()
 
 
-def test_spawned_workers_do_the_same(epochs):
+def test_workers_that_are_not_forked_do_the_same(epochs):
     made = epochs(rows=4)
-    assert load(made, workers=1, span=(0, 2), context="spawn")[1] == load(made, span=(0, 2))[1]
+    assert load(made, workers=1, span=(0, 2), context=CONTEXT)[1] == load(made, span=(0, 2))[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_stops_a_worker_is_one_line_with_its_row(workers, epochs):
+    with pytest.raises(TwowayError, match=r"^rows.jsonl#\d+: the disk is gone$"):
+        list(Loader(epochs(), gone, corrupt, collate, workers=workers).steps(0, 2))
+
+
+def test_a_worker_that_dies_is_one_line(epochs):
+    with pytest.raises(TwowayError, match=r"a process that was making batches died .*; the same command goes on") as error:
+        list(Loader(epochs(), dies, corrupt, collate, workers=1).steps(0, 2))
+    assert "\n" not in str(error.value)
+
+
+def gone(*_):
+    raise TwowayError("the disk is gone")
+
+
+def dies(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_starting_late_gives_the_same_and_reads_nothing_before(epochs, monkeypatch):

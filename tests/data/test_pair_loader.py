@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import random
+import signal
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +24,7 @@ from twoway.data.pair_loader import PairLoader
 from twoway.data.pair_rows import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.policy import Policy
+from twoway.errors import TwowayError
 from twoway.model import backbone, processor
 
 ROWS = 8
@@ -79,7 +83,7 @@ def taken(batch, again=()):
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "keep": 0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "keep": 0}, {"workers": 2, "keep": 0, "processes": True}], ids=str)
 def test_a_stream_holds_what_a_batch_holds(encode, options):
     source = Source()
     seen = 0
@@ -126,12 +130,33 @@ def test_nothing_runs_far_ahead(encode, monkeypatch):
     list(steps)
 
 
-def test_a_picture_that_cannot_be_opened(encode, tmp_path):
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_picture_that_cannot_be_opened_is_told_by_its_row(processes, encode):
     with pytest.raises(ContentError, match="--on-bad skip") as error:
-        for batches in loader(encode, bad=True, workers=1).steps(0, 1):
+        for batches in loader(encode, bad=True, workers=1, processes=processes).steps(0, 1):
             for batch in batches:
                 taken(batch)
     assert error.value.place.row == 5
+
+
+class Deadly(Source):
+    """A row that ends the process that reads it."""
+
+    def read(self, row):
+        if row == 6 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(row)
+
+
+def test_a_process_that_dies_is_one_line(encode):
+    dying = PairLoader(Deadly(), encode, pad_token=0, budget=80.0, workers=1, processes=True)
+    with pytest.raises(TwowayError, match=r"a process that was making batches died .*; what was done before is kept"):
+        for batches in dying.steps(0, 1):
+            for batch in batches:
+                taken(batch)
+
+
+def test_bad_pictures_are_skipped_and_counted(encode, tmp_path):
     skipping = loader(encode, bad=True, budget=1.0, policy=Policy("skip", tmp_path / "bad.jsonl"))
     for batches in skipping.steps(0, 1):
         missing = [set(range(batch["contents"])) - set(chunk_items(batch)) for batch in batches]

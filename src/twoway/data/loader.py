@@ -19,6 +19,7 @@ from .policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.context import BaseContext
 
     from .batching import Ints
     from .epochs import Epochs
@@ -37,11 +38,12 @@ class Task(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a worker gives back."""
+    """What a worker gives back; `failed` is what no policy decides about, said with the row that it came from."""
 
     task: Task
     batch: Batch | None
     bad: tuple[ContentError, ...]
+    failed: TwowayError | None = None
 
 
 class Maker(Dataset[Made]):
@@ -59,6 +61,8 @@ class Maker(Dataset[Made]):
                 good.append(self.corrupt(self.encode(identity, document), epoch=task.epoch))
             except ContentError as error:
                 bad.append(error)
+            except TwowayError as error:
+                return Made(task, None, (), TwowayError(f"{self.mixture.identity(int(row))}: {error}"))
         return Made(task, self.collate(good) if good else None, tuple(bad))
 
 
@@ -80,9 +84,12 @@ class Loader:
         prefetch: int = 2,
         policy: Policy | None = None,
         pin_memory: bool = False,
-        context: str | None = None,
+        context: str | BaseContext | None = None,
     ) -> None:
-        """Prepare; nothing is read before the first step. `context` is how workers start (torch's default: the platform's)."""
+        """Prepare; nothing is read before the first step. `context` is how workers start (default: torch's for the platform).
+
+        Where an accelerator is at work it should be one that does not fork (`processes.CONTEXT`).
+        """
         self.epochs, self.policy = epochs, policy or Policy()
         self.maker = Maker(epochs.mixture, encode, corrupt, collate)
         self.workers, self.prefetch, self.pin_memory, self.context = workers, prefetch, pin_memory, context
@@ -98,8 +105,8 @@ class Loader:
             settings = {"prefetch_factor": self.prefetch, "multiprocessing_context": self.context}
         tasks = _Tasks(self.epochs, range(start, stop), rank, ranks)
         batches: list[Batch | None] = []
-        made: Made
-        for made in DataLoader(
+        made: Made | None = None
+        loader = DataLoader(
             self.maker,
             batch_size=None,
             sampler=tasks,
@@ -108,13 +115,16 @@ class Loader:
             collate_fn=_unchanged,
             generator=torch.Generator(),  # the global one is training's
             **settings,
-        ):
+        )
+        for made in _living(loader):
+            if made.failed is not None:
+                raise made.failed
             self._account(made, ranks)
             batches.append(made.batch)
             if not made.task.left:
                 yield tuple(batches)
                 batches = []
-        if self.rows and self.bad == self.rows and ranks == 1:
+        if made is not None and self.rows and self.bad == self.rows and ranks == 1:
             raise self._all_bad(made)
 
     def _account(self, made: Made, ranks: int) -> None:
@@ -144,6 +154,19 @@ class _Tasks(Sampler[Task]):
             epoch, batches = self.epochs.rows(step, self.rank, self.ranks)
             for number, rows in enumerate(batches):
                 yield Task(epoch, step, len(batches) - number - 1, rows)
+
+
+def _living(loader: DataLoader[Made]) -> Iterator[Made]:
+    """Go through what workers make; one that died is one line."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TwowayError(
+            "a process that was making batches died (the system kills one where memory is short: take fewer workers, or less prefetch); "
+            "the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _unchanged(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 A batch of 2,048 rows with pictures is gigabytes of pixels and a few megabytes of picture files. So its rows are read and hashed first;
 texts are encoded, and pictures stay as they lie in their files, with the tokens that their sizes promise. That is enough to cut the
-batch into chunks. What is in a chunk is decoded, resized and put together when the model comes near it: `workers` threads make at
-most `workers` times `prefetch` chunks ahead. Gradient caching asks for chunks twice: those without pictures, and the first others up
-to `keep` bytes, are kept for that; the rest are made again. The next step's rows are read while this one's run.
+batch into chunks. What is in a chunk is decoded, resized and put together when the model comes near it: `workers` threads, or processes,
+make at most `workers` times `prefetch` chunks ahead. Gradient caching asks for chunks twice: those without pictures, and the first others
+up to `keep` bytes, are kept for that; the rest are made again. The next step's rows are read while this one's run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..content import ContentError
 from ..errors import TwowayError
 from .batching import PLAIN, CostWeights
 from .pair_batch import PairExample, assemble
-from .pair_stream import Cutting, Streamed, Workers
+from .pair_stream import Cutting, Maker, Streamed, Workers
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .pair_batch import PairEncoder
 
 Batch = dict[str, Any]
-_BLOCK = 32  # rows that a thread reads at a time
+_BLOCK = 32  # rows that a worker reads at a time
 
 
 class PairLoader:
@@ -43,8 +43,10 @@ class PairLoader:
         budget: float,
         weights: CostWeights = PLAIN,
         workers: int = 0,
+        processes: bool = False,
         prefetch: int = 2,
         keep: int = 64 << 20,
+        pin_memory: bool = False,
         guide: Callable[[Sequence[Document], Sequence[str]], torch.Tensor] | None = None,
         policy: Policy | None = None,
     ) -> None:
@@ -52,15 +54,16 @@ class PairLoader:
 
         A `guide` gives vectors of another model for documents and their sides, to find false negatives by.
         """
-        self.epochs, self.encode, self.policy, self.threads = epochs, encode, policy or Policy(), workers
-        self.guide = guide
+        self.epochs, self.encode, self.policy, self.workers = epochs, encode, policy or Policy(), workers
+        self.guide, self.processes, self.pin_memory = guide, processes, pin_memory
         self.cutting = Cutting(budget, weights, pad_token, padding_side, workers * prefetch, keep)
         self.rows = self.bad = 0
         self._fruitless = 0
 
     def steps(self, start: int, stop: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch | None, ...]]:
         """Yield, for each step from `start` to before `stop`, the batches of one rank; `None` where all rows of a batch were bad."""
-        workers = Workers(self.encode, self.cutting.weights, self.threads)
+        maker = Maker(self.encode, self.cutting.weights, self.epochs.mixture)
+        workers = Workers(maker, self.workers, processes=self.processes, pin=self.pin_memory)
         try:
             coming = self._read(workers, start, rank, ranks) if start < stop else []
             for step in range(start, stop):
@@ -75,17 +78,7 @@ class PairLoader:
         """Begin to read the rows of a step."""
         epoch, batches = self.epochs.rows(step, rank, ranks)
         blocks = [[rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)] for rows in batches]
-        return [[workers.begin(self._sketch, workers, epoch, block) for block in one] for one in blocks]
-
-    def _sketch(self, workers: Workers, epoch: int, rows: Any) -> list[PairExample | ContentError]:
-        """Read some rows, with pictures left for later."""
-        found: list[PairExample | ContentError] = []
-        for row in rows:
-            try:
-                found.append(workers.encoders()[0](self.epochs.mixture.read(int(row)), epoch=epoch))
-            except ContentError as error:
-                found.append(error)
-        return found
+        return [[workers.sketch(epoch, block) for block in one] for one in blocks]
 
     def _batch(self, workers: Workers, found: Sequence[PairExample | ContentError], ranks: int) -> Batch | None:
         """Make a batch of the rows that are good."""

@@ -77,6 +77,14 @@ class Pairs:
         """Count the rows."""
         return len(self.mixture)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock behind: another process has its own files open."""
+        return {name: value for name, value in vars(self).items() if name != "reading"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a lock of its own."""
+        vars(self).update(state, reading=threading.Lock())
+
     def read(self, row: int) -> tuple[str, PairRow]:
         """Return identity and pair of a row; raises a `ContentError` where the row went bad."""
         with self.reading:

@@ -1,12 +1,16 @@
-"""The chunks of one batch of pairs, each made by a thread when the model comes near it; `pair_loader` says why.
+"""The chunks of one batch of pairs, each made by a worker when the model comes near it; `pair_loader` says why.
 
-Threads and not processes: decoding, resizing and tokenizing let go of the interpreter's lock, and pixels need not travel. Each thread has
-an encoder of its own, because a tokenizer changes its own settings while it works.
+Workers are threads or processes. Threads start at once, and pixels need not travel; decoding, resizing and tokenizing let go of the
+interpreter's lock, but not all the time, and a GPU that the same interpreter feeds then waits for it. Processes take nothing from it;
+what they make comes back through shared memory. Each worker has an encoder of its own, because a tokenizer changes its own settings while
+it works. What is made is the same either way, and in the same order.
 """
 
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from ..content import ContentError, Place
+from ..errors import TwowayError
 from ..images import image_size
+from ..processes import Team
 from .batching import CostWeights, cost
 from .chunks import cut
 from .collate import model_inputs
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..content import Document
     from .encode import Encoder
-    from .pair_batch import Content, PairEncoder
+    from .pair_batch import Content, PairEncoder, PairExample
 
 Batch = dict[str, Any]
 _LETTERS, _PIXELS = 4, 28 * 28  # of a token, where nothing better is known: lengths only decide what shares a chunk
@@ -84,7 +90,7 @@ class Shy:
 
 
 class Chunk(NamedTuple):
-    """What a thread makes: a chunk as the model takes it, `None` for inputs where nothing of it could be used, and what went wrong."""
+    """What a worker makes: a chunk as the model takes it, `None` for inputs where nothing of it could be used, and what went wrong."""
 
     inputs: dict[str, Tensor] | None
     items: Tensor
@@ -92,12 +98,11 @@ class Chunk(NamedTuple):
     cut: int = 0  # contents that are longer than a row may be
 
 
-class Workers:
-    """Threads with an encoder each; without any, work is done when its result is asked for."""
+class Maker:
+    """Makes what is asked for, in whatever thread or process it is: examples of rows, and chunks. `pairs` gives the rows."""
 
-    def __init__(self, encode: PairEncoder, weights: CostWeights, count: int) -> None:
-        self.encode, self.weights = encode, weights
-        self.pool = ThreadPoolExecutor(count, thread_name_prefix="pairs") if count else None
+    def __init__(self, encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
+        self.encode, self.weights, self.pairs = encode, weights, pairs
         self.own = threading.local()
         self.lock = threading.Lock()
 
@@ -110,14 +115,94 @@ class Workers:
             self.own.pair = replace(self.encode, encode=shy)
         return self.own.pair, self.own.single
 
-    def begin(self, work: Callable[..., Any], *given: Any) -> Callable[[], Any]:
-        """Have something done; what is returned waits for it."""
+    def sketch(self, epoch: int, rows: Any) -> list[PairExample | ContentError]:
+        """Read some rows, with pictures left for later."""
+        found: list[PairExample | ContentError] = []
+        for row in rows:
+            try:
+                found.append(self.encoders()[0](self.pairs.read(int(row)), epoch=epoch))
+            except ContentError as error:
+                found.append(error)
+            except TwowayError as error:
+                raise TwowayError(f"{self.pairs.mixture.identity(int(row))}: {error}") from error
+        return found
+
+    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+        """Make one chunk."""
+        return make(self, cutting, parts)
+
+
+class Workers:
+    """Threads or processes; without any, work is done when its result is asked for. With `pin`, chunks lie in page-locked memory."""
+
+    def __init__(self, maker: Maker, count: int, *, processes: bool = False, pin: bool = False) -> None:
+        self.maker, self.pin = maker, pin
+        self.team = Team(count, _begin, maker.encode, maker.weights, maker.pairs, title="making batches") if count and processes else None
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="pairs") if count and not processes else None
+
+    def sketch(self, epoch: int, rows: Any) -> Callable[[], list[PairExample | ContentError]]:
+        """Have rows read; what is returned waits for them."""
+        if self.team is not None:
+            wait = self.team.submit(_sketch_here, epoch, rows)
+            return lambda: pickle.loads(wait())  # noqa: S301 - of a process that this one started
+        return self._begin(self.maker.sketch, epoch, rows)
+
+    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Callable[[], Chunk]:
+        """Have a chunk made; what is returned waits for it."""
+        if self.team is not None:
+            given = _dumped(parts)
+            wait = self.team.submit(_chunk_here, cutting, given)
+            return (lambda: _pinned(wait())) if self.pin else wait
+        return self._begin(self._chunk_of, cutting, parts)
+
+    def _chunk_of(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+        found = self.maker.chunk(cutting, parts)
+        return _pinned(found) if self.pin else found
+
+    def _begin(self, work: Callable[..., Any], *given: Any) -> Callable[[], Any]:
         return (lambda: work(*given)) if self.pool is None else self.pool.submit(work, *given).result
 
     def close(self) -> None:
-        """Let the threads go, and what they have not begun."""
+        """Let the workers go, and what they have not begun."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.team is not None:
+            self.team.close()
+
+
+_OWN: dict[str, Maker] = {}  # of a process that makes batches
+
+
+def _begin(encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
+    torch.set_num_threads(1)
+    _OWN["maker"] = Maker(encode, weights, pairs)
+
+
+def _sketch_here(epoch: int, rows: Any) -> bytes:
+    return _dumped(_OWN["maker"].sketch(epoch, rows))
+
+
+def _chunk_here(cutting: Cutting, parts: bytes) -> Chunk:
+    return _OWN["maker"].chunk(cutting, pickle.loads(parts))  # noqa: S301 - of the process that started this one
+
+
+class _Small(pickle.Pickler):
+    """Writes tensors as plain arrays: each shared tensor would hold an open file, and a step has tens of thousands of short ones."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """See `Pickler`."""
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+
+def _dumped(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Small(file, protocol=5).dump(value)
+    return file.getvalue()
+
+
+def _pinned(chunk: Chunk) -> Chunk:
+    """Put a chunk where a GPU can fetch it while the interpreter goes on."""
+    return chunk if chunk.inputs is None else chunk._replace(inputs={name: value.pin_memory() for name, value in chunk.inputs.items()})
 
 
 class Streamed:
@@ -164,18 +249,18 @@ class Streamed:
         """Begin the next few chunks that are not there."""
         for number in numbers[place : place + max(1, self.cutting.ahead)]:
             if number not in self.kept and number not in self.begun:
-                self.begun[number] = self.workers.begin(make, self.workers, self.cutting, self.parts[number])
+                self.begun[number] = self.workers.chunk(self.cutting, self.parts[number])
 
     def _finish(self, number: int) -> Chunk:
         return self.begun.pop(number)()
 
 
-def make(workers: Workers, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+def make(maker: Maker, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
     """Open the pictures of a chunk and put it together."""
     items, inputs, bad, shortened = [], [], [], 0
     for item, part in parts:
         try:
-            example = workers.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
+            example = maker.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
         except ContentError as error:
             bad.append(ContentError(error.reason, error.place or part.document.place or Place(part.identity)))
             continue

@@ -38,6 +38,8 @@ class FinetuneConfig(StageConfig):
     prompts: dict[str, str] = field(default_factory=dict)  # by query, document, TASK-query, TASK-document
     prompt_place: Literal["user", "system"] | None = None  # default: user, or where a base with prompts writes them
     calibrate: Literal["count", "none"] = "count"  # what an image token costs, where `cost` does not say: counted, or that of a word
+    worker_type: Literal["auto", "thread", "process"] = "auto"  # of `workers`; auto: processes where a CUDA device would wait for threads
+    decoded_bytes: int = 64 << 20  # of decoded pictures that a rank keeps for the second pass over a batch; the others are decoded again
     hold: float | None = None  # cost of the chunks that are not run twice; default: one budget's
     eval_data: tuple[PairSource, ...] = ()  # retrieval is measured on these, beside held-out rows
     eval_rows: int = 256  # of each task of them
@@ -78,5 +80,7 @@ class FinetuneConfig(StageConfig):
             raise UsageError(f"dim is at least 1, not {self.dim}")
         if self.hold is not None and not 0 <= self.hold < math.inf:
             raise UsageError(f"hold is 0 or more, not {self.hold}")
+        if self.decoded_bytes < 0:
+            raise UsageError(f"decoded_bytes is 0 or more, not {self.decoded_bytes}")
         if self.keep == "best" and not self.eval_steps:
             raise UsageError("keep=best needs eval_steps: the best of the evaluations on the way is kept")

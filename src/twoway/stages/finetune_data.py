@@ -24,7 +24,7 @@ from twoway.errors import UsageError, did_you_mean
 
 from .guide import Guide
 from .picture_cost import picture_cost
-from .run_stage import TABLES
+from .tables import feeds_cuda, opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,10 +73,11 @@ class FinetuneData:
 def open_data(
     config: FinetuneConfig, prepared: Prepared[ContrastiveTask], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> FinetuneData:
-    """Open the sources of a run; their tables are kept in its folder, and with `keep` the list of bad rows too."""
+    """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    pairs = open_pairs(config.data, folder=out / TABLES, policy=policy, seed=config.seed)
-    others = open_pairs(config.eval_data, folder=out / TABLES, policy=policy, seed=config.seed) if config.eval_data else None
+    with opening(config) as kept:
+        pairs = open_pairs(config.data, folder=kept, policy=policy, seed=config.seed)
+        others = open_pairs(config.eval_data, folder=kept, policy=policy, seed=config.seed) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
     encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
@@ -104,7 +105,10 @@ def open_data(
         encode,
         **chunks,
         workers=config.workers,
+        processes=config.worker_type == "process" or (config.worker_type == "auto" and feeds_cuda(config)),
         prefetch=config.prefetch,
+        keep=config.decoded_bytes,
+        pin_memory=config.pin_memory and feeds_cuda(config),
         guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.workers),
         policy=policy,
     )
