@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
 
-from .options import add_on_bad, add_opening, opening
+from .options import add_on_bad, add_opening, add_processes, opening
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recall", action="store_true", help="measure and print what shorter and coarser vectors cost")
     add_opening(parser)
+    add_processes(parser)
     parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
     parser.add_argument("--workers", metavar="N", type=int, help="threads that decode, resize and tokenize ahead of the model")
     parser.add_argument("--root", metavar="DIR", help="folder that picture paths are relative to (default: that of the file)")

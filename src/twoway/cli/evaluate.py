@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import add_on_bad, add_opening, opening
+from .options import add_on_bad, add_opening, add_processes, opening
 
 if TYPE_CHECKING:
     import argparse
@@ -46,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="FILE", help="write a page here: scores beside chance, and queries with what they found")
     parser.add_argument("--subset", type=int, metavar="N", help="only N queries of each task, for a quick look")
     add_opening(parser)
+    add_processes(parser)
     parser.add_argument("--cache", metavar="DIR", help="where vectors are kept (default: $TWOWAY_CACHE, else the user's cache folder)")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     add_on_bad(parser, listed="bad-rows.jsonl beside FILE")

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_on_bad, add_opening, opening
+from .options import add_on_bad, add_opening, add_processes, opening
 
 if TYPE_CHECKING:
     import argparse
@@ -54,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--document-instruction", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
     parser.add_argument("--vectors", metavar="DIR", help="where the vectors are kept (default: OUT.vectors)")
     add_opening(parser)
+    add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew; vectors stay")
     add_on_bad(parser, listed="bad-rows.jsonl beside the vectors")
     parser.add_argument("--json", action="store_true", help="answer in JSON")

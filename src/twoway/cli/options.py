@@ -12,7 +12,7 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype", "attn_implementation")
+_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype", "attn_implementation", "processes")
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +47,14 @@ def add_attn_implementation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Declare in how many processes a model embeds."""
+    parser.add_argument("--processes", metavar="N", type=int, help="embed in N processes, each with a GPU of its own (default: all GPUs)")
+
+
 def opening(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was said of it, as `open_embedder` takes it."""
-    return {name: value for name in _OPENING if (value := getattr(args, name)) is not None}
+    return {name: value for name in _OPENING if (value := getattr(args, name, None)) is not None}
 
 
 def words(given: str | None, name: str) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from ..errors import TwowayError, UsageError
@@ -77,6 +78,20 @@ class Embedder:
             raise TwowayError(f"{self.name or 'the model'} does not say how long its vectors are")
         return int(width)
 
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return torch.device(self.sentence.device)
+
+    def close(self) -> None:
+        """Let go of what else is at work for it: nothing here (`many`)."""
+
+    def check(self, *, side: Side | None, instruction: str | None, prompt_name: str | None, dim: int | None) -> str | None:
+        """Refuse options of `embed` that cannot be; return the prompt."""
+        if dim is not None and not 0 < dim <= self.dimension:
+            raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
+        return prompt_of(self.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
+
     def array(self, documents: Iterable[Document], **kwargs: Any) -> Vector:
         """Return the vectors of documents as rows of a matrix, in order; the options are those of `embed`."""
         rows = [vector for _, vector in self.embed(documents, ordered=True, **kwargs)]
@@ -98,9 +113,7 @@ class Embedder:
         `dim` keeps the first numbers of each vector, brought back to length 1 where the model's vectors have it. A document that cannot be
         embedded raises its `ContentError`, or goes to `refuse` and has no vector.
         """
-        if dim is not None and not 0 < dim <= self.dimension:
-            raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
-        prompt = prompt_of(self.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
+        prompt = self.check(side=side, instruction=instruction, prompt_name=prompt_name, dim=dim)
         run = Pass(self, prompt, {} if side is None else {"task": side}, dim, refuse)
         return _in_order(run.results(documents)) if ordered else (pair for pair in run.results(documents) if pair[1] is not None)
 

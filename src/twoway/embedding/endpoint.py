@@ -87,6 +87,9 @@ class Endpoint:
                 raise TwowayError(f"{self.url} does not embed a plain text: {answer.reason}")
         return np.stack([answer for answer in found if not isinstance(answer, ContentError)])
 
+    def close(self) -> None:
+        """Nothing is held that would have to be let go."""
+
     @property
     def dimension(self) -> int:
         """Return the length of a vector."""

@@ -20,6 +20,6 @@ def open_engine(model: Any, **opening: Any) -> Embedder | Endpoint:
             if value is not None and (name, value) != ("device", "auto"):
                 raise UsageError(f"--{name.replace('_', '-')} is not for a model behind a server, which has its own settings; leave it out")
         return Endpoint(str(model))
-    from ..embedding.opening import open_embedder
+    from ..embedding.many import open_embedders
 
-    return open_embedder(model, **opening)
+    return open_embedders(model, **opening)

@@ -6,6 +6,7 @@ the rows of the shards that are there and knows nothing else of the run before. 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from twoway.content import ContentError
 from twoway.data.progress import steps
-from twoway.embedding import Embedder, open_embedder
+from twoway.embedding import Embedder
 from twoway.embedding.ahead import read_ahead
+from twoway.embedding.many import open_embedders
 from twoway.embedding.precision import require
 from twoway.embedding.prompts import prompt_of
 from twoway.errors import UsageError
@@ -71,7 +73,7 @@ def embed(
     cluster: Cluster | None = None,
     **opening: Any,
 ) -> EmbedResult:
-    """Embed documents into `out`, or go on where an earlier run of the same ended; `opening` goes to `open_embedder`.
+    """Embed documents into `out`, or go on where an earlier run of the same ended; `opening` goes to `open_embedders`.
 
     With a `cluster` the work is done by Ray, on all of its machines.
     """
@@ -88,12 +90,22 @@ def embed(
 
         if isinstance(model, Embedder):
             raise UsageError("a model in memory cannot be sent to other machines; name its folder or hub id")
+        if opening.pop("processes", None) is not None:
+            raise UsageError("--processes is for one machine; with --engine ray the cluster says how many there are")
         return embed_on(cluster, {"model": str(model), **opening}, sources, Path(out), prompts, how, recall=measure_recall, **filling)
-    engine = open_embedder(model, **opening)
-    how["dim"] = width_of(dim, engine.dimension)
+    with contextlib.closing(open_embedders(model, **opening)) as engine:
+        return _embed_with(engine, sources, Path(out), prompts, how, filling, recall=measure_recall)
+
+
+def _embed_with(
+    engine: Embedder, sources: Sources, out: Path, prompts: dict[str, Any], how: dict[str, Any], filling: dict[str, Any], *, recall: bool
+) -> EmbedResult:
+    """Embed with a model that is open."""
+    precision = how["precision"]
+    how["dim"] = width_of(how["dim"], engine.dimension)
     require(precision, how["dim"])
-    sample = Sample(how["dim"], precision, normal=engine.normal) if measure_recall else None
-    return embed_rows(engine, sources, Path(out), prompts, how, sample=sample, **filling)
+    sample = Sample(how["dim"], precision, normal=engine.normal) if recall else None
+    return embed_rows(engine, sources, out, prompts, how, sample=sample, **filling)
 
 
 def embed_rows(

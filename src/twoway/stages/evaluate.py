@@ -68,17 +68,21 @@ def evaluate(
     if subset is not None:
         chosen = [task.subset(subset) for task in chosen]
     engine = open_engine(model, **opening)
+    opening.pop("processes", None)  # how many there were changes no result
     vectors = VectorSource(engine, None if cache is None else Path(cache))
-    beside = {}
-    if chosen_suite.baselines:
-        beside = {
-            name: {task.name: _alone(task, vectors, policy) for task in chosen} for name, vectors in _baselines(vectors.folder).items()
-        }
-    done = []
-    run = chosen_suite.begin(vectors, engine.name or str(model))
-    for number, task in enumerate(chosen, 1):
-        done.append(run(task, policy))
-        log.info("%d of %d: %s %.4f", number, len(chosen), task.name, done[-1].score)
+    try:
+        beside = {}
+        if chosen_suite.baselines:
+            beside = {
+                name: {task.name: _alone(task, vectors, policy) for task in chosen} for name, vectors in _baselines(vectors.folder).items()
+            }
+        done = []
+        run = chosen_suite.begin(vectors, engine.name or str(model))
+        for number, task in enumerate(chosen, 1):
+            done.append(run(task, policy))
+            log.info("%d of %d: %s %.4f", number, len(chosen), task.name, done[-1].score)
+    finally:
+        engine.close()
     settings = {"data": None if data is None else Path(data).name, "subset": subset, "on_bad": on_bad, "dimension": engine.dimension}
     settings |= {name: str(value) for name, value in opening.items() if value is not None} | getattr(engine, "read_as", {})
     found = results.collect(suite, engine.name or str(model), vectors.fingerprint, settings, done)

@@ -26,6 +26,7 @@ class EvaluateConfig:
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_length: int | None = None
+    processes: int | None = None  # default: one for each GPU
     cache: Path | None = None
     on_bad: Literal["fail", "skip"] = "fail"
 

@@ -105,7 +105,7 @@ EVALUATE = Kind(
     _evaluate,
     marker=RESULTS,
     makes_model=False,
-    free=frozenset({"device", "cache"}),
+    free=frozenset({"device", "cache", "processes"}),
     later=frozenset({"attention"}),
     opening=frozenset({"pooling", "attention", "template"}),
 )
@@ -116,7 +116,7 @@ MINE = Kind(
     marker=mine.MANIFEST,
     makes_model=False,
     rows=_mined,
-    free=frozenset({"device"}),
+    free=frozenset({"device", "processes"}),
     opening=frozenset({"pooling"}),
 )
 

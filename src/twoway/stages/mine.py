@@ -2,11 +2,12 @@
 
 Queries and candidates are embedded once, into a folder of vectors that stays for another choice; then each query meets every candidate of
 its task, exactly, block by block, from disk. Scores are cosines. Files of pairs come out one by one, each whole or not at all, so a
-run goes on after a kill and gives the same rows. Of a stream of the hub the first rows are copied beside the vectors, as training does.
+run goes on after a kill and gives the same rows. Of a stream of the hub the first rows are copied into the cache, as training does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from twoway.data.mixture import MINED, SourceConfig, open_source_table
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import BAD_ROWS, OnBad, Policy
 from twoway.data.progress import steps
-from twoway.embedding import Embedder, open_embedder
+from twoway.embedding.many import open_embedders
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
@@ -29,14 +30,16 @@ from .embed import embed_rows
 from .mine_choose import Choice
 from .mine_corpus import Side, list_corpus
 from .mine_score import Miner, Vectors
+from .tables import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from twoway.embedding import Embedder
+
     from .mine_corpus import Corpus
 
 MANIFEST, PART = MINED, 1024
-COPIES = "copies"  # of streams of the hub
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,17 @@ def mine(
 ) -> MineResult:
     """Write the pairs of `data` with hard negatives to `out`; prompts are arguments of `Embedder.embed` (default: the model's sides).
 
+    `opening` goes to `open_embedders`: with several processes, or on a machine with several GPUs, all of them embed.
     Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
     """
     out, choice = Path(out), choice or Choice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
-    engine = open_embedder(model, **opening)
-    with alone(home), alone(out):
+    engine = open_embedders(model, **opening)
+    with contextlib.closing(engine), alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        found = _open([data] if isinstance(data, str | Path) else data, corpus, home / COPIES, policy)
+        found = _open([data] if isinstance(data, str | Path) else data, corpus, policy)
         asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
         answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
         conditions = {
@@ -94,7 +98,7 @@ def mine(
             "root": None if found.root is None else str(found.root),
         }
         _begin(out, conditions, overwrite)
-        miner = Miner(found, asked, answers, choice, device=engine.sentence.device)
+        miner = Miner(found, asked, answers, choice, device=engine.device)
         starts = range(0, len(found.rows), part_rows)
         for number, start in enumerate(steps(starts, f"mining, {part_rows} queries a step", total=len(starts))):
             path = _part(out, number)
@@ -112,11 +116,11 @@ def mine(
     )
 
 
-def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], copies: Path, policy: Policy) -> Corpus:
-    """Open all sources and go through them; the rows of a stream of the hub are copied once."""
+def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], policy: Policy) -> Corpus:
+    """Open all sources and go through them; what training or `data prepare` found out about them before is used."""
     given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in data]
     more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
-    folder = copies if any(one.spec.startswith("hub:") for one in (*given, *more)) else None
+    folder = data_folder()
     pairs = open_pairs(given, folder=folder, policy=policy)
     return list_corpus(pairs, [open_source_table(one, folder=folder, policy=policy) for one in more], policy)
 

@@ -23,6 +23,7 @@ class MineConfig:
     max_length: int | None = None
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    processes: int | None = None  # default: one for each GPU
     on_bad: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
@@ -33,4 +34,4 @@ class MineConfig:
 
     def opening(self) -> dict[str, Any]:
         """Return how the model is opened."""
-        return {name: getattr(self, name) for name in ("pooling", "max_length", "device", "dtype")}
+        return {name: getattr(self, name) for name in ("pooling", "max_length", "device", "dtype", "processes")}
