@@ -1,9 +1,10 @@
-"""`twoway data check`: look at the data of a recipe before any training."""
+"""`twoway data check` and `data prepare`: look at the data of a recipe before any training, and find out once what training needs of it."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twoway.stages.data_check import DataReport, SourceReport
+    from twoway.stages.data_prepare import Preparation
     from twoway.stages.pair_check import PairsCheck, PairsReport
 
 HELP = """Look at training data before any training: `data check` opens every source, counts, shows a row, and lists what is bad.
@@ -18,16 +20,26 @@ HELP = """Look at training data before any training: `data check` opens every so
 WHAT is a recipe (a YAML file) or one source, as --data takes it. With --model a row of each source is shown as that model sees it: the
 decoded prompt, the grid of each picture, and its tokens by kind. Pairs (a recipe of finetune, or --pairs) are measured side by side; rows
 whose query is nearly their answer are listed, and with --against those that hold a text or picture of an evaluation set, pictures that
-look the same included. Exit code 1 where a row is bad or a source cannot be opened; what is suspect is listed and no error."""
+look the same included. Exit code 1 where a row is bad or a source cannot be opened; what is suspect is listed and no error.
+
+`data prepare` takes the same WHAT, looks through all of it by several processes, and keeps what it finds for every run (--help of it)."""
+PREPARE = """Find out once what training needs to know of its data: where each row is, how long it is, what is bad. On any machine,
+without a GPU, by several processes; training with the same data then begins at once, in every stage, arm and run.
+
+WHAT is a recipe (every source of every stage is prepared as that stage reads it) or one source, as --data takes it. With a model (the
+recipe's base, or --model) rows are measured with its processor; its weights are not loaded. Streams of the hub are copied up to their cap,
+and training then needs no network. What is there already is kept, and a call that was cut off goes on. It lies in the cache: $TWOWAY_CACHE,
+or ~/.cache/twoway, or --cache-dir (training: cache_dir=DIR). Exit code 1 where a row is bad or a source cannot be opened."""
 EXAMPLE = """twoway data check recipes/nano-pretrain.yaml --model samples/base
   twoway data check captions.jsonl --decode
-  twoway data check samples:train --pairs --against samples:test --model samples/base"""
+  twoway data check samples:train --pairs --against samples:test --model samples/base
+  twoway data prepare recipes/nano-moca.yaml --processes 2"""
 _LISTED = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    actions = parser.add_subparsers(dest="action", metavar="check", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="check|prepare", required=True)
     check = actions.add_parser("check", help="open, count, show, list what is bad", description=HELP, epilog=f"example:\n  {EXAMPLE}")
     check.set_defaults(_parser=check)
     check.add_argument("what", metavar="WHAT", help="a recipe, or one source")
@@ -40,10 +52,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("--against", metavar="SPEC", action="append", default=[], help="of pairs: an evaluation set that must not be in it")
     check.add_argument("--json", action="store_true", help="answer in JSON, every bad row in it")
+    prepare = actions.add_parser(
+        "prepare",
+        help="find out once what training needs to know",
+        description=PREPARE,
+        epilog="example:\n  twoway data prepare recipes/moca-3b.yaml",
+    )
+    prepare.set_defaults(_parser=prepare)
+    prepare.add_argument("what", metavar="WHAT", help="a recipe, or one source")
+    prepare.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the recipe")
+    prepare.add_argument(
+        "--model", metavar="BASE", help="hub id or folder of the model that will read the data (default: the recipe's base)"
+    )
+    prepare.add_argument("--pairs", action="store_true", help="the source is pairs of a query and its answer (recipes say so themselves)")
+    prepare.add_argument("--processes", metavar="N", type=int, help="how many at once (default: one for each processor)")
+    prepare.add_argument("--cache-dir", metavar="DIR", type=Path, help="where it is kept (default: $TWOWAY_CACHE, else ~/.cache/twoway)")
+    prepare.add_argument("--json", action="store_true", help="answer in JSON, every bad row in it")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print, and say with the exit code whether all is well."""
+    """Check or prepare, print, and say with the exit code whether all is well."""
+    if args.action == "prepare":
+        return _prepare(args)
     from twoway.stages.data_check import check_data
     from twoway.stages.pair_check import check_pairs, pairs_of
 
@@ -61,6 +91,50 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(report)
     return 0 if report.ok else 1
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from twoway.stages.data_prepare import prepare_data
+
+    how = {"model": args.model, "words": args.words, "pairs": args.pairs, "processes": args.processes, "cache_dir": args.cache_dir}
+    found = prepare_data(args.what, **how)
+    if args.json:
+        sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False, indent=2) + "\n")
+    else:
+        show_prepared(found)
+    return 0 if found.ok else 1
+
+
+def show_prepared(found: Preparation) -> None:
+    """Print a line for each source, then what is bad."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    table = Table(title=found.what, title_justify="left")
+    for column in ("stage", "source"):
+        table.add_column(column, overflow="fold")
+    for column in ("rows", "bad", "cut", "MB", "rows/s"):
+        table.add_column(column, justify="right", overflow="fold")
+    for one in found.sources:
+        counts = [f"{one.rows:,}", f"{len(one.bad):,}", "-" if one.cut is None else f"{one.cut:,}"]
+        speed = "known" if one.known else f"{one.rows_per_second:,.0f}"
+        cells = ["-"] * 5 if one.error else [*counts, f"{one.bytes_read / 1e6:,.1f}", speed]
+        table.add_row(one.stage, one.source, *cells)
+    console.print(table)
+    console.print("cut: longer than max_length; known: prepared before", markup=False)
+    for one in found.sources:
+        if one.error:
+            console.print(f"{one.stage}, {one.source}: {one.error}", markup=False)
+        for reason in one.bad[:_LISTED]:
+            console.print(f"  bad: {reason}", markup=False)
+        if len(one.bad) > _LISTED:
+            console.print(f"  and {len(one.bad) - _LISTED:,} more bad rows (--json lists them all)", markup=False)
+    for note in found.notes:
+        console.print(note, markup=False)
+    wrong = sum(not one.ok for one in found.sources)
+    good = f"all {len(found.sources)} sources are good" if found.ok else f"{wrong} of {len(found.sources)} sources are not good"
+    console.print(f"{good}; kept in {found.cache}", markup=False)
 
 
 def show(report: DataReport) -> None:

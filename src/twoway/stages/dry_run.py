@@ -70,7 +70,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """What stands for a prepared model where its data is opened: all but the model."""
 
     processor: Any
@@ -118,7 +118,7 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
             if streams:
                 note = f"{step.job.name}: {streams[0]} is a stream and not fetched now, so rows and tokens are not known before it runs"
                 return Forecast(step.job.name, step.said, notes=(note, *_bound(step)))
-            return _trained(step, located(step.job.config, rows_in(steps)), _reader(step, steps), nproc)
+            return _trained(step, located(step.job.config, rows_in(steps)), reader_of(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
 
@@ -132,7 +132,7 @@ def _bound(step: Step) -> tuple[str, ...]:
     return (f"{step.job.name}: at most {rows:,} rows, by the caps of its sources, of at most {config.max_length:,} tokens",)
 
 
-def _trained(step: Step, config: Any, reader: _Reader, nproc: int) -> Forecast:
+def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
     """Forecast a stage that trains."""
     count = step.job.kind.count
     assert count is not None
@@ -167,11 +167,11 @@ def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) ->
         return Forecast(step.job.name, step.said, problems=tuple(problems))
     if not step.job.kind.makes_model:
         return Forecast(step.job.name, step.said, notes=(f"{step.job.name}: not estimated",))
-    size = 2 * _reader(step, steps).shape.total if torch.cuda.is_available() else 4 * _reader(step, steps).shape.total
+    size = 2 * reader_of(step, steps).shape.total if torch.cuda.is_available() else 4 * reader_of(step, steps).shape.total
     return Forecast(step.job.name, step.said, seconds=_PROOF + 3 * size / _DISK, memory=2 * size)
 
 
-def _reader(step: Step, steps: Sequence[Step]) -> _Reader:
+def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
     """Open the processor and the config of the nearest model that is there."""
     chain = [step]
     while chain[-1].job.base is None:
@@ -190,4 +190,4 @@ def _reader(step: Step, steps: Sequence[Step]) -> _Reader:
             model: Any = SimpleNamespace(config=config)
             processors.set_pixels(model, processor, least=one.job.config.min_pixels, most=one.job.config.max_pixels)
     geometry = PatchGeometry.of(config, processor)
-    return _Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))
+    return Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))

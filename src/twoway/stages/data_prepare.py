@@ -1,0 +1,231 @@
+"""`data prepare`: all that training finds out about data before its first step, found out once, by processes, on any machine.
+
+Every source of every stage of a recipe is looked through as that stage reads it, streams are copied, and where the model is known the rows
+are measured with its processor; its weights are not read, and no accelerator is used. All of it goes into the cache where training looks
+(`cache_dir`), so what is the same for several stages, arms or runs is done once. Bad rows are counted and listed here, whatever becomes of
+them in training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.config import load
+from twoway.data.bridge_sources import BridgeSource, open_bridge_mixture
+from twoway.data.lengths import row_lengths
+from twoway.data.mixture import SourceConfig, open_mixture
+from twoway.data.pair_mixture import PairSource, open_pairs
+from twoway.data.policy import Policy
+from twoway.data.table_sharing import looking
+from twoway.errors import TwowayError, UsageError
+from twoway.files import write_errors
+from twoway.processes import count_of
+
+from . import bridge, finetune, pretrain
+from .convert import _quiet
+from .dry_run import reader_of
+from .finetune_config import FinetuneConfig
+from .kinds import KINDS
+from .made_rows import made_by, sources_of
+from .pretrain_config import PretrainConfig
+from .recipe import START, Recipe, StageRecipe, read_recipe
+from .tables import data_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twoway.data.mixture import Mixture
+    from twoway.data.table import RowTable
+
+_OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain.STAGE, bridge.STAGE, finetune.STAGE)}
+LISTED = "bad-rows.jsonl"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was found of one source as one stage reads it; `error` says why it cannot be opened at all."""
+
+    stage: str
+    source: str
+    error: str | None = None
+    rows: int = 0
+    bad: list[str] = field(default_factory=list)
+    cut: int | None = None  # rows that are longer than max_length, and are cut; not known without a model
+    known: bool = False  # whether it was prepared before
+    seconds: float = 0.0
+    rows_per_second: float = 0.0
+    bytes_read: int = 0  # of its files; pictures that rows name by path are not among them
+    kept: str | None = None  # the folder of its table; nothing for what is in memory
+
+    @property
+    def ok(self) -> bool:
+        """Whether it can be trained on as it is."""
+        return self.error is None and not self.bad
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All sources. `notes` say what could not be prepared yet."""
+
+    what: str
+    model: str | None
+    cache: str
+    processes: int
+    sources: list[Prepared]
+    notes: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is bad."""
+        return all(source.ok for source in self.sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def prepare_data(
+    what: str,
+    *,
+    model: str | Path | None = None,
+    words: Sequence[str] = (),
+    pairs: bool = False,
+    processes: int | None = None,
+    cache_dir: Path | None = None,
+) -> Preparation:
+    """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `model` stands in the place of the recipe's base."""
+    count = count_of(processes)
+    recipe = _recipe(what, words, model, pairs=pairs)
+    found: list[Prepared] = []
+    notes: list[str] = []
+    chain: list[Any] = []
+    named = {stage.name for stage in recipe.stages}
+    cache = cache_dir
+    for stage in recipe.stages:
+        base = None if stage.source in named else recipe.base if stage.source == START else stage.source
+        job = SimpleNamespace(name=stage.name, config=stage.config, source=stage.source, base=base, kind=stage.kind)
+        chain.append(SimpleNamespace(job=job, base=base, action="do"))
+        cache = cache_dir or getattr(stage.config, "cache_dir", None) or cache
+        with looking(processes=count):
+            found += _stage(
+                stage, chain, data_folder(cache_dir or getattr(stage.config, "cache_dir", None)), notes, known=bool(recipe.base)
+            )
+    if not found and not notes:
+        raise UsageError(f"{what} names no data")
+    return Preparation(what, recipe.base or None, str(data_folder(cache)), count, found, list(dict.fromkeys(notes)))
+
+
+def _recipe(what: str, words: Sequence[str], model: str | Path | None, *, pairs: bool) -> Recipe:
+    """Read a recipe; one source is a recipe of a single stage."""
+    base = [] if model is None else [f"base={model}"]
+    if Path(what).suffix in (".yaml", ".yml"):
+        try:
+            return read_recipe(what, [*words, *base])
+        except UsageError as error:
+            if model is not None or "no base is named" not in str(error):
+                raise
+            read = read_recipe(what, [*words, "base=none"])
+            return dataclasses.replace(read, base="")
+    config: Any = load(FinetuneConfig if pairs else PretrainConfig, None, words)
+    config = dataclasses.replace(config, data=(PairSource(what) if pairs else SourceConfig(what),))
+    kind = KINDS["finetune" if pairs else "pretrain"]
+    return Recipe(what, "" if model is None else str(model), (StageRecipe(kind.name, kind, START, kind.name, config),))
+
+
+def _stage(stage: StageRecipe, chain: Sequence[Any], folder: Path, notes: list[str], *, known: bool) -> list[Prepared]:
+    """Prepare the sources of one stage: each by itself, so that what one lacks stops no other."""
+    listed = [one for sources in sources_of(stage.config).values() for one in sources]
+    if listed:
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    here = []
+    for source in listed:
+        maker = made_by(source)
+        if maker is None:
+            here.append(source)
+        else:
+            notes.append(f"{stage.name}: {source.label} is made by the stage {maker}, and read when that is done")
+    tried = [_open(stage, source, folder) for source in here]
+    if not known:
+        notes.append("no model is named, so no row was measured: --model BASE does that too")
+        return [one for one, _ in tried]
+    good = [mixture for _, mixture in tried if mixture is not None]
+    if not good or stage.kind.name not in _OPEN_DATA:
+        return [one for one, _ in tried]
+    try:
+        encoder = _encoder(stage, chain, folder, [mixture.sources[0] for mixture in good])
+    except TwowayError as error:
+        notes.append(f"{stage.name}: rows cannot be measured: {error}")
+        return [one for one, _ in tried]
+    return [one if mixture is None else _measured(one, mixture, encoder, folder) for one, mixture in tried]
+
+
+def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepared, Mixture | None]:
+    """Look through one source as the stage reads it."""
+    policy = Policy("skip", folder / LISTED, keep=True)
+    began = time.perf_counter()
+    try:
+        mixture: Mixture
+        if isinstance(source, PairSource):
+            mixture = open_pairs([source], folder=folder, policy=policy).mixture
+        elif isinstance(source, BridgeSource) or stage.kind.name == "bridge":
+            mixture = open_bridge_mixture([BridgeSource(**vars(source))], folder=folder, policy=policy)
+        else:
+            mixture = open_mixture([source], folder=folder, policy=policy)
+    except TwowayError as error:
+        return Prepared(stage.name, source.label, error=str(error)), None
+    seconds = time.perf_counter() - began
+    table: RowTable = mixture.tables[0]
+    rows = len(table) + len(table.bad)
+    return Prepared(
+        stage.name,
+        source.label,
+        rows=rows,
+        bad=[str(error) for error in table.bad],
+        known=not table.looked,
+        seconds=round(seconds, 3),
+        rows_per_second=round(rows / max(seconds, 1e-9), 1),
+        bytes_read=sum(path.stat().st_size for path in table.finder.files() if path.exists()),
+        kept=None if table.folder is None else str(table.folder),
+    ), mixture
+
+
+def _encoder(stage: StageRecipe, chain: Sequence[Any], folder: Path, sources: Sequence[SourceConfig]) -> Any:
+    """Open the stage's data as training does, which measures the rows; return what encodes them."""
+    alone = dict.fromkeys(("data", "eval_data"), ()) | {"data": tuple(one for one in sources if one in stage.config.data)}
+    changes = {"on_bad": "skip", "max_bad_share": 1.0, "cache_dir": folder.parent, "prepared_only": False, **_ALONE, **alone}
+    known = {one.name for one in dataclasses.fields(stage.config)}
+    config = dataclasses.replace(stage.config, **{name: value for name, value in changes.items() if name in known})
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        reader = reader_of(chain[-1], chain)
+        return _OPEN_DATA[stage.kind.name](config, reader, Path(scratch), shards=1, bad_rows=None).encode
+
+
+# Settings of what is not the data's, and would be opened or refused with it.
+_ALONE: dict[str, Any] = {
+    "calibrate": "none",
+    "guide": None,
+    "small_tasks": "keep",
+    "task_weights": {},
+    "prompts": {},
+    "keep": "last",
+    "held_out": 0,
+}
+
+
+def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path) -> Prepared:
+    """Say how many rows of a source are longer than a row may be; pairs are cut side by side, and not measured before they are read."""
+    if isinstance(mixture.sources[0], PairSource):
+        return one
+    began = time.perf_counter()
+    ((rest, shown),) = row_lengths(mixture, encoder, folder=folder)
+    cut = int(np.count_nonzero(np.rint(rest + shown) > encoder.max_length))
+    return dataclasses.replace(one, cut=cut, seconds=round(one.seconds + time.perf_counter() - began, 3))
