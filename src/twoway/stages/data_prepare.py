@@ -175,7 +175,7 @@ def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepa
     try:
         mixture: Mixture
         if isinstance(source, PairSource):
-            mixture = open_pairs([source], folder=folder, policy=policy).mixture
+            mixture = open_pairs([source], folder=folder, policy=policy, seed=getattr(stage.config, "seed", 0)).mixture
         elif isinstance(source, BridgeSource) or stage.kind.name == "bridge":
             mixture = open_bridge_mixture([BridgeSource(**vars(source))], folder=folder, policy=policy)
         else:
