@@ -103,7 +103,7 @@ def test_pairs_and_formats_read_tars_as_tables(png, tmp_path):
     assert len(open_bridge_mixture([BridgeSource(str(path))])) == 2
     captions = tar(tmp_path / "captions.tar", ("1.png", png()), ("1.json", b'{"caption": "red"}'))
     table = open_table(str(captions), options=ReadOptions(form=form_of("{image} It is {caption}")))
-    assert table.read(0).texts == ("It is red",)
+    assert table.read(0).texts == (" It is red",)
 
 
 def test_a_row_that_is_wrong_is_a_bad_row(png, tmp_path):
