@@ -40,7 +40,7 @@ async function search({ count = PAGE, keep = false } = {}) {
     if (!more) results.clear();
     say("");
     trouble(error, () => search({ count, keep: true }));
-    if (lost) find("trouble").querySelector("button").focus();
+    if (lost) (find("trouble").querySelector("button") ?? find("words")).focus();
   }
 }
 
@@ -65,14 +65,16 @@ function answer({ hits, took_ms: took }, from) {
   find("more").hidden = hits.length < now.count || hits.length <= from;
 }
 
-// An error is shown as the server says it.
+// An error is shown as the server says it; what was asked wrongly is mended, and only what may pass is tried again.
 function trouble(error, again) {
   const box = find("trouble");
   box.replaceChildren();
   if (!error) return;
   const status = error.status ? ` (${error.status})` : "";
   const wait = error.wait ? `Try again in ${error.wait} s` : "Try again";
-  box.append(el("p", {}, error.message, el("span", { class: "small" }, status)), el("button", { type: "button", onclick: again }, wait));
+  box.append(el("p", {}, error.message, el("span", { class: "small" }, status)));
+  if (!error.status || error.status === 408 || error.status === 429 || error.status >= 500)
+    box.append(el("button", { type: "button", onclick: again }, wait));
 }
 
 const acts = {
