@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from twoway.errors import TwowayError
+from twoway.model.backbone import load_config
 
 from .plan_count import CHUNK
 from .plan_model import anatomy_of
@@ -136,9 +137,9 @@ def choose_parallel(prepared: Prepared[Any], config: StageConfig, ranks: Ranks) 
 
 def fits_whole(prepared: Prepared[Any], config: StageConfig, ranks: int, room: float) -> bool:
     """Say whether a rank that holds all of the model has room for its batch, too."""
-    model = prepared.start.model
     try:
-        known, training = anatomy_of(prepared.start.name, model.config), training_of(config)
+        # The config as it is stored: that of the model in memory has attention kernels of its own.
+        known, training = anatomy_of(prepared.start.name, load_config(prepared.start.folder)), training_of(config)
     except TwowayError:
         # A family whose activations nobody counts: what is kept whole may take half of the memory.
         held = sum(one.numel() for one in prepared.task.parameters())
