@@ -63,7 +63,7 @@ def plain(model: Path, folder: Path, name: str) -> list[bool]:
     sentence = SentenceTransformer(str(model), device="cpu")
 
     def embed(text: str, path: str) -> np.ndarray:
-        words = text.replace("<|image_1|>", "").strip()
+        words = text.replace("<|image_1|>", "")  # verbatim, its line breaks too
         parts = [{"type": "image", "image": Image.open(folder / path).convert("RGB")}] if path else []
         parts += [{"type": "text", "text": words}] if words else []
         return sentence.encode([[{"role": "user", "content": parts}]])[0]
