@@ -56,6 +56,8 @@ class Limits:
     frames: Literal["only", "first"] = "only"
     max_line_bytes: int = 32 << 20  # of a JSONL file; as the server's bound of a request
     max_characters: int = 1 << 20  # of one text; as the server's
+    max_page_seconds: int = 30  # of a processor, for one page of a PDF
+    max_page_memory: int = 2 << 30  # bytes, of the process that renders pages
 
 
 DEFAULT = Limits()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from twoway.content import ContentError, Image, Text
+from twoway.data.policy import Policy
+from twoway.data.rows import ReadOptions
 from twoway.data.sources import open_source
+from twoway.data.table import open_table
 from twoway.errors import UsageError
 from twoway.images import Limits
 
@@ -27,6 +30,11 @@ def pdf(*pages, encrypted=False):
     if encrypted:
         objects[4] = f"<</Filter/Standard/V 1/R 2/P -4/O<{'41' * 32}>/U<{'42' * 32}>>>"
         lock = f"/Encrypt 4 0 R/ID[<{'43' * 16}><{'43' * 16}>]"
+    return written(objects, lock)
+
+
+def written(objects, lock=""):
+    """The file of these objects."""
     body, offsets = b"%PDF-1.4\n", {}
     for number, value in objects.items():
         offsets[number] = len(body)
@@ -112,3 +120,63 @@ def test_every_cut_of_a_pdf_gives_pages_or_bad_rows(write):
         rows = [row if isinstance(row, ContentError) else row.place.unit for row in open_source(path)._rows()]
         assert rows
         assert all(row == "page" or str(path) in str(row) for row in rows)
+
+
+def drawn(levels, calls, *, itself=False):
+    """A page whose form draws the next one several times, level by level, and the last one a square, or the first one again."""
+    objects = {
+        1: "<</Type/Catalog/Pages 2 0 R>>",
+        2: "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        3: "<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Resources<</XObject<</F 10 0 R>>>>/Contents 4 0 R>>",
+        4: "<</Length 5>>stream\n/F Do\nendstream",
+    }
+    for level in range(levels):
+        last = level == levels - 1
+        following = f"/Resources<</XObject<</F {10 if last else 11 + level} 0 R>>>>" if itself or not last else ""
+        draw = "/F Do " * calls if following else "1 0 0 rg 0 0 190 190 re f"
+        form = f"/Type/XObject/Subtype/Form/BBox[0 0 200 200]/Group<</S/Transparency>>{following}/Length {len(draw)}"
+        objects[10 + level] = f"<<{form}>>stream\n{draw}\nendstream"
+    return written(objects)
+
+
+@pytest.mark.parametrize("endless", [drawn(1, 10, itself=True), drawn(8, 10)])
+def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tmp_path, endless):
+    assert len(endless) < 2500
+    write("d/a.pdf", endless)
+    write("d/b.pdf", drawn(2, 2))
+    limits = Limits(max_page_seconds=1)
+    source = open_source(tmp_path / "d", on_bad="skip", bad_rows=tmp_path / "bad-rows.jsonl", limits=limits)
+    (good,) = source
+    assert good.place.file.endswith("b.pdf")
+    assert good.images[0].source.getpixel((200, 200)) == (255, 0, 0)
+    assert "a.pdf page 1: the page takes more than 1 seconds of a processor, the bound" in str(source.report())
+
+
+def test_a_page_that_fills_the_memory_is_a_bad_row(write):
+    path = write("a.pdf", drawn(8, 10))
+    with pytest.raises(ContentError, match=r"a.pdf page 1: the page (is broken, or )?needs more than 256 MB of memory"):
+        list(open_source(path, limits=Limits(max_page_memory=256 << 20, max_page_seconds=60)))
+
+
+def test_a_long_page_of_text_is_held_to_the_bound_of_texts(write):
+    path = write("a.pdf", pdf(("Hello", 144, 72), ("Hello page", 144, 72)))
+    limits = Limits(max_characters=5)
+    words = "a.pdf page 2: the text of part . has 6 characters"
+    with pytest.raises(ContentError, match=words):
+        list(open_source(path, limits=limits))
+    table = open_table(str(path), options=ReadOptions(limits=limits), policy=Policy("skip"))
+    assert (len(table), len(table.bad)) == (1, 1)
+
+
+def test_a_file_that_changes_is_opened_anew(write):
+    path = write("a.pdf", pdf(("one", 100, 100)))
+    assert next(iter(open_source(path))).texts == ("one",)
+    write("a.pdf", pdf(("and two", 100, 100)))
+    assert next(iter(open_source(path))).texts == ("and two",)
+
+
+def test_a_path_is_one_of_the_folder_that_the_reader_is_in(write, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        write(f"{name}/a.pdf", pdf((name, 100, 100)))
+        monkeypatch.chdir(tmp_path / name)
+        assert next(iter(open_source("a.pdf"))).texts == (name,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..content import ContentError, Document, Place
 from ..errors import UsageError
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 class PdfFinder(Base):
-    """Pages by file and number; the latest file stays open. Page 0 stands for a file that cannot be opened."""
-
-    _transient = ("_open",)
+    """Pages by file and number. Page 0 stands for a file that cannot be opened."""
 
     def __init__(self, argument: str, options: ReadOptions) -> None:
         super().__init__(options)
@@ -29,7 +27,6 @@ class PdfFinder(Base):
             raise UsageError(f"dpi is a positive number, not {options.dpi}")
         path = Path(argument)
         self.paths = pdf.pdf_files(path) if path.is_dir() else [path]
-        self._open: tuple[int, Any] | None = None
 
     def files(self) -> list[Path]:
         """See `Finder`."""
@@ -37,9 +34,9 @@ class PdfFinder(Base):
 
     def scan(self) -> Iterator[Position]:
         """See `Finder`."""
-        for number in range(len(self.paths)):
+        for number, path in enumerate(self.paths):
             try:
-                pages = len(self._file(number))
+                pages = pdf.count_pages(path, self.options.limits)
             except ContentError:
                 yield number, 0
                 continue
@@ -47,27 +44,19 @@ class PdfFinder(Base):
 
     def read(self, at: Position) -> Document:
         """See `Finder`."""
-        file, place = self._file(at[0]), Place(str(self.paths[at[0]]), at[1], "page")
-        found = pdf.page(file, at[1] - 1, place, self.options)
+        found = pdf.page(*self._at(at), self.options)
         if isinstance(found, ContentError):
             raise found
         return found
 
     def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
         """See `Finder`."""
-        file, place = self._file(at[0]), Place(str(self.paths[at[0]]), at[1], "page")
-        (width, height), text = pdf.measure(file, at[1] - 1, place, self.options)
+        (width, height), text = pdf.measure(*self._at(at), self.options)
         return len(text), [(math.ceil(width), math.ceil(height))]
 
-    def _file(self, number: int) -> Any:
-        """Open a file, and close the one before."""
-        self._part()
-        if self._open is not None and self._open[0] != number:
-            self._open[1].close()
-            self._open = None
-        if self._open is None:
-            found = pdf.open_pdf(self.paths[number])
-            if isinstance(found, ContentError):
-                raise found
-            self._open = number, found
-        return self._open[1]
+    def _at(self, at: Position) -> tuple[Path, int, Place]:
+        """Return file, index and place of a page; of a file that cannot be opened, raise why."""
+        path = self.paths[at[0]]
+        if not at[1]:
+            pdf.count_pages(path, self.options.limits)
+        return path, at[1] - 1, Place(str(path), at[1], "page")

@@ -2,21 +2,30 @@
 
 A page so large that its picture would pass the pixel bound is rendered at the resolution that just fits: that is a choice of
 resolution for a drawing, not a change of data. An encrypted or broken file is one bad row, a broken page too.
+
+PDFium runs in a child process with bounds (`sandbox`): a page may draw itself, or a few lines may ask for a billion strokes.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image as PILImage
+
 from ..content import ContentError, Document, Place
 from ..errors import UsageError
+from ..sandbox import SANDBOX, BoundError, SandboxError
 
 if TYPE_CHECKING:
+    from ..images import Limits
     from .rows import ReadOptions, Row, Rows
 
 _POINTS_PER_INCH = 72
+_OPEN_FILES = 4
 # What a text layer holds besides text: control characters, lone surrogates, and PDFium's marks for hyphens and unknown glyphs.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -35,78 +44,124 @@ def rows(argument: str, options: ReadOptions) -> Rows:
         yield from _pages(file, options)
 
 
-def open_pdf(file: Path) -> Any:
-    """Open one file, or return the error that says why not."""
-    import pypdfium2
-
+def count_pages(file: Path, limits: Limits) -> int:
+    """Return the number of pages of a file, or raise what says why it has none."""
     try:
-        pdf = pypdfium2.PdfDocument(file)
-    except (pypdfium2.PdfiumError, OSError) as error:
-        locked = "password" in str(error).lower()
-        reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({error})"
-        return ContentError(reason, Place(str(file)))
-    if not len(pdf):
-        pdf.close()
-        return ContentError("the PDF has no pages", Place(str(file)))
-    return pdf
+        pages, _ = _call("child_pages", file, limits)
+    except SandboxError as error:
+        raise ContentError(str(error), Place(str(file))) from error
+    if not pages:
+        raise ContentError("the PDF has no pages", Place(str(file)))
+    return int(pages)
 
 
-def page(pdf: Any, index: int, place: Place, options: ReadOptions) -> Row:
+def page(file: Path, index: int, place: Place, options: ReadOptions) -> Row:
     """Return one page as a document, or the error that says why it is none."""
-    import pypdfium2
-
+    most = options.limits.max_characters
     try:
-        picture, text = _page(pdf, index, place, options, render=True)
+        (pages, size, text), pixels = _page(file, index, options, render=True)
+        picture = PILImage.frombytes("RGB", tuple(size), pixels)
+        parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
+        return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": pages}, max_characters=most)
+    except SandboxError as error:
+        return ContentError(str(error), place)
     except ContentError as error:
         return error
-    except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
-        return ContentError(f"the page is broken ({error})", place)
-    parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
-    return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": len(pdf)})
 
 
-def measure(pdf: Any, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
+def measure(file: Path, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
     """Return the width and height that a page is rendered at, before they are rounded up, and its text; nothing is rendered."""
-    import pypdfium2
-
     try:
-        size, text = _page(pdf, index, place, options, render=False)
-    except (pypdfium2.PdfiumError, ValueError, OSError, MemoryError) as error:
-        raise ContentError(f"the page is broken ({error})", place) from error
-    return size, text
+        (_, (width, height), text), _ = _page(file, index, options, render=False)
+    except SandboxError as error:
+        raise ContentError(str(error), place) from error
+    if text:
+        Document.from_parts([{"text": text}], place=place, max_characters=options.limits.max_characters)
+    return (width, height), text
 
 
 def _pages(file: Path, options: ReadOptions) -> Rows:
-    """Open one file and go through its pages."""
-    pdf = open_pdf(file)
-    if isinstance(pdf, ContentError):
+    """Go through the pages of one file."""
+    try:
+        pages = count_pages(file, options.limits)
+    except ContentError as error:
         if not options.skip.take(1):
-            yield pdf
+            yield error
         return
+    for index in range(options.skip.take(pages), pages):
+        yield page(file, index, Place(str(file), index + 1, "page"), options)
+
+
+def _page(file: Path, index: int, options: ReadOptions, *, render: bool) -> tuple[Any, bytes]:
+    """Ask for one page."""
+    limits = options.limits
+    asked = {"dpi": options.dpi, "max_pixels": limits.max_pixels, "max_characters": limits.max_characters, "render": render}
+    return _call("child_page", file, limits, index=index, **asked)
+
+
+def _call(name: str, file: Path, limits: Limits, **given: Any) -> tuple[Any, bytes]:
+    """Have a function of this module done in the child process."""
     try:
-        for index in range(options.skip.take(len(pdf)), len(pdf)):
-            yield page(pdf, index, Place(str(file), index + 1, "page"), options)
-    finally:
-        pdf.close()
+        given["file"] = str(file.absolute())  # the child stays in the folder that it began in
+        return SANDBOX.call(f"{__name__}:{name}", given, seconds=limits.max_page_seconds, memory=limits.max_page_memory)
+    except BoundError as error:
+        raise SandboxError(f"the {'page' if 'index' in given else 'PDF'} {error}") from error
 
 
-def _page(pdf: Any, index: int, place: Place, options: ReadOptions, *, render: bool) -> tuple[Any, str]:
+# What follows runs in the child process.
+
+_open: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
+
+
+def child_pages(file: str) -> tuple[int, bytes]:
+    """Return the number of pages."""
+    return len(_opened(file)), b""
+
+
+def child_page(file: str, index: int, dpi: int, max_pixels: int, max_characters: int, *, render: bool) -> tuple[Any, bytes]:
     """Render one page, or say at what size it would be rendered, and read its text layer."""
-    page = pdf[index]
+    import pypdfium2
+
+    pdf = _opened(file)
     try:
-        width, height = page.get_size()
-        if width <= 0 or height <= 0:
-            raise ContentError(f"the page has no area ({width:g} x {height:g} points)", place)
-        scale = min(options.dpi / _POINTS_PER_INCH, _fitting(width, height, options.limits.max_pixels))
-        picture = page.render(scale=scale).to_pil().convert("RGB") if render else (width * scale, height * scale)
-        layer = page.get_textpage()
+        page = pdf[index]
         try:
-            text = _NO_TEXT.sub("", layer.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")).strip()
+            width, height = page.get_size()
+            if width <= 0 or height <= 0:
+                raise ContentError(f"the page has no area ({width:g} x {height:g} points)")
+            scale = min(dpi / _POINTS_PER_INCH, _fitting(width, height, max_pixels))
+            picture = page.render(scale=scale).to_pil().convert("RGB") if render else None
+            layer = page.get_textpage()
+            try:
+                text = _NO_TEXT.sub("", layer.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")).strip()
+            finally:
+                layer.close()
         finally:
-            layer.close()
-    finally:
-        page.close()
-    return picture, text
+            page.close()
+    except (pypdfium2.PdfiumError, ValueError, OSError) as error:
+        raise ContentError(f"the page is broken ({error})") from error
+    size = picture.size if picture is not None else (width * scale, height * scale)
+    return (len(pdf), size, text[: max_characters + 1]), b"" if picture is None else picture.tobytes()
+
+
+def _opened(file: str) -> Any:
+    """Open a file, or find it open; the latest few stay so."""
+    import pypdfium2
+
+    try:
+        stat = os.stat(file)
+        key = file, stat.st_size, stat.st_mtime_ns
+        if key not in _open:
+            _open[key] = pypdfium2.PdfDocument(file)
+    except (pypdfium2.PdfiumError, OSError) as error:
+        locked = "password" in str(error).lower()
+        said = getattr(error, "strerror", None) or error
+        reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({said})"
+        raise ContentError(reason) from error
+    _open.move_to_end(key)
+    while len(_open) > _OPEN_FILES:
+        _open.popitem(last=False)[1].close()
+    return _open[key]
 
 
 def _fitting(width: float, height: float, max_pixels: int) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
+_PATIENCE = 2.0  # seconds
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 
@@ -79,4 +80,4 @@ def read_ahead(items: Iterable[Done], waiting: int) -> Iterator[Done]:
             yield value
     finally:
         over.set()
-        thread.join()
+        thread.join(_PATIENCE)  # who leaves early does not wait for a row that takes its time; the thread ends after it
