@@ -11,6 +11,7 @@ from twoway.config import load
 from twoway.data.mixture import require_names
 from twoway.stages.finetune_config import FinetuneConfig
 from twoway.stages.made_rows import names_of
+from twoway.stages.plan import plan
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.recipe import read_recipe
 
@@ -52,7 +53,8 @@ def test_the_large_recipes_have_the_values_of_the_paper(size, share):
     config = load(PretrainConfig, next(path for path in RECIPES if path.stem == f"moca-{size}-pretrain"))
     assert (config.mask.words, config.mask.patches) == share
     assert (config.lr, config.warmup, config.clip, config.dtype) == (2e-6, 0.1, 5.0, "auto")
-    assert (config.max_length, config.budget, config.shards, config.shift, config.mae_weight) == (2048, 12_800, 32, True, 0.5)
+    assert (config.max_length, config.shards, config.shift, config.mae_weight) == (2048, 128, True, 0.5)
+    assert (config.min_pixels, config.max_pixels, config.template) == (200_704, 802_816, "plain")
     assert [(source.template, source.cap) for source in config.data] == [("moca", 500_000)] * 10
     assert all(source.spec.startswith("hub:moca-embed/") for source in config.data)
 
@@ -68,10 +70,30 @@ def test_the_second_stage_reads_the_pairs_that_the_authors_have_prepared():
     assert not config.all_prompts()  # instructions stand in the texts
 
 
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_a_step_of_pretraining_has_as_many_rows_as_the_papers(size):
+    """5 M rows in 3,311 steps are 1,510 rows a step, over 32 GPUs that add four batches up."""
+    stage = plan(RECIPES[0].with_name(f"moca-{size}.yaml"), "h100x32").stages[0]
+    assert stage.work.rows == 5e6
+    assert 3200 <= stage.work.steps <= 3400
+    assert stage.work.batches == 4
+
+
+def test_pictures_and_prompts_are_the_same_in_all_stages_of_a_method():
+    for path in ALL:
+        stages = read_recipe(path, ["base=somewhere"]).stages
+        if path.stem.startswith(("moca", "two-way", "causal")):
+            assert {(one.config.min_pixels, one.config.max_pixels) for one in stages} == {(200_704, 802_816)}, path.stem
+        if not path.stem.startswith("nano"):
+            assert {one.config.template for one in stages} == {"plain"}, path.stem
+
+
 def small(stage):
     """Return the words that make one stage of a recipe small."""
     keys = stage.kind.keys
     words = {key: value for key, value in SMALL.items() if key in keys}
+    if getattr(stage.config, "min_pixels", None):
+        words |= {"min_pixels": 784, "max_pixels": 4 * 3136}  # the authors' are 256 tokens of the smallest picture
     if stage.kind.name == "finetune":
         del words["batch_rows"]  # refused there: a batch is that of the loss
         words |= {"batch": 4, "eval_data": "[]", "small_tasks": "keep"}

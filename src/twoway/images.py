@@ -26,6 +26,7 @@ from PIL import UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .content import ContentError, Document, Image, Part, Place, Text, unreadable
+from .errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,15 @@ class Limits:
 
 
 DEFAULT = Limits()
+
+
+def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
+    """Refuse bounds that no picture can have; whether a model's processor keeps them is measured by `model.pixels`."""
+    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is at least 1, not {value}")
+    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
+        raise UsageError(f"min_pixels {min_pixels:,} is above max_pixels {max_pixels:,}; swap them")
 
 
 def open_image(image: Image, *, root: Path | None = None, place: Place | None = None, limits: Limits = DEFAULT) -> PILImage.Image:

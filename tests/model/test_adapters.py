@@ -57,6 +57,17 @@ def test_an_adapter_trains_its_part_and_nothing_else(family: str, part: str, tin
     assert f"{counted.trainable:,} of {counted.total:,} parameters train" in str(counted)
 
 
+def test_an_adapter_starts_from_gaussian_weights_and_on_named_layers(tiny_model: Callable[[str], Path]) -> None:
+    model = backbone.load_model(tiny_model("qwen2_vl")).model
+    names = ["q_proj", "down_proj"]
+    adapted, _ = adapters.add_adapters(model, layers=names, rank=8, init="gaussian")
+    first = {name: one for name, one in adapted.named_parameters() if "lora_A" in name}
+    assert {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name in first} == set(names)
+    drawn = torch.cat([one.flatten() for one in first.values()])
+    assert drawn.std().item() == pytest.approx(1 / 8, rel=0.1)
+    assert (drawn.abs() > 2 / 8).float().mean().item() == pytest.approx(0.0455, abs=0.02), "a normal distribution has such tails"
+
+
 def test_an_adapter_trained_without_the_head_fits_too(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     model = backbone.load_model(tiny_model("internvl")).model
     adapted, _ = adapters.add_adapters(backbone.inner(model), ("language",), rank=2)

@@ -24,6 +24,13 @@ def test_the_decoder_starts_from_the_middle_layer_and_shares_nothing(language_mo
         assert parameter.data_ptr() != middle[name].data_ptr()
 
 
+def test_the_last_layer_starts_as_the_authors_start_it(language_model):
+    layer = PatchDecoder(language_model, values=4704).to_values
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert layer.weight.mean().abs().item() < 1e-3
+    assert not layer.bias.any()
+
+
 def test_a_prediction_reads_the_whole_sequence_both_ways(language_model):
     decoder = PatchDecoder(language_model, values=12).eval()
     hidden = torch.randn(1, 6, language_model.config.hidden_size)

@@ -21,7 +21,7 @@ def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_ow
     shared = {"dtype": "float32", "batch_rows": 2, "workers": 0, "held_out": 0, "max_steps": 2, "data": [{"spec": str(data)}]}
     stages = {
         "large": {"stage": "pretrain", "from": "base"},
-        "convert": {"from": "base", "min_pixels": 28 * 28, "max_pixels": 28 * 28},
+        "convert": {"from": "base", "max_pixels": 28 * 28},
         "small": {"stage": "pretrain"},
         "again": {"stage": "pretrain", "from": "base", "seed": 1},
     }

@@ -28,6 +28,7 @@ OPTIONS = {
     "computed again": {"gradient_checkpointing": True},
     "adapters": {"lora": AdapterConfig(**LORA, dropout=0.0)},
     "adapters of words": {"lora": AdapterConfig(rank=4, dropout=0.1)},
+    "adapters of named layers": {"lora": AdapterConfig(rank=4, dropout=0.0, target_modules=("q_proj", "o_proj", "down_proj"))},
     "as in CoCoA": {"lora": AdapterConfig(**LORA, dora=True, dropout=0.1), "gradient_checkpointing": True},
 }
 

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 import torch
+from PIL import Image as PILImage
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from twoway.model import card
@@ -82,3 +84,17 @@ def test_ranks_that_others_start_make_the_curve_of_one_process(starter, parallel
 def test_compiled_layers_make_the_same_curve(plain, tiny_model, rows, tmp_path):
     pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL, compile=True)
     assert losses(tmp_path / "out") == pytest.approx(losses(plain), rel=1e-4)
+
+
+def test_a_run_without_the_turns_of_a_chat_is_read_so_by_plain_sentence_transformers(rows, tiny_model, tmp_path):
+    pretrain(tiny_model("qwen2_vl"), tmp_path / "plain", [str(rows)], **USUAL | {"max_steps": 1}, template="plain")
+    pretrain(tiny_model("qwen2_vl"), tmp_path / "chat", [str(rows)], **USUAL | {"max_steps": 1})
+    picture = PILImage.new("RGB", (56, 56))
+    content = [{"type": "text", "text": "a "}, {"type": "image", "image": picture}, {"type": "text", "text": " b"}]
+    read = {}
+    for kind in ("plain", "chat"):
+        model = SentenceTransformer(str(tmp_path / kind), device="cpu")
+        (ids,) = model.preprocess([[{"role": "user", "content": content}]])["input_ids"]
+        read[kind] = model.tokenizer.decode(ids).replace("<|image_pad|>", "")
+    assert read["plain"] == "a <|vision_start|><|vision_end|> b"
+    assert read["chat"].startswith("<|im_start|>user")

@@ -12,7 +12,19 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-_OPENING = ("pooling", "attention", "processor", "template", "max_length", "device", "dtype", "attn_implementation", "processes")
+_OPENING = (
+    "pooling",
+    "attention",
+    "processor",
+    "template",
+    "max_length",
+    "min_pixels",
+    "max_pixels",
+    "device",
+    "dtype",
+    "attn_implementation",
+    "processes",
+)
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +44,12 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
         "(default: bare for VLM2Vec's adapters, plain for others and for MoCa's and CoCoA's checkpoints, else chat)",
     )
     parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: the model's limit)")
+    parser.add_argument(
+        "--min-pixels", metavar="N", type=int, help="enlarge smaller pictures to this area (default: as the model's processor)"
+    )
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=int, help="shrink larger pictures to this area (default: as the model's processor)"
+    )
     parser.add_argument("--device", default="auto", help="device to run on")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
     add_attn_implementation(parser)

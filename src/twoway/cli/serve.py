@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="N", type=_some, help="documents that may wait; past that, 429 (default: 4,096)")
     parser.add_argument("--timeout", metavar="SECONDS", type=_some, help="time a request may take (default: 60)")
     parser.add_argument("--max-body", metavar="MIB", type=_some, help="size of a request (default: 32)")
-    parser.add_argument("--max-pixels", metavar="N", type=_some, help="pixels of a picture (default: 20 million)")
+    parser.add_argument("--decode-pixels", metavar="N", type=_some, help="refuse pictures larger than this (default: 20 million)")
     parser.add_argument("--grace", metavar="SECONDS", type=_some, default=30, help="time that running requests get when it is told to stop")
 
 
@@ -119,7 +119,7 @@ def _limits(args: argparse.Namespace) -> Limits:
     from twoway.serve.limits import Limits
 
     limits = Limits()
-    asked = {"queue_items": args.queue, "seconds": args.timeout, "pixels": args.max_pixels}
+    asked = {"queue_items": args.queue, "seconds": args.timeout, "pixels": args.decode_pixels}
     asked["body_bytes"] = None if args.max_body is None else args.max_body << 20
     limits = replace(limits, **{name: value for name, value in asked.items() if value is not None})
     return replace(

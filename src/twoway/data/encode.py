@@ -109,10 +109,20 @@ class Encoder:
             lost += len(done.row.blocks) - fitting
             shortened = _before_image(shortened, fitting)
             if not shortened.parts:
-                raise ContentError(f"the first picture alone is longer than max_length {self.max_length}", document.place)
+                raise self._too_large(done, document)
             done = self._process(shortened, instruction)
         example = self._example(identity, done)
         return replace(example, cut=cut, images_cut=lost, place=document.place)
+
+    def _too_large(self, done: _Processed, document: Document) -> ContentError:
+        """Say what of a row whose first picture alone fills it could be done about."""
+        width, height = done.sizes[0]
+        tokens = int((done.row.pictures() == 0).sum())
+        return ContentError(
+            f"the first picture alone ({width:,} x {height:,} pixels, {tokens:,} tokens) is more than max_length {self.max_length:,} has "
+            "room for; bound pictures with max_pixels",
+            document.place,
+        )
 
     def _example(self, identity: str, done: _Processed) -> Example:
         row, inputs = done.row, done.inputs

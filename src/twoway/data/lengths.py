@@ -159,16 +159,42 @@ def clean(value: Any) -> Any:
 
 def picture_tokens(table: RowTable, encoder: Encodes) -> Floats:
     """Return how many tokens the pictures of each row get together."""
+    sums = np.concatenate([[0.0], np.cumsum(_each(table, encoder))])
+    return np.asarray(sums[table.first[1:]] - sums[table.first[:-1]], np.float64)
+
+
+def decisive_pictures(table: RowTable, encoder: Encodes, *, pairs: bool = False) -> Floats:
+    """Return the tokens of the picture that decides whether a row can be used: a document's first, or the largest of a pair's sides."""
+    each, first = _each(table, encoder), np.asarray(table.first)
+    found = np.zeros(len(table))
+    shown = np.flatnonzero(np.diff(first) > 0)
+    if len(shown):
+        # Rows without pictures lie between these and have none of their own, so each stretch ends where the next begins.
+        found[shown] = np.maximum.reduceat(each, first[shown]) if pairs else each[first[shown]]
+    return found
+
+
+def room_for_pictures(encoder: Encodes) -> int:
+    """Return how many tokens a row has for its first picture, beside what the template writes around it."""
+    encode: Encodes = getattr(encoder, "source", encoder)
+    try:
+        example = encode("blank", Document((Image(PILImage.new("RGB", (8, 8))),)))
+    except ContentError:
+        return 0
+    return encode.max_length - (len(example.words) - int(example.image_tokens.sum()))
+
+
+def _each(table: RowTable, encoder: Encodes) -> Floats:
+    """Return how many tokens each picture of a table gets."""
     if not len(table.sizes):
-        return np.zeros(len(table))
+        return np.zeros(0)
     # One number for each size, because unique pairs take many times as long.
     key = (np.asarray(table.sizes[:, 0], np.int64) << 32) | np.asarray(table.sizes[:, 1], np.int64)
     kinds, which = np.unique(key, return_inverse=True)
     sizes = np.stack([kinds >> 32, kinds & 0xFFFFFFFF], axis=1)
     each = _asked(sizes, encoder.processor)
     each = _tried(sizes, encoder) if each is None else each
-    sums = np.concatenate([[0.0], np.cumsum(each[which])])
-    return np.asarray(sums[table.first[1:]] - sums[table.first[:-1]], np.float64)
+    return np.asarray(each[which], np.float64)
 
 
 def _asked(sizes: NDArray[np.int64], processor: Any) -> Floats | None:

@@ -18,6 +18,7 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..errors import TwowayError, UsageError, did_you_mean
+from ..images import check_pixels
 from ..model import adapters, backbone, card, encoder, opened, source
 from ..model import pooling as poolings
 from ..model import processor as processors
@@ -25,6 +26,7 @@ from ..model.attention import ATTENTION, set_attention
 from ..model.attn_implementation import AUTO, Setting, by_part, require_installed
 from ..model.attn_implementation import use as use_kernels
 from ..model.layout import number_as_text, write_as
+from ..model.pixels import set_pixels
 from ..model.start import open_start, warn_of_chat
 from .embedder import Embedder
 
@@ -44,6 +46,8 @@ def open_embedder(
     dtype: str | None = None,
     pooling: str | None = None,
     max_length: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     processor: str | Path | None = None,
     template: Style | None = None,
     attention: Attention | None = None,
@@ -54,8 +58,13 @@ def open_embedder(
 
     `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor`, `template` (chat or plain)
     and `attention` (two-way or causal) are for models that are no sentence-transformers checkpoint. `attn_implementation` is a
-    kernel's name, or one for each part (see `model.attn_implementation`).
+    kernel's name, or one for each part (see `model.attn_implementation`); `min_pixels` and `max_pixels` bound
+    the area that pictures are brought to.
     """
+    bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    check_pixels(**bounds)
+    if isinstance(model, Embedder | SentenceTransformer) and any(bounds.values()):
+        raise UsageError("a model in memory has its own min_pixels and max_pixels; leave them out, or name its folder")
     if isinstance(model, Embedder):
         return model
     if isinstance(model, SentenceTransformer):
@@ -88,12 +97,23 @@ def open_embedder(
         if max_length < 1 or (longest and max_length > longest):
             raise UsageError(f"--max-length {max_length} is out of range: this model takes 1 to {longest} tokens")
         sentence.max_seq_length = max_length
+    if any(bounds.values()):
+        _bound(sentence, str(model), bounds)
     sentence.to(place)
     if hasattr(sentence[0], "auto_model"):
         use_kernels(sentence[0].auto_model, attn_implementation)
     engine = Embedder.of(sentence, name=str(model), **settings)
     engine.read_as = how
     return engine
+
+
+def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | None]) -> None:
+    """Bound the pictures of an opened model."""
+    first: Any = sentence[0]
+    processor, config = getattr(first, "processor", None), getattr(getattr(first, "auto_model", None), "config", None)
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "image_token", None) is None:
+        raise UsageError(f"{name} shows no pictures whose area could be bounded; leave min_pixels and max_pixels out")
+    set_pixels(config, processor, **bounds)
 
 
 def _device(name: str) -> torch.device:

@@ -31,7 +31,7 @@ MANIFEST, FORMAT = "manifest.json", 1
 _TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
 # What must agree for a folder to be gone on with, and how to say it.
 _MUST = {
-    "fingerprint": "vectors of another model",
+    "fingerprint": "vectors of another model, or of one that was opened otherwise,",
     "dim": "vectors of another length",
     "precision": "vectors of another precision",
     "prompt": "vectors made with another prompt",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import peft
 from safetensors import safe_open
@@ -53,10 +53,14 @@ def add_adapters(
     alpha: int = 64,
     dropout: float = 0.1,
     dora: bool = False,
+    init: Literal["default", "gaussian"] = "default",
 ) -> tuple[peft.PeftModel, Trainable]:
     """Add adapters to the linear layers of these parts; only they train afterwards."""
     chosen = [name for part in where for name in part_layers(model, part, layers)]
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=chosen, bias="none")
+    start: Any = "gaussian" if init == "gaussian" else True
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=chosen, init_lora_weights=start, bias="none"
+    )
     with warnings.catch_warnings():
         # peft reads a property of the model that transformers is about to rename.
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,12 +1,7 @@
-"""The processor beside a model: does it fit, how large may a picture be, how long a row, and is there a chat template.
-
-Limits are set on what the processor itself exposes, by what it can do and not by what it is called, so that the saved processor obeys
-them everywhere. A processor that resizes every picture to one size has no limit to set, and says so.
-"""
+"""The processor beside a model: does it fit, how long may a row be, and is there a chat template; `pixels` bounds its pictures."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -87,58 +82,3 @@ def set_max_length(model: PreTrainedModel, processor: Any, length: int | None) -
         raise UsageError(f"--max-length {length} is out of range: this model has positions for 1 to {positions} tokens")
     tokenizer.model_max_length = int(length or min(tokenizer.model_max_length, positions))
     return int(tokenizer.model_max_length)
-
-
-def set_pixels(model: PreTrainedModel, processor: Any, *, least: int | None, most: int | None) -> None:
-    """Bound a picture's area in pixels, through what the image processor exposes."""
-    if least is None and most is None:
-        return
-    if (least or 1) < 1 or (most or 1) < 1 or (least and most and least > most):
-        raise UsageError(f"image limits must be positive and in order, not {least} to {most} pixels")
-    image = processor.image_processor
-    if "max_pixels" in _knobs(image):
-        _by_area(image, least, most)
-    elif least is not None:
-        raise UsageError(f"{type(image).__name__} knows no least size of a picture; leave --min-pixels out")
-    elif most is not None:
-        _largest(model, image, most)
-
-
-def _largest(model: PreTrainedModel, image: Any, most: int) -> None:
-    """Bound processors that cut a picture into tiles: fewer tiles, or a smaller whole."""
-    knobs = _knobs(image)
-    if "image_grid_pinpoints" in knobs:
-        kept = [list(size) for size in image.image_grid_pinpoints if size[0] * size[1] <= most]
-        _require(bool(kept), image, most, min(height * width for height, width in image.image_grid_pinpoints))
-        # The model cuts its features along the same grid.
-        image.image_grid_pinpoints = model.config.image_grid_pinpoints = kept
-    elif "max_patches" in knobs:
-        tile = image.size["height"] * image.size["width"]
-        _require(most >= tile, image, most, tile)
-        image.max_patches = most // tile
-    elif "max_image_size" in knobs:
-        tile = image.max_image_size["longest_edge"]
-        _require(most >= tile * tile, image, most, tile * tile)
-        image.size = {"longest_edge": math.isqrt(most) // tile * tile}
-    else:
-        size = dict(image.size)
-        raise UsageError(
-            f"{type(image).__name__} brings every picture to one size ({size}) and has no limit to set; leave --max-pixels out"
-        )
-
-
-def _by_area(image: Any, least: int | None, most: int | None) -> None:
-    """Bound processors that keep a picture's shape and take its area as a limit."""
-    low, high = least or image.size["shortest_edge"], most or image.size["longest_edge"]
-    unit = (image.patch_size * image.merge_size) ** 2
-    _require(high >= unit, image, high, unit)
-    image.size = {"shortest_edge": min(low, high), "longest_edge": max(low, high) if most is None else high}
-
-
-def _require(fits: bool, image: Any, most: int, smallest: int) -> None:
-    if not fits:
-        raise UsageError(f"--max-pixels {most} is below the {smallest} pixels of one tile of {type(image).__name__}")
-
-
-def _knobs(image: Any) -> set[str]:
-    return set(getattr(getattr(image, "valid_kwargs", None), "__annotations__", {}))

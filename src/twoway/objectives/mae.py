@@ -2,7 +2,8 @@
 
 The decoder is a text model of the backbone's own class with few layers, the first copied from the backbone's middle layer, so positions
 and two-way attention are the backbone's by construction, for every family. It reads the states of the whole sequence; its linear
-layer works at masked positions alone. The loss is the mean squared error against the processor's normalised values.
+layer starts from N(0, 0.02) and zero bias, and works at masked positions alone. The loss is the mean squared error against the
+processor's normalised values.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from .loss import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_START = 0.02  # of the linear layer's weights; its bias starts at zero, as in the released code
 
 
 class PatchDecoder(nn.Module):
@@ -43,6 +46,9 @@ class PatchDecoder(nn.Module):
         for new, index in zip(self.body.layers, middle, strict=True):
             new.load_state_dict(layers[index].state_dict())
         self.to_values = nn.Linear(config.hidden_size, values, device=device)
+        # torch's own start is narrower (0.013 at a width of 2,048) and has a bias.
+        nn.init.normal_(self.to_values.weight, std=_START)
+        nn.init.zeros_(self.to_values.bias)
         self.to(next(layers[first].parameters()))
 
     def forward(self, hidden_BLD: torch.Tensor, chosen: torch.Tensor, seen: Mapping[str, Any]) -> torch.Tensor:

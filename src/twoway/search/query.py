@@ -65,7 +65,7 @@ def check_model(store: Store, engine: Embedder) -> None:
         other = engine.name or "this model"
         raise UsageError(
             f"{store.location} holds vectors of {store.model} with the fingerprint {store.fingerprint[:12]}, and {other} has {found[:12]}: "
-            "it is another model, has changed since, or is opened otherwise (--dtype, --max-length, --pooling); "
+            "it is another model, has changed since, or is opened otherwise (--dtype, --max-length, --max-pixels, --pooling); "
             "open it as it was, or embed and index again"
         )
 

@@ -14,6 +14,7 @@ from twoway.data.loader import Batch, Loader
 from twoway.data.marks import ordinary_ids
 from twoway.data.policy import Policy
 
+from .lost_rows import lost_rows
 from .pretrain_data import RowData, row_costs
 from .run_stage import TABLES
 from .tables import for_cuda, opening
@@ -63,6 +64,7 @@ def open_data(
         whole_words=config.mask.unit == "word",
         text_cut=config.text_cut,
     )
+    lost = lost_rows(mixture, encode, most=config.max_bad_share)
     ordinary = ordinary_ids(parts) if config.mask.random else None
     mask = partial(mask_target, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate_bridge, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
@@ -72,4 +74,4 @@ def open_data(
     loader = CountingLoader(
         epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config)
     )
-    return RowData(mixture, encode, mask, together, epochs, loader, held)
+    return RowData(mixture, encode, mask, together, epochs, loader, held, lost)

@@ -21,6 +21,7 @@ from transformers.utils import logging as tf_logging
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import fresh_folder
+from twoway.images import check_pixels
 from twoway.model import attn_implementation as kernels
 from twoway.model import backbone, card, encoder, moca, proof, source
 from twoway.model import pooling as poolings
@@ -28,6 +29,7 @@ from twoway.model import processor as processors
 from twoway.model.attention import ATTENTION, Attention, set_attention
 from twoway.model.layout import write_as
 from twoway.model.mask_token import ensure_mask_token
+from twoway.model.pixels import set_pixels
 from twoway.model.prompting import Style
 from twoway.model.start import open_start, warn_of_chat
 
@@ -74,6 +76,7 @@ class ConvertConfig:
             raise UsageError(
                 f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
             )
+        check_pixels(self.min_pixels, self.max_pixels)
         kernels.require(self.attn_implementation or kernels.AUTO, torch.device("cpu"), torch.float32)
         if self.pooling is not None:
             poolings.require_mode(self.pooling)
@@ -219,7 +222,7 @@ def _settings(opened: Start, config: ConvertConfig) -> encoder.Settings:
 
 def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style, longest: int | None) -> int:
     """Set the processor's limits and template, and return the longest row."""
-    processors.set_pixels(model, parts, least=config.min_pixels, most=config.max_pixels)
+    set_pixels(model.config, parts, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     write_as(parts, template)
     longest = processors.set_max_length(model, parts, config.max_length or longest)
     if mode == "eos":

@@ -21,10 +21,12 @@ from twoway.data.policy import Policy
 from twoway.data.progress import steps
 from twoway.errors import TwowayError, UsageError
 from twoway.images import open_document
+from twoway.model.pixels import set_pixels
 from twoway.model.source import locate
 from twoway.model.start import open_reader
 
 from .convert import _quiet
+from .lost_rows import too_large
 from .pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
     with _quiet():
         folder = locate(model)
         settings, processor, _ = open_reader(folder)
+        set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(
             processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=config.template
@@ -131,7 +134,7 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
         with tempfile.TemporaryDirectory() as folder:
             table = open_source_table(asked, folder=Path(folder) if source.spec.startswith("hub:") else None, policy=Policy("skip"))
             mixture = Mixture((asked,), (table,))
-            bad = [str(error) for error in table.bad] + (_undecodable(mixture) if decode else [])
+            bad = [*too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
             shown, failed = _show(mixture, encoder)
     except TwowayError as error:
         if alone and isinstance(error, UsageError):

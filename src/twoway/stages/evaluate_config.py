@@ -8,6 +8,7 @@ from pathlib import Path  # noqa: TC003 - read at run time
 from typing import Any, Literal
 
 from twoway.errors import UsageError
+from twoway.images import check_pixels
 
 from .suites import find_suite, require
 
@@ -26,6 +27,8 @@ class EvaluateConfig:
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_length: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     processes: int | None = None  # default: one for each GPU
     cache: Path | None = None
     on_bad: Literal["fail", "skip"] = "fail"
@@ -33,6 +36,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
         require(self.suite, data=self.suite_data, tasks=self.tasks, on_bad=self.on_bad, called="suite_data")
+        check_pixels(self.min_pixels, self.max_pixels)
         if self.subset is not None and self.subset < 1:
             raise UsageError(f"subset is at least 1, not {self.subset}")
 

@@ -23,6 +23,7 @@ from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
 
 from .guide import Guide
+from .lost_rows import Lost, lost_rows
 from .picture_cost import picture_cost
 from .tables import feeds_cuda, opening
 
@@ -60,6 +61,7 @@ class FinetuneData:
     epochs: TaskEpochs
     loader: PairLoader
     measured: tuple[Measured, ...]
+    lost: tuple[Lost, ...] = ()  # sources that lose many rows
 
     def total(self, config: FinetuneConfig) -> int:
         """Return the number of steps of the run."""
@@ -81,6 +83,7 @@ def open_data(
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
     encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
+    lost = lost_rows(pairs.mixture, encoder, most=config.max_bad_share, pairs=True)
     prompts = prepared.start.settings.prompts
     encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
     held = pairs.held_out(config.held_out)
@@ -115,7 +118,7 @@ def open_data(
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
     if config.keep == "best" and not measured:
         raise UsageError("keep=best needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger")
-    return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured)
+    return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured, lost)
 
 
 def _picture_cost(config: FinetuneConfig, prepared: Prepared[ContrastiveTask], encoder: Encoder, padding: dict[str, Any]) -> CostWeights:

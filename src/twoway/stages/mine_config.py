@@ -8,6 +8,7 @@ from typing import Any, Literal
 from twoway.data.mixture import SourceConfig
 from twoway.data.pair_mixture import PairSource  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
+from twoway.images import check_pixels
 
 from .mine_choose import Choice
 
@@ -21,6 +22,8 @@ class MineConfig:
     choice: Choice = field(default_factory=Choice)
     pooling: Literal["mean", "last", "eos"] | None = None
     max_length: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     processes: int | None = None  # default: one for each GPU
@@ -28,10 +31,11 @@ class MineConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_pixels(self.min_pixels, self.max_pixels)
         for source in self.corpus:
             if source != SourceConfig(source.spec, cap=source.cap, template=source.template, root=source.root):
                 raise UsageError(f"every row of a corpus counts once: leave weight and name of {source.spec} out")
 
     def opening(self) -> dict[str, Any]:
         """Return how the model is opened."""
-        return {name: getattr(self, name) for name in ("pooling", "max_length", "device", "dtype", "processes")}
+        return {name: getattr(self, name) for name in ("pooling", "max_length", "min_pixels", "max_pixels", "device", "dtype", "processes")}

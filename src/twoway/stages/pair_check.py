@@ -27,6 +27,7 @@ from twoway.data.sources import open_source
 from twoway.data.task_batches import small_of
 from twoway.errors import TwowayError, UsageError
 from twoway.images import open_document
+from twoway.model.pixels import set_pixels
 from twoway.model.prompting import set_template
 from twoway.model.source import locate
 from twoway.model.start import open_reader
@@ -35,6 +36,7 @@ from .convert import _quiet
 from .data_check import STREAM_ROWS, Shown, describe, seen
 from .finetune_config import FinetuneConfig
 from .finetune_model import place_of
+from .lost_rows import too_large
 from .pair_measure import SIDES, Side, measure, sides_of
 from .pretrain_config import PretrainConfig
 from .recipe import read_recipe
@@ -147,6 +149,7 @@ def _encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
     with _quiet():
         folder = locate(model)
         settings, processor, own = open_reader(folder)
+        set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         set_template(processor, style=config.template, place=place_of(config, own))
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(
@@ -187,13 +190,14 @@ def _check(
             asked = replace(source, cap=first or source.cap)
             pairs = open_pairs([asked], folder=Path(folder) if source.spec.startswith("hub:") else None, policy=Policy("skip"))
             found = measure(pairs, decode, known)
+            large = too_large(pairs.mixture.tables, encoder, pairs=True)
             shown = _show(pairs, encoder, config.all_prompts())
     except TwowayError as error:
         if alone and isinstance(error, UsageError):
             raise
         return replace(report, error=str(error))
     (table,) = pairs.mixture.tables
-    bad = [str(error) for error in table.bad]
+    bad = [*large, *(str(error) for error in table.bad)]
     counts = {task: int((pairs.task_of == number).sum()) for number, task in enumerate(pairs.tasks)}
     bad += found.pop("bad")
     return replace(report, rows=len(pairs), tasks=counts, bad=bad, unread=table.unread, only_first=first, shown=shown, **found)

@@ -163,7 +163,7 @@ def _stack(done: Products, part: str, blocks: Blocks, places: float, flow: _Flow
         last = line.name.rpartition(".")[2] in blocks.last
         _line(done, part, line, places * share, flow.passes, flow, training, last=last)
         if line.name in blocks.first and flow.adapted and not flow.enters:
-            lora = training.lora if flow.adapted else None
+            lora = _adapter(training, flow, line)
             done.needed[part] -= 2.0 * places * (line.size * _twice(lora) + (line.into * lora.rank if lora else 0))
 
 
@@ -171,7 +171,7 @@ def _line(
     done: Products, part: str, line: Line, places: float, inside: bool, flow: _Flow, training: Training, *, last: bool = False
 ) -> None:
     """Count one line at so many places; `inside` says whether what it reads leads to something that trains."""
-    lora = training.lora if flow.adapted else None
+    lora = _adapter(training, flow, line)
     forward = 2.0 * line.size * places * _twice(lora)
     _put(done, part, forward, forward * (inside + flow.trains), training)
     if flow.again and not (last and lora is None):
@@ -200,9 +200,14 @@ def _norms(done: Products, model: Anatomy, training: Training) -> None:
     found = {"language": ("language model", model.language.lines), "tower": ("tower", model.tower.lines)}
     for name in lora.parts:
         part, lines = found.get(name, ("projector", model.projector))
-        once = training.calls * sum(2.0 * line.into * lora.rank * (line.into + line.out) for line in lines)
+        once = training.calls * sum(2.0 * line.into * lora.rank * (line.into + line.out) for line in lines if lora.covers(line.name))
         done.needed[part] += once
         done.again[part] += once * (training.second + (training.checkpointing and name in found))
+
+
+def _adapter(training: Training, flow: _Flow, line: Line) -> AdapterConfig | None:
+    """Return the adapter of a line, where it has one."""
+    return training.lora if flow.adapted and training.lora is not None and training.lora.covers(line.name) else None
 
 
 def _twice(lora: AdapterConfig | None) -> float:

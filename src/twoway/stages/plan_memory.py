@@ -77,7 +77,9 @@ def trained(model: Anatomy, training: Training) -> float:
     """Count the parameters that train, the decoder's included."""
     if training.lora is not None:
         lora, lines = training.lora, {"language": model.language.lines, "tower": model.tower.lines, "projector": model.projector}
-        size = sum(lora.rank * (one.into + one.out) + lora.dora * one.out for part in lora.parts for one in lines[part])
+        size = sum(
+            lora.rank * (one.into + one.out) + lora.dora * one.out for part in lora.parts for one in lines[part] if lora.covers(one.name)
+        )
     elif training.train_layers:
         size = model.layer * training.train_layers + model.sizes["projector"]
         size += 0 if training.freeze_tower else model.sizes["tower"]

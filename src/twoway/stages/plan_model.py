@@ -84,6 +84,7 @@ class Anatomy:
     whole: int  # layers of the tower without windows
     vocabulary: int
     values: int  # of the pixels of an image token
+    area: int  # pixels that an image token covers
     layer: int  # parameters of one layer of the language model
 
     @property
@@ -163,6 +164,7 @@ def anatomy_of(name: str, config: Any) -> Anatomy:
         whole=whole,
         vocabulary=int(text.vocab_size),
         values=kernel[0].numel() * merged,
+        area=kernel.shape[-1] * kernel.shape[-2] * merged,
         layer=sum(one.numel() for one in parts.layers[0].parameters()),
     )  # fmt: skip
 

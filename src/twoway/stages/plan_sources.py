@@ -1,13 +1,14 @@
 """How long rows are where the data is not here: assumptions by format, each replaced by what the user says.
 
-A content is its words' tokens, its pictures, and the image tokens of each; a pair has two contents. The figures assume pictures at the size
-that the base's processor makes of a photograph of 700 x 550 pixels (500 tokens of 28 x 28 pixels) and of a page at 1,100,000 pixels (1,400
-tokens), captions of 140 tokens, web texts cut to 2,048. None is measured here: `twoway data check` measures a source that is there. Rows
-are the source's cap, or what a set is known to hold where it has none.
+A content is its words' tokens, its pictures, and the image tokens of each; a pair has two contents. The figures assume photographs of
+700 x 550 pixels and pages of 1700 x 2200, brought within the stage's `min_pixels` and `max_pixels`, captions of 140 tokens, web texts cut
+to 2,048. None is measured here: `twoway data check` measures a source that is there. Rows are the source's cap, or what a set is known to
+hold where it has none.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from twoway.data.mixture import SourceConfig
 
-_PHOTO, _PAGE = 500.0, 1400.0
+_PHOTO, _PAGE = 700.0 * 550.0, 1700.0 * 2200.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Content:
     text: float
     pictures: float = 0.0
     tokens: float = 0.0  # of one picture
+    pixels: float = 0.0  # of one picture whose tokens are not said
+
+    def shown(self, area: int, least: int | None, most: int | None) -> Content:
+        """Return it with the tokens that its pictures get, `area` pixels each, where they are brought within bounds."""
+        if self.tokens or not self.pixels:
+            return self
+        return replace(self, tokens=min(max(self.pixels, least or 0.0), most or math.inf) / area)
 
     @property
     def length(self) -> float:
@@ -45,20 +53,20 @@ class Means:
     assumed: bool = True
 
 
-_PAGES = Means(Content(40, 1, _PAGE))
-_SEARCHED = Means(Content(40), Content(10, 1, _PAGE))
+_PAGES = Means(Content(40, 1, pixels=_PAGE))
+_SEARCHED = Means(Content(40), Content(10, 1, pixels=_PAGE))
 ROWS: dict[str, Means] = {
     "dclm": Means(Content(1000)),
-    "pixelprose": Means(Content(140, 1, _PHOTO)),
-    "mammoth-vl": Means(Content(300, 1, _PHOTO)),
-    "mmeb-train": Means(Content(60, 1, _PHOTO)),
-    "docmatix": Means(Content(150, 1, _PAGE)),
+    "pixelprose": Means(Content(140, 1, pixels=_PHOTO)),
+    "mammoth-vl": Means(Content(300, 1, pixels=_PHOTO)),
+    "mmeb-train": Means(Content(60, 1, pixels=_PHOTO)),
+    "docmatix": Means(Content(150, 1, pixels=_PAGE)),
     "visrag": _PAGES,
     "colpali": _PAGES,
 }
 PAIRS: dict[str, Means] = {
-    "mmeb-train": Means(Content(60, 0.8, _PHOTO), Content(20, 0.3, _PHOTO)),
-    "mme5": Means(Content(60, 0.8, _PHOTO), Content(40, 0.3, _PHOTO)),
+    "mmeb-train": Means(Content(60, 0.8, pixels=_PHOTO), Content(20, 0.3, pixels=_PHOTO)),
+    "mme5": Means(Content(60, 0.8, pixels=_PHOTO), Content(40, 0.3, pixels=_PHOTO)),
     "visrag": _SEARCHED,
     "colpali": _SEARCHED,
     "e5": Means(Content(30), Content(150)),

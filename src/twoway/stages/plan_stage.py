@@ -60,6 +60,7 @@ def work_of(
     config, pairs = stage.config, stage.kind.name != "pretrain"
     means = [(one.label, means_of(one, said, pairs=pairs, where=stage.name)) for one in config.data]
     contrastive = isinstance(config, FinetuneConfig)
+    means = [(name, _shown(one, model.area, config)) for name, one in means]
     made = [_contents(one, config, contrastive=contrastive) for _, one in means]
     each = [sum(content.length * times for content, times in contents) for contents in made]
     listed = sum(one.rows or 0.0 for _, one in means)
@@ -107,6 +108,13 @@ def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float
         return own, ()
     note = f"{name}: read until {tokens:,.0f} tokens, as was asked; the recipe's own rows are {own:,.0f}, or {own * mean:,.0f} tokens"
     return tokens / mean, (note,)
+
+
+def _shown(means: Means, area: int, config: Any) -> Means:
+    """Return the means with pictures as large as the stage has them."""
+    content = means.content.shown(area, config.min_pixels, config.max_pixels)
+    answer = means.answer.shown(area, config.min_pixels, config.max_pixels) if means.answer is not None else None
+    return replace(means, content=content, answer=answer)
 
 
 def _contents(means: Means, config: Any, *, contrastive: bool) -> list[tuple[Content, float]]:

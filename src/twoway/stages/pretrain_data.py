@@ -28,6 +28,7 @@ from twoway.data.mixture import Mixture, open_mixture
 from twoway.data.policy import Policy
 from twoway.files import write_whole
 
+from .lost_rows import Lost, lost_rows
 from .next_token import NOTHING_MASKED
 from .run_stage import TABLES
 from .tables import data_folder, for_cuda, opening, table
@@ -60,6 +61,7 @@ class RowData:
     epochs: Epochs
     loader: Loader
     held: NDArray[np.int64]  # rows of the mixture that no epoch has
+    lost: tuple[Lost, ...] = ()  # sources that lose many rows
 
     def total(self, config: StageConfig) -> int:
         """Return the number of steps of the run."""
@@ -81,6 +83,7 @@ def open_data(
     masks = NOTHING_MASKED if config.objective == "causal" else config.mask
     whole_words = masks.unit == "word"
     encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
+    lost = lost_rows(mixture, encode, most=config.max_bad_share)
     ordinary = ordinary_ids(parts) if masks.random else None
     mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
@@ -89,7 +92,7 @@ def open_data(
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config))
-    return RowData(mixture, encode, mask, together, epochs, loader, held)
+    return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
 
 
 def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:

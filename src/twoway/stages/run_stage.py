@@ -38,6 +38,7 @@ from twoway.training.tracker import require_tracker
 from twoway.training.trainer import Trainer
 
 from .convert import _quiet
+from .lost_rows import Lost, LostRows
 from .plan_memory import choose_parallel
 from .stage_config import StageConfig
 from .stage_model import use_kernels
@@ -60,6 +61,7 @@ class StageData(Protocol):
     """The data of a run, as far as the skeleton knows it."""
 
     loader: Data
+    lost: tuple[Lost, ...]
 
     def total(self, config: Any) -> int:
         """Return the number of steps of the run."""
@@ -156,13 +158,15 @@ def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) 
         total = data.total(config)
         run = _run(stage, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
         if ranks.first:
-            same_run(out, run | {"shards": shards, "steps": total}, free=FREE, force=force)
+            lost = [str(one) for one in data.lost]
+            same_run(out, run | {"shards": shards, "steps": total} | ({"lost": lost} if lost else {}), free=FREE, force=force)
             write_whole(out / CONFIG, dump(config))
             # A model of an earlier end of this run (--force with more steps) is not this run's.
             (out / card.FILE).unlink(missing_ok=True)
             sys.stderr.write(_says_type(config, ranks, begun=bool(Checkpoints(out).steps())))
         ranks.wait()
-        trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=[stage.watch(prepared, data, config, out)])
+        events = [LostRows(data.lost), stage.watch(prepared, data, config, out)]
+        trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=events)
         if ranks.device.type != "cpu":
             decoder = getattr(prepared.task, "decoder", None)
             body, masks = getattr(decoder, "body", None), prepared.task.own_masks
@@ -226,7 +230,8 @@ def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Pr
         options = {key: value for key, value in _plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
         weights = stage.weights(out, config) if stage.weights is not None else None
-        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights)
+        lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
+        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights, notes=lost)
 
 
 def as_begun(config: C, out: Path) -> C:

@@ -10,6 +10,7 @@ from typing import Literal
 from twoway.data.batching import CostWeights
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
+from twoway.images import check_pixels
 from twoway.model.attn_implementation import AttnImplementation, by_part
 from twoway.training.config import TrainConfig
 
@@ -23,6 +24,12 @@ class AdapterConfig:
     dropout: float = 0.1
     dora: bool = False
     parts: tuple[Literal["language", "tower", "projector"], ...] = ("language",)
+    target_modules: tuple[str, ...] = ()  # linear layers of these parts by name, such as q_proj; default: all of them
+    init_lora_weights: Literal["default", "gaussian"] = "default"  # peft's own start, or N(0, 1 / rank); both leave the model as it is
+
+    def covers(self, name: str) -> bool:
+        """Say whether a linear layer of a chosen part gets an adapter."""
+        return not self.target_modules or name.rpartition(".")[2] in self.target_modules
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -40,6 +47,8 @@ class StageConfig(TrainConfig):
     max_steps: int | None = None  # default: as many as `epochs` make
     epochs: int = 1
     max_length: int = 2048
+    min_pixels: int | None = None  # smaller pictures are enlarged to this area, larger than max_pixels are shrunk to that;
+    max_pixels: int | None = None  # both are saved with the processor. Default: as the base's processor has it
     template: Literal["chat", "plain"] = "chat"
     budget: float = 12_800.0  # cost of a rank's batch, in text tokens
     cost: CostWeights = field(default_factory=CostWeights)  # of an image token and of a picture, for the budget
@@ -52,6 +61,7 @@ class StageConfig(TrainConfig):
     lora: AdapterConfig = field(default_factory=AdapterConfig)
     held_out: int = 128  # rows kept out of training to measure on (no more than a twentieth of all)
     on_bad: Literal["fail", "skip"] = "fail"
+    max_bad_share: float = 0.1  # a source of 1,000 rows or more that would lose more of them stops the run before its first step
     workers: int = 2
     prefetch: int = 2
     pin_memory: bool = True  # batches for a CUDA device lie in page-locked memory, so that they travel while it computes
@@ -71,5 +81,8 @@ class StageConfig(TrainConfig):
         for name in ("train_layers", "workers", "held_out"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UsageError(f"max_bad_share is a share from 0 to 1, not {self.max_bad_share}")
+        check_pixels(self.min_pixels, self.max_pixels)
         if not 0 < self.budget < math.inf:
             raise UsageError(f"budget is above 0, not {self.budget}")

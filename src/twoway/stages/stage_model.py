@@ -10,8 +10,9 @@ import torch
 
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
-from twoway.model import adapters, attn_implementation, backbone, card, kernels, mask_token, processor, proof
+from twoway.model import adapters, attn_implementation, backbone, card, kernels, mask_token, pixels, processor, proof
 from twoway.model.attention import Attention, declared, set_attention
+from twoway.model.layout import write_as
 from twoway.model.start import Start, open_start
 from twoway.training.task import Task
 
@@ -58,10 +59,15 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
     start.settings.require_trainable(start.name)
     parts = processor.load_processor(start.folder)
     processor.require_fit(start.model, parts)
+    pixels.set_pixels(start.model.config, parts, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     token = mask_token.ensure_mask_token(start.model, parts)
     processor.ensure_template(parts)
     start.settings.bake(parts)
+    if config.template == "plain":
+        write_as(parts, "plain")  # and so it is saved: what training saw is what `encode` gives
     longest = processor.set_max_length(start.model, parts, None)
+    if config.min_pixels is not None:
+        pixels.require_room(parts, min(longest, config.max_length))
     was = declared(start.model.config)
     if attention == "causal" and was != "causal":
         raise TwowayError(f"{start.name} is two-way already; start from a causal base, which this run would leave causal")
@@ -96,7 +102,16 @@ def choose(model: Any, config: StageConfig) -> Any:
         lora = config.lora
         if config.freeze_tower or config.train_layers:
             raise UsageError("with lora.rank only the adapters train: leave freeze_tower and train_layers out, and choose lora.parts")
-        adapted, _ = adapters.add_adapters(model, lora.parts, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, dora=lora.dora)
+        adapted, _ = adapters.add_adapters(
+            model,
+            lora.parts,
+            layers=lora.target_modules,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            dora=lora.dora,
+            init=lora.init_lora_weights,
+        )
         return adapted
     if config.freeze_tower:
         if found.tower is None:

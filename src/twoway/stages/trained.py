@@ -39,10 +39,11 @@ def finish(
     steps: int,
     pooling: str | None = None,
     weights: Path | None = None,
+    notes: tuple[str, ...] = (),
 ) -> card.Card:
     """Write the model of the last checkpoint into `out`, and return its card.
 
-    `pooling` stands instead of the base's own, `weights` (a folder) instead of the last checkpoint.
+    `pooling` stands instead of the base's own, `weights` (a folder) instead of the last checkpoint; `notes` are for the card's readers.
     """
     _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
@@ -84,7 +85,7 @@ def finish(
             prompts=prompts,
             licence=facts.get("licence") or start.licence,
             heads=saved_heads,
-            notes=_try(result, mode),
+            notes=(*_try(result, mode), *notes),
             chain=[*facts.get("chain", []), entry],
         )
         written.write(folder)

@@ -48,7 +48,9 @@ def end(out: Path, versions: dict[str, str], bad_rows: str) -> list[str]:
     """Return the last sections: bad rows, if there are any, and what the run was made with."""
     config = out / "config.yaml"
     run = {key: value for key, value in read_run(out).items() if key != "config"}
+    lost = [[one] for one in run.get("lost", ())]
     return [
+        section("Rows that are lost", "Sources of which this run cannot use over 1%.", table(("source and reason",), lost)) if lost else "",
         _bad(out / bad_rows),
         section(
             "Provenance",

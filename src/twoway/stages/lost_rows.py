@@ -1,0 +1,117 @@
+"""Rows that a run would lose, counted before its first step: what cannot be read, and pictures that alone are longer than a row.
+
+A picture's tokens are known from its size, so whether a page fits a row of `max_length` is known before anything is trained. A source of
+1,000 rows or more that would lose over 1% of them is named in a warning, in the run's record, its report and its card; one that would lose
+more than `max_bad_share` stops the run. A row whose first picture does not fit is left out, or where words stand before it, read without
+its pictures; either way it is not the row that was meant. What a row of pairs loses is any picture of its sides.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.data.lengths import decisive_pictures, room_for_pictures
+from twoway.errors import UsageError
+from twoway.training.trainer import Events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twoway.data.lengths import Encodes
+    from twoway.data.mixture import Mixture
+    from twoway.data.table import RowTable
+    from twoway.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+# Smaller sources are looked at by their owner; a share below this is what large sets have.
+ROWS, SAID = 1000, 0.01
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What one source would lose, and why."""
+
+    source: str
+    rows: int
+    unreadable: int
+    too_large: int
+    tokens: int  # of the largest picture that decides a row
+    room: int  # tokens that a row has for it
+    first: str = ""  # reason of the first row that cannot be read
+
+    @property
+    def share(self) -> float:
+        """The share of the source's rows."""
+        return (self.unreadable + self.too_large) / self.rows
+
+    def __str__(self) -> str:
+        why = [
+            f"{self.too_large:,} for a picture of up to {self.tokens:,} tokens, where a row has room for {self.room:,}"
+            if self.too_large
+            else "",
+            f"{self.unreadable:,} that cannot be read (the first: {self.first})" if self.unreadable else "",
+        ]
+        many = f"{self.unreadable + self.too_large:,} of {self.rows:,} rows ({self.share:.1%})"
+        return f"{self.source} loses {many}: {', '.join(one for one in why if one)}"
+
+
+def lost_rows(mixture: Mixture, encoder: Encodes, *, most: float, pairs: bool = False) -> tuple[Lost, ...]:
+    """Return the sources that would lose much; one that would lose more than the share `most` of its rows is refused."""
+    found, room = [], None
+    for source, table in zip(mixture.sources, mixture.tables, strict=True):
+        if len(table) + len(table.bad) < ROWS:
+            continue
+        room = room_for_pictures(encoder) if room is None else room
+        one = count_lost(source.label, table, encoder, room, pairs=pairs)
+        if one.share > SAID:
+            found.append(one)
+    worst = [one for one in found if one.share > most]
+    if worst:
+        large = "bound pictures with max_pixels or raise max_length" if any(one.too_large for one in worst) else "mend the source"
+        raise UsageError(f"{'; '.join(map(str, worst))}; {large}, or allow it with max_bad_share (now {most:g})")
+    return tuple(found)
+
+
+def count_lost(name: str, table: RowTable, encoder: Encodes, room: int, *, pairs: bool = False) -> Lost:
+    """Count what one source would lose."""
+    tokens = decisive_pictures(table, encoder, pairs=pairs)
+    large = int(np.count_nonzero(tokens > room))
+    first = str(table.bad[0]) if table.bad else ""
+    return Lost(name, len(table) + len(table.bad), len(table.bad), large, int(tokens.max(initial=0)), room, first)
+
+
+def too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: bool = False) -> list[str]:
+    """Say, where rows are looked at before any run, how many have a picture that fits no row; nothing where none has."""
+    found: list[str] = []
+    if encoder is None:
+        return found
+    for table in tables:
+        one = count_lost("", table, encoder, room_for_pictures(encoder), pairs=pairs)
+        if one.too_large:
+            many = (
+                f"{one.too_large:,} of {one.rows:,} rows have a picture of up to {one.tokens:,} tokens, and a row has room for {one.room:,}"
+            )
+            found.append(f"{many}; bound pictures with max_pixels, or raise max_length")
+    return found
+
+
+class LostRows(Events):
+    """Says before the first step what is lost."""
+
+    def __init__(self, lost: Sequence[Lost]) -> None:
+        self.lost = lost
+
+    def start(self, trainer: Trainer) -> None:
+        """Warn."""
+        if trainer.ranks.first:
+            for one in self.lost:
+                log.warning("%s", one)
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Put the number into the log, beside the first entry."""
+        return {"rows_lost": sum(one.unreadable + one.too_large for one in self.lost)} if self.lost and not trainer.step else {}
