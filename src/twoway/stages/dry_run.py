@@ -18,6 +18,7 @@ import torch
 from twoway.data.patches import PatchGeometry
 from twoway.data.table_sharing import shared_tables
 from twoway.errors import TwowayError
+from twoway.model.layout import write_as
 from twoway.model.pixels import set_pixels
 from twoway.model.source import locate
 from twoway.model.start import open_reader
@@ -187,9 +188,11 @@ def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
     for one in chain[1:]:
         if isinstance(one.job.config, ConvertConfig):
             limits.append(one.job.config.max_length)
-    # From the base on, as each stage leaves its bounds in the processor that it saves.
+    # From the base on, as each stage leaves its bounds and its template in the processor that it saves.
     for one in reversed(chain):
         least, most = (getattr(one.job.config, name, None) for name in ("min_pixels", "max_pixels"))
         set_pixels(config, processor, min_pixels=least, max_pixels=most)
+        if getattr(one.job.config, "template", None) == "plain":
+            write_as(processor, "plain")
     geometry = PatchGeometry.of(config, processor)
     return Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))

@@ -114,7 +114,8 @@ def row_costs(
 ) -> Costs:
     """Estimate what every row costs, or read what was estimated when the run began."""
     weights = weights or config.cost
-    said = [mixture.digest(), encode.max_length, config.template, vars(weights)]
+    bounds = [config.min_pixels, config.max_pixels]
+    said = [mixture.digest(), encode.max_length, config.template, vars(weights), *([bounds] if any(bounds) else [])]
     path = table(folder, "costs", said, prepared, ".npy")
     if not path.exists():
         made, content = measure(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
