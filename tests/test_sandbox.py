@@ -98,7 +98,7 @@ def test_neither_ctrl_c_nor_a_kill_leaves_a_child_behind(sandbox, tmp_path, ende
     path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(seconds)],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as parent:

@@ -7,8 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from twoway.content import ContentError, Text
-from twoway.data import parquet
+from twoway.data import find_parquet, parquet
+from twoway.data.policy import Policy
 from twoway.data.sources import open_source
+from twoway.data.table import open_table
 from twoway.errors import TwowayError, UsageError
 
 RED = (255, 0, 0)
@@ -122,3 +124,41 @@ def test_numbers_that_are_none_are_null_in_what_rows_keep(tmp_path):
     path = table(tmp_path / "rows.parquet", [{"text": "a", "score": nan, "deep": [{"of": [nan, 1.5, float("-inf")]}]}])
     (document,) = open_source(path)
     assert document.meta == {"score": None, "deep": [{"of": [None, 1.5, None]}]}
+
+
+@pytest.mark.parametrize("how", ["stream", "table"])
+def test_a_date_out_of_range_is_a_bad_row(tmp_path, how):
+    path = tmp_path / "rows.parquet"
+    columns = {"text": ["a", "b"], "far": pyarrow.array([0, 2**62], pyarrow.duration("s"))}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(ContentError, match=r"rows.parquet:2: the row cannot be read"):
+        list(open_source(path)) if how == "stream" else [open_table(str(path)).read(1)]
+
+
+@pytest.mark.parametrize("how", ["stream", "table"])
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["text", "text"], "has the column text twice"),
+        (["text", "more"], r"more in row group 1 unpacks from [\d,]+ to [\d,]+ bytes"),
+    ],
+)
+def test_a_file_that_names_a_column_twice_or_is_a_bomb_is_refused(tmp_path, monkeypatch, how, columns, words):
+    monkeypatch.setattr(parquet, "_LARGE", 1 << 20)
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b" * (8 << 20)])], names=columns)
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    with pytest.raises(TwowayError, match=words):
+        list(open_source(path)) if how == "stream" else open_table(str(path))
+
+
+def test_one_value_in_very_many_rows_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(find_parquet, "_GROUP_BYTES", 16 << 20)
+    path = tmp_path / "rows.parquet"
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), pyarrow.array(["b" * 100_000]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, store_schema=False)
+    before = pyarrow.total_allocated_bytes()
+    with pytest.raises(TwowayError, match=r"every row .* is bad .*:1: the row cannot be read \(its row group unpacks to more than 16 MB"):
+        open_table(str(path), policy=Policy("skip"))
+    assert pyarrow.total_allocated_bytes() - before < 1 << 20
+    assert len(list(open_source(path))) == 2000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from twoway.content import ContentError, Image, Text
@@ -38,7 +40,7 @@ def written(objects, lock=""):
     body, offsets = b"%PDF-1.4\n", {}
     for number, value in objects.items():
         offsets[number] = len(body)
-        body += f"{number} 0 obj{value}endobj\n".encode()
+        body += f"{number} 0 obj{value}endobj\n".encode("latin-1")
     start, size = len(body), max(objects) + 1
     body += f"xref\n0 {size}\n0000000000 65535 f \n".encode()
     for number in range(1, size):
@@ -180,3 +182,42 @@ def test_a_path_is_one_of_the_folder_that_the_reader_is_in(write, tmp_path, monk
         write(f"{name}/a.pdf", pdf((name, 100, 100)))
         monkeypatch.chdir(tmp_path / name)
         assert next(iter(open_source("a.pdf"))).texts == (name,)
+
+
+def rc4(key, data):
+    """Return the data under RC4, which old PDFs are encrypted with."""
+    state, j = list(range(256)), 0
+    for i in range(256):
+        j = (j + state[i] + key[i % len(key)]) % 256
+        state[i], state[j] = state[j], state[i]
+    i, j, out = 0, 0, bytearray()
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + state[i]) % 256
+        state[i], state[j] = state[j], state[i]
+        out.append(byte ^ state[(state[i] + state[j]) % 256])
+    return bytes(out)
+
+
+@pytest.mark.parametrize("password", [b"", b"secret"])
+def test_a_pdf_that_anyone_may_open_is_read_although_it_is_encrypted(write, password):
+    """By the standard's algorithms 2 and 4, with 40 bits: `password` is the one that opens it."""
+    padding = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+    owner, name, rights = b"O" * 32, b"C" * 16, -4
+    padded = (password + padding)[:32]
+    key = hashlib.md5(padded + owner + rights.to_bytes(4, "little", signed=True) + name).digest()[:5]
+    content = rc4(hashlib.md5(key + (4).to_bytes(3, "little") + bytes(2)).digest()[:10], b"BT /F 12 Tf 10 50 Td (Hello) Tj ET")
+    objects = {
+        1: "<</Type/Catalog/Pages 2 0 R>>",
+        2: "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        3: "<</Type/Page/Parent 2 0 R/MediaBox[0 0 100 100]/Resources<</Font<</F 5 0 R>>>>/Contents 4 0 R>>",
+        4: f"<</Length {len(content)}>>stream\n{content.decode('latin-1')}\nendstream",
+        5: "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        6: f"<</Filter/Standard/V 1/R 2/P {rights}/O<{owner.hex()}>/U<{rc4(key, padding).hex()}>>>",
+    }
+    path = write("a.pdf", written(objects, f"/Encrypt 6 0 R/ID[<{name.hex()}><{name.hex()}>]"))
+    if password:
+        with pytest.raises(ContentError, match=r"a\.pdf: the PDF is encrypted; save it without a password"):
+            list(open_source(path))
+    else:
+        assert [document.texts for document in open_source(path)] == [("Hello",)]

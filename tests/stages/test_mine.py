@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from full_disk import disk_full
 from twoway.cli import main
 from twoway.data.mixture import SourceConfig
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.embedding import open_embedder
-from twoway.errors import UsageError
+from twoway.errors import TwowayError, UsageError
 from twoway.stages import mine as stage
 from twoway.stages.mine import mine
 from twoway.stages.mine_choose import Choice
@@ -180,6 +181,20 @@ def test_a_killed_run_goes_on_and_gives_the_same(engine, data, tmp_path):
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     mine(engine, data, tmp_path / "killed", choice=Choice(negatives=3), part_rows=9)
     assert read(tmp_path / "killed") == read(tmp_path / "whole")
+
+
+def test_a_full_disk_is_said_wherever_it_comes_and_the_same_command_goes_on(engine, data, tmp_path):
+    mine(engine, data, tmp_path / "whole", choice=Choice(negatives=3), part_rows=9)
+    largest = max(path.stat().st_size for path in tmp_path.rglob("whole*/**/*") if path.is_file())
+    ends = 0
+    for room in (64, 1024, 4096, 8192, 16384, 32768):
+        if room < largest:
+            with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while writing"):
+                mine(engine, data, tmp_path / "full", choice=Choice(negatives=3), part_rows=9)
+            ends += 1
+    assert ends >= 3
+    mine(engine, data, tmp_path / "full", choice=Choice(negatives=3), part_rows=9)
+    assert read(tmp_path / "full") == read(tmp_path / "whole")
 
 
 def test_another_choice_needs_no_embedding_and_another_folder(engine, data, tmp_path, monkeypatch):

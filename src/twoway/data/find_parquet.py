@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..content import ContentError, Document, Place
 from ..errors import TwowayError
 from .finders import Base
-from .parquet import parquet_files
+from .parquet import parquet_files, require_sound
 from .rows import require_columns
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Row groups in memory, in one process, and the size from which a row group is worth a warning.
 _CACHE_BYTES, _LARGE_GROUP = 256 << 20, 64 << 20
+# What one row group may unpack to: a value that stands once in a file may be one of millions of rows. And so many rows at a time.
+_GROUP_BYTES, _BATCH_ROWS = 4 << 30, 256
 # Files that one source has open at a time: a folder may hold more than a process may open.
 _OPEN_FILES = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16)
 _log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ class ParquetFinder(Base):
         place = Place(self.label, int(self.paths[number].stem) + row + 1) if self.label else Place(str(self.paths[number]), row + 1)
         try:
             values = self._row(number, row)
-        except ValueError as error:  # text that is not UTF-8, dates out of range
+        except (ValueError, ArithmeticError) as error:  # text that is not UTF-8, dates out of range
             raise ContentError(f"the row cannot be read ({error})", place) from error
         return self._document(values, place, self.root if self.label else self.paths[number].parent)
 
@@ -105,7 +107,10 @@ class ParquetFinder(Base):
         """Return one row as plain values."""
         _, starts = self._open(number)
         group = bisect.bisect_right(starts, row) - 1
-        return self._group(number, group).slice(row - starts[group], 1).to_pylist()[0]
+        found = self._group(number, group)
+        if not found.num_rows:
+            raise ValueError(f"its row group unpacks to more than {_GROUP_BYTES >> 20:,} MB; write it with a smaller row_group_size")
+        return found.slice(row - starts[group], 1).to_pylist()[0]
 
     def _open(self, number: int) -> tuple[Any, list[int]]:
         """Return a file and the first row of each of its groups, the number of rows at the end."""
@@ -120,6 +125,7 @@ class ParquetFinder(Base):
                 table = pyarrow.parquet.ParquetFile(self.paths[number])
             except (OSError, pyarrow.ArrowException) as error:
                 raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+            require_sound(table, self.paths[number])
             rows = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
             files[number] = table, [0, *itertools.accumulate(rows)]
         files.move_to_end(number)
@@ -131,6 +137,18 @@ class ParquetFinder(Base):
 
         self._mark = self._mark or object()
         try:
-            return GROUPS.get((self._mark, number, group), lambda: self._open(number)[0].read_row_group(group))
+            return GROUPS.get((self._mark, number, group), lambda: self._unpack(number, group))
         except (OSError, pyarrow.ArrowException) as error:
             raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+
+    def _unpack(self, number: int, group: int) -> Any:
+        """Read a row group; one beyond the bound is an empty table."""
+        import pyarrow
+
+        table, batches, size = self._open(number)[0], [], 0
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+            batches.append(batch)
+            size += batch.nbytes
+            if size > _GROUP_BYTES:
+                return table.schema_arrow.empty_table()
+        return pyarrow.Table.from_batches(batches, schema=table.schema_arrow)

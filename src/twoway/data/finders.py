@@ -150,7 +150,7 @@ class DiskFinder(Base):
         try:
             # As Arrow, because plain rows would come with their pictures decoded.
             row = self._rows()[at[1] : at[1] + 1].to_pylist()[0]
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             raise ContentError(f"the row cannot be read ({error})", place) from error
         return self._document(row, place, self.path)
 
