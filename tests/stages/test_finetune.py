@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from cut_off import cut_off, same_bits
+from full_disk import disk_full
 from pair_toys import USUAL, pair_file
 from twoway.cli import main
 from twoway.config import load
@@ -119,6 +120,18 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows,
     assert [line.get("loss") for line in read_log(out)] == [line.get("loss") for line in read_log(whole)]
     for name in ("weights.safetensors", "state.json"):
         assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
+
+
+def test_a_full_disk_ends_a_run_with_a_line_wherever_it_comes_and_the_same_command_goes_on(whole, tiny_model, rows, tmp_path):
+    out = tmp_path / "full"
+    options = USUAL | {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
+    weights = (whole / "model.safetensors").stat().st_size
+    for room in (64, 3000, weights // 2, weights - 1):  # of settings, of the log, of weights
+        with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while writing"):
+            finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
+        assert not (out / "model.safetensors").exists()
+    finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
+    same_bits(out / "model.safetensors", whole / "model.safetensors")
 
 
 def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, rows, tmp_path):
