@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from twoway import sandbox as module
+from twoway.embedding import ahead
 from twoway.sandbox import SANDBOX, BoundError, Sandbox, SandboxError
 
 CALLS = """
@@ -86,6 +88,7 @@ def test_a_forked_process_has_a_child_of_its_own(sandbox, monkeypatch):
 
 ENDLESS = """
 import sys
+import threading
 from twoway.sandbox import SANDBOX
 SANDBOX.call("child_calls:pid", {}, seconds=1, memory=1 << 30)
 print(SANDBOX._process.pid, flush=True)
@@ -107,3 +110,19 @@ def test_neither_ctrl_c_nor_a_kill_leaves_a_child_behind(sandbox, tmp_path, ende
         parent.wait(timeout=300)
     ended = subprocess.run(["tail", f"--pid={child}", "-f", os.devnull], timeout=300, check=False)
     assert ended.returncode == 0
+
+
+def test_who_leaves_early_waits_for_no_row_that_takes_its_time(monkeypatch):
+    """Ctrl-C while a page is rendered ahead: the thread that waits for it ends later, by itself."""
+    monkeypatch.setattr(ahead, "_PATIENCE", 0.01)
+    end = threading.Event()
+
+    def rows():
+        yield 1
+        end.wait()
+
+    given = ahead.read_ahead(rows(), 2)
+    assert next(given) == 1
+    given.close()
+    assert not end.is_set()
+    end.set()
