@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from twoway.sandbox import serve; serve(int(sys.argv[2]))"
+_PIECE = 128 << 10  # bytes; a line takes no more at a time, and asks for room for all that it waits for
 _WAITING, _STARTING = 10, 60  # times the bound of processor seconds, and seconds besides
 
 
@@ -57,7 +58,7 @@ class Sandbox:
                 if not line.poll(_WAITING * seconds + _STARTING):
                     raise BoundError(f"gives no answer in {_WAITING * seconds + _STARTING} seconds")
                 answer = json.loads(line.recv_bytes())
-                data = line.recv_bytes() if answer.get("data") else b""
+                data = b"".join(line.recv_bytes() for _ in range(answer.get("pieces", 0)))
             except (EOFError, OSError):
                 raise BoundError(_why(self.close(), seconds, memory)) from None
             except BaseException:  # Ctrl-C too: an answer that nobody waits for must not meet the next question
@@ -127,14 +128,14 @@ def serve(line: int) -> None:
             _bound(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
             _bound(resource.RLIMIT_AS, memory)
             value, data = called(**given)
-            answer = json.dumps({"value": value, "data": bool(data)})
+            answer = json.dumps({"value": value, "pieces": -(-len(data) // _PIECE)})
         except MemoryError:
             answer, data = json.dumps({"error": None}), b""
         except Exception as error:
             answer, data = json.dumps({"error": getattr(error, "reason", None) or str(error) or type(error).__name__}), b""
         connection.send_bytes(answer.encode())
-        if data:
-            connection.send_bytes(data)
+        for at in range(0, len(data), _PIECE):
+            connection.send_bytes(data[at : at + _PIECE])
 
 
 def _bound(kind: int, most: int) -> None:
