@@ -57,7 +57,7 @@ def step(task: Task, batches: Sequence[Batch], out: Path, monkeypatch: pytest.Mo
     def far_ranks(ranks: Any, *_: Any) -> None:
         ranks.device, ranks.rank, ranks.count = DEVICE, 0, 1
 
-    def share(_ranks: Any, task: Task, _parallel: Any) -> Task:
+    def share(_ranks: Any, task: Task, _parallel: Any, _dtype: str) -> Task:
         moved(task)
         return task
 

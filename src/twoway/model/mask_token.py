@@ -44,7 +44,7 @@ def ensure_mask_token(model: PreTrainedModel, processor: Any, *, wanted: str | N
     tokenizer = getattr(processor, "tokenizer", processor)
     vocabulary = tokenizer.get_vocab()
     # Which reserved token is used least is read off its weights, and a model without any is told.
-    wanted = wanted or SKELETON.get()
+    wanted = SKELETON.get() if wanted is None else wanted
     if wanted is not None and not wanted.strip():
         raise UsageError("--mask-token is empty; name a token such as <|mask|>")
     if wanted is not None and wanted in vocabulary:

@@ -114,8 +114,9 @@ def clear_damaged(place: Place) -> None:
     except UsageError:
         raise
     except Exception as error:
-        if _SLOW.search(str(error)):  # a machine that is too busy to answer says nothing of what is on its disk
-            raise TwowayError(_trouble(place, error)) from error
+        cause = error.__cause__ or error
+        if _SLOW.search(str(cause)):  # a machine that is too busy to answer says nothing of what is on its disk
+            raise TwowayError(_trouble(place, cause if isinstance(cause, Exception) else error)) from error
         with write_errors(place.file):
             shutil.rmtree(place.file)
 

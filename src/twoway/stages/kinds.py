@@ -106,7 +106,7 @@ EVALUATE = Kind(
     marker=RESULTS,
     makes_model=False,
     free=frozenset({"device", "cache", "processes"}),
-    later=frozenset({"attention"}),
+    later=frozenset({"attention", "min_pixels", "max_pixels"}),
     opening=frozenset({"pooling", "attention", "template"}),
 )
 MINE = Kind(
