@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families study study-quick study-large samples base clean
+.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,12 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 
 families: setup ## try every family of transformers and write docs/families.md (minutes)
 	$(BIN)/python -m scripts.families --write docs/families.md
+
+rehearsal: setup ## a step of each stage of each full-size recipe, on random models of real geometry with few layers (needs npm)
+	$(BIN)/python -m tools.rehearsal
+
+rehearsal-3b: setup ## convert, check and embed with one whole random model of 3.75 billion parameters (24 GB of memory, npm)
+	$(BIN)/python -m tools.rehearsal --whole
 
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak

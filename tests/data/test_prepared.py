@@ -88,6 +88,14 @@ def test_a_pass_that_was_cut_off_goes_on(jsonl, tmp_path, small_blocks, monkeypa
     assert not list((tmp_path / "kept").glob("*.part"))
 
 
+def test_a_bad_row_that_was_mended_in_its_pictures_file_is_looked_at_again(jsonl, png, tmp_path):
+    data = jsonl({"image": "late.png", "text": "here soon"}, name="late.jsonl")
+    with pytest.raises(TwowayError, match=r"late\.png does not exist"):
+        open_table(str(data), folder=tmp_path / "kept")
+    (tmp_path / "late.png").write_bytes(png(size=(4, 4)))
+    assert len(open_table(str(data), folder=tmp_path / "kept")) == 1
+
+
 def test_of_two_at_once_the_second_waits_and_takes_what_the_first_found(jsonl, tmp_path, small_blocks, monkeypatch, caplog):
     spec, begun, go, whole, found = str(jsonl(*({"text": "a"},) * 9)), [], threading.Event(), tables._look, []
 

@@ -253,7 +253,8 @@ def _looked(spec: str, finder: Finder, cap: int | None, policy: Policy, parts: P
 
     def finish(number: int, wait: Callable[[], _Looked]) -> _Looked:
         found = wait()
-        if parts is not None and not (path := _part(parts, number)).exists():
+        # What is bad may be mended before the next try, also in a picture's own file, which no key knows of.
+        if parts is not None and not found.bad and not (path := _part(parts, number)).exists():
             parts.mkdir(parents=True, exist_ok=True)
             write_whole(path, _packed(found))
         for error in found.bad:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
+# A file of weights stays mapped while any tensor of it is held: small ones keep the peak low while a model is brought to float32.
+SHARD = "1GB"
 TRANSFORMER = Transformer.config_file_name
 _LIBRARY = "sentence_transformers."
 # What is written anew for the result, and what sentence-transformers loads a model with and does not save.
@@ -237,7 +239,7 @@ def _literal(value: Any) -> str:
 def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     """Write weights and processor as transformers does."""
     with disk_errors():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=SHARD)
         processor.save_pretrained(folder)
 
 

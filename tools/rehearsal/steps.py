@@ -1,0 +1,202 @@
+"""A step of each stage of each full-size recipe, through the program itself, and a table of what the model reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twoway.data.encode import Encoder
+from twoway.data.mixture import open_mixture
+from twoway.data.pair_mixture import open_pairs
+from twoway.data.patches import PatchGeometry
+from twoway.errors import TwowayError
+from twoway.model import pixels
+from twoway.model.backbone import load_config
+from twoway.model.processor import load_processor
+from twoway.stages.recipe import StageRecipe, read_recipe
+
+from .contents import PAGES, PHOTOS, Contents
+from .models import Size, build
+from .rows import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from twoway.content import Document
+
+HOME = Path(__file__).parents[2]
+# Each full-size recipe with the family of its stand-in: those of Qwen2.5-VL's sizes have its own, and Qwen3-VL reads the 7B model's.
+RECIPES = {
+    "moca-3b": "qwen2_5_vl",
+    "moca-7b": "qwen3_vl",
+    "two-way-no-pretraining": "qwen2_5_vl",
+    "causal-plus-continued-pretraining": "qwen3_vl",
+    "cocoa-2b": "qwen2_5_vl",
+    "vlm2vec-2b": "qwen2_5_vl",
+    "mme5-like": "qwen3_vl",
+}
+PAIRS = 2  # a batch of fine-tuning
+# What a step on two cores can hold; everything else is the recipe's.
+SMALL: dict[str, Any] = {
+    "max_steps": 1, "shards": 1, "workers": 1, "budget": 3_200, "batch_rows": 2, "batch": PAIRS, "small_tasks": "keep",
+    "device": "cpu", "parallel": "ddp", "gradient_checkpointing": "false", "held_out": 0, "on_bad": "fail",
+}  # fmt: skip
+
+
+@dataclass
+class Source:
+    """What a model reads of one source: counts over all of its rows (of pairs, over all sides)."""
+
+    stage: str
+    name: str
+    rows: int = 0
+    documents: int = 0
+    pictures: int = 0
+    least: int = 1 << 30
+    most: int = 0
+    picture_tokens: int = 0
+    cut: int = 0
+    lost_pictures: int = 0
+
+    def add(self, tokens: int, images: int, pictures: int, *, cut: bool, lost: int) -> None:
+        """Count one document."""
+        self.documents += 1
+        self.pictures += pictures
+        self.least, self.most = min(self.least, tokens), max(self.most, tokens)
+        self.picture_tokens += images
+        self.cut += cut
+        self.lost_pictures += lost
+
+
+def rehearse(out: Path, recipes: Sequence[str]) -> int:
+    """Rehearse these recipes and write `report.md`."""
+    began = time.monotonic()
+    out = out.resolve()
+    world = World(out / "world", Contents(HOME / "samples"))
+    lines = [f"On {_machine()}.", ""]
+    for name in recipes:
+        family, path = RECIPES[name], HOME / "recipes" / f"{name}.yaml"
+        model = build(family, Size(), out / "models" / f"{family}-{Size().label}")
+        stages = read_recipe(path, [f"base={model}"]).stages
+        for stage in stages:
+            world.make(stage.config.data)
+        os.chdir(world.folder)
+        took = _run(path, model, out / "runs" / name, stages)
+        lines += [f"## {name}, on a {family}", "", f"A step of each stage: {took:.0f} s.", "", *_table(_read(model, stages)), ""]
+        _write(out / "report.md", lines)
+    lines += ["## Pictures", "", *_grids(out)]
+    lines += ["", f"{time.monotonic() - began:.0f} s in all."]
+    _write(out / "report.md", lines)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _run(recipe: Path, model: Path, out: Path, stages: Sequence[StageRecipe]) -> float:
+    """Run a recipe whole; every stage ends with a model, and no row is bad."""
+    shutil.rmtree(out, ignore_errors=True)
+    words = [f"{stage.name}.{key}={value}" for stage in stages for key, value in SMALL.items() if _takes(stage, key)]
+    command = [sys.executable, "-m", "twoway", "run", str(recipe), str(out), f"base={model}", *words]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=Path.cwd(), check=False)  # noqa: S603
+    if done.returncode:
+        raise TwowayError(f"{recipe.name} ended with {done.returncode}: {' '.join(command[2:])}")
+    for stage in stages:
+        folder = out / stage.folder
+        if not (folder / stage.kind.marker).exists():
+            raise TwowayError(f"{recipe.name}: {stage.name} left no {stage.kind.marker}")
+        bad = folder / "bad-rows.jsonl"
+        if bad.exists() and bad.read_text():
+            raise TwowayError(f"{recipe.name}: {stage.name} dropped rows, see {bad}")
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for stage in stages:  # only what is looked at stays: weights of many runs fill a disk
+        for file in (out / stage.folder).rglob("*.safetensors"):
+            file.unlink()
+    return time.monotonic() - began
+
+
+def _takes(stage: StageRecipe, key: str) -> bool:
+    """Say whether a stage has a setting; fine-tuning's batch is its pairs."""
+    return key in stage.kind.keys and not (key == "batch_rows" and stage.kind.name == "finetune")
+
+
+def _read(model: Path, stages: Sequence[StageRecipe]) -> Iterator[Source]:
+    """Encode every row of every source as its stage does."""
+    config = load_config(model)
+    for stage in stages:
+        given = stage.config
+        processor = load_processor(model)
+        bounds = {name: getattr(given, name) for name in ("min_pixels", "max_pixels")}
+        pixels.set_pixels(config, processor, **bounds)
+        encoder = Encoder(processor, PatchGeometry.of(config, processor), max_length=given.max_length, template=given.template)
+        for source in given.data:
+            found = Source(stage.name, source.label)
+            for document in _documents(stage.kind.name, source):
+                example = encoder("", document)
+                tokens, images = len(example.words), int(example.image_tokens.sum())
+                found.add(tokens, images, len(document.images), cut=example.cut, lost=example.images_cut)
+            found.rows = len(
+                open_pairs([source], folder=Path("copies"))
+                if stage.kind.name == "finetune"
+                else open_mixture([source], folder=Path("copies"))
+            )
+            yield found
+
+
+def _documents(kind: str, source: Any) -> Iterator[Document]:
+    """Return every document of a source: of a pair, both sides and its negatives."""
+    if kind == "finetune":
+        pairs = open_pairs([source], folder=Path("copies"))
+        for row in range(len(pairs)):
+            pair = pairs.read(row)[1]
+            yield from (pair.query, pair.positive, *pair.negatives)
+        return
+    mixture = open_mixture([source], folder=Path("copies"))
+    for row in range(len(mixture)):
+        yield mixture.read(row)[1]
+
+
+def _table(sources: Iterator[Source]) -> list[str]:
+    head = ("stage", "source", "rows", "documents", "pictures", "tokens, least", "most", "of pictures", "cut", "pictures lost")
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * 2}{'---:|' * (len(head) - 2)}"]
+    for one in sources:
+        total = (one.rows, one.documents, one.pictures, one.least, one.most, one.picture_tokens, one.cut, one.lost_pictures)
+        lines.append(f"| {one.stage} | {one.name} | " + " | ".join(f"{number:,}" for number in total) + " |")
+    return lines
+
+
+def _grids(out: Path) -> list[str]:
+    """Say how many tokens a picture of each size is, under the family's own bounds and under MoCa's."""
+    bounds = json.loads(json.dumps({"min_pixels": 200_704, "max_pixels": 802_816}))
+    columns: list[tuple[str, Any]] = []
+    for family in dict.fromkeys(RECIPES.values()):
+        model = out / "models" / f"{family}-{Size().label}"
+        if not model.exists():
+            continue
+        for name, given in (("its own", {"min_pixels": None, "max_pixels": None}), ("MoCa's", bounds)):
+            processor = load_processor(model)
+            pixels.set_pixels(load_config(model), processor, **given)
+            columns.append((f"{family}, {name} bounds", processor))
+    lines = [f"| picture | {' | '.join(name for name, _ in columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for size in (*PAGES, *PHOTOS):
+        counts = [f"{pixels.see(processor, size).tokens:,}" for _, processor in columns]
+        lines.append(f"| {size[0]} x {size[1]} | {' | '.join(counts)} |")
+    return lines
+
+
+def _machine() -> str:
+    """Say what machine this is."""
+    import torch
+
+    return f"{os.cpu_count()} cores ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
