@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from transformers import initialization
 
 from twoway.files import fresh_folder
 from twoway.world.packages import Package, fetch
@@ -76,7 +77,7 @@ def _weights(config: Any, seed: int) -> PreTrainedModel:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with transformers.initialization.no_init_weights():
+        with initialization.no_init_weights():
             model = transformers.AutoModelForImageTextToText.from_config(config)
     finally:
         torch.set_default_dtype(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.data.encode import Encoder
 from twoway.data.mixture import open_mixture
 from twoway.data.pair_mixture import open_pairs
+from twoway.data.pair_rows import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.model import pixels
@@ -142,29 +142,19 @@ def _read(model: Path, stages: Sequence[StageRecipe]) -> Iterator[Source]:
         encoder = Encoder(processor, PatchGeometry.of(config, processor), max_length=given.max_length, template=given.template)
         for source in given.data:
             found = Source(stage.name, source.label)
-            for document in _documents(stage.kind.name, source):
-                example = encoder("", document)
-                tokens, images = len(example.words), int(example.image_tokens.sum())
-                found.add(tokens, images, len(document.images), cut=example.cut, lost=example.images_cut)
-            found.rows = len(
-                open_pairs([source], folder=Path("copies"))
-                if stage.kind.name == "finetune"
-                else open_mixture([source], folder=Path("copies"))
-            )
+            opened = (open_pairs if stage.kind.name == "finetune" else open_mixture)([source], folder=Path("copies"))
+            found.rows = len(opened)
+            for row in range(found.rows):
+                for document in _documents(opened.read(row)[1]):
+                    example = encoder("", document)
+                    tokens, images = len(example.words), int(example.image_tokens.sum())
+                    found.add(tokens, images, len(document.images), cut=example.cut, lost=example.images_cut)
             yield found
 
 
-def _documents(kind: str, source: Any) -> Iterator[Document]:
-    """Return every document of a source: of a pair, both sides and its negatives."""
-    if kind == "finetune":
-        pairs = open_pairs([source], folder=Path("copies"))
-        for row in range(len(pairs)):
-            pair = pairs.read(row)[1]
-            yield from (pair.query, pair.positive, *pair.negatives)
-        return
-    mixture = open_mixture([source], folder=Path("copies"))
-    for row in range(len(mixture)):
-        yield mixture.read(row)[1]
+def _documents(row: Any) -> Iterator[Document]:
+    """Return the documents of a row: of a pair, both sides and its negatives."""
+    yield from (row.query, row.positive, *row.negatives) if isinstance(row, PairRow) else (row,)
 
 
 def _table(sources: Iterator[Source]) -> list[str]:
@@ -178,7 +168,7 @@ def _table(sources: Iterator[Source]) -> list[str]:
 
 def _grids(out: Path) -> list[str]:
     """Say how many tokens a picture of each size is, under the family's own bounds and under MoCa's."""
-    bounds = json.loads(json.dumps({"min_pixels": 200_704, "max_pixels": 802_816}))
+    bounds = {"min_pixels": 200_704, "max_pixels": 802_816}
     columns: list[tuple[str, Any]] = []
     for family in dict.fromkeys(RECIPES.values()):
         model = out / "models" / f"{family}-{Size().label}"
