@@ -219,12 +219,13 @@ def test_a_model_that_stays_causal_is_refused(tiny_model: Callable[[str], Path],
 def test_a_full_disk_leaves_nothing(
     failure: Exception, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: object, folder: Path) -> None:
+    def fail(_self: object, folder: Path, **_options: object) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise failure
 
+    source = tiny_model("qwen2_vl")
     monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", fail)
-    refused(tmp_path, tiny_model("qwen2_vl"), "no space left")
+    refused(tmp_path, source, "no space left")
 
 
 def test_an_interrupt_leaves_nothing(tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

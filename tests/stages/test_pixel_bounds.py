@@ -156,14 +156,14 @@ def test_a_text_model_and_a_model_in_memory_take_no_bounds(tiny_model, base):
         open_embedder(open_embedder(base), max_pixels=10_000)
 
 
-def test_a_key_of_a_recipe_bounds_all_of_its_stages(tmp_path):
+def test_a_key_of_a_recipe_bounds_all_of_its_trainings_and_an_evaluation_keeps_what_the_model_has(tmp_path):
     from twoway.stages.recipe import read_recipe
 
     path = tmp_path / "recipe.yaml"
     path.write_text(
         "base: b\nmax_pixels: 802_816\ndata: [{spec: rows.jsonl}]\nstages: {pretrain: {}, finetune: {max_pixels: 401_408}, evaluate: {}}\n"
     )
-    assert [one.config.max_pixels for one in read_recipe(path).stages] == [802_816, 401_408, 802_816]
+    assert [one.config.max_pixels for one in read_recipe(path).stages] == [802_816, 401_408, None]
     assert load(PretrainConfig, None, ["max_pixels=5"]).max_pixels == 5
 
 

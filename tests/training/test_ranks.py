@@ -213,3 +213,22 @@ def test_the_port_is_taken_before_a_rank_hears_of_it():
     for store in stores:
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind((HOST, store.port))
+
+
+class Ending:
+    """A rank that is killed between two questions about it."""
+
+    def __init__(self):
+        self.asked, (self.sentinel, self.end) = 0, os.pipe()
+
+    @property
+    def exitcode(self):
+        self.asked += 1
+        return None if self.asked == 1 else -9
+
+    def join(self):
+        """Nothing to wait for."""
+
+
+def test_a_rank_that_ends_between_two_questions_is_seen():
+    assert launch_module._watch([rank := Ending()]) is rank

@@ -92,10 +92,11 @@ def _watch(ranks: list[Any]) -> Any:
     alive = list(ranks)
     while alive and time.monotonic() < deadline:
         wait([rank.sentinel for rank in alive], timeout=1.0)
-        failed = next((rank for rank in ranks if rank.exitcode not in (None, 0)), None)
+        alive = [rank for rank in alive if rank.exitcode is None]
+        # Asked after it: one that ends between the two questions counts as alive once more, and is not overlooked.
+        failed = next((rank for rank in ranks if rank not in alive and rank.exitcode != 0), None)
         first = first or failed
         deadline = min(deadline, time.monotonic() + PATIENCE) if failed else deadline
-        alive = [rank for rank in alive if rank.exitcode is None]
         if failed:
             # A rank that waits in a collective for a dead one does not see a signal handler's flag.
             time.sleep(0.5)
