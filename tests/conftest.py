@@ -25,6 +25,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TWOWAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture
+def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are forked from a process that has read the libraries, once for all tests; runs spawn them, which costs each rank seconds."""
+    import multiprocessing
+
+    from twoway.training import launch
+
+    multiprocessing.set_forkserver_preload(["twoway.training.trainer", "twoway.training.launch", "twoway.stages.kinds"])
+    monkeypatch.setattr(launch, "START", "forkserver")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return `tiny_model(family) -> folder`; see `tiny.FAMILIES` and `tiny.TEXT_FAMILIES`. Copy a folder before changing it."""

@@ -84,6 +84,7 @@ def test_batches_of_a_step_see_each_other(tiny_model):
 
 
 @pytest.mark.xdist_group("ranks")
+@pytest.mark.usefixtures("quick_ranks")
 def test_two_ranks_have_the_gradients_of_one(tiny_model, tmp_path):
     folder = str(tiny_model("qwen2_vl"))
     options = {"learn_temperature": True, "symmetric": True, "dims": (8, 32)}

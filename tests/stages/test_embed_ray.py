@@ -70,6 +70,7 @@ def same(folder, reference):
     assert np.abs(vectors - true).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_ray_goes_on_where_the_plain_engine_was_stopped_and_leaves_the_same(cluster, tiny_encoder, data, tmp_path):
     how = {"device": "cpu", "on_bad": "skip", "shard_rows": SHARD}
     model = tiny_encoder("qwen2_vl")

@@ -16,7 +16,7 @@ from twoway.stages.finetune import finetune
 from twoway.training.launch import launch
 from twoway.training.progress import read_log
 
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.usefixtures("quick_ranks")]
 KILLS = 20
 
 

@@ -19,7 +19,7 @@ from twoway.stages.stage_config import AdapterConfig
 from twoway.training import ranks as between
 from twoway.training.launch import launch
 
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.usefixtures("quick_ranks")]
 
 # What each of two ranks has in one step: no pictures, no words, several pictures in a row, nothing drawn, no row at all.
 LORA = AdapterConfig(rank=2, dropout=0.0, dora=True, parts=("language", "tower"))

@@ -25,7 +25,7 @@ from twoway.training.progress import read_log
 from twoway.training.ranks import Ranks
 
 # Each rank is a process that imports torch: tests that start some run in one worker, in turn, and leave the others a processor.
-pytestmark = pytest.mark.xdist_group("ranks")
+pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.usefixtures("quick_ranks")]
 
 STEPS = 10
 NEAR = {"rtol": 1e-5, "atol": 1e-6}  # sums in another order, in float32

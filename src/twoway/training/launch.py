@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 HOST = "127.0.0.1"
+START = "spawn"  # a fork of a process that has looked for GPUs cannot use them
 PATIENCE = 30.0  # seconds that the other ranks have to leave after one failed
 
 
 def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
     """Run `function(*args)` in `nproc` new processes that know of each other; raise what the first to fail raised."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START)
     failures = context.SimpleQueue()
     store = _store()
     ranks = [

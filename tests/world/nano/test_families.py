@@ -18,8 +18,10 @@ from twoway.world.nano.optimiser import MuonAndAdamW
 
 from .streams import of_kind
 
+QUICK = ("idefics3", "qwen2_vl")  # the others are slow: a family costs half a minute
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+
+@pytest.fixture(scope="module", params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(FAMILIES)])
 def nano(request, corner):
     from .conftest import TINY
 
