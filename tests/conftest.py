@@ -74,3 +74,21 @@ def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Tem
         return built[name]
 
     return get
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """Return `hub(id, folder)`, which has this folder answer to a hub id, as if it had been fetched before."""
+    from huggingface_hub import constants
+
+    home = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+
+    def put(name: str, folder: Path) -> None:
+        place = home / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs/main").write_text("0" * 40)
+        (place / "snapshots").mkdir()
+        (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+
+    return put

@@ -8,6 +8,8 @@ none of both (`internvl`), sliding windows (`gemma3`), no chat template (`palige
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,38 @@ def build(family: str, folder: Path) -> Path:
         randomise(model)
     model.save_pretrained(out)
     processor.save_pretrained(out)
+    return out
+
+
+SAID = "Represent the user's input."
+FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+# As Qwen3-VL-Embedding is published: a system turn of its own, the assistant's header behind the content, and the state there.
+CALLED = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {
+        "text": FORWARD, "image": FORWARD, "video": FORWARD, "message": {**FORWARD, "format": "structured"},
+    },
+    "module_output_name": "token_embeddings",
+    "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+    "unpad_inputs": False,
+}  # fmt: skip
+
+
+def published(model: Path, out: Path, *, behind: tuple[torch.nn.Module, ...] = (), **said: Any) -> Path:
+    """Save a tiny model in the layout of a published encoder."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    shutil.copytree(model, out)
+    (out / "sentence_bert_config.json").write_text(json.dumps(CALLED | said.pop("called", {})))
+    settings = {"prompts": {"default": SAID, "search": "Find: "}, "default_prompt_name": "default", "similarity_fn_name": "cosine"}
+    (out / "config_sentence_transformers.json").write_text(json.dumps(settings | said))
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    for number, module in enumerate(behind or (Pooling(32, "lasttoken"), Normalize()), 1):
+        place = f"{number}_{type(module).__name__}"
+        (out / place).mkdir()
+        module.save(str(out / place))
+        modules.append({"idx": number, "name": str(number), "path": place, "type": f"{type(module).__module__}.{type(module).__name__}"})
+    (out / "modules.json").write_text(json.dumps(modules))
     return out
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 import twoway
 from snippets import BLOCK, PAGES, PLACEHOLDER, ROOT, SHELL, blocks, check, commands, name
+from tiny import published
 from twoway.cli import VERBS, main
 from twoway.config import load
 from twoway.errors import UsageError
@@ -65,7 +66,7 @@ HUB = "Qwen/Qwen2-VL-2B-Instruct"
 
 
 @pytest.fixture
-def folder(tiny_encoder, tiny_model, tmp_path, monkeypatch):
+def folder(tiny_encoder, tiny_model, hub, tmp_path, monkeypatch):
     """Fill a folder with what the pages speak of."""
     for place in ("pictures", "scans", "papers", "more"):
         (tmp_path / place).mkdir()
@@ -93,6 +94,7 @@ def folder(tiny_encoder, tiny_model, tmp_path, monkeypatch):
         if (ROOT / place).exists():
             (tmp_path / place).symlink_to(ROOT / place)
     (tmp_path / "hub").symlink_to(tiny_model("qwen2_vl"))
+    hub("Qwen/Qwen3-VL-Embedding-2B", published(tiny_model("qwen3_vl"), tmp_path / "published"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 import plain
 import twoway
+from tiny import CALLED, SAID, published
 from twoway.content import Document, Image, Text
 from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError
@@ -24,35 +24,6 @@ from twoway.model import start
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-SAID = "Represent the user's input."
-FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
-# As Qwen3-VL-Embedding is published: a system turn of its own, the assistant's header behind the content, and the state there.
-CALLED = {
-    "transformer_task": "feature-extraction",
-    "modality_config": {
-        "text": FORWARD, "image": FORWARD, "video": FORWARD, "message": {**FORWARD, "format": "structured"},
-    },
-    "module_output_name": "token_embeddings",
-    "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
-    "unpad_inputs": False,
-}  # fmt: skip
-
-
-def published(model: Path, out: Path, *, behind: tuple[torch.nn.Module, ...] = (), **said: Any) -> Path:
-    """Save a tiny model in the layout of a published encoder."""
-    shutil.copytree(model, out)
-    (out / "sentence_bert_config.json").write_text(json.dumps(CALLED | said.pop("called", {})))
-    settings = {"prompts": {"default": SAID, "search": "Find: "}, "default_prompt_name": "default", "similarity_fn_name": "cosine"}
-    (out / "config_sentence_transformers.json").write_text(json.dumps(settings | said))
-    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
-    for number, module in enumerate(behind or (Pooling(32, "lasttoken"), Normalize()), 1):
-        place = f"{number}_{type(module).__name__}"
-        (out / place).mkdir()
-        module.save(str(out / place))
-        modules.append({"idx": number, "name": str(number), "path": place, "type": f"{type(module).__module__}.{type(module).__name__}"})
-    (out / "modules.json").write_text(json.dumps(modules))
-    return out
 
 
 def vectors(folder: Path, **how: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import argparse
 
     from twoway.stages.embed_ray import Cluster
+    from twoway.stages.embed_write import EmbedResult
 
 HELP = """Embed any amount of text, pictures, pages or all of them into a folder of Parquet files, and go on where it was stopped.
 
@@ -102,12 +103,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
         return 0
-    bad = f", {result.bad:,} bad and listed in {result.out}/bad-rows.jsonl" if result.bad else ""
-    rate = f"{result.embedded / max(result.seconds, 1e-9):,.1f} a second"
-    did = f"{result.embedded:,} embedded now, {rate}" if result.embedded else "all of them were there already"
-    sys.stdout.write(f"{result.out}: {result.vectors:,} vectors of {result.dim} x {result.precision}{bad}; {did}\n")
+    sys.stdout.write(line(result) + "\n")
     if args.recall:
         lines = [f"  {form:18s} {share:.3f}" for form, share in result.recall.items()]
         said = ["recall at 10 against whole float32 vectors, on a sample of the rows embedded now", *lines]
         sys.stdout.write("\n".join(said if lines else ["recall: too few rows were embedded now to measure it"]) + "\n")
     return 0
+
+
+def line(result: EmbedResult) -> str:
+    """Say what lies in a folder of vectors."""
+    bad = f", {result.bad:,} bad and listed in {result.out}/bad-rows.jsonl" if result.bad else ""
+    rate = f"{result.embedded / max(result.seconds, 1e-9):,.1f} a second"
+    did = f"{result.embedded:,} embedded now, {rate}" if result.embedded else "all of them were there already"
+    return f"{result.out}: {result.vectors:,} vectors of {result.dim} x {result.precision}{bad}; {did}"

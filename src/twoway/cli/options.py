@@ -27,7 +27,7 @@ _OPENING = (
 )
 
 
-def add_opening(parser: argparse.ArgumentParser) -> None:
+def add_opening(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Declare how a model that gives vectors is opened."""
     parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
     parser.add_argument(
@@ -55,7 +55,7 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     add_attn_implementation(parser)
 
 
-def add_attn_implementation(parser: argparse.ArgumentParser) -> None:
+def add_attn_implementation(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Declare which attention kernel a model uses."""
     parser.add_argument(
         "--attn-implementation",
@@ -92,7 +92,7 @@ def json_text(found: Any) -> str:
     return json.dumps(found, ensure_ascii=plain, indent=2) + "\n"
 
 
-def add_on_bad(parser: argparse.ArgumentParser, *, listed: str = "bad-rows.jsonl") -> None:
+def add_on_bad(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, listed: str = "bad-rows.jsonl") -> None:
     """Declare what becomes of a bad row."""
     parser.add_argument(
         "--on-bad",

@@ -114,7 +114,7 @@ function recall() {
 
 function describe(index) {
   find("about").replaceChildren(`${number(index.count)} ${index.count === 1 ? "item" : "items"}`, el("span", { title: index.model }, results.short(index.model)));
-  if (!index.count) notice("The index is empty.", "Add to it with ", "twoway index DATA --db PATH", ".");
+  if (!index.count) notice("The index is empty.", "Add to it with ", "twoway index DATA --model MODEL --db PATH", ".");
 }
 
 function notice(first, before, command, after) {
