@@ -31,6 +31,31 @@ def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[
     return built
 
 
+def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: object = None) -> Config:
+    """Build a dataclass from Python's own values by the same types, with the same errors, groups as dicts or as their dataclasses.
+
+    They stand over the values of `over`, as words stand over a file; `where` is said in errors.
+    """
+    tree = _of_values(values, where)
+    if over is not None:
+        tree = layer(_of_values(_plain(over), where), tree)
+    built: Config = build(cls, tree, "")
+    return built
+
+
+def _of_values(values: Mapping[str, Any], where: str) -> Given:
+    """Turn Python's values into a tree, each through the YAML that it would be written as."""
+    children = {}
+    for key, value in values.items():
+        try:
+            node = yaml.compose(yaml.safe_dump(_plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
+        except yaml.representer.RepresenterError as error:
+            raise UsageError(f"{where}: {key} cannot be of the type {type(error.args[-1]).__name__}") from error
+        assert node is not None  # null is written out
+        children[key] = _tree(node, where, None)
+    return Given(where, children=children)
+
+
 def put_words(root: Given, words: Sequence[str]) -> None:
     """Put `key=value` words into a tree, over what it says."""
     seen: set[str] = set()
@@ -145,4 +170,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        return value.item()  # a number of numpy's or torch's
     return str(value) if isinstance(value, Path) else value

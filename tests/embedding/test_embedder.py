@@ -55,6 +55,31 @@ def test_the_vectors_are_those_of_encode(family, tiny_encoder):
     assert np.abs(engine.array(documents) - alone).max() < 1e-5
 
 
+def test_plain_strings_pictures_and_rows_are_documents(tiny_encoder, tmp_path):
+    engine = open_embedder(tiny_encoder("qwen2_vl"), device="cpu")
+    first = picture(1)
+    first.save(tmp_path / "a.png")
+    plain = ["w4 w5", "a.png", first, tmp_path / "a.png", [{"text": "w7"}, first, "w8"], {"image": first, "text": "w7"}, Text("w9")]
+    parts = [
+        (Text("w4 w5"),),
+        (Text("a.png"),),  # a text that looks like a path is a text
+        (Image(first),),
+        (Image(first),),
+        (Text("w7"), Image(first), Text("w8")),
+        (Image(first), Text("w7")),
+        (Text("w9"),),
+    ]
+    assert np.abs(engine.array(plain) - engine.array([Document(one) for one in parts])).max() < 1e-5
+    with pytest.raises(UsageError, match="several documents are expected, not a single str; put it into a list"):
+        engine.array("w4 w5")
+    with pytest.raises(ContentError, match="documents:2: the image of part 1 is a number"):
+        engine.array(["w4", 3])
+    with pytest.raises(ContentError, match="documents:1: it has the unknown key 'txt'; did you mean text"):
+        engine.array([{"txt": "w4"}])
+    with pytest.raises(UsageError, match="open_embedder has no option 'widnow'; did you mean window"):
+        open_embedder("no model", widnow=3)
+
+
 def text(words):
     return Document((Text(words),))
 

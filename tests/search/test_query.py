@@ -67,6 +67,13 @@ def test_a_row_is_found_by_itself(shelf, engine):
     assert "n0" not in [hit.item.id for hit in near]
 
 
+def test_pictures_are_taken_as_they_come(shelf, engine):
+    path = shelf / "data/0.png"
+    for image in (str(path), path.read_bytes(), PILImage.open(path)):
+        found = twoway.find(shelf / "db", image=image, k=1, side="document", model=engine)
+        assert (found[0].item.id, round(found[0].score, 3)) == ("n0", 1.0)
+
+
 def refused(said, *args, **options):
     with pytest.raises(TwowayError, match=said):
         twoway.find(*args, **options)
@@ -83,6 +90,9 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     refused("no item with the id 'n9'", db, like="n9")
     refused(r"no field 'yaer'; did you mean year\?", db, "x", where="yaer > 1", model="a model that is never opened")
     refused("k is 1 or more, not 0", db, like="n0", k=0)
+    refused(r"find has no option 'filter'; did you mean where\? \(there are: db, text, image", db, "x", filter="year > 1")
+    refused("find has no option 'devise'; did you mean device", db, "x", devise="cpu")
+    refused("the image of part 1 is a number, not a path, bytes or a PIL image", db, image=3, model=engine)
     refused("a hybrid search needs words", db, image=shelf / "data/0.png", hybrid=True, model=engine)
     refused("does not exist", db, image=shelf / "data/none.png", model=engine)
     twoway.index(shelf / "vectors", tmp_path / "db")

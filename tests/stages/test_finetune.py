@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from twoway.model import card
 from twoway.stages.check import check
 from twoway.stages.contrastive_task import ContrastiveConfig
 from twoway.stages.convert import convert
-from twoway.stages.finetune import finetune
+from twoway.stages.finetune import STAGE, finetune
 from twoway.stages.finetune_config import FinetuneConfig
+from twoway.stages.run_stage import configure
+from twoway.stages.stage_config import AdapterConfig
 from twoway.training.progress import read_log
 
 
@@ -42,6 +45,31 @@ def whole(tiny_model, rows, tmp_path_factory):
     result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL, eval_data=(PairSource(str(rows), name="again"),), eval_rows=5)
     assert (result.steps, result.resumed) == (6, 0)
     return out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch": "16"}, "finetune: batch takes a whole number, not '16'"),
+        ({"batch_size": 16}, r"finetune: unknown key batch_size; did you mean batch\?"),
+        ({"loss": {"temprature": 0.02}}, r"finetune: unknown key loss.temprature; did you mean loss.temperature\?"),
+        ({"loss": 0.02}, "finetune: loss takes a group of keys .*, not '0.02'"),
+        ({"pooling": "maen"}, "finetune: pooling takes .*, not 'maen'"),
+        ({"lr": object()}, "finetune: lr cannot be of the type object"),
+        ({"batch": 0}, "finetune: batch is at least"),
+    ],
+)
+def test_options_of_python_are_read_as_the_commands_are(options, said):
+    with pytest.raises(UsageError, match=said):
+        finetune("no base is looked for", "nowhere", "rows.jsonl", **options)
+
+
+def test_groups_may_be_dicts_and_stand_over_a_configuration():
+    given = FinetuneConfig(loss=ContrastiveConfig(margin=0.1), lr=1e-4)
+    made = configure(STAGE, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(rank=4), "seed": np.int64(3)})
+    assert made == replace(
+        given, loss=ContrastiveConfig(margin=0.1, temperature=0.02), lora=AdapterConfig(rank=4), seed=3, data=(PairSource("rows.jsonl"),)
+    )
 
 
 def test_the_result_is_a_plain_two_way_checkpoint_that_says_what_it_was_trained_with(whole, tiny_model):

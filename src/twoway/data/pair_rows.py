@@ -9,18 +9,20 @@ headers serves pairs too; the pair itself lies in its `meta`, and `pair_of` take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..content import ContentError, Document, Place
-from ..errors import did_you_mean
+from PIL import Image as PILImage
+
+from ..content import ContentError, Document, Place, Text
+from ..errors import UsageError, did_you_mean
 from ..images import DEFAULT, Limits
 from .rows import COLUMNS, Watched, parts_of_messages, parts_of_row, unwrap
 
 if TYPE_CHECKING:
     from collections import Counter
-    from pathlib import Path
 
 _PAIR = "pair"
 # What the two sides of a row may be called.
@@ -28,6 +30,10 @@ QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", 
 _NEGATIVES = "negative"
 # A side may stand in several columns: `query_image` and `query_text`, say.
 BESIDE = ("", "_image", "_images", "_text")
+
+
+# What Python may give where a document is asked for (`document_of`).
+Content = Document | str | bytes | Path | PILImage.Image | Mapping[str, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,14 @@ def pair_of(document: Document) -> PairRow:
     if not isinstance(found, PairRow):
         raise ContentError("the row is a document and no pair of query and positive", document.place)
     return found
+
+
+def named_sides(document: Document) -> Mapping[str, tuple[Document, ...]]:
+    """Return the sides of a row by their names; a row that is no pair has its text alone."""
+    pair = document.meta.get(_PAIR)
+    if not isinstance(pair, PairRow):
+        return {"text": (document,)}
+    return {"query": (pair.query,), "positive": (pair.positive, *pair.others), "negative": pair.negatives}
 
 
 def as_document(pair: PairRow) -> Document:
@@ -157,12 +171,29 @@ def _side(value: Any, name: str, place: Place, root: Path | None, limits: Limits
         raise ContentError(f"{name}: {error.reason}", place) from error
 
 
+def document_of(value: object, place: Place | None = None) -> Document:
+    """Return what Python gives as a document: one as it is; a text, a picture, a list of parts, or an object with a document's columns."""
+    if isinstance(value, Document):
+        return value
+    try:
+        return Document.from_parts(unwrap(parts_of(value)), place=place)
+    except ContentError as error:
+        raise ContentError(error.reason, place) from error
+
+
+def documents_of(values: object) -> Iterator[Document]:
+    """Return documents out of what `document_of` takes; a single one, whose letters or parts would be taken for several, is refused."""
+    if isinstance(values, str | bytes | Mapping | Document) or not isinstance(values, Iterable):
+        raise UsageError(f"several documents are expected, not a single {type(values).__name__}; put it into a list")
+    return (one if isinstance(one, Document) else document_of(one, Place("documents", number)) for number, one in enumerate(values, 1))
+
+
 def parts_of(value: Any) -> list[Any]:
     """Return the parts of a side, however it is written."""
     if value is None:
         raise ContentError("it is null")
-    if isinstance(value, str):
-        return [{"text": value}]
+    if isinstance(value, str | Text):
+        return [{"text": value if isinstance(value, str) else value.text}]
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         return [{"image": value}]
     if isinstance(value, Mapping):

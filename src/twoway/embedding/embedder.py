@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 
+from ..data.pair_rows import documents_of
 from ..errors import TwowayError, UsageError
 from ..images import DEFAULT, Limits
 from .fingerprint import fingerprint
@@ -26,7 +27,7 @@ from .prompts import prompt_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..content import Document
+    from ..data.pair_rows import Content
     from .one_pass import Refuse, Vector
     from .prompts import Side
 
@@ -92,14 +93,14 @@ class Embedder:
             raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
         return prompt_of(self.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
 
-    def array(self, documents: Iterable[Document], **kwargs: Any) -> Vector:
-        """Return the vectors of documents as rows of a matrix, in order; the options are those of `embed`."""
+    def array(self, documents: Iterable[Content], **kwargs: Any) -> Vector:
+        """Return the vectors of documents as rows of a matrix, in order; documents and options are those of `embed`."""
         rows = [vector for _, vector in self.embed(documents, ordered=True, **kwargs)]
         return np.stack(rows) if rows else np.zeros((0, kwargs.get("dim") or self.dimension), np.float32)
 
     def embed(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Content],
         *,
         side: Side | None = None,
         instruction: str | None = None,
@@ -110,12 +111,14 @@ class Embedder:
     ) -> Iterator[tuple[int, Vector]]:
         """Yield (number of the document, counted from 0; its vector), as they come or in order.
 
+        Texts, PIL pictures, paths of pictures (`Path`), lists of parts, and objects with the columns of a document are taken as documents.
         `dim` keeps the first numbers of each vector, brought back to length 1 where the model's vectors have it. A document that cannot be
         embedded raises its `ContentError`, or goes to `refuse` and has no vector.
         """
         prompt = self.check(side=side, instruction=instruction, prompt_name=prompt_name, dim=dim)
         run = Pass(self, prompt, {} if side is None else {"task": side}, dim, refuse)
-        return _in_order(run.results(documents)) if ordered else (pair for pair in run.results(documents) if pair[1] is not None)
+        given = documents_of(documents)
+        return _in_order(run.results(given)) if ordered else (pair for pair in run.results(given) if pair[1] is not None)
 
 
 def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:

@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from ..content import ContentError, Document
+from ..data.pair_rows import documents_of
 from ..errors import UsageError
 from ..processes import CONTEXT, Team
 from .batches import size_in_memory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from ..data.pair_rows import Content
     from .one_pass import Refuse, Vector
     from .prompts import Side
 
@@ -80,7 +82,7 @@ class Embedders(Embedder):
 
     def embed(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Content],
         *,
         side: Side | None = None,
         instruction: str | None = None,
@@ -92,7 +94,7 @@ class Embedders(Embedder):
         """See `Embedder.embed`; vectors always come in order."""
         how: dict[str, Any] = {"side": side, "instruction": instruction, "prompt_name": prompt_name, "dim": dim}
         self.check(**how)
-        return self._results(documents, how, refuse)
+        return self._results(documents_of(documents), how, refuse)
 
     def _results(self, documents: Iterable[Document], how: dict[str, Any], refuse: Refuse | None) -> Iterator[tuple[int, Vector]]:
         begun: deque[tuple[int, Any]] = deque()

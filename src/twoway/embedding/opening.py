@@ -8,6 +8,8 @@ same folder through `convert` gives the same vectors, where both are asked for t
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,10 @@ from ..model.attn_implementation import use as use_kernels
 from ..model.layout import number_as_text, write_as
 from ..model.pixels import set_pixels
 from ..model.start import open_start, warn_of_chat
-from .embedder import Embedder
+from .embedder import Embedder, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ..model.attention import Attention
@@ -61,6 +64,7 @@ def open_embedder(
     kernel's name, or one for each part (see `model.attn_implementation`); `min_pixels` and `max_pixels` bound
     the area that pictures are brought to.
     """
+    require_options(open_embedder, settings)
     bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
     check_pixels(**bounds)
     if isinstance(model, Embedder | SentenceTransformer) and any(bounds.values()):
@@ -105,6 +109,20 @@ def open_embedder(
     engine = Embedder.of(sentence, name=str(model), **settings)
     engine.read_as = how
     return engine
+
+
+def require_options(
+    function: Callable[..., Any], given: Mapping[str, Any], *, also: Sequence[str] = (), elsewhere: Mapping[str, str] | None = None
+) -> None:
+    """Refuse further options of a function that opening a model does not know; `elsewhere` are names that others have for what it takes."""
+    opening = {*inspect.signature(open_embedder).parameters, *(field.name for field in dataclasses.fields(Settings)), *also}
+    own = [name for name, one in inspect.signature(function).parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    known = list(dict.fromkeys([*own, *sorted(opening - {"model", "settings"})]))
+    for name in given:
+        if name not in known:
+            meant = (elsewhere or {}).get(name)
+            near = f"; did you mean {meant}?" if meant else did_you_mean(name, known)
+            raise UsageError(f"{function.__name__} has no option {name!r}{near} (there are: {', '.join(known)})")
 
 
 def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | None]) -> None:

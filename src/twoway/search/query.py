@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image as PILImage
+
 from ..content import Document, Image, Text
 from ..errors import TwowayError, UsageError
 from .opening import open_store
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from .store import Hit, Store
 
 
+Picture = str | Path | bytes | Image | PILImage.Image
+# Names that the command and others have for what `find` is told.
+_ELSEWHERE = {"filter": "where", "top_k": "k", "limit": "k", "n": "k", "query": "text", "as": "side"}
+
+
 class Finder:
     """An open index and its model, for many questions."""
 
@@ -28,10 +35,11 @@ class Finder:
         self.store, self.engine = store, engine
 
     def vector(
-        self, text: str | None, image: Image | None = None, *, side: Side | None = "query", instruction: str | None = None
+        self, text: str | None, image: Picture | None = None, *, side: Side | None = "query", instruction: str | None = None
     ) -> NDArray[np.float32]:
-        """Return the vector of a question, cut to the length of those in the index."""
-        parts: list[Part] = [part for part in (image, Text(text) if text else None) if part is not None]
+        """Return the vector of a question, cut to the length of those in the index; a picture is a path, bytes, or PIL's."""
+        parts: list[Part] = [] if image is None else [*Document.from_parts([{"image": image}]).parts]
+        parts += [Text(text)] if text else []
         if not parts:
             raise UsageError("nothing is asked: give words, a picture, or both")
         vector: NDArray[np.float32] = self.engine.array(
@@ -42,7 +50,7 @@ class Finder:
     def search(
         self,
         text: str | None = None,
-        image: Image | None = None,
+        image: Picture | None = None,
         *,
         k: int = 10,
         where: str | None = None,
@@ -73,7 +81,7 @@ def check_model(store: Store, engine: Embedder) -> None:
 def find(
     db: str | Path,
     text: str | None = None,
-    image: str | Path | Image | None = None,
+    image: Picture | None = None,
     *,
     like: str | None = None,
     k: int = 10,
@@ -86,7 +94,11 @@ def find(
     **opening: Any,
 ) -> list[Hit]:
     """Open an index and its model and answer one question; `like` asks for what is near an item. `Finder` keeps both open for more."""
-    if like is not None and (text or image):
+    if opening:
+        from ..embedding.opening import require_options
+
+        require_options(find, opening, elsewhere=_ELSEWHERE)
+    if like is not None and (text or image is not None):
         raise UsageError("--like asks by an item; leave the words and the picture out")
     if like is None and not text and image is None:
         raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
@@ -106,7 +118,6 @@ def find(
                 raise
             raise type(error)(f"{error} (the model that {db} names; where it lies elsewhere now, say so with --model)") from error
         finder = Finder(store, engine)
-        picture = image if image is None or isinstance(image, Image) else Image(Path(image))
-        return finder.search(text, picture, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
+        return finder.search(text, image, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
     finally:
         store.close()

@@ -17,6 +17,7 @@ from twoway.data.progress import steps
 from twoway.embedding import Embedder
 from twoway.embedding.ahead import read_ahead
 from twoway.embedding.many import open_embedders
+from twoway.embedding.opening import require_options
 from twoway.embedding.precision import require
 from twoway.embedding.prompts import prompt_of
 from twoway.errors import UsageError
@@ -77,6 +78,7 @@ def embed(
 
     With a `cluster` the work is done by Ray, on all of its machines.
     """
+    require_options(embed, opening, also=("processes",))
     if shard_rows < 1:
         raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
     sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi)

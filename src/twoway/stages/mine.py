@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twoway.config import fill
 from twoway.data.mixture import MINED, SourceConfig, open_source_table
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import BAD_ROWS, OnBad, Policy
 from twoway.data.progress import steps
 from twoway.embedding.many import open_embedders
+from twoway.embedding.opening import require_options
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
@@ -33,7 +36,7 @@ from .mine_score import Miner, Vectors
 from .tables import data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from twoway.embedding import Embedder
 
@@ -63,7 +66,7 @@ def mine(
     out: str | Path,
     *,
     corpus: Sequence[str | Path | SourceConfig] = (),
-    choice: Choice | None = None,
+    choice: Choice | Mapping[str, Any] | None = None,
     query_prompt: Mapping[str, Any] | None = None,
     document_prompt: Mapping[str, Any] | None = None,
     vectors: str | Path | None = None,
@@ -77,7 +80,8 @@ def mine(
     `opening` goes to `open_embedders`: with several processes, or on a machine with several GPUs, all of them embed.
     Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
     """
-    out, choice = Path(out), choice or Choice()
+    require_options(mine, opening, also=("processes",))
+    out, choice = Path(out), fill(Choice, choice, "mine: choice") if isinstance(choice, Mapping) else choice or Choice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")

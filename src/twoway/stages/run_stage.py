@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 import yaml
 
-from twoway.config import dump
+from twoway.config import dump, fill
 from twoway.data.mixture import SourceConfig
 from twoway.data.policy import BAD_ROWS
-from twoway.errors import UsageError, did_you_mean
+from twoway.errors import UsageError
 from twoway.files import disk_errors, write_whole
 from twoway.model import attn_implementation, backbone, card
 from twoway.model.source import first_line
@@ -127,13 +127,10 @@ def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, 
 
 def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConfig], options: dict[str, Any]) -> C:
     """Put the parts of a call together: `options` are fields of the stage's configuration, `data` stands instead of its sources."""
-    known = [option.name for option in dataclasses.fields(stage.config)]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"{stage.name} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
-    made = dataclasses.replace(config or stage.config(), **options)
+    made = fill(stage.config, options, stage.name, over=config) if options else config or stage.config()
     if data:
-        made = dataclasses.replace(made, data=tuple(stage.source(one) if isinstance(one, str) else one for one in data))
+        named = [data] if isinstance(data, str | Path | SourceConfig) else data
+        made = dataclasses.replace(made, data=tuple(stage.source(str(one)) if isinstance(one, str | Path) else one for one in named))
     if not made.data:
         raise UsageError("no data is named; pass --data SPEC, or a recipe that names some")
     return made
