@@ -8,8 +8,10 @@ import json
 import pytest
 from PIL import Image
 
+from twoway.cli import main
 from twoway.cli.data import run
 from twoway.cli.parser import Parser
+from twoway.data.pair_mixture import open_pairs
 from twoway.errors import UsageError
 from twoway.stages.data_check import check_data
 from twoway.stages.pair_check import check_pairs, pairs_of
@@ -58,6 +60,22 @@ def test_pictures_in_a_column_that_is_not_read_are_said(data, capsys):
     pairs.write_text(json.dumps({"query": "a cat", "positive": "Katze", "images": ["a.png"]}) + "\n")
     (found,) = check_pairs(str(pairs), pairs_of(str(pairs), [], pairs=True)).sources
     assert (found.ok, found.unread) == (True, {"images": 1})
+
+
+def test_texts_that_name_pictures_are_said_once_and_stay_texts(data, capsys, caplog):
+    rows = [{"query": f"what is {n}?", "positive": ("a.png", "none.png", "is a.png")[n % 3], "negative": "cut.png"} for n in range(30)]
+    pairs, texts = data / "strings.jsonl", data / "texts.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts.write_text("".join(json.dumps({"text": "a.png"}) + "\n" for _ in range(3)))
+    assert main(["data", "check", str(pairs)]) == 0
+    said = '7 of 20 texts of `positive`, 20 of 20 texts of `negative` name existing image files (among the first rows); write {"image": …}'
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(["data", "check", str(texts)]) == 0
+    assert "3 of 3 texts of `text` name existing image files" in capsys.readouterr().out
+    assert not caplog.records  # the report says it, once
+    opened = open_pairs([str(pairs)])  # as training does
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+    assert not opened.read(0)[1].positive.images
 
 
 def test_cut_pictures_are_found_when_all_are_decoded(data):

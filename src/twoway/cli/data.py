@@ -74,16 +74,18 @@ def run(args: argparse.Namespace) -> int:
     """Check or prepare, print, and say with the exit code whether all is well."""
     if args.action == "prepare":
         return _prepare(args)
+    from twoway.data.table_sharing import looking
     from twoway.stages.data_check import check_data
     from twoway.stages.pair_check import check_pairs, pairs_of
 
     options = {"model": args.model, "rows": args.rows, "decode": args.decode}
-    config = pairs_of(args.what, args.words, pairs=args.pairs or bool(args.against))
-    if config is not None:
-        found = check_pairs(args.what, config, against=args.against, **options)
-        report: Any = found
-    else:
-        report = check_data(args.what, words=args.words, **options)
+    with looking(logged=False):  # what is odd stands in the report
+        config = pairs_of(args.what, args.words, pairs=args.pairs or bool(args.against))
+        if config is not None:
+            found = check_pairs(args.what, config, against=args.against, **options)
+            report: Any = found
+        else:
+            report = check_data(args.what, words=args.words, **options)
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), ensure_ascii=False, indent=2) + "\n")
     elif config is not None:
@@ -175,7 +177,17 @@ def _lines(source: SourceReport) -> list[str]:
     lines += [f"  bad: {reason}" for reason in source.bad[:_LISTED]]
     if len(source.bad) > _LISTED:
         lines.append(f"  and {len(source.bad) - _LISTED:,} more bad rows (--json lists them all)")
-    lines += [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
+    lines += _unread(source)
+    return lines
+
+
+def _unread(source: SourceReport | PairsReport) -> list[str]:
+    """Say which pictures are not read, and which texts look like pictures."""
+    lines = [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
+    if source.named_pictures:
+        from twoway.data.rows import say_named
+
+        lines.append(f"  {say_named(source.named_pictures)}")
     return lines
 
 
@@ -214,7 +226,7 @@ def _pair_lines(source: PairsReport, against: Sequence[str]) -> list[str]:
     for side, shown in source.shown.items():
         tokens = "; tokens: " + ", ".join(f"{count} {kind}" for kind, count in shown.tokens.items()) if shown.tokens else ""
         lines.append(f"  {side} of {shown.identity}: " + " | ".join(shown.parts if shown.prompt is None else [shown.prompt]) + tokens)
-    lines += [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
+    lines += _unread(source)
     said = [("bad", source.bad), ("query is nearly its answer", source.twins)]
     if against:
         said += [(f"in {', '.join(against)}", source.seen_exact), (f"looks like one in {', '.join(against)}", source.seen_near)]

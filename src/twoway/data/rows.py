@@ -14,6 +14,7 @@ pictures is counted (`ReadOptions.unread`), because a picture that nobody reads 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ Form = Callable[[Mapping[str, Any]], Parts]
 # Where a picture stands in a text, in the words of the models that data sets were made for.
 MARKS = re.compile(r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>")
 SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
+_LONGEST_PATH = 1024
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -144,7 +146,7 @@ def _holds_picture(value: object, *, paths: bool) -> bool:
     if isinstance(value, bytes):
         return value.startswith(_BEGINNINGS)
     if isinstance(value, str):
-        return paths and len(value) < 1024 and value.lower().endswith(SUFFIXES)
+        return paths and len(value) <= _LONGEST_PATH and value.lower().endswith(SUFFIXES)
     return isinstance(value, PILImage.Image)
 
 
@@ -152,6 +154,19 @@ def say_unread(spec: str, unread: Mapping[str, int]) -> str:
     """Say which columns hold pictures that are not read."""
     columns = ", ".join(f"{name} ({rows:,} rows)" for name, rows in unread.items())
     return f'{spec}: pictures in {columns} are not read; name such a column in a template, as in "{{{next(iter(unread))}:image}}{{text}}"'
+
+
+def names_picture(text: str, folders: Sequence[Path]) -> bool:
+    """Say whether a text is the path of a picture file that is there; only a short one with the ending of a picture is looked for."""
+    if len(text) > _LONGEST_PATH or not text.lower().endswith(SUFFIXES):
+        return False
+    return any(os.path.isfile(os.path.join(folder, text)) for folder in folders)
+
+
+def say_named(named: Mapping[str, tuple[int, int]]) -> str:
+    """Say which texts name picture files."""
+    counted = ", ".join(f"{count} of {texts} texts of `{side}`" for side, (count, texts) in named.items())
+    return f'{counted} name existing image files (among the first rows); write {{"image": …}} if you mean pictures'
 
 
 def parts_of_row(row: Mapping[str, Any]) -> Any:

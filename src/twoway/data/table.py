@@ -39,10 +39,11 @@ from .find_hub import hub_finder
 from .find_parquet import ParquetFinder
 from .find_pdf import PdfFinder
 from .finders import DiskFinder, JsonlFinder, SamplesFinder
+from .pair_rows import named_sides
 from .pictures import PicturesFinder
 from .policy import Policy
 from .progress import steps
-from .rows import ReadOptions, say_unread
+from .rows import ReadOptions, names_picture, say_named, say_unread
 from .sources import kind_of
 from .table_sharing import find, how, put
 from .tars import TarFinder
@@ -67,6 +68,7 @@ FINDERS: dict[str, Any] = {
 _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
 # Rows that are looked at in one go, and how many such blocks this process does itself before others are started for the rest.
 _BLOCK, _ALONE = 2048, 8
+_FIRST = 20  # rows whose texts are compared with the names of files
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +88,7 @@ class RowTable:
     contents: str = ""  # a hash of what the source's files held
     bad: list[ContentError] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    named: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all, by side
     folder: Path | None = None
     looked: bool = False  # whether the source was looked through just now
 
@@ -165,9 +168,13 @@ def open_table(
 
 
 def _heard(table: RowTable) -> RowTable:
-    """Say which pictures are not read, each time that a source is opened."""
+    """Say which pictures are not read, and which texts look like pictures, each time that a source is opened."""
+    if not how().logged:
+        return table
     if table.unread:
         _log.warning("%s", say_unread(table.spec, table.unread))
+    if table.named:
+        _log.warning("%s: %s", table.spec, say_named(table.named))
     return table
 
 
@@ -357,7 +364,24 @@ def _whole(spec: str, finder: Finder, looked: list[_Looked]) -> RowTable:
         _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in looked), bad[0])
     unread = sum((Counter(one.unread) for one in looked), Counter[str]())
     held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
-    return RowTable(spec, finder, **made, names=tuple(names) or ("",), contents=held, bad=bad, unread=dict(unread), looked=True)
+    known: dict[str, Any] = {"contents": held, "unread": dict(unread), "named": _named(finder, made["positions"][:_FIRST])}
+    return RowTable(spec, finder, **made, names=tuple(names) or ("",), bad=bad, looked=True, **known)
+
+
+def _named(finder: Finder, positions: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
+    """Count the texts of each side that name picture files which are there, and all of its texts."""
+    found: dict[str, tuple[int, int]] = {}
+    if not isinstance(finder, JsonlFinder | ParquetFinder | DiskFinder):
+        return found  # the others' rows name no files
+    for one, other in positions.tolist():
+        document = finder.read((one, other))
+        own = Path(document.place.file) if document.place is not None else Path()
+        folders = [finder.options.root or (own if own.is_dir() else own.parent), Path()]
+        for side, documents in named_sides(document).items():
+            texts = [text for one in documents for text in one.texts]
+            count, many = found.get(side, (0, 0))
+            found[side] = count + sum(names_picture(text, folders) for text in texts), many + len(texts)
+    return {side: counts for side, counts in found.items() if counts[0]}
 
 
 def _part(folder: Path, number: int) -> Path:
@@ -420,7 +444,7 @@ def _keep(table: RowTable, folder: Path, asked: Mapping[str, Any]) -> None:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
         said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": _said(table.bad)}
-        said |= {"asked": asked, "unread": table.unread}
+        said |= {"asked": asked, "unread": table.unread, "named": table.named}
         (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
 
 
@@ -445,4 +469,5 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
     known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"]}
+    known["named"] = {side: tuple(counts) for side, counts in said["named"].items()}
     return RowTable(spec, finder, **_mapped(folder), **known, bad=bad, folder=folder)

@@ -44,10 +44,14 @@ def put(key: str, table: RowTable) -> None:
 
 @dataclass(frozen=True)
 class Looking:
-    """How a new source is looked through: by so many processes (`None`: more than one where it is large), or not at all."""
+    """How a new source is looked through: by so many processes (`None`: more than one where it is large), or not at all.
+
+    `logged` says whether what is odd about a source goes into the log each time that it is opened.
+    """
 
     processes: int | None = None
     prepared_only: bool = False
+    logged: bool = True
 
 
 _USUAL = Looking()
@@ -55,9 +59,9 @@ _LOOKING: ContextVar[Looking] = ContextVar("how sources are looked through", def
 
 
 @contextmanager
-def looking(*, processes: int | None = None, prepared_only: bool = False) -> Iterator[None]:
+def looking(*, processes: int | None = None, prepared_only: bool = False, logged: bool = True) -> Iterator[None]:
     """Say for a block how sources are looked through; with `prepared_only` one that was not is refused."""
-    token = _LOOKING.set(Looking(processes, prepared_only))
+    token = _LOOKING.set(Looking(processes, prepared_only, logged))
     try:
         yield
     finally:

@@ -69,6 +69,7 @@ class SourceReport:
     megapixels: float = 0.0
     bad: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
     only_first: int | None = None
     shown: Shown | None = None
 
@@ -150,6 +151,7 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
         megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64), axis=1).sum()) / 1e6, 3),
         bad=list(dict.fromkeys([*bad, *failed])),
         unread=table.unread,
+        named_pictures=table.named,
         only_first=first,
         shown=shown,
     )

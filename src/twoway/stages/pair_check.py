@@ -61,6 +61,7 @@ class PairsReport:
     sides: dict[str, Side] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
     twins: list[str] = field(default_factory=list)  # rows whose query is nearly their answer
     seen_exact: list[str] = field(default_factory=list)  # rows that hold a content of the evaluation set
     seen_near: list[str] = field(default_factory=list)  # rows that hold a picture like one of it
@@ -200,7 +201,8 @@ def _check(
     bad = [*large, *(str(error) for error in table.bad)]
     counts = {task: int((pairs.task_of == number).sum()) for number, task in enumerate(pairs.tasks)}
     bad += found.pop("bad")
-    return replace(report, rows=len(pairs), tasks=counts, bad=bad, unread=table.unread, only_first=first, shown=shown, **found)
+    found |= {"unread": table.unread, "named_pictures": table.named}
+    return replace(report, rows=len(pairs), tasks=counts, bad=bad, only_first=first, shown=shown, **found)
 
 
 def _show(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str]) -> dict[str, Shown]:
