@@ -193,6 +193,9 @@ def _union(kinds: tuple[Any, ...], given: Given, name: str) -> Any:
     groups = [kind for kind in rest if dataclasses.is_dataclass(kind)]
     if given.children is not None and len(groups) == 1:
         return read(groups[0], given, name)  # its own error names the key
+    lists = [kind for kind in rest if get_origin(kind) in (tuple, list, Sequence)]
+    if given.items is not None and len(lists) == 1:
+        return read(lists[0], given, name)
     for kind in rest:
         try:
             return read(kind, given, name)

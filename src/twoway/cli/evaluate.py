@@ -16,7 +16,8 @@ HELP = """Score a model on a suite, with what chance would give and how sure eac
 MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, a causal
 vision-language model with --pooling last, or a server of vectors by its address (openai:URL#MODEL). The suite mmeb takes any folder in
 MMEB's layout: one folder a task with Parquet inside, columns qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right),
-picture paths relative to the folder; tasks that MMEB does not have are scored too and listed apart. The suite nano brings its own data:
+picture paths relative to the folder; tasks that MMEB does not have are scored too and listed apart. The suite pairs scores your own pairs,
+in any form that 'twoway finetune' reads: each query among all answers and hard negatives of the files. The suite nano brings its own data:
 pictures, questions, regions, pages and texts of things that fine-tuning on samples:train has not seen; beside the model it scores three
 that cannot know (random, words alone, pixels alone). The suite vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored
 by mteb itself, which fetches their data from the hub.
@@ -26,6 +27,7 @@ official score, in which they are, stands beside. A score that chance would reac
 EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.html
   twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
   twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
+  twoway evaluate out --suite pairs --data test.jsonl --output test.json --report test.html
   twoway evaluate out --suite vidore-v2 --output vidore.json
   twoway evaluate out --suite mteb:STS12
   twoway evaluate Qwen/Qwen2-VL-2B-Instruct --pooling last --suite mmeb --data MMEB-eval
@@ -39,8 +41,9 @@ _LISTED = 5
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or openai:URL#MODEL")
-    parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb, nano, vidore-v2 or mteb:NAME")
-    parser.add_argument("--data", metavar="DIR", help="folder of the suite's tasks")
+    parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb, nano, pairs, vidore-v2 or mteb:NAME")
+    parser.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="folder of the suite's tasks; pairs, for the suite pairs")
+    parser.add_argument("--cap", metavar="N", type=int, help="of each source of pairs the first N rows; a stream of the hub needs it")
     parser.add_argument("--tasks", metavar="A,B", help="only these (default: all that are there)")
     parser.add_argument("--output", metavar="FILE", help="write results here, and the outcome of every item beside it")
     parser.add_argument("--report", metavar="FILE", help="write a page here: scores beside chance, and queries with what they found")
@@ -54,12 +57,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and show a table."""
+    from twoway.data.pair_mixture import PairSource
+    from twoway.errors import UsageError
     from twoway.stages.evaluate import evaluate
 
+    if args.cap is not None and not args.data:
+        raise UsageError("--cap is of the sources that --data names; name one, or leave it out")
     found = evaluate(
         args.model,
         args.suite,
-        data=args.data,
+        data=args.data if args.cap is None else [PairSource(spec, cap=args.cap) for spec in args.data],
         tasks=[name.strip() for name in (args.tasks or "").split(",") if name.strip()],
         output=args.output,
         subset=args.subset,

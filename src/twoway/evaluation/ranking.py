@@ -29,13 +29,14 @@ Side = Literal["query", "document"]
 class Item:
     """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates.
 
-    `doubled` says that its right candidate stood in its list more than once.
+    `doubled` says that its right candidate stood in its list more than once; `without` are candidates of the task that are none of its own.
     """
 
     query: Document
     right: Ints
     among: Ints | None = None
     doubled: bool = False
+    without: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,16 @@ class RankingTask:
     marks: tuple[str, ...] = ()  # such as in-domain or out-of-domain
     unread: int = 0  # rows of the data that were left out because they could not be read
     official: bool = False  # whether the score as the benchmark's own code counts it stands beside ours
+    instructions: tuple[str | None, str | None] = (None, None)  # of queries and candidates, in place of the model's prompts for the sides
+
+    def among(self, item: Item) -> Ints:
+        """Return the candidates that a query is ranked among."""
+        listed = np.arange(len(self.candidates)) if item.among is None else item.among
+        return listed[~np.isin(listed, item.without)] if item.without else listed
 
     def sizes(self) -> Ints:
         """Return how many candidates each query is ranked among."""
-        return np.array([len(self.candidates) if item.among is None else len(item.among) for item in self.items])
+        return np.array([len(self.candidates if item.among is None else item.among) - len(item.without) for item in self.items])
 
     def rights(self) -> Ints:
         """Return how many right candidates each query has."""
@@ -96,6 +103,10 @@ class Pool:
             self._places[key] = len(self.documents)
             self.documents.append(document)
         return self._places[key]
+
+    def place(self, key: str) -> int | None:
+        """Return the number of the candidate of a content, where there is one."""
+        return self._places.get(key)
 
 
 def listed(query: Document, candidates: Sequence[int]) -> Item:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -107,7 +106,7 @@ class TaskResult:
         """Return what `results.json` says of the task."""
         scores = self.scores()
         low, high = interval(scores, self.about)
-        asked = dataclasses.replace(self.task, items=tuple(self.task.items[number] for number in self.asked))
+        asked = replace(self.task, items=tuple(self.task.items[number] for number in self.asked))
         luck = chance_of(asked)
         sizes = asked.sizes()
         entry: dict[str, Any] = {
@@ -159,31 +158,52 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
     bad_candidates: dict[int, ContentError] = {}
     as_query, as_candidate = task.sides
     how = closeness.similarity_of(vectors.engine)
-    candidates = closeness.prepared(vectors(task.candidates, as_candidate, f"{task.name}: candidates", bad_candidates), how)
-    queries = closeness.prepared(vectors([item.query for item in task.items], as_query, f"{task.name}: queries", bad_queries), how)
-    everything = np.arange(len(task.candidates))
-    outcomes, asked, left_out = [], [], []
+    told, told_candidate = task.instructions
+    title = f"{task.name}: candidates"
+    candidates = closeness.prepared(vectors(task.candidates, as_candidate, title, bad_candidates, instruction=told_candidate), how)
+    asked_for, title = [item.query for item in task.items], f"{task.name}: queries"
+    queries = closeness.prepared(vectors(asked_for, as_query, title, bad_queries, instruction=told), how)
+    task, left_out = _without_bad(task, bad_candidates, policy)
+    outcomes, asked = [], []
     for number, item in enumerate(task.items):
         error = bad_queries.get(number) or _bad(item, bad_candidates)
         if error is not None:
             policy.refuse(error)
             left_out.append(str(error))
             continue
-        among = everything if item.among is None else item.among
-        near = closeness.scores(queries[number], candidates if item.among is None else candidates[among], how)
+        among = task.among(item)
+        # Of a list of its own a query needs those vectors; else all of them are there, and nothing is copied.
+        if item.among is None:
+            near = closeness.scores(queries[number], candidates, how)[among]
+        else:
+            near = closeness.scores(queries[number], candidates[among], how)
         found = outcome(near, np.flatnonzero(np.isin(among, item.right)).tolist())
-        outcomes.append(dataclasses.replace(found, found=tuple(int(among[place]) for place in found.found)))
+        outcomes.append(replace(found, found=tuple(int(among[place]) for place in found.found)))
         asked.append(number)
     if not outcomes:
         raise UsageError(f"{task.name}: no item is left to score")
     return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out))
 
 
+def _without_bad(task: RankingTask, bad: dict[int, ContentError], policy: Policy) -> tuple[RankingTask, list[str]]:
+    """Leave candidates without a vector out where queries are ranked among all of the task's; what no query asks for is counted here."""
+    if not bad or all(item.among is not None for item in task.items):
+        return task, []
+    for number in sorted(bad):
+        policy.refuse(bad[number])
+    right = {int(one) for item in task.items for one in item.right}
+    items = tuple(
+        replace(item, without=tuple(sorted({*item.without, *bad} - set(item.right.tolist())))) if item.among is None else item
+        for item in task.items
+    )
+    return replace(task, items=items), [str(bad[number]) for number in sorted(bad) if number not in right]
+
+
 def _bad(item: Item, bad: dict[int, ContentError]) -> ContentError | None:
-    """Return why an item cannot be ranked: one of its candidates has no vector."""
+    """Return why an item cannot be ranked: a candidate of its own list, or a right one, has no vector."""
     if not bad:
         return None
-    among = sorted(bad) if item.among is None else [int(one) for one in item.among if int(one) in bad]
+    among = [int(one) for one in (item.right if item.among is None else item.among) if int(one) in bad]
     if not among:
         return None
     error = bad[among[0]]

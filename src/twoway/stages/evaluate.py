@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.mixture import SourceConfig
 from twoway.data.policy import BAD_ROWS, Policy
+from twoway.embedding.opening import require_options
 from twoway.errors import UsageError
 from twoway.evaluation import results
 from twoway.evaluation.baselines import BASELINES
@@ -46,7 +48,7 @@ def evaluate(
     model: Any,
     suite: str,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path | SourceConfig] | None = None,
     tasks: Sequence[str] = (),
     output: str | Path | None = None,
     subset: int | None = None,
@@ -54,8 +56,13 @@ def evaluate(
     on_bad: OnBad = "fail",
     **opening: Any,
 ) -> Evaluation:
-    """Evaluate `model` (anything that `open_embedder` takes, with its options, or a server) on a suite."""
-    chosen_suite = require(suite, data=data, tasks=tasks, on_bad=on_bad, called="--data")
+    """Evaluate `model` (anything that `open_embedder` takes, with its options, or a server) on a suite.
+
+    `data` is the folder of the suite `mmeb`, or pairs for the suite `pairs`: specs, or `PairSource` with a root, a template, a cap.
+    """
+    require_options(evaluate, opening, also=("processes",))
+    named = [] if data is None else [data] if isinstance(data, str | Path) else list(data)
+    chosen_suite = require(suite, data=named, tasks=tasks, on_bad=on_bad, called="--data")
     if subset is not None and subset < 1:
         raise UsageError(f"--subset is a number of queries of each task, at least 1, not {subset}")
     if output is not None:
@@ -64,7 +71,7 @@ def evaluate(
             output.parent.mkdir(parents=True, exist_ok=True)
     policy = Policy(on_bad, None if output is None else output.with_name(f"{output.stem}.{BAD_ROWS}"))
     policy.start()
-    chosen = chosen_suite.open(None if data is None else Path(data), tasks, policy)
+    chosen = chosen_suite.open(named, tasks, policy)
     if subset is not None:
         chosen = [task.subset(subset) for task in chosen]
     engine = open_engine(model, **opening)
@@ -83,7 +90,8 @@ def evaluate(
             log.info("%d of %d: %s %.4f", number, len(chosen), task.name, done[-1].score)
     finally:
         engine.close()
-    settings = {"data": None if data is None else Path(data).name, "subset": subset, "on_bad": on_bad, "dimension": engine.dimension}
+    names = ", ".join(one.label if isinstance(one, SourceConfig) else Path(one).name for one in named)
+    settings = {"data": names or None, "subset": subset, "on_bad": on_bad, "dimension": engine.dimension}
     settings |= {name: str(value) for name, value in opening.items() if value is not None} | getattr(engine, "read_as", {})
     found = results.collect(suite, engine.name or str(model), vectors.fingerprint, settings, done)
     if beside:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 - read at run time
+from pathlib import Path
 from typing import Any, Literal
 
+from twoway.data.pair_mixture import PairSource
 from twoway.errors import UsageError
 from twoway.images import check_pixels
 
-from .suites import find_suite, require
+from .suites import PAIRS, find_suite, require
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class EvaluateConfig:
     """A suite and how it is run."""
 
     suite: str = "nano"
-    suite_data: Path | None = None  # folder of the suite's tasks; `data` of a recipe is what its stages train on
+    # The folder of the suite's tasks, or the pairs that are scored; `data` of a recipe is what its stages train on.
+    suite_data: Path | tuple[PairSource, ...] | None = None
     tasks: tuple[str, ...] = ()  # default: all that are there
     subset: int | None = None  # queries of each task
     pooling: Literal["mean", "last", "eos"] | None = None
@@ -35,7 +37,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
-        require(self.suite, data=self.suite_data, tasks=self.tasks, on_bad=self.on_bad, called="suite_data")
+        data = () if self.suite_data is None else (self.suite_data,) if isinstance(self.suite_data, Path) else self.suite_data
+        if find_suite(self.suite).data == PAIRS and isinstance(self.suite_data, Path):
+            object.__setattr__(self, "suite_data", (PairSource(str(self.suite_data)),))  # a source by its spec, as wherever pairs are named
+        require(self.suite, data=data, tasks=self.tasks, on_bad=self.on_bad, called="suite_data")
         check_pixels(self.min_pixels, self.max_pixels)
         if self.subset is not None and self.subset < 1:
             raise UsageError(f"subset is at least 1, not {self.subset}")
