@@ -1,7 +1,46 @@
-"""`python -m twoway` is the program `twoway`."""
+"""The program `twoway`, also as `python -m twoway`: Ctrl-C is one line and 130 from its first moment to its last.
 
+Before a verb begins nothing is written, so the process ends at once; an exception might come up in the middle of an import, where it is
+lost or becomes another. While a verb runs, Ctrl-C is Python's exception, and once it is done the system's own end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
 import sys
 
-from twoway.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run one command; what `twoway.cli.main` returns."""
+    # Where it is ignored, as in the background of a shell or under nohup, it stays so.
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heard:
+        signal.signal(signal.SIGINT, lambda *_: _end())
+    from twoway.cli import INTERRUPTED
+    from twoway.cli import main as run
+
+    # What is registered first runs last. Python ends itself by the signal, and not by the code, where it had been at code out of a string.
+    code = 0
+    atexit.register(lambda: _leave(code) if code == INTERRUPTED else None)
+    code = run(begin=(lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if heard else None)
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
+def _end() -> None:
+    os.write(2, b"twoway: interrupted; nothing was begun\n")
+    os._exit(130)
+
+
+def _leave(code: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

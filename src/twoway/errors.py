@@ -28,6 +28,11 @@ class SlowError(TwowayError):
     """It was given a time and did not end in it."""
 
 
+def with_extra(extra: str) -> str:
+    """Return the command that installs an extra; the package is on no index, so it is one for a clone."""
+    return f"in the clone of twoway, run: pip install -e '.[{extra}]'"
+
+
 def is_panic(error: BaseException) -> bool:
     """Say whether an error is a panic of a library written in Rust, which is no `Exception` and stops nothing but the call that met it."""
     return not isinstance(error, Exception) and type(error).__name__ == "PanicException"

@@ -6,11 +6,14 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+import twoway
 from twoway import cli
-from twoway.errors import TwowayError, UsageError
+from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.files import fresh_folder, write_whole
 
 
@@ -109,6 +112,40 @@ def test_what_an_error_repeats_is_shown_by_a_terminal_and_not_obeyed(monkeypatch
     monkeypatch.setattr(convert, "run", fail)
     assert run("convert", "a", "b") == 1
     assert capsys.readouterr().err == "twoway convert: no field 'a\\x1b]0;owned\\x07\\x9b2J\\rb'\nEuro € ü \\udcff\n"
+
+
+INTERRUPT = """
+import runpy, signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {at!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.argv[1:] = ["compare", "a.json", "b.json"]
+runpy.run_module("twoway", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("at", ["argparse", "twoway.cli.parser", "twoway.cli.mine", "twoway.evaluation.compare"])
+def test_ctrl_c_is_one_line_from_the_first_moment(at):
+    """Before the program builds its grammar, while it does, and while a verb imports what it needs."""
+    ended = subprocess.run([sys.executable, "-c", INTERRUPT.format(at=at)], capture_output=True, text=True, timeout=240)
+    said = "twoway compare: interrupted; nothing half-written is left" if "evaluation" in at else "twoway: interrupted; nothing was begun"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"{said}\n")
+
+
+def test_ctrl_c_that_is_ignored_stays_so():
+    code = INTERRUPT.format(at="twoway.cli.mine").replace("class", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass", 1)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (ended.returncode, ended.stderr.startswith("twoway compare: a.json")) == (2, True), ended.stderr
+
+
+@pytest.mark.parametrize("extra", ["train", "eval", "index", "milvus", "ray", "serve", "samples"])
+def test_a_package_that_is_missing_is_had_from_the_clone(extra):
+    assert with_extra(extra) == f"in the clone of twoway, run: pip install -e '.[{extra}]'"
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extra in declared
+    assert not [path for path in Path(twoway.__file__).parent.rglob("*.py") if "pip install 'twoway[" in path.read_text()]
 
 
 def test_an_interrupted_output_leaves_nothing(tmp_path):

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
-from twoway.cli.options import add_on_bad, add_opening, opening
+import pytest
+
+from twoway.cli import main
+from twoway.cli.options import add_limits, add_on_bad, add_opening, limits, opening
 from twoway.data.policy import BAD_ROWS, OnBad
+from twoway.errors import UsageError
+from twoway.images import ReadLimits
+from twoway.stages.fingerprint import plan
+from twoway.stages.recipe import read_recipe
 
 
 def test_a_bad_row_has_two_choices_and_fails_by_default():
@@ -25,3 +34,53 @@ def test_what_is_not_said_of_a_model_is_left_to_the_opening():
     assert opening(parser.parse_args([])) == {"device": "auto"}
     said = opening(parser.parse_args(["--pooling", "last", "--max-length", "7", "--dtype", "bfloat16"]))
     assert said == {"pooling": "last", "max_length": 7, "device": "auto", "dtype": "bfloat16"}
+
+
+def test_the_options_of_what_is_read_are_the_limits_of_python():
+    parser = argparse.ArgumentParser()
+    add_limits(parser)
+    options = {one.dest for one in parser._actions} - {"help"}
+    assert options == {field.name for field in fields(ReadLimits)}
+    assert limits(parser.parse_args([])) == ReadLimits()
+    assert limits(parser.parse_args(["--max-characters", "7", "--max-page-memory", "9"])) == ReadLimits(max_characters=7, max_page_memory=9)
+    with pytest.raises(UsageError, match="max_characters is a whole number from 1"):
+        limits(parser.parse_args(["--max-characters", "0"]))
+
+
+def test_every_command_that_reads_data_can_be_told_how_much_of_a_row_it_reads(tiny_encoder, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, base = str(tiny_encoder("qwen2_vl")), str(tiny_model("qwen2_vl"))
+    Path("rows.jsonl").write_text('{"text": "a"}\n{"text": "b w w"}\n{"text": "c"}\n{"text": "d"}\n')
+    Path("pairs.jsonl").write_text('{"query": "a", "positive": "b w w"}\n{"query": "c", "positive": "d"}\n')
+    for command, long in (
+        (["embed", model, "--data", "rows.jsonl", "--out", "v", "--max-characters", "4"], "rows.jsonl:2: the text of part 1"),
+        (
+            ["embed", model, "--data", "rows.jsonl", "--out", "v", "--max-line-bytes", "15"],
+            "rows.jsonl:2: the line is longer than 15 bytes",
+        ),
+        (["mine", model, "--data", "pairs.jsonl", "--out", "m", "--max-characters", "4"], "pairs.jsonl:1: positive: the text of part 1"),
+        (["data", "check", "rows.jsonl", "limits.max_characters=4"], "rows.jsonl:2: the text of part 1"),
+        (["data", "check", "pairs.jsonl", "--pairs", "limits.max_characters=4"], "pairs.jsonl:1: positive: the text of part 1"),
+        (["data", "prepare", "rows.jsonl", "limits.max_characters=4", "--cache-dir", "c"], "rows.jsonl:2: the text of part 1"),
+        (["pretrain", base, "p", "--data", "rows.jsonl", "limits.max_characters=4", "max_steps=1"], "rows.jsonl:2: the text of part 1"),
+        (["bridge", base, "b", "--data", "pairs.jsonl", "limits.max_characters=4", "max_steps=1"], "pairs.jsonl:1: positive: the text"),
+        (["finetune", base, "f", "--data", "pairs.jsonl", "limits.max_characters=4", "max_steps=1"], "pairs.jsonl:1: positive: the text"),
+    ):
+        assert main(command) == 1, command
+        said = capsys.readouterr()
+        assert long in said.err + said.out, command
+    assert main(["data", "check", "rows.jsonl"]) == 0
+    assert main(["embed", model, "--data", "rows.jsonl", "--out", "v"]) == 0
+
+
+def test_what_is_read_of_a_row_is_in_no_fingerprint(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "base: samples/base\nstages: [{pretrain: {data: [samples:pretrain]}}, {mine: {data: [samples:train]}}, "
+        "{finetune: {data: [samples:train]}}]\n"
+    )
+    plain, other = (
+        [job.fingerprint for job in plan(read_recipe(tmp_path / "r.yaml", words), of_model=str, of_data=str)]
+        for words in ([], ["limits.max_characters=9"])
+    )
+    assert len(plain) == 3
+    assert plain == other

@@ -14,7 +14,9 @@ from twoway.errors import TwowayError, UsageError, is_panic
 from .parser import Parser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+INTERRUPTED = 130  # as a shell says it
 
 # Verbs in the order a newcomer needs them. Each module has HELP, EXAMPLE, configure(parser) and run(args) -> exit code.
 VERBS: tuple[str, ...] = (
@@ -70,45 +72,49 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command: 0 done, 1 the thing failed, 2 used wrongly, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")  # a letter that a terminal does not have is no reason to fail
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.verb is None:
-        parser.print_help()
-        return 2
-    _quiet_libraries(verbose=args.verbose)
+def main(argv: Sequence[str] | None = None, begin: Callable[[], object] | None = None) -> int:
+    """Run one command: 0 done, 1 the thing failed, 2 used wrongly, 130 interrupted. `begin` is called before the verb begins to work."""
+    called, verbose = "twoway", False
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
+                stream.reconfigure(errors="backslashreplace")  # a letter that a terminal does not have is no reason to fail
+        parser = build_parser()
+        args = parser.parse_args(argv)
+        if args.verb is None:
+            parser.print_help()
+            return 2
+        called, verbose = f"twoway {args.verb}", args.verbose
+        _quiet_libraries(verbose=verbose)
+        if begin is not None:
+            begin()
         return int(args._run(args))
-    except TwowayError as error:
-        if args.verbose:
-            logging.getLogger(__name__).exception("failed")
-        sys.stderr.write(f"twoway {args.verb}: {_shown(str(error))}\n")
-        return 2 if isinstance(error, UsageError) else 1
-    except UnicodeEncodeError as error:
-        if args.verbose:
-            logging.getLogger(__name__).exception("failed")
-        what = f"{error.object[error.start : error.end]!r} is no text in {error.encoding}"
-        sys.stderr.write(f"twoway {args.verb}: {what}; write UTF-8, and set PYTHONUTF8=1 where the system's language is C\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"twoway {args.verb}: interrupted; nothing half-written is left\n")
-        return 130
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does; that is no failure of ours.
         sys.stderr.close()
         return 0
     except BaseException as error:
-        if not is_panic(error):
+        code, said = _ended(error)
+        if code is None:
             raise
-        if args.verbose:
+        if verbose and code != INTERRUPTED:
             logging.getLogger(__name__).exception("failed")
-        said = " ".join(str(error).split())[:300]
-        sys.stderr.write(f"twoway {args.verb}: a library fails ({_shown(said)}); -v shows where\n")
-        return 1
+        sys.stderr.write(f"{called}: {said}\n")
+        return code
+
+
+def _ended(error: BaseException) -> tuple[int | None, str]:
+    """Return the exit code of an error that is one line, and that line; no code for one that is a fault of ours."""
+    if isinstance(error, TwowayError):
+        return (2 if isinstance(error, UsageError) else 1), _shown(str(error))
+    if isinstance(error, UnicodeEncodeError):
+        what = f"{error.object[error.start : error.end]!r} is no text in {error.encoding}"
+        return 1, f"{what}; write UTF-8, and set PYTHONUTF8=1 where the system's language is C"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; nothing half-written is left"
+    if is_panic(error):
+        return 1, f"a library fails ({_shown(' '.join(str(error).split())[:300])}); -v shows where"
+    return None, ""
 
 
 def _shown(said: str) -> str:

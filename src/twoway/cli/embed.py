@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
 
-from .options import add_on_bad, add_opening, add_processes, opening
+from .options import add_limits, add_on_bad, add_opening, add_processes, limits, opening
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-rows", metavar="N", type=int, default=2048, help="rows of input a file covers; a kill costs at most these")
     parser.add_argument("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew")
     add_on_bad(parser)
+    add_limits(parser)
     machines = parser.add_argument_group("many machines")
     machines.add_argument(
         "--engine", choices=("plain", "ray"), default="plain", help="this process alone, or actors of Ray that hold the model"
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         root=args.root,
         dpi=args.dpi,
+        limits=limits(args),
         cluster=_cluster(args),
         **opening(args),
         **engine,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twoway.errors import UsageError
 
 from .embed import line
-from .options import add_on_bad, add_opening, json_text, opening, words
+from .options import add_limits, add_on_bad, add_opening, json_text, limits, opening, words
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("with --model")
     add_opening(model)
     add_on_bad(model)
+    add_limits(parser)
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     asked = {name: getattr(args, name) for name in names}
     asked["delete"] = [words(name, "--delete") for name in args.delete]
     made = _embedded(args)
-    result = index(args.vectors if made is None else made.out, args.db, **asked)
+    result = index(args.vectors if made is None else made.out, args.db, limits=limits(args), **asked)
     if args.json:
         sys.stdout.write(json_text(asdict(result)))
     else:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_on_bad, add_opening, add_processes, opening
+from .options import add_limits, add_on_bad, add_opening, add_processes, limits, opening
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew; vectors stay")
     add_on_bad(parser, listed="bad-rows.jsonl beside the vectors")
+    add_limits(parser)
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         document_prompt=prompts[1],
         vectors=args.vectors,
         on_bad=args.on_bad,
+        limits=limits(args),
         overwrite=args.overwrite,
         **opening(args),
     )

@@ -12,6 +12,8 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
+    from twoway.images import ReadLimits
+
 _OPENING = (
     "pooling",
     "attention",
@@ -25,6 +27,7 @@ _OPENING = (
     "attn_implementation",
     "processes",
 )
+_LIMITS = ("max_line_bytes", "max_characters", "max_page_seconds", "max_page_memory")
 
 
 def add_opening(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -90,6 +93,25 @@ def json_text(found: Any) -> str:
     """Return JSON for standard output, in letters that its encoding has."""
     plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     return json.dumps(found, ensure_ascii=plain, indent=2) + "\n"
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declare what is read of a row; names and defaults are those of `images.ReadLimits`, which `--help` does not wait for."""
+    group = parser.add_argument_group("what is read of a row; one that has more is a bad row")
+    for option, unit, what in (
+        ("--max-line-bytes", "BYTES", "of a line of JSONL (default: 32 MiB)"),
+        ("--max-characters", "N", "of one text (default: 1,048,576)"),
+        ("--max-page-seconds", "SECONDS", "of a processor, for one page of a PDF (default: 30)"),
+        ("--max-page-memory", "BYTES", "of the process that renders pages (default: 2 GiB)"),
+    ):
+        group.add_argument(option, metavar=unit, type=int, help=what)
+
+
+def limits(args: argparse.Namespace) -> ReadLimits:
+    """Return what was said of it."""
+    from twoway.images import ReadLimits
+
+    return ReadLimits(**{name: value for name in _LIMITS if (value := getattr(args, name)) is not None})
 
 
 def add_on_bad(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, listed: str = "bad-rows.jsonl") -> None:

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         from twoway.serve.run import address, bind, is_local
         from twoway.serve.run import run as serve
     except ImportError as error:
-        from twoway.errors import UsageError
+        from twoway.errors import UsageError, with_extra
 
-        raise UsageError(f"serving needs more packages ({error.name}); install them with pip install 'twoway[serve]'") from error
+        raise UsageError(f"serving needs more packages ({error.name}); {with_extra('serve')}") from error
     from twoway.serve.access import LOCAL, Access, read_keys
 
     keys = read_keys(args.api_keys)

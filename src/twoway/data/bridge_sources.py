@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError
 from ..errors import UsageError, did_you_mean
+from ..images import DEFAULT, Limits
 from .find_parquet import ParquetFinder
 from .finders import DiskFinder, JsonlFinder
 from .formats import FORMATS, form_of
@@ -93,14 +94,16 @@ def is_pair(row: Mapping[str, Any]) -> bool:
     return some(QUERIES) and some(POSITIVES)
 
 
-def open_bridge_mixture(sources: Sequence[SourceConfig], *, folder: Path | None = None, policy: Policy | None = None) -> Mixture:
+def open_bridge_mixture(
+    sources: Sequence[SourceConfig], *, folder: Path | None = None, policy: Policy | None = None, limits: Limits = DEFAULT
+) -> Mixture:
     """Open every source; a `folder` keeps the tables, and one policy serves all sources."""
     require_names(sources)
     policy = policy or Policy()
-    return Mixture(tuple(sources), tuple(_open(source, folder, policy) for source in sources))
+    return Mixture(tuple(sources), tuple(_open(source, folder, policy, limits) for source in sources))
 
 
-def _open(source: SourceConfig, folder: Path | None, policy: Policy) -> RowTable:
+def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits) -> RowTable:
     kind, argument = kind_of(source.spec)
     name = source.template
     form: Any = None
@@ -113,7 +116,7 @@ def _open(source: SourceConfig, folder: Path | None, policy: Policy) -> RowTable
         finders = pair_finders(source.label)
     elif kind not in ("samples", "pdf"):
         form, finders = either, {**FINDERS, **_EITHER}
-    options: dict[str, Any] = {"root": source.picture_root(), "form": form}
+    options: dict[str, Any] = {"root": source.picture_root(), "form": form, "limits": limits}
     return open_table(source.spec, options=ReadOptions(**options), cap=source.cap, folder=folder, policy=policy, finders=finders)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..content import ContentError, Document, Text
-from ..errors import TwowayError, UsageError, did_you_mean
+from ..errors import TwowayError, UsageError, did_you_mean, with_extra
 from .ahead import ahead
 from .endpoint_parts import content, fingerprint, vectors_of
 
@@ -56,7 +56,7 @@ class Endpoint:
         try:
             import openai
         except ModuleNotFoundError as error:
-            raise TwowayError(f"this needs the openai client ({error}); install it with: pip install 'twoway[eval]'") from error
+            raise TwowayError(f"this needs the openai client ({error}); {with_extra('eval')}") from error
         self._openai = openai
         self._client = openai.OpenAI(base_url=self.url, api_key=os.environ.get(KEY) or "none", max_retries=retries, timeout=SECONDS)
         self.model, self._ours = self._find(model)

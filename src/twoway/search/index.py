@@ -16,6 +16,7 @@ from ..data.policy import BAD_ROWS, Policy
 from ..data.progress import steps
 from ..errors import TwowayError, UsageError
 from ..files import sha256
+from ..images import DEFAULT, ReadLimits
 from .lance_filter import quoted
 from .opening import create_store, exists, open_store
 from .pictures import Name, Pictures
@@ -78,6 +79,7 @@ def index(
     recall: float = RECALL,
     compact: bool = False,
     overwrite: bool = False,
+    limits: ReadLimits = DEFAULT,
 ) -> IndexResult:
     """Bring what `twoway embed` wrote into a database, take ids out of it, and bring its indexes up to date.
 
@@ -88,7 +90,7 @@ def index(
     _check(bool(vectors is not None or gone or compact), ids, recall)
     source = None if vectors is None else Source(Path(vectors), ids)
     brought = _Brought(_list_of(str(db)))
-    pictures = Pictures(source.shards.manifest, root=root, bad=brought.refuse) if source and thumbnails else None
+    pictures = Pictures(source.shards.manifest, root=root, limits=limits, bad=brought.refuse) if source and thumbnails else None
     store = _open(str(db), source, overwrite=overwrite)
     try:
         with store.writing():

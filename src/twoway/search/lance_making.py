@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..embedding.shards import alone
-from ..errors import BusyError, UsageError
+from ..errors import BusyError, UsageError, with_extra
 from . import lance_index
 from .lance_live import ABOUT, FRESH, TABLE, Live
 from .lance_rows import schema_of
@@ -32,7 +32,7 @@ def connect(location: str) -> Any:
     try:
         import lancedb
     except ImportError as error:
-        raise UsageError("an index in a folder needs LanceDB; install it with pip install 'twoway[index]'") from error
+        raise UsageError(f"an index in a folder needs LanceDB; {with_extra('index')}") from error
     return lancedb.connect(location, read_consistency_interval=FRESH)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TwowayError, UsageError
+from ..errors import TwowayError, UsageError, with_extra
 from ..files import write_errors
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def connect(place: Place, *, make: bool) -> Any:
     try:
         from pymilvus import MilvusClient
     except ImportError as error:
-        raise UsageError("an index in Milvus needs its client; install it with pip install 'twoway[milvus]'") from error
+        raise UsageError(f"an index in Milvus needs its client; {with_extra('milvus')}") from error
     if place.file is not None:
         if not place.file.exists() and not make:
             raise UsageError(f"{place.location} does not exist; make an index with 'twoway index DIR --db {place.location}'")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..content import ContentError, Document
 from ..embedding.ahead import ahead
 from ..errors import TwowayError, UsageError
+from ..images import Limits, ReadLimits
 from ..stages.embed_source import Sources, row_of
 from .thumbnails import thumbnail
 
@@ -36,13 +37,15 @@ class Name(NamedTuple):
 class Pictures:
     """Thumbnails of the rows of one folder of vectors."""
 
-    def __init__(self, manifest: Mapping[str, Any], *, root: str | Path | None, bad: Callable[[ContentError], None]) -> None:
+    def __init__(
+        self, manifest: Mapping[str, Any], *, root: str | Path | None, limits: ReadLimits, bad: Callable[[ContentError], None]
+    ) -> None:
         said = manifest["data"]
         self._bad = bad
         self._rows: Iterator[Document | ContentError] = iter(())
         self._at = -1
         try:
-            self._sources = Sources(said["specs"], root=root or said["root"] or None, dpi=_DPI)
+            self._sources = Sources(said["specs"], root=root or said["root"] or None, dpi=_DPI, limits=Limits.reading(limits))
             changed = self._sources.identity()["files"] != said["files"]
         except TwowayError as error:
             raise UsageError(

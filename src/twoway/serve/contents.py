@@ -72,7 +72,7 @@ class Contents:
 
 def pixels(document: Document, limits: Limits) -> int:
     """Return the pixels that lie in memory once a document is decoded."""
-    sizes = [images.image_size(image, place=document.place, limits=images.Limits(limits.pixels)) for image in document.images]
+    sizes = [images.image_size(image, place=document.place, limits=images.Limits(max_pixels=limits.pixels)) for image in document.images]
     return sum(width * height for width, height in sizes)
 
 

@@ -13,6 +13,7 @@ from twoway.data.held import held_out
 from twoway.data.loader import Batch, Loader
 from twoway.data.marks import ordinary_ids
 from twoway.data.policy import Policy
+from twoway.images import Limits
 
 from .lost_rows import lost_rows
 from .pretrain_data import RowData, row_costs
@@ -53,7 +54,7 @@ def open_data(
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     with opening(config) as kept:
-        mixture = open_bridge_mixture(config.data, folder=kept, policy=policy)
+        mixture = open_bridge_mixture(config.data, folder=kept, policy=policy, limits=Limits.reading(config.limits))
     parts, geometry = prepared.processor, prepared.geometry
     encode = BridgeEncoder(
         parts,

@@ -20,7 +20,7 @@ from twoway.data.patches import PatchGeometry
 from twoway.data.policy import Policy
 from twoway.data.progress import steps
 from twoway.errors import TwowayError, UsageError
-from twoway.images import open_document
+from twoway.images import Limits, open_document
 from twoway.model.pixels import set_pixels
 from twoway.model.source import locate
 from twoway.model.start import open_reader
@@ -109,7 +109,7 @@ def check_data(
         raise UsageError(f"{what} names no data (data: [{{spec: …}}])")
     require_names(sources)
     encoder = None if model is None else _encoder(model, config)
-    reports = [_check(source, encoder, rows, decode, alone=len(sources) == 1) for source in sources]
+    reports = [_check(source, encoder, rows, decode, Limits.reading(config.limits), alone=len(sources) == 1) for source in sources]
     return DataReport(str(what), None if model is None else str(model), reports)
 
 
@@ -125,7 +125,7 @@ def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
         )
 
 
-def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, *, alone: bool) -> SourceReport:
+def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, limits: Limits, *, alone: bool) -> SourceReport:
     """Look at one source; where it cannot be opened, the others are looked at all the same."""
     report = SourceReport(source.label, source.spec, source.weight)
     bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
@@ -133,7 +133,8 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
     asked = replace(source, cap=first or source.cap)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            table = open_source_table(asked, folder=Path(folder) if source.spec.startswith("hub:") else None, policy=Policy("skip"))
+            kept = Path(folder) if source.spec.startswith("hub:") else None
+            table = open_source_table(asked, folder=kept, policy=Policy("skip"), limits=limits)
             mixture = Mixture((asked,), (table,))
             bad = [*too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
             shown, failed = _show(mixture, encoder)

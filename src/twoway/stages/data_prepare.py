@@ -27,6 +27,7 @@ from twoway.data.policy import Policy
 from twoway.data.table_sharing import looking
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_errors
+from twoway.images import Limits
 from twoway.processes import count_of
 
 from . import bridge, finetune, pretrain
@@ -174,12 +175,13 @@ def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepa
     began = time.perf_counter()
     try:
         mixture: Mixture
+        how: dict[str, Any] = {"folder": folder, "policy": policy, "limits": Limits.reading(stage.config.limits)}
         if isinstance(source, PairSource):
-            mixture = open_pairs([source], folder=folder, policy=policy, seed=getattr(stage.config, "seed", 0)).mixture
+            mixture = open_pairs([source], seed=getattr(stage.config, "seed", 0), **how).mixture
         elif isinstance(source, BridgeSource) or stage.kind.name == "bridge":
-            mixture = open_bridge_mixture([BridgeSource(**vars(source))], folder=folder, policy=policy)
+            mixture = open_bridge_mixture([BridgeSource(**vars(source))], **how)
         else:
-            mixture = open_mixture([source], folder=folder, policy=policy)
+            mixture = open_mixture([source], **how)
     except TwowayError as error:
         return Prepared(stage.name, source.label, error=str(error)), None
     seconds = time.perf_counter() - began

@@ -21,6 +21,7 @@ from twoway.embedding.opening import require_options
 from twoway.embedding.precision import require
 from twoway.embedding.prompts import prompt_of
 from twoway.errors import UsageError
+from twoway.images import DEFAULT, Limits, ReadLimits
 
 from .embed_recall import Sample
 from .embed_source import READ_AHEAD, Sources, row_of
@@ -71,6 +72,7 @@ def embed(
     overwrite: bool = False,
     root: str | Path | None = None,
     dpi: int = 144,
+    limits: ReadLimits = DEFAULT,
     cluster: Cluster | None = None,
     **opening: Any,
 ) -> EmbedResult:
@@ -81,7 +83,7 @@ def embed(
     require_options(embed, opening, also=("processes",))
     if shard_rows < 1:
         raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
-    sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi)
+    sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, limits=Limits.reading(limits))
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     prompts = {"side": side, "instruction": instruction, "prompt_name": prompt_name}

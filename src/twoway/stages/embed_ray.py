@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.data.progress import steps
 from twoway.embedding.precision import require
-from twoway.errors import TwowayError, UsageError
+from twoway.errors import TwowayError, UsageError, with_extra
 
 from .embed_places import Places
 from .embed_recall import Sample
@@ -142,7 +142,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise UsageError("this engine needs Ray; install it with: pip install 'twoway[ray]'") from error
+        raise UsageError(f"this engine needs Ray; {with_extra('ray')}") from error
     if ray.is_initialized():
         yield ray
         return

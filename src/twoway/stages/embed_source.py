@@ -12,6 +12,7 @@ from twoway.data.rows import ReadOptions, Skip
 from twoway.data.sources import files_of, kind_of, open_source
 from twoway.data.table import FINDERS
 from twoway.embedding.shards import Row
+from twoway.images import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,10 +27,10 @@ _FILES, _BYTES = 2000, 4 << 30
 class Sources:
     """Several sources, one behind the other."""
 
-    def __init__(self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int) -> None:
+    def __init__(self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT) -> None:
         self.specs = [str(spec) for spec in specs]
-        self.options = ReadOptions(None if root is None else Path(root), dpi)
-        self.sources = [open_source(spec, root=root, dpi=dpi, images="lazy") for spec in self.specs]
+        self.options = ReadOptions(None if root is None else Path(root), dpi, limits)
+        self.sources = [open_source(spec, root=root, dpi=dpi, images="lazy", limits=limits) for spec in self.specs]
 
     def rows(self, skip: int) -> Iterator[Document | ContentError]:
         """Yield every row from one on."""

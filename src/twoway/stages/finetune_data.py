@@ -21,6 +21,7 @@ from twoway.data.pair_mixture import DOCUMENT, QUERY, Pairs, open_pairs
 from twoway.data.policy import Policy
 from twoway.data.task_batches import TaskEpochs
 from twoway.errors import UsageError, did_you_mean
+from twoway.images import Limits
 
 from .guide import Guide
 from .lost_rows import Lost, lost_rows
@@ -78,8 +79,9 @@ def open_data(
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     with opening(config) as kept:
-        pairs = open_pairs(config.data, folder=kept, policy=policy, seed=config.seed)
-        others = open_pairs(config.eval_data, folder=kept, policy=policy, seed=config.seed) if config.eval_data else None
+        how: dict[str, Any] = {"folder": kept, "policy": policy, "seed": config.seed, "limits": Limits.reading(config.limits)}
+        pairs = open_pairs(config.data, **how)
+        others = open_pairs(config.eval_data, **how) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
     encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)

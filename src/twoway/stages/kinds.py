@@ -88,7 +88,9 @@ def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapp
 
 
 def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:
-    found = mine.mine(base, config.data, out, corpus=config.corpus, choice=config.choice, on_bad=config.on_bad, **config.opening())
+    found = mine.mine(
+        base, config.data, out, corpus=config.corpus, choice=config.choice, on_bad=config.on_bad, limits=config.limits, **config.opening()
+    )
     return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
 
 
@@ -116,7 +118,7 @@ MINE = Kind(
     marker=mine.MANIFEST,
     makes_model=False,
     rows=_mined,
-    free=frozenset({"device", "processes"}),
+    free=frozenset({"device", "processes", "limits"}),
     opening=frozenset({"pooling"}),
 )
 

@@ -27,6 +27,7 @@ from twoway.embedding.opening import require_options
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
+from twoway.images import DEFAULT, Limits, ReadLimits
 
 from . import mine_rows
 from .embed import embed_rows
@@ -71,6 +72,7 @@ def mine(
     document_prompt: Mapping[str, Any] | None = None,
     vectors: str | Path | None = None,
     on_bad: OnBad = "fail",
+    limits: ReadLimits = DEFAULT,
     part_rows: int = PART,
     overwrite: bool = False,
     **opening: Any,
@@ -88,7 +90,7 @@ def mine(
     engine = open_embedders(model, **opening)
     with contextlib.closing(engine), alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        found = _open([data] if isinstance(data, str | Path) else data, corpus, policy)
+        found = _open([data] if isinstance(data, str | Path) else data, corpus, policy, Limits.reading(limits))
         asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
         answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
         conditions = {
@@ -120,13 +122,12 @@ def mine(
     )
 
 
-def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], policy: Policy) -> Corpus:
+def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], policy: Policy, limits: Limits) -> Corpus:
     """Open all sources and go through them; what training or `data prepare` found out about them before is used."""
     given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in data]
     more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
-    folder = data_folder()
-    pairs = open_pairs(given, folder=folder, policy=policy)
-    return list_corpus(pairs, [open_source_table(one, folder=folder, policy=policy) for one in more], policy)
+    how: dict[str, Any] = {"folder": data_folder(), "policy": policy, "limits": limits}
+    return list_corpus(open_pairs(given, **how), [open_source_table(one, **how) for one in more], policy)
 
 
 def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> Vectors:

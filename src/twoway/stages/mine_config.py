@@ -8,7 +8,7 @@ from typing import Any, Literal
 from twoway.data.mixture import SourceConfig
 from twoway.data.pair_mixture import PairSource  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
-from twoway.images import check_pixels
+from twoway.images import ReadLimits, check_pixels
 
 from .mine_choose import Choice
 
@@ -28,6 +28,7 @@ class MineConfig:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     processes: int | None = None  # default: one for each GPU
     on_bad: Literal["fail", "skip"] = "fail"
+    limits: ReadLimits = field(default_factory=ReadLimits)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -26,7 +26,7 @@ from twoway.data.progress import steps
 from twoway.data.sources import open_source
 from twoway.data.task_batches import small_of
 from twoway.errors import TwowayError, UsageError
-from twoway.images import open_document
+from twoway.images import Limits, open_document
 from twoway.model.pixels import set_pixels
 from twoway.model.prompting import set_template
 from twoway.model.source import locate
@@ -189,7 +189,8 @@ def _check(
     try:
         with tempfile.TemporaryDirectory() as folder:
             asked = replace(source, cap=first or source.cap)
-            pairs = open_pairs([asked], folder=Path(folder) if source.spec.startswith("hub:") else None, policy=Policy("skip"))
+            kept = Path(folder) if source.spec.startswith("hub:") else None
+            pairs = open_pairs([asked], folder=kept, policy=Policy("skip"), limits=Limits.reading(config.limits))
             found = measure(pairs, decode, known)
             large = too_large(pairs.mixture.tables, encoder, pairs=True)
             shown = _show(pairs, encoder, config.all_prompts())

@@ -27,6 +27,7 @@ from twoway.data.marks import ordinary_ids
 from twoway.data.mixture import Mixture, open_mixture
 from twoway.data.policy import Policy
 from twoway.files import write_whole
+from twoway.images import Limits
 
 from .lost_rows import Lost, lost_rows
 from .next_token import NOTHING_MASKED
@@ -78,7 +79,7 @@ def open_data(
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     with opening(config) as kept:
-        mixture = open_mixture(config.data, folder=kept, policy=policy)
+        mixture = open_mixture(config.data, folder=kept, policy=policy, limits=Limits.reading(config.limits))
     parts, geometry = prepared.processor, prepared.geometry
     masks = NOTHING_MASKED if config.objective == "causal" else config.mask
     whole_words = masks.unit == "word"

@@ -10,7 +10,7 @@ from typing import Literal
 from twoway.data.batching import CostWeights
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
-from twoway.images import check_pixels
+from twoway.images import ReadLimits, check_pixels
 from twoway.model.attn_implementation import AttnImplementation, by_part
 from twoway.training.config import TrainConfig
 
@@ -61,6 +61,7 @@ class StageConfig(TrainConfig):
     lora: AdapterConfig = field(default_factory=AdapterConfig)
     held_out: int = 128  # rows kept out of training to measure on (no more than a twentieth of all)
     on_bad: Literal["fail", "skip"] = "fail"
+    limits: ReadLimits = field(default_factory=ReadLimits)  # what is longer, or takes more to read, is a bad row
     max_bad_share: float = 0.1  # a source of 1,000 rows or more that would lose more of them stops the run before its first step
     workers: int = 2
     prefetch: int = 2

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.errors import TwowayError, UsageError, did_you_mean, with_extra
 from twoway.evaluation import mmeb, nano, pairs
 from twoway.evaluation.run import run_task
 
@@ -107,7 +107,7 @@ def require_mteb() -> None:
     try:
         import mteb  # noqa: F401
     except ModuleNotFoundError as error:
-        raise TwowayError(f"this needs mteb ({error}); install it with: pip install 'twoway[eval]'") from error
+        raise TwowayError(f"this needs mteb ({error}); {with_extra('eval')}") from error
 
 
 NANO = {name: (kind.group, kind.mark) for name, kind in nano.TASKS.items()}

@@ -24,7 +24,7 @@ _SPEED = (
     "worker_type",
     "decoded_bytes",
 )
-_SEEN = ("save_steps", "save_minutes", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows", "max_bad_share")
+_SEEN = ("save_steps", "save_minutes", "save_total", "log_steps", "log", "eval_steps", "eval_data", "eval_rows", "max_bad_share", "limits")
 FREE = frozenset((*_SPEED, *_SEEN))
 
 

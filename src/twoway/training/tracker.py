@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from twoway.errors import UsageError
+from twoway.errors import UsageError, with_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ def require_tracker(name: TrackerName) -> None:
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
-            raise UsageError("log=tensorboard needs the package tensorboard: pip install 'twoway[train]'") from error
+            raise UsageError(f"log=tensorboard needs the package tensorboard; {with_extra('train')}") from error
     elif name != "none" and find_spec(name) is None:
         raise UsageError(f"log={name} needs the package {name}: pip install {name}")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import TwowayError, UsageError, did_you_mean
+from ..errors import TwowayError, UsageError, did_you_mean, with_extra
 from ..files import cache_home, fresh_folder, sha256
 from .graft import graft
 from .nano.config import NanoConfig
@@ -137,7 +137,7 @@ def load(weights: Path) -> tuple[Any, Any]:
     try:
         import gguf  # noqa: F401 - the library reads the file through it
     except ImportError as error:
-        raise TwowayError("reading SmolLM2's weights needs the package gguf; install it with: pip install 'twoway[samples]'") from error
+        raise TwowayError(f"reading SmolLM2's weights needs the package gguf; {with_extra('samples')}") from error
     where = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
     tokenizer = AutoTokenizer.from_pretrained(**where)
