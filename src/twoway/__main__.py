@@ -7,7 +7,6 @@ lost or becomes another. While a verb runs, Ctrl-C is Python's exception, and on
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -19,12 +18,11 @@ def main() -> int:
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, lambda *_: _end())
-    from twoway.cli import INTERRUPTED
     from twoway.cli import main as run
 
-    # What is registered first runs last. Python ends itself by the signal, and not by the code, where it had been at code out of a string.
-    code = 0
-    atexit.register(lambda: _leave(code) if code == INTERRUPTED else None)
+    # What is registered first runs last, when all threads have ended and all that others registered is done.
+    code: int | None = None
+    atexit.register(lambda: _leave(code))
     code = run(begin=(lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if heard else None)
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -36,9 +34,21 @@ def _end() -> None:
     os._exit(130)
 
 
-def _leave(code: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+def _leave(code: int | None) -> None:
+    """End with this code, if there is one, and without the interpreter's own end.
+
+    That takes every module of torch apart, which is seconds on a busy machine, and where Ctrl-C came into code out of a string it
+    ends by the signal.
+    """
+    if code is None:
+        return
+    try:
         sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        pass  # nobody reads it any more
+    except OSError as error:
+        os.write(2, f"twoway: the output cannot be written ({error.strerror})\n".encode())
+        code = code or 1
     os._exit(code)
 
 

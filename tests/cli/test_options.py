@@ -63,7 +63,7 @@ def test_every_command_that_reads_data_can_be_told_how_much_of_a_row_it_reads(ti
         (["data", "check", "pairs.jsonl", "--pairs", "limits.max_characters=4"], "pairs.jsonl:1: positive: the text of part 1"),
         (["data", "prepare", "rows.jsonl", "limits.max_characters=4", "--cache-dir", "c"], "rows.jsonl:2: the text of part 1"),
         (["pretrain", base, "p", "--data", "rows.jsonl", "limits.max_characters=4", "max_steps=1"], "rows.jsonl:2: the text of part 1"),
-        (["bridge", base, "b", "--data", "pairs.jsonl", "limits.max_characters=4", "max_steps=1"], "pairs.jsonl:1: positive: the text"),
+        (["bridge", model, "b", "--data", "pairs.jsonl", "limits.max_characters=4", "max_steps=1"], "pairs.jsonl:1: positive: the text"),
         (["finetune", base, "f", "--data", "pairs.jsonl", "limits.max_characters=4", "max_steps=1"], "pairs.jsonl:1: positive: the text"),
     ):
         assert main(command) == 1, command

@@ -162,3 +162,46 @@ def test_one_value_in_very_many_rows_does_not_fill_the_memory(tmp_path, monkeypa
         open_table(str(path), policy=Policy("skip"))
     assert pyarrow.total_allocated_bytes() - before < 1 << 20
     assert len(list(open_source(path))) == 2000
+
+
+@pytest.fixture
+def lying(tmp_path):
+    """Return `lying(old, new, number)`: a file of 40 rows in two row groups whose metadata has other bytes in a place."""
+
+    def make(old, new, number=0):
+        path = table(tmp_path / "rows.parquet", [{"text": f"text {number}", "n": number} for number in range(40)], row_group_size=20)
+        data = path.read_bytes()
+        at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+        for _ in range(number + 1):
+            at = data.index(old, at + 1)
+        path.write_bytes(data[:at] + new + data[at + len(old) :])
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("how", ["stream", "table"])
+@pytest.mark.parametrize(
+    ("old", "new", "number", "words"),
+    [
+        (b"\x16\x50", b"\x16\x4e", 0, "it says that it has 39 rows, and its row groups 40"),
+        (b"\x16\x28", b"\x16\x2a", 0, "text in row group 1 has 21 values for 20 rows"),
+        (b"\x16\x28", b"\x16\x28\x16\x28", 2, "no readable Parquet file"),
+        (b"\x25\x02", b"\x25\x00", 0, "no readable Parquet file"),  # a text that is always there; pyarrow aborts at its statistics
+    ],
+)
+def test_metadata_that_lies_is_one_line_and_loses_no_row_in_silence(lying, how, old, new, number, words):
+    path = lying(old, new, number)
+    with pytest.raises(TwowayError, match=words) as caught:
+        list(open_source(path, on_bad="skip")) if how == "stream" else open_table(str(path), policy=Policy("skip"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["stream", "table"])
+def test_rows_that_are_not_there_are_missed(tmp_path, monkeypatch, how):
+    """Whatever the metadata says of them: a row group whose pages hold fewer."""
+    path = table(tmp_path / "rows.parquet", [{"text": f"text {number}"} for number in range(40)], row_group_size=20)
+    whole = pyarrow.parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda *of, **how: (one[:-1] for one in whole(*of, **how)))
+    with pytest.raises(TwowayError, match=r"of its (20|40) rows"):
+        list(open_source(path, on_bad="skip")) if how == "stream" else open_table(str(path), policy=Policy("skip"))

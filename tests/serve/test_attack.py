@@ -175,6 +175,19 @@ def test_stopping_waits_no_longer_than_it_was_told(engine, store, monkeypatch):
     assert {one.result() for one in asked} <= {0, 500, 503}
 
 
+def test_refusals_do_not_keep_it_from_ending(engine):
+    with running(engine, grace=2.0) as (server, thread, where):
+        server.service.receiver.running += 1  # a request that was there before
+        server.handle_exit(signal.SIGTERM, None)
+        with _opened(where) as late:
+            late.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
+            until(lambda: server.server_state.tasks)
+            server.service.receiver.running -= 1
+            thread.join(90)
+        assert not thread.is_alive()
+        assert not server.service.cut_off
+
+
 _PROGRAM = """
 import sys, time
 from twoway.search.lance import LanceStore

@@ -151,4 +151,7 @@ class ParquetFinder(Base):
             size += batch.nbytes
             if size > _GROUP_BYTES:
                 return table.schema_arrow.empty_table()
+        rows, said = sum(batch.num_rows for batch in batches), table.metadata.row_group(group).num_rows
+        if rows != said:
+            raise pyarrow.ArrowInvalid(f"row group {group + 1} has {rows:,} of its {said:,} rows")
         return pyarrow.Table.from_batches(batches, schema=table.schema_arrow)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..content import ContentError, Place
 from ..errors import TwowayError
+from ..images import DEFAULT
+from ..sandbox import SANDBOX, BoundError, SandboxError
 from .rows import document, require_columns
 
 if TYPE_CHECKING:
@@ -45,18 +47,41 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def require_sound(table: Any, file: Path) -> None:
-    """Refuse a file that names a column twice, of which one would be lost without a word, or that unpacks to far more than data does."""
+    """Refuse a file that names a column twice, says of its rows what is not so, or unpacks to far more than data does."""
     names = table.schema_arrow.names
     twin = next((name for name, times in Counter(names).items() if times > 1), None)
     if twin is not None:
         raise TwowayError(f"{file} has the column {twin} twice; write it again with each column once")
-    for group in range(table.num_row_groups):
-        said = table.metadata.row_group(group)
-        for column in range(said.num_columns):
-            packed, size = said.column(column).total_compressed_size, said.column(column).total_uncompressed_size
-            if size > _LARGE and size > _PACKED * packed:
-                what = f"{said.column(column).path_in_schema} in row group {group + 1} unpacks from {packed:,} to {size:,} bytes"
-                raise TwowayError(f"{file} is not read: {what}, as nothing but an attack does")
+    rows = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != table.metadata.num_rows:
+        raise TwowayError(f"{file} is damaged: it says that it has {table.metadata.num_rows:,} rows, and its row groups {sum(rows):,}")
+    try:
+        given = {"file": str(file.absolute()), "large": _LARGE, "packed": _PACKED}
+        trouble, _ = SANDBOX.call(f"{__name__}:child_trouble", given, seconds=DEFAULT.max_page_seconds, memory=DEFAULT.max_page_memory)
+    except SandboxError as error:
+        said = f"the file {error}" if isinstance(error, BoundError) else str(error).splitlines()[0]
+        raise TwowayError(f"{file} is no readable Parquet file ({said})") from error
+    if trouble:
+        raise TwowayError(f"{file} {trouble}")
+
+
+def child_trouble(file: str, large: int, packed: int) -> tuple[str, bytes]:
+    """Say what is wrong with the columns of a file; it runs in the child process, because metadata that lies may abort pyarrow's."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as table:
+        flat = [not table.schema.column(column).max_repetition_level for column in range(table.metadata.num_columns)]
+        for number in range(table.num_row_groups):
+            group = table.metadata.row_group(number)
+            for column in range(group.num_columns):
+                one = group.column(column)
+                where = f"{one.path_in_schema} in row group {number + 1}"
+                if one.num_values != group.num_rows and flat[column]:
+                    return f"is damaged: {where} has {one.num_values:,} values for {group.num_rows:,} rows", b""
+                if one.total_uncompressed_size > max(large, packed * one.total_compressed_size):
+                    sizes = f"{one.total_compressed_size:,} to {one.total_uncompressed_size:,} bytes"
+                    return f"is not read: {where} unpacks from {sizes}, as nothing but an attack does", b""
+    return "", b""
 
 
 def _records(file: Path, skip: Skip) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
@@ -79,5 +104,7 @@ def _records(file: Path, skip: Skip) -> Iterator[tuple[int, dict[str, Any] | Exc
                     except (ValueError, ArithmeticError) as error:  # text that is not UTF-8, dates out of range
                         yield number + index + 1, error
                 number += batch.num_rows
+            if number != sum(groups):
+                raise TwowayError(f"{file} is damaged: {number:,} of its {sum(groups):,} rows are there")
     except (OSError, pyarrow.ArrowException) as error:
         raise TwowayError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]})") from error

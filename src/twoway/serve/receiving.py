@@ -33,11 +33,15 @@ class Receiver:
         self.limits = limits
         self.held = 0  # bytes of all bodies in memory
         self.running = 0  # pieces of work of requests that are being answered
+        self.stopping = False
 
     async def answer(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
         """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
         _require_json(request)
         try:
+            if self.stopping:  # not counted: refusals without an end would keep the server from ending
+                async with self._body(request):
+                    raise ApiError(503, "the server is stopping", code="stopping", wait=5)
             with self._counted():
                 async with self._body(request) as body:
                     return await self.in_time(_while_there(request, work(body)))

@@ -55,7 +55,6 @@ class Service:
         self.batcher = Batcher(self.engine, limits, self.metrics)
         self.receiver = Receiver(limits)
         self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
-        self.stopping = False
         self.cut_off = False  # whether answers were
         self.until: float | None = None  # when it has to have ended, by the clock that only goes forward
         self._frame = lru_cache(maxsize=64)(self._measure_frame)
@@ -122,6 +121,15 @@ class Service:
             if threads.stuck(self.limits.stuck_seconds):
                 return f"all threads that {what} have been at one piece of work each for {self.limits.stuck_seconds:g} seconds"
         return None
+
+    @property
+    def stopping(self) -> bool:
+        """Say whether new work is refused."""
+        return self.receiver.stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self.receiver.stopping = stopping
 
     @property
     def busy(self) -> bool:
