@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import twoway
+from made_vectors import pictures, vectors_of
 from twoway import cli
 from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.files import fresh_folder, write_whole
@@ -116,6 +119,7 @@ def test_what_an_error_repeats_is_shown_by_a_terminal_and_not_obeyed(monkeypatch
 
 INTERRUPT = """
 import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
 class Interrupt:
     def find_spec(self, name, *_):
         if name == {at!r}:
@@ -132,6 +136,51 @@ def test_ctrl_c_is_one_line_from_the_first_moment(at):
     ended = subprocess.run([sys.executable, "-c", INTERRUPT.format(at=at)], capture_output=True, text=True, timeout=240)
     said = "twoway compare: interrupted; nothing half-written is left" if "evaluation" in at else "twoway: interrupted; nothing was begun"
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"{said}\n")
+
+
+_READY = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); print('ready', flush=True); import runpy; runpy.run_module('twoway', run_name='__main__')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["evaluate", "index"])
+def test_ctrl_c_at_any_moment_of_a_program_is_gone_on_with(verb, tiny_encoder, tmp_path, monkeypatch):
+    """From its first line on; what Python does before that is its own."""
+    monkeypatch.chdir(tmp_path)
+    vectors_of(pictures(tmp_path / "data", 12), tmp_path / "vectors", shard_rows=2)
+    model = str(tiny_encoder("qwen2_vl"))
+    commands = {
+        "evaluate": [model, "--suite", "nano", "--tasks", "called", "--subset", "6", "--device", "cpu", "--cache"],
+        "index": ["vectors", "--db"],
+    }
+    options = {"evaluate": ["--output", "found.json"], "index": []}[verb]
+
+    def begin(place):
+        command = [sys.executable, "-c", _READY, verb, *commands[verb], place, *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    start = time.monotonic()
+    whole = begin("whole")
+    assert (whole.communicate()[1].count("Traceback"), whole.returncode) == (0, 0)
+    seconds, ended = time.monotonic() - start, []
+    Path("found.json").rename("whole.json") if verb == "evaluate" else None
+    for share in (0.01, 0.05, 0.2, 0.5, 0.8, 0.9, 0.95, 1.0):
+        process = begin("cut")
+        time.sleep(share * seconds)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=240)[1]
+        ended.append(process.returncode)
+        if process.returncode:
+            assert (process.returncode, "Traceback" in said) in ((130, False), (-signal.SIGINT, False)), said
+            assert process.returncode != 130 or "interrupted; " in said.splitlines()[-1]
+            assert not Path("found.json").exists()
+        if Path("found.json").exists():
+            Path("found.json").unlink()
+    assert 130 in ended
+    assert begin("cut").wait(240) == 0
+    assert verb == "index" or Path("found.json").read_bytes() == Path("whole.json").read_bytes()
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_ctrl_c_that_is_ignored_stays_so():

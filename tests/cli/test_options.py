@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from twoway.cli import main
-from twoway.cli.options import add_limits, add_on_bad, add_opening, limits, opening
+from twoway.cli.options import add_limits, add_on_bad, add_opening, limits, opening, print_table
 from twoway.data.policy import BAD_ROWS, OnBad
 from twoway.errors import UsageError
 from twoway.images import ReadLimits
@@ -75,8 +78,8 @@ def test_every_command_that_reads_data_can_be_told_how_much_of_a_row_it_reads(ti
 
 def test_what_is_read_of_a_row_is_in_no_fingerprint(tmp_path):
     (tmp_path / "r.yaml").write_text(
-        "base: samples/base\nstages: [{pretrain: {data: [samples:pretrain]}}, {mine: {data: [samples:train]}}, "
-        "{finetune: {data: [samples:train]}}]\n"
+        "base: samples/base\nstages:\n  pretrain: {data: [{spec: samples:pretrain}]}\n  mine: {data: [{spec: samples:train}]}\n"
+        "  finetune: {data: [{spec: samples:train}]}\n"
     )
     plain, other = (
         [job.fingerprint for job in plan(read_recipe(tmp_path / "r.yaml", words), of_model=str, of_data=str)]
@@ -84,3 +87,19 @@ def test_what_is_read_of_a_row_is_in_no_fingerprint(tmp_path):
     )
     assert len(plain) == 3
     assert plain == other
+
+
+@pytest.mark.parametrize("width", [160, 80, 40])
+def test_a_table_breaks_no_word_of_a_header_and_no_number(width, capsys):
+    table = Table(title="what", title_justify="left")
+    for title in ("task", "group"):
+        table.add_column(title)
+    for title in ("score", "95%", "characters", "words alone", "left out", "1,234 of\nall"):
+        table.add_column(title, justify="right")
+    table.add_row("a-long-name-of-a-task", "words", "[red]0.123 at chance[/red]", "0.100 to 0.140", "1,234,567", "0.02", "0", "")
+    table.add_row("mean", "", "0.234", "", "", "", "", "12,345")
+    print_table(Console(file=sys.stdout, width=width), table)
+    said = capsys.readouterr().out
+    assert all(len(line) <= width for line in said.splitlines())
+    for word in ("task", "group", "characters", "alone", "out", "0.123", "chance", "1,234,567", "0.140", "12,345", "mean", "all"):
+        assert word in said, said

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from typing import TYPE_CHECKING
+import signal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +17,12 @@ from sentence_transformers import SentenceTransformer
 
 from twoway.cli import main
 from twoway.content import ContentError
+from twoway.embedding import Embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.compare import compare
 from twoway.evaluation.mmeb import GROUPS
 from twoway.evaluation.results import items_path
 from twoway.stages.evaluate import evaluate
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WORDS = ("red", "green", "blue", "white", "what colour", "is this", "the picture", "small", "large", "square")
 QUERIES = 6
@@ -88,6 +88,40 @@ def test_precision_at_1_is_that_of_a_plain_loop_to_the_item(tiny_encoder, folder
     assert written["tasks"]["MSCOCO"]["chance"] == pytest.approx(0.2)
     assert written["mean"] == pytest.approx(np.mean([np.mean(one) for one in hits.values()]))
     assert {"classification", "vqa", "retrieval", "grounding", "in-domain"} <= set(written["groups"])
+
+
+@pytest.mark.parametrize("at", ["embedding", "writing"])
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tiny_encoder, folder, tmp_path, capsys, monkeypatch, at):
+    command = ["evaluate", str(tiny_encoder("qwen2_vl")), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO", "--device", "cpu"]
+    command += ["--output", str(tmp_path / "found.json"), "--cache"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    wanted = [path.read_bytes() for path in (tmp_path / "found.json", items_path(tmp_path / "found.json"))]
+    (tmp_path / "found.json").unlink()
+    embed, replace, count = Embedder.embed, Path.replace, itertools.count(1)
+
+    def cut(of, *given, **named):
+        for one in embed(of, *given, **named):
+            yield one
+            if next(count) == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    def second(of, *given):
+        if next(count) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return replace(of, *given)
+
+    capsys.readouterr()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
+    with monkeypatch.context() as patch:
+        patch.setattr(*(Embedder, "embed", cut) if at == "embedding" else (Path, "replace", second))
+        assert main([*command, str(tmp_path / "cut")]) == 130
+    signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.splitlines()[-1] == "twoway evaluate: interrupted; nothing half-written is left"
+    assert not (tmp_path / "found.json").exists()
+    assert not list(tmp_path.glob("*.tmp"))
+    assert main([*command, str(tmp_path / "cut")]) == 0
+    assert " 0 taken from the cache" not in capsys.readouterr().err
+    assert [path.read_bytes() for path in (tmp_path / "found.json", items_path(tmp_path / "found.json"))] == wanted
 
 
 def test_a_bare_checkpoint_is_said_to_be_read_so_and_a_quick_look_embeds_what_it_needs(tiny_model, folder, tmp_path):

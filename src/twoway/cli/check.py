@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
 
@@ -79,7 +81,7 @@ def show(report: Report | BridgeReport) -> None:
     for group in dict.fromkeys(cell.group for cell in report.cells):
         found = [cells.get((group, *column)) for column in columns]
         table.add_row(group, *(f"{cell.verdict}\n{cell.largest:.1e}" if cell else "" for cell in found))
-    console.print(table)
+    print_table(console, table)
     for line in _bridge_lines(report) if isinstance(report, BridgeReport) else _lines(report):
         console.print(line, markup=False)
 

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
 
@@ -60,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
             verdict = ("better" if gap > 0 else "worse") if line.sure else "may be luck"
             numbers = f"{line.first:.3f}", f"{line.second:.3f}", f"{gap:+.3f}", f"{line.low:+.3f} to {line.high:+.3f}"
             table.add_row(line.what, str(line.n), *numbers, verdict)
-        console.print(table)
+        print_table(console, table)
     return 0

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -123,7 +125,7 @@ def show_prepared(found: Preparation) -> None:
         speed = "known" if one.known else f"{one.rows_per_second:,.0f}"
         cells = ["-"] * 5 if one.error else [*counts, f"{one.bytes_read / 1e6:,.1f}", speed]
         table.add_row(one.stage, one.source, *cells)
-    console.print(table)
+    print_table(console, table)
     console.print("cut: longer than max_length; known: prepared before", markup=False)
     for one in found.sources:
         if one.error:
@@ -153,7 +155,7 @@ def show(report: DataReport) -> None:
         numbers = (source.rows, source.rows_an_epoch, source.texts, source.pictures, source.characters)
         cells = [f"{number:,}" for number in numbers] + [f"{source.megapixels:,.1f}", f"{len(source.bad):,}"]
         table.add_row(source.name, *(["-"] * len(cells) if source.error else cells))
-    console.print(table)
+    print_table(console, table)
     for source in report.sources:
         for line in _lines(source):
             console.print(line, markup=False)
@@ -206,7 +208,7 @@ def show_pairs(report: PairsCheck) -> None:
             counts = [f"{number:,}" for number in (one.documents, one.with_text, one.with_picture)]
             spreads = [" ".join(f"{number:,}" for number in spread) or "-" for spread in (one.characters, one.pixels)]
             table.add_row(source.name if side == "query" else "", side, *counts, *spreads, f"{one.aspect:g}")
-    console.print(table)
+    print_table(console, table)
     console.print("characters and pixels: least, median, 95th percentile, most", markup=False)
     for source in report.sources:
         for line in _pair_lines(source, report.against):

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import add_on_bad, add_opening, add_processes, opening
+from .options import add_on_bad, add_opening, add_processes, opening, print_table
 
 if TYPE_CHECKING:
     import argparse
@@ -112,7 +112,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(kind, "", f"{group['tasks']} tasks", f"{group['score']:.3f}", *(f"{group[key]:.3f}" for key in official))
     means = [f"{found[key]:.3f}" for key in ("mean", "official_mean") if key in found]
     table.add_row("mean", "", f"{len(found['tasks'])} tasks", *means)
-    console.print(table)
+    print_table(console, table)
     if official:
         console.print("strict: a tie is no hit. official: as MMEB's released code counts, a tie is a hit.", markup=False)
     for name, one in found["tasks"].items():

@@ -12,6 +12,9 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
+    from rich.console import Console
+    from rich.table import Table
+
     from twoway.images import ReadLimits
 
 _OPENING = (
@@ -87,6 +90,30 @@ def words(given: str | None, name: str) -> str | None:
         return None if given is None else os.fsencode(given).decode("utf-8")
     except UnicodeError as error:
         raise UsageError(f"{name} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table that breaks no word of a header and no number, or a few lines for each row where the terminal has no room for that."""
+    from rich.text import Text
+
+    widest = []
+    for column in table.columns:
+        shown = [Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells)]
+        column.width = max(map(len, " ".join(shown if column.justify == "right" else shown[:1]).split()), default=1)
+        column.overflow = "fold"
+        widest.append(max(len(line) for text in shown for line in text.split("\n")))
+    room = console.width - 1 - sum((column.width or 0) + 3 for column in table.columns)
+    for column, most in zip(table.columns, widest, strict=True):
+        more = max(0, min(room, most - (column.width or 0)))
+        column.width, room = (column.width or 0) + more, room - more
+    if room >= 0:
+        console.print(table)
+        return
+    console.print(table.title or "", style="italic")
+    headers = [" ".join(str(column.header).split()) for column in table.columns]
+    for first, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        said = [f"{header} {' '.join(str(cell).split())}".strip() for header, cell in zip(headers[1:], cells, strict=True) if str(cell)]
+        console.print(f"{first}\n  {'; '.join(said)}")
 
 
 def json_text(found: Any) -> str:

@@ -6,8 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
+
+    from rich.table import Table
 
     from twoway.stages.plan import Plan, StagePlan
 
@@ -64,9 +68,9 @@ def show(found: Plan) -> None:
     for one in found.stages:
         table.add_row(*_cells(one))
     table.add_row("all", *[""] * 7, f"{found.hours:,.1f}", f"{found.price:,.0f}")
-    console.print(table)
-    console.print(_parts(found))
-    console.print(_choices(found))
+    print_table(console, table)
+    print_table(console, _parts(found))
+    print_table(console, _choices(found))
     for note in dict.fromkeys(found.notes):
         console.print(note, markup=False)
 
@@ -87,7 +91,7 @@ def _cells(one: StagePlan) -> list[str]:
     ]
 
 
-def _parts(found: Plan) -> object:
+def _parts(found: Plan) -> Table:
     """Make the table of where operations go."""
     from rich.table import Table
 
@@ -105,7 +109,7 @@ def _parts(found: Plan) -> object:
     return table
 
 
-def _choices(found: Plan) -> object:
+def _choices(found: Plan) -> Table:
     """Make the table of what fits."""
     from rich.table import Table
 

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
 
@@ -80,7 +82,7 @@ def show(recipe: str, forecasts: tuple[Forecast, ...]) -> None:
         table.add_column(column, justify="right", overflow="fold")
     for one in forecasts:
         table.add_row(one.name, one.said, *one.cells())
-    console.print(table)
+    print_table(console, table)
     for line in dict.fromkeys(note for one in forecasts for note in one.notes):
         console.print(line, markup=False)
     for one in forecasts:

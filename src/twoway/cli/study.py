@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
 
+from .options import print_table
+
 if TYPE_CHECKING:
     import argparse
 
@@ -152,7 +154,7 @@ def show(study: str, found: Forecasts) -> None:
         table.add_column(column, justify="right", overflow="fold")
     for line in found.lines:
         table.add_row(*line.cells())
-    console.print(table)
+    print_table(console, table)
     console.print(found.said, markup=False)
     for text in (*found.notes, *found.problems):
         console.print(text, markup=False)
