@@ -138,7 +138,12 @@ def test_ctrl_c_is_one_line_from_the_first_moment(at):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", f"{said}\n")
 
 
-_READY = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); print('ready', flush=True); import runpy; runpy.run_module('twoway', run_name='__main__')"
+_READY = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ready", flush=True)
+runpy.run_module("twoway", run_name="__main__")
+"""
 
 
 @pytest.mark.slow
