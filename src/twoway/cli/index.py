@@ -88,7 +88,7 @@ def _embedded(args: argparse.Namespace) -> EmbedResult | None:
     from twoway.stages.embed import embed
 
     out = args.out or f"{args.db.rstrip('/')}-vectors"
-    how = {"side": "document", "on_bad": args.on_bad, "root": args.root, "overwrite": args.overwrite}
+    how = {"side": "document", "on_bad": args.on_bad, "root": args.root, "overwrite": args.overwrite, "limits": limits(args)}
     return embed(args.model, args.vectors, out, **how, **said)
 
 
