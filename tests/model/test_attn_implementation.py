@@ -119,6 +119,26 @@ def test_borders_are_read_once_a_pass(pair: tuple[Any, Any], monkeypatch: pytest
     assert not len(kernels._plans)
 
 
+@pytest.mark.parametrize("of", ["get_vision_cu_seqlens", "get_vision_window_index"])
+def test_borders_that_are_not_the_towers_are_not_believed(pair: tuple[Any, Any], of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of them, and other ones: a family that counts in another way."""
+    before = seen(pair[1])[0]
+    tower = pair[1].get_encoder(modality="image")
+    assert len(kernels._agreed[tower]) == 1 + hasattr(tower, "window_size")
+    right = getattr(kernels, of)
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        made = right(*args, **options)
+        return tuple(one + (one > 0) for one in made) if isinstance(made, tuple) else made + (made > 0)
+
+    monkeypatch.setattr(kernels, of, wrong)
+    kernels._agreed[tower].clear()
+    torch.testing.assert_close(seen(pair[1])[0], before, atol=0, rtol=0)
+    kind = "windows" if of.endswith("index") else "pictures"
+    assert kind not in kernels._agreed[tower]
+    kernels._agreed[tower].clear()
+
+
 @pytest.mark.parametrize(
     "lengths", [[64] * 5, [64, 64, 16, 32, 64, 16], [300, 64, 300, 40], [7], [200, 100], [1, 2, 3], [64, 300, 64, 8, 300, 5]]
 )

@@ -7,8 +7,11 @@ A tower of the Qwen-VL kind keeps the patches of all pictures in one row and say
 FlashAttention takes these borders as they are. For every other kernel transformers cuts the row up and makes a call for each stretch, and
 reads the borders from the device three times a layer. Under sdpa such a tower gets a function of ours, registered as transformers' docs
 say. Its name has "flash" in it, because transformers hands the borders to such names alone. It lays stretches of one length together and
-makes one call for each length; short ones (windows at the edge of a picture) share one padded call. Borders become numbers once a forward
-pass. Towers are found by what they expose: attention that takes `cu_seqlens`.
+makes one call for each length; short ones (windows at the edge of a picture) share one padded call. Towers are found by what they expose:
+attention that takes `cu_seqlens`.
+
+Borders become numbers once a forward pass, and a device need not be waited for: they follow from the sizes of the pictures, which a batch
+has on the CPU (`remember`). What is worked out from them is compared with what the tower has in its first pass, and believed from then on.
 
 The choice lives in the config in memory; transformers saves none of it, so a checkpoint names no kernel.
 """
@@ -19,9 +22,11 @@ import inspect
 import itertools
 from collections import Counter
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -29,6 +34,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_torch_flex_attn_available
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
 from twoway.errors import UsageError, did_you_mean
 
@@ -150,7 +156,12 @@ def use(
     used = {"language": str(language.config._attn_implementation)}
     if tower is not None:
         plain, grouped = (short_rows.NAME, GROUPED_SHORT_ROWS) if products else (SDPA, GROUPED)
-        _set(model, tower, chosen.tower, flash=flash, short=grouped if takes_borders(tower) else plain, what="tower")
+        bordered = takes_borders(tower)
+        _set(model, tower, chosen.tower, flash=flash, short=grouped if bordered else plain, what="tower")
+        if bordered and tower not in _agreed:
+            _agreed[tower] = set()
+            tower.register_forward_pre_hook(_foresee, with_kwargs=True)
+            tower.register_forward_hook(_forget, always_call=True)
         used["tower"] = str(tower.config._attn_implementation)
     if decoder is not None:
         name = used["language"] if chosen.decoder == AUTO else short_rows.NAME if chosen.decoder == SDPA and products else chosen.decoder
@@ -247,13 +258,68 @@ class _Plan:
     back: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """A tower's forward pass, with the borders that follow from the sizes of its pictures: of whole pictures, and of windows."""
+
+    tower: nn.Module
+    borders: dict[str, list[int]]
+
+
 _plans: Any = WeakTensorKeyDictionary()  # a tower hands the same borders to all of its layers
+_on_cpu: Any = WeakTensorKeyDictionary()  # whole numbers on a device -> the same on the CPU
+_pass: ContextVar[_Pass | None] = ContextVar("pass", default=None)
+_agreed: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # which borders were seen to be the tower's own
+
+
+def remember(moved: Tensor, value: Tensor) -> Tensor:
+    """Keep whole numbers on the CPU beside their copy on a device, as long as that lives, so that they need not be read off it."""
+    if moved is not value and not value.is_floating_point():
+        _on_cpu[moved] = value
+    return moved
+
+
+def _foresee(tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+    """Work out the borders of the pass that begins, where the sizes of its pictures are known."""
+    _pass.set(None)
+    grids = given.get("grid_thw", args[1] if len(args) > 1 else None)
+    if not isinstance(grids, torch.Tensor) or "cu_seqlens" in given:
+        return
+    sizes = _on_cpu.get(grids, grids)
+    known: dict[str, Any] = {name: getattr(tower, name, None) for name in ("spatial_merge_size", "window_size", "patch_size")}
+    windows = all(isinstance(one, int) for one in known.values())
+    # On a CPU reading is free, and the pass is only compared; of a film towers have more than one way.
+    if sizes.device.type != "cpu" or (sizes is grids and len(_agreed[tower]) == 1 + windows) or bool((sizes[:, 0] != 1).any()):
+        return
+    borders = {"pictures": get_vision_cu_seqlens(sizes).tolist()}
+    if windows:
+        borders["windows"] = get_vision_window_index(sizes, **known)[1].tolist()
+    _pass.set(_Pass(tower, borders))
+
+
+def _forget(*_: Any) -> None:
+    _pass.set(None)
+
+
+def _numbers(borders: Tensor) -> list[int]:
+    """Return borders as numbers; they are read off the device only where nothing else tells them, or it was never seen to be right."""
+    known, now = _on_cpu.get(borders), _pass.get()
+    if known is not None:
+        return [int(one) for one in known.tolist()]
+    # Pictures of one window each have as many of both, which then are the same.
+    kind = next((kind for kind, one in now.borders.items() if len(one) == len(borders)), None) if now else None
+    if now and kind in _agreed[now.tower]:
+        return now.borders[kind]
+    found: list[int] = borders.tolist()
+    if now and kind and now.borders[kind] == found:
+        _agreed[now.tower].add(kind)
+    return found
 
 
 def _plan_of(borders: Tensor) -> _Plan:
     found: _Plan | None = _plans.get(borders)
     if found is None:
-        found = _plans[borders] = plan(borders.tolist(), borders.device)
+        found = _plans[borders] = plan(_numbers(borders), borders.device)
     return found
 
 
@@ -282,8 +348,8 @@ def plan(borders: list[int], device: torch.device | str = "cpu") -> _Plan:
         back[here[real]] = done + real.flatten().nonzero()[:, 0]
         taken.append(here.flatten())
         done += here.numel()
-        calls.append(_Call(len(inside), longest, None if len(group) == 1 else real[:, None, None].to(device)))
-    return _Plan(tuple(calls), torch.cat(taken).to(device), back.to(device))
+        calls.append(_Call(len(inside), longest, None if len(group) == 1 else real[:, None, None].to(device, non_blocking=True)))
+    return _Plan(tuple(calls), torch.cat(taken).to(device, non_blocking=True), back.to(device, non_blocking=True))
 
 
 def attend(

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from twoway.model.attn_implementation import remember
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -114,7 +116,7 @@ def read(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch."""
+    """Move the tensors of a batch. Its whole numbers stay known on the CPU: those that a model asks for are not read off the device."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return remember(value.to(device, non_blocking=True), value)
     return {key: to_device(item, device) for key, item in value.items()} if isinstance(value, dict) else value
