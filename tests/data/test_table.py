@@ -163,6 +163,37 @@ def test_a_damaged_table_says_what_to_delete(sources, tmp_path):
         open_table(sources["jsonl"], folder=folder)
 
 
+def test_a_picture_that_was_mended_is_looked_at_again_and_no_other(jsonl, png, tmp_path, monkeypatch):
+    """Missing, broken, and broken still: what the kept table then has is what a new one would."""
+    rows = [{"text": "good"}, {"image": "a.png", "text": "was missing"}, b"{", {"image": "b.png"}, {"image": "c.png"}, {"text": "last"}]
+    spec, folder = str(jsonl(*rows)), tmp_path / "tables"
+    for name in "bc":
+        (tmp_path / f"{name}.png").write_bytes(b"nothing")
+    before = open_table(spec, policy=Policy("skip"), folder=folder)
+    assert before.numbers.tolist() == [1, 6]
+    looked = []
+    measure = type(before.finder).measure
+    monkeypatch.setattr(type(before.finder), "measure", lambda self, at: looked.append(at[1]) or measure(self, at))
+    assert open_table(spec, policy=Policy("skip"), folder=folder).digest() == before.digest()
+    assert looked == []
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(png(size=(30, 20)))
+    (tmp_path / "c.png").write_bytes(b"nothing still")
+    listed = tmp_path / "bad-rows.jsonl"
+    after = open_table(spec, policy=Policy("skip", listed), folder=folder)
+    assert looked == [2, 4, 5]
+    assert after.numbers.tolist() == [1, 2, 4, 6]
+    assert after.sizes.tolist() == [[30, 20], [30, 20]]
+    assert [after.read(row).texts for row in (0, 1, 3)] == [("good",), ("was missing",), ("last",)]
+    assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [3, 5]
+    new = open_table(spec, policy=Policy("skip"))
+    assert after.digest() == new.digest()
+    assert (after.bad_rows, list(map(str, after.bad))) == (new.bad_rows, list(map(str, new.bad)))
+    looked.clear()
+    assert open_table(spec, policy=Policy("skip"), folder=folder).digest() == after.digest()
+    assert looked == []
+
+
 def test_bad_rows_are_left_out_and_listed_each_time_the_table_is_opened(jsonl, png, tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     spec = str(jsonl({"text": "good"}, b"{", {"image": "gone.png"}, {"image": "a.png"}))

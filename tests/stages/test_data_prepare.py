@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -10,6 +11,8 @@ from PIL import Image
 
 from twoway.cli import main
 from twoway.data import find_hub, lengths, table
+from twoway.errors import UsageError
+from twoway.stages import lost_rows
 from twoway.stages.finetune import finetune
 from twoway.stages.pretrain import pretrain
 
@@ -61,6 +64,33 @@ def test_what_is_prepared_is_not_done_again_by_any_stage(recipe, tiny_model, tmp
     finetune(base, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], batch=4, **options)
     main(words)
     assert [one["known"] for one in json.loads(capsys.readouterr().out)["sources"]] == [True, True]
+
+
+def test_rows_that_are_lost_or_cut_are_listed_and_too_many_are_refused(recipe, tiny_model, tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (1000, 900)).save(tmp_path / "page.png")
+    with (tmp_path / "documents.jsonl").open("a") as file:
+        file.write('{"image": "page.png", "text": "a page"}\n')
+    with (tmp_path / "pairs.jsonl").open("a") as file:
+        file.write('{"query": "which page", "positive": {"image": "page.png"}}\n')
+    words = ["data", "prepare", str(recipe), "--processes", "1", "--cache-dir", str(tmp_path / "cache")]
+    assert main([*words, "--json"]) == 1
+    first, second = json.loads(capsys.readouterr().out)["sources"]
+    assert [(one["lost"], one["cut"], one["refused"]) for one in (first, second)] == [(1, 1, None), (1, None, None)]
+    assert re.search(r"documents.jsonl:44: a picture of [\d,]+ tokens, where a row has room for \d+$", first["lost_rows"][0])
+    assert re.search(r"documents.jsonl:41: about [\d,]+ tokens, and a row has 128$", first["cut_rows"][0])
+    assert "pairs.jsonl:13: a picture of" in second["lost_rows"][0]
+
+    monkeypatch.setattr(lost_rows, "ROWS", 10)  # of a source that is not small
+    assert main([*words, "first.max_bad_share=0.01"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"first, .*documents.jsonl: training would stop: .* loses 2 of 44 rows \(4.5%\)", shown)
+    assert "or allow it with max_bad_share (now 0.01)" in shown
+    assert "second, " not in shown  # one of 13 rows is below a tenth
+    for kind, row in (("bad", 42), ("lost", 44), ("cut", 41)):
+        assert re.search(rf"  {kind}: .*documents.jsonl:{row}: ", shown)
+    options = {**USUAL, "cache_dir": tmp_path / "cache", "on_bad": "skip", "batch_rows": 2, "max_bad_share": 0.01}
+    with pytest.raises(UsageError, match=r"loses 2 of 44 rows"):
+        pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [str(tmp_path / "documents.jsonl")], **options)
 
 
 def test_what_is_not_prepared_is_refused_where_that_is_asked(recipe, tiny_model, tmp_path, capsys):

@@ -31,7 +31,8 @@ without a GPU, by several processes; training with the same data then begins at 
 WHAT is a recipe (every source of every stage is prepared as that stage reads it) or one source, as --data takes it. With a model (the
 recipe's base, or --model) rows are measured with its processor; its weights are not loaded. Streams of the hub are copied up to their cap,
 and training then needs no network. What is there already is kept, and a call that was cut off goes on. It lies in the cache: $TWOWAY_CACHE,
-or ~/.cache/twoway, or --cache-dir (training: cache_dir=DIR). Exit code 1 where a row is bad or a source cannot be opened."""
+or ~/.cache/twoway, or --cache-dir (training: cache_dir=DIR). Rows that are cut at max_length are listed; exit code 1 where a row is bad or
+lost (a picture that no row has room for), or a source cannot be opened or would lose more than max_bad_share of its rows."""
 EXAMPLE = """twoway data check recipes/nano-pretrain.yaml --model samples/base
   twoway data check captions.jsonl --decode
   twoway data check samples:train --pairs --against samples:test --model samples/base
@@ -118,22 +119,26 @@ def show_prepared(found: Preparation) -> None:
     table = Table(title=found.what, title_justify="left")
     for column in ("stage", "source"):
         table.add_column(column, overflow="fold")
-    for column in ("rows", "bad", "cut", "MB", "rows/s"):
+    for column in ("rows", "bad", "lost", "cut", "MB", "rows/s"):
         table.add_column(column, justify="right", overflow="fold")
     for one in found.sources:
-        counts = [f"{one.rows:,}", f"{len(one.bad):,}", "-" if one.cut is None else f"{one.cut:,}"]
+        counts = [f"{one.rows:,}", f"{len(one.bad):,}", *("-" if count is None else f"{count:,}" for count in (one.lost, one.cut))]
         speed = "known" if one.known else f"{one.rows_per_second:,.0f}"
-        cells = ["-"] * 5 if one.error else [*counts, f"{one.bytes_read / 1e6:,.1f}", speed]
+        cells = ["-"] * 6 if one.error else [*counts, f"{one.bytes_read / 1e6:,.1f}", speed]
         table.add_row(one.stage, one.source, *cells)
     print_table(console, table)
-    console.print("cut: longer than max_length; known: prepared before", markup=False)
+    said = "lost: with a picture that no row has room for; cut: longer than max_length otherwise; known: prepared before"
+    console.print(said, markup=False)
     for one in found.sources:
-        if one.error:
-            console.print(f"{one.stage}, {one.source}: {one.error}", markup=False)
-        for reason in one.bad[:_LISTED]:
-            console.print(f"  bad: {reason}", markup=False)
-        if len(one.bad) > _LISTED:
-            console.print(f"  and {len(one.bad) - _LISTED:,} more bad rows (--json lists them all)", markup=False)
+        for why in filter(None, (one.error, one.refused and f"training would stop: {one.refused}")):
+            console.print(f"{one.stage}, {one.source}: {why}", markup=False)
+        kinds = {"bad": (len(one.bad), one.bad), "lost": (one.lost or 0, one.lost_rows), "cut": (one.cut or 0, one.cut_rows)}
+        for kind, (count, rows) in kinds.items():
+            for reason in rows[:_LISTED]:
+                console.print(f"  {kind}: {reason}", markup=False)
+            if count > _LISTED:
+                more = "all" if len(rows) == count else f"the first {len(rows)}"
+                console.print(f"  and {count - _LISTED:,} more rows that are {kind} (--json lists {more})", markup=False)
     for note in found.notes:
         console.print(note, markup=False)
     wrong = sum(not one.ok for one in found.sources)

@@ -10,8 +10,8 @@ A large source is looked through by several processes. What is done lies in part
 of two processes that need the same table at once the second waits for the first.
 
 A hash of what those files hold is part of the digest of the data, so that a run does not go on with other rows of the same lengths.
-Pictures that a row names by path are told by their sizes alone, and not looked at again: one that changes size makes a batch costlier,
-not wrong.
+Pictures that good rows name by path are told by their sizes alone, and not looked at again: one that changes size makes a batch costlier,
+not wrong. Of a bad row the size and time of its pictures' files are kept too, and where one has changed that row is looked at once more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 import shutil
 from array import array
@@ -50,12 +51,13 @@ from .tars import TarFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from .finders import Finder
 
-_VERSION = 5
+_VERSION = 6
 FINDERS: dict[str, Any] = {
     "jsonl": JsonlFinder,
     "parquet": ParquetFinder,
@@ -70,6 +72,18 @@ _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "
 _BLOCK, _ALONE = 2048, 8
 _FIRST = 20  # rows whose texts are compared with the names of files
 _log = logging.getLogger(__name__)
+
+
+class BadRow(NamedTuple):
+    """Where a bad row is, and the files of its pictures as they were: (path, size, time), or -1 where there is none."""
+
+    number: int
+    at: tuple[int, int]
+    files: tuple[tuple[str, int, int], ...]
+
+    def changed(self) -> bool:
+        """Whether a picture has changed since."""
+        return any(_stamp(path) != (size, time) for path, size, time in self.files)
 
 
 @dataclass
@@ -87,6 +101,7 @@ class RowTable:
     names: tuple[str, ...] = ("",)
     contents: str = ""  # a hash of what the source's files held
     bad: list[ContentError] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)  # of the same rows
     unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
     named: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all, by side
     folder: Path | None = None
@@ -154,7 +169,7 @@ def open_table(
     asked = _asked(f"{kind}:{Path(argument).absolute()}" if Path(argument).exists() else spec, finder, options, cap)
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     kept = _Kept(folder, spec, key) if folder is not None and finder.files() else None
-    table = find(key) or (None if kept is None else kept.load(finder))
+    table = find(key) or (None if kept is None else kept.mended(finder, asked))
     if table is not None:
         policy.start()
         for error in table.bad:
@@ -194,6 +209,28 @@ class _Kept:
         _log.info("%s was looked through before: %s", self.spec, self.folder)
         return _load(self.spec, finder, self.folder)
 
+    def mended(self, finder: Finder, asked: dict[str, Any]) -> RowTable | None:
+        """Open the table; bad rows whose pictures have changed since are looked at once more, and the table is kept as it then is."""
+        table = self.load(finder)
+        if table is None or not any(row.changed() for row in table.bad_rows):
+            return table
+        with self._turn():
+            table = self.load(finder) or table
+            changed = [row.changed() for row in table.bad_rows]
+            if not any(changed):
+                return table
+            table = _looked_again(table, changed)
+            try:
+                _keep(table, self.folder, asked)
+            except (OSError, TwowayError) as error:  # a cache that others keep
+                _log.warning("%s is not kept as it is now: %s", self.folder, error)
+                return table
+        return _load(self.spec, finder, self.folder)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        return turn(lock, lambda: _log.warning("another process looks through %s; waiting for it", self.spec))
+
     def make(self, finder: Finder, cap: int | None, policy: Policy, asked: dict[str, Any]) -> RowTable:
         """Look through the source, or wait for the process that does, and keep the table."""
         other = self._told(asked)
@@ -203,8 +240,7 @@ class _Kept:
             )
         if other:
             _log.warning("%s; it is looked through once more", other)
-        lock = self.folder.with_name(f".{self.folder.name}.lock")
-        with turn(lock, lambda: _log.warning("another process looks through %s; waiting for it", self.spec)):
+        with self._turn():
             table = self.load(finder)
             if table is not None:
                 policy.start()
@@ -247,6 +283,7 @@ class _Looked(NamedTuple):
     arrays: dict[str, NDArray[Any]]
     names: list[str]
     bad: list[ContentError]
+    bad_rows: list[BadRow]
     seen: int
     unread: dict[str, int]
 
@@ -317,7 +354,7 @@ def _look_here(first: int, positions: NDArray[np.int64]) -> _Looked:
 def _look(spec: str, finder: Finder, before: int, positions: NDArray[np.int64]) -> _Looked:
     """Measure a block of rows."""
     numbers, characters, first, sizes, kinds = array("q"), array("q"), array("q", [0]), array("i"), array("i")
-    good, names, bad = array("q"), dict[str, int](), list[ContentError]()
+    good, names, bad, bad_rows = array("q"), dict[str, int](), list[ContentError](), list[BadRow]()
     counter: Any = getattr(getattr(finder, "options", None), "unread", Counter())
     known = Counter(counter)
     for number, (one, other) in enumerate(positions.tolist(), before + 1):
@@ -327,6 +364,7 @@ def _look(spec: str, finder: Finder, before: int, positions: NDArray[np.int64]) 
             kind = finder.kind(at)
         except ContentError as error:
             bad.append(error if error.place is not None else ContentError(error.reason, Place(spec, number)))
+            bad_rows.append(BadRow(number, at, _pictures(finder, at)))
             continue
         good.extend(at)
         numbers.append(number)
@@ -337,11 +375,52 @@ def _look(spec: str, finder: Finder, before: int, positions: NDArray[np.int64]) 
         first.append(len(sizes) // 2)
     lists = {"positions": good, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
     arrays = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
-    return _Looked(arrays, list(names), bad, len(positions), dict(counter - known))
+    return _Looked(arrays, list(names), bad, bad_rows, len(positions), dict(counter - known))
 
 
-def _whole(spec: str, finder: Finder, looked: list[_Looked]) -> RowTable:
-    """Put the blocks together."""
+def _pictures(finder: Finder, at: tuple[int, int]) -> tuple[tuple[str, int, int], ...]:
+    """Return the files of a row's pictures as they are; nothing where the row itself cannot be read."""
+    try:
+        paths = [str(image.path()) for image in finder.read(at).images if isinstance(image.source, Path)]
+    except ContentError:
+        return ()
+    return tuple((path, *_stamp(path)) for path in paths)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _looked_again(table: RowTable, chosen: Sequence[bool]) -> RowTable:
+    """Look at these bad rows once more, and put those that are good now where they belong."""
+    rows = [row for row, again in zip(table.bad_rows, chosen, strict=True) if again]
+    left = [pair for pair, again in zip(zip(table.bad, table.bad_rows, strict=True), chosen, strict=True) if not again]
+    arrays = {name: np.ravel(getattr(table, name)) for name in _ARRAYS}
+    before = _Looked(arrays, list(table.names), [one for one, _ in left], [row for _, row in left], len(table) + len(left), table.unread)
+    after = [_look(table.spec, table.finder, row.number - 1, np.array([row.at], np.int64)) for row in rows]
+    _log.info("%s: %d bad rows whose pictures have changed were looked at again", table.spec, len(rows))
+    made = _whole(table.spec, table.finder, [before, *after], held=table.contents)
+    made.looked = False
+    order = np.argsort(made.numbers, kind="stable")
+    counts = made.images()[order]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    made.sizes = made.sizes[np.repeat(made.first[:-1][order], counts) + within]
+    made.first = np.concatenate([[0], np.cumsum(counts)])
+    for name in ("positions", "numbers", "characters", "kinds"):
+        setattr(made, name, getattr(made, name)[order])
+    names = [made.names[kind] for kind in dict.fromkeys(made.kinds.tolist())]  # as they come first
+    made.kinds, made.names = np.array([names.index(name) for name in made.names], np.int32)[made.kinds], tuple(names)
+    pairs = sorted(zip(made.bad_rows, made.bad, strict=True), key=lambda pair: pair[0].number)
+    made.bad_rows, made.bad = [row for row, _ in pairs], [error for _, error in pairs]
+    return made
+
+
+def _whole(spec: str, finder: Finder, looked: list[_Looked], held: str | None = None) -> RowTable:
+    """Put the blocks together; `held` is what the source's files are known to hold."""
     bad = [error for one in looked for error in one.bad]
     if not any(len(one.arrays["numbers"]) for one in looked):
         first = f", the first: {bad[0]}" if bad else ""
@@ -363,9 +442,11 @@ def _whole(spec: str, finder: Finder, looked: list[_Looked]) -> RowTable:
     if bad:
         _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in looked), bad[0])
     unread = sum((Counter(one.unread) for one in looked), Counter[str]())
-    held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
+    if held is None:
+        held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
     known: dict[str, Any] = {"contents": held, "unread": dict(unread), "named": _named(finder, made["positions"][:_FIRST])}
-    return RowTable(spec, finder, **made, names=tuple(names) or ("",), bad=bad, looked=True, **known)
+    known |= {"bad": bad, "bad_rows": [row for one in looked for row in one.bad_rows]}
+    return RowTable(spec, finder, **made, names=tuple(names) or ("",), looked=True, **known)
 
 
 def _named(finder: Finder, positions: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
@@ -401,7 +482,7 @@ def _unpacked(path: Path) -> _Looked:
         with np.load(path, allow_pickle=False) as file:
             names, bad, seen, unread = json.loads(file["said"].tobytes())
             errors = [ContentError(why, Place(*at)) for why, *at in bad]
-            return _Looked({name: file[name] for name in _ARRAYS}, names, errors, seen, unread)
+            return _Looked({name: file[name] for name in _ARRAYS}, names, errors, [], seen, unread)  # a block with bad rows is not kept
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise TwowayError(f"{path} cannot be read ({error}); delete the folder {path.parent} and it is made again") from error
 
@@ -444,7 +525,7 @@ def _keep(table: RowTable, folder: Path, asked: Mapping[str, Any]) -> None:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
         said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": _said(table.bad)}
-        said |= {"asked": asked, "unread": table.unread, "named": table.named}
+        said |= {"bad_rows": table.bad_rows, "asked": asked, "unread": table.unread, "named": table.named}
         (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
 
 
@@ -466,8 +547,11 @@ def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
             # The same source may be named in another way now: from another folder, say.
             moved = new + file.removeprefix(old) if file and file.startswith(old) else file
             bad.append(ContentError(reason, None if file is None else Place(moved, row, unit)))
+        rows = [
+            BadRow(number, tuple(at), tuple((path, size, time) for path, size, time in files)) for number, at, files in said["bad_rows"]
+        ]
+        known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"], "bad_rows": rows}
+        known["named"] = {side: tuple(counts) for side, counts in said["named"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
-    known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"]}
-    known["named"] = {side: tuple(counts) for side, counts in said["named"].items()}
     return RowTable(spec, finder, **_mapped(folder), **known, bad=bad, folder=folder)

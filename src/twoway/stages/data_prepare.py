@@ -2,8 +2,8 @@
 
 Every source of every stage of a recipe is looked through as that stage reads it, streams are copied, and where the model is known the rows
 are measured with its processor; its weights are not read, and no accelerator is used. All of it goes into the cache where training looks
-(`cache_dir`), so what is the same for several stages, arms or runs is done once. Bad rows are counted and listed here, whatever becomes of
-them in training.
+(`cache_dir`), so what is the same for several stages, arms or runs is done once. Rows that are bad, lost to the bounds of pictures, or cut
+are counted and listed here, whatever becomes of them in training; and a source that loses so much that training would refuse it is named.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.config import load
+from twoway.content import ContentError
 from twoway.data.bridge_sources import BridgeSource, open_bridge_mixture
-from twoway.data.lengths import row_lengths
+from twoway.data.lengths import room_for_pictures, row_lengths
 from twoway.data.mixture import SourceConfig, open_mixture
 from twoway.data.pair_mixture import PairSource, open_pairs
 from twoway.data.policy import Policy
@@ -35,6 +36,7 @@ from .convert import _quiet
 from .dry_run import reader_of
 from .finetune_config import FinetuneConfig
 from .kinds import KINDS
+from .lost_rows import count_lost, too_many
 from .made_rows import made_by, sources_of
 from .pretrain_config import PretrainConfig
 from .recipe import START, Recipe, StageRecipe, read_recipe
@@ -43,11 +45,13 @@ from .tables import data_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from twoway.data.lengths import Encodes
     from twoway.data.mixture import Mixture
     from twoway.data.table import RowTable
 
 _OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain.STAGE, bridge.STAGE, finetune.STAGE)}
 LISTED = "bad-rows.jsonl"
+_LISTED = 100  # rows of a source that are named of those that are lost, and of those that are cut
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ class Prepared:
     error: str | None = None
     rows: int = 0
     bad: list[str] = field(default_factory=list)
-    cut: int | None = None  # rows that are longer than max_length, and are cut; not known without a model
+    lost: int | None = None  # rows with a picture that no row has room for; not known without a model
+    lost_rows: list[str] = field(default_factory=list)  # the first of them
+    cut: int | None = None  # other rows that are longer than max_length, and are cut; not known without a model
+    cut_rows: list[str] = field(default_factory=list)  # the first of them
+    refused: str | None = None  # why training would not begin: it would lose more than max_bad_share of the rows
     known: bool = False  # whether it was prepared before
     seconds: float = 0.0
     rows_per_second: float = 0.0
@@ -69,7 +77,7 @@ class Prepared:
     @property
     def ok(self) -> bool:
         """Whether it can be trained on as it is."""
-        return self.error is None and not self.bad
+        return self.error is None and not self.bad and not self.lost and self.refused is None
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,8 @@ def _stage(stage: StageRecipe, chain: Sequence[Any], folder: Path, notes: list[s
     except TwowayError as error:
         notes.append(f"{stage.name}: rows cannot be measured: {error}")
         return [one for one, _ in tried]
-    return [one if mixture is None else _measured(one, mixture, encoder, folder) for one, mixture in tried]
+    most = stage.config.max_bad_share
+    return [one if mixture is None else _measured(one, mixture, encoder, folder, most) for one, mixture in tried]
 
 
 def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepared, Mixture | None]:
@@ -223,11 +232,34 @@ _ALONE: dict[str, Any] = {
 }
 
 
-def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path) -> Prepared:
-    """Say how many rows of a source are longer than a row may be; pairs are cut side by side, and not measured before they are read."""
-    if isinstance(mixture.sources[0], PairSource):
-        return one
+def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path, most: float) -> Prepared:
+    """Say which rows of a source are lost or cut; pairs are cut side by side, and no side is measured before it is read."""
     began = time.perf_counter()
-    ((rest, shown),) = row_lengths(mixture, encoder, folder=folder)
-    cut = int(np.count_nonzero(np.rint(rest + shown) > encoder.max_length))
-    return dataclasses.replace(one, cut=cut, seconds=round(one.seconds + time.perf_counter() - began, 3))
+    table, pairs = mixture.tables[0], isinstance(mixture.sources[0], PairSource)
+    reads: Encodes = encoder.encode if pairs else encoder
+    lost = count_lost(one.source, table, reads, room_for_pictures(reads), pairs=pairs)
+    large = [
+        f"{_place(table, row)}: a picture of {tokens:,} tokens, where a row has room for {lost.room:,}"
+        for row, tokens in lost.which[:_LISTED]
+    ]
+    known: dict[str, Any] = {"lost": lost.too_large, "lost_rows": large, "refused": too_many([lost], most) or None}
+    if not pairs:
+        ((rest, shown),) = row_lengths(mixture, encoder, folder=folder)
+        lengths = np.rint(rest + shown)
+        lengths[[row for row, _ in lost.which]] = 0
+        longer = np.flatnonzero(lengths > encoder.max_length)
+        said = [
+            f"{_place(table, int(row))}: about {int(lengths[row]):,} tokens, and a row has {encoder.max_length:,}"
+            for row in longer[:_LISTED]
+        ]
+        known |= {"cut": len(longer), "cut_rows": said}
+    return dataclasses.replace(one, **known, seconds=round(one.seconds + time.perf_counter() - began, 3))
+
+
+def _place(table: RowTable, row: int) -> str:
+    """Return where a row is, as its reader says it."""
+    try:
+        place = table.read(row).place
+    except ContentError as error:
+        place = error.place
+    return str(place or f"{table.spec}:{table.numbers[row]}")

@@ -43,6 +43,7 @@ class Lost:
     tokens: int  # of the largest picture that decides a row
     room: int  # tokens that a row has for it
     first: str = ""  # reason of the first row that cannot be read
+    which: tuple[tuple[int, int], ...] = ()  # rows of the table whose picture is too large, with its tokens
 
     @property
     def share(self) -> float:
@@ -70,19 +71,25 @@ def lost_rows(mixture: Mixture, encoder: Encodes, *, most: float, pairs: bool = 
         one = count_lost(source.label, table, encoder, room, pairs=pairs)
         if one.share > SAID:
             found.append(one)
-    worst = [one for one in found if one.share > most]
-    if worst:
-        large = "bound pictures with max_pixels or raise max_length" if any(one.too_large for one in worst) else "mend the source"
-        raise UsageError(f"{'; '.join(map(str, worst))}; {large}, or allow it with max_bad_share (now {most:g})")
+    refused = too_many(found, most)
+    if refused:
+        raise UsageError(refused)
     return tuple(found)
+
+
+def too_many(found: Sequence[Lost], most: float) -> str:
+    """Say which of these lose more than the share `most`, and what to do; nothing where none of a thousand rows or more does."""
+    worst = [one for one in found if one.rows >= ROWS and one.share > most]
+    large = "bound pictures with max_pixels or raise max_length" if any(one.too_large for one in worst) else "mend the source"
+    return f"{'; '.join(map(str, worst))}; {large}, or allow it with max_bad_share (now {most:g})" if worst else ""
 
 
 def count_lost(name: str, table: RowTable, encoder: Encodes, room: int, *, pairs: bool = False) -> Lost:
     """Count what one source would lose."""
     tokens = decisive_pictures(table, encoder, pairs=pairs)
-    large = int(np.count_nonzero(tokens > room))
+    large = [(int(row), int(tokens[row])) for row in np.flatnonzero(tokens > room)]
     first = str(table.bad[0]) if table.bad else ""
-    return Lost(name, len(table) + len(table.bad), len(table.bad), large, int(tokens.max(initial=0)), room, first)
+    return Lost(name, len(table) + len(table.bad), len(table.bad), len(large), int(tokens.max(initial=0)), room, first, tuple(large))
 
 
 def too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: bool = False) -> list[str]:
