@@ -12,8 +12,9 @@ from twoway.errors import TwowayError
 from twoway.model import proof_layers
 from twoway.model.attention import set_attention
 from twoway.model.opened import open_model
+from twoway.model.pixels import set_pixels
 from twoway.model.proof import probe
-from twoway.model.proof_inputs import ordinary_ids
+from twoway.model.proof_inputs import image_feed, ordinary_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,16 @@ def opened(tiny_model: Callable[[str], Path]) -> Callable[..., tuple[Any, Any]]:
         return found.model, found.processor
 
     return get
+
+
+def test_images_of_a_proof_are_small_under_any_bounds(opened: Callable[..., tuple[Any, Any]]) -> None:
+    """A processor that enlarges pictures to MoCa's 200,704 pixels makes hundreds of tokens of each: hours, for a large model."""
+    model, processor = opened("qwen2_5_vl")
+    few = image_feed(model, processor, "none").base["input_ids"].shape
+    set_pixels(model.config, processor, min_pixels=200_704, max_pixels=802_816)
+    before = dict(processor.image_processor.size)
+    assert image_feed(model, processor, "none").base["input_ids"].shape == few
+    assert dict(processor.image_processor.size) == before
 
 
 def make_causal(layer: Any, *, flag: bool = False) -> None:

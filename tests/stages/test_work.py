@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from peft.tuners.lora.dora import DoraLinearLayer
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image, Text
@@ -15,7 +16,8 @@ from twoway.data.mixture import SourceConfig
 from twoway.stages import work
 from twoway.stages.pretrain_config import PretrainConfig
 from twoway.stages.pretrain_data import _work, open_data
-from twoway.stages.pretrain_model import prepare
+from twoway.stages.pretrain_model import prepare, require
+from twoway.stages.stage_config import AdapterConfig
 from twoway.training.progress import Meter
 
 CPU = torch.device("cpu")
@@ -115,6 +117,24 @@ def test_costs_that_are_given_are_taken(tiny_model, tmp_path):
     make = lambda *_: prepared.task.placeholder() | {"identities": []}  # noqa: E731
     assert _work(config, prepared, make, tmp_path) == given
     assert prepared.task.work is not None
+
+
+def test_nothing_is_counted_where_that_is_not_wanted(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "_count", lambda *_, **__: pytest.fail("counted"))
+    _, prepared, data = opened("qwen2_vl", tiny_model, tmp_path, calibrate="none")
+    assert "work" not in prepared.task.sizes(other_batch(data))
+
+
+def test_a_base_is_proved_without_the_adapters_that_are_to_train(tiny_model, monkeypatch):
+    prepared = prepare(tiny_model("qwen2_vl"), PretrainConfig(lora=AdapterConfig(rank=2, dora=True)))
+    train = [name for name, one in prepared.task.named_parameters() if one.requires_grad]
+    with monkeypatch.context() as patch:
+        patch.setattr(DoraLinearLayer, "forward", lambda *_, **__: pytest.fail("computed with DoRA"))
+        require(prepared)
+    assert [name for name, one in prepared.task.named_parameters() if one.requires_grad] == train
+    monkeypatch.setattr(DoraLinearLayer, "forward", lambda *_, **__: (_ for _ in ()).throw(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):  # and it is there again
+        prepared.start.model(input_ids=torch.tensor([[1, 2]]))
 
 
 def test_the_log_says_share_of_peak_and_imbalance():

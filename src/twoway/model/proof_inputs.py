@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,25 @@ def _process(model: Any, processor: Any, words: list[str], seeds: Sequence[int])
     """Run the processor over two rows of the same text with these images; keep what the model's forward takes."""
     rows = [[noise_image(seed) for seed in seeds[:2]], [noise_image(seed) for seed in seeds[2:]]]
     text = _text(processor, words)
-    batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
+    with _as_they_are(processor.image_processor):
+        batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
     taken = inspect.signature(model.forward).parameters
     anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
     wanted = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and name != "labels"}
     return {name: value for name, value in wanted.items() if anything or name in taken}
+
+
+@contextmanager
+def _as_they_are(image: Any) -> Iterator[None]:
+    """Let small images stay small, where a processor has a least area: a few tokens prove what hundreds would, at far less."""
+    before = image.size
+    least = dict(before or {}).get("shortest_edge") or 0
+    try:
+        if least > SIDE**2:  # an edge is never that long
+            image.size = {**dict(before), "shortest_edge": SIDE**2}
+        yield
+    finally:
+        image.size = before
 
 
 def _text(processor: Any, words: list[str]) -> str:

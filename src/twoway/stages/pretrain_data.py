@@ -98,7 +98,7 @@ def open_data(
 
 def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
     """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
-    if getattr(prepared, "task", None) is None:
+    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
         return config.cost  # a forecast has no model to count on
     # In pieces a model may fit where it does not in one; counting needs no accelerator.
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
@@ -107,7 +107,7 @@ def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Call
     found = known_work(config, prepared, make, image_token, folder, device or torch.device("cpu"))
     if any(found.line):
         prepared.task.work = lambda batch: found.of(batch, prepared.task, image_token)
-    return found.cost if config.calibrate != "none" and config.cost == CostWeights() else config.cost
+    return found.cost if config.cost == CostWeights() else config.cost
 
 
 def row_costs(

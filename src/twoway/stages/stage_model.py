@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
+
+    from twoway.model.proof_verdict import Verdict
 
     from .stage_config import StageConfig
 
@@ -80,7 +83,7 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
 
 def require_two_way(base: Base) -> None:
     """Measure, before any work, that the switch works on this base: in every layer, or in those that its card names."""
-    verdict = proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
+    verdict = _proved(base)
     if verdict.attention != base.attention:
         kind, why = base.start.model.config.model_type, f" ({verdict.reason})" if verdict.reason else ""
         way = "; twoway convert --attention mixed takes what can be had" if verdict.attention == "mixed" else ""
@@ -89,10 +92,17 @@ def require_two_way(base: Base) -> None:
 
 def require_causal(base: Base) -> None:
     """Measure, before any work, that the base is causal; a family may let the tokens of one picture see each other (Gemma 3)."""
-    verdict = proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
+    verdict = _proved(base)
     if verdict.attention not in ("causal", "mixed"):
         why = f" ({verdict.reason})" if verdict.reason else ""
         raise TwowayError(f"{base.start.name} is to stay causal and is measured {verdict.attention}{why}")
+
+
+def _proved(base: Base) -> Verdict:
+    """Prove a base without adapters: new ones change nothing, and DoRA's would take most of the time."""
+    adapted = base.adapted if isinstance(base, Prepared) else None
+    with nullcontext() if adapted is None else adapted.disable_adapter():
+        return proof.probe(backbone.inner(base.start.model), base.processor, paddings=("none",))
 
 
 def choose(model: Any, config: StageConfig) -> Any:
