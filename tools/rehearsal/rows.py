@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 
+from .contents import PAGES, PHOTOS
 from .models import IMAGE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from .contents import Contents
 
-ROWS = 6  # of each data set
+ROWS, PAIRS = 6, 3  # of each set of documents, and of pairs
 MARK = "<|image_1|>\n"
 # The sets of MMEB-train and beside it: what the query holds besides text, what the answer is, and what the instruction asks.
 _SIDES = {
@@ -88,8 +89,6 @@ class World:
 
     def _picture(self, kind: str, number: int) -> bytes:
         """Return a picture; the first pages are the sizes that the bounds are for."""
-        from .contents import PAGES, PHOTOS
-
         sizes = PAGES if kind == "page" else PHOTOS
         size = sizes[number % len(sizes)]
         return self.contents.page(size) if kind == "page" else self.contents.photo(size)
@@ -98,8 +97,10 @@ class World:
         """Return rows of a set of MMEB-train's kind; their pictures lie below `root`, where their paths say."""
         query, answer = _SIDES[name]
         rows = []
-        for number in range(ROWS):
-            shown = [self._file(root, name, kind, 4 * number + at) for at, kind in enumerate((query, answer, answer, answer))]
+        for number in range(PAIRS):
+            # Sets begin at different ones, so that each side of a row has every size in some set.
+            first = 4 * number + sum(map(ord, name))
+            shown = [self._file(root, name, kind, first + at) for at, kind in enumerate((query, answer, answer, answer))]
             words = self.contents.question()
             said = "Represent the given image\n" if answer != "text" else self.contents.term()
             row = {
@@ -118,7 +119,8 @@ class World:
         """Write a picture and return its path below the root; nothing for a text."""
         if kind not in ("photo", "page"):
             return ""
-        path = Path("images") / name / f"{number % 8}.jpg"  # a set's rows share a few files
+        sizes = PAGES if kind == "page" else PHOTOS
+        path = Path("images") / name / f"{number % len(sizes)}.jpg"  # a set's rows share a file of each size
         if not (root / path).exists():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(self._picture(kind, number))
@@ -129,7 +131,7 @@ class World:
         place.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             {"query": self.contents.question(), "pos": [self.contents.words(120)], "neg": [self.contents.words(120) for _ in range(2)]}
-            for _ in range(ROWS)
+            for _ in range(PAIRS)
         ]
         place.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
