@@ -63,6 +63,7 @@ def finish(
         with disk_errors():
             saved_heads = moca.save_heads(heads, folder)
         result = encoder.assemble(folder, settings)
+        tried = _try(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
         width = backbone.text_width(model)
         facts = start.provenance
         entry = {
@@ -85,7 +86,7 @@ def finish(
             prompts=prompts,
             licence=facts.get("licence") or start.licence,
             heads=saved_heads,
-            notes=(*_try(result, mode), *notes),
+            notes=(*tried, *notes),
             chain=[*facts.get("chain", []), entry],
         )
         written.write(folder)
