@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +124,7 @@ def test_borders_are_read_once_a_pass(pair: tuple[Any, Any], monkeypatch: pytest
 def test_borders_that_are_not_the_towers_are_not_believed(pair: tuple[Any, Any], of: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many of them, and other ones: a family that counts in another way."""
     before = seen(pair[1])[0]
+    torch.testing.assert_close(seen(pickle.loads(pickle.dumps(pair[1])))[0], before, atol=0, rtol=0)  # a copy has to look for itself
     tower = pair[1].get_encoder(modality="image")
     assert len(kernels._agreed[tower]) == 1 + hasattr(tower, "window_size")
     right = getattr(kernels, of)

@@ -72,7 +72,7 @@ def test_rows_that_are_lost_or_cut_are_listed_and_too_many_are_refused(recipe, t
         file.write('{"image": "page.png", "text": "a page"}\n')
     with (tmp_path / "pairs.jsonl").open("a") as file:
         file.write('{"query": "which page", "positive": {"image": "page.png"}}\n')
-    words = ["data", "prepare", str(recipe), "--processes", "1", "--cache-dir", str(tmp_path / "cache")]
+    words = ["data", "prepare", str(recipe), "*.max_pixels=900_000", "--processes", "1", "--cache-dir", str(tmp_path / "cache")]
     assert main([*words, "--json"]) == 1
     first, second = json.loads(capsys.readouterr().out)["sources"]
     assert [(one["lost"], one["cut"], one["refused"]) for one in (first, second)] == [(1, 1, None), (1, None, None)]
@@ -88,7 +88,7 @@ def test_rows_that_are_lost_or_cut_are_listed_and_too_many_are_refused(recipe, t
     assert "second, " not in shown  # one of 13 rows is below a tenth
     for kind, row in (("bad", 42), ("lost", 44), ("cut", 41)):
         assert re.search(rf"  {kind}: .*documents.jsonl:{row}: ", shown)
-    options = {**USUAL, "cache_dir": tmp_path / "cache", "on_bad": "skip", "batch_rows": 2, "max_bad_share": 0.01}
+    options = {**USUAL, "cache_dir": tmp_path / "cache", "on_bad": "skip", "max_pixels": 900_000, "max_bad_share": 0.01}
     with pytest.raises(UsageError, match=r"loses 2 of 44 rows"):
         pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [str(tmp_path / "documents.jsonl")], **options)
 

@@ -158,8 +158,7 @@ def use(
         plain, grouped = (short_rows.NAME, GROUPED_SHORT_ROWS) if products else (SDPA, GROUPED)
         bordered = takes_borders(tower)
         _set(model, tower, chosen.tower, flash=flash, short=grouped if bordered else plain, what="tower")
-        if bordered and tower not in _agreed:
-            _agreed[tower] = set()
+        if bordered and _foresee not in tower._forward_pre_hooks.values():  # a copy has them already
             tower.register_forward_pre_hook(_foresee, with_kwargs=True)
             tower.register_forward_hook(_forget, always_call=True)
         used["tower"] = str(tower.config._attn_implementation)
@@ -289,12 +288,16 @@ def _foresee(tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> 
     known: dict[str, Any] = {name: getattr(tower, name, None) for name in ("spatial_merge_size", "window_size", "patch_size")}
     windows = all(isinstance(one, int) for one in known.values())
     # On a CPU reading is free, and the pass is only compared; of a film towers have more than one way.
-    if sizes.device.type != "cpu" or (sizes is grids and len(_agreed[tower]) == 1 + windows) or bool((sizes[:, 0] != 1).any()):
+    if sizes.device.type != "cpu" or (sizes is grids and len(_seen_right(tower)) == 1 + windows) or bool((sizes[:, 0] != 1).any()):
         return
     borders = {"pictures": get_vision_cu_seqlens(sizes).tolist()}
     if windows:
         borders["windows"] = get_vision_window_index(sizes, **known)[1].tolist()
     _pass.set(_Pass(tower, borders))
+
+
+def _seen_right(tower: nn.Module) -> set[str]:
+    return _agreed.setdefault(tower, set())
 
 
 def _forget(*_: Any) -> None:
@@ -308,11 +311,11 @@ def _numbers(borders: Tensor) -> list[int]:
         return [int(one) for one in known.tolist()]
     # Pictures of one window each have as many of both, which then are the same.
     kind = next((kind for kind, one in now.borders.items() if len(one) == len(borders)), None) if now else None
-    if now and kind in _agreed[now.tower]:
+    if now and kind in _seen_right(now.tower):
         return now.borders[kind]
     found: list[int] = borders.tolist()
     if now and kind and now.borders[kind] == found:
-        _agreed[now.tower].add(kind)
+        _seen_right(now.tower).add(kind)
     return found
 
 
