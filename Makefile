@@ -81,7 +81,11 @@ screenshots: setup ## the pictures of the page in docs/images, of what make demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.screenshots
 
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
-	$(BIN)/twoway samples --build build/samples
+	$(BIN)/python -m tools.samples build/samples
+
+base: setup ## train the base of samples/base again, both legs, into build/nano (hours of one core; goes on after a stop)
+	test -d build/nano/first || OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/first
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base --from=build/nano/first --rows=150000 --seed=2
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

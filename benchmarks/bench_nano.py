@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from tools.nano_base.base import prepare
+from tools.nano_base.config import NanoConfig
+from tools.nano_base.fast import token_losses
+from tools.nano_base.finish import work
+from tools.nano_base.library import LibraryForward
 
 from twoway.data.samples import samples_folder
-from twoway.world.nano.base import prepare
-from twoway.world.nano.config import NanoConfig
-from twoway.world.nano.fast import token_losses
-from twoway.world.nano.finish import work
-from twoway.world.nano.library import LibraryForward
 
 from .side_by_side import side_by_side, table
 
 if TYPE_CHECKING:
-    from twoway.world.nano.library import Forward
+    from tools.nano_base.library import Forward
 
 
 def main() -> None:

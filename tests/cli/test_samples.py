@@ -36,10 +36,6 @@ def test_shows_rows_of_a_view(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"/{HELD_STYLE}>" in row for row in answer["first"])
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [(("tran",), "did you mean train"), (("--with", "gpl"), "needs --build"), (("train", "--build", "out"), "takes no view")],
-)
-def test_refuses_in_one_line(words: tuple[str, ...], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
-        _run(*words)
+def test_refuses_an_unknown_view_in_one_line() -> None:
+    with pytest.raises(UsageError, match="did you mean train"):
+        _run("tran")

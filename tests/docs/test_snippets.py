@@ -25,9 +25,7 @@ from twoway.errors import UsageError
 
 # Verbs that are checked and not run, and why.
 LONG = {
-    **dict.fromkeys(
-        ("pretrain", "bridge", "finetune", "run", "nano"), "train for minutes; tests/stages run each stage and every recipe small"
-    ),
+    **dict.fromkeys(("pretrain", "bridge", "finetune", "run"), "train for minutes; tests/stages run each stage and every recipe small"),
     "evaluate": "scores thousands of rows; tests/stages/test_evaluate.py",
     "compare": "compares results that evaluate takes minutes for; tests/evaluation/test_compare.py",
     "plan": "seconds each, and compared with the page in tests/cli/test_plan.py",

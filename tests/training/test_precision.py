@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from tools.nano_base.config import NanoConfig
 
 from cut_off import cut_off, same_bits
+from tools.nano_base import base
 from toy_training import train_toy
 from twoway.errors import UsageError
 from twoway.model import card
@@ -25,8 +27,6 @@ from twoway.training import precision
 from twoway.training.checkpoint import read_run
 from twoway.training.precision import Choice, choose, settle, speed_ratio
 from twoway.training.progress import read_log
-from twoway.world.nano import base
-from twoway.world.nano.config import NanoConfig
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
 USUAL = {"max_steps": 4, "save_steps": 2, "seed": 1, "lr": 1e-3, "batch_rows": 3, "workers": 0, "held_out": 0}

@@ -39,7 +39,6 @@ VERBS: tuple[str, ...] = (
     "serve",
     "mine",
     "samples",
-    "nano",
 )
 
 DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."

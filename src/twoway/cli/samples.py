@@ -1,4 +1,4 @@
-"""`twoway samples`: what the shipped samples hold, and building them again."""
+"""`twoway samples`: what the shipped samples hold."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-HELP = """List and describe the samples, or build them again from the packages that they come from.
+HELP = """List and describe the samples.
 
 The samples are a small real world: pictures in several styles with names in several languages, flags, document pages, paragraphs.
-A view is what `samples:NAME` reads wherever a command takes data. With --build OUT the tables are made anew from the packages (npm and
-apt-get fetch them, each is checked by hash) and compared with the shipped ones; it exits 1 where they differ. With --with TERMS, OUT is a
-copy of the shipped samples with one more table of pictures whose terms forbid shipping them: share-alike (OpenMoji) or gpl (Tux Paint)."""
+A view is what `samples:NAME` reads wherever a command takes data."""
 EXAMPLE = """twoway samples
-  twoway samples train --show 3
-  twoway samples --build build/samples
-  twoway samples --with share-alike --build more-samples"""
+  twoway samples train --show 3"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,23 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("view", nargs="?", metavar="NAME", help="describe one view (default: list all)")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="with NAME, print its first N rows (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a view's random choices (default: 0)")
-    parser.add_argument("--build", metavar="OUT", help="build the tables into this new folder")
-    parser.add_argument("--with", dest="terms", metavar="TERMS", help="with --build, add pictures under other terms: share-alike or gpl")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, describe or build."""
-    from twoway.errors import UsageError
-
-    if args.terms and not args.build:
-        raise UsageError("--with TERMS needs --build OUT, a new folder to write to")
-    if args.build and args.view:
-        raise UsageError(f"--build takes no view; leave {args.view} out")
-    if args.terms:
-        return _build_with(args)
-    if args.build:
-        return _build(args)
+    """List, or describe."""
     answer = _describe(args.view, args.seed, args.show) if args.view else _list()
     if args.json:
         sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
@@ -104,36 +88,3 @@ def _plain(answer: dict[str, Any]) -> str:
 def _cell(value: Any) -> str:
     """Write one cell."""
     return ", ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _build(args: argparse.Namespace) -> int:
-    """Build, and compare with what is shipped."""
-    from twoway.data.samples import samples_folder
-    from twoway.files import sha256
-    from twoway.world.build import build
-
-    manifest = build(args.build)
-    shipped = samples_folder()
-    tables = manifest["tables"]
-    differ = [name for name in tables if sha256(shipped / f"{name}.parquet") != tables[name]["sha256"]]
-    if args.json:
-        sys.stdout.write(json.dumps({**manifest, "differ": differ}, ensure_ascii=False, indent=2) + "\n")
-        return int(bool(differ))
-    sys.stdout.write(f"{args.build}: " + ", ".join(f"{table['rows']} {name}" for name, table in tables.items()) + "\n")
-    if differ:
-        sys.stdout.write(f"not equal to {shipped}: {', '.join(differ)}; compare built_with in both manifests\n")
-    else:
-        sys.stdout.write(f"equal to {shipped}, byte for byte\n")
-    return int(bool(differ))
-
-
-def _build_with(args: argparse.Namespace) -> int:
-    """Build one more table under other terms."""
-    from twoway.world.other_terms import build_with
-
-    rows = build_with(args.terms, args.build)
-    if args.json:
-        sys.stdout.write(json.dumps({"out": args.build, "rows": rows}) + "\n")
-    else:
-        sys.stdout.write(f"{args.build}: the shipped samples and {rows} pictures under {args.terms} terms; do not ship these\n")
-    return 0

@@ -47,7 +47,7 @@ def look(document: Document) -> list[int]:
     try:
         import imagehash
     except ImportError as error:
-        raise UsageError(f"comparing pictures needs the package ImageHash; {with_extra('samples')}") from error
+        raise UsageError(f"comparing pictures needs the package ImageHash; {with_extra('train')}") from error
     opened = (open_image(image, place=document.place) for image in document.images)
     return [int("".join("01"[bit] for bit in imagehash.phash(one).hash.reshape(-1).astype(int)), 2) for one in opened]
 

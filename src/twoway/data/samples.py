@@ -79,7 +79,7 @@ def samples_folder() -> Path:
         if (place / "concepts.parquet").is_file():
             return place
     where = f"$TWOWAY_SAMPLES is {chosen}, which has" if chosen else "neither ./samples nor the checkout has"
-    raise TwowayError(f"no samples: {where} no concepts.parquet; set TWOWAY_SAMPLES to the folder, or run 'twoway samples --build OUT'")
+    raise TwowayError(f"no samples: {where} no concepts.parquet; set TWOWAY_SAMPLES to the folder of a checkout")
 
 
 @cache
@@ -144,7 +144,7 @@ def _flat(name: str, found: Iterator[Any]) -> Iterator[Document]:
 def _more(world: World, seed: int) -> Iterator[samples_pairs.Pair]:
     """Yield pairs of the unseen half of pictures under other terms."""
     if not world.more:
-        hint = "build them with 'twoway samples --with share-alike --build OUT' and set TWOWAY_SAMPLES=OUT"
+        hint = "build them in a checkout with 'python -m tools.samples OUT --with share-alike' and set TWOWAY_SAMPLES=OUT"
         raise TwowayError(f"{world.folder} has no pictures under other terms; {hint}")
     return samples_pairs.names(world, [row for row in world.more if row["half"] == "unseen"], seed)
 

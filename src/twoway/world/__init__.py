@@ -1,1 +1,1 @@
-"""The small real world: samples built from packages, and a small base model that looks at its images."""
+"""Packages of the registries, fetched and checked by hash."""

@@ -1,0 +1,119 @@
+"""What a run leaves: a whole folder with weights as measured, a card that says its gate, and an exit code that tells the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from tools.nano_base.__main__ import DEFAULT_BATCH, DEFAULT_ROWS, main
+from tools.nano_base.base import check_plan, make_base, prepare
+from tools.nano_base.card import curve_table, plateau
+from tools.nano_base.config import NanoConfig
+from tools.nano_base.gate import measure
+
+from twoway.errors import UsageError
+from twoway.files import sha256
+
+from .conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def made(corner, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "base"
+    training = make_base(out, dataclasses.replace(TINY, rows=16), corner, command="python -m tools.nano_base base")
+    return out, training
+
+
+def test_the_folder_is_whole_and_small(made):
+    out, training = made
+    names = {path.name for path in out.iterdir()}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"}
+    assert wanted | {"training.json"} <= names
+    assert json.loads((out / "training.json").read_text()) == json.loads(json.dumps(training))
+    with safe_open(out / "model.safetensors", framework="pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
+
+
+def test_the_gate_was_measured_on_the_weights_that_are_saved(made, corner):
+    from transformers import AutoModelForImageTextToText
+
+    out, training = made
+    nano = prepare(
+        NanoConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in training["config"].items()}), corner
+    )
+    saved = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+    nano.forward.model.load_state_dict(saved.state_dict())
+    again = measure(nano.forward, nano.rows, samples=training["samples"], label="gate")
+    assert again == pytest.approx(training["gate"], abs=1e-3)
+
+
+def test_the_card_says_gate_command_and_curve(made):
+    out, training = made
+    card = (out / "README.md").read_text()
+    assert "**The gate is not passed.**" in card
+    assert f"**{training['gate']['trained_gap']:.2f}** | 0.8 |" in card
+    assert "python -m tools.nano_base base" in card
+    assert "| 16 |" in card
+
+
+def test_a_second_leg_goes_on_from_the_weights_and_says_so(made, corner, tmp_path):
+    first, training = made
+    config = dataclasses.replace(TINY, rows=8, seed=2, start=str(first))
+    begun = prepare(config, corner).forward.model
+    with safe_open(first / "model.safetensors", framework="pt") as file:
+        name = "model.norm.weight"
+        assert torch.equal(begun.model.language_model.norm.weight, file.get_tensor(name).float())
+    second = make_base(tmp_path / "second", config, corner, command="python -m tools.nano_base second --from=base")
+    assert second["before"] == json.loads(json.dumps(training))
+    assert second["config"]["start"] == sha256(first / "model.safetensors")
+    assert second["exposures"] == pytest.approx(24 / second["concepts"], abs=0.05)
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "    python -m tools.nano_base base\n    python -m tools.nano_base second --from=base" in card
+    assert "base of 16 rows" in card
+
+
+def test_a_second_leg_needs_a_base_of_this_command(corner, tmp_path):
+    with pytest.raises(UsageError, match=r"no training\.json"):
+        prepare(dataclasses.replace(TINY, start=str(tmp_path)), corner)
+    with pytest.raises(UsageError, match="another plan"):
+        check_plan(tmp_path / "run", TINY, corner)
+        check_plan(tmp_path / "run", dataclasses.replace(TINY, seed=5), corner)
+
+
+def test_an_existing_folder_is_refused_before_any_work(made, corner):
+    out, _ = made
+    with pytest.raises(UsageError, match="--overwrite"):
+        make_base(out, NanoConfig(), corner, command="")
+
+
+def test_the_command_exits_1_below_the_gate_and_0_above(made, monkeypatch, capsys):
+    out, training = made
+    for passed, code in ((False, 1), (True, 0)):
+        monkeypatch.setattr("tools.nano_base.base.make_base", lambda *args, passed=passed, **options: {**training, "passed": passed})
+        assert main([str(out), "--samples", str(out)]) == code
+        said = capsys.readouterr().out
+        assert ("NOT passed" in said) is not passed
+    assert main([str(out), "--rows", "0"]) == 2
+    assert capsys.readouterr().err == "python -m tools.nano_base: --rows, --batch and --threads are at least 1\n"
+
+
+def test_the_commands_defaults_are_the_shipped_ones():
+    assert (NanoConfig().rows, NanoConfig().batch) == (DEFAULT_ROWS, DEFAULT_BATCH)
+
+
+def test_plateau_compares_the_last_quarter():
+    curve = [{"step": step, "loss": 4.0 - step / 100, "trained_right": 3.0 - step / 100} for step in range(5, 101, 5)]
+    found = plateau(curve)
+    assert found["captions"] == pytest.approx(0.25)
+    assert found["training"] == pytest.approx(0.225, abs=1e-6)
+
+
+def test_a_curve_is_shown_in_a_dozen_points_with_its_ends():
+    curve = [{"step": n, "rows": n, "loss": 1.0, "trained_gap": 0.1, "unseen_gap": 0.0, "trained_bare_right": 2.0} for n in range(1, 41)]
+    table = curve_table([*curve, {"step": 41, "rows": 41, "loss": 1.0}])
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert len(rows) == 12
+    assert (rows[0], rows[-1]) == ("1", "40")

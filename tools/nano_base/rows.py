@@ -1,0 +1,63 @@
+"""Rows: what one row says about its picture, or pictures, as text pieces with and without loss.
+
+A row is a list of parts: `PICTURE`, or a piece of text and whether it is to be learned. Captions begin with the name. Questions are
+asked after the picture and only their answer is learned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twoway.data.captions import caption
+
+if TYPE_CHECKING:
+    import random
+
+    from .table import Concept
+
+PICTURE = None
+Part = tuple[str, bool] | None
+LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish"}
+
+
+def caption_row(concept: Concept, rng: random.Random, bare: float) -> list[Part]:
+    """Return picture, caption."""
+    return [PICTURE, (caption(concept, rng, bare=bare), True)]
+
+
+def question_row(concept: Concept, style: str, rng: random.Random) -> list[Part]:
+    """Return picture, question, answer: only the answer is learned."""
+    names, facts = concept["names"], concept["facts"]
+    asked = [("What is this?", names["en"]), ("Which style is this?", style)]
+    asked += [(f"What is this in {word}?", names[language]) for language, word in LANGUAGES.items() if language in names]
+    asked += [(f"What is the {fact}?", str(value)) for fact, value in sorted(facts.items())] * 2
+    if concept.get("gloss"):
+        asked.append(("What does it mean?", concept["gloss"]))
+    if concept.get("group"):
+        asked.append(("Which group?", str(concept["group"])))
+    if words := concept["keywords"].get("en"):
+        asked.append(("Which words fit?", ", ".join(rng.sample(words, min(3, len(words))))))
+    question, answer = rng.choice(asked)
+    return [PICTURE, (f"{question}\n", False), (answer, True)]
+
+
+def pair_row(first: Concept, second: Concept, rng: random.Random) -> list[Part]:
+    """Return two pictures, each followed by its own words."""
+    return [PICTURE, (f"{caption(first, rng, bare=0.5)}\n", True), PICTURE, (caption(second, rng, bare=0.5), True)]
+
+
+def canvas_row(shown: list[Concept]) -> list[Part]:
+    """Return one picture composed of several, and their names in reading order."""
+    return [PICTURE, ("; ".join(concept["names"]["en"] for concept in shown), True)]
+
+
+def text_row(concept: Concept, texts: list[str], rng: random.Random) -> list[Part]:
+    """Return a text without a picture: one of the longer texts, or what is said about a concept: its meaning, words, names, facts."""
+    if texts and rng.random() < 0.5:
+        return [(rng.choice(texts), True)]
+    names, words = concept["names"], concept["keywords"].get("en", [])
+    said = [f"{names['en']}: {concept['gloss']}"] if concept["gloss"] else []
+    said.append(f"{names['en']} goes with {', '.join(rng.sample(words, len(words)))}" if words else caption(concept, rng))
+    said += [f"{names['en']} in {word} is {names[language]}" for language, word in LANGUAGES.items() if language in names]
+    said += [f"the {fact} of {names['en']} is {value}" for fact, value in sorted(concept["facts"].items())]
+    return [(rng.choice(said), True)]

@@ -1,0 +1,1 @@
+"""The samples, built from the packages that their pictures and words come from."""

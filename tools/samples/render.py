@@ -1,0 +1,76 @@
+"""Vector drawings to small pictures, once, in the bytes that are shipped."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps
+
+from twoway.errors import TwowayError
+
+if TYPE_CHECKING:
+    from .concepts import Drawing
+
+SIDE = 72
+CLEAR = 16
+SMALLEST = 12
+PER_UNIT = {"px": 1.0, "pt": 1.25, "mm": 90 / 25.4, "cm": 90 / 2.54, "in": 90.0}
+
+
+def render(drawing: Drawing) -> Image.Image:
+    """Draw an SVG into a transparent square of `SIDE` pixels, centred, with its proportions kept."""
+    import resvg_py
+
+    text = drawing.path.read_text(encoding="utf-8", errors="replace")
+    if drawing.stroke:
+        text = text.replace("currentColor", drawing.stroke)
+    try:
+        # System fonts differ from machine to machine, and the shipped bytes must not.
+        drawn = resvg_py.svg_to_bytes(svg_string=_with_view_box(text), skip_system_fonts=True, width=(4 if drawing.crop else 2) * SIDE)
+    except ValueError as error:
+        raise TwowayError(f"{drawing.path}: not a drawing that can be rendered ({error})") from error
+    picture = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
+    if drawing.crop:
+        picture = picture.crop(picture.getchannel("A").point(lambda alpha: 255 * (alpha > CLEAR)).getbbox() or (0, 0, 1, 1))
+    if min(picture.size) < SMALLEST:
+        raise TwowayError(f"{drawing.path}: nothing to see in this drawing")
+    picture = ImageOps.contain(
+        picture, (SIDE, SIDE), Image.Resampling.BOX if picture.size == (2 * SIDE, 2 * SIDE) else Image.Resampling.LANCZOS
+    )
+    square = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+    square.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    return square
+
+
+def _with_view_box(text: str) -> str:
+    """Give a drawing without `viewBox` one of its own size: the renderer refuses sizes in millimetres or points without it.
+
+    Editors of that time counted 90 pixels to the inch.
+    """
+    head = re.search(r"<svg\b[^>]*>", text)
+    if head is None or "viewBox" in head[0]:
+        return text
+    sizes = [re.search(rf"""\s{side}\s*=\s*["']([\d.]+)\s*(mm|cm|pt|in|px)?["']""", head[0]) for side in ("width", "height")]
+    if None in sizes:
+        return text
+    width, height = (float(size[1]) * PER_UNIT[size[2] or "px"] for size in sizes if size)
+    bare = re.sub(r"""\s(width|height)\s*=\s*["'][^"']*["']""", "", head[0])
+    return text.replace(head[0], f'{bare[:-1]} viewBox="0 0 {width:.3f} {height:.3f}" width="{width:.3f}" height="{height:.3f}">', 1)
+
+
+def encode(picture: Image.Image) -> bytes:
+    """Encode as WebP, without loss or at quality 90, whichever is smaller."""
+    lossless, lossy = io.BytesIO(), io.BytesIO()
+    picture.save(lossless, "WEBP", lossless=True, method=4)
+    picture.save(lossy, "WEBP", quality=90, method=4)
+    return min(lossless.getvalue(), lossy.getvalue(), key=len)
+
+
+def decode(image: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Read a shipped picture and put it on a background."""
+    picture = Image.open(io.BytesIO(image)).convert("RGBA")
+    flat = Image.new("RGBA", picture.size, (*background, 255))
+    flat.alpha_composite(picture)
+    return flat.convert("RGB")
