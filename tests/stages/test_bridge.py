@@ -133,7 +133,7 @@ def test_a_result_is_a_base_and_keeps_one_eos(whole, rows, tmp_path):
     [
         ({"max_target": 2047}, "max_target is at least 1 and leaves two tokens"),
         ({"text_cut": 1.0}, "text_cut is a share"),
-        ({"mlm_weight": 1.0}, "no option 'mlm_weight'"),
+        ({"mlm_weight": 1.0}, "bridge: unknown key mlm_weight"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(options, message, tmp_path):

@@ -152,7 +152,7 @@ def test_rows_of_one_token_train(tiny_model, tmp_path):
         ({"lr": 0.0}, "lr must be above 0"),
         ({"max_steps": 0}, "max_steps is at least 1"),
         ({"warmup": 2.0}, "warmup is a share"),
-        ({"mask_share": 0.4}, "no option 'mask_share'"),
+        ({"mask_share": 0.4}, "pretrain: unknown key mask_share"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_once(options, message, tmp_path):
