@@ -194,7 +194,7 @@ def test_ctrl_c_that_is_ignored_stays_so():
     assert (ended.returncode, ended.stderr.startswith("twoway compare: a.json")) == (2, True), ended.stderr
 
 
-@pytest.mark.parametrize("extra", ["train", "eval", "index", "milvus", "ray", "serve", "samples"])
+@pytest.mark.parametrize("extra", ["train", "eval", "index", "milvus", "ray", "serve"])
 def test_a_package_that_is_missing_is_had_from_the_clone(extra):
     assert with_extra(extra) == f"in the clone of twoway, run: pip install -e '.[{extra}]'"
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
