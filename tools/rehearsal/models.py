@@ -16,8 +16,8 @@ import torch
 import transformers
 from transformers import initialization
 
+from tools.packages import Package, fetch
 from twoway.files import fresh_folder
-from twoway.world.packages import Package, fetch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from tools.packages import PERMISSIVE, fetch
 from twoway.files import fresh_folder, sha256
-from twoway.world.packages import PERMISSIVE, fetch
 
 from .assemble import draw, gloss, merge, rows, twins
 from .clipart import read_clipart

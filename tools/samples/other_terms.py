@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
+from tools.packages import OTHER_TERMS, PERMISSIVE, fetch
 from twoway.data.samples import TABLES, load
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import fresh_folder
-from twoway.world.packages import OTHER_TERMS, PERMISSIVE, fetch
 
 from .assemble import draw
 from .concepts import Concept, Drawing, slug

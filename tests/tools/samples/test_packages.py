@@ -9,9 +9,9 @@ import pytest
 from tools.samples.__main__ import main
 from tools.samples.other_terms import build_with
 
+from tools import packages
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
-from twoway.world import packages
 
 if TYPE_CHECKING:
     from pathlib import Path

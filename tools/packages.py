@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import TwowayError
-from ..files import cache_home, fresh_folder, sha256
+from twoway.errors import TwowayError
+from twoway.files import cache_home, fresh_folder, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

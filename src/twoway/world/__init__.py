@@ -1,1 +1,0 @@
-"""Packages of the registries, fetched and checked by hash."""
