@@ -111,7 +111,13 @@ def _text(tokenizer: Any, size: Size, **more: Any) -> dict[str, Any]:
 def _qwen2_5_vl(tokenizer: Any, size: Size) -> Any:
     rotary = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
     text = _text(tokenizer, size, num_key_value_heads=2, intermediate_size=11_008, max_position_embeddings=128_000, rope_parameters=rotary)
-    vision = {"depth": size.tower_layers, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420, "out_hidden_size": 2048}
+    vision: dict[str, Any] = {
+        "depth": size.tower_layers,
+        "hidden_size": 1280,
+        "num_heads": 16,
+        "intermediate_size": 3420,
+        "out_hidden_size": 2048,
+    }
     vision |= {"patch_size": 14, "window_size": 112, "tokens_per_second": 2}
     vision |= {"fullatt_block_indexes": [*range(7, size.tower_layers, 8)] or [size.tower_layers - 1]}  # the other layers see windows
     return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **_ids(tokenizer))
@@ -120,7 +126,13 @@ def _qwen2_5_vl(tokenizer: Any, size: Size) -> Any:
 def _qwen3_vl(tokenizer: Any, size: Size) -> Any:
     rotary = {"rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
     text = _text(tokenizer, size, num_key_value_heads=8, head_dim=128, intermediate_size=6144, max_position_embeddings=262_144)
-    vision = {"depth": size.tower_layers, "hidden_size": 1024, "num_heads": 16, "intermediate_size": 4096, "out_hidden_size": 2048}
+    vision: dict[str, Any] = {
+        "depth": size.tower_layers,
+        "hidden_size": 1024,
+        "num_heads": 16,
+        "intermediate_size": 4096,
+        "out_hidden_size": 2048,
+    }
     vision |= {"patch_size": 16, "num_position_embeddings": 2304, "deepstack_visual_indexes": [*range(5, size.tower_layers - 6, 6)] or [0]}
     return transformers.Qwen3VLConfig(
         text_config=text | {"rope_parameters": rotary}, vision_config=vision, tie_word_embeddings=True, **_ids(tokenizer)
