@@ -92,7 +92,16 @@ def test_no_verb_shows_help_and_is_wrong_use(capsys):
     assert "VERB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("error", "code"), [(TwowayError("it broke"), 1), (UsageError("not so"), 2), (KeyboardInterrupt(), 130)])
+def of_an_interrupt():
+    """Return what an interrupt becomes in the middle of an import."""
+    error = ImportError("initialization failed")
+    error.__cause__ = KeyboardInterrupt()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(TwowayError("it broke"), 1), (UsageError("not so"), 2), (KeyboardInterrupt(), 130), (of_an_interrupt(), 130)]
+)
 def test_exit_codes_and_one_line_errors(error, code, monkeypatch, capsys):
     def fail(_args):
         raise error

@@ -109,11 +109,18 @@ def _ended(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, UnicodeEncodeError):
         what = f"{error.object[error.start : error.end]!r} is no text in {error.encoding}"
         return 1, f"{what}; write UTF-8, and set PYTHONUTF8=1 where the system's language is C"
-    if isinstance(error, KeyboardInterrupt):
+    if _of_an_interrupt(error):
         return INTERRUPTED, "interrupted; nothing half-written is left"
     if is_panic(error):
         return 1, f"a library fails ({_shown(' '.join(str(error).split())[:300])}); -v shows where"
     return None, ""
+
+
+def _of_an_interrupt(error: BaseException | None) -> bool:
+    """Say whether Ctrl-C is behind an error: in the middle of an import, a library written in C says that it cannot begin."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _shown(said: str) -> str:
