@@ -41,6 +41,7 @@ NOT_RUN = {
     r"^python -m benchmarks": "benchmarks take minutes to hours; that of a billion pages is compared in test_billion.py",
     r"^python examples/": "run in tests/test_examples.py",
     r"^twoway check .*--bridge": "forty seconds; tests/stages/test_check_bridge.py",
+    r"^twoway check out/": "reads what a run takes minutes to make; tests/stages/test_check.py",
     r"^twoway data (check|prepare) (samples:|recipes/)": "reads all samples or the hub; tests/stages/test_data_check.py and so on",
     r"--engine ray": "starts Ray; tests/stages/test_embed_ray.py",
     r"milvus://": "needs a server; tests/search",

@@ -57,8 +57,9 @@ def test_a_forecast_says_what_it_cannot_know(recipe, tmp_path, capsys):
     hub = json.dumps([{"spec": "hub:owner/name", "cap": 3}])
     forecast = dry_run(recipe, tmp_path / "out", [f"data={hub}"])[1]
     assert forecast.amount is None
-    assert "hub:owner/name is a stream" in forecast.notes[0]
-    assert "at most 3 rows" in forecast.notes[1]
+    assert "1 of 1 sources are of the hub: 1 not looked for, as the hub cannot be reached" in forecast.notes[0]
+    assert "streams are not fetched now" in forecast.notes[1]
+    assert "at most 3 rows" in forecast.notes[2]
     gone = json.dumps([{"spec": "gone.jsonl"}])
     assert main(["run", str(recipe), str(tmp_path / "out"), f"data={gone}", "--dry-run"]) == 1
     assert "there is no gone.jsonl" in capsys.readouterr().out.replace("\n", " ")

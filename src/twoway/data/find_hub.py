@@ -41,15 +41,21 @@ def hub_finder(argument: str, options: ReadOptions, *, cap: int | None, folder: 
     if cap is None or folder is None:
         raise UsageError(f"{label} is a stream without an end; say with cap: N how many of its first rows are used")
     local = hub.local_root(argument)
-    name = hashlib.sha256(f"{local.absolute() if local else ''} {argument} {cap}".encode()).hexdigest()[:16]
-    copy = folder / f"hub-{name}"
+    copy = copy_of(argument, cap, folder)
     if not copy.is_dir():
         if how().prepared_only:
             raise UsageError(f"{label} is not prepared; prepare it first (twoway data prepare), or set prepared_only=false")
-        with turn(folder / f".hub-{name}.lock", lambda: _log.warning("another process copies %s; waiting for it", label)):
+        with turn(folder / f".{copy.name}.lock", lambda: _log.warning("another process copies %s; waiting for it", label)):
             if not copy.is_dir():
                 _copy(argument, label, options, cap, copy, policy)
     return ParquetFinder(str(copy), options, label, local)
+
+
+def copy_of(argument: str, cap: int, folder: Path) -> Path:
+    """Return where the copy of a stream's first `cap` rows lies, or would lie."""
+    local = hub.local_root(argument)
+    name = hashlib.sha256(f"{local.absolute() if local else ''} {argument} {cap}".encode()).hexdigest()[:16]
+    return folder / f"hub-{name}"
 
 
 def _copy(argument: str, label: str, options: ReadOptions, cap: int, copy: Path, policy: Policy) -> None:

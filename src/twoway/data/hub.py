@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..content import ContentError, Place
 from ..errors import TwowayError, UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .rows import ReadOptions, Rows
 
+_ASK_SECONDS = 5.0
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?$")
 
 
@@ -71,6 +72,28 @@ def open_stream(argument: str) -> tuple[Any, Path | None]:
     except Exception as error:  # network, names, splits and scripts each raise their own kind
         raise TwowayError(f"hub:{argument} cannot be opened ({_line(error)})") from error
     return table, local
+
+
+def repository_of(argument: str) -> str | None:
+    """Return the data set of the hub that is meant; nothing where a folder of this machine is, or where it is no name."""
+    match = None if local_root(argument) is not None else _NAME.match(argument)
+    return None if match is None else match["name"]
+
+
+def ask_for(repository: str) -> Literal["there", "gated", "missing", "unreachable"]:
+    """Say whether the hub has a data set, and gives it to anybody; nothing of it is fetched."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        found = huggingface_hub.HfApi().dataset_info(repository, timeout=_ASK_SECONDS)
+    except GatedRepoError:
+        return "gated"
+    except RepositoryNotFoundError:
+        return "missing"
+    except Exception:  # offline, no network, a proxy: each raises its own kind
+        return "unreachable"
+    return "gated" if found.gated else "there"
 
 
 def local_root(argument: str) -> Path | None:

@@ -2,7 +2,8 @@
 
 Rows, lengths and steps come from the data's tables and the plan of an epoch, as training makes them, with the processor of the nearest
 model that is there: a stage's own base where the stage before is done, else the recipe's, with `convert`'s limits set. A stage that has
-run before on this machine forecasts by its own speed. Streams of the hub are not fetched; where one is named, there are no figures.
+run before on this machine forecasts by its own speed. Streams of the hub are not fetched: the hub is asked whether it has them, where it
+can be reached, and there are figures once `data prepare` or a run has copied them all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twoway.data.find_hub import copy_of
+from twoway.data.hub import ask_for, repository_of
 from twoway.data.patches import PatchGeometry
 from twoway.data.table_sharing import shared_tables
 from twoway.errors import TwowayError
@@ -27,10 +30,12 @@ from twoway.training.precision import choose
 from twoway.training.progress import read_log
 
 from .convert import ConvertConfig, _quiet
-from .made_rows import located, names_of
+from .fingerprint import by_reason
+from .made_rows import located, names_of, sources_of
 from .run_report import duration
 from .run_stage import TABLES, as_begun
 from .steps import DOES, Step, lay_out, rows_in
+from .tables import data_folder
 from .workload import SHARE, Shape, bytes_needed, operations, shape_of
 
 if TYPE_CHECKING:
@@ -109,19 +114,52 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
         with _quiet():
             if step.job.kind.count is None:
                 return _without_data(step, steps, problems)
-            if problems:
-                return Forecast(step.job.name, step.said, notes=_bound(step), problems=tuple(problems))
+            streams, absent, notes = _streams(step)
+            if problems or absent:
+                return Forecast(step.job.name, step.said, notes=(*notes, *_bound(step)), problems=(*problems, *absent))
             waiting = [one.job.name for one in steps if one.job.name in names_of(step.job.config) and one.action in DOES]
             if waiting:
                 note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
                 return Forecast(step.job.name, step.said, notes=(note,))
-            streams = [one.spec for one in getattr(step.job.config, "data", ()) if one.spec.startswith("hub:")]
             if streams:
-                note = f"{step.job.name}: {streams[0]} is a stream and not fetched now, so rows and tokens are not known before it runs"
-                return Forecast(step.job.name, step.said, notes=(note, *_bound(step)))
+                note = f"{step.job.name}: streams are not fetched now, so rows and tokens are known once 'twoway data prepare' has run"
+                return Forecast(step.job.name, step.said, notes=(*notes, note, *_bound(step)))
             return _trained(step, located(step.job.config, rows_in(steps)), reader_of(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
+
+
+_STATES = {
+    "there": "there to be fetched",
+    "gated": "gated (ask for access there, then `hf auth login`)",
+    "unreachable": "not looked for, as the hub cannot be reached",
+}
+
+
+def _streams(step: Step) -> tuple[int, list[str], list[str]]:
+    """Count the streams that are not copied yet, say which of them the hub does not have, and what is known of the others."""
+    config = step.job.config
+    listed = [one for sources in sources_of(config).values() for one in sources]
+    streams = {one.spec: one for one in listed if one.spec.startswith("hub:")}
+    folder = data_folder(getattr(config, "cache_dir", None))
+    left: dict[str, str | None] = {}
+    for spec, one in streams.items():
+        argument = spec.removeprefix("hub:")
+        if one.cap is None or not copy_of(argument, one.cap, folder).is_dir():
+            left[spec] = repository_of(argument)
+    states: dict[str | None, str] = {None: "there"}  # a folder of this machine, read as a stream
+    for name in left.values():
+        if name not in states and "unreachable" not in states.values():
+            states[name] = ask_for(str(name))
+    found: dict[str, list[str]] = {}
+    for spec, name in left.items():
+        found.setdefault(states.get(name, "unreachable"), []).append(spec)
+    absent = [(spec, f"there is no {spec} (or not for you: see `hf auth login`)") for spec in found.get("missing", [])]
+    counts = [f"{len(found[state])} {said}" for state, said in _STATES.items() if state in found]
+    if len(left) < len(streams):
+        counts.insert(0, f"{len(streams) - len(left)} copied here")
+    notes = [f"{step.job.name}: {len(streams)} of {len(listed)} sources are of the hub: {', '.join(counts)}"] if counts else []
+    return len(left), by_reason(absent, len(listed)), notes
 
 
 def _bound(step: Step) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from .made_rows import made_by, named, sources_of
 from .recipe import START
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from twoway.data.mixture import SourceConfig
 
@@ -185,7 +185,32 @@ def _inputs(stage: StageRecipe) -> dict[str, Any]:
 
 def _contents(given: Any, found: _Remembered, known: Mapping[str, str], problems: list[str]) -> Any:
     """Return data by what is in it."""
-    return found.folder(given, problems) if isinstance(given, Path) else [_source(one, found, known, problems) for one in given]
+    if isinstance(given, Path):
+        return found.folder(given, problems)
+    read, missing = [], []
+    for one in given:
+        said: list[str] = []
+        read.append(_source(one, found, known, said))
+        missing += [(one.spec, problem) for problem in said]
+    problems += by_reason(missing, len(given))
+    return read
+
+
+def by_reason(missing: Iterable[tuple[str, str]], sources: int) -> list[str]:
+    """Say what is wrong with sources (their names, and what is said of each) of so many: one line a reason, with all their names."""
+    reasons: dict[str, list[tuple[str, str]]] = {}
+    for name, problem in missing:
+        reasons.setdefault(problem.replace(name, "…").partition("; did you mean")[0], []).append((name, problem))
+    lines = []
+    for reason, those in reasons.items():
+        names = [name for name, _ in those]
+        home = os.path.dirname(names[0])
+        if home and all(os.path.dirname(name) == home for name in names):
+            names = [f"{home}/{os.path.basename(names[0])}", *(os.path.basename(name) for name in names[1:])]
+        why = "" if reason == "there is no …" else f" ({reason})"
+        many = f"{len(those)} of {sources} sources are not here{why}: {', '.join(names)}"
+        lines.append(those[0][1] if len(those) == 1 else many)
+    return lines
 
 
 def _source(given: SourceConfig, found: _Remembered, known: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
