@@ -12,7 +12,7 @@ import uvicorn
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from documents import noise
+from documents import noise, pdf
 from twoway.content import Document, Image, Text
 from twoway.search.opening import create_store
 from twoway.search.store import About, Item
@@ -52,6 +52,23 @@ def make_store(folder, engine, content):
     store = create_store(folder, About("tiny", engine.fingerprint, engine.dimension))
     store.add(content)
     return store
+
+
+PAGE_TEXT = "The sampling bias of a report, measured. " + "w4 w5 " * 20
+
+
+def make_pages(folder, engine):
+    """Embed and index two pages of a PDF as the commands do; return the open index and the file."""
+    from twoway.search.index import index
+    from twoway.search.opening import open_store
+    from twoway.stages.embed import embed
+
+    file = folder / "papers" / "report.pdf"
+    file.parent.mkdir()
+    file.write_bytes(pdf((PAGE_TEXT.strip(), 595, 842), ("", 595, 842)))
+    embed(engine, file.parent, folder / "vectors", side="document")
+    index(folder / "vectors", folder / "db")
+    return open_store(folder / "db"), file
 
 
 @contextmanager

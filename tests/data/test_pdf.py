@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from documents import endless_pdf, pdf, pdf_of
 from twoway.content import ContentError, Image, Text
 from twoway.data.policy import Policy
 from twoway.data.rows import ReadOptions
@@ -13,39 +14,6 @@ from twoway.data.sources import open_source
 from twoway.data.table import open_table
 from twoway.errors import UsageError
 from twoway.images import Limits
-
-
-def pdf(*pages, encrypted=False):
-    """A PDF by hand: each page is (text, width, height) in points, or None for a page object that is missing."""
-    kids = " ".join(f"{10 + 2 * number} 0 R" for number in range(len(pages)))
-    objects = {1: "<</Type/Catalog/Pages 2 0 R>>", 2: f"<</Type/Pages/Kids[{kids}]/Count {len(pages)}>>"}
-    objects[3] = "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
-    for number, page in enumerate(pages):
-        if page is None:
-            continue
-        text, width, height = page
-        content = f"BT /F 12 Tf 10 {height / 2} Td ({text}) Tj ET" if text else ""
-        box = f"/MediaBox[0 0 {width} {height}]"
-        objects[10 + 2 * number] = f"<</Type/Page/Parent 2 0 R{box}/Resources<</Font<</F 3 0 R>>>>/Contents {11 + 2 * number} 0 R>>"
-        objects[11 + 2 * number] = f"<</Length {len(content)}>>stream\n{content}\nendstream"
-    lock = ""
-    if encrypted:
-        objects[4] = f"<</Filter/Standard/V 1/R 2/P -4/O<{'41' * 32}>/U<{'42' * 32}>>>"
-        lock = f"/Encrypt 4 0 R/ID[<{'43' * 16}><{'43' * 16}>]"
-    return written(objects, lock)
-
-
-def written(objects, lock=""):
-    """The file of these objects."""
-    body, offsets = b"%PDF-1.4\n", {}
-    for number, value in objects.items():
-        offsets[number] = len(body)
-        body += f"{number} 0 obj{value}endobj\n".encode("latin-1")
-    start, size = len(body), max(objects) + 1
-    body += f"xref\n0 {size}\n0000000000 65535 f \n".encode()
-    for number in range(1, size):
-        body += (f"{offsets[number]:010} 00000 n \n" if number in offsets else "0000000000 00000 f \n").encode()
-    return body + f"trailer<</Root 1 0 R/Size {size}{lock}>>\nstartxref\n{start}\n%%EOF\n".encode()
 
 
 @pytest.fixture
@@ -124,28 +92,11 @@ def test_every_cut_of_a_pdf_gives_pages_or_bad_rows(write):
         assert all(row == "page" or str(path) in str(row) for row in rows)
 
 
-def drawn(levels, calls, *, itself=False):
-    """A page whose form draws the next one several times, level by level, and the last one a square, or the first one again."""
-    objects = {
-        1: "<</Type/Catalog/Pages 2 0 R>>",
-        2: "<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        3: "<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Resources<</XObject<</F 10 0 R>>>>/Contents 4 0 R>>",
-        4: "<</Length 5>>stream\n/F Do\nendstream",
-    }
-    for level in range(levels):
-        last = level == levels - 1
-        following = f"/Resources<</XObject<</F {10 if last else 11 + level} 0 R>>>>" if itself or not last else ""
-        draw = "/F Do " * calls if following else "1 0 0 rg 0 0 190 190 re f"
-        form = f"/Type/XObject/Subtype/Form/BBox[0 0 200 200]/Group<</S/Transparency>>{following}/Length {len(draw)}"
-        objects[10 + level] = f"<<{form}>>stream\n{draw}\nendstream"
-    return written(objects)
-
-
-@pytest.mark.parametrize("endless", [drawn(1, 10, itself=True), drawn(8, 10)])
+@pytest.mark.parametrize("endless", [endless_pdf(1, 10, itself=True), endless_pdf(8, 10)])
 def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tmp_path, endless):
     assert len(endless) < 2500
     write("d/a.pdf", endless)
-    write("d/b.pdf", drawn(2, 2))
+    write("d/b.pdf", endless_pdf(2, 2))
     limits = Limits(max_page_seconds=1)
     source = open_source(tmp_path / "d", on_bad="skip", bad_rows=tmp_path / "bad-rows.jsonl", limits=limits)
     (good,) = source
@@ -155,7 +106,7 @@ def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tm
 
 
 def test_a_page_that_fills_the_memory_is_a_bad_row(write):
-    path = write("a.pdf", drawn(8, 10))
+    path = write("a.pdf", endless_pdf(8, 10))
     with pytest.raises(ContentError, match=r"a.pdf page 1: the page (is broken, or )?needs more than 256 MB of memory"):
         list(open_source(path, limits=Limits(max_page_memory=256 << 20, max_page_seconds=60)))
 
@@ -215,7 +166,7 @@ def test_a_pdf_that_anyone_may_open_is_read_although_it_is_encrypted(write, pass
         5: "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
         6: f"<</Filter/Standard/V 1/R 2/P {rights}/O<{owner.hex()}>/U<{rc4(key, padding).hex()}>>>",
     }
-    path = write("a.pdf", written(objects, f"/Encrypt 6 0 R/ID[<{name.hex()}><{name.hex()}>]"))
+    path = write("a.pdf", pdf_of(objects, f"/Encrypt 6 0 R/ID[<{name.hex()}><{name.hex()}>]"))
     if password:
         with pytest.raises(ContentError, match=r"a\.pdf: the PDF is encrypted; save it without a password"):
             list(open_source(path))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from documents import endless_pdf, pdf
 from full_disk import disk_full
+from page_server import PAGE_TEXT, make_pages
 from twoway.search.opening import create_store, open_store
 from twoway.search.store import About
+from twoway.serve import index_route
 from twoway.serve.limits import Limits
 from twoway.serve.service import _unnamed
 
@@ -261,3 +267,113 @@ def test_an_index_that_fails_is_the_servers_trouble_and_no_folder_is_named(serve
 
 def test_items_at_a_time_are_bounded(serve, store):
     assert "at most 1" in refused(serve(store, limits=Limits(added=1)).post("/v1/index/items", json={"items": ITEMS}))[1]
+
+
+@pytest.fixture
+def pages(engine, serve, tmp_path):
+    """Return a client of an index of a PDF's two pages, the file, and the ids of its pages."""
+    store, file = make_pages(tmp_path, engine)
+    return serve(store, Limits(pages=2)), file, [f"{file} page {number}" for number in (1, 2)]
+
+
+def page_of(client, name):
+    return client.get(f"/v1/index/items/{quote(name, safe='')}/page")
+
+
+def code(answer):
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_a_page_of_a_pdf_is_rendered_at_reading_size_for_its_item_alone(pages):
+    client, file, names = pages
+    found = client.get(f"/v1/index/items/{quote(names[0], safe='')}").json()
+    answer = client.get(found["page"])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    with PILImage.open(io.BytesIO(answer.content)) as shown:
+        assert shown.size == (1190, 1684)
+        assert shown.convert("L").getextrema()[0] < 100, "the text is drawn"
+    assert page_of(client, names[1]).status_code == 200
+    assert code(page_of(client, f"{file} page 3")) == (404, "no_such_item")
+    assert code(page_of(client, "/etc/passwd")) == (404, "no_such_item")
+
+
+def test_a_file_that_moved_or_changed_is_not_shown(pages):
+    client, file, names = pages
+    before = file.read_bytes()
+    for data, refused in (
+        (pdf(("Another text", 595, 842), ("", 595, 842)), [(409, "changed"), 200]),
+        (pdf((PAGE_TEXT.strip(), 595, 842), ("", 595, 842), ("", 595, 842)), [(409, "changed")] * 2),  # a page more
+        (b"%PDF-1.4 torn", [(409, "bad_page")] * 2),
+    ):
+        file.write_bytes(data)
+        answers = [page_of(client, name) for name in names]
+        assert [200 if answer.status_code == 200 else code(answer) for answer in answers] == refused
+        assert str(file.parent) not in "".join(answer.text for answer in answers if answer.status_code != 200)
+    black = io.BytesIO()
+    PILImage.new("RGB", (595, 842), "grey").save(black, "PDF", save_all=True, append_images=[PILImage.new("RGB", (595, 842), "grey")])
+    file.write_bytes(black.getvalue())
+    assert code(page_of(client, names[1])) == (409, "changed"), "no text either way, and another picture"
+    file.unlink()
+    assert code(page_of(client, names[0])) == (404, "no_file")
+    os.mkfifo(file)
+    assert code(page_of(client, names[0])) == (404, "no_file")
+    file.unlink()
+    file.write_bytes(before)
+    assert page_of(client, names[0]).status_code == 200
+
+
+def test_an_item_that_was_added_over_http_opens_no_file_whatever_it_says(pages, tmp_path):
+    client, file, _ = pages
+    secret = tmp_path / "secret.pdf"
+    secret.write_bytes(pdf(("secret", 595, 842)))
+    for number, (name, metadata) in enumerate(
+        [
+            (f"{secret} page 1", {"file": str(secret), "page": 1, "pages": 1}),
+            ("place", {"file": str(secret), "page": 1, "place": f"{secret} page 1"}),
+            ("known", {"file": str(file), "page": 1, "pages": 2}),
+            ("zero", {"file": str(secret), "page": 0}),
+        ]
+    ):
+        said = client.post("/v1/index/items", json={"items": [{"id": name, "text": "secret", "metadata": metadata}]})
+        assert said.status_code == 200, (number, said.text)
+        assert client.get(f"/v1/index/items/{quote(name, safe='')}").json()["page"] is None
+        assert code(page_of(client, name)) == (404, "no_page")
+    assert client.post("/v1/index/items", json={"items": [{"id": "x", "text": "y", "place": f"{secret} page 1"}]}).status_code == 400
+    # One that takes an indexed page's place is no page any more.
+    name = f"{file} page 1"
+    item = {"id": name, "text": "y", "metadata": {"file": str(secret), "page": 1}}
+    assert client.post("/v1/index/items", json={"items": [item]}).json() == {"added": 0, "replaced": 1}
+    assert code(page_of(client, name)) == (404, "no_page")
+
+
+def test_rendering_is_bounded_in_pixels_in_time_and_in_how_many_wait(pages, serve, monkeypatch):
+    client, file, names = pages
+    client = serve(client.app.state.service.store, Limits(pages=2, page_pixels=50_000, page_seconds=1))
+    with PILImage.open(io.BytesIO(page_of(client, names[0]).content)) as shown:
+        assert shown.width * shown.height <= 50_000
+    file.write_bytes(endless_pdf(8, 10))  # a few lines that ask for a billion strokes
+    answer = page_of(client, names[0])
+    assert code(answer) == (409, "bad_page")
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*_):
+        begun.set()
+        assert go.wait(60)
+        return b""
+
+    monkeypatch.setattr(index_route, "_render", slow)
+    with ThreadPoolExecutor(3) as pool:
+        two = [pool.submit(page_of, client, names[0]) for _ in range(2)]
+        try:
+            assert begun.wait(60)
+            while client.app.state.service.pages._asked < 2:
+                time.sleep(0.01)
+            refused = page_of(client, names[1])
+            assert code(refused) == (429, "queue_full")
+            assert int(refused.headers["Retry-After"]) > 0
+            assert client.get("/readyz").status_code == 200
+            assert client.get("/v1/index").status_code == 200
+        finally:
+            go.set()
+        assert [one.result().status_code for one in two] == [200, 200]

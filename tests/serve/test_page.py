@@ -12,8 +12,9 @@ import pytest
 from playwright.sync_api import expect
 from scripts.chromium import launched
 
-from page_server import COLOURS, HOSTILE, LONG_NAME, PICTURES, drawn, items, make_store, serving
+from page_server import COLOURS, HOSTILE, LONG_NAME, PAGE_TEXT, PICTURES, drawn, items, make_pages, make_store, serving
 from twoway.embedding import open_embedder
+from twoway.search.opening import open_store
 from twoway.serve.access import Access
 from twoway.serve.app import create_app
 from twoway.serve.limits import Limits
@@ -37,6 +38,8 @@ def sites(tiny_encoder, tmp_path_factory):
         "small": create_app(engine, full, Limits(body_bytes=10_000)),
         "marked": create_app(engine, full, name=HOSTILE),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
+        "pages": create_app(engine, make_pages(folder, engine)[0]),
+        "locked pages": create_app(engine, open_store(folder / "db"), access=Access.of((KEY,))),
     }
     with ExitStack() as stack:
         yield {name: stack.enter_context(serving(app)) for name, app in apps.items()}
@@ -242,6 +245,42 @@ def test_why_draws_what_pulls_over_the_picture(visit):
     expect(page.locator("#why-said")).to_contain_text(f"This small picture alone scores {found['score']:.3f}")
     page.get_by_role("button", name="Why this matched").click()
     expect(canvas).to_have_count(0)
+
+
+@pytest.mark.parametrize("site", ["pages", "locked pages"])
+def test_a_page_of_a_pdf_can_be_read(visit, site):
+    page = visit(site)
+    if site.startswith("locked"):
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Use this key").click()
+    look_up(page, "w4 w5")
+    card = page.locator("#results .card[data-id$='page 1']")
+    expect(card.locator(".title")).to_have_text("report.pdf, page 1")
+    expect(card.locator(".snippet")).to_contain_text(PAGE_TEXT[:40])
+    with page.expect_response("**/page"):
+        card.locator(".mat").click()
+    image = page.locator("#detail img")
+    image.evaluate("image => image.decode()")
+    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [1190, 1684]
+    link = page.get_by_role("link", name="Open the page")
+    expect(link).to_have_attribute("href", re.compile("/page$" if site == "pages" else "^blob:"))
+    expect(page.locator("#detail h2")).to_have_text("report.pdf, page 1")
+    with page.expect_response("**/v1/why") as answer:
+        page.get_by_role("button", name="Why this matched").click()
+    share = answer.value.json()["share"]
+    lead = page.locator("#why-said .lead")
+    expect(lead).to_contain_text("Its text and its picture match" if share is None else f"{round(100 * share)}% of the match")
+    faded = float(page.locator("#detail canvas").evaluate("canvas => canvas.style.opacity"))
+    assert faded == pytest.approx(max(0.15, 1 if share is None else share), abs=0.01)
+
+
+def test_a_page_whose_file_moved_leaves_its_small_picture_and_says_so(visit):
+    page = visit("pages")
+    page.route("**/page", lambda route: route.fulfill(status=404, json={"error": {"message": "its file is not where it was"}}))
+    page.locator("#results .card[data-id$='page 1'] .mat").click()
+    expect(page.locator("#detail .lost")).to_contain_text("its file has moved or changed")
+    page.locator("#detail img").evaluate("image => image.decode()")
+    assert page.locator("#detail img").evaluate("image => image.naturalHeight") == 320
 
 
 def test_filters_are_put_together_from_the_fields_of_the_index(visit):

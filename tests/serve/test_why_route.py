@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from page_server import HOSTILE, drawn, items, make_store, opened
-from twoway.content import Document, Image
+from twoway.content import Document, Image, Text
 from twoway.embedding import open_embedder
 from twoway.embedding.why import Explainer
 from twoway.serve import why_route
@@ -47,6 +47,20 @@ def test_the_parts_of_the_small_picture_add_up_to_its_score(client, parts):
     shape = np.shape(Explainer(engine)(Document((Image(small),)), np.ones(engine.dimension)).pulls)
     assert np.shape(found["grid"]) == shape
     assert opened(client.get(found["thumbnail"]).content).size == opened(small).size
+
+
+def test_the_share_of_the_picture_is_what_the_score_falls_by_without_it(parts):
+    engine, _ = parts
+    picture, words = Image(drawn(3)), "w4 w5 w6"
+    seen = [Document((picture, Text(words))), Document((Text(words),)), Document((picture,))]
+    both, text, shown = engine.array(seen, side="document")
+    explain = Explainer(engine)
+    for query in (text - shown, shown - text, both, -both):
+        score = [float(one @ query / np.linalg.norm(query)) for one in (both, text, shown)]
+        falls = max(0.0, score[0] - score[1]), max(0.0, score[0] - score[2])
+        share = explain.share(seen[2], words, query)
+        assert share is None if not sum(falls) else share == pytest.approx(falls[0] / sum(falls), abs=1e-4)
+    assert explain.share(seen[2], words, text - shown) < 0.5 < explain.share(seen[2], words, shown - text)
 
 
 def test_a_picture_and_an_item_explain_as_words_do(client):

@@ -22,7 +22,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
-from ..content import ContentError, Document, Image
+from ..content import ContentError, Document, Image, Text
 from ..data.patches import GRID, PatchGeometry
 from ..data.views import Grids
 from ..errors import TwowayError
@@ -84,6 +84,19 @@ class Explainer:
         document = open_document(document, limits=self.engine.settings.limits)
         wanted = wanted / np.linalg.norm(wanted)
         return self._parts(document, wanted) or self._occlusion(document, wanted)
+
+    def share(self, document: Document, text: str, query: Sequence[float] | Floats) -> float | None:
+        """Return the share of a picture in the score of it and a text together, from 0 to 1: what the score falls by without each.
+
+        Nothing where it falls by neither, since then either of them alone matches as well.
+        """
+        wanted = np.asarray(query, np.float32)
+        picture, words = document.images[0], Text(text)
+        seen = [Document(parts, document.place) for parts in ((picture, words), (words,), (picture,))]
+        vectors = self.engine.array(seen, side="document", dim=len(wanted))
+        both, without_picture, without_text = vectors @ wanted / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted))
+        falls = max(0.0, float(both - without_picture)), max(0.0, float(both - without_text))
+        return falls[0] / sum(falls) if sum(falls) > 0 else None
 
     def _parts(self, document: Document, query: Floats) -> Why | None:
         """Return the terms of the score by cell, or nothing where the score has no such terms."""

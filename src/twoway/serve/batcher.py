@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..content import ContentError
 from ..embedding.steps import finite, forward
+from .errors import ApiError
 from .waiting import Ticket, Waiting
 
 if TYPE_CHECKING:
@@ -36,13 +37,21 @@ Answer = TypeVar("Answer")
 class Threads:
     """Threads for one kind of work, which is known to be under way, so that a server can say that none of them is free."""
 
-    def __init__(self, many: int, name: str) -> None:
+    def __init__(self, many: int, name: str, *, most: int | None = None) -> None:
+        """Begin `many` threads; `most` bounds the work that is under way and waits for that, and what is more is refused."""
         self._many, self._pool = many, ThreadPoolExecutor(many, thread_name_prefix=name)
+        self._most, self._asked = most, 0
         self._since: dict[object, float] = {}
 
     async def do(self, work: Callable[..., Answer], *given: Any) -> Answer:
         """Do some work in one of them."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, given)
+        if self._most is not None and self._asked >= self._most:
+            raise ApiError(429, "as much work of this kind waits as may; try again later", code="queue_full", wait=5)
+        self._asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, given)
+        finally:
+            self._asked -= 1
 
     def stuck(self, seconds: float) -> bool:
         """Say whether each of them has been at one piece of work for longer than this."""

@@ -1,26 +1,35 @@
-"""The index behind HTTP: what is in it, one item, its picture; adding, replacing and deleting, unless the server only reads."""
+"""The index behind HTTP: what is in it, one item, its picture, its page; adding, replacing and deleting, unless the server only reads."""
 
 from __future__ import annotations
 
+import io
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import APIRouter, Request
+from PIL import Image as PILImage
+from PIL import ImageChops, ImageStat
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
-from ..content import Document
+from .. import images
+from ..content import ContentError, Document, Place
+from ..data.pdf import page as render
+from ..data.rows import ReadOptions
 from ..embedding.precision import cut
 from ..search.fields import name_of
 from ..search.store import Item, check_id
 from ..search.thumbnails import thumbnail
 from .errors import ApiError
 from .requests import ItemAsked, ItemsAsked, read, schema
-from .search_route import item_of, shown
+from .search_route import item_of, page_of, shown
 from .service import Allowed, Service
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..search.store import Store
+    from .limits import Limits
 
 
 class _Id(PathConvertor):
@@ -31,6 +40,7 @@ class _Id(PathConvertor):
 
 register_url_convertor("id", _Id())
 router = APIRouter(prefix="/v1/index")
+_LOOK, _MOST_DIFFERENCE = 48, 8.0  # cells along a side, and the mean difference of 255 past which two pictures are not of one page
 _DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
 # An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
 _PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "private, max-age=60"}
@@ -84,6 +94,18 @@ async def picture(name: str, request: Request, service: Allowed) -> Response:
     return Response(item.thumbnail, media_type="image/webp", headers=_PICTURE)
 
 
+@router.get("/items/{name:id}/page")
+async def page(name: str, request: Request, service: Allowed) -> Response:
+    """Return the page of a PDF that an item is, at reading size, rendered from the file that was indexed."""
+    if not request.scope.get("raw_path", b"/page").endswith(b"/page"):
+        return JSONResponse(await one(f"{name}/page", service))  # the slash was written as a part of the id
+    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
+    if page_of(item) is None:
+        raise ApiError(404, f"the item {name[:200]!r} is no page of a PDF that 'twoway index' has read", code="no_page")
+    drawn = await service.receiver.in_time(service.pages.do(_render, item, service.limits))
+    return Response(drawn, media_type="image/jpeg", headers=_PICTURE)
+
+
 @router.get("/items/{name:id}")
 async def one(name: str, service: Allowed) -> dict[str, Any]:
     """Return one item."""
@@ -101,6 +123,35 @@ async def delete(name: str, service: Allowed) -> dict[str, Any]:
 
     await service.receiver.in_time(service.indexed(out, change=True))
     return {"deleted": name}
+
+
+def _render(item: Item, limits: Limits) -> bytes:
+    """Render the page that an item is, in the child process that renders PDFs; what is another page by now is refused."""
+    path, number = cast("tuple[Path, int]", page_of(item))
+    if not path.is_file():
+        message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
+        raise ApiError(404, message, code="no_file")
+    bounds = images.Limits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
+    found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
+    if isinstance(found, ContentError):
+        raise ApiError(409, f"the page cannot be shown: {found.reason}", code="bad_page")
+    text, picture = "\n".join(found.texts), cast("PILImage.Image", found.images[0].source)
+    same_text = text.startswith(item.text) and bool(item.text) == bool(text)  # an engine may keep the beginning of a long text
+    if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or _differs(picture, item.thumbnail):
+        raise ApiError(409, "its file has changed since it was indexed; index it again", code="changed")
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=90)
+    return written.getvalue()
+
+
+def _differs(picture: PILImage.Image, small: bytes | None) -> bool:
+    """Say whether a rendered page shows something else than the small picture of it that is in the index."""
+    if small is None:
+        return False
+    size = (_LOOK, _LOOK)
+    with PILImage.open(io.BytesIO(small), formats=("WEBP",)) as kept:
+        pair = [one.convert("L").resize(size, PILImage.Resampling.BOX) for one in (kept, picture)]
+    return ImageStat.Stat(ImageChops.difference(*pair)).mean[0] > _MOST_DIFFERENCE
 
 
 def _require_room(store: Store, items: list[Item], most: int) -> None:

@@ -23,6 +23,10 @@ class Limits:
     words: int = 8192  # characters whose words a search looks for, each by itself
     added: int = 64  # items of one addition to the index
     fields: int = 500  # that additions may bring the index to; an engine keeps a column for each
+    page_pixels: int = 2_100_000  # of a page of a PDF that is shown: A4 at 144 dots an inch
+    page_seconds: int = 10  # of a processor, for one such page
+    page_memory: int = 1 << 30  # bytes, of the process that renders it
+    pages: int = 8  # that are rendered or wait for that, one after the other
     queue_items: int = 4096  # documents that wait for the model
     queue_tokens: int = 1 << 20  # their tokens, and those of one request
     seconds: float = 60.0  # that a request may take, its waiting included

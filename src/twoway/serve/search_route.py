@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from ..content import Place
 from ..errors import UsageError
 from ..search.store import near
 from .errors import ApiError
@@ -40,8 +42,21 @@ async def search(request: Request, service: Allowed) -> Response:
 
 def shown(item: Item) -> dict[str, Any]:
     """Return what an asker sees of an item."""
-    small = f"/v1/index/items/{quote(item.id, safe='')}/thumbnail" if item.thumbnail is not None else None
-    return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small}
+    home = f"/v1/index/items/{quote(item.id, safe='')}"
+    small = f"{home}/thumbnail" if item.thumbnail is not None else None
+    page = f"{home}/page" if page_of(item) is not None else None
+    return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
+
+
+def page_of(item: Item) -> tuple[Path, int] | None:
+    """Return file and number of the PDF page that an item is; nothing for any other.
+
+    The place is what `twoway index` writes and no request can: metadata alone, which one can, names no file.
+    """
+    file, number = item.metadata.get("file"), item.metadata.get("page")
+    if not isinstance(file, str) or not isinstance(number, int) or number < 1 or item.place != str(Place(file, number, "page")):
+        return None
+    return (Path(file), number) if file.lower().endswith(".pdf") else None
 
 
 def item_of(store: Store, name: str) -> Item:

@@ -60,6 +60,7 @@ class Service:
         self._frame = lru_cache(maxsize=64)(self._measure_frame)
         # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
         self.readers, self.writer = Threads(_READERS, "index"), Threads(1, "index-change")
+        self.pages = Threads(1, "page", most=limits.pages)
         if store is not None:
             store.seconds = limits.search_seconds
 
@@ -134,13 +135,13 @@ class Service:
     @property
     def busy(self) -> bool:
         """Say whether a thread is at work."""
-        return self.batcher.busy or self.readers.busy or self.writer.busy
+        return self.batcher.busy or any(threads.busy for threads in (self.readers, self.writer, self.pages))
 
     def close(self) -> None:
         """End; called once no request is being answered, or the time for that is over."""
         until = time.monotonic() + _END if self.until is None else self.until
         self.batcher.close(until)
-        for threads in (self.readers, self.writer):
+        for threads in (self.readers, self.writer, self.pages):
             threads.close(until)
 
     def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:

@@ -1,7 +1,8 @@
 """`POST /v1/why`: which parts of an item's small picture pull it towards words, a picture, both, or another item (`like`).
 
 It is asked of the picture that the page shows, alone: an item of several parts has a vector of all of them, and the score said here is that
-of the small picture. Grey cells tried one by one are many passes of the model, so few of these questions may wait at a time.
+of the small picture. `share` says how much of the match is its, and not its text's. Grey cells tried one by one are many passes of the
+model, so few of these questions may wait at a time.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class Turns:
         self.waiting = 0
         self._explain: Explainer | None = None
 
-    def __call__(self, picture: bytes, name: str, query: Any) -> dict[str, Any]:
-        """Explain one picture; called in the model's thread."""
+    def __call__(self, picture: bytes, text: str, name: str, query: Any) -> dict[str, Any]:
+        """Explain one picture, and its share beside its item's text, where it has one; called in the model's thread."""
         self._explain = self._explain or Explainer(self.engine)
-        why = self._explain(Document((Image(picture),), Place(f"the picture of {name[:200]!r}")), query)
-        return {"method": why.method, "score": why.score, "rest": why.rest, "grid": why.shades, "pulls": why.pulls}
+        document = Document((Image(picture),), Place(f"the picture of {name[:200]!r}"))
+        why = self._explain(document, query)
+        share = self._explain.share(document, text, query) if text.strip() else 1.0
+        return {"share": share, "method": why.method, "score": why.score, "rest": why.rest, "grid": why.shades, "pulls": why.pulls}
 
     def __enter__(self) -> None:
         if self.waiting >= _WAITING:
@@ -78,7 +81,7 @@ async def why(request: Request, service: Allowed) -> Response:
                 query = (await service.indexed(lambda store: item_of(store, str(asked.like)))).vector
             else:
                 query = await service.query(document)
-            found = await service.on_model(lambda: turns(picture, item.id, query))
+            found = await service.on_model(lambda: turns(picture, item.text, item.id, query))
         took = round((time.perf_counter() - start) * 1000, 1)
         return JSONResponse({**found, "thumbnail": shown(item)["thumbnail"], "took_ms": took})
 

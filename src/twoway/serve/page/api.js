@@ -76,19 +76,20 @@ function askForKey(why) {
   return asked;
 }
 
-export const thumbnail = (id) => `/v1/index/items/${encodeURIComponent(id)}/thumbnail`;
+export const picture = (id, what) => `/v1/index/items/${encodeURIComponent(id)}/${what}`;
 
-// A picture's element sends no key, so with a key the picture is fetched and shown from memory.
-export async function show(image, id) {
-  if (!key()) {
-    image.src = thumbnail(id);
-    return;
-  }
-  try {
-    const answer = await reach(thumbnail(id), {});
-    const address = URL.createObjectURL(await answer.blob());
-    image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
+// A picture's element and a link send no key, so with a key the picture is fetched and shown from memory.
+export async function show(image, id, what, link = null) {
+  const give = (address) => {
     image.src = address;
+    if (link) link.href = address;
+  };
+  if (!key()) return give(picture(id, what));
+  try {
+    const answer = await reach(picture(id, what), {});
+    const address = URL.createObjectURL(await answer.blob());
+    if (!link) image.addEventListener("load", () => URL.revokeObjectURL(address), { once: true });
+    give(address);
   } catch {
     image.dispatchEvent(new Event("error"));
   }

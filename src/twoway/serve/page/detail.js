@@ -27,20 +27,24 @@ export function open(hits, place, ranked, why = false) {
   at = { hits, place, ranked, why };
   const hit = hits[place];
   const dialog = find("detail");
-  dialog.replaceChildren(shown(hit), told(hit));
+  // The page is rendered when it is opened, and only then.
+  const link = hit.page && el("a", { target: "_blank", rel: "noopener" }, "Open the page");
+  dialog.classList.toggle("read", Boolean(hit.page));
+  dialog.replaceChildren(shown(hit, link), told(hit, link));
   if (!dialog.open) dialog.showModal();
   dialog.querySelector("h2").focus();
   if (why && hit.thumbnail) explain(hit);
 }
 
-function shown(hit) {
+function shown(hit, link) {
   const step = (by, sign, name) =>
     el("button", { type: "button", class: `quiet step ${name}`, "aria-label": `The ${name} result`, disabled: !at.hits[at.place + by], onclick: () => open(at.hits, at.place + by, at.ranked, at.why) }, sign);
-  const body = hit.thumbnail ? el("div", { class: "canvas" }, picture(hit, title(hit))) : el("p", { class: "page" }, hit.text || hit.id);
+  const large = hit.page ? picture(hit, title(hit), "page", link) : hit.thumbnail && picture(hit, title(hit));
+  const body = large ? el("div", { class: "canvas" }, large) : el("p", { class: "page" }, hit.text || hit.id);
   return el("figure", {}, step(-1, "‹", "previous"), body, step(1, "›", "next"));
 }
 
-function told(hit) {
+function told(hit, link) {
   const rows = [["Score", at.ranked ? score(hit.score) : ""], ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
   const facts = rows.filter(([, value]) => value !== null && value !== "" && value !== undefined);
   const why = el("button", { id: "why", type: "button", "aria-pressed": "false", onclick: () => toggle(hit) }, "Why this matched");
@@ -48,6 +52,7 @@ function told(hit) {
     "section",
     {},
     el("h2", { id: "detail-title", tabindex: -1 }, title(hit)),
+    link && el("p", {}, link),
     hit.text && hit.text.trim() !== title(hit) && el("p", { class: "text" }, hit.text),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])),
     el(

@@ -93,7 +93,7 @@ function drawWith(search) {
   if (given.hidden) return;
   const image = el("img", { alt: "", onerror: (event) => event.target.remove() });
   if (now.picture) image.src = now.picture;
-  else show(image, now.like);
+  else show(image, now.like, "thumbnail");
   const what = now.picture ? now.name : `like ${now.like}`;
   const out = () => {
     Object.assign(now, { picture: null, name: "", like: null });

@@ -3,6 +3,7 @@
 import { show } from "./api.js";
 import { el, find, score } from "./dom.js";
 
+const SNIPPET = 300; // characters of a page below its picture; the style shows three lines of them
 const SMALL = 160; // pixels; a smaller picture is not blown up to the whole card
 
 export function waiting(count = 8) {
@@ -29,17 +30,25 @@ export function focus(from) {
   ((cards[from] ?? cards.at(-1))?.querySelector(".mat") ?? find("words")).focus();
 }
 
-// What an item says, else what its own data calls it, else its id.
-export const title = (hit) => hit.text?.trim().split("\n")[0] || String(hit.metadata?.title ?? hit.metadata?.name ?? "") || short(hit.id);
+// A page of a PDF is called by file and page; anything else by what it says, else what its own data calls it, else its id.
+export const title = (hit) =>
+  hit.page ? `${short(hit.metadata.file)}, page ${hit.metadata.page}` : hit.text?.trim().split("\n")[0] || String(hit.metadata?.title ?? hit.metadata?.name ?? "") || short(hit.id);
 
 // The last part of a place is what tells it from others: `reports/2024/plan.pdf page 3` is `plan.pdf page 3`.
 export const short = (place) => (place || "").split(/[\\/]/).pop();
 
-export function picture(hit, alt = "") {
+// `what` is the small picture or the page at reading size; `link`, where there is one, leads to it. Without a page the small picture stands.
+export function picture(hit, alt = "", what = "thumbnail", link = null) {
   const image = el("img", { alt, draggable: "false" });
   image.addEventListener("load", () => image.classList.toggle("small", Math.max(image.naturalWidth, image.naturalHeight) < SMALL));
-  image.addEventListener("error", () => image.replaceWith(el("span", { class: "lost" }, "The picture cannot be shown.")));
-  show(image, hit.id);
+  const lost = () => {
+    if (what !== "page" || !hit.thumbnail) return image.replaceWith(el("span", { class: "lost" }, "The picture cannot be shown."));
+    what = "thumbnail";
+    link?.replaceWith(el("span", { class: "lost" }, "The page cannot be shown: its file has moved or changed. This is its small picture."));
+    show(image, hit.id, what);
+  };
+  image.addEventListener("error", lost);
+  show(image, hit.id, what, link);
   return image;
 }
 
@@ -51,7 +60,9 @@ function card(hit, place, acts) {
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
     el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown),
     el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), acts.ranked && el("span", { class: "score" }, score(hit.score))),
-    el("p", { class: "place", title: hit.place }, short(hit.place) === name ? null : short(hit.place)),
+    hit.page
+      ? el("p", { class: "snippet", title: hit.place }, hit.text.trim().slice(0, SNIPPET))
+      : el("p", { class: "place", title: hit.place }, short(hit.place) === name ? null : short(hit.place)),
     el(
       "p",
       { class: "acts" },

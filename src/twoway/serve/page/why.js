@@ -4,12 +4,15 @@ import { el, score } from "./dom.js";
 
 const COLOUR = [232, 89, 12]; // the one of --heat
 const STRONGEST = 0.78;
+const FAINTEST = 0.15;
 
 export function overlay(found, frame) {
   frame.querySelector("canvas")?.remove();
   const image = frame.querySelector("img");
   const canvas = el("canvas", { role: "img", "aria-label": told(found) });
   frame.append(canvas);
+  // What the picture has little to do with is shown faintly, though its cells differ as much.
+  canvas.style.opacity = Math.max(FAINTEST, found.share ?? 1);
   const paint = () => draw(canvas, image, found.grid);
   if (image.complete) paint();
   else image.addEventListener("load", paint, { once: true });
@@ -56,11 +59,20 @@ function point(canvas, { grid, pulls }, event) {
   canvas.title = pull === undefined ? "" : `row ${row + 1}, column ${column + 1}: ${pull >= 0 ? "+" : ""}${pull.toFixed(4)}`;
 }
 
+// What matched most, first: the map is of the picture alone, and a page is often found by its words.
+function lead({ share }) {
+  if (share === null || share === undefined) return "Its text and its picture match equally well without each other.";
+  if (share === 1) return "By its picture.";
+  const percent = `${Math.round(100 * share)}% of the match`;
+  if (share < 0.4) return `Mostly by its text; its picture is ${percent}.`;
+  return share > 0.6 ? `Mostly by its picture, ${percent}.` : `By its text and its picture alike; the picture is ${percent}.`;
+}
+
 function legend(found) {
   const scale = el("p", { class: "scale" }, el("span", {}, "pulls least"), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
   const words = {
     parts: () => `This small picture alone scores ${score(found.score)}, a sum: ${score(found.score - found.rest)} from its patches, ${score(found.rest)} from the template around them.`,
     occlusion: () => `This small picture alone scores ${score(found.score)}. Each patch was greyed in turn; its colour is how far the score falls without it.`,
   }[found.method];
-  return [scale, el("p", {}, told(found)), ...(words ? [el("p", {}, words())] : [])];
+  return [el("p", { class: "lead" }, lead(found)), scale, el("p", {}, told(found)), ...(words ? [el("p", {}, words())] : [])];
 }
