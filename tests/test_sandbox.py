@@ -23,6 +23,8 @@ def spin():
 def fill(): return len(bytearray(1 << 40)), b""
 def die(): os.abort()
 def wait(): time.sleep(1000)
+kept = []
+def keep(): kept.append(bytearray(200 << 20)); return None, b""
 def fail(): raise ValueError("no such page")
 """
 BOUNDS = {"seconds": 1, "memory": 512 << 20}
@@ -44,6 +46,12 @@ def test_one_child_answers_values_and_bytes_and_the_failures_of_functions(sandbo
     with pytest.raises(SandboxError, match=r"^no such page$"):
         sandbox.call("child_calls:fail", {}, **BOUNDS)
     assert sandbox.call("child_calls:pid", {}, **BOUNDS) == (first, b"")
+
+
+def test_a_child_that_keeps_much_memory_is_followed_by_another(sandbox):
+    first, _ = sandbox.call("child_calls:pid", {}, **BOUNDS)
+    sandbox.call("child_calls:keep", {}, **BOUNDS)
+    assert sandbox.call("child_calls:pid", {}, **BOUNDS)[0] != first
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 The bound of time is in processor seconds, so that a busy machine refuses nothing, and the system keeps it (`RLIMIT_CPU`), so that a child
 whose parent was killed ends as well. A call that waits without work is ended by the clock, after ten times as long. `RLIMIT_AS` bounds the
-memory. A process has one child: it begins at the first call, serves all later ones, and another takes its place after an end. Threads take
-turns. Arguments and answers are JSON, with bytes beside an answer: nothing is unpickled on either side.
+memory. A process has one child: it begins at the first call and serves later ones; another takes its place after an end, or where it has
+kept so much memory that the next call might have too little. Threads take turns. Arguments and answers are JSON, with bytes beside an
+answer: nothing is unpickled on either side.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Sandbox:
             except BaseException:  # Ctrl-C too: an answer that nobody waits for must not meet the next question
                 self.close()
                 raise
+            if answer["last"]:
+                self.close()
         if "error" in answer:
             raise BoundError(_memory(memory)) if answer["error"] is None else SandboxError(answer["error"])
         return answer["value"], data
@@ -128,14 +131,26 @@ def serve(line: int) -> None:
             _bound(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
             _bound(resource.RLIMIT_AS, memory)
             value, data = called(**given)
-            answer = json.dumps({"value": value, "pieces": -(-len(data) // _PIECE)})
+            answer = {"value": value, "pieces": -(-len(data) // _PIECE)}
         except MemoryError:
-            answer, data = json.dumps({"error": None}), b""
+            answer, data = {"error": None}, b""
         except Exception as error:
-            answer, data = json.dumps({"error": getattr(error, "reason", None) or str(error) or type(error).__name__}), b""
-        connection.send_bytes(answer.encode())
+            answer, data = {"error": getattr(error, "reason", None) or str(error) or type(error).__name__}, b""
+        answer["last"] = last = _held() > memory // 4
+        connection.send_bytes(json.dumps(answer).encode())
         for at in range(0, len(data), _PIECE):
             connection.send_bytes(data[at : at + _PIECE])
+        if last:
+            return
+
+
+def _held() -> int:
+    """Return the bytes of address space that this process has, where the system says it."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _bound(kind: int, most: int) -> None:
