@@ -1,7 +1,8 @@
 """The program `twoway`, also as `python -m twoway`: Ctrl-C is one line and 130 from its first moment to its last.
 
-Before a verb begins nothing is written, so the process ends at once; an exception might come up in the middle of an import, where it is
-lost or becomes another. While a verb runs, Ctrl-C is Python's exception, and once it is done the system's own end.
+Before a verb begins to work nothing is written, so the process ends at once. While it works Ctrl-C is Python's exception, but not in the
+middle of an import: there it is lost, or becomes another error, or a library that begins waits for itself for ever. Once the verb is done
+it is the system's own end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import atexit
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main() -> int:
@@ -23,10 +28,29 @@ def main() -> int:
     # What is registered first runs last, when all threads have ended and all that others registered is done.
     code: int | None = None
     atexit.register(lambda: _leave(code))
-    code = run(begin=(lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) if heard else None)
+    code = run(begin=_begin if heard else None)
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
+
+
+def _begin() -> None:
+    for number in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise what Ctrl-C is; within an import end, where a command has only begun to import what it needs, or wait for the import's end."""
+    inside, importer = False, None
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            inside, importer = True, frame.f_back
+        frame = frame.f_back
+    if not inside:
+        raise KeyboardInterrupt
+    if importer is not None and importer.f_globals.get("__name__", "").startswith("twoway.cli."):
+        _end()
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
 
 
 def _end() -> None:
