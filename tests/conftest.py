@@ -25,6 +25,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TWOWAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+PRELOAD = ["twoway.training.trainer", "twoway.training.launch", "twoway.stages.kinds", "twoway.data.pair_loader", "twoway.embedding.many"]
+
+
 @pytest.fixture
 def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are forked from a process that has read the libraries, once for all tests; runs spawn them, which costs each rank seconds."""
@@ -32,8 +35,20 @@ def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twoway.training import launch
 
-    multiprocessing.set_forkserver_preload(["twoway.training.trainer", "twoway.training.launch", "twoway.stages.kinds"])
+    multiprocessing.set_forkserver_preload(PRELOAD)
     monkeypatch.setattr(launch, "START", "forkserver")
+
+
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes that work beside a test are forked from the same one."""
+    import multiprocessing
+    from multiprocessing.context import ForkServerProcess
+
+    from twoway.processes import CleanProcess
+
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    monkeypatch.setattr(CleanProcess, "_Popen", staticmethod(ForkServerProcess._Popen))
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,9 @@ class Source:
         return f"row {row}", PairRow("task", documents[0], documents[1], tuple(documents[2:]))
 
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
+
 @pytest.fixture(scope="module")
 def encode(tiny_model):
     folder = tiny_model("qwen2_vl")

@@ -19,6 +19,8 @@ from twoway.evaluation.results import items_path
 from twoway.stages.mine import mine
 from twoway.stages.mine_choose import Choice
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 @pytest.fixture(scope="module")
 def folder(tiny_encoder):
