@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## pre-train the shipped base, prove it two-way, fine-tune, score, find (minutes)
 	$(BIN)/python examples/demo.py
 
-test: setup ## the whole test suite (under 15 minutes on two cores)
+test: setup ## the whole test suite (about 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: setup ## tests that take minutes each
