@@ -24,7 +24,7 @@ def fill(): return len(bytearray(1 << 40)), b""
 def die(): os.abort()
 def wait(): time.sleep(1000)
 kept = []
-def keep(): kept.append(bytearray(200 << 20)); return None, b""
+def keep(): kept.append(bytearray(400 << 20)); return None, b""
 def fail(): raise ValueError("no such page")
 """
 BOUNDS = {"seconds": 1, "memory": 512 << 20}

@@ -2,9 +2,9 @@
 
 The bound of time is in processor seconds, so that a busy machine refuses nothing, and the system keeps it (`RLIMIT_CPU`), so that a child
 whose parent was killed ends as well. A call that waits without work is ended by the clock, after ten times as long. `RLIMIT_AS` bounds the
-memory. A process has one child: it begins at the first call and serves later ones; another takes its place after an end, or where it has
-kept so much memory that the next call might have too little. Threads take turns. Arguments and answers are JSON, with bytes beside an
-answer: nothing is unpickled on either side.
+memory. A process has one child: it begins at the first call and serves later ones; another takes its place after an end, or where it
+holds so much memory that a call might have too little under its own bound. Threads take turns. Arguments and answers are JSON, with bytes
+beside an answer: nothing is unpickled on either side.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ class Sandbox:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Connection[bytes, bytes] | None = None
+        self._held = 0  # bytes of address space that the child had after its last answer
 
     def call(self, function: str, given: Mapping[str, Any], *, seconds: int, memory: int) -> tuple[Any, bytes]:
         """Call `module:function`, which returns a value and bytes, and return what it does; the bounds are processor seconds and bytes."""
         with self._lock:
-            line = self._begin()
+            line = self._begin(memory)
             try:
                 line.send_bytes(json.dumps([function, dict(given), seconds, memory]).encode())
                 if not line.poll(_WAITING * seconds + _STARTING):
@@ -65,8 +66,7 @@ class Sandbox:
             except BaseException:  # Ctrl-C too: an answer that nobody waits for must not meet the next question
                 self.close()
                 raise
-            if answer["last"]:
-                self.close()
+            self._held = answer["held"]
         if "error" in answer:
             raise BoundError(_memory(memory)) if answer["error"] is None else SandboxError(answer["error"])
         return answer["value"], data
@@ -91,11 +91,12 @@ class Sandbox:
             self._line.close()
         self._lock, self._process, self._line = threading.Lock(), None, None
 
-    def _begin(self) -> Connection[bytes, bytes]:
-        """Return the line to the child, which is begun where there is none."""
-        if self._line is not None and self._process is not None and self._process.poll() is None:
+    def _begin(self, memory: int) -> Connection[bytes, bytes]:
+        """Return the line to the child, which is begun where there is none, or where the one there holds most of this bound already."""
+        if self._line is not None and self._process is not None and self._process.poll() is None and self._held <= memory * 3 // 4:
             return self._line
         self.close()
+        self._held = 0
         self._line, other = Pipe()
         with other:
             # In a session of its own: a Ctrl-C is for the parent, which decides.
@@ -136,12 +137,10 @@ def serve(line: int) -> None:
             answer, data = {"error": None}, b""
         except Exception as error:
             answer, data = {"error": getattr(error, "reason", None) or str(error) or type(error).__name__}, b""
-        answer["last"] = last = _held() > memory // 4
+        answer["held"] = _held()
         connection.send_bytes(json.dumps(answer).encode())
         for at in range(0, len(data), _PIECE):
             connection.send_bytes(data[at : at + _PIECE])
-        if last:
-            return
 
 
 def _held() -> int:
