@@ -21,7 +21,7 @@ import torch
 
 import twoway
 from twoway.data.samples import samples_folder
-from twoway.training.precision import choose
+from twoway.training.config import choose
 
 from .finetune_rows import Rows
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from twoway.study.evidence import Evidence
+from twoway.study.claims import Evidence
 from twoway.study.outcomes import Arm, Reading, Run, Task
 
 STUDIES, DRAWS, TASKS = 400, 400, ("one", "two")

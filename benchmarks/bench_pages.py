@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 from transformers import Qwen2VLImageProcessor
 
+from twoway.data.dataset import open_source
 from twoway.data.samples import documents
-from twoway.data.sources import open_source
 from twoway.embedding.shards import Shards
-from twoway.stages.embed_source import row_of
+from twoway.embedding.writing import row_of
 
 PAGES, WORDS, PIXELS = 24, 450, 1000 * 28 * 28
 A4 = (1190, 1684)  # at 144 dots an inch

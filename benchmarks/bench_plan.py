@@ -19,7 +19,7 @@ def measure() -> None:
     """Draw lengths with a long tail and pictures for half the rows, shuffle an epoch, and plan it."""
     import numpy as np
 
-    from twoway.data.batching import Costs, CostWeights, plan
+    from twoway.data.sampler import Costs, CostWeights, plan
 
     draw = np.random.default_rng(0)
     text = np.minimum(draw.lognormal(4.5, 1, ROWS), 2048).astype(np.int32)

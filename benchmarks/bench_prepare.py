@@ -20,8 +20,8 @@ ROWS, PICTURES = 20_000, 2_000
 
 def main() -> None:
     """Make both sources, and look through each."""
-    from twoway.data.table import open_table
-    from twoway.data.table_sharing import looking
+    from twoway.data.dataset import open_table
+    from twoway.data.readers import looking
     from twoway.processes import count_of
 
     with tempfile.TemporaryDirectory() as scratch:

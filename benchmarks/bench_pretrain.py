@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from twoway.training.precision import choose
+from twoway.training.config import choose
 
 from .pretrain_ours import Ours
 from .pretrain_plain import PlainLoop

@@ -19,8 +19,8 @@ import torch
 import twoway
 from twoway.data.samples import samples_folder
 from twoway.embedding import open_embedder
-from twoway.search.opening import create_store
-from twoway.search.recall import EFFORTS, Measured, measure, neighbours
+from twoway.search.index import EFFORTS, Measured, measure, neighbours
+from twoway.search.query import create_store
 from twoway.search.store import About, Item, unit
 
 if TYPE_CHECKING:

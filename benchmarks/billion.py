@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from twoway.stages.plan_pages import PagePlan, Pages, Prices, plan_pages
+from twoway.recipes.plan import PagePlan, Pages, Prices, plan_pages
 
 
 def main(argv: list[str] | None = None) -> None:

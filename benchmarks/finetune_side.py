@@ -39,12 +39,12 @@ def processor_time() -> float:
 
 def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     """Train with the trainer of `finetune`."""
-    from twoway.data.pair_mixture import PairSource
-    from twoway.stages.finetune_config import FinetuneConfig
-    from twoway.stages.finetune_data import open_data
-    from twoway.stages.finetune_model import prepare
+    from twoway.data.mixture import PairSource
+    from twoway.methods.finetune.config import FinetuneConfig
+    from twoway.methods.finetune.data import open_data
+    from twoway.methods.finetune.method import prepare
+    from twoway.training.distributed import Ranks
     from twoway.training.progress import read_log
-    from twoway.training.ranks import Ranks
     from twoway.training.trainer import Trainer
 
     data = (PairSource(rows),)
@@ -63,10 +63,10 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
 
 def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     """Read, decode and put together what `ours` trains on, every chunk twice, and leave the model out."""
-    from twoway.data.pair_mixture import PairSource
-    from twoway.stages.finetune_config import FinetuneConfig
-    from twoway.stages.finetune_data import open_data
-    from twoway.stages.finetune_model import prepare
+    from twoway.data.mixture import PairSource
+    from twoway.methods.finetune.config import FinetuneConfig
+    from twoway.methods.finetune.data import open_data
+    from twoway.methods.finetune.method import prepare
 
     config = FinetuneConfig(data=(PairSource(rows),), batch=batch, budget=BUDGET, max_steps=steps, held_out=0, workers=1)
     prepared = prepare(base, config)
@@ -94,7 +94,7 @@ def theirs(size: int, unit: str, base: str, rows: str, batch: int, steps: int) -
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from twoway.training.precision import choose
+    from twoway.training.config import choose
 
     home, half = Path(rows).parent, choose(torch.device("cpu")).dtype == "bfloat16"
     given = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]

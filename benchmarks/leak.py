@@ -82,22 +82,22 @@ def main() -> None:
 
 def warm_up(args: argparse.Namespace, out: Path) -> None:
     """Make the base two-way."""
-    from twoway.stages.pretrain import pretrain
+    from twoway.methods.pretrain.method import pretrain
 
     masks = {"mask": _masks(words=0.2, patches=0.5), "lr": 6e-4, "max_steps": args.warm_steps, "log_steps": 25}
     pretrain(args.base, out, ["samples:pretrain"], **COMMON | masks)
 
 
 def _masks(**shares: float) -> Any:
-    from twoway.data.corrupt import CorruptConfig
+    from twoway.data.masking import CorruptConfig
 
     return CorruptConfig(**shares)
 
 
 def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int) -> None:
     """Train with one mask and one seed, and measure."""
-    from twoway.stages.bridge import bridge
-    from twoway.stages.finetune import finetune
+    from twoway.methods.bridge.method import bridge
+    from twoway.methods.finetune.method import finetune
 
     if result.exists():
         return
@@ -118,7 +118,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
 
 
 def _loss() -> Any:
-    from twoway.stages.contrastive_task import ContrastiveConfig
+    from twoway.methods.finetune.step import ContrastiveConfig
 
     return ContrastiveConfig(temperature=0.05)
 
@@ -134,13 +134,12 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
     from functools import partial
 
-    from twoway.data.bridge import BridgeEncoder, collate_bridge, mask_target
-    from twoway.data.bridge_rows import sides
-    from twoway.data.pair_rows import PairRow, as_document
-    from twoway.stages.bridge_config import BridgeConfig
-    from twoway.stages.bridge_model import prepare
-    from twoway.training.bridge_probes import BridgeProber, measure
-    from twoway.training.pairs import match
+    from twoway.data.formats import PairRow, as_document
+    from twoway.methods.bridge.config import BridgeConfig
+    from twoway.methods.bridge.method import prepare
+    from twoway.methods.bridge.probes import BridgeProber, measure
+    from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_target, sides
+    from twoway.training.probes import match
 
     config = BridgeConfig(dtype="float32", max_length=512, **mask)
     made = prepare(model, config)
@@ -159,7 +158,7 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
 def recall(model: Path, count: int) -> float:
     """Return the mean of one over the place of the right name, as anybody embeds with the model."""
     from twoway.embedding import open_embedder
-    from twoway.training.bridge_vectors import retrieval
+    from twoway.methods.bridge.probes import retrieval
 
     rows = tested(count)
     embedder = open_embedder(model, device="cpu", dtype="float32")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twoway.data.mixture import SourceConfig
-from twoway.stages.pretrain_config import PretrainConfig
-from twoway.stages.pretrain_data import open_data
-from twoway.stages.pretrain_model import prepare
-from twoway.training.ranks import Ranks
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.pretrain.data import open_data
+from twoway.methods.pretrain.method import prepare
+from twoway.training.distributed import Ranks
 from twoway.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from twoway.model import mask_token
-from twoway.model import processor as processors
+from twoway.models import processor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +43,8 @@ class PlainLoop:
         self.released, self.half = released, half
         self.model: Any = transformers.AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
         self.model.config.text_config.is_causal = False
-        self.processor: Any = processors.load_processor(base)
-        self.mask_token = mask_token.ensure_mask_token(self.model, self.processor).id
+        self.processor: Any = processor.load_processor(base)
+        self.mask_token = processor.ensure_mask_token(self.model, self.processor).id
         layers = self.model.model.language_model.layers
         vision = self.model.config.vision_config
         self.merged = vision.spatial_merge_size**2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from twoway.model import backbone
-from twoway.training.ranks import norm
+from twoway.models import loading
+from twoway.training.distributed import norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
     batch = next(one for one in ours.make(number) if one is not None)
     batch = {key: value for key, value in batch.items() if key != "identities"}
     scales = {name: weight / max(task.counts(batch)[name], 1) for name, weight in task.weights.items()}
-    found = backbone.parts(ours.prepared.start.model)
+    found = loading.parts(ours.prepared.start.model)
     modules = {"tower": found.tower[1] if found.tower else None, "language model": found.language[1], "patch decoder": task.decoder}
     calls: dict[str, tuple[Any, Any]] = {}
     hooks = [
@@ -66,7 +66,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
         out.sum().backward()
 
     def words() -> None:
-        from twoway.objectives.mlm import word_loss
+        from twoway.losses.masked_lm import word_loss
 
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             mask = batch["inputs"].get("attention_mask")

@@ -12,10 +12,10 @@ import transformers
 from PIL import Image
 
 from twoway.content import Document
-from twoway.data.encode import Encoder
 from twoway.data.patches import PatchGeometry
+from twoway.data.processing import Encoder
 from twoway.data.samples import samples_folder
-from twoway.model import processor as processors
+from twoway.models import processor as processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

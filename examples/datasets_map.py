@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from twoway import Document, Embedder, open_embedder
+from twoway.content import Document
+from twoway.embedding.opening import open_embedder
+
+if TYPE_CHECKING:
+    from twoway.embedding.embedder import Embedder
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange")
 

@@ -180,15 +180,16 @@ def model_of(kind: Any, how: str) -> Any:
 def measured(kind: Any) -> Any:
     """Switch a small model and prove it; where a part does not bear to be so narrow, the next way is tried."""
     from twoway.errors import TwowayError
-    from twoway.model import backbone, proof
-    from twoway.model.attention import set_attention
+    from twoway.models import loading
+    from twoway.models.attention import set_attention
+    from twoway.proof import probe
 
     first: Exception | None = None
     for how in WAYS:
         try:
             model = model_of(kind, how)
             set_attention(model, "two-way")
-            return proof.probe(backbone.inner(model), None, paddings=("none", "left"))
+            return probe.probe(loading.inner(model), None, paddings=("none", "left"))
         except (TwowayError, ImportError):
             raise
         except Exception as error:  # whatever a family's own code raises
@@ -199,13 +200,13 @@ def measured(kind: Any) -> Any:
 def try_family(name: str, kind: Any) -> Tried:
     """Try one family, as `convert` would."""
     from twoway.errors import TwowayError
-    from twoway.model import backbone
+    from twoway.models import loading
 
     tiny = _tiny()
     if name in tiny.FAMILIES:
         return _with_pictures(name, tiny)
     try:
-        backbone.require_vision_language(kind(), Path(name))
+        loading.require_vision_language(kind(), Path(name))
         verdict = measured(kind)
     except NotImplementedError as error:
         return Tried(name, NOT_TRIED, _line(error))
@@ -218,15 +219,16 @@ def try_family(name: str, kind: Any) -> Tried:
 
 def _with_pictures(name: str, tiny: Any) -> Tried:
     """Prove a family that the tests build with its processor, with pictures too."""
-    from twoway.model import backbone, proof
-    from twoway.model.attention import set_attention
-    from twoway.model.processor import load_processor
+    from twoway.models import loading
+    from twoway.models.attention import set_attention
+    from twoway.models.processor import load_processor
+    from twoway.proof import probe
 
     with tempfile.TemporaryDirectory() as folder:
         built = tiny.build(name, Path(folder))
-        model, parts = backbone.load_model(built, dtype="float32").model, load_processor(built)
+        model, parts = loading.load_model(built, dtype="float32").model, load_processor(built)
     set_attention(model, "two-way")
-    return _outcome(name, proof.probe(backbone.inner(model), parts, paddings=("none", "left")), pictures=True)
+    return _outcome(name, probe.probe(loading.inner(model), parts, paddings=("none", "left")), pictures=True)
 
 
 def _outcome(name: str, verdict: Any, *, pictures: bool = False) -> Tried:

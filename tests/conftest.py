@@ -25,7 +25,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TWOWAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-PRELOAD = ["twoway.training.trainer", "twoway.training.launch", "twoway.stages.kinds", "twoway.data.pair_loader", "twoway.embedding.many"]
+PRELOAD = [
+    "twoway.training.trainer",
+    "twoway.training.distributed",
+    "twoway.recipes.stages",
+    "twoway.data.loader",
+    "twoway.embedding.opening",
+]
 
 
 @pytest.fixture
@@ -33,10 +39,10 @@ def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are forked from a process that has read the libraries, once for all tests; runs spawn them, which costs each rank seconds."""
     import multiprocessing
 
-    from twoway.training import launch
+    from twoway.training import distributed
 
     multiprocessing.set_forkserver_preload(PRELOAD)
-    monkeypatch.setattr(launch, "START", "forkserver")
+    monkeypatch.setattr(distributed, "START", "forkserver")
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Tem
     def get(family: str, **options: object) -> Path:
         name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
         if name not in built:
-            from twoway.stages.convert import convert
+            from twoway.methods.convert import convert
 
             built[name] = home / f"{len(built)}"
             convert(tiny_model(family), built[name], **options)

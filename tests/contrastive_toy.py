@@ -10,16 +10,15 @@ import torch
 from PIL import Image as PILImage
 
 from twoway.content import Document
-from twoway.data.encode import Encoder
-from twoway.data.pair_batch import PairEncoder, collate_pairs
-from twoway.data.pair_rows import PairRow
+from twoway.data.collators import PairEncoder, collate_pairs
+from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
-from twoway.model import adapters, backbone, processor
-from twoway.model.attention import set_attention
-from twoway.stages.contrastive_task import ContrastiveConfig, ContrastiveTask
-from twoway.training.cached import Kept
-from twoway.training.cached_step import Step
-from twoway.training.ranks import Ranks, whole
+from twoway.data.processing import Encoder
+from twoway.methods.finetune.step import ContrastiveConfig, ContrastiveTask
+from twoway.models import adapters, loading, processor
+from twoway.models.attention import set_attention
+from twoway.training.distributed import Ranks, whole
+from twoway.training.gradient_cache import Kept, Step
 from twoway.training.task import read
 
 WARM = {"temperature": 0.2}  # so that no softmax is all on one side
@@ -47,7 +46,7 @@ ROWS = [
 def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooling="mean", **config):
     """Return the task on a saved model, and what makes batches for it; `lora` is the dropout of adapters."""
     torch.manual_seed(0)
-    model = backbone.load_model(Path(folder), dtype="float32").model
+    model = loading.load_model(Path(folder), dtype="float32").model
     parts = processor.load_processor(Path(folder))
     processor.ensure_template(parts)
     set_attention(model, "two-way" if two_way else "causal")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from twoway.training.checkpoint import Checkpoints
+from twoway.training.checkpointing import Checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Text
-from twoway.data.encode import Encoder
 from twoway.data.patches import PatchGeometry
+from twoway.data.processing import Encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def family(folder: Path) -> Family:
     """Load config and processor; a family without a chat template gets the plain one, as `convert` does."""
     import transformers
 
-    from twoway.model.processor import ensure_template
+    from twoway.models.processor import ensure_template
 
     transformers.logging.set_verbosity_error()
     config, processor = transformers.AutoConfig.from_pretrained(folder), transformers.AutoProcessor.from_pretrained(folder)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from twoway.embedding.shards import Shards
-from twoway.stages.embed_source import Sources, row_of
+from twoway.embedding.writing import Sources, row_of
 
 DIM = 16
 

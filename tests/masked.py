@@ -7,9 +7,9 @@ from functools import partial
 from PIL import Image as PILImage
 
 from twoway.content import Document
-from twoway.data.collate import collate
-from twoway.data.corrupt import CorruptConfig, corrupt
-from twoway.data.encode import Encoder
+from twoway.data.collators import collate
+from twoway.data.masking import CorruptConfig, corrupt
+from twoway.data.processing import Encoder
 
 ROWS = {
     "text": [[{"text": "some words about nothing"}], [{"text": "more"}]],

@@ -14,9 +14,9 @@ from PIL import ImageDraw
 
 from documents import noise, pdf
 from twoway.content import Document, Image, Text
-from twoway.search.opening import create_store
+from twoway.search.pictures import thumbnail
+from twoway.search.query import create_store
 from twoway.search.store import About, Item
-from twoway.search.thumbnails import thumbnail
 
 HOSTILE = '<img src=x onerror="owned=1"><script>owned=1</script>\'"><svg onload=owned=1>'
 COLOURS = ("red", "green", "blue", "orange", "purple", "teal")
@@ -59,9 +59,9 @@ PAGE_TEXT = "The sampling bias of a report, measured. " + "w4 w5 " * 20
 
 def make_pages(folder, engine):
     """Embed and index two pages of a PDF as the commands do; return the open index and the file."""
+    from twoway.embedding.bulk import embed
     from twoway.search.index import index
-    from twoway.search.opening import open_store
-    from twoway.stages.embed import embed
+    from twoway.search.query import open_store
 
     file = folder / "papers" / "report.pdf"
     file.parent.mkdir()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.task_batches import TaskEpochs
-from twoway.training.ranks import Ranks
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.sampler import TaskEpochs
+from twoway.training.distributed import Ranks
 
 
 def note_tasks(rows, out, steps):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from twoway.stages.finetune import finetune
+from twoway.methods.finetune.method import finetune
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
-from twoway.stages.kinds import Kind
+from twoway.recipes.stages import Kind
 
 SHARED = ("stages",)
 

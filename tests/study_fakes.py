@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
-from twoway.data.pair_mixture import PairSource  # noqa: TC001 - read at run time
+from twoway.data.mixture import (
+    PairSource,  # noqa: TC001 - read at run time
+    SourceConfig,  # noqa: TC001 - read at run time
+)
 from twoway.errors import TwowayError
-from twoway.stages.evaluate_config import EvaluateConfig
-from twoway.stages.kinds import Kind
-from twoway.study.gate import LookConfig
+from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.recipes.stages import Kind
+from twoway.study.grid import LookConfig
 
 if TYPE_CHECKING:
     from twoway.study.run import StudyResult

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twoway.evaluation.scores import Outcome, chance, value
+from twoway.evaluation.metrics import Outcome, chance, value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

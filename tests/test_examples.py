@@ -35,7 +35,7 @@ def model(tiny_encoder):
 @pytest.fixture(scope="module")
 def address(model):
     """Serve the model in a thread, at an address that is free."""
-    from twoway.serve.app import create_app
+    from twoway.server.app import create_app
 
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))

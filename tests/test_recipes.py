@@ -9,11 +9,10 @@ import pytest
 from twoway.cli import main
 from twoway.config import load
 from twoway.data.mixture import require_names
-from twoway.stages.finetune_config import FinetuneConfig
-from twoway.stages.made_rows import names_of
-from twoway.stages.plan import plan
-from twoway.stages.pretrain_config import PretrainConfig
-from twoway.stages.recipe import read_recipe
+from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.recipes.plan import plan
+from twoway.recipes.recipe import names_of, read_recipe
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 # A step at nano size: what a recipe says of amounts, of machines and of where data lies gives way to this, where a stage has such a key.

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from twoway import sandbox as module
-from twoway.embedding import ahead
+from twoway.embedding import prefetch
 from twoway.sandbox import SANDBOX, BoundError, Sandbox, SandboxError
 
 CALLS = """
@@ -122,14 +122,14 @@ def test_neither_ctrl_c_nor_a_kill_leaves_a_child_behind(sandbox, tmp_path, ende
 
 def test_who_leaves_early_waits_for_no_row_that_takes_its_time(monkeypatch):
     """Ctrl-C while a page is rendered ahead: the thread that waits for it ends later, by itself."""
-    monkeypatch.setattr(ahead, "_PATIENCE", 0.01)
+    monkeypatch.setattr(prefetch, "_PATIENCE", 0.01)
     end = threading.Event()
 
     def rows():
         yield 1
         end.wait()
 
-    given = ahead.read_ahead(rows(), 2)
+    given = prefetch.read_ahead(rows(), 2)
     assert next(given) == 1
     given.close()
     assert not end.is_set()

@@ -7,10 +7,10 @@ import pytest
 from twoway.cli import build_parser
 from twoway.config import load
 from twoway.errors import UsageError
-from twoway.stages.bridge_config import BridgeConfig
-from twoway.stages.finetune_config import FinetuneConfig
-from twoway.stages.plan_hardware import hardware
-from twoway.stages.pretrain_config import PretrainConfig
+from twoway.methods.bridge.config import BridgeConfig
+from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.recipes.plan import hardware
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_right_word_is_named(config, word, meant):
 
 
 def test_every_suggestion_is_a_setting_of_some_stage():
-    from twoway.config_types import _ELSEWHERE, _places
+    from twoway.config import _ELSEWHERE, _places
 
     known = {place for config in (FinetuneConfig, PretrainConfig, BridgeConfig) for place in _places(config)}
     assert {place for places in _ELSEWHERE.values() for place in places} - known <= {"choice.negatives"}

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from twoway.objectives.loss import Loss
-from twoway.training import checkpoint
+from twoway.losses import Loss
+from twoway.training import checkpointing
 from twoway.training.config import TrainConfig
-from twoway.training.ranks import Ranks
+from twoway.training.distributed import Ranks
 from twoway.training.task import Task
 from twoway.training.trainer import Events, Trainer
 
@@ -149,7 +149,7 @@ def _die_at(number):
         return call
 
     for name in ("save_file", "_sync", "write_whole"):
-        setattr(checkpoint, name, counted(getattr(checkpoint, name)))
-    checkpoint.shutil.rmtree = counted(checkpoint.shutil.rmtree)
+        setattr(checkpointing, name, counted(getattr(checkpointing, name)))
+    checkpointing.shutil.rmtree = counted(checkpointing.shutil.rmtree)
     for name in ("save", "close", "_promote"):
-        setattr(checkpoint.Checkpoints, name, counted(getattr(checkpoint.Checkpoints, name)))
+        setattr(checkpointing.Checkpoints, name, counted(getattr(checkpointing.Checkpoints, name)))

@@ -8,77 +8,78 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from twoway.data.dataset import open_source as open_source
+    from twoway.embedding.bulk import embed as embed
+    from twoway.embedding.embedder import Embedder as Embedder
+    from twoway.embedding.opening import open_embedder as open_embedder
+    from twoway.evaluation.compare import compare as compare
+    from twoway.evaluation.evaluate import EvaluateConfig as EvaluateConfig
+    from twoway.evaluation.evaluate import evaluate as evaluate
+    from twoway.evaluation.mteb import mteb_model as mteb_model
+    from twoway.methods.bridge.config import BridgeConfig as BridgeConfig
+    from twoway.methods.bridge.method import bridge as bridge
+    from twoway.methods.convert import ConvertConfig as ConvertConfig
+    from twoway.methods.convert import ConvertResult as ConvertResult
+    from twoway.methods.convert import convert as convert
+    from twoway.methods.finetune.config import FinetuneConfig as FinetuneConfig
+    from twoway.methods.finetune.method import finetune as finetune
+    from twoway.methods.info import info as info
+    from twoway.methods.mine import MineConfig as MineConfig
+    from twoway.methods.mine import mine as mine
+    from twoway.methods.pretrain.config import PretrainConfig as PretrainConfig
+    from twoway.methods.pretrain.method import pretrain as pretrain
+    from twoway.proof.bridge import check_bridge as check_bridge
+    from twoway.proof.check import check as check
+    from twoway.recipes.data_check import check_data as check_data
+    from twoway.recipes.data_prepare import prepare_data as prepare_data
+    from twoway.recipes.plan import plan as plan
+    from twoway.recipes.run import run as run
+    from twoway.search.index import index as index
+    from twoway.search.query import Finder as Finder
+    from twoway.search.query import find as find
+    from twoway.search.query import open_store as open_store
+
     from .content import Document as Document
-    from .data.sources import open_source as open_source
-    from .embedding.embedder import Embedder as Embedder
-    from .embedding.opening import open_embedder as open_embedder
     from .errors import TwowayError as TwowayError
     from .errors import UsageError as UsageError
-    from .evaluation.compare import compare as compare
-    from .evaluation.mteb_open import mteb_model as mteb_model
-    from .search.index import index as index
-    from .search.opening import open_store as open_store
-    from .search.query import Finder as Finder
-    from .search.query import find as find
-    from .stages.bridge import bridge as bridge
-    from .stages.bridge_config import BridgeConfig as BridgeConfig
-    from .stages.check import check as check
-    from .stages.check_bridge import check_bridge as check_bridge
-    from .stages.convert import ConvertConfig as ConvertConfig
-    from .stages.convert import ConvertResult as ConvertResult
-    from .stages.convert import convert as convert
-    from .stages.data_check import check_data as check_data
-    from .stages.data_prepare import prepare_data as prepare_data
-    from .stages.embed import embed as embed
-    from .stages.evaluate import evaluate as evaluate
-    from .stages.evaluate_config import EvaluateConfig as EvaluateConfig
-    from .stages.finetune import finetune as finetune
-    from .stages.finetune_config import FinetuneConfig as FinetuneConfig
-    from .stages.info import info as info
-    from .stages.mine import mine as mine
-    from .stages.mine_config import MineConfig as MineConfig
-    from .stages.plan import plan as plan
-    from .stages.pretrain import pretrain as pretrain
-    from .stages.pretrain_config import PretrainConfig as PretrainConfig
-    from .stages.run_recipe import run as run
 
     __version__: str
 
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
 _HOME: dict[str, str] = {
-    "BridgeConfig": "twoway.stages.bridge_config",
-    "ConvertConfig": "twoway.stages.convert",
-    "ConvertResult": "twoway.stages.convert",
+    "BridgeConfig": "twoway.methods.bridge.config",
+    "ConvertConfig": "twoway.methods.convert",
+    "ConvertResult": "twoway.methods.convert",
     "Document": "twoway.content",
     "Embedder": "twoway.embedding.embedder",
-    "EvaluateConfig": "twoway.stages.evaluate_config",
+    "EvaluateConfig": "twoway.evaluation.evaluate",
     "Finder": "twoway.search.query",
-    "FinetuneConfig": "twoway.stages.finetune_config",
-    "MineConfig": "twoway.stages.mine_config",
-    "PretrainConfig": "twoway.stages.pretrain_config",
+    "FinetuneConfig": "twoway.methods.finetune.config",
+    "MineConfig": "twoway.methods.mine",
+    "PretrainConfig": "twoway.methods.pretrain.config",
     "TwowayError": "twoway.errors",
     "UsageError": "twoway.errors",
-    "bridge": "twoway.stages.bridge",
-    "check": "twoway.stages.check",
-    "check_bridge": "twoway.stages.check_bridge",
-    "check_data": "twoway.stages.data_check",
+    "bridge": "twoway.methods.bridge.method",
+    "check": "twoway.proof.check",
+    "check_bridge": "twoway.proof.bridge",
+    "check_data": "twoway.recipes.data_check",
     "compare": "twoway.evaluation.compare",
-    "convert": "twoway.stages.convert",
-    "embed": "twoway.stages.embed",
-    "evaluate": "twoway.stages.evaluate",
+    "convert": "twoway.methods.convert",
+    "embed": "twoway.embedding.bulk",
+    "evaluate": "twoway.evaluation.evaluate",
     "find": "twoway.search.query",
-    "finetune": "twoway.stages.finetune",
+    "finetune": "twoway.methods.finetune.method",
     "index": "twoway.search.index",
-    "info": "twoway.stages.info",
-    "mine": "twoway.stages.mine",
-    "mteb_model": "twoway.evaluation.mteb_open",
+    "info": "twoway.methods.info",
+    "mine": "twoway.methods.mine",
+    "mteb_model": "twoway.evaluation.mteb",
     "open_embedder": "twoway.embedding.opening",
-    "open_source": "twoway.data.sources",
-    "open_store": "twoway.search.opening",
-    "plan": "twoway.stages.plan",
-    "prepare_data": "twoway.stages.data_prepare",
-    "pretrain": "twoway.stages.pretrain",
-    "run": "twoway.stages.run_recipe",
+    "open_source": "twoway.data.dataset",
+    "open_store": "twoway.search.query",
+    "plan": "twoway.recipes.plan",
+    "prepare_data": "twoway.recipes.data_prepare",
+    "pretrain": "twoway.methods.pretrain.method",
+    "run": "twoway.recipes.run",
 }
 
 __all__ = ["__version__", *_HOME]

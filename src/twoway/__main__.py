@@ -23,7 +23,7 @@ def main() -> int:
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, lambda *_: _end())
-    from twoway.cli import main as run
+    from .cli import main as run
 
     # What is registered first runs last, when all threads have ended and all that others registered is done.
     code: int | None = None

@@ -1,20 +1,313 @@
-"""Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else is an error.
-
-Two steps: text becomes a tree that knows the line of every key (here), and the dataclass's types read the tree (`config_types`).
-Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
-"""
+"""Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else is an error."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from .config_types import Given, build
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+# The types of a configuration: how bool, int, float, str, Path, Literal, Optional, tuple, list, dict and nested
+# dataclasses read YAML.
+#
+# YAML 1.1 guesses types by look, which bites: `no` is a boolean, `1e-5` is text, `12:30` is a number and `010` is
+# eight. Here the declared type decides, and what does not fit it exactly is an error that names place and key. So
+# `1e-5` is a number where one is asked for, `no` for a text asks for quotes, and sixty-based and octal numbers do not
+# exist.
+
+_INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)$")
+_FLOAT = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][+-]?[0-9]+)?$|[+-]?\.(inf|Inf|INF)$")
+_TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
+_TEXT_TAGS = {"str", "timestamp", "value", "merge"}
+
+
+@dataclass
+class Given:
+    """A value as it is written: one of scalar, items and children, with its place; `text` is set for the value of a `key=value` word."""
+
+    where: str
+    scalar: yaml.ScalarNode | None = None
+    items: list[Given] | None = None
+    children: dict[str, Given] | None = None
+    text: str | None = None
+
+    @property
+    def tag(self) -> str:
+        """The type that YAML sees in a scalar."""
+        return "" if self.scalar is None else str(self.scalar.tag).rsplit(":", 1)[-1]
+
+    @property
+    def value(self) -> str:
+        """The text of a scalar."""
+        return "" if self.scalar is None else str(self.scalar.value)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a scalar stands without quotes."""
+        return self.scalar is not None and self.scalar.style is None
+
+    @property
+    def shown(self) -> str:
+        """The value in an error's words."""
+        if self.scalar is None:
+            return "a list" if self.items is not None else "a group of keys"
+        return "nothing" if self.tag == "null" else repr(self.value)
+
+
+def build(cls: Any, given: Given, name: str) -> Any:
+    """Fill a dataclass; `name` is its dotted key, empty for the whole configuration."""
+    if given.children is None:
+        raise _wrong(given, name, f"a group of keys ({', '.join(_fields(cls))})")
+    hints, fields, prefix = get_type_hints(cls), _fields(cls), f"{name}." if name else ""
+    for key, value in given.children.items():
+        if key not in fields:
+            raise UsageError(f"{value.where}: unknown key {prefix}{key}{_nearest(cls, key, prefix)}")
+    values = {key: read(hints[key], value, prefix + key) for key, value in given.children.items()}
+    missing = [f"{prefix}{key} ({describe(hints[key])})" for key, field in fields.items() if key not in values and _required(field)]
+    if missing:
+        raise UsageError(f"{given.where}: missing {', '.join(missing)}")
+    try:
+        return cls(**values)
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{given.where}: {error}") from error
+
+
+def read(kind: Any, given: Given, name: str) -> Any:
+    """Read one value as the declared type."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _union(args, given, name)
+    if origin is Literal:
+        return _choice(args, given, name)
+    if dataclasses.is_dataclass(kind):
+        return build(kind, given, name)
+    if origin in (tuple, list, Sequence):
+        return _list(kind, given, name)
+    if origin in (dict, Mapping):
+        if given.children is None:
+            raise _wrong(given, name, describe(kind))
+        return {key: read(args[1], value, f"{name}.{key}") for key, value in given.children.items()}
+    if kind not in _SCALARS:
+        raise TypeError(f"{name}: a configuration cannot hold {kind!r}")
+    return _SCALARS[kind](given, name)
+
+
+def describe(kind: Any) -> str:
+    """Say a type in a reader's words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(str(arg).lower() if isinstance(arg, bool) else str(arg) for arg in args)
+    if origin in (tuple, list, Sequence):
+        if origin is tuple and args[-1] is not Ellipsis:
+            return f"a list of {len(args)} ({', '.join(describe(arg) for arg in args)})"
+        return f"a list like [..., ...], each {describe(args[0])}"
+    if origin in (dict, Mapping):
+        return f"names with values, each {describe(args[1])}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", type(None): "null"}
+    return words.get(kind, "a group of keys")
+
+
+def _int(given: Given, name: str) -> int:
+    """Read a whole number in base ten."""
+    if given.tag != "int" or not _INT.match(given.value) or len(given.value) > 40:
+        raise _wrong(given, name, describe(int))
+    return int(given.value.replace("_", ""))
+
+
+def _float(given: Given, name: str) -> float:
+    """Read a number, a whole one too, and in any way of writing the exponent."""
+    if not given.plain or not _FLOAT.match(given.value):
+        raise _wrong(given, name, describe(float))
+    number = float(given.value.lower().replace("_", "").replace(".inf", "inf"))
+    if math.isinf(number) and "inf" not in given.value.lower():
+        raise _wrong(given, name, "a number that a float can hold")
+    return number
+
+
+def _bool(given: Given, name: str) -> bool:
+    """Read true or false."""
+    if given.tag != "bool":
+        raise _wrong(given, name, describe(bool))
+    return given.value.lower() in _TRUE
+
+
+def _str(given: Given, name: str) -> str:
+    """Read text: from a file only what YAML takes for text too, from a word whatever stands behind the equals sign."""
+    if given.text is not None and (given.scalar is None or given.plain):
+        return given.text
+    if given.tag not in _TEXT_TAGS:
+        raise _wrong(given, name, "text" + ("; put it in quotes" if given.scalar is not None and given.tag != "null" else ""))
+    return given.value
+
+
+def _path(given: Given, name: str) -> Path:
+    """Read a path, relative to where the command runs."""
+    text = _str(given, name)
+    if not text:
+        raise _wrong(given, name, "a path")
+    return Path(text)
+
+
+def _none(given: Given, name: str) -> None:
+    """Read null."""
+    if given.tag != "null":
+        raise _wrong(given, name, "null")
+
+
+_SCALARS: dict[Any, Callable[[Given, str], Any]] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path, type(None): _none}
+
+
+def _choice(choices: tuple[Any, ...], given: Given, name: str) -> Any:
+    """Read one of a few values; a text choice matches by its letters, so that `off` needs no quotes."""
+    for choice in choices:
+        if isinstance(choice, str):
+            if given.scalar is not None and given.value == choice:
+                return choice
+            continue
+        try:
+            if read(type(choice), given, name) == choice:
+                return choice
+        except UsageError:
+            continue
+    near = did_you_mean(given.value, [choice for choice in choices if isinstance(choice, str)])
+    raise _wrong(given, name, describe(Literal[choices]), near)
+
+
+def _union(kinds: tuple[Any, ...], given: Given, name: str) -> Any:
+    """Read the first type that fits; text comes last, because a word's text fits anything."""
+    if type(None) in kinds and given.tag == "null":
+        return None
+    rest = sorted((kind for kind in kinds if kind is not type(None)), key=lambda kind: kind in (str, Path))
+    if len(rest) == 1:
+        return read(rest[0], given, name)
+    groups = [kind for kind in rest if dataclasses.is_dataclass(kind)]
+    if given.children is not None and len(groups) == 1:
+        return read(groups[0], given, name)  # its own error names the key
+    lists = [kind for kind in rest if get_origin(kind) in (tuple, list, Sequence)]
+    if given.items is not None and len(lists) == 1:
+        return read(lists[0], given, name)
+    for kind in rest:
+        try:
+            return read(kind, given, name)
+        except UsageError:
+            continue
+    raise _wrong(given, name, " or ".join(describe(kind) for kind in kinds))
+
+
+def _list(kind: Any, given: Given, name: str) -> Any:
+    """Read a list, of any length or, for a tuple of named types, of just theirs."""
+    origin, args = get_origin(kind), get_args(kind)
+    if given.items is None:
+        raise _wrong(given, name, describe(kind))
+    kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(given.items)
+    if len(kinds) != len(given.items):
+        raise _wrong(given, name, describe(kind), f" of {len(given.items)}")
+    values = [read(each, item, f"{name}[{number}]") for number, (each, item) in enumerate(zip(kinds, given.items, strict=True), 1)]
+    return values if origin is list else tuple(values)
+
+
+def _wrong(given: Given, name: str, wanted: str, more: str = "") -> UsageError:
+    """Say that a value does not fit."""
+    return UsageError(f"{given.where}: {name} takes {wanted}, not {given.shown}{more}")
+
+
+def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields that a configuration may set."""
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+# Settings by the names that other trainers have for them, each with where it may be here, the likeliest first.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "batch_size": ("batch", "batch_rows", "budget"),
+    "per_device_train_batch_size": ("batch", "batch_rows", "budget"),
+    "train_batch_size": ("batch", "batch_rows", "budget"),
+    "gradient_accumulation_steps": ("shards",),
+    "learning_rate": ("lr",),
+    "num_train_epochs": ("epochs",),
+    "num_epochs": ("epochs",),
+    "warmup_ratio": ("warmup",),
+    "warmup_steps": ("warmup",),
+    "max_grad_norm": ("clip",),
+    "gradient_clipping": ("clip",),
+    "logging_steps": ("log_steps",),
+    "save_total_limit": ("save_total",),
+    "dataloader_num_workers": ("workers",),
+    "num_workers": ("workers",),
+    "report_to": ("log",),
+    "load_best_model_at_end": ("keep",),
+    "bf16": ("dtype",),
+    "fp16": ("dtype",),
+    "torch_dtype": ("dtype",),
+    "mixed_precision": ("dtype",),
+    "max_seq_length": ("max_length",),
+    "max_len": ("max_length",),
+    "cutoff_len": ("max_length",),
+    "r": ("lora.rank",),
+    "lora_r": ("lora.rank",),
+    "lora_rank": ("lora.rank",),
+    "lora_alpha": ("lora.alpha",),
+    "lora_dropout": ("lora.dropout",),
+    "use_dora": ("lora.dora",),
+    "scale": ("loss.temperature",),
+    "num_hard_negatives": ("hard_negatives",),
+    "num_negatives": ("hard_negatives", "choice.negatives"),
+    "train_group_size": ("hard_negatives",),
+    "mlm_probability": ("mask.words",),
+    "mask_ratio": ("mask.patches",),
+    "matryoshka_dims": ("loss.dims",),
+    "dataset_name": ("data",),
+    "train_file": ("data",),
+    "train_data": ("data",),
+}
+
+
+def _nearest(cls: Any, key: str, prefix: str) -> str:
+    """Point to the same key inside a group, to what another trainer's name means here, or to the nearest key; else list the keys."""
+    places = _places(cls)
+    inside = [place for place in places if place.rpartition(".")[2] == key and place != key]
+    known = [place for place in _ELSEWHERE.get(key, ()) if place in places]
+    if found := [*inside, *known]:
+        return f"; did you mean {prefix}{found[0]}?"
+    fields = _fields(cls)
+    near = did_you_mean(key, fields)
+    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(fields)})"
+
+
+def _places(cls: Any) -> list[str]:
+    """Return the names of all settings, those of groups as group.name."""
+    hints, found = get_type_hints(cls), []
+    for name in _fields(cls):
+        found.append(name)
+        for kind in (hints[name], *get_args(hints[name])):
+            if dataclasses.is_dataclass(kind):
+                found += [f"{name}.{one}" for one in _fields(kind)]
+    return found
+
+
+# Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else
+# is an error.
+#
+# Two steps: text becomes a tree that knows the line of every key (here), and the dataclass's types read the tree
+# (above). Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
 
 DEEPEST = 100  # levels of a configuration; far deeper ones would end in the parser, where the interpreter's own limit stands
 _OPENING = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)

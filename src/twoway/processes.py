@@ -1,8 +1,7 @@
-"""Processes that work beside this one, started clean: nothing of this one's threads, locks or accelerator goes along.
+"""Processes beside this one, and signals to this one.
 
-They are spawned and not forked, because a fork keeps locks that other threads held. A spawned process usually runs the program that started
-it once more, up to its `if __name__ == "__main__"`, and one that has none would start processes of its own; so here only the modules are
-imported that the work lives in. What is sent must be picklable, and of a module.
+Helper processes start clean: nothing of this one's threads, locks or accelerator goes along. SIGTERM and Ctrl-C let what is running come
+to a good end.
 """
 
 from __future__ import annotations
@@ -22,6 +21,14 @@ from .errors import TwowayError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+
+# Processes that work beside this one, started clean: nothing of this one's threads, locks or accelerator goes along.
+#
+# They are spawned and not forked, because a fork keeps locks that other threads held. A spawned process usually runs
+# the program that started it once more, up to its `if __name__ == "__main__"`, and one that has none would start
+# processes of its own; so here only the modules are imported that the work lives in. What is sent must be picklable,
+# and of a module.
 
 _HIDING = threading.Lock()
 Task = TypeVar("Task")
@@ -148,3 +155,44 @@ def _without_main() -> Iterator[None]:
             yield
         finally:
             vars(main).update(kept)
+
+
+# SIGTERM and Ctrl-C while training: the step is finished, a checkpoint is written, and the run leaves with a clear
+# word.
+
+
+class Stopped(TwowayError):  # noqa: N818 - a run that is asked to stop did nothing wrong
+    """The run was asked to stop and did. The exit code is that of the signal, 128 and its number."""
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(number, where)
+        self.number, self.where = number, where
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name} {self.where}; the same command goes on from there"
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return 128 + self.number
+
+
+@contextmanager
+def listening() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C in a list; a second Ctrl-C interrupts at once."""
+    caught: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -106,9 +106,9 @@ def test_exit_codes_and_one_line_errors(error, code, monkeypatch, capsys):
     def fail(_args):
         raise error
 
-    from twoway.cli import convert
+    from twoway.cli import models
 
-    monkeypatch.setattr(convert, "run", fail)
+    monkeypatch.setattr(models, "run_convert", fail)
     assert run("convert", "a", "b") == code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -119,9 +119,9 @@ def test_what_an_error_repeats_is_shown_by_a_terminal_and_not_obeyed(monkeypatch
     def fail(_):
         raise TwowayError("no field 'a\x1b]0;owned\x07\x9b2J\rb'\nEuro € ü \udcff")
 
-    from twoway.cli import convert
+    from twoway.cli import models
 
-    monkeypatch.setattr(convert, "run", fail)
+    monkeypatch.setattr(models, "run_convert", fail)
     assert run("convert", "a", "b") == 1
     assert capsys.readouterr().err == "twoway convert: no field 'a\\x1b]0;owned\\x07\\x9b2J\\rb'\nEuro € ü \\udcff\n"
 
@@ -139,7 +139,7 @@ runpy.run_module("twoway", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("at", ["argparse", "twoway.cli.parser", "twoway.cli.mine", "twoway.evaluation.compare"])
+@pytest.mark.parametrize("at", ["argparse", "twoway.cli.parser", "twoway.cli.data", "twoway.evaluation.compare"])
 def test_ctrl_c_is_one_line_from_the_first_moment(at):
     """Before the program builds its grammar, while it does, and while a verb imports what it needs."""
     ended = subprocess.run([sys.executable, "-c", INTERRUPT.format(at=at)], capture_output=True, text=True, timeout=240)
@@ -150,7 +150,7 @@ def test_ctrl_c_in_an_import_while_a_command_works_waits_for_its_end():
     """A library in C that is interrupted as it begins may wait for itself for ever, and what is half-written has to be taken away."""
     work = """
 import time
-from twoway.cli import compare
+from twoway.cli import evaluate as compare
 def run(_):
     try:
         import colorsys
@@ -218,7 +218,7 @@ def test_ctrl_c_at_any_moment_of_a_program_is_gone_on_with(verb, tiny_encoder, t
 
 
 def test_ctrl_c_that_is_ignored_stays_so():
-    code = INTERRUPT.format(at="twoway.cli.mine").replace("class", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass", 1)
+    code = INTERRUPT.format(at="twoway.cli.data").replace("class", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass", 1)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr.startswith("twoway compare: a.json")) == (2, True), ended.stderr
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from twoway.cli import main
-from twoway.cli.options import add_limits, add_on_bad, add_opening, limits, opening, print_table
-from twoway.data.policy import BAD_ROWS, OnBad
+from twoway.cli.parser import add_limits, add_on_bad, add_opening, limits, opening, print_table
+from twoway.data.rows import BAD_ROWS, OnBad
 from twoway.errors import UsageError
 from twoway.images import ReadLimits
-from twoway.stages.fingerprint import plan
-from twoway.stages.recipe import read_recipe
+from twoway.recipes.recipe import read_recipe
+from twoway.recipes.records import plan
 
 
 def test_a_bad_row_has_two_choices_and_fails_by_default():

@@ -7,15 +7,15 @@ import json
 
 import pytest
 
-from twoway.cli import samples as verb
+from twoway.cli import data as verb
 from twoway.data.samples import HELD_STYLE, VIEWS
 from twoway.errors import UsageError
 
 
 def _run(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    verb.configure(parser)
-    return verb.run(parser.parse_args(list(words)))
+    verb.configure_samples(parser)
+    return verb.run_samples(parser.parse_args(list(words)))
 
 
 def test_lists_tables_styles_and_views(capsys: pytest.CaptureFixture[str]) -> None:

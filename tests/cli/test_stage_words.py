@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from twoway.cli.stage_words import _said
-from twoway.stages.run_stage import StageResult
+from twoway.cli.training import _said
+from twoway.methods.run import StageResult
 
 
 def test_rows_that_were_left_out_are_said_at_the_end(tmp_path):

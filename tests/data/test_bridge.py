@@ -11,12 +11,10 @@ import torch
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Place, Text
-from twoway.data.bridge import BridgeEncoder, appends_eos, collate_bridge, mask_target
-from twoway.data.bridge_rows import sides
-from twoway.data.bridge_sources import BridgeSource, open_bridge_mixture
-from twoway.data.corrupt import NO_TARGET, CorruptConfig
-from twoway.data.pair_rows import PairRow, as_document
+from twoway.data.formats import PairRow, as_document
+from twoway.data.masking import NO_TARGET, CorruptConfig
 from twoway.errors import TwowayError, UsageError
+from twoway.methods.bridge.rows import BridgeEncoder, BridgeSource, appends_eos, collate_bridge, mask_target, open_bridge_mixture, sides
 
 PICTURE = noise(28, 28)
 

@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from documents import document, family, noise
 from tiny import FAMILIES
-from twoway.data.collate import collate
-from twoway.data.corrupt import NO_TARGET, CorruptConfig, Corrupted, corrupt
+from twoway.data.collators import collate
+from twoway.data.masking import NO_TARGET, CorruptConfig, Corrupted, corrupt
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
-from twoway.objectives.mlm import word_loss
+from twoway.losses.masked_lm import word_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DOCUMENTS = {

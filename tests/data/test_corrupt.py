@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 
 from documents import document, family, noise
 from tiny import FAMILIES
-from twoway.data.corrupt import NO_TARGET, CorruptConfig, corrupt, stream
-from twoway.data.marks import ordinary_ids
+from twoway.data.masking import NO_TARGET, CorruptConfig, corrupt, stream
+from twoway.data.processing import ordinary_ids
 from twoway.errors import UsageError
 
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from it all "

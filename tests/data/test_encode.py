@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError
-from twoway.data.encode import Encoder
+from twoway.data.processing import Encoder
 from twoway.errors import TwowayError, UsageError
 
 

@@ -11,7 +11,7 @@ import pytest
 from twoway.content import ContentError, Text
 from twoway.data.formats import FORMATS, form_of
 from twoway.data.mixture import SourceConfig, open_mixture
-from twoway.data.policy import Policy
+from twoway.data.rows import Policy
 from twoway.errors import UsageError
 
 

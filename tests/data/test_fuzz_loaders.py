@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image
-from twoway.data.sources import open_source
+from twoway.data.dataset import open_source
 from twoway.errors import TwowayError
 from twoway.images import image_size, open_image
 

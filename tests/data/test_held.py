@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from twoway.data.held import held_out, without
-from twoway.data.mixture import SourceConfig, open_mixture
+from twoway.data.mixture import SourceConfig, held_out, open_mixture, without
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from twoway.content import ContentError, Place, Text
-from twoway.data import hub
-from twoway.data.sources import open_source
+from twoway.data import parquet
+from twoway.data.dataset import open_source
 from twoway.errors import TwowayError, UsageError
 
 PARTS = [{"text": "a", "image": None}, {"text": None, "image": b"PNG"}, {"text": "b", "image": None}]
@@ -121,7 +121,7 @@ def test_a_picture_that_the_hub_does_not_give_is_one_bad_row(monkeypatch):
 
     monkeypatch.setattr("datasets.utils.file_utils.xopen", broken)
     with pytest.raises(ContentError, match=r"x:1: picture hf://datasets/own/name/a.png cannot be fetched \(no route\)"):
-        hub._fetched({"bytes": None, "path": "hf://datasets/own/name/a.png"}, None, Place("x", 1))
+        parquet._fetched({"bytes": None, "path": "hf://datasets/own/name/a.png"}, None, Place("x", 1))
 
 
 def test_wrong_columns_are_named(tmp_path):

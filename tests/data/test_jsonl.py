@@ -8,15 +8,13 @@ import tracemalloc
 import pytest
 
 from twoway.content import ContentError
-from twoway.data.jsonl import _no_twins
-from twoway.data.pair_mixture import open_pairs
-from twoway.data.policy import Policy
-from twoway.data.rows import ReadOptions
-from twoway.data.sources import open_source
-from twoway.data.table import open_table
+from twoway.data.dataset import open_source, open_table
+from twoway.data.mixture import open_pairs
+from twoway.data.readers import _no_twins
+from twoway.data.rows import Policy, ReadOptions
+from twoway.embedding.writing import row_of
 from twoway.errors import TwowayError
 from twoway.images import Limits
-from twoway.stages.embed_source import row_of
 
 
 def test_long_and_short_rows_blank_lines_and_meta(jsonl, png, tmp_path):

@@ -14,11 +14,10 @@ import torch
 from loading import boom, collate, corrupt, encode
 from twoway.content import ContentError
 from twoway.data import loader as module
-from twoway.data.batching import Costs, CostWeights
-from twoway.data.epochs import Epochs
 from twoway.data.loader import Loader
 from twoway.data.mixture import open_mixture
-from twoway.data.policy import Policy
+from twoway.data.rows import Policy
+from twoway.data.sampler import Costs, CostWeights, Epochs
 from twoway.errors import TwowayError
 from twoway.processes import CONTEXT
 
@@ -105,7 +104,9 @@ def test_starting_late_gives_the_same_and_reads_nothing_before(epochs, monkeypat
     _, whole = load(made, span=(0, 9))
     read = []
     monkeypatch.setattr(
-        module.Maker, "__getitem__", lambda self, task, make=module.Maker.__getitem__: (read.append(task.step), make(self, task))[1]
+        module.BatchDataset,
+        "__getitem__",
+        lambda self, task, make=module.BatchDataset.__getitem__: (read.append(task.step), make(self, task))[1],
     )
     assert load(made, span=(7, 9))[1] == whole[7:]
     assert set(read) == {7, 8}

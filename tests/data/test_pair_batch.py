@@ -8,13 +8,13 @@ import torch
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Place, Text
-from twoway.data.batching import CostWeights
-from twoway.data.encode import Encoder
-from twoway.data.pair_batch import PairEncoder, collate_pairs, content_key, prompt_of
-from twoway.data.pair_rows import PairRow
+from twoway.data.collators import PairEncoder, collate_pairs, content_key, prompt_of
+from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
-from twoway.model.backbone import load_config
-from twoway.model.processor import load_processor
+from twoway.data.processing import Encoder
+from twoway.data.sampler import CostWeights
+from twoway.models.loading import load_config
+from twoway.models.processor import load_processor
 
 
 def text(words):

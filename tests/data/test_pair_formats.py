@@ -11,9 +11,9 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Image, Text
-from twoway.data.pair_formats import PAIR_FORMATS
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.policy import Policy
+from twoway.data.formats import PAIR_FORMATS
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.rows import Policy
 
 # The 20 training sets of MMEB: a query and an answer as they stand in each. "Q" and "P" are the pictures at the paths.
 IMAGE = "<|image_1|>\nRepresent the given image\n"

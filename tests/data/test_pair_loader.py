@@ -16,16 +16,16 @@ from PIL import Image as PILImage
 
 from contrastive_toy import text
 from twoway.content import ContentError, Document, Place
-from twoway.data import pair_stream
-from twoway.data.chunks import cut
-from twoway.data.encode import Encoder
-from twoway.data.pair_batch import PairEncoder, assemble
-from twoway.data.pair_loader import PairLoader
-from twoway.data.pair_rows import PairRow
+from twoway.data import loader as data_loader
+from twoway.data.collators import PairEncoder, assemble
+from twoway.data.formats import PairRow
+from twoway.data.loader import PairLoader
 from twoway.data.patches import PatchGeometry
-from twoway.data.policy import Policy
+from twoway.data.processing import Encoder
+from twoway.data.rows import Policy
+from twoway.data.sampler import cut
 from twoway.errors import TwowayError
-from twoway.model import backbone, processor
+from twoway.models import loading, processor
 
 ROWS = 8
 
@@ -68,7 +68,7 @@ def encode(tiny_model):
     folder = tiny_model("qwen2_vl")
     parts = processor.load_processor(folder)
     processor.ensure_template(parts)
-    return PairEncoder(Encoder(parts, PatchGeometry.of(backbone.load_config(folder), parts), max_length=128), {"query": "Find: "}, 2)
+    return PairEncoder(Encoder(parts, PatchGeometry.of(loading.load_config(folder), parts), max_length=128), {"query": "Find: "}, 2)
 
 
 def loader(encode, *, bad=False, budget=80.0, **options):
@@ -121,8 +121,8 @@ def test_a_guide_sees_each_content_once(encode):
 
 def test_nothing_runs_far_ahead(encode, monkeypatch):
     made = []
-    real = pair_stream.make
-    monkeypatch.setattr(pair_stream, "make", lambda *given: made.append(1) or real(*given))
+    real = data_loader.make
+    monkeypatch.setattr(data_loader, "make", lambda *given: made.append(1) or real(*given))
     steps = loader(encode, workers=2, prefetch=1, budget=1.0).steps(0, 1, 0, 2)
     (batch,) = next(steps)
     used = 0

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from twoway.content import ContentError, Document, Image, Place, Text
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.pair_rows import columns, pair_of, read_pair
-from twoway.data.policy import Policy
+from twoway.data.formats import columns, pair_of, read_pair
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 
 PLACE = Place("rows.jsonl", 3)

@@ -7,10 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from twoway.content import ContentError, Text
-from twoway.data import find_parquet, parquet
-from twoway.data.policy import Policy
-from twoway.data.sources import open_source
-from twoway.data.table import open_table
+from twoway.data import parquet
+from twoway.data.dataset import open_source, open_table
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 
 RED = (255, 0, 0)
@@ -153,7 +152,7 @@ def test_a_file_that_names_a_column_twice_or_is_a_bomb_is_refused(tmp_path, monk
 
 
 def test_one_value_in_very_many_rows_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(find_parquet, "_GROUP_BYTES", 16 << 20)
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 16 << 20)
     path = tmp_path / "rows.parquet"
     column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), pyarrow.array(["b" * 100_000]))
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, store_schema=False)

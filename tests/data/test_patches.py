@@ -14,11 +14,10 @@ from transformers import AutoModelForImageTextToText
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError, Place
-from twoway.data.corrupt import NO_TARGET, CorruptConfig, corrupt
-from twoway.data.patches import PatchGeometry
-from twoway.data.pixels import pictures
-from twoway.data.views import Grid, find_grid, line_places, overview_cells, ramp, tile_cells
+from twoway.data.masking import NO_TARGET, CorruptConfig, corrupt
+from twoway.data.patches import Grid, PatchGeometry, find_grid, line_places, overview_cells, ramp, tile_cells
 from twoway.errors import TwowayError
+from twoway.reports.training import pictures
 
 TILED = ("idefics3", "smolvlm", "llava_onevision", "internvl")
 

@@ -8,10 +8,8 @@ import pytest
 
 from documents import endless_pdf, pdf, pdf_of
 from twoway.content import ContentError, Image, Text
-from twoway.data.policy import Policy
-from twoway.data.rows import ReadOptions
-from twoway.data.sources import open_source
-from twoway.data.table import open_table
+from twoway.data.dataset import open_source, open_table
+from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import UsageError
 from twoway.images import Limits
 

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from twoway.content import ContentError, Place
-from twoway.data.policy import Policy
-from twoway.data.sources import open_source
+from twoway.data.dataset import open_source
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 
 

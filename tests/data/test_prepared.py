@@ -14,11 +14,11 @@ import threading
 import numpy as np
 import pytest
 
-from twoway.data import table as tables
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.policy import Policy
-from twoway.data.table import open_table
-from twoway.data.table_sharing import looking
+from twoway.data import dataset as tables
+from twoway.data.dataset import open_table
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.readers import looking
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 
 
@@ -174,8 +174,8 @@ def test_a_script_without_a_main_guard_may_look_through_data_by_processes(jsonl,
     script.write_text(
         textwrap.dedent(f"""
         import json
-        from twoway.data import table
-        from twoway.data.table_sharing import looking
+        from twoway.data import dataset as table
+        from twoway.data.readers import looking
         table._BLOCK = 2
         with looking(processes=2):
             print(json.dumps(table.open_table({spec!r}).characters.tolist()))

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 import twoway.data
 from twoway.content import ContentError, Document, Image, Place
-from twoway.data.sources import open_source
+from twoway.data.dataset import open_source
 from twoway.errors import TwowayError, UsageError
 
 
@@ -97,7 +97,7 @@ def test_an_empty_folder_of_saved_data_is_said_in_one_line(tmp_path):
 
 
 def test_opening_data_needs_neither_torch_nor_what_only_one_reader_needs():
-    script = "import sys, twoway.data.sources; sys.exit(any(name in sys.modules for name in ('torch', 'datasets', 'pyarrow', 'pypdfium2')))"
+    script = "import sys, twoway.data.dataset; sys.exit(any(name in sys.modules for name in ('torch', 'datasets', 'pyarrow', 'pypdfium2')))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

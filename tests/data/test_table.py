@@ -16,13 +16,11 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Place
-from twoway.data import find_hub, find_parquet
+from twoway.data import parquet as data_parquet
 from twoway.data import pdf as pdf_reader
+from twoway.data.dataset import open_source, open_table
 from twoway.data.formats import form_of
-from twoway.data.policy import Policy
-from twoway.data.rows import ReadOptions
-from twoway.data.sources import open_source
-from twoway.data.table import open_table
+from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import TwowayError, UsageError
 
 
@@ -95,19 +93,19 @@ def test_a_turned_picture_has_its_upright_size(tmp_path, jsonl):
 
 def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
     path = parquet(tmp_path / "rows.parquet", [{"text": "x" * 1000} for _ in range(40)], row_group_size=4)
-    monkeypatch.setattr("twoway.data.find_parquet._CACHE_BYTES", 9000)
+    monkeypatch.setattr("twoway.data.parquet._CACHE_BYTES", 9000)
     tables = [open_table(str(path)) for _ in range(3)]  # of all sources together
     for index in np.random.default_rng(0).permutation(40):
         for table in tables:
             assert len(table.read(int(index)).texts[0]) == 1000
-    assert len(find_parquet.GROUPS.held) == 2
+    assert len(data_parquet.GROUPS.held) == 2
 
 
 def test_a_folder_may_hold_more_files_than_are_open_at_a_time(tmp_path, monkeypatch):
     (tmp_path / "rows").mkdir()
     for number in range(7):
         parquet(tmp_path / "rows" / f"{number}.parquet", [{"text": f"{number} {row}"} for row in range(2)])
-    monkeypatch.setattr("twoway.data.find_parquet._OPEN_FILES", 2)
+    monkeypatch.setattr("twoway.data.parquet._OPEN_FILES", 2)
     table = open_table(str(tmp_path / "rows"))
     for index in np.random.default_rng(0).permutation(14):
         assert table.read(int(index)).texts == (f"{index // 2} {index % 2}",)
@@ -274,19 +272,19 @@ def test_a_stream_is_copied_up_to_its_cap_once(tmp_path, png, monkeypatch):
     spec = stream(tmp_path / "data", png, 40)
     with pytest.raises(UsageError, match="stream without an end; say with cap"):
         open_table(spec, folder=tmp_path / "tables")
-    monkeypatch.setattr(find_hub, "GROUP_ROWS", 8)
+    monkeypatch.setattr(data_parquet, "GROUP_ROWS", 8)
     table = open_table(spec, folder=tmp_path / "tables", cap=20)
     assert (len(table), table.read(19).texts, str(table.read(19).place)) == (20, ("row 19",), f"{spec}:20")
     assert table.read(0).images[0].source == png()
-    monkeypatch.setattr(find_hub.hub, "open_stream", lambda argument: pytest.fail("the stream was opened again"))
+    monkeypatch.setattr(data_parquet, "open_stream", lambda argument: pytest.fail("the stream was opened again"))
     assert open_table(spec, folder=tmp_path / "tables", cap=20).read(7).texts == ("row 7",)
 
 
 def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the_last_file(tmp_path, png, monkeypatch):
     spec = stream(tmp_path / "data", png, 20)
-    monkeypatch.setattr(find_hub, "GROUP_ROWS", 2)
-    monkeypatch.setattr(find_hub, "FILE_ROWS", 4)
-    whole, asked = find_hub.hub.raw_rows, []
+    monkeypatch.setattr(data_parquet, "GROUP_ROWS", 2)
+    monkeypatch.setattr(data_parquet, "FILE_ROWS", 4)
+    whole, asked = data_parquet.raw_rows, []
 
     def broken(table, label, root, passed):
         for number, row in enumerate(whole(table, label, root, passed)):
@@ -298,11 +296,11 @@ def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the
         asked.append(passed)
         return whole(table, label, root, passed)
 
-    monkeypatch.setattr(find_hub.hub, "raw_rows", broken)
+    monkeypatch.setattr(data_parquet, "raw_rows", broken)
     with pytest.raises(TwowayError, match="the line broke"):
         open_table(spec, folder=tmp_path / "tables", cap=18)
     assert not [path for path in (tmp_path / "tables").glob("hub-*") if path.suffix != ".part"]
-    monkeypatch.setattr(find_hub.hub, "raw_rows", noted)
+    monkeypatch.setattr(data_parquet, "raw_rows", noted)
     table = open_table(spec, folder=tmp_path / "tables", cap=18)
     assert asked == [8]
     assert [table.read(row).texts[0] for row in range(18)] == [f"row {row}" for row in range(18)]
@@ -310,7 +308,7 @@ def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the
 
 
 def test_row_groups_of_a_copy_end_by_their_bytes(tmp_path, png, monkeypatch):
-    monkeypatch.setattr(find_hub, "GROUP_BYTES", 3 * len(png()))
+    monkeypatch.setattr(data_parquet, "GROUP_BYTES", 3 * len(png()))
     copy = open_table(stream(tmp_path / "data", png, 12), folder=tmp_path / "tables", cap=12).finder.paths
     (metadata,) = (pyarrow.parquet.read_metadata(path) for path in copy)
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [3, 3, 3, 3]
@@ -318,8 +316,8 @@ def test_row_groups_of_a_copy_end_by_their_bytes(tmp_path, png, monkeypatch):
 
 def test_a_column_that_comes_late_in_a_stream_is_not_lost_in_silence(tmp_path, png, monkeypatch):
     spec = stream(tmp_path / "data", png, 4)
-    rows = [{"text": "a"}] * find_hub.GROUP_ROWS + [{"text": "a", "page": "b"}]
-    monkeypatch.setattr(find_hub.hub, "raw_rows", lambda *_: iter(rows))
+    rows = [{"text": "a"}] * data_parquet.GROUP_ROWS + [{"text": "a", "page": "b"}]
+    monkeypatch.setattr(data_parquet, "raw_rows", lambda *_: iter(rows))
     with pytest.raises(TwowayError, match="its first rows have no column page, and later ones do"):
         open_table(spec, folder=tmp_path / "tables", cap=len(rows))
 

@@ -7,16 +7,15 @@ import os
 import pytest
 
 from twoway.content import ContentError
-from twoway.data import table
-from twoway.data.policy import Policy
-from twoway.data.table import open_table
-from twoway.data.table_sharing import shared_tables
+from twoway.data import dataset
+from twoway.data.dataset import open_table, shared_tables
+from twoway.data.rows import Policy
 
 
 @pytest.fixture
 def passes(monkeypatch):
-    found, build = [], table._looked
-    monkeypatch.setattr(table, "_looked", lambda *given: found.append(given[0]) or build(*given))
+    found, build = [], dataset._looked
+    monkeypatch.setattr(dataset, "_looked", lambda *given: found.append(given[0]) or build(*given))
     return found
 
 

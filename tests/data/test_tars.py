@@ -12,14 +12,12 @@ import tarfile
 import pytest
 
 from twoway.content import ContentError, Document
-from twoway.data.bridge_sources import BridgeSource, open_bridge_mixture
+from twoway.data.dataset import files_of, kind_of, open_source, open_table
 from twoway.data.formats import form_of
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.policy import Policy
-from twoway.data.rows import ReadOptions
-from twoway.data.sources import files_of, kind_of, open_source
-from twoway.data.table import open_table
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import TwowayError, UsageError
+from twoway.methods.bridge.rows import BridgeSource, open_bridge_mixture
 
 
 def tar(path, *members, form=tarfile.PAX_FORMAT):

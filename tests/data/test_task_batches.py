@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from twoway.data.pair_mixture import PairSource, open_pairs
-from twoway.data.task_batches import MIXED, TaskEpochs, shares
+from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.sampler import MIXED, TaskEpochs, shares
 from twoway.errors import UsageError
 
 SIZES = {"large": 90, "middle": 40, "small": 13}

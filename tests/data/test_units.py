@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twoway.data.units import SPAN, choose, rounded
+from twoway.data.masking import SPAN, choose, rounded
 
 
 def draws(count=2000):

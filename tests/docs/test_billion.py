@@ -7,7 +7,7 @@ import re
 from benchmarks import billion
 
 from snippets import ROOT
-from twoway.stages.plan_pages import Pages
+from twoway.recipes.plan import Pages
 
 PAGE = (ROOT / "docs/billion.md").read_text(encoding="utf-8")
 

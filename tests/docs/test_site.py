@@ -59,7 +59,7 @@ def test_the_reference_has_every_verb_option_and_public_name(site):
 
 def test_links_to_code_are_names_and_drawings_have_words(site):
     assert 'href="../src' not in text(site, "cocoa")
-    assert "src/twoway/model/bridge_mask.py" in text(site, "cocoa")
+    assert "src/twoway/models/bridge_mask.py" in text(site, "cocoa")
     for drawing in (ROOT / "docs/pictures").glob("*.svg"):
         said = drawing.read_text(encoding="utf-8")
         assert 'role="img"' in said

@@ -25,12 +25,12 @@ from twoway.errors import UsageError
 
 # Verbs that are checked and not run, and why.
 LONG = {
-    **dict.fromkeys(("pretrain", "bridge", "finetune", "run"), "train for minutes; tests/stages run each stage and every recipe small"),
-    "evaluate": "scores thousands of rows; tests/stages/test_evaluate.py",
+    **dict.fromkeys(("pretrain", "bridge", "finetune", "run"), "train for minutes; tests/methods run each stage and every recipe small"),
+    "evaluate": "scores thousands of rows; tests/evaluation/test_evaluate.py",
     "compare": "compares results that evaluate takes minutes for; tests/evaluation/test_compare.py",
     "plan": "seconds each, and compared with the page in tests/cli/test_plan.py",
     "mteb": "fetches benchmarks from the hub; tests/evaluation/test_mteb_open.py",
-    "serve": "does not end; tests/serve",
+    "serve": "does not end; tests/server",
     "study": "takes minutes to hours; tests/study",
 }
 # Other commands that are not run, by a pattern, and why.
@@ -40,10 +40,10 @@ NOT_RUN = {
     r"^pip install ": "would change the environment",
     r"^python -m benchmarks": "benchmarks take minutes to hours; that of a billion pages is compared in test_billion.py",
     r"^python examples/": "run in tests/test_examples.py",
-    r"^twoway check .*--bridge": "forty seconds; tests/stages/test_check_bridge.py",
-    r"^twoway check out/": "reads what a run takes minutes to make; tests/stages/test_check.py",
-    r"^twoway data (check|prepare) (samples:|recipes/)": "reads all samples or the hub; tests/stages/test_data_check.py and so on",
-    r"--engine ray": "starts Ray; tests/stages/test_embed_ray.py",
+    r"^twoway check .*--bridge": "forty seconds; tests/proof/test_check_bridge.py",
+    r"^twoway check out/": "reads what a run takes minutes to make; tests/proof/test_check.py",
+    r"^twoway data (check|prepare) (samples:|recipes/)": "reads all samples or the hub; tests/recipes/test_data_check.py and so on",
+    r"--engine ray": "starts Ray; tests/embedding/test_embed_ray.py",
     r"milvus://": "needs a server; tests/search",
 }
 # Commands that say by their exit code that something is bad, as the page says they do.
@@ -57,7 +57,7 @@ PRINTED = {
 # Python that is not run, by a line of it, and why.
 NOT_RUN_PYTHON: dict[str, str] = {
     "mteb.evaluate(": "fetches a benchmark from the hub; tests/evaluation/test_mteb_open.py",
-    '"http://127.0.0.1:8000/v1': "asks a server; tests/serve/test_run.py",
+    '"http://127.0.0.1:8000/v1': "asks a server; tests/server/test_run.py",
 }
 # What stands on the page, and what stands for it here.
 STANDS_FOR = {'"MODEL"': '"my-model"'}

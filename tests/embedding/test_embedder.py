@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
-from twoway.embedding.lengths import Lengths
+from twoway.embedding.inputs import Lengths
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 

@@ -16,9 +16,9 @@ from PIL import Image as PILImage
 from twoway.content import ContentError, Document, Image, Text
 from twoway.embedding import open_embedder
 from twoway.embedding.endpoint import Endpoint
+from twoway.embedding.opening import open_engine
 from twoway.errors import TwowayError, UsageError
-from twoway.evaluation.engines import open_engine
-from twoway.evaluation.vectors import VectorSource
+from twoway.evaluation.cache import VectorSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
 from twoway.errors import TwowayError, UsageError
-from twoway.stages.convert import convert
+from twoway.methods.convert import convert
 
 
 def picture() -> bytes:

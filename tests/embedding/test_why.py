@@ -11,7 +11,7 @@ from documents import document, noise
 from tiny import FAMILIES
 from twoway.content import ContentError
 from twoway.embedding import open_embedder
-from twoway.embedding.why import Explainer, Why
+from twoway.embedding.explain import Explainer, Why
 from twoway.errors import TwowayError
 
 WIDE = noise(112, 56)

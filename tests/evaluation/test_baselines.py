@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Text
-from twoway.evaluation import baselines
-from twoway.evaluation.baselines import BASELINES
+from twoway.evaluation import tasks
+from twoway.evaluation.tasks import BASELINES
 
 if TYPE_CHECKING:
     from twoway.content import Part
@@ -45,7 +45,7 @@ def test_luck_is_the_same_for_the_same_content() -> None:
 
 
 def test_another_definition_is_another_model_for_the_cache(tmp_path: Path) -> None:
-    text = Path(baselines.__file__).read_text()
+    text = Path(tasks.__file__).read_text()
     assert "_SIDE = 16" in text
     (tmp_path / "changed.py").write_text(text.replace("_SIDE = 16", "_SIDE = 8"))
     spec = importlib.util.spec_from_file_location("twoway.evaluation.changed", tmp_path / "changed.py")

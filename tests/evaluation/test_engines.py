@@ -14,9 +14,8 @@ from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Text
 from twoway.embedding import open_embedder
-from twoway.evaluation.engines import open_engine
-from twoway.serve.app import create_app
-from twoway.serve.run import Server, address, bind
+from twoway.embedding.opening import open_engine
+from twoway.server.app import Server, address, bind, create_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,12 @@ from PIL import Image
 
 from twoway.cli.evaluate import show
 from twoway.content import ContentError, Document, Text
-from twoway.data.policy import Policy
+from twoway.data.rows import Policy
 from twoway.errors import UsageError
-from twoway.evaluation.mmeb import GROUPS, KNOWN, OUT_OF, Folder
-from twoway.evaluation.results import collect, items_path
-from twoway.evaluation.run import run_task
-from twoway.evaluation.vectors import VectorSource
-from twoway.stages.evaluate_report import write_report
+from twoway.evaluation.cache import VectorSource
+from twoway.evaluation.runner import collect_results, items_path, run_task
+from twoway.evaluation.suites import GROUPS, KNOWN, OUT_OF, MmebFolder
+from twoway.reports.evaluation import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +41,7 @@ def write(folder: Path, name: str, *rows: dict[str, object]) -> None:
 
 def only(folder: Path, **changes: object) -> Document:
     write(folder, "GQA", ROW | changes)
-    return Folder.open(folder).task("GQA", Policy()).items[0].query
+    return MmebFolder.open(folder).task("GQA", Policy()).items[0].query
 
 
 def shape(document: Document) -> list[str]:
@@ -80,7 +79,7 @@ def test_a_text_that_looks_like_a_path_stays_text(folder):
 def test_candidates_of_one_content_are_one_candidate(folder):
     rows = (ROW | {"tgt_text": ["fox", "cat", "dog", "cat"], "tgt_img_path": [""] * 4}, ROW | {"tgt_text": ["cat", "fox"]})
     write(folder, "GQA", *rows)
-    task = Folder.open(folder).task("GQA", Policy())
+    task = MmebFolder.open(folder).task("GQA", Policy())
     assert [shape(one) for one in task.candidates] == [["fox"], ["cat"], ["dog"]]
     assert [(item.right.tolist(), item.among.tolist()) for item in task.items] == [([0], [0, 1, 2]), ([1], [1, 0])]
     assert task.sizes().tolist() == [3, 2]
@@ -103,22 +102,22 @@ def test_candidates_of_one_content_are_one_candidate(folder):
 def test_a_bad_row_is_an_error_with_its_place_or_is_left_out_and_listed(folder, tmp_path, changes, said):
     write(folder, "GQA", ROW, ROW | changes)
     with pytest.raises(ContentError, match=said) as caught:
-        Folder.open(folder).task("GQA", Policy())
+        MmebFolder.open(folder).task("GQA", Policy())
     assert str(caught.value).startswith(f"{folder / 'GQA' / 'test.parquet'}:2")
     policy = Policy("skip", tmp_path / "bad.jsonl")
     policy.start()
-    assert len(Folder.open(folder).task("GQA", policy).items) == 1
+    assert len(MmebFolder.open(folder).task("GQA", policy).items) == 1
     assert '"row": 2' in (tmp_path / "bad.jsonl").read_text()
 
 
 def test_unknown_tasks_come_behind_the_known_and_apart(folder):
     for name in ("Foxes", "MSCOCO", "GQA"):
         write(folder, name, ROW)
-    opened = Folder.open(folder)
+    opened = MmebFolder.open(folder)
     assert opened.choose(()) == ("GQA", "MSCOCO", "Foxes")
     (folder / "results").mkdir()
     pq.write_table(pa.Table.from_pylist([{"task": "GQA"}]), items_path(folder / "results" / "r.json"))
-    assert Folder.open(folder) == opened
+    assert MmebFolder.open(folder) == opened
     assert opened.task("Foxes", Policy()).group == "other"
     assert (opened.task("MSCOCO", Policy()).group, opened.task("MSCOCO", Policy()).marks) == ("grounding", ("in-domain",))
     with pytest.raises(UsageError, match=r"no task 'MSCOC'.*did you mean MSCOCO"):
@@ -127,12 +126,12 @@ def test_unknown_tasks_come_behind_the_known_and_apart(folder):
 
 def test_a_folder_without_tasks_or_columns_is_refused(folder):
     with pytest.raises(UsageError, match="has no task"):
-        Folder.open(folder)
+        MmebFolder.open(folder)
     with pytest.raises(UsageError, match="is no folder"):
-        Folder.open(folder / "nowhere")
+        MmebFolder.open(folder / "nowhere")
     write(folder, "GQA", {"qry_text": "a", "query_image": "b"})
     with pytest.raises(UsageError, match="no column 'qry_img_path'"):
-        Folder.open(folder).task("GQA", Policy())
+        MmebFolder.open(folder).task("GQA", Policy())
 
 
 def test_a_file_that_is_torn_behind_its_footer_is_named(folder):
@@ -141,7 +140,7 @@ def test_a_file_that_is_torn_behind_its_footer_is_named(folder):
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
     with pytest.raises(UsageError, match=r"test\.parquet is no readable Parquet file") as caught:
-        Folder.open(folder).task("GQA", Policy())
+        MmebFolder.open(folder).task("GQA", Policy())
     assert "\n" not in str(caught.value)
 
 
@@ -149,15 +148,15 @@ def test_an_empty_task_and_one_whose_rows_are_all_bad_are_errors(folder, tmp_pat
     (folder / "GQA").mkdir()
     pq.write_table(pa.Table.from_pylist([ROW]).slice(0, 0), folder / "GQA" / "test.parquet")
     with pytest.raises(UsageError, match="GQA has no usable row"):
-        Folder.open(folder).task("GQA", Policy())
+        MmebFolder.open(folder).task("GQA", Policy())
     write(folder, "GQA", ROW | {"qry_img_path": "images/none.png"})
     with pytest.raises(UsageError, match="GQA has no usable row"):
-        Folder.open(folder).task("GQA", Policy("skip", tmp_path / "bad.jsonl"))
+        MmebFolder.open(folder).task("GQA", Policy("skip", tmp_path / "bad.jsonl"))
 
 
 def test_a_subset_is_drawn_once_for_a_task(folder):
     write(folder, "GQA", *(ROW | {"qry_text": f"question {number}", "qry_img_path": ""} for number in range(20)))
-    task = Folder.open(folder).task("GQA", Policy())
+    task = MmebFolder.open(folder).task("GQA", Policy())
     chosen = [shape(item.query) for item in task.subset(5).items]
     assert len(chosen) == 5
     assert chosen == [shape(item.query) for item in task.subset(5).items]
@@ -179,7 +178,7 @@ def test_a_right_candidate_that_comes_twice_is_scored_counted_and_listed(folder)
     """It is one candidate; the row stops nothing, and says which it is."""
     twice = ROW | {"qry_text": "twice", "qry_img_path": "", "tgt_text": ["fox", "cat", "fox", "dog"], "tgt_img_path": [""] * 4}
     write(folder, "GQA", ROW, twice)
-    task = Folder.open(folder).task("GQA", Policy())
+    task = MmebFolder.open(folder).task("GQA", Policy())
     assert [(item.right.tolist(), item.among.tolist(), item.doubled) for item in task.items] == [
         ([0], [0, 1], False),
         ([0], [0, 1, 2], True),
@@ -200,11 +199,11 @@ def test_official_and_strict_score_stand_side_by_side(folder):
     lists = [["fox", "dog"], ["fox", "cat"], ["dog", "fox"], ["fox", "dog", "fox"], ["fox", "fox", "cat"], ["dog", "owl", "dog"]]
     rows = [{"qry_text": "q", "qry_img_path": "", "tgt_text": names, "tgt_img_path": [""] * len(names)} for names in lists]
     write(folder, "GQA", *rows)
-    result = run_task(Folder.open(folder).task("GQA", Policy()), made(vectors, folder), Policy())
+    result = run_task(MmebFolder.open(folder).task("GQA", Policy()), made(vectors, folder), Policy())
     hits = [released([np.dot(vectors["q"], vectors[name]) for name in names]) for names in lists]
     assert result.official == pytest.approx(np.mean(hits)) == pytest.approx(4 / 6)
     assert result.score == pytest.approx(2 / 6)
-    found = collect("mmeb", "m", "f", {}, [result])
+    found = collect_results("mmeb", "m", "f", {}, [result])
     assert found["tasks"]["GQA"]["official"] == found["official_mean"] == found["groups"]["vqa"]["official"] == pytest.approx(4 / 6)
     assert (found["mean"], found["tasks"]["GQA"]["doubled"]) == (pytest.approx(2 / 6), [f"test.parquet:{row}" for row in (4, 5, 6)])
 
@@ -212,8 +211,8 @@ def test_official_and_strict_score_stand_side_by_side(folder):
 def test_the_terminal_and_the_page_have_both_scores_and_the_doubled_rows(folder, capsys):
     lists = [["fox", "cat"], ["fox", "dog", "fox"], ["dog", "fox"]]
     write(folder, "GQA", *({"qry_text": "q", "qry_img_path": "", "tgt_text": names, "tgt_img_path": [""] * len(names)} for names in lists))
-    result = run_task(Folder.open(folder).task("GQA", Policy()), made({"q": [1, 0], "fox": [1, 0], "cat": [1, 0]}, folder), Policy())
-    found = collect("mmeb", "m", "f", {}, [result])
+    result = run_task(MmebFolder.open(folder).task("GQA", Policy()), made({"q": [1, 0], "fox": [1, 0], "cat": [1, 0]}, folder), Policy())
+    found = collect_results("mmeb", "m", "f", {}, [result])
     show(found)
     said = capsys.readouterr().out
     assert all(word in said for word in ("strict", "official", "0.333", "0.667"))

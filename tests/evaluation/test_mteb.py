@@ -18,15 +18,11 @@ from mteb_toys import TOYS, ToyPictures, ToyTexts, picture, table
 from twoway.cli import main
 from twoway.content import ContentError
 from twoway.errors import TwowayError, UsageError
+from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.compare import compare
-from twoway.evaluation.mteb_chance import search_chance
-from twoway.evaluation.mteb_meta import model_meta
-from twoway.evaluation.mteb_model import MtebModel
-from twoway.evaluation.mteb_run import run_task
-from twoway.evaluation.mteb_tasks import open_tasks
-from twoway.evaluation.results import read
-from twoway.evaluation.vectors import VectorSource
-from twoway.stages.evaluate import evaluate
+from twoway.evaluation.evaluate import evaluate
+from twoway.evaluation.mteb import MtebModel, model_meta, open_tasks, run_task, search_chance
+from twoway.evaluation.runner import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

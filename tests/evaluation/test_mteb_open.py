@@ -15,8 +15,8 @@ from mteb.models.model_implementations import MODEL_REGISTRY
 import twoway
 from mteb_toys import TOYS, ToyPages, ToyTexts
 from twoway.cli import main
-from twoway.evaluation.mteb_open import named_model
-from twoway.stages.convert import convert
+from twoway.evaluation.mteb import named_model
+from twoway.methods.convert import convert
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUIET = {"cache": None, "co2_tracker": False, "show_progress_bar": False}

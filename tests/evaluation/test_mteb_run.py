@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from twoway.evaluation.mteb_run import Asked, MtebResult
+from twoway.evaluation.mteb import Asked, MtebResult
 
 
 def test_a_query_that_is_asked_in_several_languages_is_no_more_evidence_than_one():

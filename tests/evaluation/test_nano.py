@@ -6,14 +6,13 @@ import pytest
 
 from twoway.content import Image, Text
 from twoway.data import samples
-from twoway.data.policy import Policy
+from twoway.data.rows import Policy
 from twoway.errors import UsageError
-from twoway.evaluation.baselines import BASELINES
-from twoway.evaluation.nano import TASKS, open_tasks
-from twoway.evaluation.nano_pairs import Held
-from twoway.evaluation.run import run_task
-from twoway.evaluation.scores import chance_of
-from twoway.evaluation.vectors import VectorSource
+from twoway.evaluation.cache import VectorSource
+from twoway.evaluation.metrics import chance_of
+from twoway.evaluation.nano import TASKS, Held, open_tasks
+from twoway.evaluation.runner import run_task
+from twoway.evaluation.tasks import BASELINES
 
 SEEN_TEXT = ("capital", "continent", "called", "keywords")
 

@@ -15,11 +15,11 @@ from sentence_transformers import SentenceTransformer
 
 from recipe_fakes import write
 from twoway.cli import main
-from twoway.data.pair_mixture import PairSource
+from twoway.data.mixture import PairSource
 from twoway.errors import UsageError
-from twoway.stages.evaluate import evaluate
-from twoway.stages.fingerprint import plan
-from twoway.stages.recipe import read_recipe
+from twoway.evaluation.evaluate import evaluate
+from twoway.recipes.recipe import read_recipe
+from twoway.recipes.records import plan
 
 # Two rows ask one thing, two have one answer, a query is another row's answer, one task's answer is no wrong one of the other's.
 ROWS = [
@@ -138,7 +138,7 @@ class Recorded:
 def test_a_task_has_the_prompts_of_its_source_or_those_that_the_model_has_for_it(tmp_path, monkeypatch):
     rows = [{"query": "a", "positive": "one"}, {"query": "bc", "positive": "three"}]
     engine = Recorded({"query": "usual: ", "french-query": "the model's: ", "french-document": "its document: "})
-    monkeypatch.setattr("twoway.stages.evaluate.open_engine", lambda model, **opening: engine)
+    monkeypatch.setattr("twoway.evaluation.evaluate.open_engine", lambda model, **opening: engine)
     source = PairSource(str(lay(tmp_path, rows)), task="french", query="mine: ")
     evaluate("m", "pairs", data=[source], cache=tmp_path)
     assert {(told, side) for told, side, _ in engine.asked} == {("mine: ", "query"), ("its document: ", "document")}

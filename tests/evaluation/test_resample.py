@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twoway.evaluation.resample import clusters, drawn_means, interval
+from twoway.evaluation.metrics import clusters, drawn_means, interval
 
 
 def test_items_that_share_a_mark_are_one_cluster_through_others_too():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from twoway.content import Document, Text
-from twoway.data.policy import Policy
-from twoway.evaluation.ranking import Item, RankingTask
-from twoway.evaluation.run import run_task
-from twoway.evaluation.vectors import VectorSource
+from twoway.data.rows import Policy
+from twoway.evaluation.cache import VectorSource
+from twoway.evaluation.runner import run_task
+from twoway.evaluation.tasks import Item, RankingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

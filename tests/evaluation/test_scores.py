@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twoway.errors import UsageError
-from twoway.evaluation.scores import METRICS, Outcome, chance, outcome, value, values
+from twoway.evaluation.metrics import METRICS, Outcome, chance, outcome, value, values
 
 
 def at(*places: int, size: int = 10) -> Outcome:

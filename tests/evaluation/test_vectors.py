@@ -10,7 +10,7 @@ import pytest
 
 from twoway.content import ContentError, Document, Place, Text
 from twoway.errors import TwowayError
-from twoway.evaluation.vectors import VectorSource
+from twoway.evaluation.cache import VectorSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

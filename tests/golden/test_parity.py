@@ -17,9 +17,9 @@ from transformers import AutoModelForImageTextToText
 
 import plain
 from twoway.embedding import open_embedder
-from twoway.model import attn_implementation, moca
-from twoway.objectives.mae import PatchDecoder
-from twoway.stages.convert import convert
+from twoway.losses.masked_patches import PatchDecoder
+from twoway.methods.convert import convert
+from twoway.models import checkpoint, kernels
 
 HERE = Path(__file__).parent
 
@@ -62,7 +62,7 @@ def test_the_embedding_is_the_authors(golden_model: Path, batch: dict[str, torch
 
 def test_it_is_the_authors_with_windows_in_one_call_too(golden_model: Path, batch: dict[str, torch.Tensor]) -> None:
     model = open_embedder(golden_model, device="cpu").sentence
-    assert model[0].auto_model.visual.config._attn_implementation == attn_implementation.GROUPED
+    assert model[0].auto_model.visual.config._attn_implementation == kernels.GROUPED
     assert np.abs(plain.golden(model) - batch["embedding"].numpy()).max() < 1e-5
 
 
@@ -100,7 +100,7 @@ def test_the_language_model_head_goes_on_beside_the_model(golden_cpt: Path, batc
     model = SentenceTransformer(str(golden_cpt), device="cpu")[0].model
     with torch.no_grad():
         states = masked_states(model, batch)
-        logits = states @ moca.load_heads(golden_cpt).lm_head["weight"].T
+        logits = states @ checkpoint.load_heads(golden_cpt).lm_head["weight"].T
     masked = batch["labels"] >= 0
     loss = torch.nn.functional.cross_entropy(logits[masked], batch["labels"][masked])
     assert loss.item() == pytest.approx(batch["mlm_loss"].item(), abs=1e-5)
@@ -108,7 +108,7 @@ def test_the_language_model_head_goes_on_beside_the_model(golden_cpt: Path, batc
 
 def test_the_patch_decoder_goes_on_beside_the_model(golden_cpt: Path, batch: dict[str, torch.Tensor]) -> None:
     model = SentenceTransformer(str(golden_cpt), device="cpu")[0].model
-    heads = moca.load_heads(golden_cpt)
+    heads = checkpoint.load_heads(golden_cpt)
     decoder = PatchDecoder(model.language_model, values=heads.patch_decoder["to_values.weight"].shape[0])
     decoder.load_state_dict(heads.patch_decoder)
     decoder.eval()

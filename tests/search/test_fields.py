@@ -7,7 +7,7 @@ import time
 import pytest
 
 from twoway.errors import UsageError
-from twoway.search.fields import OWN, kinds_of, name_of
+from twoway.search.store import OWN, kinds_of, name_of
 
 
 def test_a_name_that_an_item_has_by_itself_is_changed():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from twoway.errors import UsageError
 from twoway.search.filters import LONGEST, Comparison, Group, parse
-from twoway.search.lance_filter import sql
-from twoway.search.milvus_filter import expression
+from twoway.search.lance import sql
+from twoway.search.milvus import expression
 
 FIELDS = {"year": "integer", "price": "number", "shelf": "string", "sold": "boolean", "two words": "string", "and": "string"}
 

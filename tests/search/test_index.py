@@ -21,7 +21,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
 from twoway.search.lance import LanceStore
 from twoway.search.milvus import MilvusStore
-from twoway.search.opening import open_store
+from twoway.search.query import open_store
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -91,7 +91,7 @@ def test_a_run_that_fails_midway_leaves_whole_shards_and_is_gone_on_with(folder,
     def full(self, items, *, origin=""):
         calls.append(origin)
         if len(calls) == 2:
-            from twoway.search.said import engine_errors
+            from twoway.search.store import engine_errors
 
             with engine_errors(self.location, "writing"):
                 raise RuntimeError("lance error: LanceError(IO): No space left on device (os error 28)")

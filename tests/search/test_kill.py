@@ -20,7 +20,7 @@ from full_disk import disk_full
 from made_vectors import vectors_of
 from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
-from twoway.search.opening import exists, open_store
+from twoway.search.query import exists, open_store
 
 pytestmark = pytest.mark.xdist_group("engines")
 ROWS, SHARD = 12, 4

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from twoway.errors import TwowayError
-from twoway.search import lance_making
-from twoway.search.opening import create_store, open_store
+from twoway.search import lance
+from twoway.search.query import create_store, open_store
 from twoway.search.store import About, Item
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -48,7 +48,7 @@ def test_a_reader_goes_on_when_the_files_it_read_are_taken_away(db):
 
 @pytest.mark.parametrize("dimension", [4, 8])
 def test_an_index_built_anew_for_another_model_is_an_error_for_who_had_it_open(db, monkeypatch, dimension):
-    monkeypatch.setattr(lance_making, "FRESH", timedelta(0))
+    monkeypatch.setattr(lance, "FRESH", timedelta(0))
     reader = open_store(db)
     other = create_store(db, About("other", "0" * 64, dimension), overwrite=True)
     other.add([Item("x", np.eye(dimension, dtype=np.float32)[0], "fox")])

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twoway.search import lance_index
-from twoway.search.lance_whole import cut_off, files
-from twoway.search.opening import create_store
-from twoway.search.store import About, Item
+from twoway.search import lance
+from twoway.search.query import create_store
+from twoway.search.store import About, Item, cut_off, files
 
 pytestmark = pytest.mark.xdist_group("engines")
 
 
 def test_every_kind_of_file_is_known_and_whole_or_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(lance_index, "_IDS", 100)
+    monkeypatch.setattr(lance, "_IDS", 100)
     store = create_store(tmp_path / "db", About("my-model", "f" * 64, 8))
     rows = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     store.add([Item(f"{number}", row, f"fox {number}") for number, row in enumerate(rows)])

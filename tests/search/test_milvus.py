@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from twoway.errors import TwowayError, UsageError
-from twoway.search import milvus_client, milvus_memory
+from twoway.search import milvus_client
 from twoway.search.milvus_client import Place
-from twoway.search.opening import create_store, exists, open_store
+from twoway.search.query import create_store, exists, open_store
 from twoway.search.store import About, Item
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -45,7 +45,7 @@ def test_collections_of_a_server_are_indexes_of_their_own(address):
 
 
 def test_programs_of_one_server_see_what_the_others_have_changed(address, monkeypatch):
-    monkeypatch.setattr(milvus_memory, "_FRESH", 0.0)
+    monkeypatch.setattr(milvus_client, "_FRESH", 0.0)
     row = np.eye(4, dtype=np.float32)[0]
     one = create_store(f"{address}/pages", ABOUT)
     other = open_store(f"{address}/pages")
@@ -121,12 +121,12 @@ def test_a_collection_of_another_maker_stands_until_an_index_takes_its_place(add
 
 def test_what_cannot_be_made_leaves_nothing(address, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
-        patched.setattr(milvus_memory, "make", lambda *_: 1 / 0)
+        patched.setattr(milvus_client, "make", lambda *_: 1 / 0)
         create_store(f"{address}/pages", ABOUT)
     store = create_store(f"{address}/shelf", ABOUT)
     store.add([Item("a", np.eye(4, dtype=np.float32)[0])])
     with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
-        patched.setattr(milvus_memory, "make", lambda *_: 1 / 0)
+        patched.setattr(milvus_client, "make", lambda *_: 1 / 0)
         create_store(f"{address}/shelf", ABOUT, overwrite=True)
     assert store._client.list_collections() == ["shelf", "shelf_about"]
     assert store.count() == 1

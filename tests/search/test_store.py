@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from twoway.errors import TwowayError, UsageError
-from twoway.search.opening import create_store, exists, open_store
+from twoway.search.query import create_store, exists, open_store
 from twoway.search.store import About, Item
 
 pytestmark = pytest.mark.xdist_group("engines")

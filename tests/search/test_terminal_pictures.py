@@ -12,8 +12,7 @@ from rich.console import Console
 
 from twoway.errors import UsageError
 from twoway.search.store import Hit, Item
-from twoway.search.terminal import COLUMNS, show
-from twoway.search.terminal_pictures import way_of
+from twoway.search.terminal import COLUMNS, show, way_of
 
 
 def webp(width, height, noise=False):

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from twoway.content import ContentError, Image
-from twoway.search.thumbnails import MOST_BYTES, SIDE, thumbnail
+from twoway.search.pictures import MOST_BYTES, SIDE, thumbnail
 
 
 def written(picture, kind, **options):

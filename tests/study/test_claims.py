@@ -10,11 +10,9 @@ import pytest
 
 from study_made import TASKS, made
 from twoway.errors import UsageError
-from twoway.study.claims import comparisons, doses, read_claims
-from twoway.study.evidence import Evidence
+from twoway.study.claims import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED, Evidence, comparisons, doses, read_claims
 from twoway.study.outcomes import read_outcomes
-from twoway.study.page_claim import onset
-from twoway.study.verdict import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED
+from twoway.study.page import onset
 
 CLAIM = {"key": "pays", "claim": 2, "says": "b beats a", "paper": "", "better": "b", "than": "a"}
 DOSES = {"0": "a", "15": "b", "50": "c", "100": "d"}

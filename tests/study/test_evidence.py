@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benchmarks.bench_intervals import TASKS, drawn, held
 
-from twoway.study.evidence import Evidence
+from twoway.study.claims import Evidence
 from twoway.study.outcomes import Arm, Reading, Run
 
 STUDIES = 120

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from twoway.study.config import Gate
-from twoway.study.gate import Verdict, of_arm
+from twoway.study.grid import GateVerdict, of_arm
 
 STUDY: Any = SimpleNamespace(smoke="causal", gate=Gate(times=4.0))
 BASE = {"gap": 1.0, "least": 0.5, "passed": True}
 
 
-def asked(*tasks: tuple[float, float | None]) -> Verdict:
+def asked(*tasks: tuple[float, float | None]) -> GateVerdict:
     found = {"tasks": {str(number): {"score": score, "chance": chance} for number, (score, chance) in enumerate(tasks)}}
-    return Verdict(BASE, of_arm(STUDY, found, (1,)))
+    return GateVerdict(BASE, of_arm(STUDY, found, (1,)))
 
 
 def test_the_mean_over_tasks_must_be_so_many_times_that_of_chance():

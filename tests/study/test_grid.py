@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from study_fakes import KINDS, write
+from twoway.study.config import read_study
 from twoway.study.grid import Layout
-from twoway.study.reading import read_study
 
 TWO = {"first": {"stage": "shape", "batch_rows": 4, "rows": 8, "seeds": [5, 6]}, "second": {"stage": "shape", "from": "first"}}
 

@@ -9,12 +9,10 @@ import pytest
 from study_fakes import KINDS, write
 from twoway.errors import TwowayError
 from twoway.files import sha256
-from twoway.stages.records import Record
-from twoway.study import summary
-from twoway.study.gate import Verdict
-from twoway.study.grid import Layout
-from twoway.study.rates import SCORE, rates
-from twoway.study.reading import read_study
+from twoway.recipes.records import Record
+from twoway.study import run
+from twoway.study.config import read_study
+from twoway.study.grid import SCORE, GateVerdict, Layout, rates
 
 ARMS = {"a": {"lr": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"lr": {"like": "a"}}}
 
@@ -48,8 +46,8 @@ def test_a_try_that_broke_down_is_not_taken(tmp_path):
 def test_no_try_that_holds_is_no_rate(tmp_path):
     study, grid = tried(tmp_path, [{SCORE: float("nan")}] * 3)
     assert rates(study, grid) == {}
-    summary.write(study, grid, tmp_path / "out", summary.Facts("failed", 1, Verdict(), {}))
-    arms = json.loads((tmp_path / "out" / summary.FILE).read_text())["arms"]
+    run.write_summary(study, grid, tmp_path / "out", run.Facts("failed", 1, GateVerdict(), {}))
+    arms = json.loads((tmp_path / "out" / run.SUMMARY_FILE).read_text())["arms"]
     why = "is not known: with none of those that were tried is the score on held-out rows a number"
     assert [arms[name]["waits"] for name in ("a", "b")] == [f"its learning rate {why}", f"the learning rate of a {why}"]
 

@@ -9,8 +9,8 @@ import pytest
 import study_fakes
 from study_fakes import KINDS, write
 from twoway.errors import UsageError
-from twoway.stages.kinds import KINDS as REAL
-from twoway.study.reading import read_study, rows_of_step, rows_read
+from twoway.recipes.stages import KINDS as REAL
+from twoway.study.config import read_study, rows_of_step, rows_read
 
 HOME = Path(__file__).resolve().parents[2] / "studies"
 

@@ -17,8 +17,8 @@ import pytest
 import study_fakes
 from study_fakes import KINDS, began, calls, do, facts, write
 from twoway.errors import TwowayError, UsageError
+from twoway.processes import Stopped
 from twoway.study.forecast import forecast
-from twoway.training.stop import Stopped
 
 pytestmark = pytest.mark.xdist_group("ranks")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import yaml
 
 from study_fakes import KINDS, write
-from twoway.study.reading import read_study
-from twoway.study.summary import resolved
+from twoway.study.config import read_study
+from twoway.study.run import resolved
 
 
 def test_the_resolved_study_is_the_study_again(tmp_path):

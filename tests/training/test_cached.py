@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from twoway.errors import TwowayError
-from twoway.objectives.contrastive import contrastive_loss
-from twoway.training.cached import CachedTask, Compared, Kept
-from twoway.training.checkpoint import Checkpoints
+from twoway.losses.contrastive import contrastive_loss
+from twoway.training.checkpointing import Checkpoints
 from twoway.training.config import TrainConfig
+from twoway.training.distributed import Ranks
+from twoway.training.gradient_cache import CachedTask, Compared, Kept
 from twoway.training.progress import read_log
-from twoway.training.ranks import Ranks
 from twoway.training.trainer import Trainer
 
 STEPS, WIDTH = 6, 5

@@ -16,16 +16,16 @@ from cut_off import cut_off, same_bits
 from tools.nano_base import base
 from toy_training import train_toy
 from twoway.errors import UsageError
-from twoway.model import card
-from twoway.stages.bridge_config import BridgeConfig
-from twoway.stages.finetune_config import FinetuneConfig
-from twoway.stages.fingerprint import plan
-from twoway.stages.pretrain import pretrain
-from twoway.stages.pretrain_config import PretrainConfig
-from twoway.stages.recipe import read_recipe
-from twoway.training import precision
-from twoway.training.checkpoint import read_run
-from twoway.training.precision import Choice, choose, settle, speed_ratio
+from twoway.methods.bridge.config import BridgeConfig
+from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.pretrain.method import pretrain
+from twoway.models import checkpoint
+from twoway.recipes.recipe import read_recipe
+from twoway.recipes.records import plan
+from twoway.training import config
+from twoway.training.checkpointing import read_run
+from twoway.training.config import Choice, choose, settle, speed_ratio
 from twoway.training.progress import read_log
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
@@ -37,7 +37,7 @@ def machine(monkeypatch):
     """Return what makes this machine one that is fast in a type."""
 
     def become(dtype):
-        monkeypatch.setattr(precision, "_measured", lambda: Choice(dtype, f"{dtype} is said to be fast"))
+        monkeypatch.setattr(config, "_measured", lambda: Choice(dtype, f"{dtype} is said to be fast"))
 
     return become
 
@@ -57,16 +57,16 @@ def test_every_training_has_auto_unless_it_is_told_otherwise():
 
 @pytest.mark.parametrize(("ratio", "dtype"), [(0.02, "float32"), (1.0, "float32"), (1.3, "float32"), (1.9, "bfloat16"), (8.0, "bfloat16")])
 def test_bfloat16_has_to_be_clearly_faster(monkeypatch, ratio, dtype):
-    precision._measured.cache_clear()
-    monkeypatch.setattr(precision, "speed_ratio", lambda: ratio)
+    config._measured.cache_clear()
+    monkeypatch.setattr(config, "speed_ratio", lambda: ratio)
     assert choose(CPU).dtype == dtype
     assert f"{ratio:g} times" in choose(CPU).why
-    precision._measured.cache_clear()
+    config._measured.cache_clear()
 
 
 def test_what_is_measured_is_stable_and_leaves_the_threads_alone():
     threads = torch.get_num_threads()
-    assert len({speed_ratio() >= precision.MARGIN for _ in range(4)}) == 1
+    assert len({speed_ratio() >= config.MARGIN for _ in range(4)}) == 1
     assert torch.get_num_threads() == threads
 
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_in_the_type_it_began_in_and_says_so(tiny_model, rows, tmp
     assert "computing in float32, as this run began (bfloat16 would be faster here" in capsys.readouterr().err
     same_bits(cut / "model.safetensors", whole / "model.safetensors")
     assert {line["dtype"] for line in read_log(cut)} == {"float32"}
-    assert card.read(cut)["chain"][-1]["options"]["dtype"] == "float32"
+    assert checkpoint.read_card(cut)["chain"][-1]["options"]["dtype"] == "float32"
     assert "dtype=float32" in (cut / "README.md").read_text()
     # Done is done, whatever this machine is fast in; another type that is asked for is another run.
     assert pretrain(tiny_model("qwen2_vl"), cut, [str(rows)], **USUAL).resumed == 4

@@ -10,13 +10,12 @@ import torch
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Text
-from twoway.data.collate import collate
-from twoway.data.corrupt import NO_TARGET
-from twoway.data.encode import Encoder
-from twoway.stages.pretrain_config import PretrainConfig
-from twoway.stages.pretrain_model import prepare
-from twoway.training.pairs import pair
-from twoway.training.probes import Prober, Sums, gaps, measure, undisturbed
+from twoway.data.collators import collate
+from twoway.data.masking import NO_TARGET
+from twoway.data.processing import Encoder
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.pretrain.method import prepare
+from twoway.training.probes import Prober, Sums, gaps, measure, pair, undisturbed
 
 COLOURS = ("red", "blue", "green", "black", "white", "olive")
 

@@ -17,12 +17,11 @@ import torch
 from full_disk import disk_full
 from toy_training import ToyData, stored, toy_rank, train_toy
 from twoway.errors import TwowayError
-from twoway.training import checkpoint
-from twoway.training import launch as launch_module
-from twoway.training.checkpoint import Checkpoints
-from twoway.training.launch import HOST, _pass_on, _store, launch
+from twoway.training import checkpointing
+from twoway.training import distributed as launch_module
+from twoway.training.checkpointing import Checkpoints
+from twoway.training.distributed import HOST, Ranks, _pass_on, _store, launch
 from twoway.training.progress import read_log
-from twoway.training.ranks import Ranks
 
 # Each rank is a process that imports torch: tests that start some run in one worker, in turn, and leave the others a processor.
 pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.usefixtures("quick_ranks")]
@@ -95,7 +94,7 @@ def stopping(out, options, how, number):
 
 
 def test_a_rank_that_stops_ends_the_others_within_the_time_of_a_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch_module, "PATIENCE", 4.0)
+    monkeypatch.setattr(launch_module, "LAUNCH_PATIENCE", 4.0)
     began, said = (
         time.monotonic(),
         r"^rank 0 of 2, step 8: another rank has not answered for 0\.1 minutes \(timeout_minutes\); ",
@@ -109,7 +108,7 @@ def test_a_rank_that_stops_ends_the_others_within_the_time_of_a_step(tmp_path, m
 
 def dying_write(out, options):
     """Be a rank; the second one dies while it writes step 6, when the first one has written its part."""
-    write = checkpoint.save_file
+    write = checkpointing.save_file
 
     def dies(tensors, path):
         if path.parent.name == ".step-6.tmp" and int(os.environ["RANK"]) == 1:
@@ -119,7 +118,7 @@ def dying_write(out, options):
             os.kill(os.getpid(), signal.SIGKILL)
         write(tensors, path)
 
-    checkpoint.save_file = dies
+    checkpointing.save_file = dies
     toy_rank(out, options)
 
 
@@ -136,7 +135,7 @@ def test_a_rank_that_dies_while_it_writes_leaves_the_checkpoint_before(alone, tm
 
 def full_disk(out, options):
     """Be a rank; the second one's disk is full at step 6."""
-    write = checkpoint.save_file
+    write = checkpointing.save_file
 
     def full(tensors, path):
         if path.parent.name == ".step-6.tmp" and int(os.environ["RANK"]) == 1:
@@ -144,7 +143,7 @@ def full_disk(out, options):
                 write(tensors, path)
         write(tensors, path)
 
-    checkpoint.save_file = full
+    checkpointing.save_file = full
     toy_rank(out, options)
 
 

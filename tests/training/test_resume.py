@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from toy_training import SHARDS, Toy, ToyData, train_toy
 from twoway.errors import TwowayError, UsageError
-from twoway.training import checkpoint, ranks
+from twoway.training import checkpointing, distributed
 from twoway.training import trainer as trainer_module
-from twoway.training.checkpoint import Checkpoints, read_optimizer, same_run
+from twoway.training.checkpointing import Checkpoints, read_optimizer, same_run
+from twoway.training.distributed import Ranks
 from twoway.training.progress import read_log
-from twoway.training.ranks import Ranks
 
 STEPS = 12
 WRITES = 15  # of one checkpoint: its begin and end, four files, five flushes, two removals, and the next one's wait
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(monkeypatch, tmp_path, whol
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("twoway.training.checkpoint.save_file", full)
+        patched.setattr("twoway.training.checkpointing.save_file", full)
         with pytest.raises(TwowayError, match=r"no space left.*step 6 stands"):
             train_toy(tmp_path, STEPS)
     assert Checkpoints(tmp_path).steps()[-1] == 6
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(monkeypatch, tmp_path, whol
 
 
 def test_sigterm_saves_and_leaves(tmp_path, whole, monkeypatch):
-    from twoway.training.stop import Stopped
+    from twoway.processes import Stopped
 
     plain = ToyData.batch
 
@@ -193,7 +193,7 @@ def test_a_run_is_what_it_was_unless_forced(tmp_path):
 
 def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypatch, tmp_path, whole):
     """Two steps are done while the files of step 3 are held back, and what is then written is what stood at step 3."""
-    held, steps, write = threading.Event(), [], checkpoint.save_file
+    held, steps, write = threading.Event(), [], checkpointing.save_file
     batch = ToyData.batch
 
     def slow(*args):
@@ -206,7 +206,7 @@ def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypa
             held.set()
         return batch(self, step, shard)
 
-    monkeypatch.setattr(checkpoint, "save_file", slow)
+    monkeypatch.setattr(checkpointing, "save_file", slow)
     monkeypatch.setattr(ToyData, "batch", noted)
     train_toy(tmp_path, STEPS)
     assert [stand for step, stand in steps if step in (3, 4, 5)] == [[]] * 6
@@ -217,13 +217,13 @@ def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypa
 
 def test_what_is_written_is_a_copy(monkeypatch, tmp_path):
     """What trains may change as soon as saving has begun."""
-    held, write = threading.Event(), checkpoint.save_file
+    held, write = threading.Event(), checkpointing.save_file
 
     def slow(*args):
         assert held.wait(60)
         write(*args)
 
-    monkeypatch.setattr(checkpoint, "save_file", slow)
+    monkeypatch.setattr(checkpointing, "save_file", slow)
     ranks, checkpoints = Ranks("cpu"), Checkpoints(tmp_path)
     for step in (1, 2):
         held.clear()
@@ -271,7 +271,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path):
 
 def test_the_optimizers_state_lies_where_the_weights_do(whole, monkeypatch):
     wanted = {}
-    monkeypatch.setattr(checkpoint, "_read", lambda _folder, tensors: wanted.update(tensors))
+    monkeypatch.setattr(checkpointing, "_read", lambda _folder, tensors: wanted.update(tensors))
     there = {name: torch.nn.Parameter(one.detach().to("meta")) for name, one in Toy().named_parameters()}
     optimizer = torch.optim.AdamW(there.values())
     read_optimizer(Checkpoints(whole).place(STEPS), optimizer, there)
@@ -281,7 +281,7 @@ def test_the_optimizers_state_lies_where_the_weights_do(whole, monkeypatch):
 
 
 def test_ranks_that_see_different_checkpoints_are_refused(whole, monkeypatch):
-    monkeypatch.setattr(ranks.Ranks, "gather", lambda self, value: [value, []])
+    monkeypatch.setattr(distributed.Ranks, "gather", lambda self, value: [value, []])
     with pytest.raises(TwowayError, match=r"ranks see different checkpoints in .*on a disk that all machines share"):
         train_toy(whole, STEPS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twoway.training.schedule import rate
+from twoway.training.trainer import rate
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (7, 0.1), (1, 0.1), (10, 0.0), (10, 1.0)])

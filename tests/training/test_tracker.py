@@ -9,8 +9,7 @@ import pytest
 from accelerate import tracking
 
 from twoway.errors import UsageError
-from twoway.training.progress import Log
-from twoway.training.tracker import open_tracker, require_tracker
+from twoway.training.progress import Log, open_tracker, require_tracker
 
 
 class Noted:

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.encode import Encoder
-from twoway.data.mixture import open_mixture
-from twoway.data.pair_mixture import open_pairs
-from twoway.data.pair_rows import PairRow
+from twoway.data.formats import PairRow
+from twoway.data.mixture import open_mixture, open_pairs
 from twoway.data.patches import PatchGeometry
+from twoway.data.processing import Encoder
 from twoway.errors import TwowayError
-from twoway.model import pixels
-from twoway.model.backbone import load_config
-from twoway.model.processor import load_processor
-from twoway.stages.recipe import StageRecipe, read_recipe
+from twoway.models import processor as models_processor
+from twoway.models.loading import load_config
+from twoway.models.processor import load_processor
+from twoway.recipes.recipe import StageRecipe, read_recipe
 
 from .contents import PAGES, PHOTOS, Contents
 from .models import SMALL, build
@@ -155,7 +154,7 @@ def _read(model: Path, stages: Sequence[StageRecipe], known: dict[str, Source]) 
         given = stage.config
         processor = load_processor(model)
         bounds = {name: getattr(given, name) for name in ("min_pixels", "max_pixels")}
-        pixels.set_pixels(config, processor, **bounds)
+        models_processor.set_pixels(config, processor, **bounds)
         encoder = Encoder(processor, PatchGeometry.of(config, processor), max_length=given.max_length, template=given.template)
         for source in given.data:
             key = str((model.name, stage.kind.name, bounds, given.max_length, given.template, source))
@@ -201,11 +200,11 @@ def _grids(out: Path) -> list[str]:
             continue
         for name, given in (("its own", {"min_pixels": None, "max_pixels": None}), ("MoCa's", bounds)):
             processor = load_processor(model)
-            pixels.set_pixels(load_config(model), processor, **given)
+            models_processor.set_pixels(load_config(model), processor, **given)
             columns.append((f"{family}, {name} bounds", processor))
     lines = [f"| picture | {' | '.join(name for name, _ in columns)} |", f"|---|{'---:|' * len(columns)}"]
     for size in (*PAGES, *PHOTOS):
-        counts = [f"{pixels.see(processor, size).tokens:,}" for _, processor in columns]
+        counts = [f"{models_processor.see(processor, size).tokens:,}" for _, processor in columns]
         lines.append(f"| {size[0]} x {size[1]} | {' | '.join(counts)} |")
     return lines
 

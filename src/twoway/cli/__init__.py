@@ -1,4 +1,4 @@
-"""The program `twoway`: one verb, one small module; a verb's heavy imports wait until it runs."""
+"""The program `twoway`: a table of verbs, each in a module whose heavy imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # as a shell says it
 
-# Verbs in the order a newcomer needs them. Each module has HELP, EXAMPLE, configure(parser) and run(args) -> exit code.
-VERBS: tuple[str, ...] = (
-    "convert",
-    "check",
-    "info",
-    "data",
-    "pretrain",
-    "bridge",
-    "finetune",
-    "run",
-    "plan",
-    "evaluate",
-    "compare",
-    "mteb",
-    "study",
-    "embed",
-    "index",
-    "search",
-    "serve",
-    "mine",
-    "samples",
-)
+# Verbs in the order a newcomer needs them, each with its module, which has VERB_HELP, VERB_EXAMPLE, configure_VERB(parser) and
+# run_VERB(args) -> exit code.
+VERBS: dict[str, str] = {
+    "convert": "models",
+    "check": "models",
+    "info": "models",
+    "data": "data",
+    "pretrain": "training",
+    "bridge": "training",
+    "finetune": "training",
+    "run": "recipes",
+    "plan": "recipes",
+    "evaluate": "evaluate",
+    "compare": "evaluate",
+    "mteb": "evaluate",
+    "study": "study",
+    "embed": "search",
+    "index": "search",
+    "search": "search",
+    "serve": "serve",
+    "mine": "data",
+    "samples": "data",
+}
 
 DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."
 
@@ -62,12 +63,12 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="show log lines and, on failure, the whole traceback")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    for name in VERBS:
-        module = import_module(f".{name}", __name__)
-        one_line = module.HELP.strip().splitlines()[0]
-        verb = verbs.add_parser(name, help=one_line, description=module.HELP.strip(), epilog=f"example:\n  {module.EXAMPLE.strip()}")
-        verb.set_defaults(_run=module.run, _parser=verb)
-        module.configure(verb)
+    for name, home in VERBS.items():
+        module = import_module(f".{home}", __name__)
+        about, example = (getattr(module, f"{name.upper()}_{part}").strip() for part in ("HELP", "EXAMPLE"))
+        verb = verbs.add_parser(name, help=about.splitlines()[0], description=about, epilog=f"example:\n  {example}")
+        verb.set_defaults(_run=getattr(module, f"run_{name}"), _parser=verb)
+        getattr(module, f"configure_{name}")(verb)
     return parser
 
 

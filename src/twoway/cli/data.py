@@ -1,23 +1,25 @@
-"""`twoway data check` and `data prepare`: look at the data of a recipe before any training, and find out once what training needs of it."""
+"""`twoway data`, `mine` and `samples`: check and prepare data, find hard negatives, and look at the shipped samples."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import print_table
+from .parser import add_limits, add_on_bad, add_opening, add_processes, limits, opening, print_table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from twoway.stages.data_check import DataReport, SourceReport
-    from twoway.stages.data_prepare import Preparation
-    from twoway.stages.pair_check import PairsCheck, PairsReport
+    from twoway.data.mixture import PairSource
+    from twoway.recipes.data_check import DataReport, PairsCheck, PairsReport, SourceReport
+    from twoway.recipes.data_prepare import Preparation
 
-HELP = """Look at training data before any training: `data check` opens every source, counts, shows a row, and lists what is bad.
+DATA_HELP = """Look at training data before any training: `data check` opens every source, counts, shows a row, and lists what is bad.
 
 WHAT is a recipe (a YAML file) or one source, as --data takes it. With --model a row of each source is shown as that model sees it: the
 decoded prompt, the grid of each picture, and its tokens by kind. Pairs (a recipe of finetune, or --pairs) are measured side by side; rows
@@ -33,17 +35,19 @@ recipe's base, or --model) rows are measured with its processor; its weights are
 and training then needs no network. What is there already is kept, and a call that was cut off goes on. It lies in the cache: $TWOWAY_CACHE,
 or ~/.cache/twoway, or --cache-dir (training: cache_dir=DIR). Rows that are cut at max_length are listed; exit code 1 where a row is bad or
 lost (a picture that no row has room for), or a source cannot be opened or would lose more than max_bad_share of its rows."""
-EXAMPLE = """twoway data check recipes/nano-pretrain.yaml --model samples/base
+DATA_EXAMPLE = """twoway data check recipes/nano-pretrain.yaml --model samples/base
   twoway data check captions.jsonl --decode
   twoway data check samples:train --pairs --against samples:test --model samples/base
   twoway data prepare recipes/nano-moca.yaml --processes 2"""
 _LISTED = 10
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_data(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     actions = parser.add_subparsers(dest="action", metavar="check|prepare", required=True)
-    check = actions.add_parser("check", help="open, count, show, list what is bad", description=HELP, epilog=f"example:\n  {EXAMPLE}")
+    check = actions.add_parser(
+        "check", help="open, count, show, list what is bad", description=DATA_HELP, epilog=f"example:\n  {DATA_EXAMPLE}"
+    )
     check.set_defaults(_parser=check)
     check.add_argument("what", metavar="WHAT", help="a recipe, or one source")
     check.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the recipe")
@@ -73,13 +77,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--json", action="store_true", help="answer in JSON, every bad row in it")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_data(args: argparse.Namespace) -> int:
     """Check or prepare, print, and say with the exit code whether all is well."""
     if args.action == "prepare":
         return _prepare(args)
-    from twoway.data.table_sharing import looking
-    from twoway.stages.data_check import check_data
-    from twoway.stages.pair_check import check_pairs, pairs_of
+    from twoway.data.readers import looking
+    from twoway.recipes.data_check import check_data, check_pairs, pairs_of
 
     options = {"model": args.model, "rows": args.rows, "decode": args.decode}
     with looking(logged=False):  # what is odd stands in the report
@@ -99,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from twoway.stages.data_prepare import prepare_data
+    from twoway.recipes.data_prepare import prepare_data
 
     how = {"model": args.model, "words": args.words, "pairs": args.pairs, "processes": args.processes, "cache_dir": args.cache_dir}
     found = prepare_data(args.what, **how)
@@ -241,3 +244,186 @@ def _pair_lines(source: PairsReport, against: Sequence[str]) -> list[str]:
         if rows or what != "bad":
             lines.append(f"  {what}: {len(rows):,} rows" + (", the first: " + "; ".join(rows[:3]) if rows else ""))
     return lines
+
+
+# `twoway mine`: hard negatives for pairs.
+
+MINE_HELP = """Find hard negatives: for each pair's query, what a model takes for near and is not right.
+
+Candidates are the positives of all pairs of the same task, and the rows of --corpus. The positive, its copies (by content and by vector)
+and the answers of other rows with the same query are never taken. Sources are those of 'twoway finetune': a SPEC each, or the data of a
+recipe, with its templates and caps; of a stream of the hub the first --cap rows are copied beside the vectors.
+
+OUT/part-*.parquet are pairs for finetune, each negative with its score, rank and place; OUT.vectors keeps the vectors, so that another
+choice costs no embedding. The same command goes on after any end."""
+MINE_EXAMPLE = """twoway mine my-model --data samples:train --out mined --negatives 3 --ranks 5 50 --share 0.95
+  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random 0.25 --margin 0.05
+  twoway mine my-model --data hub:OWNER/PAIRS:train --cap 100000 --out mined
+  twoway mine my-model --recipe recipes/moca-finetune.yaml --out mined"""
+
+
+def configure_mine(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id: ours, or any that gives vectors")
+    parser.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="pairs: columns query, positive and so on")
+    parser.add_argument("--recipe", metavar="FILE", help="the pairs that this recipe of finetune trains on; --data replaces them")
+    parser.add_argument("--cap", metavar="N", type=int, help="of each source named here the first N rows; a stream of the hub needs it")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the pairs with negatives; new, or one to go on with")
+    parser.add_argument("--corpus", metavar="SPEC", nargs="+", default=[], help="more candidates, for queries of every task")
+    parser.add_argument("--negatives", metavar="N", type=int, default=7, help="how many a query gets")
+    parser.add_argument(
+        "--ranks", metavar=("FIRST", "LAST"), nargs=2, type=int, default=(1, 100), help="which of the wrong candidates, the nearest is 1"
+    )
+    parser.add_argument("--margin", metavar="X", type=float, help="a negative scores at least X less than the positive")
+    parser.add_argument("--share", metavar="X", type=float, help="a negative scores at most this share of the positive (0.95, say)")
+    parser.add_argument("--max-score", metavar="X", type=float, help="a negative scores at most X")
+    parser.add_argument("--min-score", metavar="X", type=float, help="a negative scores at least X")
+    parser.add_argument("--random", metavar="SHARE", type=float, default=0.0, help="share of the negatives drawn from all candidates")
+    parser.add_argument(
+        "--sampling", choices=("top", "random"), default="top", help="within the ranks take the nearest, or draw among all of them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--query-instruction", metavar="TEXT", help="text before a query (default: the model's prompt for queries)")
+    parser.add_argument("--document-instruction", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
+    parser.add_argument("--vectors", metavar="DIR", help="where the vectors are kept (default: OUT.vectors)")
+    add_opening(parser)
+    add_processes(parser)
+    parser.add_argument("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew; vectors stay")
+    add_on_bad(parser, listed="bad-rows.jsonl beside the vectors")
+    add_limits(parser)
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run_mine(args: argparse.Namespace) -> int:
+    """Mine, and say what came out."""
+    from dataclasses import asdict
+
+    from twoway.data.mixture import PairSource, SourceConfig
+    from twoway.errors import UsageError
+    from twoway.methods.mine import mine
+    from twoway.methods.negatives import Choice
+
+    data: Sequence[PairSource] = [PairSource(spec, cap=args.cap) for spec in args.data]
+    if args.recipe is not None and not data:
+        from twoway.recipes.data_check import pairs_of
+
+        recipe = pairs_of(args.recipe, [], pairs=True)
+        data = recipe.data if recipe is not None else ()
+    if not data:
+        raise UsageError("no pairs are named; pass --data SPEC, or --recipe FILE with one that names some")
+
+    names = ("negatives", "margin", "share", "random", "sampling", "seed")
+    wishes = {name: getattr(args, name) for name in names}
+    choice = Choice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
+    prompts = [
+        None if text is None else {"side": side, "instruction": text}
+        for side, text in (("query", args.query_instruction), ("document", args.document_instruction))
+    ]
+    result = mine(
+        args.model,
+        data,
+        args.out,
+        corpus=[SourceConfig(spec, cap=args.cap) for spec in args.corpus],
+        choice=choice,
+        query_prompt=prompts[0],
+        document_prompt=prompts[1],
+        vectors=args.vectors,
+        on_bad=args.on_bad,
+        limits=limits(args),
+        overwrite=args.overwrite,
+        **opening(args),
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
+        return 0
+    said = f"{result.out}: {result.rows:,} pairs with {result.negatives:,} mined negatives out of {result.candidates:,} candidates"
+    said += f"; {result.short:,} pairs have fewer than {args.negatives}" if result.short else ""
+    said += f"; {result.bad:,} bad rows left out" if result.bad else ""
+    lines = [said, *(f"  left out by {name}: {count:,}" for name, count in result.left_out.items() if count)]
+    if result.root:
+        lines.append(f"  pictures stay in {result.root}, which {result.out} remembers")
+    lines.append(f"  next: {shlex.join(['twoway', 'finetune', args.model, 'OUT', '--data', result.out])}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+# `twoway samples`: what the shipped samples hold.
+
+SAMPLES_HELP = """List and describe the samples.
+
+The samples are a small real world: pictures in several styles with names in several languages, flags, document pages, paragraphs.
+A view is what `samples:NAME` reads wherever a command takes data."""
+SAMPLES_EXAMPLE = """twoway samples
+  twoway samples train --show 3"""
+
+
+def configure_samples(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("view", nargs="?", metavar="NAME", help="describe one view (default: list all)")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="with NAME, print its first N rows (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a view's random choices (default: 0)")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run_samples(args: argparse.Namespace) -> int:
+    """List, or describe."""
+    answer = _describe(args.view, args.seed, args.show) if args.view else _list()
+    if args.json:
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
+    else:
+        sys.stdout.write(_plain(answer))
+    return 0
+
+
+def _list() -> dict[str, Any]:
+    """Count the tables and name the views."""
+    from twoway.data.samples import TABLES, VIEWS, load
+
+    world = load()
+    styles = Counter((row["style"], row["half"]) for row in world.pictures)
+    return {
+        "folder": str(world.folder),
+        "tables": {name: len(getattr(world, name)) for name in TABLES},
+        "pictures": {style: {half: styles[style, half] for half in ("seen", "unseen")} for style in sorted({style for style, _ in styles})},
+        "views": {f"samples:{name}": one.what for name, one in VIEWS.items()},
+    }
+
+
+def _describe(name: str, seed: int, show: int) -> dict[str, Any]:
+    """Count a view's rows by task, and give the first few."""
+    from twoway.data import samples
+
+    one = samples.view(name)
+    if one.pairs:
+        pairs = list(samples.pairs(name, seed=seed))
+        rows = [f"[{pair.task}] {_words(pair.query)}  ->  {_words(pair.positive)}" for pair in pairs[:show]]
+        counts: dict[str, int] = dict(sorted(Counter(pair.task for pair in pairs).items()))
+        return {"view": f"samples:{name}", "what": one.what, "rows": len(pairs), "tasks": counts, "first": rows}
+    documents = list(samples.documents(name, seed=seed))
+    return {"view": f"samples:{name}", "what": one.what, "rows": len(documents), "first": [_words(row) for row in documents[:show]]}
+
+
+def _words(document: Any) -> str:
+    """Write a document on one line, pictures by their row's id."""
+    shown = document.meta.get("id") or document.meta.get("ids")
+    return " + ".join(getattr(part, "text", f"<picture {shown}>").replace("\n", " / ") for part in document.parts)
+
+
+def _plain(answer: dict[str, Any]) -> str:
+    """Write an answer for reading: a table for each mapping, a line for each value."""
+    lines = []
+    for key, value in answer.items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:")
+            wide = max(map(len, value), default=0)
+            lines += [f"  {name:<{wide}}  {_cell(inner)}" for name, inner in value.items()]
+        elif isinstance(value, list):
+            lines += [f"  {one}" for one in value]
+        else:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    """Write one cell."""
+    return ", ".join(f"{count} {name}" for name, count in value.items()) if isinstance(value, dict) else str(value)

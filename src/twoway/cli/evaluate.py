@@ -1,17 +1,17 @@
-"""`twoway evaluate`: a model's scores on a suite, with chance and interval."""
+"""`twoway evaluate`, `compare` and `mteb`: measure models."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .options import add_on_bad, add_opening, add_processes, opening, print_table
+from twoway.errors import UsageError
 
-if TYPE_CHECKING:
-    import argparse
+from .parser import add_on_bad, add_opening, add_processes, opening, print_table
 
-HELP = """Score a model on a suite, with what chance would give and how sure each score is.
+EVALUATE_HELP = """Score a model on a suite, with what chance would give and how sure each score is.
 
 MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, a causal
 vision-language model with --pooling last, or a server of vectors by its address (openai:URL#MODEL). The suite mmeb takes any folder in
@@ -24,7 +24,7 @@ by mteb itself, which fetches their data from the hub.
 
 Each distinct content is embedded once and kept (in --cache), so a run that was cut off goes on where it was. Ties are no hits; for mmeb the
 official score, in which they are, stands beside. A score that chance would reach is marked "at chance"."""
-EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.html
+EVALUATE_EXAMPLE = """twoway evaluate out --suite nano --output nano.json --report nano.html
   twoway evaluate out --suite mmeb --data MMEB-eval --output results.json
   twoway evaluate out --suite mmeb --data MMEB-eval --tasks MSCOCO_i2t,OK-VQA --subset 200
   twoway evaluate out --suite pairs --data test.jsonl --output test.json --report test.html
@@ -38,7 +38,7 @@ WIDTH = 160  # of a table in a file or a pipe
 _LISTED = 5
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_evaluate(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="folder, hub id, or openai:URL#MODEL")
     parser.add_argument("--suite", required=True, metavar="NAME", help="what to score on: mmeb, nano, pairs, vidore-v2 or mteb:NAME")
@@ -55,11 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_on_bad(parser, listed="bad-rows.jsonl beside FILE")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate and show a table."""
-    from twoway.data.pair_mixture import PairSource
-    from twoway.errors import UsageError
-    from twoway.stages.evaluate import evaluate
+    from twoway.data.mixture import PairSource
+    from twoway.evaluation.evaluate import evaluate
 
     if args.cap is not None and not args.data:
         raise UsageError("--cap is of the sources that --data names; name one, or leave it out")
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         **opening(args),
     )
     if args.report is not None:
-        from twoway.stages.evaluate_report import write_report
+        from twoway.reports.evaluation import write_report
 
         write_report(args.report, found.found, found.results)
     if args.json:
@@ -122,3 +121,92 @@ def show(found: dict[str, Any]) -> None:
                 f"{name}: the right candidate comes twice in {len(doubled):,} rows, and counts once: {', '.join(doubled[:_LISTED])}{more}",
                 markup=False,
             )
+
+
+# `twoway compare`: are the differences between models more than luck.
+
+COMPARE_HELP = """Compare results of twoway evaluate, item by item: each file against the first.
+
+A difference is the later file minus the first on the items that both have, with its 95% interval by a paired bootstrap; where the interval
+leaves zero out, the line says which one is better, and else that the difference may be luck. The files of items lie beside the results."""
+COMPARE_EXAMPLE = """twoway compare causal.json two-way.json
+  twoway compare base.json a.json b.json --picture differences.svg
+  twoway compare base.json a.json b.json --json"""
+
+
+def configure_compare(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("first", metavar="FIRST", help="results that the others are compared with")
+    parser.add_argument("others", metavar="OTHER", nargs="+", help="more results")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the differences with their intervals, as FILE.svg or FILE.html")
+    parser.add_argument("--json", action="store_true", help="answer in JSON")
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Compare and show a table for each pair."""
+    import dataclasses
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from twoway.evaluation.compare import compare
+    from twoway.reports.evaluation import check_picture, write_picture
+
+    if args.picture is not None:
+        check_picture(args.picture)
+    found = {other: compare(args.first, other, seed=args.seed) for other in args.others}
+    if args.picture is not None:
+        write_picture(args.picture, args.first, found)
+    if args.json:
+        lines = {other: [dataclasses.asdict(line) for line in differences] for other, differences in found.items()}
+        sys.stdout.write(json.dumps({"first": args.first, "others": lines}, indent=2) + "\n")
+        return 0
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    for other, differences in found.items():
+        table = Table(title=f"{other} against {args.first}", title_justify="left")
+        table.add_column("task")
+        for title in ("n", "first", "this", "difference", "95%"):
+            table.add_column(title, justify="right")
+        table.add_column("")
+        for line in differences:
+            gap = line.second - line.first
+            verdict = ("better" if gap > 0 else "worse") if line.sure else "may be luck"
+            numbers = f"{line.first:.3f}", f"{line.second:.3f}", f"{gap:+.3f}", f"{line.low:+.3f} to {line.high:+.3f}"
+            table.add_row(line.what, str(line.n), *numbers, verdict)
+        print_table(console, table)
+    return 0
+
+
+# `twoway mteb`: mteb's own command, on a folder.
+
+MTEB_HELP = """Run mteb's own command on a model of yours.
+
+What follows is given to mteb as it stands: `twoway mteb run -m out -t STS12` is `mteb run -m out -t STS12`, for any model that evaluate
+takes. mteb's command alone opens only what is in its registry or on the hub (there a checkpoint of ours works as it is, pictures included);
+of a folder it says "No model implementation is available". Options of ours stand before mteb's words. Tasks and their data are fetched by
+mteb from the hub; `mock-run` needs none. For tables with chance and intervals there is twoway evaluate --suite mteb:NAME."""
+MTEB_EXAMPLE = """twoway mteb run -m out -t STS12 Vidore2ESGReportsHLRetrieval
+  twoway mteb --cache vectors run -m out -b "ViDoRe(v2)" --output-folder results
+  twoway mteb mock-run -m out
+  twoway mteb run -m openai:http://localhost:8000/v1#name -t STS12"""
+
+
+def configure_mteb(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_opening(parser)
+    parser.add_argument("--cache", metavar="DIR", help="where vectors are kept (default: $TWOWAY_CACHE, else the user's cache folder)")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="WORDS", help="mteb's own words, such as: run -m MODEL -t TASK")
+
+
+def run_mteb(args: argparse.Namespace) -> int:
+    """Register the model and let mteb run."""
+    if not args.words:
+        raise UsageError("say what mteb should do, such as: twoway mteb run -m out -t STS12")
+    from twoway.evaluation.evaluate import require_mteb
+
+    require_mteb()
+    from twoway.evaluation.mteb import run_mteb
+
+    run_mteb(args.words, cache=args.cache, **opening(args))
+    return 0

@@ -6,29 +6,29 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from .options import add_opening, opening
+from .parser import add_opening, opening
 
 if TYPE_CHECKING:
     import argparse
 
     from fastapi import FastAPI
 
-    from twoway.serve.access import Access
-    from twoway.serve.limits import Limits
+    from twoway.server.schemas import Limits
+    from twoway.server.service import Access
 
-HELP = """Put a model behind HTTP: embeddings as the OpenAI client asks for them, search in an index, and a page to look at.
+SERVE_HELP = """Put a model behind HTTP: embeddings as the OpenAI client asks for them, search in an index, and a page to look at.
 
 POST /v1/embeddings takes texts (OpenAI's) and pictures (messages with image_url parts, as vLLM takes them; data URLs alone: nothing is ever
 fetched, and no path is read). With --db, /v1/search and the page at / search an index made by 'twoway index'. It answers on this machine
 alone; for others, pass --host, set API keys, and put a proxy with TLS in front. /healthz, /readyz and /metrics are for those who run it."""
-EXAMPLE = """twoway serve my-model --db my-index
+SERVE_EXAMPLE = """twoway serve my-model --db my-index
   twoway serve my-model --db my-index --host 0.0.0.0 --api-keys keys.txt --read-only"""
 
 
 _CPU_BUDGET = 2048
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_serve(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument("--db", metavar="PATH", help="index to search: a folder, a .db file, or milvus://host:port/collection")
@@ -56,16 +56,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grace", metavar="SECONDS", type=_some, default=30, help="time that running requests get when it is told to stop")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_serve(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     try:
-        from twoway.serve.run import address, bind, is_local
-        from twoway.serve.run import run as serve
+        from twoway.server.app import address, bind, is_local
+        from twoway.server.app import run as serve
     except ImportError as error:
         from twoway.errors import UsageError, with_extra
 
         raise UsageError(f"serving needs more packages ({error.name}); {with_extra('serve')}") from error
-    from twoway.serve.access import LOCAL, Access, read_keys
+    from twoway.server.service import LOCAL, Access, read_keys
 
     keys = read_keys(args.api_keys)
     with bind(args.host, args.port) as taken:
@@ -92,10 +92,8 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
     from dataclasses import replace
 
     from twoway.embedding import open_embedder
-    from twoway.search.opening import open_store
-    from twoway.search.query import check_model
-    from twoway.serve.app import create_app
-    from twoway.serve.run import warm
+    from twoway.search.query import check_model, open_store
+    from twoway.server.app import create_app, warm
 
     store = open_store(args.db) if args.db else None
     settings = {name: value for name, value in (("budget", args.budget), ("most", args.batch)) if value is not None}
@@ -116,7 +114,7 @@ def _limits(args: argparse.Namespace) -> Limits:
     """Return the limits, with what was asked for."""
     from dataclasses import replace
 
-    from twoway.serve.limits import Limits
+    from twoway.server.schemas import Limits
 
     limits = Limits()
     asked = {"queue_items": args.queue, "seconds": args.timeout, "pixels": args.decode_pixels}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from twoway.errors import UsageError
 
-from .options import print_table
+from .parser import print_table
 
 if TYPE_CHECKING:
     import argparse
 
     from twoway.study.forecast import Forecasts
 
-HELP = """Test claims: train arms that differ in one thing each, with several seeds, score them on the same items, and say what holds.
+STUDY_HELP = """Test claims: train arms that differ in one thing each, with several seeds, score them on the same items, and say what holds.
 
 STUDY is a YAML file: a base, stages that arms share (each is done once), arms, seeds, claims. OUT gets results/ARM/seed-N.json as
 twoway evaluate writes them, study.json, gate.json, report.html, and a log of each job in logs/. Jobs run in processes of one thread each.
@@ -25,7 +25,7 @@ What is done is kept, what was cut off goes on: give the same command again. A j
 the command then ends with 1 and names its log. Where the base does not look at its pictures, or the first arm does not clear chance, the
 study says that it cannot decide, and why. --report writes what stands in OUT, all of it, as it was last run; it runs nothing.
 Words: seeds=[1] sets a key of the study, finetune.rows=640 one of all arms, arms.causal.lr=1e-4 or stages.moca.rows=6400 one of one."""
-EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, rows, time; nothing is done)
+STUDY_EXAMPLE = """twoway study studies/quick.yaml out --dry-run            (jobs, rows, time; nothing is done)
   twoway study studies/quick.yaml out --jobs 2             (give it again after a stop: it goes on)
   twoway study studies/full.yaml out --claims 2,3          (what these claims need, and no more)
   twoway study studies/quick.yaml out --write results.md   (and write the results as a page, beside the papers' figures)"""
@@ -34,7 +34,7 @@ WIDTH = 140  # of a table in a file or a pipe
 ENDED = ("done", "in part")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_study(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("study", metavar="STUDY", help="YAML file")
     parser.add_argument("out", metavar="OUT", help="folder of the study; new, or a study to go on with")
@@ -57,9 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="answer in JSON")
 
 
-def run(args: argparse.Namespace) -> int:
+def run_study(args: argparse.Namespace) -> int:
     """Run, go on, or forecast; 1 where something failed or nothing can be decided, 143 and 130 where a signal stopped it."""
-    from twoway.training.stop import Stopped
+    from twoway.processes import Stopped
 
     _require_said_together(args)
     jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -74,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         return 1 if found.problems else 0
     if args.report:
         return _report(args)
-    from twoway.study import pages
+    from twoway.study import page
     from twoway.study.run import run as run_study
 
     try:
-        result = run_study(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims), seen=pages.write)
+        result = run_study(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims), seen=page.write_page)
     except Stopped as stopped:
         sys.stderr.write(f"twoway study: {stopped}\n")
         return stopped.code
@@ -131,10 +131,10 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def _pages(args: argparse.Namespace) -> list[Path]:
     """Write what a reader looks at."""
-    from twoway.study import pages
+    from twoway.study import page
 
-    written = pages.write(args.out)
-    return written if args.write is None else written + pages.write_results([args.out, *args.also], args.write)
+    written = page.write_page(args.out)
+    return written if args.write is None else written + page.write_results([args.out, *args.also], args.write)
 
 
 def _said(args: argparse.Namespace, what: str, written: list[Path]) -> None:

@@ -1,24 +1,40 @@
-"""Rows with columns of their own become parts: a template such as `"{photo:image}{caption}"`, or a ready mapping by name.
-
-A mapping is a small pure function from a row to parts. `moca` reads the sets that MoCa's authors have prepared for their first stage
-(arXiv 2506.23115, section 4.1); each other one knows a public data set of that list, as its own authors share it. Texts stay as they stand:
-what a template or a text has at its ends, the model reads. None downloads anything: where a data set has addresses instead of pictures,
-they are fetched beforehand into a column `image`.
-"""
+"""Formats: rows with columns of their own become documents or pairs, by a template or a ready mapping."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import json
+import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from ..content import ContentError
-from ..errors import UsageError, did_you_mean
-from .rows import interleave, say
+from PIL import Image as PILImage
+
+from twoway.content import ContentError, Document, Place, Text
+from twoway.errors import UsageError, did_you_mean
+from twoway.images import DEFAULT, Limits
+
+from .rows import COLUMNS, MARKS, Watched, interleave, parts_of_messages, parts_of_row, say, unwrap
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from .rows import Form, Parts
+
+
+# Rows with columns of their own become parts: a template such as `"{photo:image}{caption}"`, or a ready mapping by
+# name.
+#
+# A mapping is a small pure function from a row to parts. `moca` reads the sets that MoCa's authors have prepared for
+# their first stage (arXiv 2506.23115, section 4.1); each other one knows a public data set of that list, as its own
+# authors share it. Texts stay as they stand: what a template or a text has at its ends, the model reads. None
+# downloads anything: where a data set has addresses instead of pictures, they are fetched beforehand into a column
+# `image`.
 
 FORMATS: dict[str, Form] = {}
 _KINDS = ("text", "image")
@@ -140,13 +156,13 @@ def docmatix(row: Mapping[str, Any]) -> Parts:
 
 
 @_format("visrag")
-def visrag(row: Mapping[str, Any]) -> Parts:
+def visrag_documents(row: Mapping[str, Any]) -> Parts:
     """VisRAG training data: `image`, a page, and the `query` it answers."""
     return _page(pictures_of(column(row, "image")), text_of(row, "query"))
 
 
 @_format("colpali")
-def colpali(row: Mapping[str, Any]) -> Parts:
+def colpali_documents(row: Mapping[str, Any]) -> Parts:
     """ColPali train set: `image`, a page, `query`, and `answer` where there is one (a string, or a list in one source)."""
     answer = row.get("answer")
     words = answer if isinstance(answer, str) else " ".join(map(str, answer or ()))
@@ -178,3 +194,381 @@ def pictures_of(value: Any) -> Parts:
     """Return a picture, a list of them, or none."""
     values = value if isinstance(value, list | tuple) else [value]
     return [{"image": one} for one in values if one is not None]
+
+
+# One row of contrastive data: what is asked, what answers it, and what does not although it looks like it.
+#
+# Each side is a document: texts and pictures in any order. A row of a table says its sides in columns (`query`,
+# `positive`, `negatives` and the like, see `columns`), or a ready mapping of a public data set does.
+#
+# A pair goes through tables and mixtures as one document with all its parts, so that everything that counts
+# characters and looks at pictures' headers serves pairs too; the pair itself lies in its `meta`, and `pair_of` takes
+# it out.
+
+_PAIR = "pair"
+# What the two sides of a row may be called.
+QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
+_NEGATIVES = "negative"
+# A side may stand in several columns: `query_image` and `query_text`, say.
+BESIDE = ("", "_image", "_images", "_text")
+
+
+# What Python may give where a document is asked for (`document_of`).
+Content = Document | str | bytes | Path | PILImage.Image | Mapping[str, Any] | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The sides of a row before they are checked: each a list of parts, `others` right answers besides the first."""
+
+    query: Any
+    positives: Sequence[Any]
+    negatives: Sequence[Any] = ()
+    task: str | None = None
+
+
+# Turns a row with columns of its own into sides.
+PairForm = Callable[[Mapping[str, Any]], Sides]
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A query, its answer, and wrong answers. `others` are further right answers: taken in turn, and never counted as wrong."""
+
+    task: str
+    query: Document
+    positive: Document
+    negatives: tuple[Document, ...] = ()
+    place: Place | None = field(default=None, compare=False)
+    others: tuple[Document, ...] = ()
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """All sides, the query first."""
+        return (self.query, self.positive, *self.others, *self.negatives)
+
+
+def pair_of(document: Document) -> PairRow:
+    """Return the pair that a document stands for."""
+    found = document.meta.get(_PAIR)
+    if not isinstance(found, PairRow):
+        raise ContentError("the row is a document and no pair of query and positive", document.place)
+    return found
+
+
+def named_sides(document: Document) -> Mapping[str, tuple[Document, ...]]:
+    """Return the sides of a row by their names; a row that is no pair has its text alone."""
+    pair = document.meta.get(_PAIR)
+    if not isinstance(pair, PairRow):
+        return {"text": (document,)}
+    return {"query": (pair.query,), "positive": (pair.positive, *pair.others), "negative": pair.negatives}
+
+
+def as_document(pair: PairRow) -> Document:
+    """Return the document that stands for a pair."""
+    return Document(tuple(part for one in pair.documents for part in one.parts), pair.place, {_PAIR: pair})
+
+
+def read_pair(
+    row: object,
+    place: Place,
+    root: Path | None,
+    form: PairForm,
+    task: str = "",
+    unread: Counter[str] | None = None,
+    limits: Limits = DEFAULT,
+) -> Document:
+    """Turn one row into the document that stands for a pair, or raise a `ContentError`; `task` is that of rows that name none."""
+    try:
+        if not isinstance(row, Mapping):
+            raise ContentError(f"the row is a {type(row).__name__}, not an object with query and positive")
+        watched = Watched(row)
+        sides = form(watched)
+        query = _side(sides.query, "query", place, root, limits)
+        if not sides.positives:
+            raise ContentError("the row has no positive: nothing answers its query")
+        first, *others = (_side(one, "positive", place, root, limits) for one in sides.positives)
+        negatives = tuple(_side(one, f"negative {number}", place, root, limits) for number, one in enumerate(sides.negatives, 1))
+    except ContentError as error:
+        raise ContentError(error.reason, place) from error
+    for number, negative in enumerate(negatives, 1):
+        if negative in (first, *others):
+            raise ContentError(f"negative {number} is the positive itself", place)
+    pair = PairRow(sides.task or task, query, first, negatives, place, tuple(others))
+    if unread is not None:
+        unread.update(watched.unread(pictures=any(one.images for one in pair.documents)))
+    return as_document(pair)
+
+
+def columns(row: Mapping[str, Any]) -> Sides:
+    """Read the columns that most data sets have: query (or anchor), positive (or positives), negative, negatives, negative_1 and so on.
+
+    A side is a text, a picture, a list of parts or of chat messages, or an object with the columns of a document (`rows`); `positives` and
+    `negatives` are lists of sides. A picture and a text may also stand in columns of their own: `query_image` (or `query_images`) and
+    `query_text`.
+    """
+    query = _first(row, QUERIES)
+    if query is None:
+        hint = next((found for key in row if (found := did_you_mean(str(key), QUERIES)) and key not in QUERIES), "")
+        raise ContentError(f"the row has no query (columns {', '.join(QUERIES)}){hint}; it has {', '.join(map(str, row))}")
+    positives = row["positives"] if isinstance(row.get("positives"), list | tuple) else [_first(row, POSITIVES)]
+    negatives: list[Any] = []
+    for key in row:
+        if key == "negatives" and row[key] is not None:
+            if not isinstance(row[key], list | tuple):
+                raise ContentError("negatives is a list of sides; a single one goes into the column negative")
+            negatives += row[key]
+        elif key == _NEGATIVES or (key.startswith(f"{_NEGATIVES}_") and key.removeprefix(f"{_NEGATIVES}_").isdigit()):
+            negatives.append(row[key])
+    negatives.append(_beside(row, _NEGATIVES))
+    task = row.get("task")
+    return Sides(query, [one for one in positives if one is not None], [one for one in negatives if one is not None], task or None)
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the first of these columns that holds something, pictures and texts in columns of their own included."""
+    for name in names:
+        if row.get(name) is not None:
+            beside = _beside(row, name) or {}
+            pictures = {kind: value for kind, value in beside.items() if kind != "text"}
+            return row[name] if not pictures else pictures | {"text": row[name]}
+        if (beside := _beside(row, name)) is not None:
+            return beside
+    return None
+
+
+def _beside(row: Mapping[str, Any], name: str) -> Any:
+    """Return the side that stands in `NAME_image` or `NAME_images`, and `NAME_text`."""
+    given = {kind: row.get(f"{name}{kind}") for kind in BESIDE if kind}
+    given = {kind.removeprefix("_"): value for kind, value in given.items()}
+    return {kind: value for kind, value in given.items() if value is not None} or None
+
+
+def _side(value: Any, name: str, place: Place, root: Path | None, limits: Limits) -> Document:
+    """Check one side."""
+    try:
+        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root, max_characters=limits.max_characters)
+    except ContentError as error:
+        raise ContentError(f"{name}: {error.reason}", place) from error
+
+
+def document_of(value: object, place: Place | None = None) -> Document:
+    """Return what Python gives as a document: one as it is; a text, a picture, a list of parts, or an object with a document's columns."""
+    if isinstance(value, Document):
+        return value
+    try:
+        return Document.from_parts(unwrap(parts_of(value)), place=place)
+    except ContentError as error:
+        raise ContentError(error.reason, place) from error
+
+
+def documents_of(values: object) -> Iterator[Document]:
+    """Return documents out of what `document_of` takes; a single one, whose letters or parts would be taken for several, is refused."""
+    if isinstance(values, str | bytes | Mapping | Document) or not isinstance(values, Iterable):
+        raise UsageError(f"several documents are expected, not a single {type(values).__name__}; put it into a list")
+    return (one if isinstance(one, Document) else document_of(one, Place("documents", number)) for number, one in enumerate(values, 1))
+
+
+def parts_of(value: Any) -> list[Any]:
+    """Return the parts of a side, however it is written."""
+    if value is None:
+        raise ContentError("it is null")
+    if isinstance(value, str | Text):
+        return [{"text": value if isinstance(value, str) else value.text}]
+    if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
+        return [{"image": value}]
+    if isinstance(value, Mapping):
+        unknown = [key for key in value if key not in COLUMNS]
+        if unknown:
+            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), COLUMNS)}")
+        return list(parts_of_row(value))
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and "role" in value[0]:
+        return parts_of_messages(value, [])
+    if isinstance(value, list | tuple):
+        return [part for one in value for part in parts_of(one)]
+    return [{"image": value}]
+
+
+# Ready mappings of public contrastive data sets: from a row with columns of its own to the sides of a pair.
+#
+# The list is that of MoCa's second stage (arXiv 2506.23115, section 4.1): what its authors have prepared
+# (`moca-pairs`), or by hand long documents (VisRAG, ColPali), curated pairs (MMEB-train, mmE5 synthetic), and text
+# pairs (E5). None downloads anything: pictures named by path are unpacked beforehand, beside the rows or below
+# `root`. Texts stay as they stand, line breaks at both ends included, and so do instructions that a data set writes
+# into them (MMEB); for others (VisRAG, text pairs) they are the recipe's `prompts`.
+
+PAIR_FORMATS: dict[str, PairForm] = {"columns": columns}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A mapping that draws: what it draws is a function of a run's seed and of the row alone."""
+
+    form: Callable[[Mapping[str, Any], int], Sides]
+    seed: int = 0
+
+    def __call__(self, row: Mapping[str, Any]) -> Sides:
+        """Read a row."""
+        return self.form(row, self.seed)
+
+    @property
+    def pieces(self) -> tuple[str, int]:
+        """What tells it from others, for tables that are kept."""
+        return self.form.__name__, self.seed
+
+
+def pair_form_of(name: str | None, seed: int = 0) -> PairForm:
+    """Return a mapping by name; without one, rows have the usual columns. What it draws is a function of the seed and of the row."""
+    name = name or "columns"
+    if name not in PAIR_FORMATS:
+        raise UsageError(
+            f"there is no format of pairs {name!r}{did_you_mean(name, PAIR_FORMATS)} (there are: {', '.join(sorted(PAIR_FORMATS))})"
+        )
+    found = PAIR_FORMATS[name]
+    return replace(found, seed=seed) if isinstance(found, Drawing) else found
+
+
+def _pair_format(name: str) -> Callable[[PairForm], PairForm]:
+    """Register a mapping."""
+
+    def register(form: PairForm) -> PairForm:
+        PAIR_FORMATS[name] = form
+        return form
+
+    return register
+
+
+def _hard_negatives(row: Mapping[str, Any], seed: int) -> Sides:
+    """Read `qry`, `qry_image_path`, `pos_text`, `pos_image_path`; `neg_text` and `neg_image_path` are lists, lists written as text, or one.
+
+    The shorter of the two lists goes on with its last entry. A place where both are empty is no negative.
+    """
+    query = _marked(row.get("qry"), row.get("qry_image_path"))
+    positive = _marked(row.get("pos_text"), row.get("pos_image_path"))
+    texts, paths = _listed(row, "neg_text"), _listed(row, "neg_image_path")
+    count = max(len(texts), len(paths))
+    texts, paths = ([*given, *([(given or [""])[-1]] * (count - len(given)))] for given in (texts, paths))
+    said = _filled(texts, row, seed)
+    negatives = [_marked(said[at], paths[at]) for at in range(count) if texts[at] or paths[at]]
+    return Sides(query, [positive] if positive else [], negatives)
+
+
+def _filled(texts: list[str], row: Mapping[str, Any], seed: int) -> list[str]:
+    """Return negatives' texts, each empty one filled as MoCa and mmE5 do: with the positive's where all are alike, else with another's.
+
+    Where the target is a picture, the positive's text is an instruction and its negatives' are empty; left so, a model would tell them
+    apart by the missing words.
+    """
+    others = [row.get("pos_text") or ""] if len(set(texts)) < 2 else [text for text in texts if text]
+    names = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
+    key = json.dumps([seed, *(str(row.get(name)) for name in names)])
+    draw = random.Random(hashlib.sha256(key.encode()).digest())
+    return [text or draw.choice(others) for text in texts]
+
+
+# MMEB-train as its authors share it, with mined negatives as mmE5's do (and mmE5's synthetic sets), and MoCa's `MoCa-CL-Pairs`, which has
+# pages in the same columns.
+PAIR_FORMATS |= {name: Drawing(_hard_negatives) for name in ("mmeb-train", "mme5", "moca-pairs")}
+
+
+@_pair_format("vlm2vec-v2")
+def vlm2vec_v2(row: Mapping[str, Any]) -> Sides:
+    """VLM2Vec-V2: `query_text`, `query_image` of `{"paths", "bytes"}`, the same for `pos`, lists of them for `neg`."""
+    texts, pictures = row.get("neg_text") or [], row.get("neg_image") or []
+    texts, pictures = (value if isinstance(value, list | tuple) else [value] for value in (texts, pictures))
+    count = max(len(texts), len(pictures))
+    negatives = [
+        _marked(texts[at] if at < len(texts) else None, _instances(pictures[at] if at < len(pictures) else None)) for at in range(count)
+    ]
+    query = _marked(row.get("query_text"), _instances(row.get("query_image")))
+    positive = _marked(row.get("pos_text"), _instances(row.get("pos_image")))
+    return Sides(query, [positive] if positive else [], [one for one in negatives if one], row.get("global_dataset_name") or None)
+
+
+@_pair_format("visrag")
+def visrag_pairs(row: Mapping[str, Any]) -> Sides:
+    """VisRAG training data (in-domain and synthetic): `query`, and `image`, the page that answers it."""
+    return Sides(text_of(row, "query"), [pictures_of(column(row, "image"))])
+
+
+@_pair_format("colpali")
+def colpali_pairs(row: Mapping[str, Any]) -> Sides:
+    """ColPali train set: `query`, and `image`, the page that answers it (the columns `answer` and `options` are not used)."""
+    return Sides(text_of(row, "query"), [pictures_of(column(row, "image"))])
+
+
+@_pair_format("e5")
+def e5(row: Mapping[str, Any]) -> Sides:
+    """Text pairs as `query`, `pos` and `neg`, lists of texts (the form that E5's sets such as MS MARCO, NQ and HotpotQA are shared in)."""
+    return Sides(text_of(row, "query"), _texts(row.get("pos")), _texts(row.get("neg")), row.get("task") or None)
+
+
+@_pair_format("passages")
+def passages(row: Mapping[str, Any]) -> Sides:
+    """MS MARCO and others as Tevatron shares them: `query`, `positive_passages` and `negative_passages` of `{"title", "text"}`."""
+    return Sides(text_of(row, "query"), _texts(row.get("positive_passages")), _texts(row.get("negative_passages")))
+
+
+@_pair_format("dpr")
+def dpr(row: Mapping[str, Any]) -> Sides:
+    """NQ and others as DPR shares them: `question`, `positive_ctxs` and `hard_negative_ctxs` of `{"title", "text"}`."""
+    return Sides(text_of(row, "question"), _texts(row.get("positive_ctxs")), _texts(row.get("hard_negative_ctxs")))
+
+
+@_pair_format("trl")
+def trl(row: Mapping[str, Any]) -> Sides:
+    """As TRL's preference data: `prompt`, `chosen` and `rejected`, each a text or chat messages; `images` belong to the prompt."""
+    prompt = parts_of_messages(column(row, "prompt"), pictures_of(row.get("images") or row.get("image")))
+    rejected = parts_of_messages(row["rejected"], []) if row.get("rejected") else []
+    return Sides(prompt, [parts_of_messages(column(row, "chosen"), [])], [rejected] if rejected else [])
+
+
+def _marked(text: Any, pictures: Any) -> list[dict[str, Any]]:
+    """Return the parts of a text with marks where pictures stand; a mark without a picture goes, as in the data sets' own readers."""
+    if text is not None and not isinstance(text, str):
+        raise ContentError(f"a text of the row is {type(text).__name__}")
+    shown = pictures_of(pictures or None)
+    return interleave((text or "") if shown else MARKS.sub("", text or ""), shown)
+
+
+def _listed(row: Mapping[str, Any], name: str) -> list[str]:
+    """Return a list; one that was written as text, as some of these sets have it, is read as a literal and never run."""
+    value = row.get(name)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ContentError(f"{name} begins like a list and cannot be read as one") from error
+    given = list(value) if isinstance(value, list | tuple) else [] if value in (None, "") else [value]
+    odd = next((one for one in given if not isinstance(one, str | None)), "")
+    if odd:
+        raise ContentError(f"{name} is no list of texts: it holds a {type(odd).__name__}")
+    return [one or "" for one in given]
+
+
+def _instances(value: Any) -> list[Any]:
+    """Return the pictures of a VLM2Vec-V2 instance; without bytes its paths."""
+    if not isinstance(value, Mapping):
+        return []
+    given, paths = list(value.get("bytes") or []), list(value.get("paths") or [])
+    count = max(len(given), len(paths))
+    found = [(given[at] if at < len(given) else None) or (paths[at] if at < len(paths) else None) for at in range(count)]
+    return [one for one in found if one]
+
+
+def _texts(value: Any) -> list[str]:
+    """Return texts; a passage is its title, then its text."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Sequence):
+        raise ContentError(f"a list of texts was expected, not {type(value).__name__}")
+    found = []
+    for one in value:
+        if isinstance(one, Mapping):
+            title, text = one.get("title") or "", text_of(one, "text")
+            found.append(f"{title}\n{text}" if title.strip() else text)
+        else:
+            found.append(one)
+    return found

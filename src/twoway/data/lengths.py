@@ -19,29 +19,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image as PILImage
 
-from ..content import ContentError, Document, Image
-from ..errors import TwowayError
-from ..files import write_whole
-from .batching import PLAIN, Costs
-from .table import reading_code
+from twoway.content import ContentError, Document, Image
+from twoway.errors import TwowayError
+from twoway.files import write_whole
+
+from .dataset import reading_code
+from .sampler import PLAIN, Costs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from .batching import CostWeights
-    from .encode import Example
+    from .dataset import RowTable
     from .mixture import Mixture
-    from .table import RowTable
+    from .processing import Example
+    from .sampler import CostWeights
 
     Floats = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 _SAMPLE, _SIZES = 32, 64
 # What says where a processor comes from, not what it does.
 _ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "_attn_implementation")
 _OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an encoder
-_log = logging.getLogger(__name__)
 
 
 class Encodes(Protocol):

@@ -1,29 +1,49 @@
-"""Batches made ahead of time, in workers: read, open the pictures, encode, mask, put together; from any step on, in constant time.
-
-What a batch holds is a function of its rows and epoch alone, so the number of workers changes nothing but the time. Workers are torch's;
-each works on one batch, and `prefetch` batches a worker wait at most. A row that cannot be used is an error that names its place, or, with
-`on_bad="skip"`, absent from its batch, counted, and listed; a batch whose rows are all bad is `None`, and an epoch of them an error.
-"""
+"""Loaders: batches of documents and of pairs, made ahead of time in workers, from any step on."""
 
 from __future__ import annotations
 
+import copy
+import io
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..content import ContentError
-from ..errors import TwowayError
-from .policy import Policy
+from twoway.content import ContentError, Place
+from twoway.errors import TwowayError
+from twoway.images import image_size
+from twoway.processes import Team
+
+from .collators import PairExample, assemble, model_inputs
+from .rows import Policy
+from .sampler import PLAIN, CostWeights, cost, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.context import BaseContext
 
-    from .batching import Ints
-    from .epochs import Epochs
+    from torch import Tensor
+
+    from twoway.content import Document
+
+    from .collators import Content, PairEncoder
     from .mixture import Mixture
+    from .processing import Encoder
+    from .sampler import Epochs, Ints
+
+
+# Batches made ahead of time, in workers: read, open the pictures, encode, mask, put together; from any step on, in
+# constant time.
+#
+# What a batch holds is a function of its rows and epoch alone, so the number of workers changes nothing but the time.
+# Workers are torch's; each works on one batch, and `prefetch` batches a worker wait at most. A row that cannot be
+# used is an error that names its place, or, with `on_bad="skip"`, absent from its batch, counted, and listed; a batch
+# whose rows are all bad is `None`, and an epoch of them an error.
 
 Batch = dict[str, Any]
 
@@ -46,7 +66,7 @@ class Made(NamedTuple):
     failed: TwowayError | None = None
 
 
-class Maker(Dataset[Made]):
+class BatchDataset(Dataset[Made]):
     """Makes one batch; runs in a worker."""
 
     def __init__(self, mixture: Mixture, encode: Callable[..., Any], corrupt: Callable[..., Any], collate: Callable[..., Batch]) -> None:
@@ -91,7 +111,7 @@ class Loader:
         Where an accelerator is at work it should be one that does not fork (`processes.CONTEXT`).
         """
         self.epochs, self.policy = epochs, policy or Policy()
-        self.maker = Maker(epochs.mixture, encode, corrupt, collate)
+        self.maker = BatchDataset(epochs.mixture, encode, corrupt, collate)
         self.workers, self.prefetch, self.pin_memory, self.context = workers, prefetch, pin_memory, context
         self.rows = self.bad = 0
         self._fruitless = 0
@@ -172,3 +192,334 @@ def _living(loader: DataLoader[Made]) -> Iterator[Made]:
 def _unchanged(value: Any) -> Any:
     """Keep what a worker made: it is a batch already."""
     return value
+
+
+# Batches of pairs in steady memory: read and hashed whole, decoded chunk by chunk ahead of the model, and again where
+# a chunk was let go.
+#
+# A batch of 2,048 rows with pictures is gigabytes of pixels and a few megabytes of picture files. So its rows are
+# read and hashed first; texts are encoded, and pictures stay as they lie in their files, with the tokens that their
+# sizes promise. That is enough to cut the batch into chunks. What is in a chunk is decoded, resized and put together
+# when the model comes near it: `workers` threads, or processes, make at most `workers` times `prefetch` chunks ahead.
+# Gradient caching asks for chunks twice: those without pictures, and the first others up to `keep` bytes, are kept
+# for that; the rest are made again. The next step's rows are read while this one's run.
+
+_BLOCK = 32  # rows that a worker reads at a time
+
+
+class PairLoader:
+    """The batches of a run, step by step: `epochs` says which rows, `encode` how they are written."""
+
+    def __init__(
+        self,
+        epochs: Any,
+        encode: PairEncoder,
+        *,
+        pad_token: int,
+        padding_side: Literal["left", "right"] = "right",
+        budget: float,
+        weights: CostWeights = PLAIN,
+        workers: int = 0,
+        processes: bool = False,
+        prefetch: int = 2,
+        keep: int = 64 << 20,
+        pin_memory: bool = False,
+        guide: Callable[[Sequence[Document], Sequence[str]], torch.Tensor] | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        """Prepare; nothing is read before the first step. `keep` is the bytes of chunks with pictures that are not made again.
+
+        A `guide` gives vectors of another model for documents and their sides, to find false negatives by.
+        """
+        self.epochs, self.encode, self.policy, self.workers = epochs, encode, policy or Policy(), workers
+        self.guide, self.processes, self.pin_memory = guide, processes, pin_memory
+        self.cutting = Cutting(budget, weights, pad_token, padding_side, workers * prefetch, keep)
+        self.rows = self.bad = 0
+        self._fruitless = 0
+
+    def steps(self, start: int, stop: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch | None, ...]]:
+        """Yield, for each step from `start` to before `stop`, the batches of one rank; `None` where all rows of a batch were bad."""
+        maker = Maker(self.encode, self.cutting.weights, self.epochs.mixture)
+        workers = Workers(maker, self.workers, processes=self.processes, pin=self.pin_memory)
+        try:
+            coming = self._read(workers, start, rank, ranks) if start < stop else []
+            for step in range(start, stop):
+                batches = [self._batch(workers, [find for one in blocks for find in one()], ranks) for blocks in coming]
+                # The rows of the next step are read while this one's chunks run.
+                coming = self._read(workers, step + 1, rank, ranks) if step + 1 < stop else []
+                yield tuple(batches)
+        finally:
+            workers.close()
+
+    def _read(self, workers: Workers, step: int, rank: int, ranks: int) -> list[list[Callable[[], Any]]]:
+        """Begin to read the rows of a step."""
+        epoch, batches = self.epochs.rows(step, rank, ranks)
+        blocks = [[rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)] for rows in batches]
+        return [[workers.sketch(epoch, block) for block in one] for one in blocks]
+
+    def _batch(self, workers: Workers, found: Sequence[PairExample | ContentError], ranks: int) -> Batch | None:
+        """Make a batch of the rows that are good."""
+        rows = [one for one in found if isinstance(one, PairExample)]
+        self.rows += len(found)
+        for one in found:
+            if isinstance(one, ContentError):
+                self.refuse(one)
+        self._fruitless = 0 if rows else self._fruitless + len(found)
+        if self._fruitless and self._fruitless >= len(self.epochs.plan(0).rows) // ranks:
+            raise TwowayError(f"all rows of the data are bad ({self.bad:,} tried), the latest: {found[-1]}")
+        if not rows:
+            return None
+        contents, batch = assemble(rows)
+        if self.guide is not None:
+            batch["guide"] = self.guide([one.document for one in contents], [one.side for one in contents])
+        chunks = Streamed(self.cutting, workers, contents, self.refuse)
+        chunks.begin()
+        return batch | {"chunks": chunks}
+
+    def refuse(self, error: ContentError) -> None:
+        """Count a bad row or content, and let the policy decide."""
+        self.bad += 1
+        self.policy.refuse(error)
+
+
+# The chunks of one batch of pairs, each made by a worker when the model comes near it; the text above says why.
+#
+# Workers are threads or processes. Threads start at once, and pixels need not travel; decoding, resizing and
+# tokenizing let go of the interpreter's lock, but not all the time, and a GPU that the same interpreter feeds then
+# waits for it. Processes take nothing from it; what they make comes back through shared memory. Each worker has an
+# encoder of its own, because a tokenizer changes its own settings while it works. What is made is the same either
+# way, and in the same order.
+
+_LETTERS, _PIXELS = 4, 28 * 28  # of a token, where nothing better is known: lengths only decide what shares a chunk
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How chunks are made: of what cost, padded how, so many ahead, so many bytes of those with pictures kept."""
+
+    budget: float
+    weights: CostWeights
+    pad_token: int
+    padding_side: Literal["left", "right"]
+    ahead: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A content whose pictures are not opened yet, with the length and the cost that are to be expected."""
+
+    identity: str
+    document: Document
+    instruction: str
+    length: float
+    extra: float
+
+
+class Shy:
+    """Encodes texts, and leaves pictures for later."""
+
+    def __init__(self, encoder: Encoder, weights: CostWeights) -> None:
+        self.encoder, self.weights = encoder, weights
+        self.tokens: dict[tuple[int, int], float] = {}
+
+    def __call__(self, identity: str, document: Document, instruction: str = "") -> Any:
+        """Return the example of a text, or what waits."""
+        if not document.images:
+            return self.encoder(identity, document, instruction)
+        pictures = sum(self._tokens(image_size(image, place=document.place, limits=self.encoder.limits)) for image in document.images)
+        length = min(pictures + (sum(map(len, document.texts)) + len(instruction)) / _LETTERS, self.encoder.max_length)
+        extra = float(cost(0, pictures, len(document.images), self.weights)) - pictures
+        return Waiting(identity, document, instruction, length, extra)
+
+    def _tokens(self, size: tuple[int, int]) -> float:
+        if size not in self.tokens:
+            width, height = size
+            try:
+                said = self.encoder.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+                self.tokens[size] = float(said["num_image_tokens"][0])
+            except (AttributeError, NotImplementedError, KeyError, TypeError):
+                self.tokens[size] = width * height / _PIXELS
+        return self.tokens[size]
+
+
+class Chunk(NamedTuple):
+    """What a worker makes: a chunk as the model takes it, `None` for inputs where nothing of it could be used, and what went wrong."""
+
+    inputs: dict[str, Tensor] | None
+    items: Tensor
+    bad: tuple[ContentError, ...]
+    cut: int = 0  # contents that are longer than a row may be
+
+
+class Maker:
+    """Makes what is asked for, in whatever thread or process it is: examples of rows, and chunks. `pairs` gives the rows."""
+
+    def __init__(self, encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
+        self.encode, self.weights, self.pairs = encode, weights, pairs
+        self.own = threading.local()
+        self.lock = threading.Lock()
+
+    def encoders(self) -> tuple[PairEncoder, Encoder]:
+        """Return this thread's encoders: of rows, with pictures left for later, and of single contents."""
+        if not hasattr(self.own, "pair"):
+            with self.lock:
+                self.own.single = copy.deepcopy(self.encode.encode)
+            shy: Any = Shy(self.own.single, self.weights)
+            self.own.pair = replace(self.encode, encode=shy)
+        return self.own.pair, self.own.single
+
+    def sketch(self, epoch: int, rows: Any) -> list[PairExample | ContentError]:
+        """Read some rows, with pictures left for later."""
+        found: list[PairExample | ContentError] = []
+        for row in rows:
+            try:
+                found.append(self.encoders()[0](self.pairs.read(int(row)), epoch=epoch))
+            except ContentError as error:
+                found.append(error)
+            except TwowayError as error:
+                raise TwowayError(f"{self.pairs.mixture.identity(int(row))}: {error}") from error
+        return found
+
+    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+        """Make one chunk."""
+        return make(self, cutting, parts)
+
+
+class Workers:
+    """Threads or processes; without any, work is done when its result is asked for. With `pin`, chunks lie in page-locked memory."""
+
+    def __init__(self, maker: Maker, count: int, *, processes: bool = False, pin: bool = False) -> None:
+        self.maker, self.pin = maker, pin
+        self.team = Team(count, _begin, maker.encode, maker.weights, maker.pairs, title="making batches") if count and processes else None
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="pairs") if count and not processes else None
+
+    def sketch(self, epoch: int, rows: Any) -> Callable[[], list[PairExample | ContentError]]:
+        """Have rows read; what is returned waits for them."""
+        if self.team is not None:
+            wait = self.team.submit(_sketch_here, epoch, rows)
+            return lambda: pickle.loads(wait())  # noqa: S301 - of a process that this one started
+        return self._begin(self.maker.sketch, epoch, rows)
+
+    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Callable[[], Chunk]:
+        """Have a chunk made; what is returned waits for it."""
+        if self.team is not None:
+            given = _dumped(parts)
+            wait = self.team.submit(_chunk_here, cutting, given)
+            return (lambda: _pinned(wait())) if self.pin else wait
+        return self._begin(self._chunk_of, cutting, parts)
+
+    def _chunk_of(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+        found = self.maker.chunk(cutting, parts)
+        return _pinned(found) if self.pin else found
+
+    def _begin(self, work: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+        return (lambda: work(*given)) if self.pool is None else self.pool.submit(work, *given).result
+
+    def close(self) -> None:
+        """Let the workers go, and what they have not begun."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.team is not None:
+            self.team.close()
+
+
+_OWN: dict[str, Maker] = {}  # of a process that makes batches
+
+
+def _begin(encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
+    torch.set_num_threads(1)
+    _OWN["maker"] = Maker(encode, weights, pairs)
+
+
+def _sketch_here(epoch: int, rows: Any) -> bytes:
+    return _dumped(_OWN["maker"].sketch(epoch, rows))
+
+
+def _chunk_here(cutting: Cutting, parts: bytes) -> Chunk:
+    return _OWN["maker"].chunk(cutting, pickle.loads(parts))  # noqa: S301 - of the process that started this one
+
+
+class _Small(pickle.Pickler):
+    """Writes tensors as plain arrays: each shared tensor would hold an open file, and a step has tens of thousands of short ones."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """See `Pickler`."""
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+
+def _dumped(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Small(file, protocol=5).dump(value)
+    return file.getvalue()
+
+
+def _pinned(chunk: Chunk) -> Chunk:
+    """Put a chunk where a GPU can fetch it while the interpreter goes on."""
+    return chunk if chunk.inputs is None else chunk._replace(inputs={name: value.pin_memory() for name, value in chunk.inputs.items()})
+
+
+class Streamed:
+    """The chunks of one batch, made as they are asked for (see `training.cached`)."""
+
+    def __init__(self, cutting: Cutting, workers: Workers, contents: Sequence[Content], refuse: Callable[[ContentError], None]) -> None:
+        self.cutting, self.workers, self.refuse = cutting, workers, refuse
+        found = [content.example for content in contents]
+        length = [one.length if isinstance(one, Waiting) else float(len(one.inputs["input_ids"])) for one in found]
+        extra = [one.extra if isinstance(one, Waiting) else 0.0 for one in found]
+        numbers = cut(length, extra, cutting.budget)
+        self.costs = [len(chosen) * length[chosen[0]] + sum(extra[one] for one in chosen) for chosen in numbers]
+        self.parts = [[(one, found[one]) for one in chosen] for chosen in numbers]
+        self.kept: dict[int, Chunk] = {}
+        self.begun: dict[int, Callable[[], Chunk]] = {}
+        self.left = cutting.keep
+
+    def begin(self) -> None:
+        """Have the first chunks made."""
+        self._ahead(range(len(self.parts)), 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all chunks."""
+        numbers = range(len(self.parts))
+        for place, number in enumerate(numbers):
+            self._ahead(numbers, place)
+            chunk = self._finish(number)
+            for error in chunk.bad:
+                self.refuse(error)
+            size = sum(value.nbytes for value in (chunk.inputs or {}).values())
+            if not any(isinstance(part, Waiting) for _, part in self.parts[number]) or size <= self.left:
+                self.kept[number] = chunk
+                self.left -= size
+            yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
+
+    def again(self, numbers: Sequence[int]) -> Iterator[Batch]:
+        """Yield some of them once more."""
+        for place, number in enumerate(numbers):
+            self._ahead(numbers, place)
+            chunk = self.kept.pop(number, None) or self._finish(number)
+            yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
+
+    def _ahead(self, numbers: Sequence[int], place: int) -> None:
+        """Begin the next few chunks that are not there."""
+        for number in numbers[place : place + max(1, self.cutting.ahead)]:
+            if number not in self.kept and number not in self.begun:
+                self.begun[number] = self.workers.chunk(self.cutting, self.parts[number])
+
+    def _finish(self, number: int) -> Chunk:
+        return self.begun.pop(number)()
+
+
+def make(maker: Maker, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+    """Open the pictures of a chunk and put it together."""
+    items, inputs, bad, shortened = [], [], [], 0
+    for item, part in parts:
+        try:
+            example = maker.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
+        except ContentError as error:
+            bad.append(ContentError(error.reason, error.place or part.document.place or Place(part.identity)))
+            continue
+        items.append(item)
+        inputs.append(example.inputs)
+        shortened += example.cut
+    together = model_inputs(inputs, pad_token=cutting.pad_token, padding_side=cutting.padding_side) if inputs else None
+    return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad), shortened)

@@ -1,36 +1,49 @@
-"""Several sources as one: names, weights and caps, and which rows an epoch has, as a pure function of seed and epoch.
-
-A weight says how often an epoch has a source's rows: 1 once, 2 twice, 0.5 every second one, and two epochs then have them all; a share of
-rows is taken from a fixed shuffle of the source, turn by turn, so that no row waits longer than another. A cap takes a source's first rows.
-
-A row of an epoch is one number: the row in all sources one behind the other, plus the size of all sources for each repetition within the
-epoch. Its identity, `name#row`, is what masks are made from; a repetition has its own (`name#row#2`), and so its own masks.
-"""
+"""Mixtures: several sources of documents or of pairs as one, with weights, caps and rows held out."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..errors import TwowayError, UsageError
-from ..images import DEFAULT, Limits
-from .formats import form_of
-from .policy import Policy
-from .rows import ReadOptions
-from .table import RowTable, open_table
+from twoway.content import Document, Place
+from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.images import DEFAULT, Limits, image_size
+
+from .dataset import RowTable, open_table
+from .formats import PairRow, as_document, form_of, pair_form_of, pair_of, read_pair
+from .parquet import ParquetFinder
+from .readers import Base, DiskFinder, JsonlFinder, SamplesFinder, TarFinder
+from .rows import Policy, ReadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from ..content import Document
+    from .formats import PairForm
+    from .readers import Position
 
+    Ints = NDArray[np.int64]
+
+
+# Several sources as one: names, weights and caps, and which rows an epoch has, as a pure function of seed and epoch.
+#
+# A weight says how often an epoch has a source's rows: 1 once, 2 twice, 0.5 every second one, and two epochs then
+# have them all; a share of rows is taken from a fixed shuffle of the source, turn by turn, so that no row waits
+# longer than another. A cap takes a source's first rows.
+#
+# A row of an epoch is one number: the row in all sources one behind the other, plus the size of all sources for each
+# repetition within the epoch. Its identity, `name#row`, is what masks are made from; a repetition has its own
+# (`name#row#2`), and so its own masks.
 
 # Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
 MINED = "mine.json"
@@ -175,3 +188,245 @@ def require_names(sources: Sequence[SourceConfig]) -> None:
     twice = [name for name, count in Counter(source.label for source in sources).items() if count > 1]
     if twice:
         raise UsageError(f"two sources are called {twice[0]}; give each a name of its own (name: …)")
+
+
+# Rows that are kept out of training: a function of their identities, so they stay out whatever else is in the
+# mixture's epochs.
+#
+# Each row gets a number out of its source's name and its own number (splitmix64 under a SHA-256 key, millions a
+# second); the lowest are held out, with all their repetitions. Rows are told apart by identity: a picture that stands
+# in two rows may be held out in one and trained on in the other.
+
+# No more than one row in so many, so that little data is not lost to looking at it.
+_ONE_IN = 20
+
+
+def held_out(mixture: Mixture, rows: int) -> NDArray[np.int64]:
+    """Return the numbers of up to `rows` rows of a mixture, in order."""
+    count = min(rows, len(mixture) // _ONE_IN)
+    if count < 1:
+        return np.zeros(0, np.int64)
+    return np.sort(np.argpartition(draws(mixture), count - 1)[:count]).astype(np.int64)
+
+
+def draws(mixture: Mixture) -> NDArray[np.uint64]:
+    """Return a number for each row of a mixture that looks random and depends on its identity alone."""
+    sources = zip(mixture.sources, mixture.tables, strict=True)
+    return np.concatenate([_draw(np.asarray(table.numbers), source.label) for source, table in sources])
+
+
+def without(mixture: Mixture, rows: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of an epoch that are not held out, in their order."""
+    return rows if not len(held) else rows[~np.isin(mixture.columns(rows), held)]
+
+
+def _draw(numbers: NDArray[np.int64], name: str) -> NDArray[np.uint64]:
+    """Return a number for each row that looks random and depends on nothing but the row's name."""
+    key = np.uint64(int.from_bytes(hashlib.sha256(f"held out\0{name}".encode()).digest()[:8], "little"))
+    with np.errstate(over="ignore"):
+        mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+# Random access to pairs: the finders of documents, with rows read as pairs (`formats`). A row's kind is its task.
+
+
+class _Pairs(Base):
+    """What finders of pairs share. `task` is that of rows that name none; with `alone`, of all rows."""
+
+    task: str
+    alone: bool
+    _last: tuple[Position, str] | None = None
+
+    def _document(self, row: object, place: Place, root: Path | None) -> Document:
+        """Turn a row into the document that stands for a pair."""
+        form = cast("PairForm", self.options.form)
+        return self._named(read_pair(row, place, self.options.root or root, form, self.task, self.options.unread, self.options.limits))
+
+    def _named(self, document: Document) -> Document:
+        if not self.alone:
+            return document
+        pair = pair_of(document)
+        return as_document(PairRow(self.task, pair.query, pair.positive, pair.negatives, pair.place, pair.others))
+
+    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
+        """See `Finder`; all sides together."""
+        found = self.read(at)
+        # What the row says of itself is kept for the question that follows.
+        self._last = at, pair_of(found).task
+        return sum(map(len, found.texts)), [image_size(image, place=found.place, limits=self.options.limits) for image in found.images]
+
+    def kind(self, at: Position) -> str:
+        """Return the row's task."""
+        return self._last[1] if self._last is not None and self._last[0] == at else pair_of(self.read(at)).task
+
+
+class JsonlPairs(_Pairs, JsonlFinder):
+    """Pairs in JSON lines."""
+
+
+class ParquetPairs(_Pairs, ParquetFinder):
+    """Pairs in Parquet files."""
+
+
+class TarPairs(_Pairs, TarFinder):
+    """Pairs in tars of WebDataset."""
+
+
+class DiskPairs(_Pairs, DiskFinder):
+    """Pairs in a folder of `datasets.save_to_disk`."""
+
+
+class SamplesPairs(_Pairs, SamplesFinder):
+    """Pairs of a view of the shipped samples."""
+
+    def _all(self) -> list[Document]:
+        """Make the view."""
+        if self._documents is None:
+            found = import_module(".samples", __package__).pairs(self.name)
+            self._documents = [
+                self._named(as_document(PairRow(one.task, one.query, one.positive, place=Place(f"samples:{self.name}", number))))
+                for number, one in enumerate(found, 1)
+            ]
+        return self._documents
+
+
+def pair_finders(task: str, *, alone: bool = False) -> Mapping[str, Any]:
+    """Return what opens pairs, by kind of source (the form in `ReadOptions` is one of pairs); `alone` gives every row the task."""
+    made = {"jsonl": JsonlPairs, "parquet": ParquetPairs, "disk": DiskPairs, "samples": SamplesPairs, "tars": TarPairs}
+
+    def make(kind: Any, *given: Any) -> Any:
+        finder = kind(*given)
+        finder.task, finder.alone = task, alone
+        return finder
+
+    def of_copy(copy: ParquetFinder, options: ReadOptions) -> Any:
+        return make(ParquetPairs, str(copy.paths[0].parent), options, copy.label, copy.root)
+
+    return {name: partial(make, kind) for name, kind in made.items()} | {"hub copy": of_copy}
+
+
+# Several sources of pairs as one, and which task each row belongs to.
+#
+# A task is what a row says of itself, or what its source is told to be, or the source's name. Rows are numbered
+# through all sources, as those of a `Mixture`, and a row is read as a `PairRow`.
+
+QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
+
+
+@dataclass(frozen=True)
+class PairSource(SourceConfig):
+    """One source of pairs; `template` is a ready mapping (`formats`), `task` the task of all its rows.
+
+    `query` and `document` are the instructions of its sides, where its rows are of one task.
+    """
+
+    task: str | None = None
+    query: str = ""
+    document: str = ""
+
+    def said(self) -> dict[str, object]:
+        """Return what of it a run is told by."""
+        return super().said() | {"task": self.task, "prompts": self.prompts()}
+
+    def prompts(self) -> dict[str, str]:
+        """Return its instructions by the names that a checkpoint has them under."""
+        named = ((QUERY, self.query), (DOCUMENT, self.document))
+        return {f"{self.task or self.label}-{side}": text for side, text in named if text}
+
+    def check_template(self) -> None:
+        """Refuse a mapping that there is not."""
+        pair_form_of(self.template)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sources of pairs with their tables. `tasks` has the names, `task_of` for each row of all sources the number of its task.
+
+    Threads read the rows of the next step while others are measured on, and a reader has one place in an open file: so one reads at a time.
+    """
+
+    mixture: Mixture
+    tasks: tuple[str, ...]
+    task_of: NDArray[np.int32]
+    reading: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.mixture)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock behind: another process has its own files open."""
+        return {name: value for name, value in vars(self).items() if name != "reading"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a lock of its own."""
+        vars(self).update(state, reading=threading.Lock())
+
+    def read(self, row: int) -> tuple[str, PairRow]:
+        """Return identity and pair of a row; raises a `ContentError` where the row went bad."""
+        with self.reading:
+            identity, document = self.mixture.read(row)
+        return identity, pair_of(document)
+
+    def rows(self, task: str) -> Ints:
+        """Return the rows of a task."""
+        return np.flatnonzero(self.task_of == self.tasks.index(task))
+
+    def weights(self) -> dict[str, float]:
+        """Return each task's weight: the mean of its sources', by their rows in it."""
+        mixture, found = self.mixture, {}
+        each = np.array([source.weight for source in mixture.sources])
+        for task in self.tasks:
+            found[task] = float(each[mixture.source_of(self.rows(task))].mean())
+        return found
+
+    def held_out(self, rows: int) -> Ints:
+        """Return up to `rows` rows of each task, no more than a twentieth of it, to keep out of training: a function of identities."""
+        if not rows:
+            return np.zeros(0, np.int64)
+        each = (self.rows(task) for task in self.tasks)
+        return np.sort(np.concatenate([self.drawn(own)[: min(rows, len(own) // _ONE_IN)] for own in each]))
+
+    def drawn(self, rows: Ints) -> Ints:
+        """Return rows in an order that looks random and depends on their identities alone."""
+        return rows[np.argsort(draws(self.mixture)[rows], kind="stable")]
+
+    def digest(self) -> Any:
+        """Say what the data is, for a run that goes on."""
+        return self.mixture.digest()
+
+    def require(self, names: Iterable[str], what: str) -> None:
+        """Refuse names of tasks that there are not."""
+        for name in names:
+            if name not in self.tasks:
+                raise UsageError(f"{what}: there is no task {name!r}{did_you_mean(name, self.tasks)} (there are: {', '.join(self.tasks)})")
+
+
+def open_pairs(
+    sources: Sequence[SourceConfig | str],
+    *,
+    folder: Path | None = None,
+    policy: Policy | None = None,
+    limits: Limits = DEFAULT,
+    seed: int = 0,
+) -> Pairs:
+    """Open every source; a `folder` keeps the tables, one policy serves all sources, and what a mapping draws is a function of the seed."""
+    given = tuple(PairSource(source) if isinstance(source, str) else source for source in sources)
+    require_names(given)
+    policy = policy or Policy()
+    tables = tuple(_open(source, folder, policy, limits, seed) for source in given)
+    tasks = tuple(dict.fromkeys(name for table in tables for name in table.names))
+    numbers = [np.array([tasks.index(name) for name in table.names], np.int32)[np.asarray(table.kinds)] for table in tables]
+    return Pairs(Mixture(given, tables), tasks, np.concatenate(numbers))
+
+
+def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits, seed: int) -> Any:
+    """Open one source as its configuration says."""
+    form: Any = pair_form_of(source.template, seed)
+    options = ReadOptions(root=source.picture_root(), limits=limits, form=form)
+    task = getattr(source, "task", None)
+    finders = pair_finders(task or source.label, alone=task is not None)
+    return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy, finders=finders)

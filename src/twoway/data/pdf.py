@@ -8,6 +8,7 @@ PDFium runs in a child process with bounds (`sandbox`): a page may draw itself, 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import OrderedDict
@@ -16,12 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from ..content import ContentError, Document, Place
-from ..errors import UsageError
-from ..sandbox import SANDBOX, BoundError, SandboxError
+from twoway.content import ContentError, Document, Place
+from twoway.errors import UsageError
+from twoway.sandbox import SANDBOX, BoundError, SandboxError
+
+from .readers import Base
 
 if TYPE_CHECKING:
-    from ..images import Limits
+    from collections.abc import Iterator
+
+    from twoway.images import Limits
+
+    from .readers import Position
     from .rows import ReadOptions, Row, Rows
 
 _POINTS_PER_INCH = 72
@@ -168,3 +175,50 @@ def _fitting(width: float, height: float, max_pixels: int) -> float:
     """Return the largest scale at which a page keeps to the bound, although each side is rounded up: (ws + 1)(hs + 1) = bound."""
     area, sides = width * height, width + height
     return float(((sides**2 + 4 * area * (max_pixels - 1)) ** 0.5 - sides) / (2 * area))
+
+
+# Random access to the pages of PDFs; a page is measured from its box and its text layer, without being rendered.
+
+
+class PdfFinder(Base):
+    """Pages by file and number. Page 0 stands for a file that cannot be opened."""
+
+    def __init__(self, argument: str, options: ReadOptions) -> None:
+        super().__init__(options)
+        if options.dpi < 1:
+            raise UsageError(f"dpi is a positive number, not {options.dpi}")
+        path = Path(argument)
+        self.paths = pdf_files(path) if path.is_dir() else [path]
+
+    def files(self) -> list[Path]:
+        """See `Finder`."""
+        return self.paths
+
+    def scan(self) -> Iterator[Position]:
+        """See `Finder`."""
+        for number, path in enumerate(self.paths):
+            try:
+                pages = count_pages(path, self.options.limits)
+            except ContentError:
+                yield number, 0
+                continue
+            yield from ((number, page) for page in range(1, pages + 1))
+
+    def read(self, at: Position) -> Document:
+        """See `Finder`."""
+        found = page(*self._at(at), self.options)
+        if isinstance(found, ContentError):
+            raise found
+        return found
+
+    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
+        """See `Finder`."""
+        (width, height), text = measure(*self._at(at), self.options)
+        return len(text), [(math.ceil(width), math.ceil(height))]
+
+    def _at(self, at: Position) -> tuple[Path, int, Place]:
+        """Return file, index and place of a page; of a file that cannot be opened, raise why."""
+        path = self.paths[at[0]]
+        if not at[1]:
+            count_pages(path, self.options.limits)
+        return path, at[1] - 1, Place(str(path), at[1], "page")

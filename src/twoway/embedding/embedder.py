@@ -6,30 +6,42 @@ batch), embed. Content that was seen is not embedded again. The batches differ f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device
 
-from ..data.pair_rows import documents_of
-from ..errors import TwowayError, UsageError
-from ..images import DEFAULT, Limits
-from .fingerprint import fingerprint
-from .inputs import Inputs
-from .lengths import Lengths
-from .one_pass import Pass
-from .prepare import Front
-from .prompts import prompt_of
+from twoway.content import ContentError, Document
+from twoway.data.formats import documents_of
+from twoway.data.lengths import clean, processor_settings
+from twoway.errors import TwowayError, UsageError, is_panic
+from twoway.images import DEFAULT, Limits
+
+from .inputs import Front, Inputs, Item, Lengths, batches, prompt_of, size_in_memory, windows
+from .prefetch import ahead
+from .shards import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from ..data.pair_rows import Content
-    from .one_pass import Refuse, Vector
-    from .prompts import Side
+    from numpy.typing import NDArray
+
+    from twoway.data.formats import Content
+
+    from .inputs import Prepared, Side
+
+    Vector = NDArray[np.float32]
+    Refuse = Callable[[int, ContentError], None]
+    Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -132,3 +144,248 @@ def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
             if found is not None:
                 yield due, found
             due += 1
+
+
+# One pass over documents: look, prepare, embed, each a few results ahead of the next, in memory that does not grow
+# with the input.
+#
+# What was seen is known by its hash: a document that comes again while the first is on its way joins it, and one that
+# comes later is answered from a bounded number of vectors that are remembered.
+
+_LOOK, _LOOK_BYTES = 32, 16 << 20  # what a worker looks at in one go
+
+
+class Pass:
+    """Goes over documents once, for one model and prompt."""
+
+    def __init__(self, engine: Embedder, prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None) -> None:
+        self.engine, self.prompt, self.kwargs, self.dim, self.refuse = engine, prompt, kwargs, dim, refuse
+        self.coming: dict[str, Item] = {}
+        self.known: OrderedDict[str, Vector] = OrderedDict()
+        self.ready: deque[tuple[int, Any]] = deque()
+
+    def results(self, documents: Iterable[Document]) -> Iterator[tuple[int, Any]]:
+        """Yield the vectors, and `None` for a refused document."""
+        settings, front = self.engine.settings, self.engine.front
+        threads = settings.threads()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="embed") if threads else None
+        try:
+            looked = ahead(_chunks(documents), self._look, pool=pool, waiting=2 * threads)
+
+            def prepare(batch: list[Item]) -> Prepared:
+                return front.prepare(batch, self.prompt, self.kwargs)
+
+            for prepared in ahead(self._batches(looked), prepare, pool=pool, waiting=threads + 1):
+                for item, error in prepared.failed:
+                    self._fail(item, error)
+                self._embed(prepared)
+                while self.ready:
+                    yield self.ready.popleft()
+        finally:
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _look(self, chunk: list[tuple[int, Document]]) -> list[tuple[int, Item | ContentError]]:
+        """Hash, find the kind and count the tokens; runs in a worker."""
+        return list(zip([index for index, _ in chunk], look(self.engine, [document for _, document in chunk]), strict=True))
+
+    def _batches(self, looked: Iterator[list[tuple[int, Item | ContentError]]]) -> Iterator[list[Item]]:
+        """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
+        settings = self.engine.settings
+        for window in windows(looked, self._fresh, rows=settings.window, bytes_=settings.window_bytes):
+            yield from batches(window, budget=settings.budget, most=settings.most)
+            yield []
+
+    def _fresh(self, index: int, item: Item | ContentError) -> bool:
+        """Say whether an item has to be embedded; what has not is answered here."""
+        if isinstance(item, ContentError):
+            self._refuse(index, item)
+        elif item.key in self.known:
+            self.known.move_to_end(item.key)
+            self.ready.append((index, self.known[item.key]))
+        elif item.key in self.coming:
+            self.coming[item.key].wanted.append((index, item.document.place))
+        else:
+            item.wanted.append((index, item.document.place))
+            self.coming[item.key] = item
+            return True
+        return False
+
+    def _embed(self, prepared: Prepared) -> None:
+        """Run the model on a batch."""
+        if prepared.items:
+            for items, vectors in forward(
+                self.engine, prepared.items, prepared.features, prompt=self.prompt, kwargs=self.kwargs, dim=self.dim
+            ):
+                self._finish(items, vectors)
+
+    def _finish(self, items: list[Item], vectors: Vector) -> None:
+        """Hand out the vectors of a batch."""
+        for item, vector, good in zip(items, vectors, finite(vectors), strict=True):
+            if not good:
+                self._fail(item, ContentError("the model gives numbers that are not finite; try another dtype", item.document.place))
+                continue
+            del self.coming[item.key]
+            self.ready.extend((index, vector) for index, _ in item.wanted)
+            self.known[item.key] = vector
+        while self.known and len(self.known) * vectors.shape[1] * 4 > self.engine.settings.remember:
+            self.known.popitem(last=False)
+
+    def _fail(self, item: Item, error: ContentError) -> None:
+        del self.coming[item.key]
+        for index, place in item.wanted:
+            self._refuse(index, ContentError(error.reason, place))
+
+    def _refuse(self, index: int, error: ContentError) -> None:
+        """Say that a document has no vector."""
+        if self.refuse is None:
+            raise error
+        self.refuse(index, error)
+        self.ready.append((index, None))
+
+
+def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
+    """Cut the input into what a worker looks at in one go: some rows, fewer where they are heavy, since several chunks wait at a time."""
+    chunk: list[tuple[int, Document]] = []
+    held = 0
+    for index, document in enumerate(documents):
+        chunk.append((index, document))
+        held += size_in_memory(document)
+        if len(chunk) >= _LOOK or held >= _LOOK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+# The first and the last step of embedding: looking at documents before any pixel is decoded, and the model's pass
+# over one batch.
+
+
+def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | ContentError]:
+    """Hash each document, find its kind and count its tokens."""
+    found: list[Item | ContentError] = []
+    for document in documents:
+        try:
+            kind = engine.inputs.kind(document)
+            pictures = engine.lengths.images(document, engine.settings.limits)
+            found.append(Item(document, document.fingerprint(), kind, pictures))
+        except ContentError as error:
+            found.append(error)
+    items = [item for item in found if isinstance(item, Item)]
+    try:
+        words = engine.lengths.words(["".join(item.document.texts) for item in items])
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        if len(documents) > 1:  # one of them is to blame, and the others are not
+            return [item for document in documents for item in look(engine, [document])]
+        return [ContentError(f"the model's tokenizer fails on it ({str(error)[:200]})", documents[0].place)]
+    for item, (count, most) in zip(items, words, strict=True):
+        item.length += count + 1
+        item.document = item.document.cut(most)
+    return found
+
+
+def forward(
+    engine: Embedder, items: list[Item], features: dict[str, Any], *, prompt: str | None, kwargs: Mapping[str, Any], dim: int | None
+) -> Iterator[tuple[list[Item], Vectors]]:
+    """Run the model on a batch, or on its halves where the device's memory does not hold it or the processor does not make it."""
+    vectors = None
+    if features or len(items) == 1:
+        try:
+            vectors = _run(engine, features, kwargs, dim)
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
+                raise TwowayError(f"{items[0].document.place}: {trouble}") from error
+            features.clear()
+    if vectors is not None:
+        yield items, vectors
+        return
+    middle = max(1, len(items) // 2)
+    for half in (items[:middle], items[middle:]):
+        if not half:
+            continue
+        again = engine.front.prepare(half, prompt, dict(kwargs))
+        for _, refused in again.failed:
+            raise refused  # it was made once before, so this is nothing that a row could be left out for
+        yield from forward(engine, again.items, again.features, prompt=prompt, kwargs=kwargs, dim=dim)
+
+
+def finite(vectors: Vectors) -> NDArray[np.bool_]:
+    """Say which vectors are made of numbers alone."""
+    return np.asarray(np.isfinite(vectors).all(axis=1))
+
+
+@contextmanager
+def evaluating(sentence: Any) -> Iterator[None]:
+    """Put a model into evaluation, and each of its parts back into what it was in."""
+    training = [module for module in sentence.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _run(engine: Embedder, features: dict[str, Any], kwargs: Mapping[str, Any], dim: int | None) -> Vectors:
+    """Run the model on one batch."""
+    sentence = engine.sentence
+    with evaluating(sentence), torch.inference_mode():
+        out = sentence(batch_to_device(features, sentence.device), **kwargs)["sentence_embedding"]
+        found = np.asarray(out[:, : sentence.truncate_dim or out.shape[1]].float().cpu().numpy(), np.float32)
+    return cut(found, dim, normal=engine.normal)
+
+
+# One hash for everything that decides a model's vectors: weights and precision, configuration, processor, pooling,
+# prompts.
+#
+# It is taken from the model in memory, so a model on disk, the same model in training, and an adapter merged on the
+# fly agree where their vectors do. What a tokenizer remembers of its latest call (padding, truncation) is left out,
+# and so are names of folders and versions.
+
+_BYTES = 1 << 26
+
+
+def fingerprint(sentence: Any) -> str:
+    """Return the hash in hex; it reads every weight once."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(sentence.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        for piece in _pieces(tensor):
+            digest.update(piece)
+    digest.update(json.dumps(_settings(sentence), sort_keys=True, default=str, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[Any]:
+    """Give a tensor's bytes piece by piece, so that a large matrix on an accelerator is never whole in memory twice."""
+    flat = tensor.detach().reshape(-1)
+    step = max(1, _BYTES // max(1, flat.element_size()))
+    for start in range(0, len(flat), step):
+        yield flat[start : start + step].cpu().contiguous().view(torch.uint8).numpy().data
+
+
+def _settings(sentence: Any) -> dict[str, Any]:
+    """Return everything besides weights."""
+    modules = [(type(module).__name__, _config_of(module)) for module in sentence]
+    first = sentence[0]
+    processor = getattr(first, "processor", None) or getattr(first, "tokenizer", None)
+    return {
+        "modules": modules,
+        "prompts": dict(sentence.prompts),
+        "default": sentence.default_prompt_name,
+        "cut": sentence.truncate_dim,
+        "longest": sentence.max_seq_length,
+        "model": clean(first.auto_model.config.to_dict()) if hasattr(first, "auto_model") else {},
+        "processor": processor_settings(processor),
+    }
+
+
+def _config_of(module: Any) -> Any:
+    """Return a module's own settings, but for the transformer's, which name classes and files."""
+    said = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+    return clean(said)

@@ -1,45 +1,60 @@
-"""Open anything that gives vectors: ours, any sentence-transformers model, a checkpoint as its trainer left it, a vision-language model.
-
-A sentence-transformers checkpoint says itself how its states become one vector. For any other, what its layout tells decides (MoCa's,
-CoCoA's and VLM2Vec's are known, see `model.layout`), then what its config declares of attention, and the pooling is the one that fits: the
-mean of two-way states, the last of causal ones. What is asked for stands above all of it. An adapter is merged into its base in memory. The
-same folder through `convert` gives the same vectors, where both are asked for the same attention.
-"""
+"""Open anything that gives vectors: a model of any kind, the same in several processes, or a server."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import logging
+import os
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from ..errors import TwowayError, UsageError, did_you_mean
-from ..images import check_pixels
-from ..model import adapters, backbone, card, encoder, opened, source
-from ..model import pooling as poolings
-from ..model import processor as processors
-from ..model.attention import ATTENTION, set_attention
-from ..model.attn_implementation import AUTO, Setting, by_part, require_installed
-from ..model.attn_implementation import use as use_kernels
-from ..model.layout import number_as_text, write_as
-from ..model.pixels import set_pixels
-from ..model.start import open_start, warn_of_chat
+from twoway.content import ContentError, Document
+from twoway.data.formats import documents_of
+from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.images import check_pixels
+from twoway.models import adapters, checkpoint, loading, opening
+from twoway.models import pooling as poolings
+from twoway.models import processor as processors
+from twoway.models.attention import ATTENTION, set_attention
+from twoway.models.kernels import AUTO, Setting, by_part, require_installed, use_kernels
+from twoway.models.opening import number_as_text, open_start, warn_of_chat, write_as
+from twoway.models.processor import set_pixels
+from twoway.processes import CONTEXT, Team
+
 from .embedder import Embedder, Settings
+from .inputs import size_in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ..model.attention import Attention
-    from ..model.prompting import Style
+    from twoway.data.formats import Content
+    from twoway.models.attention import Attention
+    from twoway.models.processor import Style
+
+    from .embedder import Refuse, Vector
+    from .endpoint import Endpoint
+    from .inputs import Side
 
 _log = logging.getLogger(__name__)
+
+
+# Open anything that gives vectors: ours, any sentence-transformers model, a checkpoint as its trainer left it, a
+# vision-language model.
+#
+# A sentence-transformers checkpoint says itself how its states become one vector. For any other, what its layout
+# tells decides (MoCa's, CoCoA's and VLM2Vec's are known, see `model.layout`), then what its config declares of
+# attention, and the pooling is the one that fits: the mean of two-way states, the last of causal ones. What is asked
+# for stands above all of it. An adapter is merged into its base in memory. The same folder through `convert` gives
+# the same vectors, where both are asked for the same attention.
 
 
 def open_embedder(
@@ -75,22 +90,22 @@ def open_embedder(
         return Embedder.of(model, **settings)
     place = _device(device)
     dtype = dtype or ("float32" if place.type == "cpu" else "auto")
-    if dtype not in backbone.DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, backbone.DTYPES)} (there are: {', '.join(backbone.DTYPES)})")
+    if dtype not in loading.DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, loading.DTYPES)} (there are: {', '.join(loading.DTYPES)})")
     require_installed(by_part(attn_implementation))
-    folder = source.locate(model)
+    folder = loading.locate(model)
     if pooling is not None:
         poolings.require_mode(pooling)
     if attention is not None and attention not in ATTENTION:
         raise UsageError(f"unknown attention {attention!r}{did_you_mean(attention, ATTENTION)} (there are: {', '.join(ATTENTION)})")
     how: dict[str, str] = {}
-    if encoder.is_encoder(folder):
+    if checkpoint.is_encoder(folder):
         for name, value in (("pooling", pooling), ("template", template), ("attention", attention)):
             if value is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
-        sentence = encoder.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place)
+        sentence = checkpoint.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place)
         how = _said_by(sentence, folder)
-    elif adapters.is_adapter(folder) or type(backbone.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    elif adapters.is_adapter(folder) or type(loading.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         sentence, how = _vision_language(model, dtype, pooling, processor, template, attention)
     elif attention is not None:
         raise UsageError(f"{model} is a text model; --attention is for vision-language models, so leave it out")
@@ -143,7 +158,7 @@ def _device(name: str) -> torch.device:
         place = torch.device(name)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here: {source.first_line(error)}") from error
+        raise UsageError(f"device {name!r} is not to be had here: {loading.first_line(error)}") from error
     return place
 
 
@@ -152,7 +167,7 @@ def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:
     config = getattr(getattr(sentence[0], "auto_model", None), "config", None)
     if config is None:
         return {}
-    found = opened.declared(config, card.read(folder))
+    found = opening.declared(config, checkpoint.read_card(folder))
     return {"attention": found.attention} if found.by or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else {}
 
 
@@ -162,7 +177,7 @@ def _vision_language(
     """Put pooling behind a vision-language model in memory; return how it is read, too."""
     start = open_start(model, dtype=dtype)
     told = start.layout
-    wanted: Any = attention or told.attention or opened.declared(start.model.config, start.provenance).attention
+    wanted: Any = attention or told.attention or opening.declared(start.model.config, start.provenance).attention
     set_attention(start.model, wanted)
     own = start.settings
     settings = own.pooled(mode or (None if own.behind else told.pooling or ("mean" if wanted == "two-way" else "last")), None)
@@ -175,7 +190,7 @@ def _vision_language(
         _log.warning(
             "%s: pooling eos over causal attention, which is what its config means; if CoCoA trained it, say --attention two-way", model
         )
-    parts: Any = processors.load_processor(source.locate(processor, source.PROCESSOR) if processor else start.folder)
+    parts: Any = processors.load_processor(loading.locate(processor, loading.PROCESSOR) if processor else start.folder)
     processors.require_fit(start.model, parts)
     write_as(parts, template)
     if template == "bare":
@@ -183,7 +198,7 @@ def _vision_language(
     processors.set_max_length(start.model, parts, own.longest)
     if mode == "eos":
         poolings.append_eos(parts)
-    sentence = encoder.around(backbone.inner(start.model), parts, settings)
+    sentence = checkpoint.read_around(loading.inner(start.model), parts, settings)
     if template == "bare":
         number_as_text(sentence[0].processor)
     return sentence, {"attention": wanted, "pooling": mode, "template": template}
@@ -191,15 +206,160 @@ def _vision_language(
 
 def _text_model(folder: Path, dtype: str, mode: str | None) -> tuple[SentenceTransformer, dict[str, str]]:
     """Put pooling behind a text model as sentence-transformers opens it; return how it is read, too."""
-    config = backbone.load_config(folder)
-    source.weight_files(folder)
-    attention = opened.declared(config, {}).attention
+    config = loading.load_config(folder)
+    loading.weight_files(folder)
+    attention = opening.declared(config, {}).attention
     mode = mode or ("mean" if attention == "two-way" else "last")
     if poolings.require_mode(mode) == "eos":
         raise UsageError("pooling eos is for vision-language models; use --pooling last or mean")
     try:
         transformer = Transformer(str(folder), model_kwargs={"dtype": dtype, "use_safetensors": True})
     except (RuntimeError, ValueError, KeyError, OSError, ImportError, TypeError, SafetensorError) as error:
-        raise TwowayError(f"{folder} cannot be loaded: {source.first_line(error)}") from error
+        raise TwowayError(f"{folder} cannot be loaded: {loading.first_line(error)}") from error
     behind = poolings.modules(mode, transformer.get_embedding_dimension(), None, transformer.model.dtype)
     return SentenceTransformer(modules=[transformer, *behind], device="cpu"), {"attention": attention, "pooling": mode}
+
+
+# One model in several processes, each on a device of its own: all GPUs of a machine, or a few shares of its
+# processors.
+#
+# What comes out is what one process gives, in order, with the same refusals: rows are embedded in blocks, and only
+# the last bits of a vector depend on what shares its batch. Blocks are small at first, so that a small task is shared
+# too, and grow, so that rows of one length meet.
+
+_FIRST, _ROWS, _BYTES = 32, 512, 64 << 20
+
+
+def open_embedders(model: str | Path | Embedder | SentenceTransformer, *, processes: int | None = None, **opening: Any) -> Embedder:
+    """Open a model as `open_embedder` does, in as many processes as are asked for; by default one for each GPU of the machine."""
+    if isinstance(model, Embedder | SentenceTransformer):
+        if processes is not None and processes > 1:
+            raise UsageError("a model in memory cannot be sent to other processes; name its folder or hub id")
+        return open_embedder(model, **opening)
+    devices = _devices(opening.get("device") or "auto", processes)
+    if len(devices) == 1:
+        return open_embedder(model, **opening)
+    # The copy here says what the model is, and embeds nothing: it takes no room on a device.
+    dtype = opening.get("dtype") or ("float32" if devices[0] == "cpu" else "auto")
+    settings = {**opening, "dtype": dtype}
+    return Embedders(open_embedder(model, **{**settings, "device": "cpu"}), {"model": str(model), **settings}, devices)
+
+
+def _devices(device: str, processes: int | None) -> list[str]:
+    """Return the device of each process."""
+    if processes is not None and processes < 1:
+        raise UsageError(f"--processes is at least 1, not {processes}")
+    there = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0
+    if there:
+        if processes is not None and processes > there:
+            raise UsageError(f"--processes {processes}: this machine shows {there} GPUs, and each process needs one")
+        return [f"cuda:{number}" for number in range(processes or there)]
+    if device not in ("auto", "cpu") and (processes or 1) > 1:
+        raise UsageError(f"--processes {processes} cannot share the device {device}; leave --device out, and each has a GPU of its own")
+    return ["cpu" if device == "auto" else device] * (processes or 1)
+
+
+class Embedders(Embedder):
+    """An embedder whose documents other processes embed; `engine` says what the model is."""
+
+    def __init__(self, engine: Embedder, opening: dict[str, Any], devices: Sequence[str]) -> None:
+        vars(self).update(vars(engine))
+        self.devices = devices
+        turn = CONTEXT.Value("i", 0)
+        self.team = Team(len(devices), _begin, opening, devices, turn, title="embedding")
+
+    @property
+    def device(self) -> torch.device:
+        """Return a device that this process may compute on beside."""
+        return torch.device(self.devices[0])
+
+    def close(self) -> None:
+        """End the processes."""
+        self.team.close()
+
+    def embed(
+        self,
+        documents: Iterable[Content],
+        *,
+        side: Side | None = None,
+        instruction: str | None = None,
+        prompt_name: str | None = None,
+        dim: int | None = None,
+        ordered: bool = False,
+        refuse: Refuse | None = None,
+    ) -> Iterator[tuple[int, Vector]]:
+        """See `Embedder.embed`; vectors always come in order."""
+        how: dict[str, Any] = {"side": side, "instruction": instruction, "prompt_name": prompt_name, "dim": dim}
+        self.check(**how)
+        return self._results(documents_of(documents), how, refuse)
+
+    def _results(self, documents: Iterable[Document], how: dict[str, Any], refuse: Refuse | None) -> Iterator[tuple[int, Vector]]:
+        begun: deque[tuple[int, Any]] = deque()
+
+        def finish() -> Iterator[tuple[int, Vector]]:
+            first, wait = begun.popleft()
+            numbers, vectors, bad = wait()
+            for number, error in bad:
+                if refuse is None:
+                    raise error
+                refuse(first + number, error)
+            yield from ((first + number, vector) for number, vector in zip(numbers, vectors, strict=True))
+
+        for first, block in _blocks(documents, len(self.devices)):
+            begun.append((first, self.team.submit(_embed_here, block, how)))
+            if len(begun) > 2 * len(self.devices):
+                yield from finish()
+        while begun:
+            yield from finish()
+
+
+def _blocks(documents: Iterable[Document], shares: int) -> Iterator[tuple[int, list[Document]]]:
+    """Cut the documents into blocks, with the number of the first of each."""
+    block: list[Document] = []
+    first = held = made = 0
+    for number, document in enumerate(documents):
+        block.append(Document(document.parts, document.place))
+        held += size_in_memory(document)
+        if len(block) >= min(_ROWS, _FIRST << (made // shares)) or held >= _BYTES:
+            yield first, block
+            block, first, held, made = [], number + 1, 0, made + 1
+    if block:
+        yield first, block
+
+
+_OWN: dict[str, Embedder] = {}  # of a process that embeds
+
+
+def _begin(opening: dict[str, Any], devices: Sequence[str], turn: Any) -> None:
+    """Open the model on the next device that is free."""
+    with turn.get_lock():
+        number, turn.value = turn.value, turn.value + 1
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
+    _OWN["engine"] = open_embedder(**{**opening, "device": devices[number]})
+
+
+def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[int], Vector, list[tuple[int, ContentError]]]:
+    """Embed a block; return the numbers of the documents that have vectors, the vectors, and what was refused."""
+    engine = _OWN["engine"]
+    bad: list[tuple[int, ContentError]] = []
+    found = sorted(engine.embed(documents, refuse=lambda number, error: bad.append((number, error)), **how), key=lambda one: one[0])
+    rows = np.stack([vector for _, vector in found]) if found else np.zeros((0, how["dim"] or engine.dimension), np.float32)
+    return [number for number, _ in found], rows, sorted(bad, key=lambda one: one[0])
+
+
+# What `evaluate` takes for a model: everything that the embedding engine opens, and a server of vectors by its
+# address.
+
+
+def open_engine(model: Any, **opening: Any) -> Embedder | Endpoint:
+    """Open a model; a server has its settings already, so none may be asked of it."""
+    from .endpoint import Endpoint, is_endpoint
+
+    if is_endpoint(model):
+        for name, value in opening.items():
+            if value is not None and (name, value) != ("device", "auto"):
+                raise UsageError(f"--{name.replace('_', '-')} is not for a model behind a server, which has its own settings; leave it out")
+        return Endpoint(str(model))
+
+    return open_embedders(model, **opening)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import UsageError
-from .resample import drawn_means
-from .results import read
-from .scores import DRAWS, Outcome, values
+from twoway.errors import UsageError
+
+from .metrics import DRAWS, Outcome, drawn_means, values
+from .runner import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .resample import Abouts
-    from .results import Kept
+    from .metrics import Abouts
+    from .runner import Kept
 
     Floats = NDArray[np.float64]
 
-MEAN = "mean over tasks"
-
 log = logging.getLogger(__name__)
+
+MEAN = "mean over tasks"
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,188 @@ candidates, hundreds in most tasks, so that scores have room. Pictures are bytes
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..content import Document, Image, Place
-from ..data import samples
-from ..data.samples_pairs import LANGUAGES
-from ..errors import UsageError, did_you_mean
-from . import nano_pairs as ask
-from .nano_pairs import Held
-from .ranking import Item, Pool, RankingTask
+from twoway.content import Document, Image, Place, Text
+from twoway.data import samples
+from twoway.data.samples import CALLED, LANGUAGES, STYLED, known_pairs
+from twoway.errors import UsageError, did_you_mean
+from twoway.images import open_image
+
+from .tasks import Item, Pool, RankingTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from .nano_pairs import Pair, Row
+    from twoway.content import Part
+
+
+# What the nano suite asks: pairs of a query and its answer about the unseen half of the samples, one function a kind
+# of question.
+
+Row = dict[str, Any]
+Pair = tuple[tuple["Part", ...], tuple["Part", ...]]
+
+PLAIN = ("flat", "outline", "filled", "flag")  # styles of which each concept has one
+REGIONS = 200  # pages whose regions are asked for
+TERMS = 1000  # definitions that are asked
+SMALLEST = 6  # concepts that make a category
+
+
+@dataclass(frozen=True)
+class Held:
+    """The unseen half: its concepts, one plain picture of each, and the tables."""
+
+    world: samples.World
+    concepts: dict[str, Row]
+    plain: list[Row]
+
+    @classmethod
+    def read(cls) -> Held:
+        """Read the samples. Concepts that share a definition with the seen half are left out, as in every view of pairs."""
+        world = samples.load()
+        torn = world.torn()
+        concepts = {key: row for key, row in world.concepts.items() if row["half"] == "unseen" and key not in torn}
+        first: dict[str, Row] = {}
+        for style in PLAIN:
+            for row in world.drawn(style=style, half="unseen"):
+                if row["concept"] in concepts:
+                    first.setdefault(row["concept"], row)
+        return cls(world, concepts, [first[key] for key in concepts if key in first])
+
+    def styled(self, style: str) -> list[Row]:
+        """Return the pictures of one style; of the held-out style without those that look like a training one."""
+        rows = self.world.drawn(style=style, half="unseen")
+        return [row for row in rows if row["concept"] in self.concepts and row["id"] not in self.world.twins]
+
+    def far(self) -> list[Row]:
+        """Return the pictures of the source that no stage sees, of concepts that the base knows."""
+        return [row for row in known_pairs(self.world, samples.HELD_SOURCE, "unseen") if row["concept"] in self.concepts]
+
+    def name(self, row: Mapping[str, Any], language: str = "en") -> str:
+        """Return what a picture shows, in words."""
+        return str(self.concepts[row["concept"]]["names"][language])
+
+
+def picture(row: Mapping[str, Any]) -> Image:
+    """Return the picture of a row."""
+    return Image(row["image"])
+
+
+def categories(held: Held, rows: Sequence[Row]) -> list[Pair]:
+    """Ask for the category of a picture."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        if group := held.concepts[row["concept"]]["group"]:
+            sizes[group] = sizes.get(group, 0) + 1
+    groups = [(row, held.concepts[row["concept"]]["group"]) for row in rows]
+    return [((picture(row),), (Text(group),)) for row, group in groups if group and sizes[group] >= SMALLEST]
+
+
+def facts(held: Held, fact: str, question: str) -> list[Pair]:
+    """Ask a flag for a fact about its country."""
+    rows = [(row, held.concepts[row["concept"]]["facts"].get(fact)) for row in held.plain]
+    return [((picture(row), Text(question)), (Text(str(answer)),)) for row, answer in rows if answer]
+
+
+def called(held: Held) -> list[Pair]:
+    """Ask what a picture is called, in a language named by the question; the names in the other languages are candidates too."""
+    found: list[Pair] = []
+    for row in held.plain:
+        known_in = [language for language in LANGUAGES if language in held.concepts[row["concept"]]["names"]]
+        language = random.Random(f"called/{row['concept']}").choice(known_in)
+        found.append(((picture(row), Text(CALLED[language])), (Text(held.name(row, language)),)))
+    return found
+
+
+def keywords(held: Held) -> list[Pair]:
+    """Ask which words fit a picture: keywords that do not stand in its name."""
+    found: list[Pair] = []
+    for row in held.plain:
+        name = held.name(row).casefold()
+        words = [word for word in held.concepts[row["concept"]]["keywords"].get("en", ()) if word.casefold() not in name]
+        if words:
+            found.append(((picture(row), Text("Which words fit?")), (Text(", ".join(words[:3])),)))
+    return found
+
+
+def names(held: Held, rows: Sequence[Row], *, languages: Sequence[str], back: bool) -> list[Pair]:
+    """Find a picture's name, or with `back` the picture of a name."""
+    found: list[Pair] = []
+    for row in rows:
+        can = [language for language in languages if language in held.concepts[row["concept"]]["names"]]
+        if can:
+            language = random.Random(f"names/{row['concept']}").choice(can)
+            pair = (picture(row),), (Text(held.name(row, language)),)
+            found.append((pair[1], pair[0]) if back else pair)
+    return found
+
+
+def definitions(held: Held) -> list[Pair]:
+    """Find the picture of a definition."""
+    rows = [(row, held.concepts[row["concept"]]["gloss"]) for row in held.plain]
+    return [((Text(gloss),), (picture(row),)) for row, gloss in rows if gloss]
+
+
+def composed(held: Held) -> list[Pair]:
+    """Find a picture's concept in another style. The shown picture itself is a candidate: words alone or looks alone do not do."""
+    flat = {row["concept"]: row for row in held.styled("flat")}
+    drawn = {row["concept"]: row for row in held.styled("high-contrast")}
+    both = [key for key in flat if key in drawn]
+    wishes = [(flat, drawn, "high-contrast"), (drawn, flat, "flat")]
+    return [
+        ((picture(shown[key]), Text(STYLED[wish])), (picture(wanted[key]),))
+        for number, key in enumerate(both)
+        for shown, wanted, wish in [wishes[number % 2]]
+    ]
+
+
+def regions(held: Held) -> list[Pair]:
+    """Find the part of a page that shows what is named; candidates are the parts of all these pages."""
+    pages = [row for row in held.world.pages if row["half"] == "unseen"][:REGIONS]
+    found: list[Pair] = []
+    for page in pages:
+        whole = open_image(Image(page["image"]))
+        for concept, box in zip(page["concepts"], page["boxes"], strict=True):
+            names_ = held.world.concepts[concept]["names"]
+            words = names_.get(page["language"], names_["en"])
+            found.append(((Image(page["image"]), Text(words)), (Image(whole.crop(tuple(box))),)))
+    return found
+
+
+def pages(held: Held, *, same_language: bool) -> list[Pair]:
+    """Find the page that a query asks for, in words that do not stand on it."""
+    found: list[Pair] = []
+    for page in held.world.pages:
+        languages = [one for one in sorted(page["queries"]) if (one == page["language"]) == same_language]
+        if page["half"] == "unseen" and languages:
+            language = random.Random(f"pages/{page['id']}").choice(languages)
+            found.append(((Text(page["queries"][language]),), (Image(page["image"]),)))
+    return found
+
+
+def terms(held: Held) -> list[Pair]:
+    """Find the noun of a definition."""
+    rows = [row for row in held.world.texts if row["half"] == "unseen"]
+    chosen = random.Random("terms").sample(rows, min(TERMS, len(rows)))
+    return [((Text(row["gloss"]),), (Text(row["term"]),)) for row in chosen]
+
+
+def translations(held: Held) -> list[Pair]:
+    """Find a name in another language; names that are spelled alike are no question."""
+    found: list[Pair] = []
+    for key, row in held.concepts.items():
+        name = row["names"]["en"]
+        others = [one for one in LANGUAGES[1:] if row["names"].get(one, name).casefold() != name.casefold()]
+        if others:
+            found.append(((Text(name),), (Text(row["names"][random.Random(f"translations/{key}").choice(others)]),)))
+    return found
+
 
 IN_STYLE, NEW_STYLE, NEW_SOURCE = "known style", "unseen style", "unseen source"
 
@@ -39,7 +203,7 @@ class Kind:
 
 
 def _named(choose: Callable[[Held], Sequence[Row]], languages: Sequence[str], *, back: bool) -> Callable[[Held], list[Pair]]:
-    return lambda held: ask.names(held, choose(held), languages=languages, back=back)
+    return lambda held: names(held, choose(held), languages=languages, back=back)
 
 
 def _modern(held: Held) -> list[Row]:
@@ -48,25 +212,25 @@ def _modern(held: Held) -> list[Row]:
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]
 TASKS: dict[str, Kind] = {
-    "category": Kind("classification", lambda held: ask.categories(held, held.plain)),
-    "category-new-style": Kind("classification", lambda held: ask.categories(held, _modern(held)), NEW_STYLE),
-    "capital": Kind("vqa", partial(ask.facts, fact="capital", question="What is the capital of this country?")),
-    "continent": Kind("vqa", partial(ask.facts, fact="continent", question="On which continent is this country?")),
-    "called": Kind("vqa", ask.called),
-    "keywords": Kind("vqa", ask.keywords),
+    "category": Kind("classification", lambda held: categories(held, held.plain)),
+    "category-new-style": Kind("classification", lambda held: categories(held, _modern(held)), NEW_STYLE),
+    "capital": Kind("vqa", partial(facts, fact="capital", question="What is the capital of this country?")),
+    "continent": Kind("vqa", partial(facts, fact="continent", question="On which continent is this country?")),
+    "called": Kind("vqa", called),
+    "keywords": Kind("vqa", keywords),
     "picture-name": Kind("retrieval", _named(lambda held: held.plain, EN, back=False)),
     "name-picture": Kind("retrieval", _named(lambda held: held.plain, EN, back=True)),
     "name-picture-languages": Kind("retrieval", _named(lambda held: held.plain, OTHER, back=True)),
     "picture-name-new-style": Kind("retrieval", _named(_modern, EN, back=False), NEW_STYLE),
     "name-picture-new-style": Kind("retrieval", _named(_modern, EN, back=True), NEW_STYLE),
     "name-picture-new-source": Kind("retrieval", _named(Held.far, EN, back=True), NEW_SOURCE),
-    "definition-picture": Kind("retrieval", ask.definitions),
-    "composed": Kind("retrieval", ask.composed, shown=True),
-    "region": Kind("grounding", ask.regions),
-    "page": Kind("documents", partial(ask.pages, same_language=True)),
-    "page-languages": Kind("documents", partial(ask.pages, same_language=False)),
-    "definition-term": Kind("texts", ask.terms),
-    "translation": Kind("texts", ask.translations),
+    "definition-picture": Kind("retrieval", definitions),
+    "composed": Kind("retrieval", composed, shown=True),
+    "region": Kind("grounding", regions),
+    "page": Kind("documents", partial(pages, same_language=True)),
+    "page-languages": Kind("documents", partial(pages, same_language=False)),
+    "definition-term": Kind("texts", terms),
+    "translation": Kind("texts", translations),
 }
 
 

@@ -7,26 +7,35 @@ that replaces the whole index builds beside it and takes its place once every ro
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..data.policy import BAD_ROWS, Policy
-from ..data.progress import steps
-from ..errors import TwowayError, UsageError
-from ..files import sha256
-from ..images import DEFAULT, ReadLimits
-from .lance_filter import quoted
-from .opening import create_store, exists, open_store
+import numpy as np
+
+from twoway.content import Place
+from twoway.data.rows import BAD_ROWS, Policy
+from twoway.embedding.shards import Shards
+from twoway.errors import TwowayError, UsageError
+from twoway.files import sha256
+from twoway.images import DEFAULT, ReadLimits
+from twoway.progress import steps
+
+from .lance import quoted
 from .pictures import Name, Pictures
-from .recall import Measured, find_effort
-from .source import Source
+from .query import create_store, exists, open_store
+from .store import About, Item, check_id, kinds_of, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from ..content import ContentError
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from twoway.content import ContentError
+
     from .store import Store
 
 EXACT_BELOW, RECALL = 50_000, 0.95
@@ -207,3 +216,138 @@ def _list_of(db: str) -> Path:
     if db.startswith("milvus"):
         return Path(BAD_ROWS)
     return Path(f"{db}.{BAD_ROWS}") if db.endswith(".db") else Path(db) / BAD_ROWS
+
+
+# A folder of vectors as items, looked through before anything is written.
+
+_NAMES, _METAS = ["id", "file", "row", "unit"], ["file", "row", "unit", "meta"]
+
+
+class Source:
+    """A folder of vectors, looked through before anything is written."""
+
+    def __init__(self, folder: Path, ids: str) -> None:
+        self.shards = Shards.open(folder)
+        self.place = ids == "place"
+        model, manifest = Path(str(self.shards.manifest["model"])), self.shards.manifest
+        self.about = About(str(model.resolve()) if model.is_dir() else manifest["model"], manifest["fingerprint"], manifest["dim"])
+        self.many = self.shards.done()
+        self._check()
+        self.fields = kinds_of(meta for table in self.shards.tables(_METAS) for meta in self.metas(table))
+
+    def steps(self) -> Iterator[tuple[int, Path]]:
+        """Yield the number and the file of every shard."""
+        yield from ((number, self.shards.path(number)) for number in range(self.many))
+
+    def names(self, table: pa.Table) -> list[str]:
+        """Return the ids of a shard."""
+        if not self.place:
+            return [str(name) for name in table["id"].to_pylist()]
+        rows = zip(*(table[column].to_pylist() for column in ("id", "file", "row", "unit")), strict=True)
+        return [name if file is None else str(Place(file, row, kind)) for name, file, row, kind in rows]
+
+    def metas(self, table: pa.Table) -> list[dict[str, Any]]:
+        """Return what filters may ask of the rows of a shard: where they come from, and what they had beside their content."""
+        found = []
+        for file, row, kind, said in zip(*(table[column].to_pylist() for column in _METAS), strict=True):
+            known: dict[str, Any] = {} if file is None else {"file": file} | ({} if row is None else {kind: row})
+            meta = json.loads(said)
+            meta.pop("id", None)
+            found.append(known | meta)
+        return found
+
+    def items(self, table: pa.Table, small: Sequence[bytes | None]) -> list[Item]:
+        """Return the rows of a shard as items."""
+        places = [
+            "" if file is None else str(Place(file, row, kind))
+            for file, row, kind in zip(*(table[column].to_pylist() for column in _METAS[:3]), strict=True)
+        ]
+        vectors, texts = unit(self.shards.vectors(table)), (text or "" for text in table["text"].to_pylist())
+        columns = zip(self.names(table), vectors, texts, small, places, self.metas(table), strict=True)
+        return [Item(*one) for one in columns]
+
+    def _check(self) -> None:
+        """Refuse a folder without vectors, and ids that stand twice."""
+        for table in self.shards.tables(_NAMES):
+            if not {".", ".."}.isdisjoint(self.names(table)):
+                for name, file, row, kind in zip(self.names(table), *(table[column].to_pylist() for column in _NAMES[1:]), strict=True):
+                    check_id(name, str(Place(file or "?", row, kind)))
+        hashes = [np.fromiter(map(hash, self.names(table)), np.int64, len(table)) for table in self.shards.tables(_NAMES)]
+        together = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.int64)
+        if not len(together):
+            raise UsageError(f"{self.shards.folder} holds no vectors yet; let 'twoway embed' end")
+        twice = set(together[1:][together[1:] == together[:-1]].tolist())
+        seen: dict[str, str] = {}
+        for table in self.shards.tables(_NAMES) if twice else ():
+            for name, file, row, kind in zip(self.names(table), *(table[column].to_pylist() for column in _NAMES[1:]), strict=True):
+                place = str(Place(file or "?", row, kind))
+                if name in seen:
+                    other = "" if place == seen[name] else ", or pass --ids place"
+                    where = f"({seen[name]} and {place}), and one would take the other's place"
+                    raise UsageError(f"two rows have the id {name!r} {where}; give each its own{other}")
+                if hash(name) in twice:
+                    seen[name] = place
+
+
+# What an index of the vectors finds of the true nearest, and how hard it has to look for a recall that is wanted.
+
+QUERIES, K = 100, 10
+EFFORTS = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Recall of the ten nearest against exact search, at one effort."""
+
+    effort: int
+    recall: float
+    milliseconds: float  # of one search, one after the other, with what is shown of the items
+    cpu_milliseconds: float  # of all threads of this process, which other work on the machine does not change
+
+
+def find_effort(store: Store, wanted: float) -> list[Measured]:
+    """Set the smallest effort that reaches a recall (or the largest there is), and return what was measured on the way."""
+    queries, true = neighbours(store)
+    found: list[Measured] = []
+    for effort in EFFORTS if len(queries) else ():
+        store.tune(effort)
+        found.append(measure(store, queries, true, effort))
+        if found[-1].recall >= wanted:
+            break
+    return found
+
+
+def measure(store: Store, queries: dict[str, NDArray[np.float32]], true: dict[str, set[str]], effort: int) -> Measured:
+    """Ask for the neighbours of items, which themselves do not count."""
+    start, spent, shares = time.perf_counter(), time.process_time(), []
+    for name, vector in queries.items():
+        found = [hit.item.id for hit in store.search(vector, k=K + 1) if hit.item.id != name]
+        shares.append(len(true[name].intersection(found[:K])) / max(1, len(true[name])))
+    took, spent = time.perf_counter() - start, time.process_time() - spent
+    return Measured(effort, float(np.mean(shares)), took / len(queries) * 1000, spent / len(queries) * 1000)
+
+
+def neighbours(store: Store, *, many: int = QUERIES, seed: int = 0) -> tuple[dict[str, NDArray[np.float32]], dict[str, set[str]]]:
+    """Draw items as queries, and return them with the ids of their true nearest; the vectors are gone through twice, block by block."""
+    from twoway.embedding.nearest import nearest
+
+    rows = store.count()
+    drawn = set(np.random.default_rng(seed).choice(rows, min(many, rows), replace=False).tolist()) if rows else set()
+    queries = dict(_picked(store.vectors(), drawn))
+    asked = np.stack(list(queries.values())) if queries else np.zeros((0, store.dimension), np.float32)
+    best: list[list[tuple[float, str]]] = [[] for _ in queries]
+    for names, block in store.vectors() if queries else ():
+        scores, places = nearest(asked, unit(block), min(K + 1, len(block)))
+        for mine, near, found in zip(best, scores.tolist(), places.tolist(), strict=True):
+            mine[:] = sorted([*mine, *((score, names[place]) for score, place in zip(near, found, strict=True))], reverse=True)[: K + 1]
+    true = {name: [other for _, other in mine if other != name][:K] for name, mine in zip(queries, best, strict=True)}
+    return queries, {name: set(others) for name, others in true.items()}
+
+
+def _picked(blocks: Iterable[tuple[list[str], NDArray[np.float32]]], drawn: set[int]) -> Iterable[tuple[str, NDArray[np.float32]]]:
+    """Yield the items with these numbers."""
+    start = 0
+    for names, block in blocks:
+        for place in sorted(number - start for number in drawn if start <= number < start + len(names)):
+            yield names[place], unit(block[place])
+        start += len(names)

@@ -6,33 +6,383 @@ version as it was; writers of several processes are kept apart by a lock on the 
 
 from __future__ import annotations
 
+import errno
+import json
+import shutil
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from ..embedding.shards import alone
-from ..errors import UsageError
-from ..files import require_room
-from . import lance_index, lance_making
-from .fields import fitting, kinds_of
-from .filters import parse
-from .lance_filter import quoted, sql
-from .lance_live import TABLE, Live, about_of
-from .lance_rows import TYPES, fields_of, items_of, matrix, rows_of
-from .said import engine_errors
-from .store import About, Hit, check_query, checked, unit
+from twoway.embedding.shards import alone
+from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean, with_extra
+from twoway.files import require_room
+
+from .filters import Group, parse
+from .store import (
+    OPEN,
+    OWN,
+    About,
+    Hit,
+    Item,
+    as_kind,
+    check_query,
+    checked,
+    cut_off,
+    engine_errors,
+    files,
+    fitting,
+    is_slow,
+    kinds_of,
+    name_of,
+    unit,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from .store import Item, Value
+    from .filters import Filter, Literal
+    from .store import Value
+
+
+# A filter in the words of LanceDB, which takes the conditions of SQL.
+
+
+def sql(one: Filter) -> str:
+    """Return the condition."""
+    if isinstance(one, Group):
+        if one.how == "not":
+            return f"NOT ({sql(one.parts[0])})"
+        return f" {one.how.upper()} ".join(f"({sql(part)})" for part in one.parts)
+    name = f"`{one.field}`"
+    if one.sign == "null":
+        return f"{name} IS NULL"
+    if one.sign == "in":
+        return f"{name} IN ({', '.join(quoted(value) for value in one.values)})"
+    return f"{name} {one.sign.upper()} {quoted(one.values[0])}"
+
+
+def quoted(value: Literal) -> str:
+    """Return a value as SQL writes it."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return str(value).upper() if isinstance(value, bool) else repr(value)
+
+
+# Items as rows of a LanceDB table, and back: a column for each field of the metadata beside an item's own.
+
+TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+_KINDS = {kind: name for name, kind in TYPES.items()}
+
+
+def schema_of(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
+    """Return the columns of an empty table, which remembers something under a key."""
+    kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
+    vector = pa.field("vector", pa.list_(pa.float32(), dimension))
+    return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
+
+
+def fields_of(schema: pa.Schema) -> dict[str, str]:
+    """Return what a filter may name, and its type."""
+    return OPEN | {field.name: _KINDS[field.type] for field in schema if field.name not in OWN}
+
+
+def rows_of(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: int) -> pa.Table:
+    """Return items as rows."""
+    flat = pa.array(np.concatenate([np.asarray(one.vector, np.float32) for one in items]))
+    columns: dict[str, Any] = {
+        "id": [one.id for one in items],
+        "text": [one.text or None for one in items],
+        "place": [one.place for one in items],
+        "thumbnail": [one.thumbnail for one in items],
+        "origin": [origin] * len(items),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
+    }
+    rows = [{name_of(key): value for key, value in one.metadata.items()} for one in items]
+    for name, kind in fields_of(schema).items():
+        if name not in columns:
+            columns[name] = [as_kind(row.get(name), kind) for row in rows]
+    return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def items_of(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Iterator[Item]:
+    """Return rows as items."""
+    names = [field.name for field in found.schema if field.name not in OWN and not field.name.startswith("_")]
+    kinds = {name: "number" if pa.types.is_floating(found.schema.field(name).type) else "" for name in names}
+    for number, row in enumerate(found.select(["id", "text", "place", "thumbnail", *names]).to_pylist()):
+        meta = {name: value for name in names if (value := as_kind(row[name], kinds[name])) is not None}
+        yield Item(row["id"], None if vectors is None else vectors[number], row["text"] or "", row["thumbnail"], row["place"] or "", meta)
+
+
+def matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:
+    """Return the vectors of a result as rows."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in found["vector"].chunks]
+    return np.concatenate(chunks).reshape(-1, dimension) if chunks else np.zeros((0, dimension), np.float32)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+# A LanceDB table in a program that runs on while other processes add to it, compact it, or build it anew.
+#
+# Who reads sees a version as it was. Where another process has taken that version's files away, the newest is asked
+# instead; and a table that now holds vectors of another model is an error, since every query of this program is of
+# the one that was there before.
+
+Answer = TypeVar("Answer")
+TABLE, ABOUT = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
+FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
+
+
+def about_of(table: Any) -> dict[str, Any] | None:
+    """Return what a table remembers of its vectors; nothing where it is no table of ours."""
+    said = (table.schema.metadata or {}).get(ABOUT)
+    return None if said is None else dict(json.loads(said))
+
+
+class Live:
+    """One table, read and written as it is now."""
+
+    def __init__(self, table: Any, location: str, about: About) -> None:
+        self.table, self.location, self._about = table, location, asdict(about)
+        self._folder = Path(location) / f"{table.name}.lance"
+
+    def read(self, doing: str, ask: Callable[[Any], Answer]) -> Answer:
+        """Ask the table, once more where what was asked is no longer there."""
+        with engine_errors(self.location, doing):
+            try:
+                found = ask(self.table)
+            except TwowayError:
+                raise
+            except Exception as error:
+                if is_slow(error):
+                    raise  # and no second time
+                self.newest()
+                found = ask(self.table)
+            self._check()  # behind the answer, because versions only go forward: the one that was asked was no later
+            return found
+
+    def write(self, doing: str, change: Callable[[Any], Answer]) -> Answer:
+        """Change the table, or leave it as it was."""
+        with engine_errors(self.location, doing):
+            there, version = files(self._folder), self.table.version
+            try:
+                done = change(self.table)
+            except Exception:
+                self._take_back(there, version)  # what reading a file without its end says is no help
+                raise
+            self._take_back(there, version)
+            return done
+
+    def _take_back(self, there: set[Path], version: int) -> None:
+        """Go back to a version where the disk has cut a file off that was written since, and say that."""
+        torn = cut_off(files(self._folder) - there)
+        for path in torn:
+            path.unlink()  # which makes room for going back
+        if torn and self.table.version != version:
+            self.table.restore(version)
+        if torn:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def newest(self) -> None:
+        """Go to the newest version, which is what is written to."""
+        self.table.checkout_latest()
+        self._check()
+
+    def _check(self) -> None:
+        if about_of(self.table) != self._about:
+            raise TwowayError(f"{self.location} was built anew after this program opened it; open it again")
+
+
+# What makes a LanceDB table fast: an index of its words, one of its ids and, from a size on, one of its vectors.
+#
+# Below that size every vector is compared, which is exact. Above, LanceDB's graph (`hnsw`, which keeps one byte for a
+# number and looks again at the whole numbers of what it found) or its cells (`ivf` with whole numbers, `ivf-pq` with
+# a few bytes a vector) look at a part of them. How hard they look is one number, the effort, so that recall is set by
+# measuring and not by guessing; it stands beside the column.
+
+KINDS = ("hnsw", "ivf", "ivf-pq")
+_NOTE = "twoway.search"
+_IDS = 10_000  # from this many items on a list of ids pays
+
+
+def arrange(table: Any, *, exact_below: int, kind: str) -> None:
+    """Make what is missing, and bring the rest up to date."""
+    from lancedb.index import BTree
+
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of index {kind!r}{did_you_mean(kind, KINDS)} (there are: {', '.join(KINDS)})")
+    rows = table.count_rows()
+    there = {name for one in table.list_indices() for name in one.columns}
+    if "text" not in there:
+        index_words(table)
+    if "id" not in there and rows >= _IDS:
+        table.create_index("id", config=BTree())
+    had = index_settings(table)
+    if rows < exact_below:
+        if had:
+            table.drop_index("vector_idx")
+            note(table, {})
+    elif had.get("kind") != kind or rows > 2 * int(had.get("rows") or 0):
+        # An index takes new rows in, but its cells and scales stay those of the rows it was made from.
+        table.create_index("vector", config=_config(kind))
+        note(table, {"kind": kind, "rows": rows, "effort": 1})
+    table.optimize()
+
+
+def index_words(table: Any) -> None:
+    """Make the index of words; texts that come later are found by it too, at once."""
+    from lancedb.index import FTS
+
+    table.create_index("text", config=FTS())
+
+
+def has_words(table: Any) -> bool:
+    """Say whether there is an index of words."""
+    return any("text" in one.columns for one in table.list_indices())
+
+
+def index_settings(table: Any) -> dict[str, Value]:
+    """Return what stands beside the column of the vectors."""
+    said = (table.schema.field("vector").metadata or {}).get(_NOTE.encode())
+    found: dict[str, Value] = json.loads(said) if said else {}
+    return found
+
+
+def note(table: Any, said: Mapping[str, Value]) -> None:
+    """Write it there."""
+    table.update_field_metadata({"path": "vector", "metadata": {_NOTE: json.dumps(dict(said)) if said else None}})
+
+
+def search_query(table: Any, vector: NDArray[np.float32] | None, words: str | None) -> Any:
+    """Return the question by vector, by words, by both or by neither."""
+    from lancedb.query import MatchQuery
+
+    if vector is None and words is None:
+        return table.search()
+    if words is None:
+        return table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
+    match = MatchQuery(words, "text")
+    if vector is None:
+        return table.search(match, query_type="fts")
+    return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
+
+
+def ask_words(query: Any, said: Mapping[str, Value], *, exact: bool) -> Any:
+    """Tell a query how hard to look."""
+    if not said:
+        return query
+    if exact:
+        return query.bypass_vector_index()
+    effort = int(said.get("effort") or 1)
+    if said["kind"] == "hnsw":
+        return query.ef(64 * effort).refine_factor(2 * effort)
+    query = query.nprobes(20 * effort)
+    return query.refine_factor(4 * effort) if said["kind"] == "ivf-pq" else query
+
+
+def _config(kind: str) -> Any:
+    from lancedb.index import HnswSq, IvfFlat, IvfPq
+
+    return {"hnsw": HnswSq, "ivf": IvfFlat, "ivf-pq": IvfPq}[kind](distance_type="cosine")
+
+
+# Making an index in LanceDB; one that takes another's place is a table of its own until it is whole.
+#
+# It grows beside the one that is there, in the same folder, and then becomes that one's next version, in one step.
+# Who reads sees the old index until then, and a run that fails, or is killed, has changed nothing of it. That takes
+# room for both, and for the copy of the new one.
+
+BESIDE = f"{TABLE}-anew"
+
+
+def connect(location: str) -> Any:
+    """Reach the tables of a folder."""
+    try:
+        import lancedb
+    except ImportError as error:
+        raise UsageError(f"an index in a folder needs LanceDB; {with_extra('index')}") from error
+    return lancedb.connect(location, read_consistency_interval=FRESH)
+
+
+def table_exists(location: str) -> bool:
+    """Say whether there is an index in a folder; what a run that was killed has only begun is none."""
+    return any((Path(location) / f"{TABLE}.lance").glob("_versions/*.manifest"))
+
+
+def make(location: str, about: About, *, overwrite: bool) -> Any:
+    """Make an empty table, beside the one that is there where there is one; one that is damaged goes, since nothing can follow it."""
+    folder = Path(location)
+    if folder.is_file():
+        raise UsageError(f"{location} is a file; name a folder, or a Milvus Lite file that ends in .db")
+    anew = overwrite and table_exists(location)
+    if folder.exists() and any(one.suffix != ".lance" and one.name != ".lock" for one in folder.iterdir()) and not anew:
+        raise UsageError(f"{location} holds other files; choose a new folder for the index")
+    if table_exists(location) and not overwrite:
+        raise UsageError(f"{location} holds an index already; pass --overwrite to replace it")
+    with engine_errors(location, "making"), alone(folder):
+        if anew and not _opens(location):
+            shutil.rmtree(folder / f"{TABLE}.lance")
+            anew = False
+        name = BESIDE if anew else TABLE
+        shutil.rmtree(folder / f"{BESIDE}.lance", ignore_errors=True)  # of a run that was killed
+        try:
+            table = connect(location).create_table(name, schema=schema_of(about.dimension, ABOUT, asdict(about)))
+            Live(table, location, about).write("making", index_words)
+        except BaseException:
+            shutil.rmtree(folder / f"{name}.lance", ignore_errors=True)  # or a half would stand in the way of the next try
+            raise
+    return table
+
+
+def publish(table: Any, location: str, about: About) -> Any:
+    """Put a table that was made beside in the place of the one there, and return that; the folder is held by who calls."""
+    connection = connect(location)
+
+    def put(standing: Any) -> None:
+        version = standing.version
+        try:
+            rows = pa.RecordBatchReader.from_batches(table.schema, iter(table.search().to_batches()))
+            connection.create_table(TABLE, data=rows, mode="overwrite")
+            standing.checkout_latest()
+            index_words(standing)
+        except BaseException:
+            standing.checkout_latest()
+            if standing.version != version:
+                standing.restore(version)
+            raise
+
+    with engine_errors(location, "opening"):
+        standing = connection.open_table(TABLE)
+    Live(standing, location, about).write("writing", put)
+    shutil.rmtree(Path(location) / f"{BESIDE}.lance", ignore_errors=True)
+    return standing
+
+
+def discard(location: str) -> None:
+    """Take away what was made beside and is not to be; another run may have begun its own, which is left alone."""
+    with suppress(BusyError), alone(Path(location)):
+        shutil.rmtree(Path(location) / f"{BESIDE}.lance", ignore_errors=True)
+
+
+def _opens(location: str) -> bool:
+    """Say whether the table there can be opened; what the system forbids is an error of its own."""
+    try:
+        connect(location).open_table(TABLE)
+    except PermissionError:
+        raise
+    except Exception:
+        return False
+    return True
+
 
 _FUSED = 50  # of each list, at least, when two are fused
 _NAMES = 500  # ids in one condition
@@ -57,7 +407,7 @@ class LanceStore:
             what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
-            table = lance_making.connect(location).open_table(TABLE)
+            table = connect(location).open_table(TABLE)
             said = about_of(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
@@ -66,9 +416,9 @@ class LanceStore:
     @classmethod
     def create(cls, location: str, about: About, *, overwrite: bool = False) -> LanceStore:
         """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
-        return cls(location, lance_making.make(location, about, overwrite=overwrite), about)
+        return cls(location, make(location, about, overwrite=overwrite), about)
 
-    exists = staticmethod(lance_making.exists)
+    exists = staticmethod(table_exists)
 
     model = property(lambda self: self.about.model)
     fingerprint = property(lambda self: self.about.fingerprint)
@@ -92,11 +442,11 @@ class LanceStore:
         condition = self._condition(where)
 
         def ask(table: Any) -> pa.Table:
-            if words is not None and not lance_index.has_words(table):
+            if words is not None and not has_words(table):
                 raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
-            query = lance_index.query(table, vector, words)
+            query = search_query(table, vector, words)
             if vector is not None:
-                query = lance_index.ask(query.distance_type("cosine"), lance_index.settings(table), exact=exact)
+                query = ask_words(query.distance_type("cosine"), index_settings(table), exact=exact)
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
@@ -156,17 +506,17 @@ class LanceStore:
     def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the indexes of words, ids and vectors up to date."""
         with self.writing():
-            self._live.write("indexing", lambda table: lance_index.arrange(table, exact_below=exact_below, kind=kind))
+            self._live.write("indexing", lambda table: arrange(table, exact_below=exact_below, kind=kind))
 
     def arranged(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
-        return self._live.read("reading", lance_index.settings)
+        return self._live.read("reading", index_settings)
 
     def tune(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
         with self.writing():
             said = dict(self.arranged()) | {"effort": effort}
-            self._live.write("writing", lambda table: lance_index.note(table, said))
+            self._live.write("writing", lambda table: note(table, said))
 
     def compact(self) -> None:
         """Merge small files and take away old versions."""
@@ -201,14 +551,14 @@ class LanceStore:
         """Put what was made beside an older index in its place, in one step."""
         if self._table.name != TABLE:
             with self.writing():
-                self._table = lance_making.publish(self._table, self.location, self.about)
+                self._table = publish(self._table, self.location, self.about)
                 self._live = Live(self._table, self.location, self.about)
 
     def close(self) -> None:
         """Let go; LanceDB keeps nothing open between calls. What was made beside and not published goes."""
         self._held.close()
         if self._table.name != TABLE:
-            lance_making.discard(self.location)
+            discard(self.location)
 
     def _time(self) -> timedelta | None:
         return None if self.seconds is None else timedelta(seconds=self.seconds)

@@ -2,35 +2,47 @@
 
 Metadata are dynamic fields. What an index remembers (model, fields, how it is arranged) is one row of a small collection beside it, since
 not every Milvus keeps notes with a collection. Milvus has no step over several requests: an `add` that is cut off has added some of the
-items, each whole, and the same `add` again brings the rest. What takes the place of another index does so in one step (`milvus_memory.py`).
+items, each whole, and the same `add` again brings the rest. What takes the place of another index does so in one step (`milvus_client.py`).
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError
-from ..files import require_room
-from .fields import OPEN, fitting, kinds_of
-from .filters import parse
-from .milvus_client import Place, clear_damaged, connect, connected, release
-from .milvus_collection import vector_index
-from .milvus_filter import among, expression, literal
-from .milvus_memory import Beside, Memory, items_of, known, stands
-from .milvus_rows import SHOWN, check_sizes, found, hit_of, item_of, row_of
-from .said import engine_errors
-from .store import About, check_query, checked, unit
+from twoway.errors import UsageError
+from twoway.files import require_room
+
+from .filters import Group, parse
+from .milvus_client import (
+    LONGEST_ID,
+    Beside,
+    Memory,
+    Place,
+    clear_damaged,
+    connect,
+    connected,
+    items_of,
+    known,
+    release,
+    stands,
+    vector_index,
+)
+from .store import OPEN, OWN, About, Hit, Item, as_kind, check_query, checked, engine_errors, fitting, kinds_of, name_of, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from .store import Hit, Item, Value
+    from .filters import Comparison, Filter, Literal
+    from .store import Value
 
 _NAMES = 500  # ids in one request
 _BLOCK = 1000
@@ -243,3 +255,151 @@ class MilvusStore:
         listed = self._client.query(self._memory.items, filter=among(name for _, name in best), output_fields=SHOWN) if best else []
         rows = {row["id"]: row for row in listed}
         return [hit_of(rows[name], vector, score) for score, name in best]
+
+
+# A filter in the words of Milvus, where metadata are keys that an item may lack.
+#
+# SQL lets nothing through that compares a missing value, negated or not, and that is the meaning of our filters.
+# Milvus is not clear there, so a negation is carried down to the comparisons, and each says that the key must be
+# there.
+
+_ESCAPED = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
+_BETWEEN, _ESCAPE = re.compile(r"(%*+)((?:[^%_\\]|\\[^%_])*+)(%*+)", re.DOTALL), re.compile(r"\\(.)", re.DOTALL)
+_OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+
+
+def expression(one: Filter, *, negated: bool = False) -> str:
+    """Return the expression."""
+    if not isinstance(one, Group):
+        return _test(one, negated=negated)
+    if one.how == "not":
+        return expression(one.parts[0], negated=not negated)
+    how = one.how if not negated else {"and": "or", "or": "and"}[one.how]
+    return f" {how} ".join(f"({expression(part, negated=negated)})" for part in one.parts)
+
+
+def among(names: Iterable[str]) -> str:
+    """Return the expression of items with these ids; the client's own is open to whatever stands in an id."""
+    return f"id in [{', '.join(map(literal, names))}]"
+
+
+def literal(value: Literal) -> str:
+    """Return a value as Milvus writes it, which knows fewer escapes than JSON."""
+    return f'"{value.translate(_ESCAPED)}"' if isinstance(value, str) else json.dumps(value)
+
+
+def _test(one: Comparison, *, negated: bool) -> str:
+    own = one.field in OPEN
+    name = one.field if own else f"$meta[{json.dumps(one.field, ensure_ascii=False)}]"
+    there = f'{name} != ""' if own else f"(exists {name})"  # in brackets: older servers take what comes after it as its own
+    if one.sign == "null":
+        missing = f'{name} == ""' if own else f"not {there}"
+        return there if negated else missing
+    values = [literal(value) for value in one.values]
+    if one.sign == "in" and not own:  # Milvus Lite takes lists for its own columns alone
+        sign, how = ("!=", " and ") if negated else ("==", " or ")
+        asked = f"({how.join(f'{name} {sign} {value}' for value in values)})"
+    elif one.sign == "in":
+        asked = f"{name} {'not in' if negated else 'in'} [{', '.join(values)}]"
+    elif one.sign == "like":
+        alike = _like(name, str(one.values[0]))
+        asked = f"not ({alike})" if negated else f"({alike})"
+    else:
+        asked = f"{name} {_OPPOSITE[one.sign] if negated else {'=': '=='}.get(one.sign, one.sign)} {values[0]}"
+    return f"{there} and {asked}"
+
+
+def _like(name: str, pattern: str) -> str:
+    """Return the condition of a pattern.
+
+    Where a text with a backslash stands between nothing but `%`, pyarrow, which Milvus Lite asks, takes its backslashes literally. One sign
+    more beside the text, any, or none at all, says the same and is read as it is meant.
+    """
+    found = _BETWEEN.fullmatch(pattern)
+    if found is None or "\\" not in found[2] or not (found[1] or found[3]):
+        return f"{name} like {literal(pattern)}"
+    text = found[2]
+    more = [f"%{text}_%", f"%_{text}"] if found[1] and found[3] else [f"%_{text}"] if found[1] else [f"{text}_%"]
+    whole = literal(_ESCAPE.sub(r"\g<1>", text))
+    return " or ".join([f"{name} == {whole}", *(f"{name} like {literal(one)}" for one in more)])
+
+
+# Items as rows of a Milvus collection, and back; and the three ways to ask it: by vector, by words, by both.
+
+SHOWN = ["id", "text", "place", "thumbnail", "vector", "$meta"]
+_FUSED = 50  # of each list, at least, when two are fused
+_LONGEST_TEXT, _LONGEST = 60_000, 65_535  # bytes; what Milvus takes of one value, metadata together, is the second
+
+
+def check_sizes(items: Sequence[Item]) -> None:
+    """Refuse what Milvus cannot hold; a text is cut instead, since the vector has all of it."""
+    for one in items:
+        said = {
+            "id": (len(one.id.encode()), LONGEST_ID),
+            "place": (len(one.place.encode()), _LONGEST),
+            "metadata": (len(json.dumps(dict(one.metadata), ensure_ascii=False, default=str).encode()), _LONGEST),
+        }
+        for what, (size, most) in said.items():
+            if size > most:
+                raise UsageError(f"the {what} of the item {one.id[:60]!r} has {size:,} bytes; {most:,} are the most in Milvus")
+
+
+def row_of(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return an item as a row; of a very long text the beginning.
+
+    A field that the item lacks is written as nothing, since a row that takes another's place may otherwise keep what that one had.
+    """
+    named = {name_of(key): value for key, value in one.metadata.items()}
+    meta: dict[str, Any] = {name: as_kind(named.get(name), kind) for name, kind in kinds.items() if name not in OPEN}
+    return meta | {
+        "id": one.id,
+        "text": one.text.encode()[:_LONGEST_TEXT].decode(errors="ignore"),
+        "place": one.place,
+        "origin": origin,
+        "thumbnail": base64.b64encode(one.thumbnail or b"").decode(),
+        "vector": np.asarray(one.vector, np.float32).tolist(),
+    }
+
+
+def item_of(row: Mapping[str, Any], vector: NDArray[np.float32] | None = None) -> Item:
+    """Return a row as an item."""
+    meta = {name: value for name, value in row.items() if name not in (*OWN, "sparse") and not name.startswith("$") and value is not None}
+    small = row.get("thumbnail")
+    return Item(str(row["id"]), vector, row.get("text") or "", base64.b64decode(small) if small else None, row.get("place") or "", meta)
+
+
+def hit_of(row: Mapping[str, Any], near: NDArray[np.float32] | None, score: float) -> Hit:
+    """Return a row as a hit, with its cosine where there is a vector to compare."""
+    # Of words, Milvus gives what is the larger the better, and Milvus Lite the same below zero.
+    return Hit(item_of(row), abs(score) if near is None else float(near @ np.asarray(row["vector"], np.float32)))
+
+
+def found(
+    client: Any,
+    name: str,
+    near: NDArray[np.float32] | None,
+    words: str | None,
+    condition: str,
+    k: int,
+    arranged: Mapping[str, Value],
+    seconds: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return the best rows, each with `id`, `distance` and `entity`."""
+    from pymilvus import AnnSearchRequest, RRFRanker
+
+    effort = int(arranged.get("effort") or 1)
+    common = {"limit": k, "output_fields": SHOWN, "timeout": seconds}
+    many = max(k, _FUSED)
+    params = {"ef": max(64 * effort, many), "nprobe": 16 * effort} if arranged else {}
+    if near is None and words is None:
+        return [{"id": row["id"], "distance": 0.0, "entity": row} for row in client.query(name, filter=condition, **common)]
+    if words is None and near is not None:
+        how = {"data": [near.tolist()], "anns_field": "vector", "search_params": {"params": params}}
+        return list(client.search(name, filter=condition, **how, **common)[0])
+    if near is None:
+        return list(client.search(name, data=[words], anns_field="sparse", filter=condition, **common)[0])
+    asked = [
+        AnnSearchRequest([near.tolist()], "vector", {"params": params}, limit=many, expr=condition),
+        AnnSearchRequest([words], "sparse", {}, limit=many, expr=condition),
+    ]
+    return list(client.hybrid_search(name, asked, RRFRanker(), **common)[0])

@@ -1,4 +1,4 @@
-"""Reaching Milvus: what a location names, and one connection to it; a Milvus Lite file is open to one process at a time."""
+"""Reaching Milvus: a connection, the collections behind an index, and what the index remembers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import shutil
+import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import TwowayError, UsageError, with_extra
-from ..files import write_errors
+from twoway.errors import TwowayError, UsageError, did_you_mean, with_extra
+from twoway.files import write_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from .store import About
+
+_log = logging.getLogger(__name__)
+
+
+# Reaching Milvus: what a location names, and one connection to it; a Milvus Lite file is open to one process at a
+# time.
 
 _SERVER = re.compile(r"milvus(?P<safe>\+https)?://(?P<host>[^/:@]+|\[[^\]]+\])(?::(?P<port>\d+))?(?:/(?P<collection>\w+))?/?")
 _DEFAULT = "items"
@@ -150,3 +160,253 @@ def _locked(path: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+# The collections behind an index in Milvus: one of items, and beside it one of a single row, which is what the index
+# remembers.
+
+LONGEST_ID, _LONGEST = 2048, 65_535
+_VERSION, _OLDEST = re.compile(r"v?(\d+)\.(\d+)"), (2, 5)  # of a server: the first with full text
+_INDEXES: Mapping[str, dict[str, Any]] = {
+    "": {"index_type": "FLAT"},  # every vector is compared
+    "hnsw": {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}},
+    "ivf": {"index_type": "IVF_FLAT", "params": {"nlist": 1024}},
+    "ivf-pq": {"index_type": "IVF_PQ", "params": {"nlist": 1024, "nbits": 8}},
+}
+
+
+def make(client: Any, name: str, dimension: int) -> None:
+    """Make the collection of items."""
+    from pymilvus import DataType, Function, FunctionType, MilvusClient
+
+    version = client.get_server_version()
+    if (found := _VERSION.match(version)) and (int(found[1]), int(found[2])) < _OLDEST:
+        raise UsageError(f"this server runs Milvus {version}; an index needs 2.5 or later, the first with full text")
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
+    schema.add_field("text", DataType.VARCHAR, max_length=_LONGEST, enable_analyzer=True)
+    for other in ("place", "thumbnail", "origin"):
+        schema.add_field(other, DataType.VARCHAR, max_length=_LONGEST)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+    words = {"input_field_names": ["text"], "output_field_names": ["sparse"]}
+    schema.add_function(Function(name="words", function_type=FunctionType.BM25, **words))
+    indexes = client.prepare_index_params()
+    indexes.add_index(field_name="vector", index_name="vector", metric_type="COSINE", **_INDEXES[""])
+    indexes.add_index(field_name="sparse", index_name="sparse", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    client.create_collection(name, schema=schema, index_params=indexes, consistency_level="Strong")
+
+
+def vector_index(client: Any, name: str, kind: str) -> None:
+    """Put another index of the vectors in place of the one there."""
+    if kind not in _INDEXES:
+        known = [one for one in _INDEXES if one]
+        raise UsageError(f"unknown kind of index {kind!r}{did_you_mean(kind, known)} (there are: {', '.join(known)})")
+    client.release_collection(name)
+    client.drop_index(name, "vector")
+    indexes = client.prepare_index_params()
+    indexes.add_index(field_name="vector", index_name="vector", metric_type="COSINE", **_INDEXES[kind])
+    client.create_index(name, indexes)
+    client.load_collection(name)
+
+
+def drop(client: Any, name: str) -> None:
+    """Take a collection away, where it is there."""
+    if client.has_collection(name):
+        client.drop_collection(name)
+
+
+def keep(client: Any, name: str, said: dict[str, Any]) -> None:
+    """Write what an index remembers, in one request; the collection for it is made with the first."""
+    if not client.has_collection(_about(name)):
+        _make_about(client, name)
+    client.upsert(_about(name), [{"id": "about", "said": said, "vector": [0.0, 1.0]}])
+
+
+def kept(client: Any, name: str) -> dict[str, Any] | None:
+    """Read it."""
+    if not client.has_collection(_about(name)):
+        return None
+    client.load_collection(_about(name))
+    found = client.get(_about(name), ids=["about"], output_fields=["said"])
+    return dict(found[0]["said"]) if found else None
+
+
+def forget(client: Any, name: str) -> None:
+    """Take it away."""
+    drop(client, _about(name))
+
+
+def _make_about(client: Any, name: str) -> None:
+    from pymilvus import DataType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
+    schema.add_field("said", DataType.JSON)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus has no collection without one
+    indexes = client.prepare_index_params()
+    indexes.add_index(field_name="vector", index_type="FLAT", metric_type="L2")
+    client.create_collection(_about(name), schema=schema, index_params=indexes, consistency_level="Strong")
+
+
+def _about(name: str) -> str:
+    return f"{name}_about"
+
+
+# What an index in Milvus remembers, one row of a collection of its own: the model, the fields, and which collection
+# holds the items.
+#
+# Milvus has no step over several requests, and nothing is renamed onto what is there. But writing one row is one
+# request. So an index that is built anew grows in a collection of another name, and takes the old one's place when
+# that row names it: until then the old one answers.
+
+Answer = TypeVar("Answer")
+_FRESH = 1.0  # seconds that what was read is believed while others may write
+_NEXT, _LAST = "next", "last"  # the collections that are being built, and that were replaced and are to go
+
+
+class Memory:
+    """What an index remembers, as it is now: another process may change it, or build the index anew."""
+
+    def __init__(self, client: Any, place: Place, said: dict[str, Any]) -> None:
+        self._client, self._place = client, place
+        self._said, self._read = said, time.monotonic()
+
+    @classmethod
+    def first(cls, client: Any, place: Place, about: About) -> Memory:
+        """Begin an index where there is none; a failure leaves nothing."""
+        said = _empty(about)
+        _drop_spare(client, kept(client, place.collection))
+        try:
+            keep(client, place.collection, said)  # first, so that a collection of items is never without
+            make(client, place.collection, about.dimension)
+        except BaseException:
+            with _undoing(place.collection):
+                drop(client, place.collection)
+                forget(client, place.collection)
+            raise
+        return cls(client, place, said)
+
+    @property
+    def items(self) -> str:
+        """Name the collection that holds the items."""
+        return items_of(self._place, self.now())
+
+    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
+        """Return it; vectors of another model are an error of who opened the index before they came."""
+        if fresh or time.monotonic() - self._read > _FRESH:
+            said = kept(self._client, self._place.collection)
+            if said is None or said.get("about") != self._said["about"]:
+                raise TwowayError(f"{self._place.location} was built anew, or taken away, after this program opened it; open it again")
+            self._said, self._read = said, time.monotonic()
+        return self._said
+
+    def change(self, **facts: Any) -> None:
+        """Write some of it."""
+        said = {**self.now(fresh=True), **facts}
+        keep(self._client, self._place.collection, said)
+        self._said = said
+
+    def ask(self, question: Callable[[str], Answer]) -> Answer:
+        """Ask the collection of the items, once more where another program has put a new one in its place."""
+        name = self.items
+        try:
+            return question(name)
+        except Exception:
+            self.now(fresh=True)
+            if self.items == name:
+                raise
+            return question(self.items)
+
+    def clear(self) -> None:
+        """Take away what was replaced and is still there."""
+        said = self.now(fresh=True)
+        if said.get(_LAST):
+            drop(self._client, said[_LAST])
+            self.change(**{_LAST: ""})
+
+
+class Beside(Memory):
+    """That of an index that is being built beside the one there: known to this program alone until it is published."""
+
+    @classmethod
+    def begin(cls, client: Any, place: Place, about: About) -> Beside:
+        """Make an empty collection beside; what an earlier run has left half-built goes."""
+        there = kept(client, place.collection) or {}
+        _drop_spare(client, there)
+        name = f"{place.collection}_{secrets.token_hex(4)}"
+        found = cls(client, place, {**_empty(about), "items": name})
+        try:
+            keep(client, place.collection, {**there, _NEXT: name, _LAST: ""})  # so that a run that is killed leaves nothing unknown
+            make(client, name, about.dimension)
+        except BaseException:
+            found.discard()
+            raise
+        return found
+
+    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
+        """Return it."""
+        return self._said
+
+    def change(self, **facts: Any) -> None:
+        """Note some of it."""
+        self._said = {**self._said, **facts}
+
+    def publish(self) -> Memory:
+        """Put it in the place of what is there, in one step, and drop that."""
+        there = kept(self._client, self._place.collection) or {}
+        if there.get(_NEXT) != self._said["items"]:
+            raise TwowayError(f"another program has begun to build {self._place.location} anew meanwhile; what was there is as it was")
+        last = items_of(self._place, there)
+        keep(self._client, self._place.collection, {**self._said, _LAST: last})
+        after = Memory(self._client, self._place, {**self._said, _LAST: last})
+        try:
+            after.clear()
+        except Exception as error:
+            _log.warning("the collection %r, which was replaced, is still there (%s); --compact drops it", last, error)
+        return after
+
+    def discard(self) -> None:
+        """Take it away."""
+        name, client = self._said["items"], self._client
+        with _undoing(name):
+            drop(client, name)
+            there = kept(client, self._place.collection) or {}
+            if "about" not in there:
+                forget(client, self._place.collection)
+            elif there.get(_NEXT) == name:
+                keep(client, self._place.collection, {**there, _NEXT: ""})
+
+
+def items_of(place: Place, said: Mapping[str, Any] | None) -> str:
+    """Name the collection of the items: the index's own name, until it is built anew."""
+    return str((said or {}).get("items") or place.collection)
+
+
+def stands(client: Any, place: Place) -> bool:
+    """Say whether there is an index, or what else has its name."""
+    return any(client.has_collection(name) for name in {place.collection, items_of(place, kept(client, place.collection))})
+
+
+def known(client: Any, place: Place) -> dict[str, Any] | None:
+    """Return what an index remembers, where there is one."""
+    said = kept(client, place.collection)
+    return said if said and "about" in said and client.has_collection(items_of(place, said)) else None
+
+
+def _empty(about: About) -> dict[str, Any]:
+    return {"about": asdict(about), "fields": {}, "arranged": {}}
+
+
+def _drop_spare(client: Any, said: Mapping[str, Any] | None) -> None:
+    for name in filter(None, ((said or {}).get(_NEXT), (said or {}).get(_LAST))):
+        drop(client, name)
+
+
+@contextmanager
+def _undoing(name: str) -> Iterator[None]:
+    """Take away what was begun as far as the server answers: why it was not ended is the error to tell of."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("what was begun of the collection %r could not be taken away (%s); building it again does", name, error)

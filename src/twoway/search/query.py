@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
-from ..content import Document, Image, Text
-from ..errors import TwowayError, UsageError
-from .opening import open_store
+from twoway.content import Document, Image, Text
+from twoway.errors import TwowayError, UsageError
+
 from .store import near
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..content import Part
-    from ..embedding import Embedder
-    from ..embedding.prompts import Side
-    from .store import Hit, Store
+    from twoway.content import Part
+    from twoway.embedding import Embedder
+    from twoway.embedding.inputs import Side
 
+    from .store import About, Hit, Store
 
 Picture = str | Path | bytes | Image | PILImage.Image
 # Names that the command and others have for what `find` is told.
@@ -95,7 +95,7 @@ def find(
 ) -> list[Hit]:
     """Open an index and its model and answer one question; `like` asks for what is near an item. `Finder` keeps both open for more."""
     if opening:
-        from ..embedding.opening import require_options
+        from twoway.embedding.opening import require_options
 
         require_options(find, opening, elsewhere=_ELSEWHERE)
     if like is not None and (text or image is not None):
@@ -109,7 +109,7 @@ def find(
         store.count(where)  # a filter with a typing error is met before a model is loaded
         if like is not None:
             return near(store, store.get(like), k=k, where=where, exact=exact)
-        from ..embedding import open_embedder
+        from twoway.embedding import open_embedder
 
         try:
             engine = open_embedder(store.model if model is None else model, **opening)
@@ -121,3 +121,55 @@ def find(
         return finder.search(text, image, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
     finally:
         store.close()
+
+
+# Which engine a location means: a folder LanceDB, `milvus://host:port/collection` a server, a name ending in `.db`
+# Milvus Lite.
+
+
+def open_store(location: str | Path) -> Store:
+    """Open an index that is there."""
+    place = _checked(location)
+    if _is_milvus(place):
+        from .milvus import MilvusStore
+
+        return MilvusStore.open(place)
+    from .lance import LanceStore
+
+    return LanceStore.open(place)
+
+
+def create_store(location: str | Path, about: About, *, overwrite: bool = False) -> Store:
+    """Make an empty index; with `overwrite` beside one that is there, which stands until the new one is published (`Store.publish`)."""
+    place = _checked(location)
+    if _is_milvus(place):
+        from .milvus import MilvusStore
+
+        return MilvusStore.create(place, about, overwrite=overwrite)
+    from .lance import LanceStore
+
+    return LanceStore.create(place, about, overwrite=overwrite)
+
+
+def exists(location: str | Path) -> bool:
+    """Say whether there is an index at a location; what cannot be reached is an error."""
+    place = _checked(location)
+    if _is_milvus(place):
+        from .milvus import MilvusStore
+
+        return MilvusStore.exists(place)
+    from .lance import LanceStore
+
+    return LanceStore.exists(place)
+
+
+def _checked(location: str | Path) -> str:
+    place = str(location)
+    scheme, found, _ = place.partition("://")
+    if found and scheme not in ("milvus", "milvus+https"):
+        raise UsageError(f"{place}: an index is a folder, a Milvus Lite file that ends in .db, or milvus://host:port/collection")
+    return place
+
+
+def _is_milvus(place: str) -> bool:
+    return place.startswith(("milvus://", "milvus+https://")) or Path(place).suffix == ".db"

@@ -6,15 +6,21 @@ that ends in `.db` Milvus Lite. An index remembers the model of its vectors, so 
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import TwowayError, UsageError
+from twoway.content import escaped
+from twoway.errors import SlowError, TwowayError, UsageError, is_panic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -164,3 +170,166 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     values = np.asarray(vector, np.float32)
     found: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), np.float32(1e-12))
     return found
+
+
+# The columns that a filter may name: their names, their types, and the values that go into them.
+#
+# Metadata is what the rows of the data had beside their content, of any shape. A field has one type in an index:
+# whole numbers and others together are numbers, anything else together is text, and what is nested is kept as JSON
+# text.
+
+# What an item has by itself; the first three may be asked for in a filter too.
+OPEN = {"id": "string", "text": "string", "place": "string"}
+OWN = (*OPEN, "thumbnail", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
+_LONGEST_NAME = 120
+
+
+def name_of(key: str) -> str:
+    """Return the name of a metadata column: engines take no dots and quotes, and an item's own columns are taken."""
+    name = re.sub(r"[^\w -]", "_", key).strip()[:_LONGEST_NAME] or "_"
+    return f"meta_{name}" if name in OWN or name.startswith(("_", "$")) else name
+
+
+def kind_of(value: object) -> str | None:
+    """Return the type of a value; of nothing there is none."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer" if abs(value) < 1 << 63 else "string"
+    return "number" if isinstance(value, float) else "string"
+
+
+def merged(one: str | None, other: str | None) -> str | None:
+    """Return the type that holds values of both."""
+    if one is None or other is None or one == other:
+        return one or other
+    return "number" if {one, other} == {"integer", "number"} else "string"
+
+
+def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return names and types of all columns that these rows need."""
+    found: dict[str, str | None] = {}
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in names:
+                name = names[key] = name_of(key)
+                if taken.setdefault(name, key) != key:
+                    raise UsageError(f"the metadata {taken[name]!r} and {key!r} would both be the field {name!r}; rename one of them")
+            found[names[key]] = merged(found.get(names[key]), kind_of(value))
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def fitting(wanted: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that an index has yet to get; values that no field of it can hold are refused."""
+    for name, kind in wanted.items():
+        had = there.get(name)
+        if had is not None and merged(had, kind) != had and had != "string":
+            raise UsageError(
+                f"the field {name!r} is of the type {had} in the index, and {kind} in what is to be added; rename it in the data"
+            )
+    return {name: kind for name, kind in wanted.items() if name not in there}
+
+
+def as_kind(value: Any, kind: str) -> Value:
+    """Return a value as a field of this type holds it; a number that is none, or without end, is no value: JSON has no sign for it."""
+    if value is None or (kind == "number" and not math.isfinite(value)):
+        return None
+    if kind == "number":
+        return float(value)
+    if kind == "string":
+        return escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    return value  # type: ignore[no-any-return]
+
+
+# What an engine says when it fails, in one line that a user can act on.
+
+_FULL = re.compile(r"no space left|os error 28\b|os error 122\b|disk quota|file too large|os error 27\b", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"permission denied|read-only file system|os error 13\b|os error 30\b", re.IGNORECASE)
+_CODE = re.compile(r",?\s*/\S+\.(?:rs|py):\d+(?::\d+)?")  # where in an engine's own code
+_SLOW = re.compile(r"query timeout|deadline|timed? ?out", re.IGNORECASE)
+_FILTER = re.compile(r"error parsing|sql parser|error during planning|cannot parse expression", re.IGNORECASE)
+_MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
+_LONGEST_LINE = 300
+
+
+def is_slow(error: Exception) -> bool:
+    """Say whether an engine has stopped because its time was over."""
+    return _SLOW.search(str(error)) is not None
+
+
+@contextmanager
+def engine_errors(location: str, doing: str) -> Iterator[None]:
+    """Turn anything that an engine raises into one line; our own errors and an interrupt pass."""
+    try:
+        yield
+    except (TwowayError, MemoryError):
+        raise
+    except BaseException as error:
+        # Engines written in Rust raise panics that are no Exception; an interrupt and its like pass.
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise _error(location, doing, f"{type(error).__name__}: {error}") from error
+
+
+def _error(location: str, doing: str, said: str) -> TwowayError:
+    """Return what a user is told."""
+    first = " ".join(_CODE.sub("", said).split())[:_LONGEST_LINE]
+    if _FULL.search(said):
+        return TwowayError(
+            f"no space left on the disk while {doing} {location}; what it held before is whole; free some space and run the same again"
+        )
+    if _FORBIDDEN.search(said):
+        return TwowayError(f"no permission while {doing} {location}; it needs to be readable, and writable to change it")
+    if _SLOW.search(said):
+        return SlowError(f"{location} did not answer in the time that {doing} may take; ask for less at a time, or later")
+    if _FILTER.search(said):
+        return UsageError(f"{location} does not take this filter, which is more than its engine reads; write it in a simpler way ({first})")
+    here = not location.startswith("milvus")
+    if here and not Path(location).exists():
+        return TwowayError(f"{location} is not there any more; put it back, or open it where it lies now")
+    # An engine fails for many reasons; that it is damaged is said where its own files say so.
+    if here and (doing == "opening" or _MISSING.search(said) or first_damaged(Path(location))):
+        way = "restore it, or build it anew with 'twoway index … --overwrite'"
+        return TwowayError(f"{location} fails while {doing} it, so it may be damaged; {way} ({first})")
+    return TwowayError(f"{location} fails while {doing} it, and its files look whole; try again ({first})")
+
+
+# Whether what a write has left in a LanceDB table is whole, and whether an index that fails is damaged.
+#
+# Lance takes a write for done whose last bytes a full disk has cut off, and the version made of it cannot be read,
+# with nothing of what was there before. Each of its files has a mark at its end, so the files that a write has made
+# are looked at before the write counts.
+
+_ENDS = {".lance": b"LANC", ".idx": b"LANC", ".arrow": b"ARROW1"}
+_OTHERS = {".manifest": b"LANC", ".parquet": b"PAR1", ".json": b"}"}  # of versions, and of Milvus Lite
+_PARTS = ("data", "_indices", "_deletions")
+
+
+def files(folder: Path) -> set[Path]:
+    """Return the files of a table."""
+    return {path for part in _PARTS for path in (folder / part).rglob("*") if path.suffix in _ENDS}
+
+
+def cut_off(made: set[Path]) -> list[Path]:
+    """Return which of these files have no end."""
+    return [path for path in made if not _ended(path)]
+
+
+def first_damaged(folder: Path) -> Path | None:
+    """Return a file of an index that has not the end that its kind has; nothing where all have it."""
+    known = _ENDS | _OTHERS
+    if folder.suffix == ".db":
+        known = {kind: mark for kind, mark in known.items() if kind != ".idx"}  # Milvus Lite's are arrays, without a mark
+    return next((path for path in sorted(folder.rglob("*")) if path.suffix in known and path.is_file() and not _ended(path)), None)
+
+
+def _ended(path: Path) -> bool:
+    mark = (_ENDS | _OTHERS)[path.suffix]
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(mark)))
+        return file.read() == mark

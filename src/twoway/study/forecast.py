@@ -10,22 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.table_sharing import shared_tables
-from twoway.stages.dry_run import Forecast
-from twoway.stages.dry_run import forecast as forecast_step
-from twoway.stages.run_report import duration
-from twoway.stages.steps import Step
+from twoway.data.dataset import shared_tables
+from twoway.recipes.dry_run import Forecast
+from twoway.recipes.dry_run import forecast as forecast_step
+from twoway.recipes.run import Step, duration
 
-from .chosen import chosen_arms, needed, opened
-from .pace import paces
-from .rates import first_rates
-from .rates import rates as found_rates
-from .reading import rows_read
+from .config import rows_read
+from .grid import chosen_arms, first_rates, needed, opened, paces
+from .grid import rates as found_rates
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from twoway.stages.kinds import Kind
+    from twoway.recipes.stages import Kind
 
     from .grid import Grid, Task
 

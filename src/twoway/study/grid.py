@@ -1,34 +1,42 @@
-"""A study as jobs: each arm with each seed is a recipe, and jobs of one fingerprint are one, so that shared stages are done once.
-
-What a rate depends on is done before it: an arm whose rate is searched for has no job of its own until the search is done, and `lay_out`
-is called again then. Nothing is done or written here.
-"""
+"""A study as jobs: the grid of arms and seeds, the gates, learning rates, the part that some claims need, and how long it takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import math
+from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.stages.evaluate_config import EvaluateConfig
-from twoway.stages.fingerprint import data_identity, model_identity, plan
-from twoway.stages.made_rows import located, names_of
-from twoway.stages.recipe import START, Recipe, StageRecipe
-from twoway.stages.records import Stand, look
+from twoway.data.mixture import SourceConfig
+from twoway.errors import TwowayError, UsageError
+from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.runner import items_path
+from twoway.files import write_whole
+from twoway.models.loading import read_json
+from twoway.recipes.recipe import START, Recipe, StageRecipe, known_kinds, located, names_of
+from twoway.recipes.records import Stand, data_identity, model_identity, plan, read_record
+from twoway.recipes.records import look as look_records
+from twoway.recipes.stages import Kind
 
-from . import gate
-from .reading import with_rows
+from .config import read_study, rows_read, with_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from twoway.data.mixture import SourceConfig
-    from twoway.stages.fingerprint import Job
-    from twoway.stages.kinds import Kind
+    from twoway.recipes.records import Job
 
     from .config import Arm, Study
+
+
+# A study as jobs: each arm with each seed is a recipe, and jobs of one fingerprint are one, so that shared stages are
+# done once.
+#
+# What a rate depends on is done before it: an arm whose rate is searched for has no job of its own until the search
+# is done, and `lay_out` is called again then. Nothing is done or written here.
 
 STAGES, RESULTS, LOGS, VECTORS = "stages", "results", "logs", "vectors"
 
@@ -52,7 +60,7 @@ class Task:
     @property
     def stand(self) -> Stand:
         """How it stands on the disk."""
-        return look(self.job, self.folder)
+        return look_records(self.job, self.folder)
 
     def ready(self) -> Job:
         """Return the job with the places of rows that others have made by now."""
@@ -91,7 +99,7 @@ class Grid:
     @property
     def gate(self) -> Task:
         """The task that asks the base whether it looks."""
-        return next(task for task in self.tasks.values() if task.job.kind.name == gate.NAME)
+        return next(task for task in self.tasks.values() if task.job.kind.name == GATE)
 
 
 class Layout:
@@ -123,7 +131,7 @@ class Layout:
         chains: dict[str, tuple[str, ...]] = {}
         named: dict[str, dict[str, None]] = {one.recipe.name: {} for one in self.study.before}
         trials: dict[str, dict[float, str]] = {}
-        self._add(tasks, [gate.stage(self.study, self.kinds)], gate.NAME)
+        self._add(tasks, [gate_stage(self.study, self.kinds)], GATE)
         arms = sorted(self.study.arms, key=lambda arm: arm.name != self.study.smoke)
         for arm in arms:
             if arm.search is not None and arm.search.like is None:
@@ -234,3 +242,260 @@ def _trial(arm: Arm, rate: float) -> Any:
 def base_of(task: Task) -> str:
     """Return what a stage of the study starts from, by name."""
     return START if task.job.base is not None else task.job.source
+
+
+# The gates of a study: a base that does not look at its pictures, or a first arm at chance, decides nothing, whatever
+# the others score.
+#
+# The base's gate foretells the words of held-out rows from their own picture and from another row's; the difference,
+# in nats a word, is what looking gives. The first arm's scores are held against chance.
+
+GATE, GATE_FILE = "gate", "gate.json"
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """On which rows a base is asked."""
+
+    data: tuple[SourceConfig, ...] = field(default=(SourceConfig("samples:pretrain"),))
+    rows: int = 256
+    max_length: int = 512
+
+
+def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[str, float]:
+    """Measure what the right picture saves, in nats a word, and write it down."""
+    import torch
+
+    from twoway.methods.pretrain.callbacks import readable
+    from twoway.methods.pretrain.config import PretrainConfig
+    from twoway.methods.pretrain.data import open_data
+    from twoway.methods.pretrain.method import prepare
+    from twoway.methods.pretrain.step import NOTHING_MASKED
+    from twoway.training.config import choose
+    from twoway.training.probes import SHUFFLED, Prober, measure, pair
+
+    asked = PretrainConfig(
+        objective="causal", data=config.data, held_out=config.rows, max_length=config.max_length, calibrate="none", workers=0
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(base, asked)
+    data = open_data(asked, prepared, out, shards=1, bad_rows=None)
+    half = choose(torch.device("cpu")).dtype == "bfloat16"
+    prober = Prober(
+        data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=half, words=NOTHING_MASKED.words, keep=NOTHING_MASKED.keep
+    )
+    found = measure(prepared.task, pair(readable(data)), prober)
+    figures = {"gap": found.get(f"words_gap_{SHUFFLED}", 0.0)}
+    write_whole(out / GATE_FILE, json.dumps(found, indent=2) + "\n")
+    return figures
+
+
+LOOK = Kind(GATE, LookConfig, look, marker=GATE_FILE, makes_model=False)
+
+
+def gate_stage(study: Study, kinds: Mapping[str, Kind]) -> StageRecipe:
+    """Return the base's gate as a stage."""
+    return StageRecipe(GATE, kinds.get(GATE, LOOK), START, "", LookConfig(study.gate.data, study.gate.rows, study.gate.max_length))
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """What the gates say so far; `passed` is None as long as one has not spoken."""
+
+    base: Mapping[str, Any] | None = None
+    smoke: Mapping[str, Any] | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Say whether arms may be trusted."""
+        said = [None if one is None else one["passed"] for one in (self.base, self.smoke)]
+        return False if False in said else None if None in said else True
+
+    @property
+    def why(self) -> str:
+        """Say in a sentence what does not hold, or is not known yet."""
+        if self.base is None:
+            return "the base has not been asked yet whether it looks at its pictures"
+        if not self.base["passed"]:
+            return (
+                f"the base does not look at its pictures enough: the right one saves {self.base['gap']:.2f} nats a word over another "
+                f"row's, and {self.base['least']:g} is the least that a study takes"
+            )
+        if self.smoke is None:
+            return "the first arm has no scores yet"
+        if self.smoke["chance"] is None:
+            return f"what chance gives is known of none of the tasks, so nothing can be held against the first arm, {self.smoke['arm']}"
+        if not self.smoke["passed"]:
+            return (
+                f"the first arm, {self.smoke['arm']}, does not clear chance: a mean of {self.smoke['score']:.3f} where chance gives "
+                f"{self.smoke['chance']:.3f}, and {self.smoke['times']:g} times that is the least that a study takes"
+            )
+        return ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"passed": self.passed, "base": self.base, "smoke": self.smoke, "why": self.why}
+
+
+def of_base(study: Study, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Hold what was measured against what is asked for."""
+    gap = float(figures["gap"])
+    return {"gap": gap, "least": study.gate.gap, "passed": gap >= study.gate.gap}
+
+
+def of_arm(study: Study, found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Hold the first arm's scores against chance."""
+    # Of some tasks of mteb nobody says what luck scores. Those of which it is known speak for all.
+    tasks = [one for one in found["tasks"].values() if one["chance"] is not None]
+    score, chance = (sum(one[key] for one in tasks) / max(len(tasks), 1) for key in ("score", "chance"))
+    passed = bool(tasks) and score >= study.gate.times * chance
+    known = {"score": score, "chance": chance} if tasks else {"score": None, "chance": None}
+    return {"arm": study.smoke, "seeds": list(seeds), **known, "times": study.gate.times, "passed": passed}
+
+
+def ask_gate(study: Study, grid: Grid, done: Collection[str]) -> GateVerdict:
+    """Return what the gates say, as far as their jobs are done."""
+    base = smoke = None
+    record = read_record(grid.gate.folder) if grid.gate.key in done else None
+    if record is not None:
+        base = of_base(study, record.figures)
+    first = next((one for one in grid.runs if one.arm == study.smoke and one.evaluate in done), None)
+    if first is not None:
+        smoke = of_arm(study, read_json(first.results), [*first.stage_seeds.values(), first.seed])
+    return GateVerdict(base, smoke)
+
+
+# The learning rate of an arm: short runs at several rates, measured on held-out rows of what the arm trains on; the
+# best is kept.
+#
+# What is scored in the end is not looked at, so no arm is chosen for luck on the test.
+
+SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
+
+
+def tried(grid: Grid) -> dict[str, dict[float, float | None]]:
+    """Return the score of every rate that is tried, by arm; None where it is not known yet."""
+    return {arm: {rate: _score(grid.tasks[key]) for rate, key in trials.items()} for arm, trials in grid.trials.items()}
+
+
+def rates(study: Study, grid: Grid) -> dict[str, float]:
+    """Return the rates that are found: of arms whose tries are all done, the best that holds; of equal ones the smallest."""
+    found = {}
+    for arm, scores in tried(grid).items():
+        known = {rate: score for rate, score in scores.items() if score is not None}
+        sound = {rate: score for rate, score in known.items() if math.isfinite(score)}
+        if len(known) == len(scores) and sound:
+            found[arm] = max(sorted(sound), key=lambda rate: sound[rate])
+    for one in study.arms:
+        if one.search is not None and one.search.like is not None:
+            other = study.arm(one.search.like)
+            rate = found.get(other.name, None if other.search else other.recipe.config.lr)
+            if rate is not None:
+                found[one.name] = rate
+    return found
+
+
+def first_rates(study: Study) -> dict[str, float]:
+    """Return a rate for each arm whose rate is searched for: the first, until one is found."""
+    found = {arm.name: arm.search.rates[0] for arm in study.arms if arm.search is not None and arm.search.rates}
+    for arm in study.arms:
+        if arm.search is not None and arm.search.like is not None:
+            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.lr)
+    return found
+
+
+def _score(task: Task) -> float | None:
+    record = read_record(task.folder) if task.stand.standing == "done" else None
+    if record is not None and SCORE not in record.figures:
+        why = "where no task has twenty rows for each that is held out, there are none; give the arm a number for lr, or more data"
+        raise TwowayError(f"{task.folder} has measured no {SCORE}, by which a rate is chosen: {why}")
+    return None if record is None else float(record.figures[SCORE])
+
+
+# Part of a study: the jobs that some claims need, so that a long one can be done claim by claim.
+
+
+def opened(study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, kinds: Mapping[str, Kind] | None) -> Layout:
+    """Read a study, and return it laid out in the folder `out`. What cannot be done is refused."""
+    if jobs < 1:
+        raise UsageError(f"--jobs is at least 1, not {jobs}")
+    kinds = known_kinds(kinds)
+    return Layout(read_study(study, words, kinds=kinds), Path(out), kinds)
+
+
+def chosen_arms(study: Study, claims: Collection[int]) -> frozenset[str]:
+    """Return the arms that claims of these numbers compare, those whose rate they take, and the first arm; all arms for no numbers."""
+    known = {claim.claim for claim in study.claims}
+    for number in claims:
+        if number not in known:
+            raise UsageError(f"{study.file} has no claim {number} (it has {', '.join(map(str, sorted(known)))})")
+    if not claims:
+        return frozenset(arm.name for arm in study.arms)
+    compared = {name for claim in study.claims if claim.claim in claims for name in claim.arms()}
+    rates = {arm.search.like for arm in study.arms if arm.name in compared and arm.search is not None and arm.search.like}
+    return frozenset({study.smoke, *compared, *rates})
+
+
+def needed(grid: Grid, arms: Collection[str]) -> frozenset[str]:
+    """Return the keys of the tasks that arms need, the base's gate among them."""
+    open_ends = [grid.gate.key]
+    open_ends += [key for run in grid.runs if run.arm in arms for key in (run.finetune, run.evaluate)]
+    open_ends += [key for arm, trials in grid.trials.items() if arm in arms for key in trials.values()]
+    found: set[str] = set()
+    while open_ends:
+        key = open_ends.pop()
+        if key not in found:
+            found.add(key)
+            open_ends += grid.tasks[key].needs
+    return frozenset(found)
+
+
+# How long the rest of a study takes, by what a row has taken so far in stages of the same kind.
+
+
+def amount(task: Task) -> int:
+    """Return the rows of a task; 1 where none are counted."""
+    return rows_read(task.job.config) or 1
+
+
+def paces(grid: Grid, done: Collection[str]) -> dict[str, float]:
+    """Return the seconds of a row, by kind of stage, of what is done."""
+    seconds: dict[str, float] = defaultdict(float)
+    rows: dict[str, int] = defaultdict(int)
+    for key in done:
+        record = read_record(grid.tasks[key].folder) if key in grid.tasks else None
+        if record is not None:
+            kind = grid.tasks[key].job.kind.name
+            seconds[kind] += record.seconds
+            rows[kind] += amount(grid.tasks[key])
+    return {kind: seconds[kind] / rows[kind] for kind in seconds}
+
+
+def seconds_left(grid: Grid, done: Collection[str], jobs: int) -> float | None:
+    """Say how long the rest takes with so many jobs at a time; None where a kind of stage has not been done yet."""
+    known, total = paces(grid, done), 0.0
+    for key, task in grid.tasks.items():
+        if key in done:
+            continue
+        if task.job.kind.name not in known:
+            return None
+        begun = read_record(task.folder)
+        total += max(known[task.job.kind.name] * amount(task) - (begun.seconds if begun else 0.0), 0.0)
+    return total / jobs
+
+
+# Scores where the report looks for them: copies under `results/ARM`, of what the jobs have written under `stages`.
+
+
+def take_over(run: Run, task: Task, *, done: bool) -> None:
+    """Copy a run's scores; a copy of an earlier design of the study goes, and its original stays."""
+    made = task.folder / task.job.kind.marker
+    pairs = ((items_path(made), items_path(run.results)), (made, run.results))
+    if not done:
+        for _, target in pairs:
+            target.unlink(missing_ok=True)
+    elif not run.results.exists() or run.results.read_bytes() != made.read_bytes():
+        run.results.parent.mkdir(parents=True, exist_ok=True)
+        for source, target in pairs:
+            if source.exists():
+                write_whole(target, source.read_bytes())

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
-from ..evaluation.compare import kept_scores
-from ..evaluation.results import read
+from twoway.errors import UsageError
+from twoway.evaluation.compare import kept_scores
+from twoway.evaluation.runner import read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,39 +6,47 @@ decides nothing. After each job the study's own page of facts is written anew (`
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import shlex
 import shutil
 import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
+from twoway.config import dump
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError
-from twoway.stages.records import read_record, require_run_folder
-from twoway.stages.run_report import duration
-from twoway.training.checkpoint import FOLDER as CHECKPOINTS
-from twoway.training.stop import Stopped
+from twoway.files import write_whole
+from twoway.processes import Stopped
+from twoway.recipes.records import read_record, require_run_folder, surroundings
+from twoway.recipes.run import duration
+from twoway.training.checkpointing import FOLDER as CHECKPOINTS
 
-from . import gate, summary
-from .chosen import chosen_arms, needed, opened
-from .grid import LOGS
-from .pace import seconds_left
-from .rates import first_rates
-from .rates import rates as found_rates
-from .taken import take_over
-from .workers import Workers, log_of
+from . import grid as study_grid
+from .config import rows_read
+from .grid import LOGS, base_of, chosen_arms, first_rates, needed, opened, seconds_left, take_over, tried
+from .grid import rates as found_rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
-    from twoway.stages.kinds import Kind
+    from twoway.recipes.records import Job, Record
+    from twoway.recipes.stages import Kind
 
-    from .grid import Grid, Layout
-    from .workers import Worker
+    from .config import Study
+    from .grid import Grid, Layout, Run, Task
 
 State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
 
@@ -75,7 +83,7 @@ def run(
     """
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)
     runner = _Runner(layout, tuple(claims), Workers(jobs, layout.out / LOGS), seen)
-    require_run_folder(layout.out, summary.FILE)
+    require_run_folder(layout.out, SUMMARY_FILE)
     runner.require_possible()
     with alone(layout.out):
         return runner.run()
@@ -91,7 +99,7 @@ class _Runner:
     seen: Callable[[Path], object]
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
-    verdict: gate.Verdict = field(default_factory=gate.Verdict)
+    verdict: study_grid.GateVerdict = field(default_factory=study_grid.GateVerdict)
     stopped: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -144,7 +152,7 @@ class _Runner:
             grid = fuller
         for one in grid.runs:
             take_over(one, grid.tasks[one.evaluate], done=one.evaluate in self.done)
-        self.verdict = gate.ask(self.study, grid, self.done)
+        self.verdict = study_grid.ask_gate(self.study, grid, self.done)
         return grid
 
     def _begin(self, grid: Grid) -> None:
@@ -179,8 +187,8 @@ class _Runner:
 
     def _write(self, grid: Grid, state: State) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        facts = summary.Facts(state, self.workers.count, self.verdict, self.failed, self.claims)
-        summary.write(self.study, grid, self.out, facts)
+        facts = Facts(state, self.workers.count, self.verdict, self.failed, self.claims)
+        write_summary(self.study, grid, self.out, facts)
 
     def _show(self) -> None:
         """Let it be seen; a page that cannot be made ends no job, and says why when it is asked for."""
@@ -232,3 +240,321 @@ class _Runner:
 def _say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
+
+
+# Jobs in processes of one thread each: on two cores two of them do more than one of two threads.
+#
+# A process is forked from a server that has read the libraries once, does one job, and writes what it says into the
+# job's log. It ends when whoever started it does, however that one ends, so that a study which is begun again never
+# meets a worker of the old one.
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A job that is being done."""
+
+    task: Task
+    process: ForkServerProcess
+    log: Path
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at it."""
+        return time.monotonic() - self.began
+
+
+class Workers:
+    """Some jobs at a time."""
+
+    def __init__(self, count: int, logs: Path) -> None:
+        self.count, self.logs = count, logs
+        self.busy: dict[str, Worker] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__, "twoway.recipes.stages"])
+
+    @property
+    def free(self) -> bool:
+        """Whether one more can be started."""
+        return len(self.busy) < self.count
+
+    def start(self, task: Task) -> None:
+        """Begin a job."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = log_of(self.logs, task)
+        process = self._context.Process(target=_work, args=(task.ready(), task.base, task.folder, log), name=task.title)
+        with _one_thread():
+            process.start()
+        self.busy[task.key] = Worker(task, process, log, time.monotonic())
+
+    def ended(self, timeout: float | None = None) -> list[tuple[Worker, int]]:
+        """Wait until one or more have ended; return them with their exit codes."""
+        wait([one.process.sentinel for one in self.busy.values()], timeout)
+        done = []
+        for key, one in list(self.busy.items()):
+            if one.process.exitcode is not None:
+                one.process.join()
+                done.append((self.busy.pop(key), one.process.exitcode))
+        return done
+
+    def stop(self) -> None:
+        """Ask all to save and leave."""
+        for one in self.busy.values():
+            one.process.terminate()
+
+    def kill(self) -> None:
+        """End all at once."""
+        for one in self.busy.values():
+            one.process.kill()
+            one.process.join()
+        self.busy.clear()
+
+
+def log_of(logs: Path, task: Task) -> Path:
+    """Return where a job's output goes."""
+    return logs / f"{task.folder.name}.log"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Give processes that start in here one thread; libraries read this once, when they are loaded."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ |= _ONE_THREAD
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(job: Job, base: str, folder: Path, log: Path) -> None:
+    """Do one job; the exit code says how it went."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with log.open("ab", buffering=0) as file:
+        for output in (1, 2):
+            os.dup2(file.fileno(), output)
+    import torch
+
+    from twoway.recipes.run import do
+
+    torch.set_num_threads(1)
+    try:
+        do(job, base, folder)
+    except Stopped as stopped:
+        _leave(stopped.code, str(stopped))
+    except TwowayError as error:
+        _leave(1, str(error))
+    except Exception:
+        _leave(1, traceback.format_exc())
+
+
+def _leave(code: int, said: str) -> None:
+    sys.stderr.write(f"{said}\n")
+    raise SystemExit(code)
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the study's own process, and end at once: what was saved is gone on with."""
+    parent: Any = multiprocessing.parent_process()
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+# What a study says of itself, for programs and for the report: `study.json`, `study.yaml` and `gate.json`, written
+# anew after each job.
+
+SUMMARY_FILE, YAML = "study.json", "study.yaml"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How the study's own process goes."""
+
+    state: str
+    jobs: int
+    verdict: study_grid.GateVerdict
+    failed: Mapping[str, str]  # key of a task -> why
+    claims: tuple[int, ...] = ()  # those that were asked for, where not all were
+
+
+def write_summary(study: Study, grid: Grid, out: Path, facts: Facts) -> None:
+    """Write all that is known now."""
+    records = {key: read_record(task.folder) for key, task in grid.tasks.items()}
+    scores = tried(grid)
+    now = surroundings()
+    words = [str(study.file), str(out), *study.words, *_asked(facts.claims)]
+    causes = {key: cause for key in grid.tasks if (cause := _cause(key, grid, records, facts.failed))}
+    whole = {
+        "study": study.name,
+        "file": str(study.file),
+        "command": shlex.join(["twoway", "study", *words]),
+        "state": facts.state,
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "suite": getattr(study.evaluate, "suite", None),
+        "tasks": list(getattr(study.evaluate, "tasks", ())),
+        "smallest": study.smallest,
+        "surroundings": now,
+        "jobs_at_once": facts.jobs,
+        "seconds": round(sum(record.seconds for record in records.values() if record), 1),
+        "stages": {one.recipe.name: _stage(one.recipe.name, grid, records) for one in study.before},
+        "arms": {arm.name: _arm(arm.name, study, grid, records, causes, scores, out) for arm in study.arms},
+        "claims": [asdict(claim) for claim in study.claims],
+        "jobs": [_job(task, records[key], facts.failed.get(key), out) for key, task in grid.tasks.items()],
+    }
+    files = {
+        YAML: f"# {whole['command']}\n{resolved(study)}",
+        study_grid.GATE_FILE: json.dumps(facts.verdict.as_json(), indent=1, ensure_ascii=False) + "\n",
+        SUMMARY_FILE: json.dumps(whole, indent=1, ensure_ascii=False, default=str) + "\n",
+    }
+    for name, text in files.items():
+        if not (out / name).exists() or (out / name).read_text(encoding="utf-8") != text:
+            write_whole(out / name, text)
+
+
+def _asked(claims: Collection[int]) -> list[str]:
+    return ["--claims", ",".join(str(one) for one in sorted(set(claims)))] if claims else []
+
+
+def resolved(study: Study) -> str:
+    """Return the study with every setting written out."""
+    stages = {
+        one.recipe.name: {"stage": one.recipe.kind.name, "from": one.recipe.source, "seeds": list(one.seeds)}
+        | {key: value for key, value in yaml.safe_load(dump(one.recipe.config)).items() if key != "seed"}
+        for one in study.before
+    }
+    arms = {}
+    for arm in study.arms:
+        said = {key: value for key, value in yaml.safe_load(dump(arm.recipe.config)).items() if key != "seed"}
+        if arm.search is not None:
+            usual = {one.name: one.default for one in fields(arm.search)}
+            said["lr"] = {key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []}
+        arms[arm.name] = {"from": arm.recipe.source, **said}
+    said = {
+        "base": study.base,
+        "seeds": list(study.seeds),
+        "stages": stages,
+        "evaluate": yaml.safe_load(dump(study.evaluate)),
+        "arms": arms,
+        "gate": yaml.safe_load(dump(study.gate)),
+        "smallest": study.smallest,
+        "claims": [
+            {key: value for key, value in yaml.safe_load(dump(claim)).items() if value not in (None, "", [], {})} for claim in study.claims
+        ],
+    }
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _stage(name: str, grid: Grid, records: Mapping[str, Record | None]) -> dict[str, Any]:
+    keys = grid.named.get(name, ())
+    if not keys:
+        return {"state": "new"}
+    task, found = grid.tasks[keys[0]], [records[key] for key in keys]
+    states = [record.state if record else "new" for record in found]
+    return {
+        "stage": task.job.kind.name,
+        "from": base_of(task),
+        "rows": rows_read(task.job.config),
+        "seconds": round(sum(record.seconds for record in found if record) / len(found), 1),
+        "state": "done" if set(states) == {"done"} else next(state for state in states if state != "done"),
+        "seeds": [getattr(grid.tasks[key].job.config, "seed", None) for key in keys],
+        "settings": _told(task),
+        "figures": dict(found[0].figures) if found[0] else {},
+    }
+
+
+def _cause(key: str, grid: Grid, records: Mapping[str, Record | None], failed: Mapping[str, str]) -> str:
+    """Say which job has failed that a task needs, be it itself."""
+    open_ends = [key]
+    while open_ends:
+        one = open_ends.pop()
+        record, title = records[one], grid.tasks[one].title
+        if why := failed.get(one) or (record.error if record is not None and record.state == "failed" else None):
+            return f"{title} failed: {why}"
+        open_ends += grid.tasks[one].needs
+    return ""
+
+
+def _waits(name: str, study: Study, grid: Grid, causes: Mapping[str, str], tries: Mapping[str, Mapping[float, float | None]]) -> str | None:
+    """Say why an arm has no runs yet: its rate is not known, maybe because a try has failed, or none gave a number."""
+    if name not in grid.waiting:
+        return None
+    search = study.arm(name).search
+    of = name if search is None or search.like is None else search.like
+    why = next((causes[key] for key in grid.trials.get(of, {}).values() if key in causes), "")
+    if not why and None not in tries.get(of, {}).values():
+        why = "with none of those that were tried is the score on held-out rows a number"
+    return f"{'its learning rate' if of == name else f'the learning rate of {of}'} is not known{f': {why}' if why else ' yet'}"
+
+
+def _arm(
+    name: str,
+    study: Study,
+    grid: Grid,
+    records: Mapping[str, Record | None],
+    causes: Mapping[str, str],
+    tries: Mapping[str, Mapping[float, float | None]],
+    out: Path,
+) -> dict[str, Any]:
+    arm, scores = study.arm(name), tries.get(name)
+    runs = [one for one in grid.runs if one.arm == name]
+    task = grid.tasks[runs[0].finetune] if runs else None
+    config = arm.recipe.config if task is None else task.job.config
+    chain = [grid.tasks[key] for key in grid.chains.get(name, ())]
+    rows = [rows_read(one.job.config) for one in chain]
+    return {
+        "from": arm.recipe.source,
+        "attention": getattr(config, "attention", None),
+        "pooling": getattr(config, "pooling", None) or "mean",
+        "lr": getattr(config, "lr", None) if arm.search is None or task is not None else None,
+        "rates": None if not scores else {f"{rate:g}": score for rate, score in scores.items()},
+        "rows": rows_read(config),
+        "settings": {} if task is None else _told(task),
+        "before": {
+            "stages": [one.job.name for one in chain],
+            "rows": sum(one for one in rows if one),
+            "seconds": round(sum(record.seconds for one in chain if (record := records[one.key])), 1),
+        },
+        "waits": _waits(name, study, grid, causes, tries),
+        "runs": [_run(one, records, causes, out) for one in runs],
+    }
+
+
+def _run(one: Run, records: Mapping[str, Record | None], causes: Mapping[str, str], out: Path) -> dict[str, Any]:
+    both = {name: records[key] for name, key in (("finetune", one.finetune), ("evaluate", one.evaluate))}
+    last = both["evaluate"] or both["finetune"]
+    state = "done" if one.results.exists() else "new" if last is None else "begun" if last.state == "done" else last.state
+    return {
+        "seed": one.seed,
+        "stage_seeds": one.stage_seeds,
+        "file": str(one.results.relative_to(out)),
+        "state": state,
+        "seconds": {name: record.seconds for name, record in both.items() if record},
+        "error": (last.error if last else None) or (None if state == "done" else causes.get(one.evaluate)),
+    }
+
+
+def _told(task: Task) -> dict[str, Any]:
+    """Return the settings of a stage that are not its defaults."""
+    usual = yaml.safe_load(dump(task.job.kind.config()))
+    said = {key: value for key, value in yaml.safe_load(dump(task.job.config)).items() if value != usual.get(key)}
+    return {key: value for key, value in said.items() if key not in task.job.kind.free}
+
+
+def _job(task: Task, record: Record | None, failed: str | None, out: Path) -> dict[str, Any]:
+    log = log_of(out / LOGS, task)
+    return {
+        "name": task.title,
+        "kind": task.job.kind.name,
+        "state": "failed" if failed else record.state if record else "new",
+        "rows": rows_read(task.job.config),
+        "seconds": record.seconds if record else 0.0,
+        "error": failed or (record.error if record else None),
+        "log": str(log.relative_to(out)) if log.exists() else None,
+        "folder": str(task.folder.relative_to(out)),
+    }

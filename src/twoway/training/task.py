@@ -17,13 +17,13 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from twoway.model.attn_implementation import remember
+from twoway.models.kernels import remember
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from twoway.objectives.loss import Loss
+    from twoway.losses import Loss
 
 Batch = dict[str, Any]
 

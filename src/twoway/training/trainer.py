@@ -9,26 +9,25 @@ Deviation: the learning rate falls to zero in a line, as transformers' schedule 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import math
+import sys
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from twoway.errors import TwowayError, UsageError
+from twoway.processes import Stopped, listening
 
-from . import ranks as between
-from .cached import CachedTask
-from .cached_step import Step
-from .checkpoint import OPTIMIZER, WEIGHTS, Checkpoints, named, optimizer_tensors, read_optimizer, read_weights
-from .memory import give_back
-from .precision import settle
+from . import distributed as between
+from .checkpointing import OPTIMIZER, WEIGHTS, Checkpoints, named, optimizer_tensors, read_optimizer, read_weights
+from .config import settle
+from .gradient_cache import CachedTask, Step
 from .progress import Log, Meter
-from .schedule import rate
-from .stop import Stopped, listening
 from .task import Batch, Task, autocast, read, to_device
 
 if TYPE_CHECKING:
@@ -280,3 +279,41 @@ def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> tor
 def _seed(*numbers: int) -> int:
     """Mix numbers into the seed of one step on one rank, or of a chunk of it."""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()[:7], "little")
+
+
+# The learning rate as a pure function of the step, so that a resumed run needs no state for it.
+
+
+def rate(step: int, total: int, peak: float, warmup: float) -> float:
+    """Return the rate of step `step` of `total`: up in a line for the share `warmup`, then down in a line towards zero.
+
+    The first step has a rate above zero, and so has the last: a step at rate zero is work for nothing.
+    """
+    rising = round(total * warmup)
+    if step < rising:
+        return peak * (step + 1) / rising
+    return peak * (total - step) / max(1, total - rising)
+
+
+# Memory that a process holds and does not use goes back to the system.
+#
+# Batches of ever new shapes leave holes in the heap of the C library, and a run on a CPU grows by gigabytes although
+# nothing is kept. Asking glibc to give free pages back, every few steps, keeps it at what is used; elsewhere there is
+# nothing to ask.
+
+EVERY = 8  # steps; pages that come back have to be cleared again, so each step would be too often
+
+
+def give_back(step: int) -> None:
+    """Give free pages back to the system, now and then."""
+    trim = _trim()
+    if trim is not None and step % EVERY == 0:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    """Return glibc's function, or None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

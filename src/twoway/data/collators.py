@@ -1,0 +1,238 @@
+"""Rows become a batch as the processor itself would make one: tokens padded, pixels one behind the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from twoway.content import ContentError
+from twoway.errors import TwowayError
+
+from .masking import NO_TARGET
+from .mixture import DOCUMENT, QUERY
+from .sampler import PLAIN, CostWeights, cost, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from twoway.content import Document
+
+    from .formats import PairRow
+    from .masking import Corrupted
+    from .processing import Encoder, Example
+
+
+def collate(rows: Sequence[Corrupted], *, pad_token: int, padding_side: Literal["left", "right"] = "right") -> dict[str, Any]:
+    """Return `inputs` (what the model is called with), `labels`, `patch_mask`, `patch_targets`, `identities` and `counts`."""
+    if not rows:
+        raise TwowayError("a batch needs at least one row")
+    longest = max(len(row.labels) for row in rows)
+
+    def padded(tensors: list[Tensor], value: float | bool) -> Tensor:
+        return torch.stack([_pad(tensor, longest, value, padding_side) for tensor in tensors])
+
+    inputs = model_inputs([row.inputs for row in rows], pad_token=pad_token, padding_side=padding_side)
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(row.counts)
+    counts.update({"rows": len(rows), "padding": longest * len(rows) - sum(len(row.labels) for row in rows)})
+    return {
+        "inputs": inputs,
+        "labels": padded([row.labels for row in rows], NO_TARGET),
+        "patch_mask": padded([row.patch_mask for row in rows], False),
+        "patch_targets": torch.cat([row.patch_targets for row in rows]),
+        "identities": [row.identity for row in rows],
+        "counts": dict(counts),
+    }
+
+
+def model_inputs(rows: Sequence[Mapping[str, Tensor]], *, pad_token: int, padding_side: Literal["left", "right"]) -> dict[str, Tensor]:
+    """Put the inputs of rows together: what has one entry a token is padded, anything else goes one behind the other."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    longest = max(lengths)
+
+    def padded(tensors: list[Tensor], value: float) -> Tensor:
+        return torch.stack([_pad(tensor, longest, value, padding_side) for tensor in tensors])
+
+    inputs = {"attention_mask": padded([torch.ones(length, dtype=torch.long) for length in lengths], 0)}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if all(name in row and row[name].shape == row["input_ids"].shape for row in rows):
+            inputs[name] = padded([row[name] for row in rows], pad_token if name == "input_ids" else 0)
+        else:
+            inputs[name] = _behind([row[name] for row in rows if name in row])
+    return inputs
+
+
+def _pad(tensor: Tensor, length: int, value: float | bool, side: str) -> Tensor:
+    missing = length - len(tensor)
+    return functional.pad(tensor, (0, missing) if side == "right" else (missing, 0), value=value)
+
+
+def _behind(tensors: list[Tensor]) -> Tensor:
+    """Put tensors one behind the other; the dimensions behind the first are brought to one size with zeros (numbers of tiles differ)."""
+    size = [max(tensor.shape[axis] for tensor in tensors) for axis in range(1, tensors[0].dim())]
+    full = []
+    for tensor in tensors:
+        missing = [want - have for want, have in zip(size, tensor.shape[1:], strict=True)]
+        full.append(functional.pad(tensor, [amount for gap in reversed(missing) for amount in (0, gap)]) if any(missing) else tensor)
+    return torch.cat(full)
+
+
+# Pairs become a batch: each content encoded once, in chunks of one cost and nearly one length, and who belongs to
+# whom.
+#
+# A page at high resolution and the short text that asks for it never share a chunk that would pad the one to the
+# other: contents are sorted by length and cut where the budget ends, as documents are in `batching`. What the batch
+# holds is described where it is used, in `stages.contrastive_batch`.
+#
+# A row's instruction is that of its task and side, `prompts["TASK-query"]` or else `prompts["query"]`: the names that
+# the checkpoint has them under, and that `encode(…, prompt_name=)` takes. Further right answers of a row come in
+# turn, one an epoch; of its hard negatives the first few are taken, or as many at random; with `fill` a row that has
+# fewer has its last one again.
+
+Choice = Literal["first", "random"]
+
+
+def prompt_of(prompts: Mapping[str, str], task: str, side: str) -> str:
+    """Return the instruction of a task's side."""
+    return prompts.get(f"{task}-{side}", prompts.get(side, ""))
+
+
+def content_key(document: Document) -> int:
+    """Return a number that is the same for the same content, wherever it lies."""
+    return int.from_bytes(bytes.fromhex(document.fingerprint()[:16]), "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Content:
+    """One side of a row as the model sees it; `key` is that of the document, without its instruction."""
+
+    key: int
+    instruction: str
+    example: Example
+    document: Document
+    side: str
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """One row as the model sees it. `answers` are the keys of all its right answers."""
+
+    identity: str
+    task: str
+    query: Content
+    positive: Content
+    negatives: tuple[Content, ...]
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Turns rows into examples; can be sent to workers."""
+
+    encode: Encoder
+    prompts: Mapping[str, str]
+    negatives: int
+    choose: Choice = "first"
+    seed: int = 0
+    fill: bool = False
+
+    def pass_on(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
+        """Keep a row for `__call__`, which knows the epoch."""
+        return identity, pair
+
+    def __call__(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+        """Encode one row as an epoch has it."""
+        identity, pair = row
+        right = (pair.positive, *pair.others)
+        positive = right[epoch % len(right)]
+        chosen = [pair.negatives[number] for number in self._chosen(identity, len(pair.negatives), epoch)]
+        answers = tuple(content_key(one) for one in right)
+        wrong = tuple(self._content(identity, pair.task, DOCUMENT, one) for one in chosen)
+        asked, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
+        return PairExample(identity, pair.task, asked, answer, wrong, answers)
+
+    def without_negatives(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+        """Encode one row, its hard negatives left aside."""
+        return replace(self, negatives=0)(row, epoch=epoch)
+
+    def _content(self, identity: str, task: str, side: str, document: Document) -> Content:
+        instruction = prompt_of(self.prompts, task, side)
+        try:
+            example = self.encode(identity, document, instruction)
+        except ContentError as error:
+            raise ContentError(error.reason, error.place or document.place) from error
+        return Content(content_key(document), instruction, example, document, side)
+
+    def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
+        if not self.negatives or self.choose == "first" or count <= self.negatives:
+            taken = [*range(min(count, self.negatives))]
+            return taken + taken[-1:] * (self.negatives - count) if self.fill else taken
+        number = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch} {identity}".encode()).digest()[:8], "big")
+        return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
+
+
+def assemble(rows: Sequence[PairExample]) -> tuple[list[Content], dict[str, Any]]:
+    """Return the different contents of some rows, and their batch but for the chunks."""
+    numbers: dict[tuple[int, str], int] = {}
+    contents: list[Content] = []
+
+    def number(content: Content) -> int:
+        key = content.key, content.instruction
+        if key not in numbers:
+            numbers[key] = len(contents)
+            contents.append(content)
+        return numbers[key]
+
+    queries = [number(row.query) for row in rows]
+    candidates = [number(row.positive) for row in rows]
+    owner, keys = list(range(len(rows))), [row.positive.key for row in rows]
+    for place, row in enumerate(rows):
+        for negative in row.negatives:
+            candidates.append(number(negative))
+            owner.append(place)
+            keys.append(negative.key)
+    others = [(place, key) for place, row in enumerate(rows) for key in row.answers if key != row.positive.key]
+    return contents, {
+        "contents": len(contents),
+        "queries": torch.tensor(queries),
+        "candidates": torch.tensor(candidates),
+        "owner": torch.tensor(owner),
+        "query_keys": torch.tensor([row.query.key for row in rows]),
+        "candidate_keys": torch.tensor(keys),
+        "others": torch.tensor(others, dtype=torch.long).reshape(-1, 2),
+        "tasks": [row.task for row in rows],
+        "identities": [row.identity for row in rows],
+    }
+
+
+def collate_pairs(
+    rows: Sequence[PairExample],
+    *,
+    pad_token: int,
+    padding_side: Literal["left", "right"] = "right",
+    budget: float,
+    weights: CostWeights = PLAIN,
+) -> dict[str, Any]:
+    """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
+    contents, batch = assemble(rows)
+    examples = [one.example for one in contents]
+    chunks = []
+    for chosen in cut([len(one.inputs["input_ids"]) for one in examples], [extra_cost(one, weights) for one in examples], budget):
+        inputs = model_inputs([examples[one].inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
+        chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
+    return batch | {"chunks": chunks}
+
+
+def extra_cost(example: Example, weights: CostWeights) -> float:
+    """Return what a content's pictures cost besides their tokens."""
+    tokens, pictures = int(example.image_tokens.sum()), int(example.pictures.max()) + 1 if len(example.pictures) else 0
+    return float(cost(0, tokens, pictures, weights)) - tokens

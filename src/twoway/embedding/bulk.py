@@ -1,0 +1,195 @@
+"""`embed`: any amount of documents to a folder of vectors, gone on with after any kind of end.
+
+Rows are numbered through all sources, bad ones too, and shard k covers a fixed range of these numbers, so a run that goes on passes over
+the rows of the shards that are there and knows nothing else of the run before. A shard is written when all of its rows are answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from twoway.content import ContentError
+from twoway.embedding import Embedder
+from twoway.errors import UsageError
+from twoway.images import DEFAULT, Limits, ReadLimits
+from twoway.progress import steps
+
+from .inputs import prompt_of
+from .nearest import Sample
+from .opening import open_embedders, require_options
+from .prefetch import read_ahead
+from .shards import require
+from .writing import READ_AHEAD, EmbedResult, Sources, Writer, fill, of_model, row_of, width_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from twoway.content import Document
+    from twoway.data.rows import OnBad
+
+    from .inputs import Side
+    from .ray import Cluster
+    from .shards import Precision, Row
+
+SHARD_ROWS = 2048
+
+
+class Rows(Protocol):
+    """What is embedded: rows in a fixed order, bad ones as errors."""
+
+    def rows(self, skip: int) -> Iterator[Document | ContentError]:
+        """Yield every row from one on."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes when the rows do."""
+
+    def count(self) -> int | None:
+        """Count the rows, where that is quick."""
+
+
+def embed(
+    model: str | Path | Embedder,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    side: Side | None = None,
+    instruction: str | None = None,
+    prompt_name: str | None = None,
+    dim: int | None = None,
+    precision: Precision = "float32",
+    on_bad: OnBad = "fail",
+    shard_rows: int = SHARD_ROWS,
+    measure_recall: bool = False,
+    overwrite: bool = False,
+    root: str | Path | None = None,
+    dpi: int = 144,
+    limits: ReadLimits = DEFAULT,
+    cluster: Cluster | None = None,
+    **opening: Any,
+) -> EmbedResult:
+    """Embed documents into `out`, or go on where an earlier run of the same ended; `opening` goes to `open_embedders`.
+
+    With a `cluster` the work is done by Ray, on all of its machines.
+    """
+    require_options(embed, opening, also=("processes",))
+    if shard_rows < 1:
+        raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
+    sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, limits=Limits.reading(limits))
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
+    prompts = {"side": side, "instruction": instruction, "prompt_name": prompt_name}
+    how: dict[str, Any] = {"dim": dim, "precision": precision, "shard_rows": shard_rows}
+    filling: dict[str, Any] = {"on_bad": on_bad, "overwrite": overwrite}
+    if cluster is not None:
+        from .ray import embed_on  # Ray takes seconds to import
+
+        if isinstance(model, Embedder):
+            raise UsageError("a model in memory cannot be sent to other machines; name its folder or hub id")
+        if opening.pop("processes", None) is not None:
+            raise UsageError("--processes is for one machine; with --engine ray the cluster says how many there are")
+        return embed_on(cluster, {"model": str(model), **opening}, sources, Path(out), prompts, how, recall=measure_recall, **filling)
+    with contextlib.closing(open_embedders(model, **opening)) as engine:
+        return _embed_with(engine, sources, Path(out), prompts, how, filling, recall=measure_recall)
+
+
+def _embed_with(
+    engine: Embedder, sources: Sources, out: Path, prompts: dict[str, Any], how: dict[str, Any], filling: dict[str, Any], *, recall: bool
+) -> EmbedResult:
+    """Embed with a model that is open."""
+    precision = how["precision"]
+    how["dim"] = width_of(how["dim"], engine.dimension)
+    require(precision, how["dim"])
+    sample = Sample(how["dim"], precision, normal=engine.normal) if recall else None
+    return embed_rows(engine, sources, out, prompts, how, sample=sample, **filling)
+
+
+def embed_rows(
+    engine: Embedder,
+    sources: Rows,
+    out: Path,
+    prompts: Mapping[str, Any],
+    how: Mapping[str, Any],
+    *,
+    on_bad: OnBad = "fail",
+    sample: Sample | None = None,
+    overwrite: bool = False,
+    title: str = "embedding",
+) -> EmbedResult:
+    """Embed what `sources` gives; `how` has the length, the precision and the rows of a shard."""
+    prompt = prompt_of(engine.sentence, **prompts)
+    conditions = {**of_model(engine), **how, "prompt": [prompt or "", prompts.get("side")], "data": sources.identity()}
+
+    def produce(writer: Writer) -> None:
+        run = _Run(writer)
+        skip = writer.due * writer.size
+        total = sources.count()
+        results = engine.embed(run.documents(sources.rows(skip), skip), **prompts, refuse=run.refused)
+        for index, vector in steps(results, title, total=None if total is None else max(total - skip, 0)):
+            run.add(index, vector)
+        run.end()
+
+    return fill(out, conditions, produce, normal=engine.normal, on_bad=on_bad, sample=sample, overwrite=overwrite)
+
+
+class _Run:
+    """The shards that are still open."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer, self.size = writer, writer.size
+        self.read = writer.due * writer.size  # rows of all sources that were read, or passed over
+        self.given = 0
+        self.numbers: dict[int, int] = {}  # of rows on their way, by the engine's index
+        self.rows: dict[int, Row] = {}
+        self.vectors: dict[int, NDArray[np.float32]] = {}
+
+    def documents(self, rows: Iterator[Document | ContentError], skip: int) -> Iterator[Document]:
+        """Give the engine the good rows, and remember which is which."""
+        for number, row in enumerate(read_ahead(rows, READ_AHEAD), skip):
+            self.read = number + 1
+            if isinstance(row, ContentError):
+                self.writer.refuse(row)
+                continue
+            self.numbers[self.given] = number
+            self.rows[number] = row_of(number, row)
+            self.given += 1
+            yield row
+
+    def refused(self, index: int, error: ContentError) -> None:
+        """Take a row that turned out bad on its way."""
+        number = self.numbers.pop(index)
+        del self.rows[number]
+        self.writer.refuse(error)
+
+    def add(self, index: int, vector: NDArray[np.float32]) -> None:
+        """Take a vector."""
+        number = self.numbers.pop(index)
+        self.vectors[number] = vector
+        self.writer.note(number, vector)
+        self._write_full()
+
+    def end(self) -> None:
+        """Write what is left; a run that ends here has seen every row."""
+        self._write_full()
+        if self.read > self.writer.due * self.size:
+            self._write(self.read - self.writer.due * self.size)
+
+    def _write_full(self) -> None:
+        """Write the next shard, and those behind it, while every row of it is answered."""
+        while self.read >= (self.writer.due + 1) * self.size and self._answered() == self.size:
+            self._write(self.size)
+
+    def _answered(self) -> int:
+        waiting = sum(1 for number in self.numbers.values() if number // self.size == self.writer.due)
+        return self.size - waiting
+
+    def _write(self, seen: int) -> None:
+        """Write the next shard."""
+        numbers = sorted(number for number in self.vectors if number // self.size == self.writer.due)
+        whole = np.stack([self.vectors.pop(number) for number in numbers]) if numbers else None
+        self.writer.write([self.rows.pop(number) for number in numbers], whole, seen=seen)

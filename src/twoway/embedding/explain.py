@@ -1,0 +1,217 @@
+"""Which parts of a picture pull its vector towards a query.
+
+Where a vector is a weighted mean of token states (and whatever linear follows), its cosine with a query is a sum with one term for each
+token: the slope of the score at a state, times that state. The length of the vector is held fixed, so the terms add up to the score itself
+and nothing is left over (the identity behind gradient times input, Shrikumar et al., arXiv 1605.01713, which is exact for linear maps). No
+name of a pooling is asked for: the terms are computed, and used where they add up and picture tokens have a share in them. A state of a
+two-way model has seen the other tokens, so a patch stands for what the model made of it there, and not for its pixels alone.
+
+Anything else (the last state, EOS, models without token states or with a layout that is not known) is asked directly: a cell of the picture
+is greyed, and what the score falls by is its pull (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do not add up to the score.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device
+
+from twoway.content import ContentError, Document, Image, Text
+from twoway.data.patches import GRID, Grids, PatchGeometry
+from twoway.errors import TwowayError
+from twoway.images import open_document
+
+from .embedder import evaluating
+from .inputs import Item, prompt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from PIL import Image as PILImage
+    from torch import Tensor
+
+    from .embedder import Embedder
+
+    Floats = NDArray[np.float32]
+
+Method = Literal["parts", "occlusion"]
+_GREY = (128, 128, 128)
+_CELLS = 8  # along the longer side of a picture whose cells are greyed one by one
+_EXACT = 1e-3  # parts of a score have to add up to it this closely
+
+
+@dataclass(frozen=True)
+class Why:
+    """The pull of each cell of a picture, as rows of a grid laid over it; `rest` is what words and template pull (parts alone)."""
+
+    method: Method
+    score: float
+    pulls: tuple[tuple[float, ...], ...]
+    rest: float | None
+
+    @property
+    def shades(self) -> list[list[float]]:
+        """Return the grid from 0 (the cell that pulls least) to 1 (most); all 0 where no cell differs from another."""
+        pulls = np.asarray(self.pulls)
+        low, span = pulls.min(), np.ptp(pulls)
+        shades: list[list[float]] = ((pulls - low) / span if span > 0 else np.zeros_like(pulls)).round(4).tolist()
+        return shades
+
+
+class Explainer:
+    """Explains the scores of one model; what it learns about the model's pictures is learnt once."""
+
+    def __init__(self, engine: Embedder) -> None:
+        self.engine = engine
+        self._head = [module for module in list(engine.sentence)[1:] if not isinstance(module, Normalize)]
+        self._geometry, self._grids = _layout(engine.sentence[0])
+
+    def __call__(self, document: Document, query: Sequence[float] | Floats) -> Why:
+        """Say what pulls in a document with one picture; the query's vector may be cut to its first numbers (Matryoshka)."""
+        if len(document.images) != 1:
+            raise ContentError(f"what pulls is shown on one picture, and this has {len(document.images)}", document.place)
+        wanted = np.asarray(query, np.float32)
+        if wanted.ndim != 1 or not 0 < len(wanted) <= self.engine.dimension or not float(np.linalg.norm(wanted)) > 0:
+            raise TwowayError(f"a query for this model has 1 to {self.engine.dimension} numbers that are not all 0")
+        document = open_document(document, limits=self.engine.settings.limits)
+        wanted = wanted / np.linalg.norm(wanted)
+        return self._parts(document, wanted) or self._occlusion(document, wanted)
+
+    def share(self, document: Document, text: str, query: Sequence[float] | Floats) -> float | None:
+        """Return the share of a picture in the score of it and a text together, from 0 to 1: what the score falls by without each.
+
+        Nothing where it falls by neither, since then either of them alone matches as well.
+        """
+        wanted = np.asarray(query, np.float32)
+        picture, words = document.images[0], Text(text)
+        seen = [Document(parts, document.place) for parts in ((picture, words), (words,), (picture,))]
+        vectors = self.engine.array(seen, side="document", dim=len(wanted))
+        both, without_picture, without_text = vectors @ wanted / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted))
+        falls = max(0.0, float(both - without_picture)), max(0.0, float(both - without_text))
+        return falls[0] / sum(falls) if sum(falls) > 0 else None
+
+    def _parts(self, document: Document, query: Floats) -> Why | None:
+        """Return the terms of the score by cell, or nothing where the score has no such terms."""
+        if self._geometry is None:
+            return None
+        engine = self.engine
+        item = Item(document, "", engine.inputs.kind(document), 0)
+        prepared = engine.front.prepare([item], prompt_of(engine.sentence, side="document"), {"task": "document"})
+        for _, error in prepared.failed:
+            raise error
+        inputs = {name: value.cpu() for name, value in prepared.features.items() if isinstance(value, torch.Tensor)}
+        cells = self._cells(document, inputs)
+        if cells is None:
+            return None
+        found = self._terms(prepared.features, query)
+        if found is None:
+            return None
+        score, terms = found
+        images = (inputs["input_ids"] == self._geometry.image_token).reshape(-1)
+        if len(terms) != len(images):
+            return None
+        pulls = np.zeros(cells.shape, np.float64)
+        shown = cells.places >= 0
+        np.add.at(pulls.reshape(-1), cells.places[shown], terms[images.numpy()][shown])
+        if not pulls.any() or abs(float(terms.sum()) - score) > _EXACT:
+            return None
+        return Why("parts", score, _rows(pulls), float(terms.sum() - pulls.sum()))
+
+    def _terms(self, features: dict[str, Any], query: Floats) -> tuple[float, NDArray[np.float64]] | None:
+        """Return the score, and each token's term of it: slope times state, the vector's length held fixed."""
+        sentence = self.engine.sentence
+        device = sentence.device
+        with evaluating(sentence), torch.no_grad():
+            out = sentence[0](batch_to_device(features, device))
+        states = out.get("token_embeddings")
+        if not isinstance(states, torch.Tensor):
+            return None
+        # A copy outside inference mode, and in float32, because thousands of small terms are added up.
+        states = states.detach().float().clone().requires_grad_()
+        with evaluating(sentence), torch.enable_grad():
+            out["token_embeddings"] = states
+            for module in self._head:
+                out = module(out)
+            vector: Tensor = out["sentence_embedding"][0][: len(query)]
+            score = vector @ torch.tensor(query, device=device, dtype=vector.dtype) / vector.detach().norm()
+            (slope,) = torch.autograd.grad(score, states)
+        terms = (slope * states.detach()).sum(-1).reshape(-1)
+        return float(score.detach()), terms.double().cpu().numpy()
+
+    def _cells(self, document: Document, inputs: dict[str, Tensor]) -> _Cells | None:
+        """Return the cell of each picture token in the row, or nothing where the layout is not known."""
+        geometry = self._geometry
+        if geometry is None or geometry.trouble or "input_ids" not in inputs:
+            return None
+        count = int((inputs["input_ids"] == geometry.image_token).sum())
+        grids = []
+        if self._grids is not None and count > geometry.side**2:
+            grids = [self._grids(document.images[0].source.size)]  # type: ignore[union-attr]
+            if grids == [None]:
+                return None
+        try:
+            places = geometry.places(inputs, torch.zeros(count, dtype=torch.long), grids)
+        except (ContentError, TwowayError, KeyError, RuntimeError):
+            return None
+        if geometry.side:
+            return _Cells(places.cells, (geometry.side, geometry.side))
+        merge = round(geometry.patches**0.5)
+        _, height, width = inputs[GRID][0].tolist()
+        return _Cells(places.cells, (height // merge, width // merge))
+
+    def _occlusion(self, document: Document, query: Floats) -> Why:
+        """Return what the score falls by when a cell is greyed."""
+        picture: Any = document.images[0].source
+        boxes = _boxes(*picture.size)
+        seen = [document, *(_greyed(document, picture, box) for row in boxes for box in row)]
+        vectors = self.engine.array(seen, side="document", dim=len(query))
+        scores = vectors @ query / np.linalg.norm(vectors, axis=1)
+        falls = (scores[0] - scores[1:]).reshape(len(boxes), -1)
+        return Why("occlusion", float(scores[0]), _rows(falls), None)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """For each picture token its cell (-1: none), and the rows and columns of the grid of cells."""
+
+    places: NDArray[np.int64]
+    shape: tuple[int, int]
+
+
+def _layout(first: Any) -> tuple[PatchGeometry | None, Grids | None]:
+    """Return how a model's picture tokens lie, or nothing where it has none or where that is not known."""
+    config, processor = getattr(getattr(first, "auto_model", None), "config", None), getattr(first, "processor", None)
+    if config is None or getattr(processor, "image_token", None) is None:
+        return None, None
+    processor = copy.deepcopy(processor)  # one that works changes its own settings, and others may be at work with it
+    try:
+        geometry = PatchGeometry.of(config, processor)
+    except (TwowayError, AttributeError, KeyError, ValueError, TypeError):
+        return None, None
+    return geometry, Grids(processor, geometry.side) if geometry.tiled else None
+
+
+def _boxes(width: int, height: int) -> list[list[tuple[int, int, int, int]]]:
+    """Cut a picture into about square cells; a very small one into its pixels."""
+    longest = max(width, height)
+    columns, rows = (max(1, min(side, round(_CELLS * side / longest))) for side in (width, height))
+    xs, ys = (np.linspace(0, side, count + 1).round().astype(int).tolist() for side, count in ((width, columns), (height, rows)))
+    return [[(left, top, right, bottom) for left, right in pairwise(xs)] for top, bottom in pairwise(ys)]
+
+
+def _greyed(document: Document, picture: PILImage.Image, box: tuple[int, int, int, int]) -> Document:
+    """Return the document with one cell of its picture in plain grey."""
+    changed = picture.copy()
+    changed.paste(_GREY, box)
+    return Document(tuple(Image(changed) if isinstance(part, Image) else part for part in document.parts), document.place)
+
+
+def _rows(values: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in values)

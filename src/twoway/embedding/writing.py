@@ -1,0 +1,217 @@
+"""What every engine of bulk embedding shares: its sources, and the folder that it fills."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.content import escaped
+from twoway.data.dataset import FINDERS, files_of, kind_of, open_source
+from twoway.data.rows import BAD_ROWS, OnBad, Policy, ReadOptions, Skip
+from twoway.errors import TwowayError, UsageError
+from twoway.images import DEFAULT, Limits
+from twoway.models.loading import versions
+
+from .shards import MANIFEST, Row, Shards, alone, cut, scale_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from twoway.content import ContentError, Document, Image
+    from twoway.embedding import Embedder
+
+    from .nearest import Sample
+
+
+# What bulk embedding asks of its sources: all rows in a fixed order from any row on, their number, and whether they
+# are still the same.
+
+READ_AHEAD = 16  # rows; a page in memory is several megabytes
+# Above this many files or bytes rows are not counted beforehand, since that would open every file or read it whole.
+_FILES, _BYTES = 2000, 4 << 30
+
+
+class Sources:
+    """Several sources, one behind the other."""
+
+    def __init__(self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT) -> None:
+        self.specs = [str(spec) for spec in specs]
+        self.options = ReadOptions(None if root is None else Path(root), dpi, limits)
+        self.sources = [open_source(spec, root=root, dpi=dpi, images="lazy", limits=limits) for spec in self.specs]
+
+    def rows(self, skip: int) -> Iterator[Document | ContentError]:
+        """Yield every row from one on."""
+        left = Skip(skip)
+        for source in self.sources:
+            yield from source.rows(left)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what changes when the data does: files with size and time; of a data set on the hub the name alone."""
+        digest = hashlib.sha256()
+        for spec in self.specs:
+            for path in files_of(spec):
+                said = path.stat()
+                digest.update(json.dumps([str(path), said.st_size, said.st_mtime_ns]).encode())
+        return {"specs": self.specs, "root": str(self.options.root or ""), "dpi": self.options.dpi, "files": digest.hexdigest()}
+
+    def count(self) -> int | None:
+        """Count the rows, bad ones too, where that is quick."""
+        total = 0
+        for spec in self.specs:
+            kind, argument = kind_of(spec)
+            files = files_of(spec)
+            if kind == "images":
+                total += len(files)
+                continue
+            if kind not in FINDERS or len(files) > _FILES or sum(path.stat().st_size for path in files) > _BYTES:
+                return None
+            total += sum(1 for _ in FINDERS[kind](argument, self.options).scan())
+        return total
+
+
+def row_of(number: int, document: Document) -> Row:
+    """Return what is stored beside a document's vector; a file's name or a column that is no Unicode ends no run."""
+    place, meta = document.place, dict(document.meta)
+    named = meta.get("id")
+    name = str(named) if isinstance(named, str | int) and str(named) else str(place or number)
+    shown = next((path for path in map(_path, document.images) if path), None)
+    return Row(
+        escaped(name),
+        None if place is None else escaped(place.file),
+        None if place is None else place.row,
+        "row" if place is None else place.unit,
+        "\n".join(document.texts) or None,
+        None if shown is None else escaped(shown),
+        escaped(json.dumps(meta, ensure_ascii=False, default=_plain, allow_nan=False)),
+    )
+
+
+def _path(image: Image) -> str | None:
+    """Return where a picture lies, if it lies anywhere."""
+    if not isinstance(image.source, Path):
+        return None
+    return str(image.source if image.root is None else image.root / image.source)
+
+
+def _plain(value: object) -> str:
+    """Write what JSON has no form for; of bytes the number alone."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
+
+
+# What every engine of bulk embedding shares: when a folder may be filled, shards written one behind the other, what
+# is said at the end.
+#
+# An engine gives rows in their order, shard by shard; only here is anything written, by one process. So what lies in
+# a folder is the same whichever engine filled it, and one engine goes on where another was stopped.
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What lies in the folder now, and what this run did."""
+
+    out: str
+    rows: int
+    vectors: int
+    bad: int
+    dim: int
+    precision: str
+    fingerprint: str
+    embedded: int  # by this run
+    seconds: float
+    recall: dict[str, float]
+
+
+def of_model(engine: Embedder) -> dict[str, Any]:
+    """Return what a manifest says of the model."""
+    return {"model": engine.name, "fingerprint": engine.fingerprint, "versions": versions()}
+
+
+def width_of(dim: int | None, longest: int) -> int:
+    """Check the length that is asked for."""
+    if dim is not None and not 0 < dim <= longest:
+        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {longest} numbers")
+    return dim or longest
+
+
+class Writer:
+    """Writes the shards that are still missing."""
+
+    def __init__(self, shards: Shards, policy: Policy, sample: Sample | None, *, normal: bool) -> None:
+        self.shards, self.policy, self.sample, self.normal = shards, policy, sample, normal
+        self.size: int = shards.manifest["shard_rows"]
+        self.due = shards.done()  # the shard to be written next
+        self.embedded = 0
+        self.first_bad: ContentError | None = None
+
+    def refuse(self, error: ContentError) -> None:
+        """Take a bad row."""
+        self.policy.refuse(error)
+        self.first_bad = self.first_bad or error
+
+    def note(self, number: int, vector: NDArray[np.float32]) -> None:
+        """Count a vector, and let it be part of what recall is measured on."""
+        self.embedded += 1
+        if self.sample is not None:
+            self.sample.add(number, vector)
+
+    def write(self, rows: Sequence[Row], vectors: NDArray[np.float32] | None, *, seen: int) -> None:
+        """Write the next shard; `seen` is the number of rows that it covers, and without a good one there are no vectors."""
+        manifest = self.shards.manifest
+        kept = np.zeros((0, manifest["dim"]), np.float32) if vectors is None else cut(vectors, manifest["dim"], normal=self.normal)
+        if manifest["precision"] == "int8" and len(kept) and (self.due == 0 or not manifest.get("scale")):
+            self.shards.note(scale=scale_of(kept))
+        try:
+            self.shards.write(self.due, rows, kept, seen=seen)
+        except TwowayError as error:
+            raise TwowayError(f"{error} (the same command goes on; {self.due} shards are whole)") from error
+        self.due += 1
+
+    def end(self) -> None:
+        """Say that every row was seen."""
+        rows, vectors = self.shards.counts()
+        if not rows:
+            raise TwowayError("the data holds no rows")
+        if not vectors:
+            raise TwowayError(f"every row is bad ({rows:,})" + (f", the first: {self.first_bad}" if self.first_bad else ""))
+        self.shards.note(finished=True, rows=rows, vectors=vectors)
+
+
+def fill(
+    out: Path,
+    conditions: Mapping[str, Any],
+    produce: Callable[[Writer], None],
+    *,
+    normal: bool,
+    on_bad: OnBad = "fail",
+    sample: Sample | None = None,
+    overwrite: bool = False,
+) -> EmbedResult:
+    """Fill a folder, or go on with it; `produce` gives the writer what is missing."""
+    start = time.monotonic()
+    with alone(out):
+        if overwrite:
+            _clear(out)
+        shards = Shards.begin(out, dict(conditions))
+        writer = Writer(shards, Policy(on_bad, out / BAD_ROWS, keep=True), sample, normal=normal)
+        if not shards.manifest.get("finished"):
+            produce(writer)
+            writer.end()
+    seconds = time.monotonic() - start
+    rows, vectors = shards.counts()
+    recall = sample.measure() if sample is not None else {}
+    dim, precision, fingerprint = (conditions[name] for name in ("dim", "precision", "fingerprint"))
+    return EmbedResult(str(out), rows, vectors, rows - vectors, dim, precision, fingerprint, writer.embedded, seconds, recall)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an earlier run wrote, and nothing else; the manifest last, so that a kill leaves a folder that can be cleared."""
+    for path in [*folder.glob("part-*.parquet"), *folder.glob(".part-*.tmp"), folder / BAD_ROWS, folder / MANIFEST]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""Scores of ranked items, what chance would give, and how sure a score is, by a clustered bootstrap."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twoway.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from .tasks import RankingTask
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+    Abouts = Mapping[str, Sequence[Sequence[str]]]  # task -> item -> marks of what it is about
+
+
+# Scores of ranked items, what chance would give, and how sure a score is.
+#
+# A wrong candidate that scores as high as a right one stands before it: a tie is never a hit. Ties are counted and
+# reported, because many of them say that a model gives the same vector to everything. Benchmarks whose right
+# candidate stands first in a list, and whose own code takes the first of the highest scores, count a tie as a hit;
+# that official score stands beside ours. Whether a score is above chance is asked of chance: the interval in which
+# 95% of random rankings of the same items would score.
+
+DRAWS = 2000
+RANKINGS = 10_000  # drawn for items with several right candidates
+METRICS = ("precision@1", "recall@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One item: the places (from 1) of its right candidates, how many candidates it has, and which of them came first."""
+
+    places: tuple[int, ...]
+    size: int
+    tied: bool
+    found: tuple[int, ...]  # numbers of the candidates that came first
+    above: int = 0  # wrong candidates that score above all right ones; those that tie are not among them
+
+
+def outcome(scores: NDArray[np.float32], right: Sequence[int], *, shown: int = 5) -> Outcome:
+    """Rank the candidates of one item by their scores; `right` are places in `scores`."""
+    is_right = np.zeros(len(scores), dtype=bool)
+    is_right[list(right)] = True
+    wrong = scores[~is_right]
+    best = np.sort(scores[is_right])[::-1]
+    places = [1 + number + int((wrong >= score).sum()) for number, score in enumerate(best)]
+    # Right ones last among equals: what is shown as found is what the score counts.
+    order = np.lexsort((is_right, -scores))
+    shown_first = tuple(int(place) for place in order[:shown])
+    return Outcome(tuple(places), len(scores), bool((wrong == best[0]).any()), shown_first, int((wrong > best[0]).sum()))
+
+
+def value(metric: str, found: Outcome) -> float:
+    """Return the score of one item, from 0 to 1."""
+    name, _, cut = metric.partition("@")
+    if metric not in METRICS:
+        raise UsageError(f"unknown metric {metric!r} (there are: {', '.join(METRICS)})")
+    if name == "mrr":
+        return 1.0 / found.places[0]
+    within = [place for place in found.places if place <= int(cut)]
+    if name == "precision":
+        return float(found.places[0] == 1)
+    if name == "recall":
+        return len(within) / len(found.places)
+    ideal = _gain(range(1, min(len(found.places), int(cut)) + 1))
+    return _gain(within) / ideal
+
+
+def _gain(places: Sequence[int]) -> float:
+    return sum(1.0 / math.log2(1 + place) for place in places)
+
+
+def values(metric: str, found: Sequence[Outcome]) -> Floats:
+    """Return the score of every item."""
+    return np.array([value(metric, one) for one in found])
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What random rankings of the same items score: the mean, and between which two values 95% of them lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: int = DRAWS) -> Chance:
+    """Rank at random. Items of one size and one number of right ones share a table of drawn scores."""
+    random = np.random.default_rng(0)
+    sums = np.zeros(draws)
+    kinds: dict[tuple[int, int], int] = {}
+    for size, right in zip(sizes, rights, strict=True):
+        kinds[int(size), int(right)] = kinds.get((int(size), int(right)), 0) + 1
+    mean = 0.0
+    for (size, right), count in kinds.items():
+        possible, odds = _distribution(metric, size, right, random)
+        mean += count * float(possible @ odds)
+        sums += random.multinomial(count, odds, size=draws) @ possible
+    total = max(len(sizes), 1)
+    low, high = np.quantile(sums / total, [0.025, 0.975])
+    return Chance(mean / total, float(low), float(high))
+
+
+def _distribution(metric: str, size: int, right: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Return the scores that a random ranking can have and how likely each is: exact for one right candidate, drawn for several."""
+    if right == 1:
+        places = [Outcome((place,), size, tied=False, found=()) for place in range(1, size + 1)]
+        scores = values(metric, places)
+        possible, back = np.unique(scores, return_inverse=True)
+        return possible, np.bincount(back) / size
+    drawn = [np.sort(random.choice(size, right, replace=False) + 1) for _ in range(RANKINGS)]
+    scores = values(metric, [Outcome(tuple(int(place) for place in one), size, tied=False, found=()) for one in drawn])
+    possible, counts = np.unique(scores, return_counts=True)
+    return possible, counts / RANKINGS
+
+
+def chance_of(task: RankingTask, metric: str | None = None) -> Chance:
+    """Return what chance scores on a task."""
+    return chance(metric or task.metric, task.sizes().tolist(), task.rights().tolist())
+
+
+# The paired bootstrap: items are drawn again, and what hangs together is drawn together.
+#
+# The same picture may be asked about in several tasks, and two tasks may be the two directions of one pairing. Such
+# items are no new evidence each: a picture that a model knows helps it in all of them. So what is drawn is a cluster:
+# items that share a picture (of the query or of a right answer) over all tasks; an item without a picture stands for
+# itself. Every model and every seed gets the same draw: that is what makes differences paired. Tasks are not drawn: a
+# suite's mean is over its tasks.
+#
+# A cluster's weight in a draw comes from an exponential distribution (Rubin's Bayesian bootstrap, 1981). That is
+# drawing with replacement but for one thing: no small task ever loses all of its items.
+
+_AT_ONCE = 200  # draws whose weights are in memory together
+
+
+def clusters(abouts: Abouts) -> dict[str, Ints]:
+    """Return the number of every item's cluster: items with a mark in common are one, and so on through others."""
+    leader: dict[str, str] = {}
+
+    def first(mark: str) -> str:
+        while leader.setdefault(mark, mark) != mark:
+            leader[mark] = leader[leader[mark]]
+            mark = leader[mark]
+        return mark
+
+    marked = {task: [list(marks) or [f"{task}\n{number}"] for number, marks in enumerate(items)] for task, items in abouts.items()}
+    for items in marked.values():
+        for head, *rest in items:
+            for mark in rest:
+                leader[first(mark)] = first(head)
+    numbers: dict[str, int] = {}
+    return {
+        task: np.array([numbers.setdefault(first(marks[0]), len(numbers)) for marks in items], dtype=np.int64)
+        for task, items in marked.items()
+    }
+
+
+def interval(scores: Floats, about: Sequence[Sequence[str]] | None = None, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """Return the 95% interval of the mean over items; without `about` every item stands for itself."""
+    drawn = drawn_means({"": scores[:, None]}, None if about is None else {"": about}, seed=seed, draws=draws)
+    low, high = np.quantile(drawn[""], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def drawn_means(scores: Mapping[str, Floats], abouts: Abouts | None = None, *, seed: int = 0, draws: int = DRAWS) -> dict[str, Floats]:
+    """Return the mean of each column of each task (items x columns) at every draw: task -> draws x columns.
+
+    Without `abouts` every item stands for itself.
+    """
+    of = clusters(abouts or {task: [()] * len(table) for task, table in scores.items()})
+    total = 1 + max((int(numbers.max()) for numbers in of.values()), default=-1)
+    random = np.random.default_rng(seed)
+    found: dict[str, list[Floats]] = {task: [] for task in scores}
+    for start in range(0, draws, _AT_ONCE):
+        weights = random.standard_exponential((min(_AT_ONCE, draws - start), total), dtype=np.float32)
+        for task, table in scores.items():
+            own = weights[:, of[task]]
+            found[task].append(np.asarray(own @ table, np.float64) / own.sum(axis=1, keepdims=True, dtype=np.float64))
+    return {task: np.concatenate(parts) for task, parts in found.items()}

@@ -1,0 +1,1 @@
+"""`bridge`: one EOS token learns to carry a row (CoCoA, arXiv 2603.01471)."""

@@ -1,0 +1,276 @@
+"""`convert`: from a one-way vision-language model to a two-way embedding model that anyone can load.
+
+The recipe, top to bottom: open the source, whatever it is; take its processor; choose a mask token; switch attention; set the limits
+and the pooling; write a plain sentence-transformers checkpoint; open that again from disk, and measure on it what the card says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.utils import logging as tf_logging
+
+from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.files import fresh_folder
+from twoway.images import check_pixels
+from twoway.models import checkpoint, kernels, loading
+from twoway.models import pooling as poolings
+from twoway.models import processor as processors
+from twoway.models.attention import ATTENTION, Attention, set_attention
+from twoway.models.opening import open_start, warn_of_chat, write_as
+from twoway.models.processor import Style, ensure_mask_token, set_pixels
+from twoway.proof import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
+
+    from twoway.models.opening import Start
+    from twoway.proof.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+_STYLES = tuple(style for style in get_args(Style) if style != "bare")
+_NOT_BARE = (
+    "VLM2Vec numbers the tokens of a picture as text, and no checkpoint can say so: here they are numbered by rows and columns, as the "
+    "family does. With pictures, scores of this model are not VLM2Vec's own; measure the source itself for those."
+)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """The options of `convert`; what is not given comes from the source, and then from the defaults."""
+
+    attention: Attention = "two-way"
+    pooling: Literal["mean", "last", "eos"] | None = None
+    template: Literal["chat", "plain"] | None = None
+    processor: str | None = None
+    base: str | None = None
+    dtype: str = "auto"
+    mask_token: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    dim: int | None = None
+    attn_implementation: str | kernels.AttnImplementation | None = None  # the result is tried and proved with it; it is not saved
+
+    def __post_init__(self) -> None:
+        """Check the names at once, before anything heavy."""
+        if self.attention not in ATTENTION:
+            raise UsageError(
+                f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
+            )
+        check_pixels(self.min_pixels, self.max_pixels)
+        kernels.require(self.attn_implementation or kernels.AUTO, torch.device("cpu"), torch.float32)
+        if self.pooling is not None:
+            poolings.require_mode(self.pooling)
+        if self.template not in (None, *_STYLES):
+            raise UsageError(
+                f"unknown template {self.template!r}{did_you_mean(str(self.template), _STYLES)} (there are: {', '.join(_STYLES)})"
+            )
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What came out."""
+
+    out: str
+    card: checkpoint.Card
+    heads: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"out": self.out} | asdict(self.card)
+
+
+def convert(
+    src: str | Path,
+    out: str | Path,
+    *,
+    attention: Attention = "two-way",
+    pooling: Literal["mean", "last", "eos"] | None = None,
+    template: Style | None = None,
+    processor: str | Path | None = None,
+    base: str | Path | None = None,
+    dtype: str = "auto",
+    mask_token: str | None = None,
+    prompts: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    dim: int | None = None,
+    attn_implementation: kernels.Setting | None = None,
+    overwrite: bool = False,
+) -> ConvertResult:
+    """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
+
+    `pooling` and `template` (chat or plain) are the source's own, as it says or as its layout tells, or else `mean` and its chat template;
+    `processor` and `base` (of an adapter) are hub ids or folders. `attn_implementation` is what the result is tried and proved with.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("src", "out", "overwrite") and value is not None}
+    for name in ("processor", "base"):
+        if name in given:
+            given[name] = str(given[name])
+    return run(src, out, ConvertConfig(**given | {"prompts": dict(prompts or {})}), overwrite=overwrite)
+
+
+def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
+    """Convert with a configuration."""
+    with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
+        opened = open_start(src, dtype=config.dtype, base=config.base)
+        parts = processors.load_processor(loading.locate(config.processor, loading.PROCESSOR) if config.processor else opened.folder)
+        processors.require_fit(opened.model, parts)
+        token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
+        set_attention(opened.model, config.attention)
+        settings = _settings(opened, config)
+        mode, template = settings.pooling or str(settings.behind[0].pooling_mode), _template(opened, config)
+        longest = _prepare(opened.model, parts, config, mode, template, settings.longest)
+        heads = dataclasses.replace(opened.heads, lm_head=checkpoint.lm_head_of(opened.model) if opened.has_head else {})
+
+        checkpoint.save_model(loading.inner(opened.model), parts, folder)
+        with checkpoint.disk_errors():
+            saved_heads = checkpoint.save_heads(heads, folder)
+        family, width, name = opened.model.config.model_type, loading.text_width(opened.model), opened.name
+        step = {
+            "step": "convert",
+            "source": name,
+            "options": _options(config) | {"pooling": mode} | ({"template": template} if template == "plain" else {}) | opened.note,
+            "versions": loading.versions(),
+            "source_weights": opened.weights,
+            "weights": checkpoint.hashes(folder),
+        }
+        facts = opened.provenance
+        licence, bare = opened.licence, config.template is None and opened.layout.template == "bare"
+        del opened  # the model on disk is the one to measure, and two do not always fit
+        result = checkpoint.assemble(folder, settings)
+        kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or kernels.AUTO, dtype=torch.float32)
+        notes = (*((_NOT_BARE,) if bare else ()), *_try(result, mode))
+        written = checkpoint.Card(
+            base=facts.get("base") or name,
+            family=family,
+            attention=measure(result, config.attention),
+            pooling=mode,
+            width=width,
+            dim=None if (dim := result.truncate_dim or result.get_embedding_dimension()) == width else dim,
+            max_length=longest,
+            mask_token=token.record(),
+            prompts=settings.prompts,
+            licence=facts.get("licence") or licence,
+            heads=saved_heads,
+            notes=notes,
+            chain=[*facts.get("chain", []), step],
+        )
+        written.write(folder)
+    return ConvertResult(str(out), written, tuple(saved_heads))
+
+
+def _options(config: ConvertConfig) -> dict[str, Any]:
+    """Return what was asked for; of a folder the name alone, since the place of it means nothing elsewhere."""
+    given = {key: value for key, value in asdict(config).items() if value not in (None, {}) and key != "attn_implementation"}
+    return {key: Path(value).name if key in ("processor", "base") and Path(value).exists() else value for key, value in given.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' load report to ourselves, which reads what it says; and its bars out of files."""
+    before, bars = tf_logging.get_verbosity(), tf_logging.is_progress_bar_enabled()
+    tf_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        tf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tf_logging.set_verbosity(before)
+        if bars:
+            tf_logging.enable_progress_bar()
+
+
+def _template(opened: Start, config: ConvertConfig) -> Style:
+    """Return how inputs are written; what no config can say is written as near as it can be, with a word of it."""
+    if config.template is None:
+        warn_of_chat(opened)
+    if config.template is None and opened.layout.template == "bare":
+        log.warning("%s: %s", opened.name, _NOT_BARE)
+        return "plain"
+    return config.template or opened.layout.template
+
+
+def _settings(opened: Start, config: ConvertConfig) -> checkpoint.Settings:
+    """Return what the result says besides its model: what the source says, and above that what is asked for."""
+    own = opened.settings
+    mode = config.pooling or (None if own.behind else opened.layout.pooling or "mean")
+    settings = own.pooled(mode, config.dim)
+    module = {key: value for key, value in settings.module.items() if config.template is None or key != "modality_config"}
+    return dataclasses.replace(settings, prompts=settings.prompts | config.prompts, module=module)
+
+
+def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style, longest: int | None) -> int:
+    """Set the processor's limits and template, and return the longest row."""
+    set_pixels(model.config, parts, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    write_as(parts, template)
+    longest = processors.set_max_length(model, parts, config.max_length or longest)
+    if mode == "eos":
+        poolings.append_eos(parts)
+    return longest
+
+
+def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
+    """Run the saved model on every kind of input, and return what its user must know."""
+    transformer = cast("Any", result[0])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
+    rows: list[Any] = ["a text"]
+    if "image" in transformer.modalities:
+        rows += [picture, {"image": picture, "text": "and words"}]
+    result.float()  # rounding in half precision would look like a difference
+    try:
+        alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
+        together = result.encode(rows, show_progress_bar=False)
+        if mode == "eos":
+            poolings.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
+    except TwowayError:
+        raise
+    except Exception as error:
+        why = loading.first_line(error)
+        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
+    if not np.isfinite(alone).all():
+        raise TwowayError("the converted model gives vectors that are not finite; look at its weights or at --dtype")
+    if np.abs(alone - together).max() > 1e-3:
+        name = type(transformer.processor).__name__
+        return (f"Encode texts and images in calls of their own: {name} writes a text differently where the batch also holds images.",)
+    return ()
+
+
+def measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
+    """Prove that the saved model attends as it declares; of a mixed one, say which layers do what."""
+    transformer = cast("Any", result[0])
+    verdict = probe.probe(transformer.model, transformer.processor)
+    family, measured = transformer.model.config.model_type, verdict.attention
+    if measured not in ({wanted} if wanted != "causal" else {"causal", "mixed"}):
+        why = f" ({verdict.reason})" if verdict.reason else ""
+        if measured == "mixed" and _some_two_way(verdict):
+            raise TwowayError(
+                f"{family} was to be two-way and is measured mixed{why}; --attention mixed takes what can be had, and says so in the card"
+            )
+        if wanted == "mixed" and measured == "two-way":
+            raise TwowayError(f"{family} is two-way in every layer, and a card that calls it mixed would be wrong; leave --attention out")
+        raise TwowayError(f"{family} was to be {wanted} and is measured {measured}{why}; a model like this cannot be converted so")
+    backends = sorted({cell.backend for cell in verdict.cells})
+    said = {"declared": wanted, "measured": measured, "reason": verdict.reason, "backends": backends}
+    return said | ({"layers": [layer.attention for layer in verdict.layers]} if wanted == "mixed" else {})
+
+
+def _some_two_way(verdict: Verdict) -> bool:
+    """Say whether there is something to be had: a layer that the switch has opened."""
+    return any(layer.attention == "two-way" for layer in verdict.layers)

@@ -1,0 +1,127 @@
+"""A trained model becomes a plain checkpoint, as `convert` makes one: its attention measured, with its provenance and its heads beside it.
+
+It is made from the base and the last checkpoint alone, in one process, whatever ranks trained it; so a run that dies in the last
+minute makes the same files when it is called again. The files are written beside and moved into place one by one, the provenance
+last: a folder that has it is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from twoway.errors import TwowayError
+from twoway.files import disk_errors, fresh_folder
+from twoway.models import adapters, checkpoint, loading
+from twoway.models import pooling as poolings
+from twoway.training.checkpointing import Checkpoints, read_weights
+
+from .convert import _try, measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twoway.training.task import Task
+
+    from .model import Prepared
+
+_MADE = ".finished"
+
+
+def finish(
+    prepared: Prepared[Task],
+    out: Path,
+    *,
+    step: str,
+    options: dict[str, Any],
+    steps: int,
+    pooling: str | None = None,
+    weights: Path | None = None,
+    notes: tuple[str, ...] = (),
+) -> checkpoint.Card:
+    """Write the model of the last checkpoint into `out`, and return its card.
+
+    `pooling` stands instead of the base's own, `weights` (a folder) instead of the last checkpoint; `notes` are for the card's readers.
+    """
+    _take_weights(prepared, out, steps, weights)
+    start, parts = prepared.start, prepared.processor
+    model = adapters.merge(prepared.adapted) if prepared.adapted is not None else start.model
+    heads = checkpoint.Heads(_decoder_state(prepared), checkpoint.lm_head_of(model) if start.has_head else {})
+    kind = getattr(loading.load_config(start.folder), "dtype", None) or torch.float32
+    model.to(kind)
+    heads = checkpoint.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
+    settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
+    mode, dim, prompts = settings.pooling or "mean", settings.dim, settings.prompts
+    if mode == "eos":
+        poolings.append_eos(parts)  # a tokenizer that does it already does it once
+    beside = out / _MADE
+    shutil.rmtree(beside, ignore_errors=True)
+    with fresh_folder(beside) as folder:
+        checkpoint.save_model(loading.inner(model), parts, folder)
+        with disk_errors():
+            saved_heads = checkpoint.save_heads(heads, folder)
+        result = checkpoint.assemble(folder, settings)
+        tried = _try(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
+        width = loading.text_width(model)
+        facts = start.provenance
+        entry = {
+            "step": step,
+            "source": start.name,
+            "options": options | start.note,
+            "versions": loading.versions(),
+            "source_weights": start.weights,
+            "weights": checkpoint.hashes(folder),
+        }
+        written = checkpoint.Card(
+            base=facts.get("base") or start.name,
+            family=model.config.model_type,
+            attention=measure(result, prepared.attention),
+            pooling=mode,
+            width=width,
+            dim=dim if dim != width else None,
+            max_length=int(parts.tokenizer.model_max_length),
+            mask_token=prepared.token.record(),
+            prompts=prompts,
+            licence=facts.get("licence") or start.licence,
+            heads=saved_heads,
+            notes=(*tried, *notes),
+            chain=[*facts.get("chain", []), entry],
+        )
+        written.write(folder)
+    _move(beside, out)
+    return written
+
+
+def finished(out: Path) -> bool:
+    """Say whether a run's folder holds its model."""
+    return (out / checkpoint.CARD_FILE).exists()
+
+
+def _take_weights(prepared: Prepared[Task], out: Path, steps: int, weights: Path | None) -> None:
+    """Put the last checkpoint's weights, or other ones, into the base."""
+    checkpoints = Checkpoints(out)
+    if steps not in checkpoints.steps():
+        raise TwowayError(f"{checkpoints.place(steps)} is missing, so the model cannot be written; give the command again")
+    task = prepared.task.to("cpu").eval()
+    read_weights(weights or checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
+
+
+def _decoder_state(prepared: Prepared[Task]) -> dict[str, torch.Tensor]:
+    """Return the patch decoder; one beside the base that this run did not need is kept."""
+    decoder = getattr(prepared.task, "decoder", None)
+    if decoder is None:
+        return prepared.start.heads.patch_decoder
+    return {name: one.detach().contiguous() for name, one in decoder.state_dict().items()}
+
+
+def _move(beside: Path, out: Path) -> None:
+    """Move what was made into place, the provenance last."""
+    made = sorted(beside.iterdir(), key=lambda path: path.name == checkpoint.CARD_FILE)
+    for path in made:
+        target = out / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    beside.rmdir()

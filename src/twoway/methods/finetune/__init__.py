@@ -1,0 +1,1 @@
+"""`finetune`: contrastive training on pairs."""

@@ -1,0 +1,377 @@
+"""What `finetune` measures on the way: retrieval on held-out rows and on sources of their own; the best weights are kept, and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from twoway.content import ContentError
+from twoway.data.rows import BAD_ROWS
+from twoway.evaluation.metrics import chance, outcome, values
+from twoway.models import loading
+from twoway.reports.charts import Line, chart, line
+from twoway.reports.page import STYLE, Cell, grid, section, table, tiles
+from twoway.reports.page import cases as in_cards
+from twoway.reports.training import end, entries_of, numbers, write_page
+from twoway.training.checkpointing import STATE, WEIGHTS, named, write_now
+from twoway.training.probes import undisturbed
+from twoway.training.task import to_device
+from twoway.training.trainer import Events, Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from twoway.content import Document
+    from twoway.data.formats import PairRow
+    from twoway.evaluation.metrics import Outcome
+    from twoway.methods.model import Prepared
+
+    from .config import FinetuneConfig
+    from .data import FinetuneData, Measured
+    from .step import ContrastiveTask
+
+log = logging.getLogger(__name__)
+
+BEST = "best"
+_CASES = 2  # queries shown of each task, and as many of its worst
+
+
+def chosen(out: Path, config: FinetuneConfig) -> Path | None:
+    """Return the folder of the best weights, where they are to become the model."""
+    return out / BEST if config.keep == "best" and (out / BEST).exists() else None
+
+
+class Watch(Events):
+    """Measures retrieval, keeps the best weights, and keeps `report.html` up to date."""
+
+    def __init__(self, prepared: Prepared[ContrastiveTask], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
+        self.prepared, self.data, self.config, self.out = prepared, data, config, out
+        self.shown: Shown | None = None  # at the last evaluation of this process
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure, keep the weights where they are the best so far, and write the report."""
+        found = measure(trainer.task, self.data, device=trainer.ranks.device, autocast=trainer.config.dtype == "bfloat16", cases=_CASES)
+        entry: dict[str, Any] = summary(found)
+        if found:
+            # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.
+            name = found[-1].measured.name
+            if trainer.step:
+                self._keep(trainer, name, entry[f"mrr/{name}"])
+        if trainer.ranks.first:
+            self.shown = Shown(trainer.total, self.data.epochs.report(), found, loading.versions())
+            if trainer.step < trainer.total:
+                write_report(self.out, self.shown, {"step": trainer.step, **entry})
+        return entry
+
+    def end(self, trainer: Trainer) -> None:
+        """Write the report of the whole run, once the last step stands in the log."""
+        if self.shown is not None:
+            write_report(self.out, self.shown, None)
+
+    def _keep(self, trainer: Trainer, name: str, score: float) -> None:
+        """Write the weights beside the checkpoints where none that stand there did better on the same rows; every rank takes part."""
+        place, none = self.out / BEST, {"score": -math.inf, "step": 0}
+        best = json.loads((place / STATE).read_text(encoding="utf-8")) if (place / STATE).exists() else none
+        rows = self._rows(name)
+        if best is not none and best.get("rows") != rows:
+            if trainer.ranks.first:
+                said = (
+                    "%s: the best weights so far, of step %d, were measured on other rows, so the best is looked for anew from step %d on"
+                )
+                log.warning(said, place, best["step"], trainer.step)
+            best = none
+        if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
+            return
+        write_now(place, named(WEIGHTS, trainer.parameters), {"step": trainer.step, "score": score, "rows": rows}, trainer.ranks)
+
+    def _rows(self, name: str) -> str:
+        """Return a hash of the rows that a set is measured on: scores on other rows are not to be compared."""
+        said = [[one.task, one.rows.tolist(), one.pairs.digest()] for one in self.data.measured if one.name == name]
+        return hashlib.sha256(json.dumps([name, said], default=str).encode()).hexdigest()[:16]
+
+
+# Retrieval on the way: each query of a small set looks for its answer among all answers of its task and set.
+#
+# Answers of one content count once, and a query that stands in several rows has several right ones. Its rank is that
+# of its best right answer, and recall says how many ranks are within the first so many. Ties are ranked as
+# `evaluation.scores` does. These are small pools: their numbers are for comparing steps of a run, and the sizes stand
+# beside them.
+#
+# Training notices nothing, and every rank measures all rows, as in `training.probes`.
+
+_AT_ONCE = 32
+_EPOCH = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One query with what it found: (score, document, whether it is right) from the first on, and its best right answer."""
+
+    task: str
+    query: Document
+    found: list[tuple[float, Document, bool]]
+    right: tuple[float, Document]
+    rank: int
+    worst: bool  # chosen because its answer is far down the list
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How one task of one set did."""
+
+    measured: Measured
+    outcomes: list[Outcome]
+    candidates: int
+    cases: list[Case] = field(default_factory=list)
+
+    @property
+    def ranks(self) -> list[int]:
+        """Return the rank of each query's best right answer."""
+        return [one.places[0] for one in self.outcomes]
+
+    def chance(self) -> float:
+        """Return the MRR of random rankings of the same answers."""
+        return chance("mrr", [self.candidates] * len(self.outcomes), [len(one.places) for one in self.outcomes]).mean
+
+    def numbers(self) -> dict[str, float]:
+        """Return what goes into the log."""
+        name = f"{self.measured.name}/{self.measured.task}"
+        shares = {f"recall{at}/{name}": round(fmean(rank <= at for rank in self.ranks), 6) for at in (1, 10)}
+        return {f"mrr/{name}": round(float(values("mrr", self.outcomes).mean()), 6), **shares}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The unit vectors of some rows: one for each query and one for each different answer."""
+
+    queries: torch.Tensor
+    answers: torch.Tensor
+    documents: list[Document]  # of the answers
+    right: torch.Tensor  # (queries, answers)
+    rows: list[PairRow]
+
+
+def measure(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
+    """Measure every task of every set; with `cases`, some queries of each with what they found."""
+    found = []
+    with undisturbed(task):
+        for measured in data.measured:
+            vectors = _vectors(task, data, measured, device, autocast)
+            if vectors is not None:
+                found.append(_measure_retrieval(measured, vectors, cases))
+    return found
+
+
+def summary(found: Sequence[Retrieval]) -> dict[str, float]:
+    """Return the numbers of all tasks, and for each set the mean over its tasks."""
+    entry: dict[str, float] = {}
+    for name in dict.fromkeys(one.measured.name for one in found):
+        own = [one.numbers() for one in found if one.measured.name == name]
+        for kind in ("mrr", "recall1", "recall10"):
+            values = [value for numbers in own for key, value in numbers.items() if key.startswith(f"{kind}/")]
+            entry[f"{kind}/{name}"] = round(sum(values) / len(values), 6)
+        entry[f"queries/{name}"] = sum(len(one.ranks) for one in found if one.measured.name == name)
+    for one in found:
+        entry |= one.numbers()
+    return entry
+
+
+def _vectors(task: Any, data: FinetuneData, measured: Measured, device: torch.device, autocast: bool) -> Vectors | None:
+    """Embed the rows of one task of one set."""
+    rows: list[PairRow] = []
+    queries: list[torch.Tensor] = []
+    answers: dict[int, torch.Tensor] = {}
+    documents: dict[int, Document] = {}
+    keys: list[tuple[int, tuple[int, ...]]] = []
+    for examples in _read(data, measured):
+        made = data.collate([example for _, example in examples])
+        vectors = _embed(task, made, device, autocast)
+        for place, (pair, example) in enumerate(examples):
+            rows.append(pair)
+            queries.append(vectors[made["queries"][place]])
+            keys.append((example.query.key, example.answers))
+            answers.setdefault(example.positive.key, vectors[made["candidates"][place]])
+            documents.setdefault(example.positive.key, pair.positive)
+    if not rows:
+        return None
+    right: dict[int, set[int]] = {}
+    for asked, answered in keys:
+        right.setdefault(asked, set()).update(answered)
+    mask = torch.tensor([[answer in right[asked] for answer in answers] for asked, _ in keys])
+    return Vectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
+
+
+def _read(data: FinetuneData, measured: Measured) -> Iterator[list[tuple[PairRow, Any]]]:
+    """Read and encode the rows, a few at a time, hard negatives left aside; the policy decides about bad rows, as in training."""
+    for start in range(0, len(measured.rows), _AT_ONCE):
+        examples = []
+        for row in measured.rows[start : start + _AT_ONCE]:
+            try:
+                identity, pair = measured.pairs.read(int(row))
+                examples.append((pair, data.encode.without_negatives((identity, pair), epoch=_EPOCH)))
+            except ContentError as error:
+                data.loader.policy.refuse(error)
+        if examples:
+            yield examples
+
+
+def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> torch.Tensor:
+    """Return the unit vectors of a batch's contents, on the CPU."""
+    vectors: torch.Tensor | None = None
+    for chunk in batch["chunks"]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            made = functional.normalize(task.look(to_device(dict(chunk["inputs"]), device)).float(), dim=-1).cpu()
+        if vectors is None:
+            vectors = torch.zeros(batch["contents"], made.shape[1])
+        vectors[chunk["items"]] = made
+    assert vectors is not None
+    return vectors
+
+
+def _measure_retrieval(measured: Measured, vectors: Vectors, cases: int) -> Retrieval:
+    """Rank the answers of each query."""
+    scores = vectors.queries @ vectors.answers.T
+    found = [outcome(row.numpy(), right.nonzero()[:, 0].tolist()) for row, right in zip(scores, vectors.right, strict=True)]
+    return Retrieval(measured, found, len(vectors.documents), _cases(measured, vectors, scores, [one.places[0] for one in found], cases))
+
+
+def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: list[int], count: int) -> list[Case]:
+    """Return the first queries, and after them the worst ones."""
+    order = list(range(min(count, len(ranks))))
+    order += [number for number in sorted(range(len(ranks)), key=lambda one: -ranks[one]) if number not in order][:count]
+    made = []
+    for place, number in enumerate(order):
+        top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
+        best = int(scores[number].masked_fill(~vectors.right[number], -torch.inf).argmax())
+        made.append(
+            Case(
+                measured.task,
+                vectors.rows[number].query,
+                [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
+                (float(scores[number, best]), vectors.documents[best]),
+                ranks[number],
+                place >= count,
+            )
+        )
+    return made
+
+
+# `report.html` of a fine-tuning: curves by task, and what queries find, as pictures and words.
+
+_LINES = 4
+_NUMBERS = (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("contrastive", "{:.3f}", "loss, nats"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows beside the log: the tasks of an epoch, and what was retrieved at this moment."""
+
+    total: int
+    tasks: Sequence[dict[str, Any]] = ()
+    found: Sequence[Retrieval] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    bad_rows: str = BAD_ROWS
+
+
+def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None) -> None:
+    """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
+    log = entries_of(out, latest)
+    write_page(out, "Fine-tuning", shown.total, log, [STYLE, *_body(out, log, shown)])
+
+
+def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
+    # Of sources of their own where there are some: held-out rows are of the sources that are trained on.
+    of_last = [one for one in shown.found if one.measured.name == shown.found[-1].measured.name]
+    cases = [case for one in of_last for case in one.cases if not case.worst]
+    worst = sorted((case for one in of_last for case in one.cases if case.rank > 1), key=lambda case: -case.rank)
+    names = list(dict.fromkeys(one.measured.name for one in shown.found))
+    return [
+        tiles(_numbers(log, names)),
+        section(
+            "Retrieval",
+            "Mean reciprocal rank among the answers of a small set of each task; comparable between steps, not with benchmarks.",
+            grid([_show_retrieval(log, name, [one for one in shown.found if one.measured.name == name]) for name in names]),
+            grid([one for name in names for one in _by_task(log, f"mrr/{name}", f"MRR by task · {name}")]),
+            table(("set", "task", "queries", "of all", "answers", "chance", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
+        ),
+        section(
+            "Training",
+            "The share of queries whose positive comes first in the batch; similarities are cosines; faint lines are logged steps.",
+            grid(
+                [
+                    _chart(log, "contrastive", "loss", "nats", smooth=True),
+                    _chart(log, "accuracy", "in-batch accuracy", "share", smooth=True),
+                    chart("Similarity", "cosine", [line(log, "positive", "positives"), line(log, "hardest", "hardest negatives")]),
+                    _chart(log, "temperature", "temperature", ""),
+                    _chart(log, "gradient", "norm of the gradient", "", smooth=True),
+                    *_by_task(log, "accuracy", "In-batch accuracy by task"),
+                ]
+            ),
+        ),
+        section(
+            "What queries find",
+            "A query, the three answers nearest to it, and what was right (framed).",
+            in_cards([_cells(case) for case in cases[:24]]),
+        ),
+        section("Hardest mistakes", "Right answers furthest down the list.", in_cards([_cells(case) for case in worst[:8]])),
+        section("Speed", "Over the steps since the entry before.", grid([_chart(log, "rows_per_second", "rows", "a second", smooth=True)])),
+        section(
+            "Tasks",
+            "Rows, rows of a batch, batches of an epoch, and how often an epoch goes through each.",
+            table(("task", "rows", "batch", "batches", "repeats"), [list(one.values()) for one in shown.tasks]),
+        ),
+        *end(out, shown.versions, shown.bad_rows),
+    ]
+
+
+def _numbers(log: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the large numbers at the top: before, and now."""
+    found = []
+    for name in sets:
+        values = [entry[f"mrr/{name}"] for entry in log if f"mrr/{name}" in entry]
+        found.append((f"{values[-1]:.3f}", f"MRR on {name}; {values[0]:.3f} before"))
+    return found + numbers(log, _NUMBERS)
+
+
+def _chart(log: Sequence[dict[str, Any]], key: str, title: str, unit: str, *, smooth: bool = False) -> str:
+    return chart(title[:1].upper() + title[1:], unit, [line(log, key, title, smooth=smooth)])
+
+
+def _show_retrieval(log: Sequence[dict[str, Any]], name: str, found: Sequence[Retrieval]) -> str:
+    """Return the chart of a set's MRR over the steps, beside what a random ranking scores."""
+    measured = line(log, f"mrr/{name}", name)
+    luck = fmean(one.chance() for one in found)
+    return chart(
+        f"Mean over the tasks of {name}", "MRR", [measured, Line("chance", [(step, luck) for step, _ in measured.points], dashed=True)]
+    )
+
+
+def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
+    """Return charts of a few tasks each: more lines than colours cannot be told apart."""
+    keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/")))
+    charts = []
+    for start in range(0, len(keys), _LINES):
+        charts.append(chart(title, "", [line(log, key, key.removeprefix(f"{kind}/")) for key in keys[start : start + _LINES]]))
+    return charts
+
+
+def _row(one: Retrieval) -> list[object]:
+    numbers = list(one.numbers().values())
+    return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, one.chance(), *numbers]
+
+
+def _cells(case: Case) -> list[Cell]:
+    cells = [Cell(f"query · {case.task}", case.query)]
+    cells += [Cell(f"{number}. {score:.3f}", document, right) for number, (score, document, right) in enumerate(case.found, 1)]
+    if not any(right for _, _, right in case.found):
+        cells.append(Cell(f"right, at {case.rank}. {case.right[0]:.3f}", case.right[1], right=True))
+    return cells

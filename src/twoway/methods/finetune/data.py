@@ -1,0 +1,221 @@
+"""The data of `finetune`: sources become pairs, pairs become batches of one task, batches become chunks of one cost.
+
+A step's rows are a function of seed and step. Rows that measure are held out of each task by their identities; whole sources to measure on
+(`eval_data`) are never trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from twoway.content import ContentError, Document, Image, Text
+from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
+from twoway.data.loader import PairLoader
+from twoway.data.mixture import DOCUMENT, QUERY, Pairs, open_pairs
+from twoway.data.patches import ramp
+from twoway.data.processing import Encoder
+from twoway.data.rows import Policy
+from twoway.data.sampler import PLAIN, CostWeights, TaskEpochs
+from twoway.embedding import open_embedder
+from twoway.embedding.inputs import Side
+from twoway.errors import UsageError, did_you_mean
+from twoway.images import Limits
+from twoway.methods.tables import Lost, feeds_cuda, lost_rows, opening
+from twoway.training.probes import undisturbed
+from twoway.training.task import to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from twoway.methods.model import Prepared
+
+    from .config import FinetuneConfig
+    from .step import ContrastiveTask
+
+HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows that retrieval is measured on: of one task, in one set. `total` is how many the set has of it."""
+
+    name: str
+    task: str
+    pairs: Pairs
+    rows: NDArray[np.int64]
+    total: int
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """The data of a run: `loader` gives the batches of any step; the rest is for looking at rows one by one."""
+
+    pairs: Pairs
+    encode: PairEncoder
+    collate: Callable[..., Any]  # of rows that are looked at
+    epochs: TaskEpochs
+    loader: PairLoader
+    measured: tuple[Measured, ...]
+    lost: tuple[Lost, ...] = ()  # sources that lose many rows
+
+    def total(self, config: FinetuneConfig) -> int:
+        """Return the number of steps of the run."""
+        return config.max_steps or self.epochs.steps(config.epochs)
+
+    def digest(self) -> Any:
+        """Return what tells this data from other data."""
+        return self.pairs.digest()
+
+
+def open_data(
+    config: FinetuneConfig, prepared: Prepared[ContrastiveTask], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+) -> FinetuneData:
+    """Open the sources of a run; with `keep` the list of bad rows is kept."""
+    policy = Policy(config.on_bad, bad_rows, keep=keep)
+    with opening(config) as kept:
+        how: dict[str, Any] = {"folder": kept, "policy": policy, "seed": config.seed, "limits": Limits.reading(config.limits)}
+        pairs = open_pairs(config.data, **how)
+        others = open_pairs(config.eval_data, **how) if config.eval_data else None
+    _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
+    parts = prepared.processor
+    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
+    lost = lost_rows(pairs.mixture, encoder, most=config.max_bad_share, pairs=True)
+    prompts = prepared.start.settings.prompts
+    encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
+    held = pairs.held_out(config.held_out)
+    epochs = TaskEpochs(
+        pairs,
+        batch=config.batch,
+        seed=config.seed,
+        sampling=config.sampling,
+        smoothing=config.smoothing,
+        weights=config.task_weights,
+        max_repeats=config.max_repeats,
+        small_tasks=config.small_tasks,
+        mixed=config.mixed,
+        held=held,
+        shards=shards,
+    )
+    chunks: dict[str, Any] = {"pad_token": prepared.pad_token, "padding_side": parts.tokenizer.padding_side}
+    weights = config.cost if config.cost != PLAIN else _picture_cost(config, prepared, encoder, chunks)
+    chunks |= {"budget": config.budget, "weights": weights}
+    loader = PairLoader(
+        epochs,
+        encode,
+        **chunks,
+        workers=config.workers,
+        processes=config.worker_type == "process" or (config.worker_type == "auto" and feeds_cuda(config)),
+        prefetch=config.prefetch,
+        keep=config.decoded_bytes,
+        pin_memory=config.pin_memory and feeds_cuda(config),
+        guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.workers),
+        policy=policy,
+    )
+    measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
+    if config.keep == "best" and not measured:
+        raise UsageError("keep=best needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger")
+    return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured, lost)
+
+
+def _picture_cost(config: FinetuneConfig, prepared: Prepared[ContrastiveTask], encoder: Encoder, padding: dict[str, Any]) -> CostWeights:
+    """Count what an image token costs on the model; a forecast has none to count on."""
+    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
+        return PLAIN
+    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if elsewhere else None
+    return picture_cost(prepared.task, encoder, device or torch.device("cpu"), **padding)
+
+
+def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:
+    """Return the sets of whole sources, each a set of its own name."""
+    if pairs is None or not rows:
+        return []
+    found = []
+    source_of = pairs.mixture.source_of(np.arange(len(pairs)))
+    for number, source in enumerate(pairs.mixture.sources):
+        found += _measured(source.label, pairs, np.flatnonzero(source_of == number), rows)
+    return found
+
+
+def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None) -> list[Measured]:
+    """Return the rows of each task, no more than asked for: those that come first by their identities' numbers."""
+    found = []
+    for number, task in enumerate(pairs.tasks):
+        own = rows[pairs.task_of[rows] == number]
+        if len(own):
+            found.append(Measured(name, task, pairs, np.sort(pairs.drawn(own)[:most]), len(own)))
+    return found
+
+
+def _require_tasks(config: FinetuneConfig, tasks: Sequence[str]) -> None:
+    """Refuse prompts for tasks that there are not."""
+    known = [QUERY, DOCUMENT, *(f"{task}-{side}" for task in dict.fromkeys(tasks) for side in (QUERY, DOCUMENT))]
+    for name in config.all_prompts():
+        if name not in known:
+            raise UsageError(f"prompts.{name}: there is no such task or side{did_you_mean(name, known)} (there are: {', '.join(known)})")
+
+
+# What an image token costs in text tokens, counted on the model itself: a row of words and a row of a picture,
+# product by product.
+#
+# The tower's work is in it, so that chunks of pictures alone are neither slower nor larger than chunks of text.
+# Counting gives the same on every machine. Pre-training counts its own task more closely, in `work`.
+
+_WORDS, _SIDE = 600, 160
+
+
+def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: Any) -> CostWeights:
+    """Count both rows; where one cannot be made within the longest row, an image token counts as a word."""
+    try:
+        text = encode("cost", Document((Text("some word " * _WORDS),))).inputs
+        shown = encode("cost", Document((Image(ramp(_SIDE, _SIDE)), Text("some word"))))
+    except ContentError:
+        return PLAIN
+    tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
+    # As long as the other row, so that attention costs both the same.
+    alone = {name: value[:tokens] for name, value in text.items()}
+    with undisturbed(task, ("embed",)):
+        task.to(device)
+        words, pictures = (_operations(task.embed, to_device(model_inputs([row], **padding), device)) for row in (alone, shown.inputs))
+    each = words / len(alone["input_ids"])
+    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else PLAIN
+
+
+def _operations(embed: Callable[[Any], Any], inputs: dict[str, Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        embed(inputs)
+    return float(counter.get_total_flops())
+
+
+# A guide: another embedding model, by whose vectors negatives too near to the positive are found (GISTEmbed, arXiv
+# 2402.16829).
+#
+# It is any model that the engine opens, with instructions of its own. It sees each content of a batch once, when the
+# batch's rows have been read; a content that it cannot take has the vector zero, which is near to nothing.
+
+
+class Guide:
+    """Gives the vectors of a batch's contents."""
+
+    def __init__(self, model: str, *, device: str = "auto", workers: int = 0) -> None:
+        """Open the model."""
+        self.embedder = open_embedder(model, device=device, workers=workers)
+
+    def __call__(self, documents: Sequence[Document], sides: Sequence[str]) -> torch.Tensor:
+        """Return one vector for each content; `sides` says which are queries."""
+        vectors = torch.zeros(len(documents), self.embedder.dimension)
+        for side in get_args(Side):
+            numbers = [number for number, one in enumerate(sides) if one == side]
+            found = self.embedder.embed([documents[number] for number in numbers], side=side, refuse=lambda *_: None)
+            for place, vector in found:
+                vectors[numbers[place]] = torch.from_numpy(vector)
+        return vectors

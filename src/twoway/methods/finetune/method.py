@@ -1,0 +1,90 @@
+"""`finetune`: pairs teach a model which texts and pictures belong together (MoCa's second stage, CoCoA's third, and the baselines)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from sentence_transformers.sentence_transformer.modules import Normalize
+
+from twoway.data.mixture import PairSource
+from twoway.errors import TwowayError, UsageError
+from twoway.methods.model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
+from twoway.methods.run import Stage, StageResult, configure, run_stage
+from twoway.models import loading, pooling
+from twoway.models.processor import require_prompts, set_template
+
+from .callbacks import Watch, chosen
+from .config import FinetuneConfig
+from .data import open_data
+from .step import ContrastiveTask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from twoway.models.checkpoint import Settings
+    from twoway.models.processor import Place
+
+
+# The model of `finetune`: a base with its attention, its way of writing inputs and its pooling, as they are saved at
+# the end.
+
+
+def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTask]:
+    """Open a base and make the task out of it; the same base and configuration give the same bits."""
+    opened = open_base(base, config, attention=config.attention)
+    model, parts, own = opened.start.model, opened.processor, opened.start.settings
+    if own.similarity not in (None, "cosine") and not any(isinstance(module, Normalize) for module in own.behind):
+        raise TwowayError(f"{opened.start.name} is compared by {own.similarity} (similarity_fn_name), and the loss compares cosines")
+    use_kernels(model, config, products=True)
+    settings = own.pooled(config.pooling, config.dim)
+    mode, width, dim = settings.pooling or "mean", loading.text_width(model), settings.dim
+    if dim is not None and dim > width:
+        raise UsageError(f"dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
+    set_template(parts, style=config.template, place=place_of(config, own))
+    if mode == "eos" and own.pooling != "eos":
+        pooling.require_lasting_eos(parts)
+        pooling.append_eos(parts)
+    prompts = {name: text for name, text in (own.prompts | config.all_prompts()).items() if text}
+    require_prompts(parts, prompts)
+    adapted = choose(model, config)
+    freeze_head(model)
+    hold = config.budget if config.hold is None else config.hold
+    task = ContrastiveTask(
+        model, config.loss, pooling=mode, dim=dim, hold=hold, pad_token=opened.pad_token, token_keys=opened.geometry.token_keys
+    )
+    spare(config, [model], task.blocks())
+    # What the saved model says of itself is what it was trained with.
+    start = dataclasses.replace(opened.start, settings=dataclasses.replace(settings, pooling=mode, prompts=prompts))
+    return Prepared(**vars(opened) | {"start": start}, task=task, adapted=adapted)
+
+
+def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
+    """Return where prompts go: where a base that has some already writes them, or else into the user's turn."""
+    return config.prompt_place or (None if own.prompts else "user")
+
+
+def require(prepared: Prepared[ContrastiveTask]) -> None:
+    """Measure, before any work, that the model attends as it was asked to."""
+    (require_causal if prepared.attention == "causal" else require_two_way)(prepared)
+
+
+STAGE = Stage("finetune", FinetuneConfig, prepare, open_data, Watch, require, source=PairSource, weights=chosen)
+
+
+def finetune(
+    base: str | Path,
+    out: str | Path,
+    data: Sequence[str | PairSource] = (),
+    *,
+    config: FinetuneConfig | None = None,
+    nproc: int = 1,
+    force: bool = False,
+    **options: Any,
+) -> StageResult:
+    """Fine-tune `base` into `out` on `data` (specs of pairs); `options` are the fields of `FinetuneConfig`.
+
+    The same call goes on where an earlier one stopped. `force` goes on although configuration, base or data changed.
+    """
+    return run_stage(STAGE, base, out, configure(STAGE, config, data, options), nproc=nproc, force=force)

@@ -1,0 +1,125 @@
+"""What stages that restore rows look at beside training: the held-out rows, measured on the way, and the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.content import ContentError
+from twoway.models import loading
+from twoway.reports.training import Shown, collect, write_report
+from twoway.training.probes import Pair, Prober, measure, pair
+from twoway.training.trainer import Events, Trainer
+
+from .step import NOTHING_MASKED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from twoway.content import Document
+    from twoway.methods.model import Prepared
+
+    from .config import PretrainConfig
+    from .data import RowData
+    from .step import Reconstruction
+
+
+def readable(data: RowData, seen: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
+    """Return the held-out rows, as a stage looks at them, each encoded once; the policy decides about bad ones, as in training."""
+    rows = []
+    for row in data.held:
+        try:
+            identity, document = data.mixture.read(int(row))
+            found = seen(document)
+            found.fingerprint()  # opens every file, those behind a row's cut too
+            data.encode(identity, found)  # a file may be read whose picture does not decode
+        except ContentError as error:
+            data.loader.policy.refuse(error)
+            continue
+        rows.append((identity, found))
+    return rows
+
+
+class RowWatch(Events):
+    """Measures held-out rows, and keeps `report.html` up to date; a stage says what is measured and what the report shows."""
+
+    data: RowData
+
+    def measure(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what the held-out rows say at this moment."""
+        raise NotImplementedError
+
+    def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
+        """Write the report; all ranks call it, because parts of the model may lie on each."""
+        raise NotImplementedError
+
+    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure, and write the report as far as the run has come."""
+        found = self.measure(trainer)
+        if found and trainer.step < trainer.total:
+            self.report(trainer, {"step": trainer.step, **found})
+        return found
+
+    def end(self, trainer: Trainer) -> None:
+        """Write the report of the whole run."""
+        self.report(trainer, None)
+
+    def seen(self, document: Document) -> Document:
+        """Return a row as the stage looks at it."""
+        return document
+
+    def held_rows(self) -> list[tuple[str, Document]]:
+        """Return the held-out rows that can be read, all their files opened once."""
+        return readable(self.data, self.seen)
+
+    def sources(self) -> list[tuple[str, float, int, int]]:
+        """Return each source's name and weight, and its rows, all and held out."""
+        mixture, held = self.data.mixture, self.data.held
+        counts = np.bincount(mixture.source_of(held), minlength=len(mixture.sources)) if len(held) else [0] * len(mixture.sources)
+        rows = zip(mixture.sources, mixture.tables, counts, strict=True)
+        return [(source.label, source.weight, len(table), int(count)) for source, table, count in rows]
+
+
+# What `pretrain` looks at beside training: the probes on held-out rows, and the report.
+
+
+class Watch(RowWatch):
+    """Measures whether words and pictures help each other, and keeps `report.html` up to date."""
+
+    def __init__(self, prepared: Prepared[Reconstruction], data: RowData, config: PretrainConfig, out: Path) -> None:
+        self.prepared, self.data, self.config, self.out = prepared, data, config, out
+        self.pairs: list[Pair] = []
+
+    def start(self, trainer: Trainer) -> None:
+        """Read the held-out rows and pair them up."""
+        self.pairs = pair(self.held_rows())
+        # A share of 0 or 1 says what is trained; what is measured needs something masked and something left.
+        shares = {name: share if 0 < share < 1 else default for name, share, default in self._shares()}
+        if self.config.objective == "causal":
+            shares = {"words": NOTHING_MASKED.words, "keep": NOTHING_MASKED.keep}
+        self.prober = Prober(
+            self.data.encode,
+            self.data.collate,
+            self.prepared.geometry,
+            self.prepared.token.id,
+            seed=self.config.seed,
+            device=str(trainer.ranks.device),
+            autocast=trainer.config.dtype == "bfloat16",
+            **shares,
+        )
+
+    def measure(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure what pictures and captions give each other."""
+        return measure(trainer.task, self.pairs, self.prober)
+
+    def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
+        """Restore some rows on all ranks; the first writes."""
+        examples = collect(trainer.task, self.pairs, self.prober, self.prepared.processor)
+        if not trainer.ranks.first:
+            return
+        write_report(self.out, Shown(trainer.total, self.sources(), examples, loading.versions()), latest)
+
+    def _shares(self) -> tuple[tuple[str, float, float], ...]:
+        return ("words", self.config.mask.words, 0.4), ("patches", self.config.mask.patches, 0.5)

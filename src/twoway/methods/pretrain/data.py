@@ -1,0 +1,123 @@
+"""The data of `pretrain`: sources become rows, rows become plans by what they cost, plans become masked batches.
+
+A step's rows are a function of seed, step and what rows cost: the plan of an epoch is made anew, and nothing is walked through.
+What a row costs is estimated from its characters and the sizes of its pictures (`data.lengths`), once, and kept in the run's folder, too:
+another machine may round it in another way, and would plan other batches.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from twoway.data.collators import collate
+from twoway.data.dataset import data_folder
+from twoway.data.lengths import measure
+from twoway.data.loader import Loader
+from twoway.data.masking import corrupt
+from twoway.data.mixture import Mixture, held_out, open_mixture
+from twoway.data.processing import Encoder, ordinary_ids
+from twoway.data.rows import Policy
+from twoway.data.sampler import Costs, CostWeights, Epochs
+from twoway.files import write_whole
+from twoway.images import Limits
+from twoway.methods.tables import TABLES, Lost, for_cuda, lost_rows, opening, table
+
+from .costs import known_work
+from .step import NOTHING_MASKED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from twoway.data.lengths import Encodes
+    from twoway.methods.config import StageConfig
+    from twoway.methods.model import Prepared
+
+    from .config import PretrainConfig
+    from .step import Reconstruction
+
+_EPOCH = -2  # of rows that are tried, and trained on by nobody
+
+
+@dataclass(frozen=True)
+class RowData:
+    """The data of a run: `loader` gives the batches of any step; the rest is for looking at rows one by one."""
+
+    mixture: Mixture
+    encode: Any  # encode(identity, document)
+    mask: Callable[..., Any]  # mask(example, epoch=…)
+    collate: Callable[..., Any]
+    epochs: Epochs
+    loader: Loader
+    held: NDArray[np.int64]  # rows of the mixture that no epoch has
+    lost: tuple[Lost, ...] = ()  # sources that lose many rows
+
+    def total(self, config: StageConfig) -> int:
+        """Return the number of steps of the run."""
+        return config.max_steps or self.epochs.steps(config.epochs)
+
+    def digest(self) -> Any:
+        """Return what tells this data from other data."""
+        return self.mixture.digest()
+
+
+def open_data(
+    config: PretrainConfig, prepared: Prepared[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+) -> RowData:
+    """Open the sources of a run; with `keep` the list of bad rows is kept."""
+    policy = Policy(config.on_bad, bad_rows, keep=keep)
+    with opening(config) as kept:
+        mixture = open_mixture(config.data, folder=kept, policy=policy, limits=Limits.reading(config.limits))
+    parts, geometry = prepared.processor, prepared.geometry
+    masks = NOTHING_MASKED if config.objective == "causal" else config.mask
+    whole_words = masks.unit == "word"
+    encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
+    lost = lost_rows(mixture, encode, most=config.max_bad_share)
+    ordinary = ordinary_ids(parts) if masks.random else None
+    mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
+    together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
+    weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
+    costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
+    held = held_out(mixture, config.held_out)
+    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
+    loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config))
+    return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
+
+
+def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
+    """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
+    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
+        return config.cost  # a forecast has no model to count on
+    # In pieces a model may fit where it does not in one; counting needs no accelerator.
+    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if elsewhere else None
+    image_token = prepared.geometry.image_token
+    found = known_work(config, prepared, make, image_token, folder, device or torch.device("cpu"))
+    if any(found.line):
+        prepared.task.work = lambda batch: found.of(batch, prepared.task, image_token)
+    return found.cost if config.cost == CostWeights() else config.cost
+
+
+def row_costs(
+    mixture: Mixture, encode: Encodes, config: StageConfig, prepared: Prepared[Any], folder: Path, weights: CostWeights | None = None
+) -> Costs:
+    """Estimate what every row costs, or read what was estimated when the run began."""
+    weights = weights or config.cost
+    bounds = [config.min_pixels, config.max_pixels]
+    said = [mixture.digest(), encode.max_length, config.template, vars(weights), *([bounds] if any(bounds) else [])]
+    path = table(folder, "costs", said, prepared, ".npy")
+    if not path.exists():
+        made, content = measure(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
+        np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+    length, extra = np.load(path, allow_pickle=False)
+    return Costs(length, extra)

@@ -1,0 +1,107 @@
+"""`pretrain`: a causal vision-language model learns two-way attention by restoring words and patches (MoCa's first stage)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twoway.data.patches import look, ramp
+from twoway.errors import TwowayError, UsageError
+from twoway.losses.masked_patches import PatchDecoder
+from twoway.methods.model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
+from twoway.methods.run import Stage, StageResult, configure, run_stage
+from twoway.models.loading import first_line
+from twoway.models.vision import VisiblePatches
+
+from .callbacks import Watch
+from .config import PretrainConfig
+from .data import open_data
+from .step import LeftOut, NextToken, Reconstruction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from twoway.data.mixture import SourceConfig
+    from twoway.methods.model import Base
+
+
+# The model of `pretrain`: a two-way base with its heads, or, for the control, a causal one.
+
+
+def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction]:
+    """Open a base and make the task out of it; the same base and configuration give the same bits."""
+    causal = config.objective == "causal"
+    opened = open_base(base, config, attention="causal" if causal else "two-way")
+    model = opened.start.model
+    if config.mlm_weight and not opened.start.has_head:
+        instead = "" if causal else ", or set mlm_weight=0"
+        raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
+    decoder = _decoder(opened, config) if config.mae_weight and not causal else None
+    use_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
+    adapted = choose(model, config)
+    if not config.mlm_weight:
+        freeze_head(model)
+    inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
+    left_out = _left_out(opened) if config.masked_patches == "skip" else None
+    task = (
+        NextToken(model, weight=config.mlm_weight, **inputs)
+        if causal
+        else Reconstruction(
+            model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, left_out=left_out, **inputs
+        )
+    )
+    bodies = [decoder.body] if decoder else []
+    spare(config, [model, *bodies], [*task.blocks(), *(layer for body in bodies for layer in body.layers)])
+    return Prepared(**vars(opened), task=task, adapted=adapted)
+
+
+def require(prepared: Prepared[Reconstruction]) -> None:
+    """Measure that attention is what the objective wants."""
+    (require_causal if isinstance(prepared.task, NextToken) else require_two_way)(prepared)
+
+
+def _left_out(base: Base) -> LeftOut:
+    """Let masked patches skip the tower, where it can do without them."""
+    tower = VisiblePatches(base.start.model)
+    tower.require(base.start.model, look(base.processor, ramp(112, 84)))
+    return LeftOut(tower, base.geometry.image_token, base.token.id)
+
+
+def _decoder(base: Base, config: PretrainConfig) -> PatchDecoder:
+    """Make the patch decoder, from the one beside the base where there is one."""
+    start, values = base.start, base.geometry.values
+    try:
+        decoder = PatchDecoder(start.model.get_decoder(), values=values, depth=config.decoder_depth)
+    except ValueError as error:
+        raise UsageError(f"decoder_depth: {first_line(error)}") from error
+    if start.heads.patch_decoder:
+        try:
+            decoder.load_state_dict(start.heads.patch_decoder)
+        except RuntimeError as error:
+            layers = {name.split(".")[2] for name in start.heads.patch_decoder if name.startswith("body.layers.")}
+            raise TwowayError(
+                f"the patch decoder beside {start.name} has {len(layers)} layers and "
+                f"{len(start.heads.patch_decoder.get('to_values.weight', ()))} values a token; this run asks for decoder_depth "
+                f"{config.decoder_depth} and {values} values"
+            ) from error
+    return decoder
+
+
+STAGE = Stage("pretrain", PretrainConfig, prepare, open_data, Watch, require)
+
+
+def pretrain(
+    base: str | Path,
+    out: str | Path,
+    data: Sequence[str | SourceConfig] = (),
+    *,
+    config: PretrainConfig | None = None,
+    nproc: int = 1,
+    force: bool = False,
+    **options: Any,
+) -> StageResult:
+    """Pre-train `base` into `out` on `data` (specs of sources); `options` are the fields of `PretrainConfig`.
+
+    The same call goes on where an earlier one stopped. `force` goes on although configuration, base or data changed.
+    """
+    return run_stage(STAGE, base, out, configure(STAGE, config, data, options), nproc=nproc, force=force)

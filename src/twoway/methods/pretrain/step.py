@@ -1,0 +1,223 @@
+"""The task of pre-training: restore masked words from pictures and words, and masked patches from words and pictures.
+
+Both losses come from one pass over the same masked input (MoCa, arXiv 2506.23115, section 3.1): total = MLM + w MAE. Only the work that
+has a target is done: the language-model head runs at masked words, the decoder where a patch is masked, and neither where its weight is 0.
+
+The decoder is called with the masks and positions that the model's own language model was called with, caught on the way, so nothing
+about them is known here. Pictures' features that some families hand to single layers (DeepStack) do not go to the decoder: it
+restores patches from the states alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from twoway.data.masking import CorruptConfig
+from twoway.data.patches import GRID, PIXELS
+from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
+from twoway.losses.masked_patches import patch_loss
+from twoway.models import kernels, loading
+from twoway.training.probes import Answers
+from twoway.training.task import Batch, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import nn
+
+    from twoway.losses import Loss
+    from twoway.losses.masked_patches import PatchDecoder
+    from twoway.models.vision import VisiblePatches
+
+WORDS, PATCHES = "mlm", "mae"
+_AT_ONCE = 256  # positions that have logits at a time, where one looks
+_WORDS, _PATCHES, _TOWER = "word_places", "patch_places", "tower_places"  # of a batch that is prepared
+_PLACES = ("attention_mask", "position_ids", "cache_position")
+
+
+@dataclass(frozen=True)
+class States:
+    """What one pass gives: the last states, and how the language model was called."""
+
+    hidden: torch.Tensor
+    seen: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How masked patches skip the tower: it runs over the visible ones, and the mask token's own embedding stands for the others."""
+
+    tower: VisiblePatches
+    image_token: int
+    mask_token: int
+
+    def places(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return where visible patches are, worked out where the batch is; nothing without any."""
+        return self.tower.places(inputs[GRID], ~masked[inputs["input_ids"] == self.image_token]) if PIXELS in inputs else {}
+
+    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor, places: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Return what the model is called with; positions are those of whole pictures, and no pixel of a masked patch is in it."""
+        if PIXELS not in inputs:
+            return inputs
+        kept = {name: value for name, value in inputs.items() if name != PIXELS}
+        kept["input_ids"] = inputs["input_ids"].masked_fill(masked, self.mask_token)
+        return kept | self.tower.run(inputs[PIXELS], inputs[GRID], places)
+
+
+class Reconstruction(Task):
+    """A two-way model with its language-model head, and a patch decoder. `words` is the name of the loss on words."""
+
+    words = WORDS
+
+    def __init__(
+        self,
+        model: Any,
+        decoder: PatchDecoder | None,
+        *,
+        mlm_weight: float,
+        mae_weight: float,
+        shift: bool = True,
+        pad_token: int = 0,
+        token_keys: Sequence[str] = (),
+        left_out: LeftOut | None = None,
+    ) -> None:
+        """Take a model with attention set. `token_keys` are inputs with one entry a token; by `left_out` masked patches skip the tower."""
+        super().__init__({self.words: mlm_weight, PATCHES: mae_weight})
+        if mae_weight and decoder is None:
+            raise ValueError("a loss on patches needs a decoder")
+        self.model, self.decoder, self.shift = model, decoder if mae_weight else None, shift
+        # The parts are looked up before adapters wrap the model: they are changed in place.
+        self._inner: list[Any] = [loading.inner(model), model.get_decoder(), model.get_output_embeddings()]
+        self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.pad_token, self._token_keys, self._left_out = pad_token, tuple(token_keys), left_out
+        self.work: Callable[[Batch], float] | None = None  # the operations that a batch takes
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Add where the targets are, and where visible patches are if the tower sees those alone."""
+        inputs = batch["inputs"]
+        known = {
+            _WORDS: word_places(batch["labels"], shift=self.shift, mask_BL=inputs.get("attention_mask")),
+            _PATCHES: batch["patch_mask"].flatten().nonzero()[:, 0],
+        }
+        return batch | known | ({} if self._left_out is None else {_TOWER: self._left_out.places(inputs, batch["patch_mask"])})
+
+    def states(self, batch: Batch) -> States:
+        """Run the model without its head."""
+        inner, language, _ = self._inner
+        seen: dict[str, Any] = {}
+        inputs, masked = batch["inputs"], batch["patch_mask"]
+        if self._left_out is not None:
+            places = batch[_TOWER] if _TOWER in batch else self._left_out.places(inputs, masked)
+            inputs = self._left_out(inputs, masked, places)
+        hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
+        try:
+            hidden = inner(**inputs, use_cache=False).last_hidden_state
+        finally:
+            hook.remove()
+        return States(hidden, {name: seen[name] for name in _PLACES if name in seen})
+
+    def head(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the model's own logits at chosen positions."""
+        logits: torch.Tensor = self._inner[2](chosen)
+        return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
+
+    def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
+        """Return the losses that have targets here."""
+        batch = batch if _WORDS in batch else self.prepare_batch(batch)
+        states = self.states(batch)
+        losses: dict[str, Loss] = {}
+        if self.words in self.weights and len(batch[_WORDS]):
+            losses[self.words] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, places_N=batch[_WORDS])
+        if self.decoder is not None and len(batch[_PATCHES]):
+            kernels.require_same_masks(self._inner[1], self.decoder.body, states.seen.get("attention_mask"))
+            predicted = self.decoder(states.hidden, batch[_PATCHES], states.seen)
+            losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
+        return losses, states.hidden
+
+    def look(self, batch: Batch) -> Answers:
+        """Return what the model says at each masked word and patch; for looking, without gradients."""
+        states, labels, mask = self.states(batch), batch["labels"], batch["inputs"]["attention_mask"].bool()
+        hidden = states.hidden
+        if self.shift:
+            hidden, labels = hidden[:, :-1], labels[:, 1:].masked_fill(~mask[:, :-1], NO_TARGET)
+        chosen = labels != NO_TARGET if self.words in self.weights else torch.zeros_like(labels, dtype=torch.bool)
+        words, nats, said = labels[chosen], [], []
+        for piece, right in zip(torch.split(hidden[chosen], _AT_ONCE), torch.split(words, _AT_ONCE), strict=True):
+            if len(right):
+                logits = self.head(piece).float()
+                nats.append(functional.cross_entropy(logits, right, reduction="none"))
+                said.append(logits.argmax(-1))
+        patches = batch["patch_targets"][:0].float()
+        if self.decoder is not None and bool(batch["patch_mask"].any()):
+            patches = self.decoder(states.hidden, batch["patch_mask"], states.seen).float()
+        targets = batch["patch_targets"][: len(patches)].float()
+        return Answers(
+            word_rows=chosen.nonzero()[:, 0],
+            nats=torch.cat(nats) if nats else hidden.new_zeros(0),
+            said=torch.cat(said) if said else words,
+            words=words,
+            patch_rows=batch["patch_mask"].nonzero()[: len(patches), 0],
+            errors=(patches - targets).square().mean(-1),
+            patches=patches,
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Count targets as the losses do: with `shift`, a row's first token has none."""
+        counts = {}
+        if self.words in self.weights:
+            labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
+            chosen = labels[:, 1:] != NO_TARGET if self.shift else labels != NO_TARGET
+            if self.shift and mask is not None:
+                chosen = chosen & mask[:, :-1].bool()
+            counts[self.words] = int(chosen.sum())
+        if PATCHES in self.weights:
+            counts[PATCHES] = int(batch["patch_mask"].sum())
+        return counts
+
+    def sizes(self, batch: Batch) -> dict[str, float]:
+        """Return rows, tokens and padding, and where it was counted on this model, the work."""
+        work = {} if self.work is None else {"work": self.work(batch)}
+        return super().sizes(batch) | work
+
+    def placeholder(self) -> Batch:
+        """Return one row of one padding token, without a target."""
+        ids = torch.full((1, 1), self.pad_token)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in self._extra_keys()}
+        return {
+            "inputs": inputs,
+            "labels": torch.full((1, 1), NO_TARGET),
+            "patch_mask": torch.zeros(1, 1, dtype=torch.bool),
+            "patch_targets": torch.zeros(0, 1),
+        }
+
+    def _extra_keys(self) -> list[str]:
+        return [key for key in self._token_keys if key not in ("input_ids", "attention_mask")]
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Return the language model's layers: every row goes through them."""
+        return list(self._inner[1].layers)
+
+
+# The control of pre-training: plain next-token training of a causal model on the same rows, batches and steps.
+#
+# The papers ask whether restoring what is masked, with two-way attention, is worth its compute; the fair control (the
+# baselines' `causal-plus-continued-pretraining`) spends the same compute as the base was trained. Every word of a
+# document is a target, said from the position before it; nothing is masked, patches are no target, and attention
+# stays causal. As in `reconstruction`, words of the template and the tokens of pictures are no target.
+
+# Every word is chosen and stays as it is: a target, and seen by what comes after it.
+NOTHING_MASKED = CorruptConfig(words=1.0, keep=1.0, patches=0.0)
+
+
+class NextToken(Reconstruction):
+    """A causal model with its language-model head."""
+
+    words = "clm"
+
+    def __init__(self, model: Any, *, weight: float, pad_token: int, token_keys: Sequence[str]) -> None:
+        """Take a model whose attention is causal."""
+        super().__init__(model, None, mlm_weight=weight, mae_weight=0.0, shift=True, pad_token=pad_token, token_keys=token_keys)

@@ -1,0 +1,269 @@
+"""What every training stage does in the same way; a `Stage` says what it does in its own.
+
+The recipe, top to bottom: see that this is the run that stands in the folder, if one does; open the base and the data; train from the last
+checkpoint, in this process or in several ranks; write a plain checkpoint out of the last one, in one process. Whatever a run has begun
+the same call goes on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import torch
+import yaml
+
+from twoway.config import dump, fill
+from twoway.data.mixture import SourceConfig
+from twoway.data.rows import BAD_ROWS
+from twoway.errors import UsageError
+from twoway.files import disk_errors, write_whole
+from twoway.models import checkpoint, kernels, loading
+from twoway.models.loading import first_line
+from twoway.training import distributed as between
+from twoway.training.checkpointing import Checkpoints, read_run, same_run
+from twoway.training.config import FREE, choose, settle
+from twoway.training.distributed import launch
+from twoway.training.progress import read_log, require_tracker
+from twoway.training.trainer import Trainer
+
+from .config import StageConfig
+from .convert import _quiet
+from .counting import choose_parallel
+from .export import finish, finished
+from .model import use_kernels
+from .tables import TABLES, Lost, LostRows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twoway.training.trainer import Data, Events
+
+    from .model import Prepared
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+C = TypeVar("C", bound=StageConfig)
+
+
+class StageData(Protocol):
+    """The data of a run, as far as the skeleton knows it."""
+
+    loader: Data
+    lost: tuple[Lost, ...]
+
+    def total(self, config: Any) -> int:
+        """Return the number of steps of the run."""
+
+    def digest(self) -> Any:
+        """Return what tells this data from other data."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C]):
+    """What a stage does in its own way. Ranks are sent it, so its functions are those of a module."""
+
+    name: str  # the verb, and the step in a model's provenance
+    config: type[C]
+    prepare: Callable[[str | Path, C], Prepared[Any]]  # the base, with the task made out of it
+    open_data: Callable[..., Any]  # (config, prepared, out, *, shards, bad_rows, keep) -> StageData
+    watch: Callable[[Any, Any, C, Path], Events]  # (prepared, data, config, out): measures on the way, writes the report
+    require: Callable[[Any], None]  # (prepared): what must hold before the first step of a run
+    pooling: str | None = None  # of the model that comes out; None for that of the base
+    source: type[SourceConfig] = SourceConfig  # what a spec of data becomes
+    weights: Callable[[Path, Any], Path | None] | None = None  # (out, config): a folder of weights to write instead of the last ones
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What came out. `resumed` is the step that this call began at; it is the last one where the run was done already."""
+
+    out: str
+    steps: int
+    resumed: int
+    last: dict[str, Any]  # the last entry of the log
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return dataclasses.asdict(self)
+
+
+def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, nproc: int = 1, force: bool = False) -> StageResult:
+    """Train `base` into `out`, or go on where an earlier call stopped. `force` goes on although configuration, base or data changed."""
+    out = Path(out)
+    if nproc < 1:
+        raise UsageError(f"--nproc is at least 1, not {nproc}")
+    if nproc > 1 and between.started_by_others():
+        raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
+    require_tracker(config.log)
+    kernels.require_installed(config.attn_implementation)
+    config = as_begun(config, out)
+    same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)
+    done = read_run(out).get("steps")
+    if done is not None and finished(out) and not force:
+        return StageResult(str(out), done, done, _last(out) if _is_first() else {})
+    began = (Checkpoints(out).steps() or [0])[-1]
+    if nproc > 1:
+        launch(nproc, train, stage, base, out, config, force)
+        prepared = None
+    else:
+        prepared = train(stage, base, out, config, force)
+        if between.started_by_others() and not _is_first():
+            return StageResult(str(out), 0, began, {})
+    _write(stage, base, out, config, prepared)
+    return StageResult(str(out), read_run(out)["steps"], began, _last(out))
+
+
+def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConfig], options: dict[str, Any]) -> C:
+    """Put the parts of a call together: `options` are fields of the stage's configuration, `data` stands instead of its sources."""
+    made = fill(stage.config, options, stage.name, over=config) if options else config or stage.config()
+    if data:
+        named = [data] if isinstance(data, str | Path | SourceConfig) else data
+        made = dataclasses.replace(made, data=tuple(stage.source(str(one)) if isinstance(one, str | Path) else one for one in named))
+    if not made.data:
+        raise UsageError("no data is named; pass --data SPEC, or a recipe that names some")
+    return made
+
+
+def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) -> Prepared[Any]:
+    """Be one rank of the run, from the last checkpoint to the end."""
+    ranks = between.Ranks(config.device, timedelta(minutes=config.timeout_minutes))
+    config = settle(config, ranks)
+    kernels.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    with _quiet():
+        prepared = _prepare(stage, base, config, ranks)
+        config = dataclasses.replace(config, parallel=ranks.gather(choose_parallel(prepared, config, ranks))[0])
+        shards = config.shards or read_run(out).get("shards") or ranks.count
+        if shards % ranks.count:
+            raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
+        if ranks.first and not Checkpoints(out).steps():
+            # A proof looks into layers; compiled ones would be compiled for it alone.
+            with torch.compiler.set_stance("force_eager"):
+                stage.require(prepared)
+        data = _open(stage, config, prepared, out, ranks, shards)
+        total = data.total(config)
+        run = _run(stage, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
+        if ranks.first:
+            lost = [str(one) for one in data.lost]
+            same_run(out, run | {"shards": shards, "steps": total} | ({"lost": lost} if lost else {}), free=FREE, force=force)
+            write_whole(out / CONFIG, dump(config))
+            # A model of an earlier end of this run (--force with more steps) is not this run's.
+            (out / checkpoint.CARD_FILE).unlink(missing_ok=True)
+            sys.stderr.write(_says_type(config, ranks, begun=bool(Checkpoints(out).steps())))
+        ranks.wait()
+        events = [LostRows(data.lost), stage.watch(prepared, data, config, out)]
+        trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=events)
+        if ranks.device.type != "cpu":
+            decoder = getattr(prepared.task, "decoder", None)
+            body, masks = getattr(decoder, "body", None), prepared.task.own_masks
+            use_kernels(prepared.start.model, config, decoder=body, masks=masks, device=ranks.device)
+        trainer.run(data.loader)
+    ranks.leave()
+    return prepared
+
+
+def _prepare(stage: Stage[C], base: str | Path, config: C, ranks: between.Ranks) -> Prepared[Any]:
+    """Open the base: the first rank reads its weights, and the others get them from it when the task is shared (`Ranks.share`)."""
+    if ranks.first:
+        prepared = stage.prepare(base, config)
+        ranks.wait()
+        ranks.gather(prepared.token.token)
+        return prepared
+    ranks.wait()
+    chosen = loading.SKELETON.set(ranks.gather(None)[0])
+    try:
+        return stage.prepare(base, config)
+    except (NotImplementedError, RuntimeError) as error:
+        log.warning("rank %d reads the weights for itself: the model cannot be made without them (%s)", ranks.rank, first_line(error))
+    finally:
+        loading.SKELETON.reset(chosen)
+    return stage.prepare(base, config)
+
+
+def _open(stage: Stage[C], config: C, prepared: Prepared[Any], out: Path, ranks: between.Ranks, shards: int) -> StageData:
+    """Open the data; the first rank looks through it and keeps the tables for the others."""
+    data: StageData
+    if not ranks.first:
+        ranks.wait()
+        data = stage.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=True)
+        return data
+    with disk_errors():
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        # A run that goes on adds to the list of what it has met so far.
+        keep = bool(Checkpoints(out).steps())
+        data = stage.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=keep)
+    except BaseException:
+        if not read_run(out):
+            # Nothing is left of a run that could not begin, but for a list of bad rows.
+            shutil.rmtree(out / TABLES, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
+    ranks.wait()
+    return data
+
+
+def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Prepared[Any] | None) -> None:
+    """Write the model out of the last checkpoint."""
+    for stale in out.glob("..finished.*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
+    run, config = read_run(out), as_begun(config, out)
+    with _quiet():
+        # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
+        fresh = prepared if prepared is not None and not between.started_by_others() else stage.prepare(base, config)
+        usual = _plain(stage.config())
+        options = {key: value for key, value in _plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
+        options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
+        weights = stage.weights(out, config) if stage.weights is not None else None
+        lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
+        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights, notes=lost)
+
+
+def as_begun(config: C, out: Path) -> C:
+    """Return a configuration in the type that the run in `out` began in, where it leaves the type to the machine."""
+    begun = read_run(out).get("config", {}).get("dtype")
+    return config if begun is None or config.dtype != "auto" else dataclasses.replace(config, dtype=begun)
+
+
+def _says_type(config: StageConfig, ranks: between.Ranks, *, begun: bool) -> str:
+    """Say which type a run computes in and what this machine is fast in, in a line."""
+    here, as_begun = choose(ranks.device), ", as this run began" if begun else ""
+    why = here.why if here.dtype == config.dtype else f"{here.dtype} would be faster here, {here.why}"
+    return f"computing in {config.dtype}{as_begun} ({why})\n"
+
+
+def _run(stage: Stage[C], base: str | Path, config: C) -> dict[str, Any]:
+    """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
+    sources = [one.said() for one in config.data]
+    return {"stage": stage.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
+
+
+def _plain(config: StageConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = yaml.safe_load(dump(config))
+    return plain
+
+
+def _name(base: str | Path) -> str:
+    """Return what the base is called; the place of a folder means nothing elsewhere."""
+    return Path(base).resolve().name if Path(base).exists() else str(base)
+
+
+def _last(out: Path) -> dict[str, Any]:
+    """Return the last entry of the log that has a loss."""
+    return next((line for line in reversed(read_log(out)) if "loss" in line), {})
+
+
+def _is_first() -> bool:
+    with contextlib.suppress(KeyError, ValueError):
+        return int(os.environ["RANK"]) == 0
+    return True

@@ -1,1 +1,0 @@
-"""The model: its parts, the two-way switch, the proof, and the checkpoint anyone can load."""

@@ -1,0 +1,571 @@
+"""Checkpoints: a plain sentence-transformers folder is written and read, with its card and provenance; MoCa's own are read too."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import import_from_string
+
+from twoway.errors import TwowayError, UsageError, is_panic
+from twoway.files import disk_errors, sha256
+
+from . import pooling
+from .loading import PICKLES, check_file, first_line, read_json, weight_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+# Assemble a model and its processor as a plain sentence-transformers checkpoint, and read one back.
+#
+# What is written needs no code of ours: `Transformer`, `Pooling` and `Normalize` are sentence-transformers' own
+# modules. The weights are written once, by transformers; then the folder is opened by sentence-transformers as
+# anybody would open it, and everything that is said about the result is measured on that.
+#
+# A checkpoint of somebody else's keeps what it says: its modules behind the model, how its inputs are called
+# (`processing_kwargs`, modalities), its prompts and which of them is the default, its similarity. What cannot be kept
+# is refused by its name. Training follows what it can follow (`trainable`): arguments of the chat template become a
+# part of the template, so that every renderer has them.
+
+MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
+# A file of weights stays mapped while any tensor of it is held: small ones keep the peak low while a model is brought to float32.
+SHARD = "1GB"
+TRANSFORMER = Transformer.config_file_name
+_LIBRARY = "sentence_transformers."
+# What is written anew for the result, and what sentence-transformers loads a model with and does not save.
+_OURS = ("model_type", "__version__", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+_LOADING = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
+_HARMLESS = {"dtype", "torch_dtype", "attn_implementation", "use_safetensors", "trust_remote_code"}
+# Arguments of `apply_chat_template` that no variable of the template stands for.
+_CALL = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix", "tools", "documents", "continue_final_message"}
+_STRUCTURED = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
+_MODALITIES = {"text": _STRUCTURED, "image": _STRUCTURED, "message": {**_STRUCTURED, "format": "structured"}}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sentence-transformers checkpoint says besides its model; of a model that is none, nothing."""
+
+    transformer: str = ""  # where the model lies in it
+    pooling: str | None = None  # in our words; nothing for a pooling that has none
+    dim: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: str | None = None
+    truncate_dim: int | None = None
+    module: dict[str, Any] = field(default_factory=dict)  # how the first module calls processor and model, as its own config has it
+    behind: tuple[torch.nn.Module, ...] = ()  # the modules after it
+    longest: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)  # entries of the configuration that nothing here reads
+
+    @property
+    def learnt(self) -> str | None:
+        """Name a module behind the pooling that holds weights; our own cut to a dimension is none."""
+        found = (type(module).__name__ for module in self.behind if any(True for _ in module.parameters()))
+        return None if self.dim else next(found, None)
+
+    def pooled(self, mode: str | None, dim: int | None) -> Settings:
+        """Return the settings with a pooling or a dimension that is asked for."""
+        if (mode is None or mode == self.pooling) and (dim is None or dim == self.dim):
+            return self
+        if self.learnt:
+            raise UsageError(f"the source's {self.learnt} module belongs behind its own pooling; leave --pooling and --dim out")
+        return replace(self, pooling=mode or self.pooling, dim=dim or self.dim, behind=(), truncate_dim=None if dim else self.truncate_dim)
+
+    def bake(self, parts: Any) -> None:
+        """Give a processor what training has to see and sentence-transformers says only when it calls it."""
+        if self.longest:
+            parts.tokenizer.model_max_length = min(parts.tokenizer.model_max_length, self.longest)
+        said = {key: value for key, value in self.module.get("processing_kwargs", {}).get("chat_template", {}).items() if key not in _CALL}
+        if said and parts.chat_template:
+            lines = "".join(f"{{% set {key} = {_literal(value)} %}}" for key, value in said.items())
+            if not parts.chat_template.startswith(lines):
+                parts.chat_template = parts.tokenizer.chat_template = lines + "{{ '' }}" + parts.chat_template
+
+    def require_trainable(self, name: str) -> None:
+        """Refuse what training would not see, by its name in the configuration."""
+        odd = list(self._untrained())
+        if odd:
+            raise TwowayError(f"{name} has {', '.join(odd)}, which training does not follow; convert it with settings of your own first")
+
+    def _untrained(self) -> Iterator[str]:
+        """Name what training does not follow."""
+        if self.learnt:
+            yield f"the module {self.learnt} ({MODULES})"
+        if self.behind and self.pooling is None:
+            yield "pooling " + ", ".join(str(module.pooling_mode) for module in self.behind if isinstance(module, Pooling))
+        if self.truncate_dim:
+            yield f"truncate_dim {self.truncate_dim}"
+        for kind, given in self.module.get("processing_kwargs", {}).items():
+            odd = given if kind != "chat_template" else {key for key in given if key in _CALL - {"restore_suffix"}}
+            yield from (f"processing_kwargs.{kind}.{key}" for key in odd)
+        modalities = self.module.get("modality_config", _MODALITIES)
+        if modalities.get("message", {}).get("format", "structured") != "structured":
+            yield f"modality_config without structured messages ({TRANSFORMER})"
+        yield from (f"{key} ({TRANSFORMER})" for key in ("query_length", "document_length", "query_expansion") if self.module.get(key))
+
+
+def is_encoder(folder: Path) -> bool:
+    """Say whether a folder is a sentence-transformers checkpoint."""
+    return (folder / MODULES).exists()
+
+
+def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch.device) -> SentenceTransformer:
+    """Open a sentence-transformers checkpoint, whatever its modules are; what it holds beside safetensors is not read."""
+    _require_no_pickles(folder)
+    try:
+        return SentenceTransformer(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
+    except BaseException as error:
+        known = RuntimeError | ValueError | KeyError | OSError | ImportError | AttributeError | TypeError | SafetensorError
+        if not (isinstance(error, known) or is_panic(error)):
+            raise
+        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
+
+
+def _require_no_pickles(folder: Path) -> None:
+    """Refuse modules whose weights are pickles alone; sentence-transformers would read them."""
+    for path in _modules(folder):
+        inside = [folder] if path in ("", ".") else [one for one in (folder / path, *(folder / path).rglob("*")) if one.is_dir()]
+        for one in inside:
+            pickles = sorted(file.name for kind in PICKLES for file in one.glob(kind) if file.name != "training_args.bin")
+            if pickles and not any(one.glob("*.safetensors")):
+                way = f"from sentence_transformers import SentenceTransformer as M; M('{folder}').save_pretrained('NEW')"
+                raise TwowayError(
+                    f"{one} has only pickle weights ({pickles[0]}), which run code when they are read; "
+                    f'where you trust the file, convert it once: python -c "{way}"'
+                )
+
+
+def _modules(folder: Path) -> list[str]:
+    """Return where the modules of a checkpoint lie in it."""
+    try:
+        return [str(module["path"]) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read the settings of a sentence-transformers checkpoint; what would be lost is an error that names it."""
+    try:
+        listed = [dict(module) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
+        names = [str(module["type"]).rsplit(".", 1)[-1] for module in listed]
+        places = [str(module["path"]) for module in listed]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
+    if "Transformer" not in names:
+        raise TwowayError(f"{folder} has the modules {', '.join(names)} and no Transformer among them; there is nothing to convert")
+    foreign = [str(module["type"]) for module in listed if not str(module["type"]).startswith(_LIBRARY)]
+    called = [name for name, module in zip(names, listed, strict=True) if module.get("kwargs")]
+    if foreign or names[0] != "Transformer" or names.count("Transformer") > 1 or called:
+        odd = foreign or called or names
+        raise TwowayError(
+            f"{folder / MODULES} has {', '.join(odd)}; a Transformer and then modules of sentence-transformers itself, without kwargs, "
+            "can be carried over, and the rest would be lost"
+        )
+    own = read_json(folder / "twoway.json") if (folder / "twoway.json").exists() else {}
+    said = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+    if said.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+        raise TwowayError(f"{folder / SETTINGS}: model_type {said['model_type']} gives no single vector, and cannot be carried over")
+    inside = folder / places[0]
+    module, longest = _read_module(inside)
+    behind = tuple(_load(folder, str(entry["type"]), place) for entry, place in zip(listed[1:], places[1:], strict=True))
+    modes = {theirs: ours for ours, theirs in reversed(pooling.MODES.items())}
+    mode = next((modes.get(str(one.pooling_mode)) for one in behind if isinstance(one, Pooling)), None)
+    default = said.get("default_prompt_name")
+    return Settings(
+        transformer=places[0],
+        pooling=own.get("pooling") or mode,
+        dim=own.get("dim"),
+        prompts={name: text or "" for name, text in said.get("prompts", {}).items() if text or name == default},
+        default_prompt=default,
+        similarity=said.get("similarity_fn_name"),
+        truncate_dim=said.get("truncate_dim"),
+        module=module,
+        behind=behind,
+        longest=longest,
+        more={key: value for key, value in said.items() if key not in _OURS},
+    )
+
+
+def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
+    """Read the first module's own settings, and its longest row."""
+    try:
+        module: dict[str, Any] = Transformer.load_config(str(inside))
+    except (ValueError, OSError) as error:
+        raise TwowayError(f"{inside / TRANSFORMER} cannot be read: {first_line(error)}") from error
+    module = {key: value for key, value in module.items() if value is not None}
+    longest = module.pop("max_seq_length", None)
+    for new, old in _LOADING.items():
+        given = module.pop(new, None) or module.pop(old, None) or {}
+        lost = sorted(given.keys() - _HARMLESS)
+        if lost:
+            raise TwowayError(f"{inside / TRANSFORMER}: {new}.{lost[0]} changes how the model is loaded, and cannot be carried over")
+    if module.pop("do_lower_case", False):
+        raise TwowayError(f"{inside / TRANSFORMER}: do_lower_case belongs into the tokenizer, and cannot be carried over")
+    task = module.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise TwowayError(f"{inside / TRANSFORMER}: transformer_task {task} gives no vectors, and cannot be carried over")
+    unknown = sorted(module.keys() - set(Transformer.config_keys))
+    if unknown:
+        raise TwowayError(f"{inside / TRANSFORMER}: {unknown[0]} is not known to this sentence-transformers, and cannot be carried over")
+    return module, longest
+
+
+def _load(folder: Path, kind: str, place: str) -> torch.nn.Module:
+    """Load a module that stands behind the model."""
+    if any(path for pattern in PICKLES for path in (folder / place).glob(pattern)) and not any((folder / place).glob("*.safetensors")):
+        raise TwowayError(f"{folder / place} has only pickle weights, which run code when they are read; save them as safetensors")
+    try:
+        module: torch.nn.Module = import_from_string(kind).load(str(folder), subfolder=place, local_files_only=True)
+    except (ImportError, AttributeError, ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise TwowayError(f"{folder / MODULES}: {kind} cannot be loaded: {first_line(error)}") from error
+    return module.eval()
+
+
+def _literal(value: Any) -> str:
+    """Write a value as a chat template has it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Write weights and processor as transformers does."""
+    with disk_errors():
+        model.save_pretrained(folder, max_shard_size=SHARD)
+        processor.save_pretrained(folder)
+
+
+def assemble(folder: Path, settings: Settings) -> SentenceTransformer:
+    """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
+    try:
+        transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings))
+    except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
+        raise TwowayError(f"sentence-transformers cannot load the converted model: {first_line(error)}") from error
+    encoder = _behind(transformer, settings)
+    # The weights lie there already; only the settings are written.
+    transformer.save = lambda path, *_, **__: transformer.save_config(path)
+    with disk_errors():
+        encoder.save(str(folder), create_model_card=False)
+        if settings.more:
+            path = folder / SETTINGS
+            path.write_text(json.dumps(settings.more | read_json(path), indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    del transformer.save
+    return encoder
+
+
+def read_around(model: PreTrainedModel, processor: Any, settings: Settings) -> SentenceTransformer:
+    """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
+
+    class Ready(Transformer):  # type: ignore[misc]
+        """A transformer module whose model is loaded already."""
+
+        def _load_config(self, *_: Any, **__: Any) -> tuple[Any, bool]:
+            return model.config, False
+
+        def _load_model(self, *_: Any, **__: Any) -> Any:
+            return model
+
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        transformer = Ready(folder, **_called(settings))
+    transformer.__class__ = Transformer
+    return _behind(transformer, settings)
+
+
+def _called(settings: Settings) -> dict[str, Any]:
+    """Return how the first module takes its inputs."""
+    ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
+    return ours | settings.module
+
+
+def _behind(transformer: Any, settings: Settings) -> SentenceTransformer:
+    """Put the modules behind a transformer module: the source's own, or pooling and a normalisation."""
+    width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
+    carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
+    behind = carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
+    return SentenceTransformer(
+        modules=[transformer, *behind],
+        prompts=dict(settings.prompts),
+        default_prompt_name=settings.default_prompt,
+        similarity_fn_name=settings.similarity,
+        truncate_dim=settings.truncate_dim,
+        device="cpu",
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each weight file of a model."""
+    return {path.name: sha256(path) for path in weight_files(folder)}
+
+
+def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
+    """Read prompts given as a mapping or as NAME=TEXT."""
+    if not isinstance(given, list):
+        return dict(given)
+    pairs = [item.partition("=") for item in given]
+    for item, (name, sign, _) in zip(given, pairs, strict=True):
+        if not sign or not name.strip():
+            raise UsageError(f"--prompt {item!r} should be NAME=TEXT, such as query='Find an image of '")
+    return {name.strip(): text for name, _, text in pairs}
+
+
+__all__ = [
+    "Settings",
+    "assemble",
+    "disk_errors",
+    "hashes",
+    "is_encoder",
+    "open_sentence_model",
+    "parse_prompts",
+    "read_around",
+    "read_settings",
+    "save_model",
+]
+
+
+# The model card and the provenance: what a checkpoint is, and everything that was done to it, by which version, from
+# what.
+#
+# `twoway.json` is for programs: the settings, and a chain with one entry a step, which every later step copies and
+# appends to. It holds hashes of the weights that went in and came out, so a chain can be checked, and no date or
+# folder of the machine, so the same command gives the same file. `README.md` says the same to people, in the hub's
+# form.
+
+CARD_FILE, CARD = "twoway.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything a checkpoint says about itself."""
+
+    base: str
+    family: str
+    attention: dict[str, Any]
+    pooling: str
+    width: int
+    dim: int | None
+    max_length: int
+    mask_token: dict[str, Any]
+    prompts: dict[str, str]
+    licence: str | None
+    heads: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    chain: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
+        (folder / CARD_FILE).write_text(json.dumps({"format": 1} | asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / CARD).write_text(self.markdown(), encoding="utf-8")
+
+    def markdown(self) -> str:
+        """Return the card as the hub shows it."""
+        head: dict[str, Any] = {
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "feature-extraction",
+            "tags": ["sentence-transformers", "feature-extraction", "multimodal", "twoway"],
+            "base_model": self.base,
+        }
+        if self.licence:
+            head["license"] = self.licence
+        token = self.mask_token
+        rows = [
+            ("Base", f"{self.base} ({self.family})"),
+            ("Licence of the base", self.licence or "not stated by the base; look there before you pass this on"),
+            ("Attention, declared", self.attention["declared"]),
+            ("Attention, as measured", self.attention["measured"] + (f" ({why})" if (why := self.attention.get("reason")) else "")),
+            ("Pooling", self.pooling),
+            ("Numbers a vector", f"{self.dim or self.width}" + (f" (the first of {self.width})" if self.dim else "")),
+            ("Longest row", f"{self.max_length} tokens"),
+            ("Mask token", f"`{token['token']}`, id {token['id']} ({token['how']})"),
+            ("Prompts", "; ".join(f"{name}: `{text}`" for name, text in self.prompts.items()) or "none"),
+        ]
+        table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
+        steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(self.chain, 1))
+        notes = "".join(f"\n- {note}" for note in (_CHAT, *self.notes))
+        front, kind = yaml.safe_dump(head, sort_keys=False).strip(), self.attention["declared"]
+        return _TEXT.format(front=front, kind=kind, table=table, notes=notes, steps=steps, file=CARD_FILE)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read the provenance beside a model; empty where there is none."""
+    return read_json(folder / CARD_FILE) if (folder / CARD_FILE).exists() else {}
+
+
+def attention_of_card(provenance: dict[str, Any]) -> str | None:
+    """Return the attention that a provenance declares."""
+    said = provenance.get("attention")
+    return said.get("declared") if isinstance(said, dict) else said
+
+
+def licence_of(folder: Path) -> str | None:
+    """Read the licence from a base's card."""
+    front = _front(folder)
+    named = front.get("license")
+    if named == "other":
+        named = front.get("license_name") or named
+    return str(named) if named else None
+
+
+def speaks(folder: Path) -> bool:
+    """Say whether a card calls its model one that answers, which reads its inputs as a chat."""
+    return _front(folder).get("pipeline_tag") in ("image-text-to-text", "any-to-any", "visual-question-answering", "text-generation")
+
+
+def _front(folder: Path) -> dict[str, Any]:
+    """Read what a card says to programs; empty where there is no card, or none that can be read."""
+    card = folder / CARD
+    lines = card.read_text(encoding="utf-8", errors="replace").split("---", 2) if card.exists() else []
+    if len(lines) < 3 or lines[0].strip():
+        return {}
+    try:
+        front = yaml.safe_load(lines[1])
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}
+
+
+def _step(step: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in step["versions"].items())
+    done = " ".join(f"{key}={value}" for key, value in step["options"].items() if value not in (None, {}, []))
+    sums = ", ".join(f"`{name}` {value[:16]}" for name, value in step["weights"].items())
+    return f"**{step['step']}** from {step['source']} ({done}), by {versions}; SHA-256 of the result: {sums}."
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+_CHAT = (
+    "Encode chat messages in a call of their own: in a call that also holds texts or images, sentence-transformers 6.2 drops what "
+    "the messages say."
+)
+_TEXT = """---
+{front}
+---
+
+# A {kind} multimodal embedding model
+
+| | |
+|---|---|
+{table}
+
+```python
+from sentence_transformers import SentenceTransformer
+from PIL import Image
+
+model = SentenceTransformer("path/to/this/folder")
+vectors = model.encode(["a text", Image.open("a.png"), {{"image": Image.open("a.png"), "text": "and words"}}])
+content = [{{"type": "text", "text": "first"}}, {{"type": "image", "image": Image.open("a.png")}}, {{"type": "text", "text": "then"}}]
+vectors = model.encode([[{{"role": "user", "content": content}}]])
+```
+
+Texts and images in any order go in as the content of a chat message, as above.
+{notes}
+
+## What was done
+
+{steps}
+
+The whole chain, with every hash, is in `{file}`.
+"""
+
+
+# Checkpoints as MoCa's trainer saves them, and the heads that go on beside a model.
+#
+# Such a checkpoint names an architecture that transformers does not have (`Qwen2_5ForEmbedding`, or
+# `Qwen2_5ForMLMMAE` with a patch decoder beside the backbone) and keeps the key layout of its time. The backbone goes
+# through transformers' own key conversion. The heads (the patch decoder, and a language-model head that is not tied)
+# serve further training alone, so they lie in `heads/` beside the model, where nothing that others load looks. They
+# are in `PatchDecoder`'s form, `body.layers.N.*` and `to_values.*`: the released code lays the values of a position's
+# patches out value by value, here they lie patch by patch, as the processor gives them.
+
+FOLDER, INDEX = "heads", "heads.json"
+PATCH_DECODER, LM_HEAD = "patch_decoder", "lm_head"
+# The trainer's names and the patch decoder's; its decoder is one layer.
+_NAMES = {"mae_decoder.": "body.layers.0.", "mae_proj.": "to_values."}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a model needs to go on training and nobody needs to embed."""
+
+    patch_decoder: dict[str, torch.Tensor] = field(default_factory=dict)
+    lm_head: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.patch_decoder or self.lm_head)
+
+
+def is_head(name: str) -> bool:
+    """Say whether a tensor of a checkpoint belongs to a head of MoCa's trainer."""
+    return name.startswith(tuple(_NAMES))
+
+
+def read_patch_decoder(folder: Path, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Read the patch decoder out of a trainer's checkpoint; empty where there is none."""
+    found: dict[str, torch.Tensor] = {}
+    patches = getattr(config.vision_config, "spatial_merge_size", 1) ** 2
+    for path in weight_files(folder):
+        with safe_open(str(path), framework="pt") as file:
+            for name in filter(is_head, file.keys()):
+                old = next(prefix for prefix in _NAMES if name.startswith(prefix))
+                found[_NAMES[old] + name.removeprefix(old)] = file.get_tensor(name)
+    for name in [name for name in found if name.startswith("to_values.")]:
+        rows = found[name]
+        if len(rows) % patches:
+            raise TwowayError(f"{folder}: the patch decoder gives {len(rows)} values, which {patches} patches a position cannot share")
+        found[name] = rows.reshape(-1, patches, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape).contiguous()
+    return found
+
+
+def lm_head_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the language-model head where it is a matrix of its own; a tied one is in the embeddings already."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings().weight
+    if head is None or head.weight is table:
+        return {}
+    return {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
+
+
+def save_heads(heads: Heads, out: Path) -> dict[str, Any]:
+    """Write the heads below `out` with a small JSON that says what they are, and return that."""
+    index: dict[str, Any] = {}
+    if heads.patch_decoder:
+        layers = {name.split(".")[2] for name in heads.patch_decoder if name.startswith("body.layers.")}
+        values = int(heads.patch_decoder["to_values.weight"].shape[0])
+        index[PATCH_DECODER] = {"file": f"{PATCH_DECODER}.safetensors", "depth": len(layers), "values": values}
+    if heads.lm_head:
+        rows, width = heads.lm_head["weight"].shape
+        index[LM_HEAD] = {"file": f"{LM_HEAD}.safetensors", "rows": rows, "width": width}
+    if index:
+        (out / FOLDER).mkdir()
+        for name, entry in index.items():
+            save_file(getattr(heads, name), out / FOLDER / entry["file"], metadata={"format": "pt"})
+        (out / FOLDER / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return index
+
+
+def load_heads(folder: Path) -> Heads:
+    """Read the heads beside a model that `convert` or a training stage wrote; without any, they are empty."""
+    if not (folder / FOLDER / INDEX).exists():
+        return Heads()
+    read: dict[str, dict[str, torch.Tensor]] = {}
+    for name, entry in read_json(folder / FOLDER / INDEX).items():
+        if name not in (PATCH_DECODER, LM_HEAD) or not isinstance(entry, dict) or "file" not in entry:
+            raise TwowayError(f"{folder / FOLDER / INDEX} names a head {name!r} that is not known; it holds {PATCH_DECODER} and {LM_HEAD}")
+        path = folder / FOLDER / str(entry["file"])
+        check_file(path)
+        read[name] = load_file(path)
+    return Heads(**read)

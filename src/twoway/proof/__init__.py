@@ -1,0 +1,1 @@
+"""The proof: what a model's attention does, shown by behaviour."""

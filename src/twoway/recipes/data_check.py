@@ -1,0 +1,515 @@
+"""`data check`: every source of a recipe is opened, counted and measured, and what is bad or suspect is listed, before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twoway.config import load
+from twoway.content import ContentError, Text
+from twoway.data.collators import prompt_of
+from twoway.data.dataset import open_source
+from twoway.data.mixture import DOCUMENT, QUERY, Mixture, Pairs, PairSource, SourceConfig, open_pairs, open_source_table, require_names
+from twoway.data.patches import PatchGeometry
+from twoway.data.processing import Encoder
+from twoway.data.rows import Policy
+from twoway.data.sampler import small_of
+from twoway.errors import TwowayError, UsageError
+from twoway.images import Limits, image_size, open_document
+from twoway.methods.convert import _quiet
+from twoway.methods.duplicates import Known, look, near_looks, near_texts
+from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.finetune.method import place_of
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.tables import too_large
+from twoway.models.loading import locate
+from twoway.models.opening import open_reader
+from twoway.models.processor import set_pixels, set_template
+from twoway.progress import steps
+
+from .recipe import read_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from twoway.content import Document
+    from twoway.data.formats import PairRow
+    from twoway.data.processing import Example
+
+
+# `data check`: open every source of a recipe, count, show one row of each as a model sees it, and list what is bad,
+# before any training.
+#
+# Every row is read and the header of every picture; pixels are decoded for the row that is shown, and for all rows
+# with `decode`.
+
+# How much of a stream is looked at, unless more is asked for: all of it would be a download.
+STREAM_ROWS = 64
+_SHOWN = 600
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row: what is in it, and with a model what the model reads. `tokens` counts words of the document, picture tokens, and others."""
+
+    identity: str
+    place: str
+    parts: list[str]
+    prompt: str | None = None
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    tokens: dict[str, int] = field(default_factory=dict)
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What is known of one source; `error` says why it cannot be opened at all."""
+
+    name: str
+    spec: str
+    weight: float
+    error: str | None = None
+    rows: int = 0
+    rows_an_epoch: int = 0
+    texts: int = 0  # rows with text
+    pictures: int = 0
+    characters: int = 0
+    megapixels: float = 0.0
+    bad: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
+    only_first: int | None = None
+    shown: Shown | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the source can be trained on as it is."""
+        return self.error is None and not self.bad
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """All sources."""
+
+    what: str
+    model: str | None
+    sources: list[SourceReport]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is bad."""
+        return all(source.ok for source in self.sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def check_data(
+    what: str, *, model: str | Path | None = None, words: Sequence[str] = (), rows: int | None = None, decode: bool = False
+) -> DataReport:
+    """Check a recipe (a YAML file, with `key=value` words over it) or one spec; `model` lends its tokenizer and image processor."""
+    if rows is not None and rows < 1:
+        raise UsageError(f"the number of rows to look at is above 0, not {rows}")
+    config = load(PretrainConfig, what, words) if Path(what).suffix in (".yaml", ".yml") else load(PretrainConfig, None, words)
+    sources = config.data if Path(what).suffix in (".yaml", ".yml") else (SourceConfig(what),)
+    if not sources:
+        raise UsageError(f"{what} names no data (data: [{{spec: …}}])")
+    require_names(sources)
+    encoder = None if model is None else _encoder(model, config)
+    reports = [_check(source, encoder, rows, decode, Limits.reading(config.limits), alone=len(sources) == 1) for source in sources]
+    return DataReport(str(what), None if model is None else str(model), reports)
+
+
+def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
+    """Make rows of a model's config and processor alone; its weights are not read."""
+    with _quiet():
+        folder = locate(model)
+        settings, processor, _ = open_reader(folder)
+        set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+        positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
+        return Encoder(
+            processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=config.template
+        )
+
+
+def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, limits: Limits, *, alone: bool) -> SourceReport:
+    """Look at one source; where it cannot be opened, the others are looked at all the same."""
+    report = SourceReport(source.label, source.spec, source.weight)
+    bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
+    first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
+    asked = replace(source, cap=first or source.cap)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Path(folder) if source.spec.startswith("hub:") else None
+            table = open_source_table(asked, folder=kept, policy=Policy("skip"), limits=limits)
+            mixture = Mixture((asked,), (table,))
+            bad = [*too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
+            shown, failed = _show(mixture, encoder)
+    except TwowayError as error:
+        if alone and isinstance(error, UsageError):
+            raise
+        return replace(report, error=str(error))
+    return replace(
+        report,
+        rows=len(table),
+        rows_an_epoch=len(mixture.epoch(0, 0)),
+        texts=int((np.asarray(table.characters) > 0).sum()),
+        pictures=int(table.first[-1]),
+        characters=int(np.asarray(table.characters).sum()),
+        megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64), axis=1).sum()) / 1e6, 3),
+        bad=list(dict.fromkeys([*bad, *failed])),
+        unread=table.unread,
+        named_pictures=table.named,
+        only_first=first,
+        shown=shown,
+    )
+
+
+def _undecodable(mixture: Mixture) -> list[str]:
+    """Decode every picture and return what fails."""
+    found = []
+    for row in steps(range(len(mixture)), f"decoding {mixture.sources[0].label}", total=len(mixture)):
+        try:
+            open_document(mixture.read(row)[1])
+        except ContentError as error:
+            found.append(str(error))
+    return found
+
+
+def _show(mixture: Mixture, encoder: Encoder | None) -> tuple[Shown | None, list[str]]:
+    """Show the first row that can be used, and say what is wrong with those before it."""
+    failed = []
+    for row in range(min(len(mixture), 16)):
+        try:
+            identity, document = mixture.read(row)
+            opened = open_document(document)
+            example = None if encoder is None else encoder(identity, opened)
+        except ContentError as error:
+            failed.append(str(error))
+            continue
+        parts = [part.text[:_SHOWN] if isinstance(part, Text) else describe(part) for part in opened.parts]
+        shown = Shown(identity, str(document.place), parts)
+        return (shown if encoder is None or example is None else seen(shown, opened, encoder, example)), failed
+    return None, failed
+
+
+def describe(image: Any) -> str:
+    """Say how large an opened picture is."""
+    return "x".join(map(str, _size(image))) + " picture"
+
+
+def _size(image: Any) -> tuple[int, int]:
+    size: tuple[int, int] = image.source.size
+    return size
+
+
+def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -> Shown:
+    """Add what the model reads."""
+    words, images = int(example.words.sum()), int(example.image_tokens.sum())
+    numbers = example.pictures.numpy()
+    pictures = []
+    for number, image in enumerate(document.images[: len(np.unique(numbers))]):
+        # What processors give for each picture says how its tokens lie: a grid of patches, or the size it was resized to.
+        layout = {name: value[number].tolist() for name, value in example.inputs.items() if name.startswith("image_") and value.ndim == 2}
+        pictures.append({"size": list(_size(image)), "tokens": int((numbers == number).sum()), **layout})
+    tokens = {"words": words, "image": images, "other": len(example.words) - words - images}
+    return replace(shown, prompt=_prompt(encoder, example)[: 4 * _SHOWN], pictures=pictures, tokens=tokens, cut=example.cut)
+
+
+def _prompt(encoder: Encoder, example: Example) -> str:
+    """Decode the tokens, a run of image tokens as one word."""
+    ids, images = example.inputs["input_ids"].tolist(), example.image_tokens.tolist()
+    pieces, start = [], 0
+    for at in range(1, len(ids) + 1):
+        if at == len(ids) or images[at] != images[start]:
+            pieces.append(f"[{at - start} image tokens]" if images[start] else encoder.tokenizer.decode(ids[start:at]))
+            start = at
+    return "".join(pieces)
+
+
+# `data check` of pairs: every source is counted and measured, a row is shown as the model sees it, and what is
+# suspect is listed.
+#
+# Suspect are rows whose query and answer are nearly the same (there is nothing to learn), and, with an evaluation set
+# given, rows that hold one of its texts or pictures: the same, or for pictures one that looks the same. Texts are
+# counted by length and pictures by size, for each side.
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """What is known of one source of pairs; `error` says why it cannot be opened at all."""
+
+    name: str
+    spec: str
+    weight: float
+    error: str | None = None
+    rows: int = 0
+    tasks: dict[str, int] = field(default_factory=dict)
+    sides: dict[str, Side] = field(default_factory=dict)
+    bad: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
+    twins: list[str] = field(default_factory=list)  # rows whose query is nearly their answer
+    seen_exact: list[str] = field(default_factory=list)  # rows that hold a content of the evaluation set
+    seen_near: list[str] = field(default_factory=list)  # rows that hold a picture like one of it
+    only_first: int | None = None
+    shown: dict[str, Shown] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the source can be trained on as it is; what is suspect does not stand in the way."""
+        return self.error is None and not self.bad
+
+
+@dataclass(frozen=True)
+class PairsCheck:
+    """All sources."""
+
+    what: str
+    model: str | None
+    against: tuple[str, ...]
+    sources: list[PairsReport]
+    small: str = ""  # tasks with fewer rows than a batch has
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is bad."""
+        return all(source.ok for source in self.sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig | None:
+    """Return the configuration of a recipe of pairs, or of one source with `pairs`; None for documents."""
+    if Path(what).suffix not in (".yaml", ".yml"):
+        pairs = pairs or _reads_as_pairs(what)
+        return dataclasses.replace(load(FinetuneConfig, None, words), data=(PairSource(what),)) if pairs else None
+    try:
+        load(PretrainConfig, what, words)
+    except UsageError:
+        # Of documents alone it is not; a recipe of several stages has those of its last stage on pairs.
+        stages = [stage.config for stage in read_recipe(what, [*words, "base=none"]).stages]
+        found = [config for config in stages if isinstance(config, FinetuneConfig) and config.data]
+        if found:
+            return found[-1]
+        if pairs:
+            raise UsageError(f"{what} has no stage on pairs") from None
+        return None
+    return load(FinetuneConfig, what, words) if pairs else None
+
+
+def _reads_as_pairs(spec: str) -> bool:
+    """Say whether the first row of a source is a pair; of a stream nothing is fetched to find that out."""
+    if spec.startswith("hub:"):
+        return False
+    try:
+        return len(open_pairs([PairSource(spec, cap=1)])) > 0
+    except TwowayError:
+        return False
+
+
+def check_pairs(
+    what: str,
+    config: FinetuneConfig,
+    *,
+    model: str | Path | None = None,
+    rows: int | None = None,
+    decode: bool = False,
+    against: Sequence[str] = (),
+) -> PairsCheck:
+    """Check the sources of a configuration; `against` are evaluation sets (pairs or documents) that must not be in it."""
+    encoder = None if model is None else _pair_encoder(model, config)
+    known = Known(_contents(against)) if against else None
+    alone = len(config.data) == 1
+    reports = [_check_pairs(source, config, encoder, rows, decode, known, alone=alone) for source in config.data]
+    tasks: Counter[str] = Counter()
+    for one in reports:
+        tasks.update({task or one.name: rows for task, rows in one.tasks.items()})
+    whole = not config.mixed and all(one.only_first is None and one.error is None for one in reports)
+    small = small_of(tasks, config.batch) if whole else ""
+    return PairsCheck(what, None if model is None else str(model), tuple(against), reports, small)
+
+
+def _pair_encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
+    """Make rows as fine-tuning does, of a model's config and processor alone."""
+    with _quiet():
+        folder = locate(model)
+        settings, processor, own = open_reader(folder)
+        set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+        set_template(processor, style=config.template, place=place_of(config, own))
+        positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
+        return Encoder(
+            processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat", as_used=True
+        )
+
+
+def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:
+    """Yield the contents of evaluation sets, with the names of their rows."""
+    for spec in specs:
+        try:
+            pairs = open_pairs([spec])
+        except TwowayError:
+            documents = enumerate(open_source(spec, images="lazy"), 1)
+            yield from ((f"{spec}#{number}", document) for number, document in documents)
+            continue
+        for row in steps(range(len(pairs)), f"reading {spec}", total=len(pairs)):
+            identity, pair = pairs.read(row)
+            yield from ((identity, document) for document in (pair.query, pair.positive, *pair.others))
+
+
+def _check_pairs(
+    source: SourceConfig,
+    config: FinetuneConfig,
+    encoder: Encoder | None,
+    rows: int | None,
+    decode: bool,
+    known: Known | None,
+    *,
+    alone: bool,
+) -> PairsReport:
+    """Look at one source; where it cannot be opened, the others are looked at all the same."""
+    report = PairsReport(source.label, source.spec, source.weight)
+    bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
+    first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            asked = replace(source, cap=first or source.cap)
+            kept = Path(folder) if source.spec.startswith("hub:") else None
+            pairs = open_pairs([asked], folder=kept, policy=Policy("skip"), limits=Limits.reading(config.limits))
+            found = measure(pairs, decode, known)
+            large = too_large(pairs.mixture.tables, encoder, pairs=True)
+            shown = _show_pairs(pairs, encoder, config.all_prompts())
+    except TwowayError as error:
+        if alone and isinstance(error, UsageError):
+            raise
+        return replace(report, error=str(error))
+    (table,) = pairs.mixture.tables
+    bad = [*large, *(str(error) for error in table.bad)]
+    counts = {task: int((pairs.task_of == number).sum()) for number, task in enumerate(pairs.tasks)}
+    bad += found.pop("bad")
+    found |= {"unread": table.unread, "named_pictures": table.named}
+    return replace(report, rows=len(pairs), tasks=counts, bad=bad, only_first=first, shown=shown, **found)
+
+
+def _show_pairs(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str]) -> dict[str, Shown]:
+    """Show the sides of the first row that can be used."""
+    for row in range(min(len(pairs), 16)):
+        try:
+            identity, pair = pairs.read(row)
+            found = {}
+            for side, document in dict(reversed(list(sides_of(pair)))).items():
+                opened = open_document(document)
+                shown = Shown(
+                    identity, str(pair.place), [describe(part) if not isinstance(part, Text) else part.text for part in opened.parts]
+                )
+                if encoder is not None:
+                    asked = prompt_of(prompts, pair.task, QUERY if side == "query" else DOCUMENT)
+                    shown = seen(shown, opened, encoder, encoder(identity, opened, asked))
+                found[side] = shown
+        except ContentError:
+            continue
+        return {side: found[side] for side in SIDES if side in found}
+    return {}
+
+
+# What stands on each side of pairs, counted and measured in one pass; and which rows are suspect.
+
+SIDES = ("query", "positive", "negative")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What stands on one side of a source's rows; sizes and lengths as least, median, 95th percentile and most."""
+
+    documents: int = 0
+    with_text: int = 0
+    with_picture: int = 0
+    characters: tuple[int, ...] = ()
+    pixels: tuple[int, ...] = ()
+    aspect: float = 1.0  # of the longest side to the shortest, the most
+
+
+def measure(pairs: Pairs, decode: bool, known: Known | None) -> dict[str, Any]:
+    """Go through the rows once."""
+    lengths: dict[str, list[int]] = {side: [] for side in SIDES}
+    sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDES}
+    counts = {side: [0, 0, 0] for side in SIDES}
+    lists: dict[str, list[str]] = {name: [] for name in ("bad", "twins", "seen_exact", "seen_near")}
+    for row in steps(range(len(pairs)), f"measuring {pairs.mixture.sources[0].label}", total=len(pairs)):
+        try:
+            identity, pair = pairs.read(row)
+            for side, document in sides_of(pair):
+                counts[side][0] += 1
+                counts[side][1] += bool(document.texts)
+                counts[side][2] += bool(document.images)
+                lengths[side] += [sum(map(len, document.texts))] if document.texts else []
+                sizes[side] += [image_size(image, place=document.place) for image in document.images]
+                if decode:
+                    open_document(document)
+            if _twins(pair, decode):
+                lists["twins"].append(identity)
+            if known is not None:
+                _overlap(identity, pair, known, lists)
+        except ContentError as error:
+            lists["bad"].append(str(error))
+    sides = {
+        side: Side(
+            counts[side][0],
+            counts[side][1],
+            counts[side][2],
+            _spread(lengths[side]),
+            _spread([width * height for width, height in sizes[side]]),
+            _aspect(sizes[side]),
+        )
+        for side in SIDES
+        if counts[side][0]
+    }
+    return {"sides": sides, **lists}
+
+
+def sides_of(pair: PairRow) -> Iterator[tuple[str, Document]]:
+    """Yield the documents of a pair with the sides they stand on."""
+    yield "query", pair.query
+    yield from (("positive", one) for one in (pair.positive, *pair.others))
+    yield from (("negative", one) for one in pair.negatives)
+
+
+def _twins(pair: PairRow, decode: bool) -> bool:
+    """Say whether a query is nearly its answer: their texts, and where pictures are decoded their pictures too."""
+    query, positive = pair.query, pair.positive
+    if len(query.images) != len(positive.images) or bool(query.texts) != bool(positive.texts):
+        return False
+    if query.texts and not near_texts(" ".join(query.texts), " ".join(positive.texts)):
+        return False
+    if not query.images:
+        return True
+    return decode and all(near_looks(left, right) for left, right in zip(look(query), look(positive), strict=True))
+
+
+def _overlap(identity: str, pair: PairRow, known: Known, lists: dict[str, list[str]]) -> None:
+    """List a row that holds a content of the evaluation set."""
+    for _, document in sides_of(pair):
+        if (name := known.exact(document)) is not None:
+            lists["seen_exact"].append(f"{identity} has a content of {name}")
+            return
+    for _, document in sides_of(pair):
+        if (name := known.near(document)) is not None:
+            lists["seen_near"].append(f"{identity} has a picture like one of {name}")
+            return
+
+
+def _spread(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(one) for one in np.percentile(values, [0, 50, 95, 100])) if values else ()
+
+
+def _aspect(sizes: Sequence[tuple[int, int]]) -> float:
+    return round(max((max(size) / min(size) for size in sizes), default=1.0), 2)

@@ -1,0 +1,335 @@
+"""`run --dry-run`: what would be done, how much each stage reads, and what that costs in time and memory. Nothing is done or written.
+
+Rows, lengths and steps come from the data's tables and the plan of an epoch, as training makes them, with the processor of the nearest
+model that is there: a stage's own base where the stage before is done, else the recipe's, with `convert`'s limits set. A stage that has
+run before on this machine forecasts by its own speed. Streams of the hub are not fetched: the hub is asked whether it has them, where it
+can be reached, and there are figures once `data prepare` or a run has copied them all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from twoway.data.dataset import data_folder, shared_tables
+from twoway.data.parquet import ask_for, copy_of, repository_of
+from twoway.data.patches import PatchGeometry
+from twoway.errors import TwowayError
+from twoway.methods.convert import ConvertConfig, _quiet
+from twoway.methods.run import as_begun
+from twoway.methods.tables import TABLES
+from twoway.models import loading
+from twoway.models.loading import locate
+from twoway.models.opening import open_reader, write_as
+from twoway.models.processor import set_pixels
+from twoway.training.config import choose, peak
+from twoway.training.progress import memory as memory_used
+from twoway.training.progress import read_log
+
+from .recipe import located, names_of, sources_of
+from .records import by_reason
+from .run import DOES, Step, duration, lay_out, rows_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .stages import Amount, Kind
+
+# Converting reads, writes and reads the weights again, and proves the attention.
+_DISK, _PROOF = 200e6, 8.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One stage, before it is done."""
+
+    name: str
+    said: str
+    amount: Amount | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def cells(self) -> tuple[str, ...]:
+        """Return steps, rows, tokens, time and memory as a table shows them."""
+        counts = (
+            ("-", "-", "-")
+            if self.amount is None
+            else tuple(f"{one:,}" for one in (self.amount.steps, self.amount.rows, self.amount.tokens))
+        )
+        seconds = "-" if self.seconds is None else f"about {duration(self.seconds)}"
+        return (*counts, seconds, "-" if self.memory is None else f"about {self.memory / 2**30:,.1f} GB")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What stands for a prepared model where its data is opened: all but the model."""
+
+    processor: Any
+    geometry: PatchGeometry
+    max_length: int
+    shape: Shape
+    pad_token: int = 0
+    token: Any = field(default_factory=lambda: SimpleNamespace(id=0))
+    start: Any = field(default_factory=lambda: SimpleNamespace(settings=SimpleNamespace(prompts={})))
+
+
+def dry_run(
+    recipe: str | Path,
+    out: str | Path,
+    words: Sequence[str] = (),
+    *,
+    start: str | None = None,
+    only: str | None = None,
+    redo: bool = False,
+    nproc: int = 1,
+    kinds: Mapping[str, Kind] | None = None,
+) -> tuple[Forecast, ...]:
+    """Forecast each stage of a recipe; the parameters are those of `run`."""
+    _, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
+    with shared_tables():
+        return tuple(forecast(step, steps, nproc) for step in steps)
+
+
+def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
+    """Forecast one stage; what cannot be known is left out, with the reason. Of several, data is looked through once (`shared_tables`)."""
+    if step.action not in DOES:
+        return Forecast(step.job.name, step.said)
+    problems = list(step.job.problems)
+    try:
+        with _quiet():
+            if step.job.kind.count is None:
+                return _without_data(step, steps, problems)
+            streams, absent, notes = _streams(step)
+            if problems or absent:
+                return Forecast(step.job.name, step.said, notes=(*notes, *_bound(step)), problems=(*problems, *absent))
+            waiting = [one.job.name for one in steps if one.job.name in names_of(step.job.config) and one.action in DOES]
+            if waiting:
+                note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
+                return Forecast(step.job.name, step.said, notes=(note,))
+            if streams:
+                note = f"{step.job.name}: streams are not fetched now, so rows and tokens are known once 'twoway data prepare' has run"
+                return Forecast(step.job.name, step.said, notes=(*notes, note, *_bound(step)))
+            return _trained(step, located(step.job.config, rows_in(steps)), reader_of(step, steps), nproc)
+    except TwowayError as error:
+        return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
+
+
+_STATES = {
+    "there": "there to be fetched",
+    "gated": "gated (ask for access there, then `hf auth login`)",
+    "unreachable": "not looked for, as the hub cannot be reached",
+}
+
+
+def _streams(step: Step) -> tuple[int, list[str], list[str]]:
+    """Count the streams that are not copied yet, say which of them the hub does not have, and what is known of the others."""
+    config = step.job.config
+    listed = [one for sources in sources_of(config).values() for one in sources]
+    streams = {one.spec: one for one in listed if one.spec.startswith("hub:")}
+    folder = data_folder(getattr(config, "cache_dir", None))
+    left: dict[str, str | None] = {}
+    for spec, one in streams.items():
+        argument = spec.removeprefix("hub:")
+        if one.cap is None or not copy_of(argument, one.cap, folder).is_dir():
+            left[spec] = repository_of(argument)
+    states: dict[str | None, str] = {None: "there"}  # a folder of this machine, read as a stream
+    for name in left.values():
+        if name not in states and "unreachable" not in states.values():
+            states[name] = ask_for(str(name))
+    found: dict[str, list[str]] = {}
+    for spec, name in left.items():
+        found.setdefault(states.get(name, "unreachable"), []).append(spec)
+    absent = [(spec, f"there is no {spec} (or not for you: see `hf auth login`)") for spec in found.get("missing", [])]
+    counts = [f"{len(found[state])} {said}" for state, said in _STATES.items() if state in found]
+    if len(left) < len(streams):
+        counts.insert(0, f"{len(streams) - len(left)} copied here")
+    notes = [f"{step.job.name}: {len(streams)} of {len(listed)} sources are of the hub: {', '.join(counts)}"] if counts else []
+    return len(left), by_reason(absent, len(listed)), notes
+
+
+def _bound(step: Step) -> tuple[str, ...]:
+    """Say how many rows there are at most where none can be counted: what the caps of all sources allow."""
+    config = step.job.config
+    if not all(one.cap for one in config.data):
+        return ()
+    rows = round(sum(one.cap * one.weight for one in config.data)) * config.epochs
+    return (f"{step.job.name}: at most {rows:,} rows, by the caps of its sources, of at most {config.max_length:,} tokens",)
+
+
+def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
+    """Forecast a stage that trains."""
+    count = step.job.kind.count
+    assert count is not None
+    if hasattr(config, "calibrate"):
+        config = replace(config, calibrate="none")  # there is no model to count on
+    here, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), as_begun(config, step.folder)
+    if config.dtype == "auto":
+        config = replace(config, dtype=choose(here).dtype)
+    begun = (step.folder / TABLES).is_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
+    needed = bytes_needed(reader.shape, config, amount, nproc)
+    last = (
+        next((entry for entry in reversed(read_log(step.folder)) if entry.get("tokens_per_second")), None) if step.folder.exists() else None
+    )
+    if last is not None:
+        seconds = (1 - min(last["step"] / amount.steps, 1)) * amount.tokens / last["tokens_per_second"]
+        own = f"{last['tokens_per_second']:,.0f} tokens a second"
+        note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
+        return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
+    speed = peak(here, config.dtype)
+    # Ranks on an accelerator each have their own; on a processor they share its cores.
+    ranks = nproc if torch.cuda.is_available() else 1
+    seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)
+    note = f"time at {SHARE:.0%} of the {speed / 1e9:,.0f} GFLOP/s that a {config.dtype} product reaches here now"
+    return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
+
+
+def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) -> Forecast:
+    """Forecast a stage that reads a model alone."""
+    if problems:
+        return Forecast(step.job.name, step.said, problems=tuple(problems))
+    if not step.job.kind.makes_model:
+        return Forecast(step.job.name, step.said, notes=(f"{step.job.name}: not estimated",))
+    size = 2 * reader_of(step, steps).shape.total if torch.cuda.is_available() else 4 * reader_of(step, steps).shape.total
+    return Forecast(step.job.name, step.said, seconds=_PROOF + 3 * size / _DISK, memory=2 * size)
+
+
+def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
+    """Open the processor and the config of the nearest model that is there."""
+    chain = [step]
+    while chain[-1].job.base is None:
+        before = next(one for one in steps if one.job.name == chain[-1].job.source)
+        if before.action not in DOES:
+            break
+        chain.append(before)
+    folder = locate(chain[-1].base)
+    config, processor, _ = open_reader(folder)
+    own = step.job.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [positions, getattr(own, "max_length", None)]
+    for one in chain[1:]:
+        if isinstance(one.job.config, ConvertConfig):
+            limits.append(one.job.config.max_length)
+    # From the base on, as each stage leaves its bounds and its template in the processor that it saves.
+    for one in reversed(chain):
+        least, most = (getattr(one.job.config, name, None) for name in ("min_pixels", "max_pixels"))
+        set_pixels(config, processor, min_pixels=least, max_pixels=most)
+        if getattr(one.job.config, "template", None) == "plain":
+            write_as(processor, "plain")
+    geometry = PatchGeometry.of(config, processor)
+    return Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))
+
+
+# What a stage costs in operations, time and memory, estimated from the model's config and the tokens that it reads.
+#
+# Parameters are counted on a model without weights, part by part. A token costs 2 operations a parameter that it
+# passes, forward, and twice that backward; attention costs 4 x width x row length a layer besides; patches cost the
+# tower's parameters, and words that have a target the head's. Time is operations over a rate: what this machine
+# reaches in one large product, measured now, times the stated share of it that a training step reaches. Memory is
+# weights, gradients and optimizer, and what a batch keeps for the way back. It is an estimate: half or twice is near.
+
+# Of the rate that one large product reaches, what a whole training step does.
+SHARE = 0.35
+_ADAPTED = 0.02  # share of the parameters that adapters add
+# Numbers of a layer that the way back needs, in units of the width, for each token; with states computed again, one.
+_KEPT, _KEPT_AGAIN = 34, 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The parts of a model in parameters, and the sizes that costs hang on."""
+
+    sizes: dict[str, int]
+    layers: int
+    width: int
+    vocabulary: int
+    patches: int  # of an image token
+    tower: tuple[int, int] = (0, 0)  # layers and width
+
+    @property
+    def total(self) -> int:
+        """Count all parameters."""
+        return sum(self.sizes.values())
+
+    @property
+    def head(self) -> int:
+        """Count what the logits of a word go through, tied or not."""
+        return self.width * self.vocabulary
+
+
+def shape_of(folder: Path, geometry: PatchGeometry) -> Shape:
+    """Read a checkpoint's config and count its parameters; its weights are not read."""
+    config = loading.load_config(folder)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    parts, text = loading.parts(model), config.get_text_config()
+    tower = _stack(parts.tower[1]) if parts.tower else (0, 0)
+    return Shape(parts.sizes(), len(parts.layers), int(text.hidden_size), int(text.vocab_size), geometry.patches, tower)
+
+
+def operations(shape: Shape, config: Any, amount: Amount) -> float:
+    """Return the floating-point operations of a training run, padding included."""
+    language, tower = shape.sizes.get("language model", 0), shape.sizes.get("tower", 0) + shape.sizes.get("projector", 0)
+    length = amount.padded / max(amount.rows, 1)
+    words = _masked(config) * (amount.tokens - amount.image_tokens)
+    forward = 2.0 * language * amount.padded + 4.0 * shape.layers * shape.width * length * amount.padded
+    forward += 2.0 * tower * amount.image_tokens * shape.patches + 2.0 * shape.head * words
+    forward += 2.0 * _decoder(config) * language / shape.layers * amount.padded
+    # Gradients of the states, and of the weights where they train; states that are computed again cost a third pass.
+    passes = 2 + (0 if config.lora.rank else 1) + bool(config.gradient_checkpointing) + amount.passes
+    return forward * passes
+
+
+def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> int:
+    """Return the memory of one rank."""
+    half = config.dtype == "bfloat16"
+    bytes_each = 2 if half else 4
+    training = _ADAPTED * shape.total if config.lora.rank else shape.total
+    # Weights in float32, their copy for arithmetic in half precision, and where they train a gradient and the optimizer's two states.
+    held = (4 + 2 * half) * shape.total + 12 * training
+    if config.parallel == "fsdp":
+        held /= nproc
+    states = amount.batch * _kept(shape.layers + _decoder(config), shape.width, config)
+    if "tower" in config.lora.parts if config.lora.rank else not config.freeze_tower:
+        # Patches stand in the tower as tokens do in the language model, several for each image token.
+        states += amount.batch_images * shape.patches * _kept(*shape.tower, config)
+    logits = min(1024, _masked(config) * amount.batch) * shape.vocabulary * 12
+    beside = memory_used(torch.device("cpu")) if not torch.cuda.is_available() else 1 << 29
+    return int(held + bytes_each * states + logits + beside)
+
+
+def _kept(layers: int, width: int, config: Any) -> int:
+    """Return the numbers that the way back needs of one token of a stack of layers."""
+    return (_KEPT_AGAIN * layers + _KEPT) * width if config.gradient_checkpointing else _KEPT * layers * width
+
+
+def _stack(tower: nn.Module) -> tuple[int, int]:
+    """Return layers and width of a tower: its longest list of modules, and what the first line of its first layer reads."""
+    lists = [one for one in tower.modules() if isinstance(one, nn.ModuleList) and len(one)]
+    layers = max(lists, key=len, default=nn.ModuleList())
+    width = next((line.in_features for layer in layers for line in layer.modules() if isinstance(line, nn.Linear)), 0)
+    return len(layers), width
+
+
+def _decoder(config: Any) -> int:
+    """Return the layers of the patch decoder."""
+    return int(config.decoder_depth) if getattr(config, "mae_weight", 0) and getattr(config, "objective", "") != "causal" else 0
+
+
+def _masked(config: Any) -> float:
+    """Return the share of words that have a target."""
+    return float(getattr(getattr(config, "mask", None), "words", 0.0))

@@ -1,0 +1,637 @@
+"""`plan`: what a recipe costs at full size on hardware that is not here: operations, tokens, hours, money, and what fits in memory.
+
+Nothing is loaded, read or fetched but the model's config, and of published sizes not even that. Operations are counted from the model's
+parts (`counting`, which a test holds against a counted run to 2%). Hours rest on one assumption, the share of the data sheet's peak that
+is reached in all operations that are done, those done twice included; what it comes to without these (MFU, as papers count) is said beside
+it. Lengths of rows are assumptions by format where the user says nothing. Reading data, saving and evaluating are not
+counted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from twoway.errors import UsageError, did_you_mean
+from twoway.methods.counting import Load, Products, Training, anatomy, count, memory, trained, training_of
+from twoway.methods.finetune.config import FinetuneConfig
+
+from .recipe import START, read_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from twoway.data.mixture import SourceConfig
+    from twoway.methods.counting import Anatomy, Memory
+
+    from .recipe import StageRecipe
+
+UTILISATION, PADDING = 0.4, 0.03
+_PLANNED = ("pretrain", "bridge", "finetune")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage on this hardware."""
+
+    name: str
+    dtype: str  # that auto means there
+    work: Work
+    trained: float
+    hours: float
+    mfu: float
+    price: float
+    choices: tuple[Memory, ...]
+    taken: Memory  # the one that the recipe's own settings take
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        work = self.work
+        numbers = {key: getattr(work, key) for key in ("steps", "rows", "tokens", "text", "image", "batches", "places")}
+        return {
+            "stage": self.name,
+            "dtype": self.dtype,
+            **numbers,
+            "sources": [vars(one) for one in work.sources],
+            "operations": {"needed": dict(work.products.needed), "again": dict(work.products.again), "total": work.products.total},
+            "trained": self.trained,
+            "hours": self.hours,
+            "mfu": self.mfu,
+            "price": self.price,
+            "memory": [one.as_json() for one in self.choices],
+            "taken": self.taken.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole recipe on this hardware."""
+
+    recipe: str
+    model: Anatomy
+    hardware: Hardware
+    utilisation: float
+    stages: tuple[StagePlan, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def hours(self) -> float:
+        """Hours of all stages."""
+        return sum(one.hours for one in self.stages)
+
+    @property
+    def price(self) -> float:
+        """Dollars of all stages."""
+        return sum(one.price for one in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "recipe": self.recipe,
+            "model": {"name": self.model.name, "sizes": self.model.sizes, "total": self.model.total},
+            "hardware": vars(self.hardware),
+            "utilisation": self.utilisation,
+            "stages": [one.as_json() for one in self.stages],
+            "hours": self.hours,
+            "price": self.price,
+            "notes": list(self.notes),
+        }
+
+
+def plan(
+    recipe: str | Path,
+    on: str,
+    words: Sequence[str] = (),
+    *,
+    sources: Sequence[str] = (),
+    tokens: Sequence[str] = (),
+    utilisation: float = UTILISATION,
+    padding: float = PADDING,
+    price: float | None = None,
+) -> Plan:
+    """Plan the training stages of a recipe; `sources` and `tokens` are NAME=… as on the command line."""
+    if not 0 < utilisation <= 1:
+        raise UsageError(f"--utilisation is a share of the peak, above 0 and at most 1, not {utilisation}")
+    if not 0 <= padding < 1:
+        raise UsageError(f"--padding is a share from 0 to below 1, not {padding}")
+    machine, said = hardware(on, price), read_means(sources)
+    read = read_recipe(recipe, words)
+    chosen = [one for one in read.stages if one.kind.name in _PLANNED]
+    if not chosen:
+        raise UsageError(f"{recipe} trains nothing, so there is nothing to plan")
+    require_used(said, (one.label for stage in chosen for one in stage.config.data))
+    wanted = _tokens(tokens, [one.name for one in chosen])
+    names = {one.name for one in read.stages}
+    apart = [one for one in chosen if one.source not in names and one.source != START]
+    if apart:
+        raise UsageError(f"{recipe}: {apart[0].name} starts from {apart[0].source}; plan knows one model a recipe, its base")
+    model = anatomy(read.base)
+    planned = []
+    for stage in chosen:
+        done = work_of(model, stage, said, ranks=machine.count, padding=padding, tokens=wanted.get(stage.name))
+        planned.append(_stage(model, stage, done, machine, utilisation))
+    left = [one.name for one in read.stages if one not in chosen]
+    notes = (*_assumed(machine, utilisation, padding, price, planned), *((f"not planned: {', '.join(left)}",) if left else ()))
+    return Plan(str(recipe), model, machine, utilisation, tuple(planned), notes)
+
+
+def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:
+    """Price one stage, and try how it may be spread."""
+    hours = work.products.total / (machine.rate(stage.config.dtype) * machine.count * utilisation) / 3600
+    mfu = utilisation * sum(work.products.needed.values()) / work.products.total
+    image = work.image / work.tokens
+    choices = []
+    for parallel in ("ddp", "fsdp") if machine.count > 1 else ("ddp",):
+        for again in (True, False):
+            training = replace(work.training, checkpointing=again)
+            choices.append(
+                memory(
+                    model, training, places=work.places, image=image, parallel=parallel, ranks=machine.count, room=machine.memory
+                )
+            )  # fmt: skip
+    wanted = stage.config.parallel if machine.count > 1 else "ddp"
+    own = [one for one in choices if one.checkpointing == work.training.checkpointing and wanted in (one.parallel, "auto")]
+    taken = next((one for one in own if one.fits), own[-1])
+    dtype, price = "bfloat16" if work.training.half else "float32", hours * machine.count * machine.price
+    return StagePlan(stage.name, dtype, work, trained(model, work.training), hours, mfu, price, tuple(choices), taken)
+
+
+def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
+    """Read STAGE=NUMBER."""
+    found = {}
+    for one in said:
+        name, _, number = one.partition("=")
+        if name not in stages:
+            raise UsageError(
+                f"--tokens {one}: no training stage is called {name!r}{did_you_mean(name, stages)} (there are: {', '.join(stages)})"
+            )
+        try:
+            found[name] = float(number.replace("_", ""))
+        except ValueError:
+            found[name] = 0.0
+        if not 1 <= found[name] < float("inf"):
+            raise UsageError(f"--tokens {one}: say a number of tokens, as in {name}=30e9")
+    return found
+
+
+def _assumed(machine: Hardware, utilisation: float, padding: float, price: float | None, planned: Sequence[StagePlan]) -> tuple[str, ...]:
+    """Say what the figures rest on that nobody measured here."""
+    peaks = dict.fromkeys(f"{machine.rate(one.dtype) / 1e12:,.0f}" for one in planned)
+    notes = [f"assumed: {utilisation:.0%} of the peak of {' or '.join(peaks)} TFLOP/s a rank is reached, not measured (--utilisation)"]
+    if price is None:
+        notes.append(f"assumed: ${machine.price:.2f} an hour for one {machine.name}, as of {PRICES_OF} (--price)")
+    notes.append(f"assumed: {padding:.0%} of padding (--padding)")
+    guessed = dict.fromkeys(one.name for stage in planned for one in stage.work.sources if one.assumed)
+    if guessed:
+        notes.append(f"assumed: lengths of the rows of {len(guessed)} sources, by their format (--source)")
+    notes += [note for stage in planned for note in stage.work.notes]
+    return (*notes, *(_run_as(stage) for stage in planned))
+
+
+def _run_as(stage: StagePlan) -> str:
+    """Say how the stage runs as the recipe has it, and what it takes of the machine's own memory."""
+    one = stage.taken
+    fits = "fits" if one.fits else "does not fit: take a smaller budget, or more ranks"
+    again = "" if one.checkpointing else ", activations kept"
+    host = f"{one.host / 2**30:,.1f} GiB of the machine's memory a rank for the copy that a checkpoint is written from"
+    return f"{stage.name}: as it stands it runs by {one.parallel}{again} and {fits}; {host}"
+
+
+# What one stage of a recipe reads and computes at full size: rows and lengths by source, batches, steps, and the
+# products of them all.
+#
+# Rows come in batches as training makes them: by cost (an image token costs what the tower makes it cost, counted
+# here as `calibrate=count` counts it), by `batch_rows`, or, for pairs, as a global batch whose contents go through in
+# chunks of the budget, all but the first twice (gradient caching). Every place of a row is computed, padding
+# included.
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Rows of one source, as a run reads them."""
+
+    name: str
+    rows: float
+    tokens: float
+    assumed: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage at full size."""
+
+    steps: float
+    rows: float
+    text: float
+    image: float
+    batches: float  # that a rank adds up in a step
+    places: float  # of a rank's largest batch
+    sources: tuple[Reads, ...]
+    products: Products
+    training: Training
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of words and pictures, without padding."""
+        return self.text + self.image
+
+
+def work_of(
+    model: Anatomy, stage: StageRecipe, said: Mapping[str, Means], *, ranks: int, padding: float, tokens: float | None = None
+) -> Work:
+    """Say what a stage computes; `tokens` sets how much it reads, instead of its rows and steps."""
+    config, pairs = stage.config, stage.kind.name != "pretrain"
+    means = [(one.label, means_of(one, said, pairs=pairs, where=stage.name)) for one in config.data]
+    contrastive = isinstance(config, FinetuneConfig)
+    means = [(name, _shown(one, model.area, config)) for name, one in means]
+    made = [_contents(one, config, contrastive=contrastive) for _, one in means]
+    each = [sum(content.length * times for content, times in contents) for contents in made]
+    listed = sum(one.rows or 0.0 for _, one in means)
+    shares = [(one.rows or 0.0) / listed for _, one in means]
+    mean = sum(share * length for share, length in zip(shares, each, strict=True))
+    training = training_of(config)
+    shards = config.shards or ranks
+    if contrastive:
+        by_step = float(config.batch)
+    elif config.batch_rows is not None:
+        by_step = float(config.batch_rows * shards)
+    else:
+        weight = _image_cost(model, training, config)
+        costs = (_cost(contents, weight) for contents in made)
+        by_step = config.budget * shards / (sum(share * cost for share, cost in zip(shares, costs, strict=True)) * (1 + padding))
+    rows, notes = _rows(config, listed, by_step, mean, tokens, stage.name)
+    steps = max(rows / by_step, 1.0)
+    each_step = mean * by_step * (1 + padding) / ranks  # places of a rank
+    chunks = each_step / config.budget if contrastive else shards / ranks
+    hold = (config.budget if config.hold is None else config.hold) if contrastive else 0.0
+    second = max(1 - hold / each_step, 0.0) if contrastive else 0.0
+    training = replace(training, calls=max(steps * ranks * chunks, 1.0), second=second)
+    loads = [
+        _load(content, rows * share * times, config, padding)
+        for share, contents in zip(shares, made, strict=True)
+        for content, times in contents
+    ]
+    products = count(model, training, loads)
+    if contrastive:
+        products.needed["comparison"] += 6.0 * steps * by_step**2 * (1 + config.hard_negatives) * model.language.width
+    text = sum(load.rows * load.text for load in loads)
+    image = sum(load.rows * load.image for load in loads)
+    sources = tuple(
+        Reads(name, rows * share, rows * share * length, one.assumed)
+        for (name, one), share, length in zip(means, shares, each, strict=True)
+    )
+    places = float(config.max_length * config.batch_rows) if config.batch_rows is not None else float(config.budget)
+    return Work(steps, rows, text, image, max(shards / ranks, chunks), places, sources, products, training, notes)
+
+
+def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float | None, name: str) -> tuple[float, tuple[str, ...]]:
+    """Return the rows that are read: by tokens, by steps, or by epochs."""
+    own = config.max_steps * by_step if config.max_steps is not None else listed * config.epochs
+    if tokens is None:
+        return own, ()
+    note = f"{name}: read until {tokens:,.0f} tokens, as was asked; the recipe's own rows are {own:,.0f}, or {own * mean:,.0f} tokens"
+    return tokens / mean, (note,)
+
+
+def _shown(means: Means, area: int, config: Any) -> Means:
+    """Return the means with pictures as large as the stage has them."""
+    content = means.content.shown(area, config.min_pixels, config.max_pixels)
+    answer = means.answer.shown(area, config.min_pixels, config.max_pixels) if means.answer is not None else None
+    return replace(means, content=content, answer=answer)
+
+
+def _contents(means: Means, config: Any, *, contrastive: bool) -> list[tuple[Content, float]]:
+    """Return what goes through the model for a row, and how often."""
+    if means.answer is None:
+        return [(_cut(means.content, config.max_length), 1.0)]
+    if contrastive:
+        return [(_cut(means.content, config.max_length), 1.0), (_cut(means.answer, config.max_length), 1.0 + config.hard_negatives)]
+    # A, EOS, B: the words of the answer behind the query.
+    words = min(means.answer.text, float(config.max_target))
+    return [(_cut(replace(means.content, text=means.content.text + 1 + words), config.max_length), 1.0)]
+
+
+def _cut(content: Content, most: int) -> Content:
+    return replace(content, text=max(min(content.text, most - content.pictures * content.tokens), 0.0))
+
+
+def _load(content: Content, rows: float, config: Any, padding: float) -> Load:
+    """Return rows of a content with their targets."""
+    mask = getattr(config, "mask", None)
+    words = content.text * (mask.words if mask is not None else 0.0)
+    shown = bool(getattr(config, "mae_weight", False))
+    patches = content.pictures * content.tokens * (mask.patches if mask is not None and shown else 0.0)
+    if getattr(config, "objective", "") == "causal":
+        words, patches = content.text, 0.0
+    padded = content.length * (1 + padding)
+    return replace(Load.square(rows, content.text, content.pictures, content.tokens, words=words, patches=patches), padded=padded)
+
+
+def _image_cost(model: Anatomy, training: Training, config: Any) -> float:
+    """Return what an image token costs in text tokens: as said, or as the products say."""
+    if config.cost.image_token != 1.0 or getattr(config, "calibrate", "none") == "none":
+        return float(config.cost.image_token)
+    plain = replace(training, logits=False, decoder_depth=0)
+    text = count(model, plain, [Load(1, 500)]).total
+    return count(model, plain, [Load.square(1, 0, 1, 500)]).total / text
+
+
+def _cost(contents: Sequence[tuple[Content, float]], weight: float) -> float:
+    return sum((one.text + weight * one.pictures * one.tokens) * times for one, times in contents)
+
+
+# How long rows are where the data is not here: assumptions by format, each replaced by what the user says.
+#
+# A content is its words' tokens, its pictures, and the image tokens of each; a pair has two contents. The figures
+# assume photographs of 700 x 550 pixels and pages of 1700 x 2200, brought within the stage's `min_pixels` and
+# `max_pixels`, captions of 140 tokens, web texts cut to 2,048. None is measured here: `twoway data check` measures a
+# source that is there. Rows are the source's cap, or what a set is known to hold where it has none.
+
+_PHOTO, _PAGE = 700.0 * 550.0, 1700.0 * 2200.0
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one content holds on average."""
+
+    text: float
+    pictures: float = 0.0
+    tokens: float = 0.0  # of one picture
+    pixels: float = 0.0  # of one picture whose tokens are not said
+
+    def shown(self, area: int, least: int | None, most: int | None) -> Content:
+        """Return it with the tokens that its pictures get, `area` pixels each, where they are brought within bounds."""
+        if self.tokens or not self.pixels:
+            return self
+        return replace(self, tokens=min(max(self.pixels, least or 0.0), most or math.inf) / area)
+
+    @property
+    def length(self) -> float:
+        """Tokens of words and pictures."""
+        return self.text + self.pictures * self.tokens
+
+
+@dataclass(frozen=True)
+class Means:
+    """Rows of one source. A row that is no pair has no answer."""
+
+    content: Content
+    answer: Content | None = None
+    rows: float | None = None
+    assumed: bool = True
+
+
+_PAGES = Means(Content(40, 1, pixels=_PAGE))
+_SEARCHED = Means(Content(40), Content(10, 1, pixels=_PAGE))
+ROWS: dict[str, Means] = {
+    "dclm": Means(Content(1000)),
+    "pixelprose": Means(Content(140, 1, pixels=_PHOTO)),
+    "mammoth-vl": Means(Content(300, 1, pixels=_PHOTO)),
+    "mmeb-train": Means(Content(60, 1, pixels=_PHOTO)),
+    "docmatix": Means(Content(150, 1, pixels=_PAGE)),
+    "visrag": _PAGES,
+    "colpali": _PAGES,
+}
+PAIRS: dict[str, Means] = {
+    "mmeb-train": Means(Content(60, 0.8, pixels=_PHOTO), Content(20, 0.3, pixels=_PHOTO)),
+    "mme5": Means(Content(60, 0.8, pixels=_PHOTO), Content(40, 0.3, pixels=_PHOTO)),
+    "visrag": _SEARCHED,
+    "colpali": _SEARCHED,
+    "e5": Means(Content(30), Content(150)),
+}
+# Sets prepared by MoCa's authors (`moca`, `moca-pairs`), by the last name in their spec: rows as long as those of this format.
+PREPARED = {
+    "dclm_20b": "dclm",
+    "pixelprose_commonpool": "pixelprose",
+    "pixelprose_cc12m_sub_005": "pixelprose",
+    "pixelprose_redcaps_sub_010": "pixelprose",
+    "MAmmoTH-VL-Instruct-12M": "mammoth-vl",
+    "MMEB-train": "mmeb-train",
+    "docmatix": "docmatix",
+    "visrag_ind": "visrag",
+    "visrag_syn": "visrag",
+    "tevatron_colpali": "colpali",
+}
+FIELDS = "ROWS:TEXT:PICTURES:TOKENS, and for pairs :TEXT:PICTURES:TOKENS of the answer"
+
+
+def read_means(said: Iterable[str]) -> dict[str, Means]:
+    """Read NAME=ROWS:TEXT:PICTURES:TOKENS[:TEXT:PICTURES:TOKENS]."""
+    found = {}
+    for one in said:
+        name, _, numbers = one.partition("=")
+        try:
+            values = [float(number.replace("_", "")) for number in numbers.split(":")]
+        except ValueError:
+            values = []
+        if not name or len(values) not in (4, 7) or min(values) < 0 or values[0] < 1:
+            raise UsageError(f"--source {one}: say NAME={FIELDS}; numbers of 0 or more")
+        answer = Content(*values[4:]) if values[4:] else None
+        found[name] = Means(Content(*values[1:4]), answer, values[0], assumed=False)
+    return found
+
+
+def means_of(source: SourceConfig, said: Mapping[str, Means], *, pairs: bool, where: str) -> Means:
+    """Return what is said or assumed of a source."""
+    known = PAIRS if pairs else ROWS
+    found = said.get(source.label) or known.get(_length_as(source))
+    if found is None:
+        raise UsageError(f"{where}: how long the rows of {source.label} are is not known; say --source {source.label}={FIELDS}")
+    if pairs and found.answer is None:
+        raise UsageError(f"{where}: {source.label} has pairs; say of the answer too: --source {source.label}={FIELDS}")
+    rows = found.rows if found.rows is not None else source.cap
+    held = HELD.get(_last_name(source), HELD.get(source.template or ""))
+    if held is not None and found.rows is None:
+        rows = min(held, rows or held)
+    if rows is None:
+        raise UsageError(
+            f"{where}: {source.label} has no cap, and how many rows it holds is not known; say --source {source.label}={FIELDS}"
+        )
+    return replace(found, rows=float(rows) * source.weight)
+
+
+def _last_name(source: SourceConfig) -> str:
+    """Return the last name of a spec: the configuration of a data set, or the data set."""
+    kind, _, rest = source.spec.partition(":")
+    return (rest.partition(":")[0] if kind == "hub" else source.spec).rstrip("/").rpartition("/")[2]
+
+
+def _length_as(source: SourceConfig) -> str:
+    """Return the format whose rows are as long as a source's."""
+    if source.template == "moca":
+        return PREPARED.get(_last_name(source), "")
+    # In `MoCa-CL-Pairs` all that is no page is MMEB-train with negatives.
+    return PREPARED.get(_last_name(source), "mme5") if source.template == "moca-pairs" else source.template or ""
+
+
+# Rows of sets that recipes read whole: the 20 sets of MMEB-train, as its page says; 560,000 in the three of mmE5-synthetic, as mmE5's paper
+# says, shared as it samples them.
+HELD = {"mmeb-train": 662_000, "Classification": 140_000, "Retrieval": 280_000, "VQA": 140_000}
+
+
+def require_used(said: Mapping[str, Means], known: Iterable[str]) -> None:
+    """Refuse a source that no stage has."""
+    known = sorted(set(known))
+    for name in said:
+        if name not in known:
+            raise UsageError(f"--source {name}: no stage reads it{did_you_mean(name, known)} (there are: {', '.join(known)})")
+
+
+# What is rented: accelerators by name, with the peak and memory of their data sheets and a price that is an
+# assumption.
+#
+# Peaks are those of dense products in bfloat16, which `dtype: auto` means on all of these, and in float32 (SXM
+# boards; no sparsity, no TF32). Memory is what torch sees of it. Prices move, and differ threefold between vendors:
+# those of a100, h100 and h200 lie within what was posted for on-demand hours in May 2026, that of b200 is a guess;
+# say your own with --price.
+
+PRICES_OF = "May 2026"
+_NAME = re.compile(r"([a-z0-9]+?)(?:x(\d+))?")
+_COUNT_FIRST = re.compile(r"^(\d+)x(\w+)$")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """So many accelerators of one kind, one rank each."""
+
+    name: str
+    peak: float  # operations a second, dense bfloat16
+    single: float  # the same in float32
+    memory: float  # bytes
+    price: float  # of one for an hour, in dollars
+    count: int = 1
+
+    def rate(self, dtype: str) -> float:
+        """Return the peak in the type that a stage computes in."""
+        return self.single if dtype == "float32" else self.peak
+
+    def __str__(self) -> str:
+        return f"{self.name}x{self.count}"
+
+
+KNOWN = {
+    one.name: one
+    for one in (
+        Hardware("a100", 312e12, 19.5e12, 79 * _GIB, 1.50),
+        Hardware("h100", 989e12, 67e12, 79 * _GIB, 3.00),
+        Hardware("h200", 989e12, 67e12, 139 * _GIB, 4.00),
+        Hardware("b200", 2250e12, 75e12, 178 * _GIB, 6.00),
+    )
+}
+
+
+def hardware(said: str, price: float | None = None) -> Hardware:
+    """Read NAMExCOUNT or COUNTxNAME, as in h200x8 and 8xh200; one accelerator where no count stands."""
+    word = _COUNT_FIRST.sub(r"\2x\1", said.strip().lower())
+    match = _NAME.fullmatch(word)
+    name, count = (match[1], int(match[2] or 1)) if match else (said, 1)
+    if name not in KNOWN:
+        raise UsageError(
+            f"--hardware {said}: there is no {name!r}{did_you_mean(name, KNOWN)} (there are: {', '.join(KNOWN)}; h200x8 is eight)"
+        )
+    if count < 1:
+        raise UsageError(f"--hardware {said}: at least one is needed")
+    if price is not None and price < 0:
+        raise UsageError(f"--price is 0 or more, not {price}")
+    return replace(KNOWN[name], count=count, price=KNOWN[name].price if price is None else price)
+
+
+# What it takes to embed and keep a great many pages: operations, machines, bytes and money, each by a formula of a
+# few named numbers.
+#
+# Operations are counted from the model's parts, as `plan` counts them for training, forward alone. All other numbers
+# are given: those of the machine by the hardware, the rest by who asks, who knows whether they were measured,
+# published or assumed.
+
+_HOUR, _DAY = 3600, 86_400
+# Bits of a number of a vector as it is stored.
+FORMS = {"float32": 32, "float16": 16, "int8": 8, "binary": 1}
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages, and what one of them costs besides operations."""
+
+    count: float = 1e9
+    text: float = 400  # tokens of its words and the prompt
+    image: float = 1000  # tokens of its picture
+    bytes: float = 250_000  # of its file
+    core_seconds: float = 0.1  # to render or decode it, resize it, and cut it into patches
+    record: float = 1200  # bytes kept beside its vector: id, place, text, metadata, compressed
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0 or (name == "count" and not value):
+                raise UsageError(f"{name} of the pages is {'above 0' if name == 'count' else '0 or more'}, not {value:g}")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """In dollars; that of an accelerator comes with the hardware."""
+
+    core_hour: float = 0.04
+    byte_month: float = 0.023e-9  # on object storage
+    memory_month: float = 3.8e-9  # of a byte of memory
+
+
+@dataclass(frozen=True)
+class PagePlan:
+    """What comes out."""
+
+    model: str
+    hardware: Hardware
+    operations: float  # of a page
+    accelerator_hours: float
+    days: float  # on all of the hardware
+    rate: float  # pages a second and accelerator
+    cores: float  # that keep one accelerator busy
+    core_hours: float
+    moved: float  # bytes read
+    dollars: dict[str, float]  # by stage, once
+    kept: dict[str, tuple[float, float, float]]  # by form: bytes of vectors, dollars a month on disk, and in memory
+
+
+def plan_pages(
+    base: str | Path,
+    machine: str,
+    *,
+    pages: Pages | None = None,
+    dim: int = 1024,
+    utilisation: float = 0.4,
+    padding: float = 0.03,
+    prices: Prices | None = None,
+    price: float | None = None,
+) -> PagePlan:
+    """Plan; `machine` is as for `plan`, with so many accelerators that work at once."""
+    pages, prices, rented = pages or Pages(), prices or Prices(), hardware(machine, price)
+    if not 0 < utilisation <= 1 or padding < 0 or dim < 1:
+        raise UsageError(f"utilisation is a share, padding 0 or more, dim 1 or more; not {utilisation:g}, {padding:g}, {dim}")
+    operations = forward(base, pages) * (1 + padding)
+    rate = rented.peak * utilisation / operations
+    hours = pages.count / rate / _HOUR
+    core_hours = pages.count * pages.core_seconds / _HOUR
+    moved = pages.count * pages.bytes
+    dollars = {
+        "make pages ready": core_hours * prices.core_hour,
+        "embed": hours * rented.price,
+        "keep the pages, a month": moved * prices.byte_month,
+    }
+    kept = {}
+    for form, bits in FORMS.items():
+        size = pages.count * dim * bits / 8
+        kept[form] = (size, (size + pages.count * pages.record) * prices.byte_month, size * prices.memory_month)
+    days = hours * _HOUR / _DAY / rented.count
+    return PagePlan(str(base), rented, operations, hours, days, rate, rate * pages.core_seconds, core_hours, moved, dollars, kept)
+
+
+def forward(base: str | Path, pages: Pages) -> float:
+    """Count the operations of one page, forward alone and without logits."""
+    load = Load.square(1, pages.text, 1 if pages.image else 0, pages.image)
+    # What gradient caching runs once before, without a gradient, is just that.
+    done = count(anatomy(base), Training(logits=False, second=1.0), [load])
+    return float(sum(done.again.values()))

@@ -1,0 +1,1 @@
+"""Reports: pages of one file, and their charts."""

@@ -1,0 +1,515 @@
+"""The routes: embeddings, search, the index, why, health, and the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from importlib.resources import files
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pydantic_core
+from fastapi import APIRouter, Request
+from PIL import Image as PILImage
+from PIL import ImageChops, ImageStat
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.responses import JSONResponse, Response
+
+from twoway import images
+from twoway.content import ContentError, Document, Image, Place
+from twoway.data.pdf import page as render
+from twoway.data.rows import ReadOptions
+from twoway.embedding.explain import Explainer
+from twoway.embedding.shards import cut
+from twoway.errors import UsageError
+from twoway.search.pictures import thumbnail
+from twoway.search.store import Item, check_id, name_of, near
+
+from .schemas import ApiError, Asked, EmbeddingsAsked, ItemAsked, ItemsAsked, SearchAsked, read, schema
+from .service import Allowed, Here, Service
+
+if TYPE_CHECKING:
+    from twoway.embedding import Embedder
+    from twoway.search.store import Hit, Store
+
+    from .batching import Job
+    from .schemas import Contents, Limits
+
+
+# `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `GET /v1/models`.
+#
+# The vectors are those of `SentenceTransformer.encode`. `dimensions` keeps the first numbers of each, at length 1
+# again (Matryoshka). A message of role `system` in front is an instruction, which is where sentence-transformers puts
+# a prompt.
+
+embeddings_router = APIRouter()
+_BORN = int(time.time())
+
+
+@embeddings_router.post("/v1/embeddings", openapi_extra=schema(EmbeddingsAsked))
+async def embeddings(request: Request, service: Allowed) -> Response:
+    """Return a vector for each text, or one for the messages."""
+
+    async def work(body: bytearray) -> Response:
+        asked, documents = await service.beside(lambda: _read_embeddings(body, service))
+        ask = service.ask(side=asked.side, instruction=asked.instruction, prompt_name=asked.prompt_name)
+        job = await service.embed(documents, ask, truncate=asked.truncate)
+        written = await service.beside(lambda: _write(asked, job, service))
+        return Response(written, media_type="application/json")
+
+    return await service.receiver.answer(request, work)
+
+
+@embeddings_router.get("/v1/models")
+async def models(service: Allowed) -> dict[str, Any]:
+    """Name the model."""
+    return {"object": "list", "data": [_model(service)]}
+
+
+@embeddings_router.get("/v1/models/{name:path}")
+async def model(name: str, service: Allowed) -> dict[str, Any]:
+    """Describe the model, where it has that name."""
+    service.require_model(name)
+    return _model(service)
+
+
+def _model(service: Service) -> dict[str, Any]:
+    sizes = {"dimension": service.engine.dimension, "max_model_len": service.engine.lengths.longest}
+    return {"id": service.name, "object": "model", "created": _BORN, "owned_by": "twoway", **sizes}
+
+
+def _read_embeddings(body: bytearray, service: Service) -> tuple[EmbeddingsAsked, list[Document]]:
+    """Check a request and make its documents."""
+    asked, contents = read(EmbeddingsAsked, body), service.contents()
+    service.require_model(asked.model)
+    if asked.dimensions is not None and asked.dimensions > service.engine.dimension:
+        message = f"'dimensions' is {asked.dimensions}; this model's vectors have 1 to {service.engine.dimension} numbers"
+        raise ApiError(400, message, code="invalid_value", param="dimensions")
+    if (asked.input is None) == (asked.messages is None):
+        raise ApiError(400, "give either 'input' or 'messages'", code="invalid_value", param="input")
+    if asked.messages is not None:
+        return asked, [_message(asked, contents)]
+    texts = asked.texts()
+    if len(texts) > service.limits.inputs:
+        message = f"'input' has {len(texts):,} texts; at most {service.limits.inputs:,} are taken at a time"
+        raise ApiError(400, message, code="too_many", param="input")
+    return asked, [contents.text(text, f"input[{number}]" if len(texts) > 1 else "input") for number, text in enumerate(texts)]
+
+
+def _message(asked: EmbeddingsAsked, contents: Contents) -> Document:
+    """Return the one message of a request; an instruction before it goes where instructions go."""
+    messages = asked.messages or []
+    if messages and messages[0].role == "system":
+        said = messages[0].content
+        if not isinstance(said, str):
+            said = "".join(part.text for part in said if part.type == "text")
+        if asked.instruction is not None:
+            raise ApiError(400, "a system message and 'instruction' were both given; one of them decides", param="messages")
+        asked.instruction = said
+        messages = messages[1:]
+    if len(messages) != 1 or messages[0].role != "user":
+        raise ApiError(400, "'messages' holds one message of role user, and at most a system message before it", param="messages")
+    return contents.parts(messages[0].content, "messages.content")
+
+
+def _write(asked: EmbeddingsAsked, job: Job, service: Service) -> bytes:
+    """Return the answer as JSON."""
+    vectors = np.stack(job.vectors)
+    if asked.dimensions is not None:
+        vectors = cut(vectors, asked.dimensions, normal=service.engine.normal)
+    forms: Any = vectors.tolist()
+    if asked.encoding_format == "base64":
+        forms = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    data = [{"object": "embedding", "index": number, "embedding": form} for number, form in enumerate(forms)]
+    tokens = sum(job.tokens)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return pydantic_core.to_json({"object": "list", "data": data, "model": asked.model or service.name, "usage": usage})
+
+
+# `POST /v1/search`: the nearest items of the index to words, a picture, both, or another item.
+
+search_router = APIRouter()
+
+
+@search_router.post("/v1/search", openapi_extra=schema(SearchAsked))
+async def search(request: Request, service: Allowed) -> Response:
+    """Return the nearest items, the nearest first."""
+
+    async def work(body: bytearray) -> Response:
+        start = time.perf_counter()
+        service.index()
+        asked, document = await service.beside(lambda: _read_search(body, service))
+        vector = None if document is None else await service.query(document)
+        found = await service.indexed(lambda store: _find(store, asked, vector))
+        took = round((time.perf_counter() - start) * 1000, 1)
+        return JSONResponse({"hits": [{**shown(hit.item), "score": hit.score} for hit in found], "took_ms": took})
+
+    return await service.receiver.answer(request, work)
+
+
+def shown(item: Item) -> dict[str, Any]:
+    """Return what an asker sees of an item."""
+    home = f"/v1/index/items/{quote(item.id, safe='')}"
+    small = f"{home}/thumbnail" if item.thumbnail is not None else None
+    page = f"{home}/page" if page_of(item) is not None else None
+    return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
+
+
+def page_of(item: Item) -> tuple[Path, int] | None:
+    """Return file and number of the PDF page that an item is; nothing for any other.
+
+    The place is what `twoway index` writes and no request can: metadata alone, which one can, names no file.
+    """
+    file, number = item.metadata.get("file"), item.metadata.get("page")
+    if not isinstance(file, str) or not isinstance(number, int) or number < 1 or item.place != str(Place(file, number, "page")):
+        return None
+    return (Path(file), number) if file.lower().endswith(".pdf") else None
+
+
+def item_of(store: Store, name: str) -> Item:
+    """Return one item of the index."""
+    try:
+        return store.get(name)
+    except UsageError as error:
+        raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id") from error
+
+
+def _read_search(body: bytearray, service: Service) -> tuple[SearchAsked, Document | None]:
+    asked = read(SearchAsked, body)
+    if asked.k > service.limits.found:
+        raise ApiError(400, f"'k' is {asked.k}; at most {service.limits.found} are given", code="invalid_value", param="k")
+    if asked.id is not None and (asked.text is not None or asked.image is not None):
+        raise ApiError(400, "'id' asks for more like that item; give it without 'text' and 'image'", code="invalid_value", param="id")
+    if asked.hybrid and asked.text is None:
+        raise ApiError(400, "'hybrid' looks for the words of 'text', too; give some", code="invalid_value", param="hybrid")
+    if asked.hybrid and len(asked.text or "") > service.limits.words:
+        message = (
+            f"'hybrid' looks for every word of 'text', which has {len(asked.text or ''):,} characters; {service.limits.words:,} are taken"
+        )
+        raise ApiError(400, message, code="too_long", param="text")
+    if asked.text is None and asked.image is None:
+        return asked, None
+    return asked, service.contents().simple(asked.text, asked.image, "")
+
+
+def _find(store: Store, asked: SearchAsked, vector: Any) -> list[Hit]:
+    """Ask the index; an item is not among those like it."""
+    if asked.id is None:
+        return store.search(vector, k=asked.k, where=asked.filter, words=asked.text if asked.hybrid else None)
+    return near(store, item_of(store, asked.id), k=asked.k, where=asked.filter)
+
+
+# The index behind HTTP: what is in it, one item, its picture, its page; adding, replacing and deleting, unless the
+# server only reads.
+
+
+class _Id(PathConvertor):
+    """An id in an address, which may have slashes and line breaks in it; the framework's own kind ends at a line break."""
+
+    regex = r"(?s:.*)"
+
+
+register_url_convertor("id", _Id())
+index_router = APIRouter(prefix="/v1/index")
+_LOOK, _MOST_DIFFERENCE = 48, 8.0  # cells along a side, and the mean difference of 255 past which two pictures are not of one page
+_DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
+# An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
+_PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "private, max-age=60"}
+
+
+@index_router.get("")
+async def index(service: Allowed) -> dict[str, Any]:
+    """Say what the index holds."""
+
+    def about(store: Store) -> dict[str, Any]:
+        fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
+        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields}
+
+    found: dict[str, Any] = await service.receiver.in_time(service.indexed(about))
+    return found
+
+
+@index_router.post("/items", openapi_extra=schema(ItemsAsked))
+async def add(request: Request, service: Allowed) -> Response:
+    """Embed items and add them, each in place of one with its id; all of them or none."""
+    _require_writable(service)
+
+    async def work(body: bytearray) -> Response:
+        service.index()
+        asked, documents, small = await service.beside(lambda: _read_items(body, service))
+        job = await service.embed(documents, service.ask(side="document"))
+        width = service.index().dimension
+        items = [
+            Item(one.id, cut(vector[None], width, normal=True)[0], "\n".join(document.texts), picture, "added over HTTP", one.metadata)
+            for one, vector, document, picture in zip(asked.items, job.vectors, documents, small, strict=True)
+        ]
+
+        def put(store: Store) -> tuple[int, int]:
+            _require_room(store, items, service.limits.fields)
+            return store.add(items)
+
+        new, replaced = await service.indexed(put, change=True)
+        return JSONResponse({"added": new, "replaced": replaced})
+
+    return await service.receiver.answer(request, work)
+
+
+@index_router.get("/items/{name:id}/thumbnail")
+async def picture(name: str, request: Request, service: Allowed) -> Response:
+    """Return the small picture of an item."""
+    if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
+        return JSONResponse(await one(f"{name}/thumbnail", service))  # the slash was written as a part of the id
+    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
+    if item.thumbnail is None:
+        raise ApiError(404, f"the item {name[:200]!r} has no picture", code="no_picture")
+    return Response(item.thumbnail, media_type="image/webp", headers=_PICTURE)
+
+
+@index_router.get("/items/{name:id}/page")
+async def page_index(name: str, request: Request, service: Allowed) -> Response:
+    """Return the page of a PDF that an item is, at reading size, rendered from the file that was indexed."""
+    if not request.scope.get("raw_path", b"/page").endswith(b"/page"):
+        return JSONResponse(await one(f"{name}/page", service))  # the slash was written as a part of the id
+    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
+    if page_of(item) is None:
+        raise ApiError(404, f"the item {name[:200]!r} is no page of a PDF that 'twoway index' has read", code="no_page")
+    drawn = await service.receiver.in_time(service.pages.do(_render, item, service.limits))
+    return Response(drawn, media_type="image/jpeg", headers=_PICTURE)
+
+
+@index_router.get("/items/{name:id}")
+async def one(name: str, service: Allowed) -> dict[str, Any]:
+    """Return one item."""
+    return shown(await service.receiver.in_time(service.indexed(lambda store: item_of(store, name))))
+
+
+@index_router.delete("/items/{name:id}")
+async def delete(name: str, service: Allowed) -> dict[str, Any]:
+    """Take one item out."""
+    _require_writable(service)
+
+    def out(store: Store) -> None:
+        if not store.delete([name]):
+            raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id")
+
+    await service.receiver.in_time(service.indexed(out, change=True))
+    return {"deleted": name}
+
+
+def _render(item: Item, limits: Limits) -> bytes:
+    """Render the page that an item is, in the child process that renders PDFs; what is another page by now is refused."""
+    path, number = cast("tuple[Path, int]", page_of(item))
+    if not path.is_file():
+        message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
+        raise ApiError(404, message, code="no_file")
+    bounds = images.Limits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
+    found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
+    if isinstance(found, ContentError):
+        raise ApiError(409, f"the page cannot be shown: {found.reason}", code="bad_page")
+    text, picture = "\n".join(found.texts), cast("PILImage.Image", found.images[0].source)
+    same_text = text.startswith(item.text) and bool(item.text) == bool(text)  # an engine may keep the beginning of a long text
+    if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or _differs(picture, item.thumbnail):
+        raise ApiError(409, "its file has changed since it was indexed; index it again", code="changed")
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=90)
+    return written.getvalue()
+
+
+def _differs(picture: PILImage.Image, small: bytes | None) -> bool:
+    """Say whether a rendered page shows something else than the small picture of it that is in the index."""
+    if small is None:
+        return False
+    size = (_LOOK, _LOOK)
+    with PILImage.open(io.BytesIO(small), formats=("WEBP",)) as kept:
+        pair = [one.convert("L").resize(size, PILImage.Resampling.BOX) for one in (kept, picture)]
+    return ImageStat.Stat(ImageChops.difference(*pair)).mean[0] > _MOST_DIFFERENCE
+
+
+def _require_room(store: Store, items: list[Item], most: int) -> None:
+    """Refuse items that would make more fields than an index of use has."""
+    there = store.fields
+    fresh = {name for one in items for name in map(name_of, one.metadata)} - set(there)
+    if fresh and len(there) + len(fresh) > most:
+        message = f"the index has {len(there):,} fields, and these items would add {len(fresh):,}; at most {most:,} are kept"
+        raise ApiError(400, message, code="too_many", param="items")
+
+
+def _require_writable(service: Service) -> None:
+    service.index()
+    if service.read_only:
+        raise ApiError(403, "the index of this server is read-only", code="read_only")
+
+
+def _read_items(body: bytearray, service: Service) -> tuple[ItemsAsked, list[Document], list[bytes | None]]:
+    """Check a request, make its documents and their small pictures."""
+    asked, contents = read(ItemsAsked, body), service.contents()
+    if len(asked.items) > service.limits.added:
+        raise ApiError(400, f"{len(asked.items)} items; at most {service.limits.added} are added at a time", code="too_many", param="items")
+    documents = []
+    for number, item in enumerate(asked.items):
+        where = f"items[{number}]"
+        check_id(item.id, where)
+        if (item.parts is None) == (item.text is None and item.image is None):
+            raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'parts'", code="invalid_value", param=where)
+        documents.append(_document(item, contents, where))
+    with _DRAWING:
+        small = [thumbnail(document.images[0], place=document.place) if document.images else None for document in documents]
+    return asked, documents, small
+
+
+def _document(item: ItemAsked, contents: Any, where: str) -> Document:
+    found: Document = (
+        contents.simple(item.text, item.image, f"{where}.") if item.parts is None else contents.parts(item.parts, f"{where}.parts")
+    )
+    return found
+
+
+# `POST /v1/why`: which parts of an item's small picture pull it towards words, a picture, both, or another item
+# (`like`).
+#
+# It is asked of the picture that the page shows, alone: an item of several parts has a vector of all of them, and the
+# score said here is that of the small picture. `share` says how much of the match is its, and not its text's. Grey
+# cells tried one by one are many passes of the model, so few of these questions may wait at a time.
+
+why_router = APIRouter()
+_WAITING = 4
+_turns: WeakKeyDictionary[Service, Turns] = WeakKeyDictionary()
+
+
+class WhyAsked(Asked):
+    """The item whose picture is looked at, and what it was found by: words, a picture, both, or the item it is like."""
+
+    id: str
+    text: str | None = None
+    image: str | None = None
+    like: str | None = None
+
+
+class Turns:
+    """Explains for one service, a few questions waiting at a time; what is known of the model is made when it is first needed."""
+
+    def __init__(self, engine: Embedder) -> None:
+        self.engine = engine
+        self.waiting = 0
+        self._explain: Explainer | None = None
+
+    def __call__(self, picture: bytes, text: str, name: str, query: Any) -> dict[str, Any]:
+        """Explain one picture, and its share beside its item's text, where it has one; called in the model's thread."""
+        self._explain = self._explain or Explainer(self.engine)
+        document = Document((Image(picture),), Place(f"the picture of {name[:200]!r}"))
+        why = self._explain(document, query)
+        share = self._explain.share(document, text, query) if text.strip() else 1.0
+        return {"share": share, "method": why.method, "score": why.score, "rest": why.rest, "grid": why.shades, "pulls": why.pulls}
+
+    def __enter__(self) -> None:
+        if self.waiting >= _WAITING:
+            raise ApiError(429, "as many of these questions wait as may; try again later", code="queue_full", wait=5)
+        self.waiting += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.waiting -= 1
+
+
+@why_router.post("/v1/why", openapi_extra=schema(WhyAsked))
+async def why(request: Request, service: Allowed) -> Response:
+    """Say how strongly each cell of a picture pulls."""
+    turns = _turns.setdefault(service, Turns(service.engine))
+
+    async def work(body: bytearray) -> Response:
+        start = time.perf_counter()
+        service.index()
+        asked, document = await service.beside(lambda: _read_why(body, service))
+        item = await service.indexed(lambda store: item_of(store, asked.id))
+        if item.thumbnail is None:
+            raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
+        picture = item.thumbnail
+        with turns:
+            if document is None:
+                query = (await service.indexed(lambda store: item_of(store, str(asked.like)))).vector
+            else:
+                query = await service.query(document)
+            found = await service.on_model(lambda: turns(picture, item.text, item.id, query))
+        took = round((time.perf_counter() - start) * 1000, 1)
+        return JSONResponse({**found, "thumbnail": shown(item)["thumbnail"], "took_ms": took})
+
+    return await service.receiver.answer(request, work)
+
+
+def _read_why(body: bytearray, service: Service) -> tuple[WhyAsked, Document | None]:
+    asked = read(WhyAsked, body)
+    if (asked.like is None) == (asked.text is None and asked.image is None):
+        raise ApiError(400, "give what the item was found by: 'text', 'image' or both, or else 'like'", code="invalid_value")
+    return asked, None if asked.like is not None else service.contents().simple(asked.text, asked.image, "")
+
+
+# Whether the process lives (`/healthz`), whether it takes work (`/readyz`, 503 while it stops), and what it counts
+# (`/metrics`).
+#
+# `/openapi.json` describes the API. Who has no key is told whether it lives and takes work, and nothing else.
+
+health_router = APIRouter()
+
+
+@health_router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@health_router.get("/readyz")
+async def readyz(service: Here) -> dict[str, str]:
+    """Say whether new work is taken."""
+    if service.stopping:
+        raise ApiError(503, "the server is stopping", code="stopping", wait=5)
+    if trouble := service.trouble():
+        raise ApiError(503, trouble, code="broken", wait=5)
+    return {"status": "ready"}
+
+
+@health_router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request, _: Allowed) -> dict[str, Any]:
+    """Describe the API, to whom it answers."""
+    found: dict[str, Any] = request.app.openapi()
+    return found
+
+
+@health_router.get("/metrics")
+async def metrics(service: Allowed) -> Response:
+    """Return the counters for Prometheus."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+# The page at `/` and its files, from the package; nothing else is ever read for them.
+
+page_router = APIRouter(include_in_schema=False)
+_KINDS = {
+    ".svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
+_FILES = {file.name: file for file in files(__package__).joinpath("page").iterdir() if file.name.endswith(tuple(_KINDS))}
+# The page loads nothing from elsewhere, and this holds the browser to it.
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'"
+
+
+@page_router.get("/")
+async def page_route() -> Response:
+    """Return the page."""
+    return await page_file("index.html")
+
+
+@page_router.get("/page/{name}")
+async def page_file(name: str) -> Response:
+    """Return one of its files."""
+    if name not in _FILES:
+        raise ApiError(404, f"the page has no file {name!r}")
+    kind = _KINDS[name[name.rindex(".") :]]
+    headers = {"Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'; form-action 'none'", "X-Content-Type-Options": "nosniff"}
+    return Response(_FILES[name].read_bytes(), media_type=kind, headers=headers)

@@ -1,0 +1,388 @@
+"""What every route works with: the model and its queue, the index, the limits, who may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import re
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from fastapi import Depends
+from fastapi import Request as FastapiRequest
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from twoway import images
+from twoway.content import ContentError, Document, Text
+from twoway.embedding import Embedder
+from twoway.embedding.embedder import look
+from twoway.embedding.inputs import Item, prompt_of
+from twoway.embedding.shards import cut
+from twoway.errors import TwowayError, UsageError, did_you_mean
+
+from .batching import Ask, Batcher, Job, Metrics, Threads, Ticket
+from .schemas import ApiError, Contents, Limits, pixels
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+
+    from starlette.requests import Request
+
+    from twoway.embedding.inputs import Side
+    from twoway.search.store import Store
+
+
+# Who may ask. With keys, whoever brings one; without, whoever reaches the address, which is this machine's own unless
+# told otherwise.
+#
+# A page of another site that its name's owner has pointed at this machine could pass for a page of ours (DNS
+# rebinding); so a server without keys at a local address answers to local names alone.
+
+VARIABLE = "TWOWAY_API_KEYS"
+LOCAL = ("localhost", "127.0.0.1", "::1")
+_SHORTEST = 16
+
+
+@dataclass(frozen=True)
+class Access:
+    """The keys that open, by their hashes, and the names this server answers to; none of either: all."""
+
+    keys: tuple[bytes, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, keys: tuple[str, ...] = (), hosts: tuple[str, ...] = ()) -> Access:
+        """Take keys as they are written."""
+        return cls(tuple(_hash(key) for key in keys), hosts)
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that may not ask."""
+        if self.hosts and _host(request) not in self.hosts:
+            raise ApiError(403, "this server answers to local names alone; see --allow-host", code="wrong_host")
+        if not self.keys:
+            return
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = _hash(key.strip())
+        # Every key is compared, each in constant time, so that the time says nothing of how near a guess is.
+        found = [hmac.compare_digest(given, known) for known in self.keys]
+        if scheme.lower() != "bearer" or not any(found):
+            raise ApiError(401, "a valid API key is needed, as 'Authorization: Bearer KEY'", code="invalid_api_key")
+
+
+def read_keys(path: str | Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the keys of a file, one a line, and those of the environment."""
+    try:
+        lines = [] if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the keys in {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    given = [line.strip() for line in [*lines, *environment.get(VARIABLE, "").replace(",", "\n").splitlines()]]
+    keys = tuple(key for key in given if key and not key.startswith("#"))
+    if path is not None and not any(line.strip() and not line.strip().startswith("#") for line in lines):
+        raise UsageError(f"{path} holds no keys; write one a line")
+    for key in keys:
+        if len(key) < _SHORTEST or not key.isascii() or " " in key:
+            raise UsageError(f"an API key has at least {_SHORTEST} characters, ASCII and no spaces; one of those given has not")
+    return keys
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _host(request: Request) -> str | None:
+    """Return the name that was asked, without its port."""
+    said = request.headers.get("host", "").lower()
+    if said.startswith("["):
+        name, bracket, _ = said[1:].partition("]")
+        return name if bracket else None
+    return said.partition(":")[0]
+
+
+# A request from its first byte to its answer: the body is counted while it is read, time is bounded, and an asker may
+# leave.
+#
+# A body that is too large or too slow ends the connection, since the rest of it would have to be read to no purpose.
+# All bodies together are bounded, too, and held until their answers are made.
+
+_LEFT = 499  # what nginx notes for an asker that went away; nobody sees it but the counters
+
+
+class Receiver:
+    """Reads requests for one server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.held = 0  # bytes of all bodies in memory
+        self.running = 0  # pieces of work of requests that are being answered
+        self.stopping = False
+
+    async def answer(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
+        """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
+        _require_json(request)
+        try:
+            if self.stopping:  # not counted: refusals without an end would keep the server from ending
+                async with self._body(request):
+                    raise ApiError(503, "the server is stopping", code="stopping", wait=5)
+            with self._counted():
+                async with self._body(request) as body:
+                    return await self.in_time(_while_there(request, work(body)))
+        except ClientDisconnect:
+            return Response(status_code=_LEFT)
+
+    async def in_time(self, work: Awaitable[Answer]) -> Answer:
+        """Wait for a piece of work as long as a request may take."""
+        with self._counted():
+            return await self._bounded(work)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count work that a server which stops waits for."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    async def _bounded(self, work: Awaitable[Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await work
+        except TimeoutError as error:
+            message = f"the answer was not ready in {self.limits.seconds:g} seconds; send less at a time, or later"
+            raise ApiError(504, message, code="timeout", wait=self.limits.seconds / 4) from error
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytearray]:
+        """Read the body; its bytes count until the block ends, and then they are gone.
+
+        Work that was dropped may wait for a thread yet, and holds on to the body: an asker that sends and leaves would fill the memory.
+        """
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            yield body
+        finally:
+            self.held -= len(body)
+            with suppress(BufferError):  # a thread is reading it at this moment, and lets go of it by itself
+                body.clear()
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        said = request.headers.get("content-length", "")
+        self._check(int(said) if said.isdecimal() else 0)
+        try:
+            async with asyncio.timeout(self.limits.upload_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    self.held += len(chunk)
+                    self._check(len(body))
+                    if self.held > self.limits.bodies_bytes:
+                        raise ApiError(429, "the server holds as much as it takes; try again later", code="busy", wait=2, close=True)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body did not come in {self.limits.upload_seconds:g} seconds", code="slow", close=True) from error
+
+    def _check(self, length: int) -> None:
+        if length > self.limits.body_bytes:
+            message = f"the body has more than {self.limits.body_bytes:,} bytes"
+            raise ApiError(413, message, code="body_too_large", close=True)
+
+
+def _require_json(request: Request) -> None:
+    """Take JSON alone; it also keeps pages of other sites from posting, because a browser asks before it sends JSON elsewhere."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the body must be JSON with 'Content-Type: application/json', not {kind[:80]!r}", code="no_json", close=True)
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Do some work, or drop it as soon as the asker is gone."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return Response(status_code=_LEFT)
+        return task.result()
+    finally:
+        for one in (task, watch):
+            one.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Wait until the connection ends; the body is read, so nothing else comes."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+Answer = TypeVar("Answer")
+_READERS = 4  # threads that ask the index
+_END = 10.0  # seconds that what is under way gets where nobody says how many
+
+
+class Service:
+    """One model behind HTTP, and an index where there is one."""
+
+    def __init__(
+        self, engine: Embedder, store: Store | None, limits: Limits, access: Access, *, name: str | None = None, read_only: bool = False
+    ) -> None:
+        # The engine as it is, with the server's bounds on pictures.
+        self.engine = Embedder(
+            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=images.Limits(max_pixels=limits.pixels))
+        )
+        self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
+        self.name = name or Path(engine.name).name or "model"
+        self.metrics = Metrics()
+        self.batcher = Batcher(self.engine, limits, self.metrics)
+        self.receiver = Receiver(limits)
+        self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
+        self.cut_off = False  # whether answers were
+        self.until: float | None = None  # when it has to have ended, by the clock that only goes forward
+        self._frame = lru_cache(maxsize=64)(self._measure_frame)
+        # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
+        self.readers, self.writer = Threads(_READERS, "index"), Threads(1, "index-change")
+        self.pages = Threads(1, "page", most=limits.pages)
+        if store is not None:
+            store.seconds = limits.search_seconds
+
+    def contents(self) -> Contents:
+        """Return what makes the documents of one request."""
+        return Contents(self.limits)
+
+    def ask(self, *, side: Side | None = None, instruction: str | None = None, prompt_name: str | None = None) -> Ask:
+        """Return how documents are to be embedded; the prompts are those of sentence-transformers."""
+        if instruction is not None and len(instruction) > self.limits.instruction:
+            message = f"an instruction of {len(instruction):,} characters; at most {self.limits.instruction:,} are taken"
+            raise ApiError(400, message, code="too_long", param="instruction")
+        return Ask(prompt_of(self.engine.sentence, side=side, instruction=instruction, prompt_name=prompt_name), side)
+
+    async def embed(self, documents: Sequence[Document], ask: Ask, *, truncate: bool = False) -> Job:
+        """Take documents through the model, whole or not at all; the job has the vectors."""
+        if self.stopping:
+            raise ApiError(503, "the server is stopping", code="stopping", wait=5)
+        job = Job(ask, len(documents))
+        await self.batcher.through(job, await self.beside(lambda: self._tickets(documents, job, truncate)))
+        return job
+
+    async def query(self, document: Document) -> Any:
+        """Return the vector of a query, as long as those of the index."""
+        job = await self.embed([document], self.ask(side="query"), truncate=True)
+        return cut(job.vectors[0][None], self.index().dimension, normal=True)[0]
+
+    def require_model(self, name: str | None) -> None:
+        """Refuse to stand in for another model."""
+        if name is not None and name not in (self.name, self.engine.name):
+            near = did_you_mean(name, [self.name])
+            raise ApiError(
+                404, f"there is no model {name[:200]!r} here{near} (there is: {self.name})", code="model_not_found", param="model"
+            )
+
+    def index(self) -> Store:
+        """Return the index, or say that there is none."""
+        if self.store is None:
+            raise ApiError(404, "this server has no index; start it with --db PATH ('twoway index' makes one)", code="no_index")
+        return self.store
+
+    async def indexed(self, work: Callable[[Store], Answer], *, change: bool = False) -> Answer:
+        """Ask or change the index, in a thread beside; the answer names no folder of this machine."""
+        store = self.index()
+        try:
+            return await (self.writer if change else self.readers).do(work, store)
+        except ContentError:
+            raise
+        except TwowayError as error:
+            raise type(error)(_unnamed(str(error), str(store.location))) from error
+
+    def trouble(self) -> str | None:
+        """Say why nothing can be answered just now; nothing where something can."""
+        if not self.batcher.alive:
+            return "the model's thread has ended; start the server again"
+        if self.batcher.stuck(self.limits.seconds):
+            return "the model has been at one batch for longer than a request may take"
+        for threads, what in ((self.batcher.look, "look at requests"), (self.readers, "ask the index")):
+            if threads.stuck(self.limits.stuck_seconds):
+                return f"all threads that {what} have been at one piece of work each for {self.limits.stuck_seconds:g} seconds"
+        return None
+
+    @property
+    def stopping(self) -> bool:
+        """Say whether new work is refused."""
+        return self.receiver.stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self.receiver.stopping = stopping
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a thread is at work."""
+        return self.batcher.busy or any(threads.busy for threads in (self.readers, self.writer, self.pages))
+
+    def close(self) -> None:
+        """End; called once no request is being answered, or the time for that is over."""
+        until = time.monotonic() + _END if self.until is None else self.until
+        self.batcher.close(until)
+        for threads in (self.readers, self.writer, self.pages):
+            threads.close(until)
+
+    def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
+        """Look at documents and make them ready to wait."""
+        found = []
+        total = 0.0
+        longest = self.engine.lengths.longest or float("inf")
+        frame = self._frame(job.ask)
+        for index, item in enumerate(look(self.engine, documents)):
+            if isinstance(item, ContentError):
+                raise item
+            # A prompt counts like any other words, or a long one before many short texts would make a batch of any size.
+            length = item.length + frame
+            if length > longest and not truncate:  # what the model would cut, because the asker would not know
+                message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
+                raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
+            total += min(length, longest)
+            if total > self.limits.queue_tokens:
+                message = f"the request has more than {self.limits.queue_tokens:,} tokens, its prompts included; send less at a time"
+                raise ApiError(400, message, code="too_long")
+            held = pixels(item.document, self.limits)
+            found.append(Ticket(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
+        return found
+
+    def _measure_frame(self, ask: Ask) -> float:
+        """Return how many tokens template and prompt add to a document."""
+        item = look(self.engine, [Document((Text("a"),))])[0]
+        if not isinstance(item, Item):
+            return 0.0
+        mask = self.engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
+        return 0.0 if mask is None else float(mask.sum()) - item.length
+
+
+def _unnamed(said: str, location: str) -> str:
+    """Take the index's place out of what an engine says, as it was given and as a whole path; words that it is a part of stay.
+
+    Engines write whole paths without their first slash, too.
+    """
+    whole = str(Path(location).resolve())
+    for name in (f"file://{whole}", whole, location, whole.removeprefix("/")):
+        said = re.sub(rf"(?<![\w/.-]){re.escape(name)}(?![\w-])", "the index", said)
+    return said
+
+
+def _service(request: FastapiRequest) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _allowed(request: FastapiRequest) -> Service:
+    service = _service(request)
+    service.access.check(request)
+    return service
+
+
+Here = Annotated[Service, Depends(_service)]
+Allowed = Annotated[Service, Depends(_allowed)]

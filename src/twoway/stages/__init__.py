@@ -1,1 +1,0 @@
-"""Each stage as a recipe that is read top to bottom; the only place where the parts meet."""

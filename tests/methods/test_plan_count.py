@@ -1,0 +1,94 @@
+"""Products told from a config are those that torch counts on the model itself, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from twoway.data.patches import PatchGeometry
+from twoway.losses.masked_lm import NO_TARGET
+from twoway.losses.masked_patches import PatchDecoder
+from twoway.methods import counting
+from twoway.methods.config import AdapterConfig, StageConfig
+from twoway.methods.counting import Load, Training, count
+from twoway.methods.model import choose, spare
+from twoway.methods.pretrain import costs
+from twoway.methods.pretrain.step import Reconstruction
+from twoway.models import loading, processor
+from twoway.models.attention import set_attention
+
+# Words of the two rows, and the image tokens down and across of the first row's picture.
+TEXT, DOWN, ACROSS, WORDS, PATCHES = (14, 50), 4, 3, 7, 5
+LENGTH = TEXT[0] + DOWN * ACROSS
+LORA = {"rank": 4, "parts": ("language", "tower")}
+OPTIONS = {
+    "whole": {},
+    "tower frozen": {"freeze_tower": True},
+    "one layer": {"train_layers": 1},
+    "computed again": {"gradient_checkpointing": True},
+    "adapters": {"lora": AdapterConfig(**LORA, dropout=0.0)},
+    "adapters of words": {"lora": AdapterConfig(rank=4, dropout=0.1)},
+    "adapters of named layers": {"lora": AdapterConfig(rank=4, dropout=0.0, target_modules=("q_proj", "o_proj", "down_proj"))},
+    "as in CoCoA": {"lora": AdapterConfig(**LORA, dora=True, dropout=0.1), "gradient_checkpointing": True},
+}
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def folder(request, tiny_model):
+    return tiny_model(request.param)
+
+
+def reconstruction(folder, **options):
+    """A task that restores words and patches, as pre-training makes it."""
+    torch.manual_seed(0)
+    model, parts = loading.load_model(folder, dtype="float32").model, processor.load_processor(folder)
+    set_attention(model, "two-way")
+    values = PatchGeometry.of(model.config, parts).values
+    decoder = PatchDecoder(model.get_decoder(), values=values, depth=1)
+    config = StageConfig(dtype="float32", **options)
+    choose(model, config)
+    task = Reconstruction(model, decoder, mlm_weight=1.0, mae_weight=0.5, shift=False)
+    spare(config, [model, decoder.body], [])
+    return task.train()
+
+
+def batch(model, rows):
+    """Rows of ids, the first with one picture; `rows` says which of them there are."""
+    config, vision = model.config, model.config.vision_config
+    merge = vision.spatial_merge_size
+    made = [torch.arange(5, 5 + TEXT[0]), torch.arange(5, 5 + TEXT[1])]
+    start, image = torch.tensor([config.vision_start_token_id]), torch.full((DOWN * ACROSS,), config.image_token_id)
+    made[0] = torch.cat([made[0][1:], start, image])
+    ids = torch.stack([made[0]]) if rows == "picture" else torch.stack([made[1]])
+    labels = torch.full_like(ids, NO_TARGET)
+    labels[:, :WORDS] = ids[:, :WORDS]
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    size = 3 * vision.temporal_patch_size * vision.patch_size**2
+    if rows == "picture":
+        mask[:, -PATCHES:] = True
+        inputs["pixel_values"] = torch.randn(DOWN * ACROSS * merge**2, size)
+        inputs["image_grid_thw"] = torch.tensor([[1, DOWN * merge, ACROSS * merge]])
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).long()
+    return {"inputs": inputs, "labels": labels, "patch_mask": mask, "patch_targets": torch.zeros(int(mask.sum()), size * merge**2)}
+
+
+def counted(task, rows):
+    """What torch counts of one row; the scores that fused attention computes once more are left out, as everywhere here."""
+    made = batch(task.model, rows)
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(costs._FUSED, costs._fused)) as counter:
+        total, _ = task(made, task.weights)
+        total.backward()
+    task.zero_grad(set_to_none=True)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_products_of_a_row_are_those_that_are_counted(name, folder):
+    task, options = reconstruction(folder, **OPTIONS[name]), dict(OPTIONS[name])
+    options["checkpointing"] = options.pop("gradient_checkpointing", False)
+    model, training = counting.anatomy(folder), Training(**options, decoder_depth=1)
+    picture = Load(1, TEXT[0], 1, DOWN, ACROSS, words=WORDS, patches=PATCHES)
+    for rows, load in {"picture": picture, "words": Load(1, TEXT[1], words=WORDS)}.items():
+        assert count(model, training, [load]).total == pytest.approx(counted(task, rows), rel=0.02), rows
