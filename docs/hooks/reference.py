@@ -67,7 +67,12 @@ def python() -> str:
 
 def code_map() -> str:
     """List every module with the idea that its docstring names first."""
-    lines = ["# Map of the code", "", "One idea, one file. Each line is the first sentence of a module's docstring.", ""]
+    lines = [
+        "# Map of the code",
+        "",
+        "Each line is the first sentence of a module's docstring. [Architecture](../architecture.md) shows how they fit together.",
+        "",
+    ]
     folder = None
     for path in sorted(SOURCE.rglob("*.py"), key=lambda one: (one.parent != SOURCE, one)):
         if path.parent != folder:

@@ -1,0 +1,64 @@
+"""The architecture page tells the truth: its pictures are those of today's imports, and what it names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from scripts import architecture
+from snippets import ROOT
+
+PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+SOURCE = ROOT / "src/twoway"
+NAMED = sorted(set(re.findall(r"`([\w./]+\.(?:py|toml|yml))(?:::([\w.]+))?`", PAGE)))
+
+
+@cache
+def names(path):
+    """Return what a file defines: functions, classes, and the methods and attributes of classes."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
+        for target in [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []:
+            found.add(getattr(target, "id", ""))
+    return found
+
+
+def test_the_pictures_are_those_of_the_imports():
+    for name, drawing in architecture.drawings().items():
+        assert (ROOT / "docs/pictures" / name).read_text(encoding="utf-8") == drawing, "run: python -m scripts.architecture"
+        assert f"](pictures/{name})" in PAGE
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_what_the_page_names_is_there(file, name):
+    path = SOURCE / file if (SOURCE / file).exists() else ROOT / file
+    assert path.is_file()
+    assert not name or name in names(path)
+
+
+def test_tables_that_additions_go_into_are_where_the_page_says():
+    for table, file in re.findall(r"`([A-Z]+)` of\s+`([\w./]+)`", PAGE):
+        assert table in names(SOURCE / file)
+    assert len(re.findall(r"`[A-Z]+` of\s+`[\w./]+`", PAGE)) == 3
+
+
+def asks_for_the_kind_of_a_part(path):
+    """Say whether a file tells texts from images by their class."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asked = [call.args[1] for call in calls if getattr(call.func, "id", "") == "isinstance"]
+    return bool({"Text", "Image"} & {node.id for one in asked for node in ast.walk(one) if isinstance(node, ast.Name)})
+
+
+def test_every_file_that_a_content_kind_touches_is_listed():
+    section = PAGE.split("### A content kind")[1]
+    table = re.findall(r"^\| `([\w./]+)` \|", section, re.MULTILINE)
+    assert len(table) <= 10
+    listed = set(re.findall(r"`([\w./]+\.py)`", section))
+    assert {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if asks_for_the_kind_of_a_part(path)} <= listed
