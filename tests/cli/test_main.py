@@ -150,7 +150,7 @@ def test_ctrl_c_in_an_import_while_a_command_works_waits_for_its_end():
     """A library in C that is interrupted as it begins may wait for itself for ever, and what is half-written has to be taken away."""
     work = """
 import time
-from twoway.cli import evaluate as compare
+from twoway.cli import evaluate
 def run(_):
     try:
         import colorsys
@@ -159,7 +159,7 @@ def run(_):
             time.sleep(0.01)
     finally:
         print("cleaned")
-compare.run = run
+evaluate.run_compare = run
 """
     code = INTERRUPT.format(at="colorsys").replace("runpy.run_module", f"{work}runpy.run_module")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
