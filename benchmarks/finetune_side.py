@@ -48,7 +48,16 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     from twoway.training.trainer import Trainer
 
     data = (PairSource(rows),)
-    config = FinetuneConfig(data=data, batch=batch, budget=BUDGET, max_steps=steps, lr=RATE, held_out=0, workers=1, save_steps=10**6)
+    config = FinetuneConfig(
+        data=data,
+        global_batch_size=batch,
+        budget=BUDGET,
+        max_steps=steps,
+        learning_rate=RATE,
+        held_out=0,
+        dataloader_num_workers=1,
+        save_steps=10**6,
+    )
     with tempfile.TemporaryDirectory() as out:
         prepared = prepare(base, config)
         opened = open_data(config, prepared, Path(out), shards=1, bad_rows=None)
@@ -68,7 +77,9 @@ def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     from twoway.methods.finetune.data import open_data
     from twoway.methods.finetune.method import prepare
 
-    config = FinetuneConfig(data=(PairSource(rows),), batch=batch, budget=BUDGET, max_steps=steps, held_out=0, workers=1)
+    config = FinetuneConfig(
+        data=(PairSource(rows),), global_batch_size=batch, budget=BUDGET, max_steps=steps, held_out=0, dataloader_num_workers=1
+    )
     prepared = prepare(base, config)
     sizes = []
 

@@ -49,8 +49,8 @@ COMMON: dict[str, Any] = {
     "budget": 2048,
     "max_length": 512,
     "held_out": 0,
-    "workers": 0,
-    "clip": 1.0,
+    "dataloader_num_workers": 0,
+    "max_grad_norm": 1.0,
     "save_steps": 10_000,
 }
 
@@ -84,7 +84,7 @@ def warm_up(args: argparse.Namespace, out: Path) -> None:
     """Make the base two-way."""
     from twoway.methods.pretrain.method import pretrain
 
-    masks = {"mask": _masks(words=0.2, patches=0.5), "lr": 6e-4, "max_steps": args.warm_steps, "log_steps": 25}
+    masks = {"mask": _masks(words=0.2, patches=0.5), "learning_rate": 6e-4, "max_steps": args.warm_steps, "logging_steps": 25}
     pretrain(args.base, out, ["samples:pretrain"], **COMMON | masks)
 
 
@@ -106,11 +106,18 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
     home, start = result.with_suffix(""), warm
     if name != NONE:
         start = home / "bridge"
-        steps = {"max_steps": args.steps, "batch_rows": args.rows, "lr": 6e-4, "log_steps": 10}
+        steps = {"max_steps": args.steps, "batch_rows": args.rows, "learning_rate": 6e-4, "logging_steps": 10}
         bridge(warm, start, [TRAIN], seed=seed, on_bad="skip", **COMMON | steps | MASKS[name])
     found |= probe(start, MASKS.get(name, next(iter(MASKS.values()))), args.tested)
     tuned = home / "tuned"
-    loss = {"batch": args.batch, "max_steps": args.tune_steps, "lr": 3e-4, "log_steps": 10, "small_tasks": "keep", "pooling": "eos"}
+    loss = {
+        "global_batch_size": args.batch,
+        "max_steps": args.tune_steps,
+        "learning_rate": 3e-4,
+        "logging_steps": 10,
+        "small_tasks": "keep",
+        "pooling": "eos",
+    }
     finetune(start, tuned, [TRAIN], seed=seed, loss=_loss(), **COMMON | loss)
     found |= {"tuned": recall(tuned, args.tested)}
     found["cpu_seconds"] = round(time.process_time() - began, 1)

@@ -23,7 +23,13 @@ class Ours:
     def __init__(self, base: Path, data: Path, out: Path, **options: Any) -> None:
         """Prepare a run on `data`; `out` takes its tables."""
         self.config = PretrainConfig(
-            data=(SourceConfig(str(data)),), workers=0, held_out=0, device="cpu", save_steps=_NEVER, log_steps=_NEVER, **options
+            data=(SourceConfig(str(data)),),
+            dataloader_num_workers=0,
+            held_out=0,
+            device="cpu",
+            save_steps=_NEVER,
+            logging_steps=_NEVER,
+            **options,
         )
         self.prepared = prepare(base, self.config)
         out.mkdir()

@@ -73,7 +73,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
             word_loss(_leaf(states), batch["labels"], task.head, shift=task.shift, mask_BL=mask).total.backward()
 
     def update() -> None:
-        norm(list(trainer.parameters.values()), ours.config.clip)
+        norm(list(trainer.parameters.values()), ours.config.max_grad_norm)
         trainer.optimizer.step()
 
     def model() -> None:

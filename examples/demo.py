@@ -24,10 +24,10 @@ from twoway.data.samples import samples_folder
 OUT = Path("demo")
 TASKS = "name-picture,called"
 WORDS, THING = "flag of France", "umbrella"
-PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 log_steps=8 budget=2048"
+PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (
-    "max_steps=60 batch=64 budget=2048 lr=3e-4 max_length=512 hard_negatives=0 small_tasks=keep "
-    "loss.temperature=0.05 workers=1 save_steps=30 log_steps=10"
+    "max_steps=60 global_batch_size=64 budget=2048 learning_rate=3e-4 max_length=512 hard_negatives=0 small_tasks=keep "
+    "loss.temperature=0.05 dataloader_num_workers=1 save_steps=30 logging_steps=10"
 )
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
 USUAL = {
-    "max_steps": 6, "save_steps": 2, "eval_steps": 3, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch": 6, "workers": 0,
+    "max_steps": 6, "save_steps": 2, "eval_steps": 3, "seed": 1, "dtype": "float32", "learning_rate": 1e-3, "global_batch_size": 6,
+    "dataloader_num_workers": 0,
     "budget": 600.0, "held_out": 2, "prompts": {"query": "Find it: ", "colour-document": "A colour: "}, "device": "cpu",
 }  # fmt: skip
 

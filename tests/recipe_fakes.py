@@ -31,8 +31,8 @@ class MakeConfig:
 class TrainConfig:
     seed: int = 0
     steps: int = 4
-    lr: float = 1.0
-    workers: int = 1  # changes no result
+    learning_rate: float = 1.0
+    dataloader_num_workers: int = 1  # changes no result
     data: tuple[SourceConfig, ...] = ()
     group: Group = field(default_factory=Group)
 
@@ -74,7 +74,7 @@ def _kind(name: str, config: type, *, makes_model: bool = True) -> Kind:
     def run(base: str, out: Path, given: Any, nproc: int) -> dict[str, Any]:
         return _run(name, getattr(given, "steps", 1), base, out, given)
 
-    return Kind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"workers"}))
+    return Kind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"dataloader_num_workers"}))
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,15 @@ class ShapeConfig:
 @dataclass(frozen=True)
 class TuneConfig:
     seed: int = 0
-    lr: float = 1.0
-    batch: int = 2
+    learning_rate: float = 1.0
+    global_batch_size: int = 2
     max_steps: int = 2
     attention: str = "two-way"
     pooling: str | None = None
     held_out: int = 0
     eval_data: tuple[PairSource, ...] = ()
     eval_steps: int = 0
-    keep: str = "last"
+    load_best_model_at_end: bool = False
     slow: float = 0.0
     fail: bool = False
 
@@ -76,13 +76,13 @@ def shape(base: str, out: Path, config: ShapeConfig, _nproc: int) -> dict[str, A
 
 def tune(base: str, out: Path, config: TuneConfig, _nproc: int) -> dict[str, Any]:
     _steps(base, out, config)
-    return {"steps": config.max_steps, "mrr/held-out": 1 / (1 + abs(config.lr - 3.0))}  # 3 is the best rate
+    return {"steps": config.max_steps, "mrr/held-out": 1 / (1 + abs(config.learning_rate - 3.0))}  # 3 is the best rate
 
 
 def score(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> dict[str, Any]:
     made = json.loads((Path(base) / "made.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
-    entry = {"score": 0.5 if made["lr"] < 100 else 0.01, "chance": 0.01, "metric": "mrr", "n": 3}
+    entry = {"score": 0.5 if made["learning_rate"] < 100 else 0.01, "chance": 0.01, "metric": "mrr", "n": 3}
     (out / "results.items.parquet").write_bytes(b"items")
     (out / "results.json").write_text(json.dumps({"tasks": {"one": entry}, "mean": entry["score"], "made": made}))
     return {"mean": entry["score"]}

@@ -94,7 +94,7 @@ def _arm(name: str, source: str | None, runs: Sequence[Mapping[str, Any]]) -> di
         "from": source or "base",
         "attention": "causal" if "causal" in name else "two-way",
         "pooling": "last" if "last" in name else "mean",
-        "lr": 0.0006,
+        "learning_rate": 0.0006,
         "rows": 7680,
         "rates": {"0.0002": 0.31, "0.0006": 0.35},
         "settings": {},

@@ -16,7 +16,7 @@ from tiny import published
 from twoway.cli import main
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
-SMALL = ["max_steps=1", "batch=4", "max_length=128", "small_tasks=keep", "held_out=0", "dtype=float32", "hard_negatives=1"]
+SMALL = ["max_steps=1", "global_batch_size=4", "max_length=128", "small_tasks=keep", "held_out=0", "dtype=float32", "hard_negatives=1"]
 
 
 @pytest.fixture

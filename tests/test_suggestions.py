@@ -16,14 +16,14 @@ from twoway.recipes.plan import hardware
 @pytest.mark.parametrize(
     ("config", "word", "meant"),
     [
-        (FinetuneConfig, "batch_size=8", "batch"),
+        (FinetuneConfig, "batch_size=8", "global_batch_size"),
         (PretrainConfig, "batch_size=8", "batch_rows"),
         (BridgeConfig, "per_device_train_batch_size=8", "batch_rows"),
         (FinetuneConfig, "temperature=0.02", "loss.temperature"),
-        (FinetuneConfig, "learning_rate=1e-5", "lr"),
+        (FinetuneConfig, "lr=1e-5", "learning_rate"),
         (FinetuneConfig, "lora_alpha=64", "lora.alpha"),
-        (FinetuneConfig, "num_train_epochs=2", "epochs"),
-        (FinetuneConfig, "batc=8", "batch"),
+        (FinetuneConfig, "epochs=2", "num_train_epochs"),
+        (FinetuneConfig, "global_batchsize=8", "global_batch_size"),
         (FinetuneConfig, "loss.temprature=1", "loss.temperature"),
     ],
 )

@@ -101,7 +101,7 @@ def train_toy(out, steps=12, *, stop=None, poison=None, dropout=0.2, die_at=None
     torch.set_num_threads(1)
     if die_at is not None:
         _die_at(die_at)
-    settings = {"lr": 0.05, "dtype": "float32", "save_steps": 3, "eval_steps": 4} | options
+    settings = {"learning_rate": 0.05, "dtype": "float32", "save_steps": 3, "eval_steps": 4} | options
     config = TrainConfig(**settings)
     ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu", timedelta(minutes=config.timeout_minutes))
     out = Path(out)

@@ -23,14 +23,14 @@ def study(tiny_model, tmp_path):
         PILImage.fromarray(draw.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(tmp_path / f"seen-{number}.png")
         rows.append({"parts": [{"image": f"seen-{number}.png"}, {"text": f"{WORDS[number % 10]} {number}"}]})
     seen.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    usual = {"dtype": "float32", "workers": 0, "held_out": 0, "max_length": 64}
+    usual = {"dtype": "float32", "dataloader_num_workers": 0, "held_out": 0, "max_length": 64}
     whole = {
         "base": str(tiny_model("qwen2_vl")),
         "stages": {"moca": {"stage": "pretrain", "batch_rows": 2, "rows": 8, "data": [{"spec": str(seen)}], **usual}},
-        "finetune": {"data": [{"spec": str(pairs)}], "batch": 6, "rows": 12, "hard_negatives": 0, **usual},
+        "finetune": {"data": [{"spec": str(pairs)}], "global_batch_size": 6, "rows": 12, "hard_negatives": 0, **usual},
         "evaluate": {"tasks": ["definition-term"]},
         "arms": {
-            "causal": {"attention": "causal", "pooling": "last", "lr": {"rates": ["1e-3", "1e-4"], "rows": 6}},
+            "causal": {"attention": "causal", "pooling": "last", "learning_rate": {"rates": ["1e-3", "1e-4"], "rows": 6}},
             "two-way": {"from": "moca"},
         },
         "gate": {"rows": 4, "data": [{"spec": str(seen)}], "max_length": 64},

@@ -29,15 +29,15 @@ OPTIONS = {
     "max_steps": "max_steps={}",
     "seed": "seed={}",
     "dtype": "dtype={}",
-    "learning_rate": "lr={}",
-    "warmup_steps": "warmup={}",
-    "max_grad_norm": "clip={}",
+    "learning_rate": "learning_rate={}",
+    "warmup_steps": "warmup_steps={}",
+    "max_grad_norm": "max_grad_norm={}",
     "save_steps": "save_steps={}",
     "eval_steps": "eval_steps={}",
-    "dataloader_num_workers": "workers={}",
+    "dataloader_num_workers": "dataloader_num_workers={}",
     "training_device": "device={}",
     "batch_rows": "batch_rows={}",
-    "batch_size": "batch={}",
+    "batch_size": "global_batch_size={}",
     "budget": "budget={}",
     "max_length": "max_length={}",
     "held_out": "held_out={}",
@@ -74,7 +74,7 @@ OPTIONS = {
 }
 
 # Files and folders that commands leave, columns, keys of JSON and addresses of the server, where they are not as on the left.
-WRITTEN: dict[str, str] = {}
+WRITTEN: dict[str, str] = {"lr": "learning_rate", "gradient": "grad_norm"}
 
 # Values that time, memory or the machine make, and sums over bytes of code or weights: never compared.
 NEVER = (

@@ -19,7 +19,16 @@ from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_targe
 from twoway.models import checkpoint
 from twoway.training.progress import read_log
 
-USUAL = {"max_steps": 4, "save_steps": 2, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch_rows": 3, "workers": 0, "max_target": 24}
+USUAL = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "seed": 1,
+    "dtype": "float32",
+    "learning_rate": 1e-3,
+    "batch_rows": 3,
+    "dataloader_num_workers": 0,
+    "max_target": 24,
+}
 
 
 @pytest.fixture(scope="module")

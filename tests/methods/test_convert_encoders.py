@@ -106,9 +106,9 @@ def test_training_reads_the_row_that_the_model_is_used_with(theirs: Path, tmp_pa
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = {
         "data": [str(tmp_path / "pairs.jsonl")],
-        "batch": 4,
+        "global_batch_size": 4,
         "max_steps": 1,
-        "lr": 1e-12,
+        "learning_rate": 1e-12,
         "held_out": 0,
         "max_length": 256,
         "dtype": "float32",

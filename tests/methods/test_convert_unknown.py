@@ -86,7 +86,7 @@ def test_what_can_be_had_is_declared_and_is_what_check_finds(mixed: Path, tmp_pa
 def test_stages_go_on_from_it_and_say_what_it_is(mixed: Path, tmp_path: Path) -> None:
     rows = [{"query": f"w{n} w4", "positive": f"w{n + 1} w9 w5"} for n in range(8)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = {"batch": 4, "max_steps": 1, "held_out": 0, "max_length": 128, "dtype": "float32"}
+    words = {"global_batch_size": 4, "max_steps": 1, "held_out": 0, "max_length": 128, "dtype": "float32"}
     twoway.finetune(mixed, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], **words)
     found = checkpoint.read_card(tmp_path / "tuned")
     assert (found["attention"]["declared"], found["attention"]["layers"]) == ("mixed", ["causal", "two-way"])

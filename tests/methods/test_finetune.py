@@ -50,13 +50,13 @@ def whole(tiny_model, rows, tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"batch": "16"}, "finetune: batch takes a whole number, not '16'"),
-        ({"batch_size": 16}, r"finetune: unknown key batch_size; did you mean batch\?"),
+        ({"global_batch_size": "16"}, "finetune: global_batch_size takes a whole number, not '16'"),
+        ({"batch_size": 16}, r"finetune: unknown key batch_size; did you mean global_batch_size\?"),
         ({"loss": {"temprature": 0.02}}, r"finetune: unknown key loss.temprature; did you mean loss.temperature\?"),
         ({"loss": 0.02}, "finetune: loss takes a group of keys .*, not '0.02'"),
         ({"pooling": "maen"}, "finetune: pooling takes .*, not 'maen'"),
-        ({"lr": object()}, "finetune: lr cannot be of the type object"),
-        ({"batch": 0}, "finetune: batch is at least"),
+        ({"learning_rate": object()}, "finetune: learning_rate cannot be of the type object"),
+        ({"global_batch_size": 0}, "finetune: global_batch_size is at least"),
     ],
 )
 def test_options_of_python_are_read_as_the_commands_are(options, said):
@@ -65,7 +65,7 @@ def test_options_of_python_are_read_as_the_commands_are(options, said):
 
 
 def test_groups_may_be_dicts_and_stand_over_a_configuration():
-    given = FinetuneConfig(loss=ContrastiveConfig(margin=0.1), lr=1e-4)
+    given = FinetuneConfig(loss=ContrastiveConfig(margin=0.1), learning_rate=1e-4)
     made = configure(STAGE, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(rank=4), "seed": np.int64(3)})
     assert made == replace(
         given, loss=ContrastiveConfig(margin=0.1, temperature=0.02), lora=AdapterConfig(rank=4), seed=3, data=(PairSource("rows.jsonl"),)
@@ -113,7 +113,7 @@ def test_each_step_is_of_one_task_and_the_log_says_how_it_did(whole):
     for line in steps:
         assert line["contrastive"] > 0
         assert len([key for key in line if key.startswith("accuracy/")]) == 1
-        assert {"accuracy", "positive", "hardest", "temperature", "gradient"} <= line.keys()
+        assert {"accuracy", "positive", "hardest", "temperature", "grad_norm"} <= line.keys()
     measured = [line for line in lines if "mrr/again" in line]
     assert [line["step"] for line in measured] == [0, 3, 6]
     assert measured[0]["queries/again"] == 15
@@ -142,7 +142,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows,
     with cut_off(4):
         finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
     assert not (out / "model.safetensors").exists()
-    result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options | {"save_steps": 3, "workers": 1})
+    result = finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options | {"save_steps": 3, "dataloader_num_workers": 1})
     assert (result.steps, result.resumed) == (6, 2)
     same_bits(out / "model.safetensors", whole / "model.safetensors")
     assert [line.get("loss") for line in read_log(out)] == [line.get("loss") for line in read_log(whole)]
@@ -167,7 +167,7 @@ def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, r
     state = json.loads((whole / "best" / "state.json").read_text())
     assert state["score"] == max(scores.values()) == scores[state["step"]]
     out = tmp_path / "best"
-    options = USUAL | {"lr": 1e-2, "keep": "best", "eval_steps": 1, "max_steps": 3, "save_steps": 3}
+    options = USUAL | {"learning_rate": 1e-2, "load_best_model_at_end": True, "eval_steps": 1, "max_steps": 3, "save_steps": 3}
     finetune(tiny_model("qwen2_vl"), out, [str(rows)], **options)
     kept, model = load_file(out / "best" / "weights.safetensors"), load_file(out / "model.safetensors")
     name = next(name for name in model if name.endswith("q_proj.weight"))
@@ -176,7 +176,7 @@ def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, r
 
 def test_the_best_on_other_rows_is_not_taken_for_the_best(tiny_model, rows, tmp_path, caplog):
     """A run goes on and measures on other rows: what was best on the old ones is not compared with them."""
-    options = USUAL | {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "keep": "best", "held_out": 0}
+    options = USUAL | {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "load_best_model_at_end": True, "held_out": 0}
     options |= {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}
     base, out = tiny_model("qwen2_vl"), tmp_path / "same"
     with cut_off(2):
@@ -264,7 +264,7 @@ def test_a_picture_that_breaks_on_the_way_is_named(tiny_model, tmp_path):
     PILImage.new("RGB", (28, 28)).save(picture)
     picture.write_bytes(picture.read_bytes()[:60])  # the header is whole, the pixels are not
     data = _lines(tmp_path / "rows.jsonl", *GOOD, {"query": {"image": "a.png"}, "positive": "p"})
-    options = USUAL | {"max_steps": 2, "batch": 9, "prompts": {}, "held_out": 0}
+    options = USUAL | {"max_steps": 2, "global_batch_size": 9, "prompts": {}, "held_out": 0}
     with pytest.raises(TwowayError, match=r"rows\.jsonl:9: .*a\.png is broken"):
         finetune(tiny_model("qwen2_vl"), tmp_path / "fail", [data], **options)
     finetune(tiny_model("qwen2_vl"), tmp_path / "skip", [data], **options, on_bad="skip")
@@ -273,13 +273,13 @@ def test_a_picture_that_breaks_on_the_way_is_named(tiny_model, tmp_path):
 
 def test_what_is_longer_than_a_row_may_be_is_cut_and_counted(tiny_model, tmp_path):
     data = _lines(tmp_path / "rows.jsonl", *GOOD[:7], {"query": "long " * 100, "positive": "p"})
-    options = USUAL | {"max_steps": 1, "batch": 8, "prompts": {}, "held_out": 0, "max_length": 64}
+    options = USUAL | {"max_steps": 1, "global_batch_size": 8, "prompts": {}, "held_out": 0, "max_length": 64}
     result = finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options)
     assert result.last["cut"] == pytest.approx(1 / 16, abs=1 / 100)
 
 
 def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_path):
-    data, options = _lines(tmp_path / "rows.jsonl", *GOOD), USUAL | {"max_steps": 1, "batch": 64, "prompts": {}}
+    data, options = _lines(tmp_path / "rows.jsonl", *GOOD), USUAL | {"max_steps": 1, "global_batch_size": 64, "prompts": {}}
     with pytest.raises(UsageError, match=r"a batch has 64 rows of one task, more than there are in rows\.jsonl \(8\)"):
         finetune(tiny_model("qwen2_vl"), tmp_path / "out", [data], **options | {"small_tasks": "fail"})
     assert not (tmp_path / "out").exists()
@@ -291,11 +291,11 @@ def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_
     ("words", "message"),
     [
         (["loss.temperature=0"], "temperature must be above 0, not 0"),
-        (["batch=1"], "batch is at least 2"),
+        (["global_batch_size=1"], "global_batch_size is at least 2"),
         (["batch_rows=4"], "leave batch_rows out"),
         (["max_repeats=0"], "max_repeats is at least 1"),
         (["mixed=true", "sampling=weight"], "sampling is size"),
-        (["keep=best"], "needs eval_steps"),
+        (["load_best_model_at_end=true"], "needs eval_steps"),
         (["attention=both"], "attention"),
         (["tempurature=1"], "unknown|no key|did you mean"),
     ],
@@ -320,7 +320,7 @@ def test_a_sources_own_instructions_are_saved_under_its_task():
         ({"prompts": {"color-query": "x"}}, r"prompts\.color-query: .*did you mean colour-query"),
         ({"task_weights": {"word": 2.0}}, "no task 'word'; did you mean words"),
         ({"dim": 999}, "dim 999 is out of range"),
-        ({"keep": "best", "held_out": 0}, "keep=best needs rows to measure on"),
+        ({"load_best_model_at_end": True, "held_out": 0}, "load_best_model_at_end needs rows to measure on"),
     ],
 )
 def test_what_the_data_or_the_model_lacks_is_refused(options, message, tiny_model, rows, tmp_path):

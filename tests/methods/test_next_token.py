@@ -19,7 +19,15 @@ from twoway.models import checkpoint
 from twoway.proof.check import check
 from twoway.training.progress import read_log
 
-USUAL = {"objective": "causal", "max_steps": 4, "save_steps": 2, "seed": 1, "dtype": "float32", "batch_rows": 2, "workers": 0}
+USUAL = {
+    "objective": "causal",
+    "max_steps": 4,
+    "save_steps": 2,
+    "seed": 1,
+    "dtype": "float32",
+    "batch_rows": 2,
+    "dataloader_num_workers": 0,
+}
 
 
 @pytest.fixture(scope="module")

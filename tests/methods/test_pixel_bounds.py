@@ -37,7 +37,7 @@ from twoway.recipes.data_check import check_data, check_pairs, pairs_of
 from twoway.training.progress import read_log
 
 BOUNDS = {"min_pixels": 8 * 784, "max_pixels": 32 * 784}
-USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "workers": 0, "held_out": 0}
+USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "dataloader_num_workers": 0, "held_out": 0}
 PICTURES = {"icon": (20, 20), "photo": (140, 112), "page": (425, 550)}
 
 
@@ -210,7 +210,7 @@ def test_a_page_of_real_size_is_lost_without_bounds_and_kept_with_them(long_base
 @pytest.mark.parametrize("stage", [pretrain, finetune, bridge])
 def test_a_source_that_would_lose_a_tenth_stops_before_the_first_step(stage, long_base, pages, tmp_path):
     data = pages(1000, 150, pairs=stage is not pretrain)
-    batch = {"batch": 2, "hard_negatives": 0} if stage is finetune else {"batch_rows": 1}
+    batch = {"global_batch_size": 2, "hard_negatives": 0} if stage is finetune else {"batch_rows": 1}
     words = r"150 of 1,000 rows \(15\.0%\): 150 for a picture of up to 4,819 tokens, where a row has room for [12],\d+; bound pictures"
     base = convert(long_base, tmp_path / "two-way").out if stage is bridge else long_base
     with pytest.raises(UsageError, match=words):

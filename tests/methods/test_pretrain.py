@@ -21,7 +21,15 @@ from twoway.proof.check import check
 from twoway.training.checkpointing import Checkpoints
 from twoway.training.progress import read_log
 
-USUAL = {"max_steps": 6, "save_steps": 2, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch_rows": 3, "workers": 0}
+USUAL = {
+    "max_steps": 6,
+    "save_steps": 2,
+    "seed": 1,
+    "dtype": "float32",
+    "learning_rate": 1e-3,
+    "batch_rows": 3,
+    "dataloader_num_workers": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +88,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows,
         pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL)
     assert not (out / "model.safetensors").exists()
     # What changes speed alone may change: how often it saves, and who makes the batches.
-    result = pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL | {"save_steps": 3, "workers": 1})
+    result = pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL | {"save_steps": 3, "dataloader_num_workers": 1})
     assert (result.steps, result.resumed) == (6, 2)
     for name in ("model.safetensors", "heads/patch_decoder.safetensors", "heads/lm_head.safetensors"):
         same_bits(out / name, whole / name)
@@ -93,8 +101,8 @@ def test_done_is_said_and_changes_are_refused_with_the_difference(whole, tiny_mo
     result = pretrain(tiny_model("qwen2_vl"), whole, [str(rows)], **USUAL)
     assert result.resumed == result.steps == 6
     assert (whole / "model.safetensors").read_bytes() == before
-    with pytest.raises(UsageError, match=r"config\.lr was 0\.001 and is 0\.002; .*--force"):
-        pretrain(tiny_model("qwen2_vl"), whole, [str(rows)], **USUAL | {"lr": 2e-3})
+    with pytest.raises(UsageError, match=r"config\.learning_rate was 0\.001 and is 0\.002; .*--force"):
+        pretrain(tiny_model("qwen2_vl"), whole, [str(rows)], **USUAL | {"learning_rate": 2e-3})
     with pytest.raises(UsageError, match=r"base was \"qwen2_vl\" and is \"gemma3\""):
         pretrain(tiny_model("gemma3"), whole, [str(rows)], **USUAL)
 
@@ -113,7 +121,7 @@ def test_other_rows_under_the_same_name_are_refused(tiny_model, rows, tmp_path):
 
 def test_a_result_is_a_base_and_brings_its_heads(whole, rows, tmp_path):
     out = tmp_path / "next"
-    pretrain(whole, out, [str(rows)], **USUAL | {"max_steps": 1, "lr": 1e-12})
+    pretrain(whole, out, [str(rows)], **USUAL | {"max_steps": 1, "learning_rate": 1e-12})
     left, right = checkpoint.load_heads(whole).patch_decoder, checkpoint.load_heads(out).patch_decoder
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], atol=1e-6, rtol=0)
@@ -149,9 +157,9 @@ def test_rows_of_one_token_train(tiny_model, tmp_path):
     [
         ({"mlm_weight": -1.0}, "mlm_weight is 0 or more"),
         ({"mlm_weight": 0.0, "mae_weight": 0.0}, "nothing would be learnt"),
-        ({"lr": 0.0}, "lr must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"max_steps": 0}, "max_steps is at least 1"),
-        ({"warmup": 2.0}, "warmup is a share"),
+        ({"warmup_steps": 2.5}, "warmup_steps is a whole number"),
         ({"mask_share": 0.4}, "pretrain: unknown key mask_share"),
     ],
 )

@@ -19,7 +19,16 @@ from twoway.methods.pretrain.method import pretrain
 from twoway.models import checkpoint
 from twoway.training.progress import read_log
 
-USUAL = {"max_steps": 2, "seed": 1, "dtype": "float32", "lr": 1e-3, "batch_rows": 2, "shards": 2, "workers": 0, "held_out": 0}
+USUAL = {
+    "max_steps": 2,
+    "seed": 1,
+    "dtype": "float32",
+    "learning_rate": 1e-3,
+    "batch_rows": 2,
+    "shards": 2,
+    "dataloader_num_workers": 0,
+    "held_out": 0,
+}
 
 
 @pytest.fixture(scope="module")

@@ -66,9 +66,9 @@ def step(task: Task, batches: Sequence[Batch], out: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(between.Ranks, "share", share)
     monkeypatch.setattr(between.Ranks, "wait", lambda _: None)
     # The fused optimizer is one operator of a real device, which waits for nothing.
-    monkeypatch.setattr(trainers, "_optimizer", lambda parameters, config: torch.optim.SGD(parameters, lr=config.lr))
+    monkeypatch.setattr(trainers, "_optimizer", lambda parameters, config: torch.optim.SGD(parameters, lr=config.learning_rate))
     with Waits():
-        trainer = trainers.Trainer(task, TrainConfig(dtype="float32", lr=1e-3), out, total=9, ranks=between.Ranks())
+        trainer = trainers.Trainer(task, TrainConfig(dtype="float32", learning_rate=1e-3), out, total=9, ranks=between.Ranks())
     trainer.task.train()
     for _ in range(2):  # a tower's borders are read in its first pass, to see that they are what the sizes of its pictures say
         with Waits() as waits:

@@ -29,7 +29,7 @@ def opened(family, tiny_model, out, **options):
     parts = [[{"text": f"row {number} of words"}, {"image": "red.png"}] for number in range(4)]
     rows.write_text("".join(json.dumps({"parts": one}) + "\n" for one in parts))
     PILImage.new("RGB", (60, 60), "red").save(out / "red.png")
-    config = PretrainConfig(data=(SourceConfig(str(rows)),), workers=0, held_out=0, device="cpu", **options)
+    config = PretrainConfig(data=(SourceConfig(str(rows)),), dataloader_num_workers=0, held_out=0, device="cpu", **options)
     prepared = prepare(tiny_model(family), config)
     return config, prepared, open_data(config, prepared, out / "run", shards=1, bad_rows=None)
 

@@ -16,7 +16,7 @@ from twoway.methods import tables
 from twoway.methods.finetune.method import finetune
 from twoway.methods.pretrain.method import pretrain
 
-USUAL = {"max_steps": 1, "dtype": "float32", "workers": 0, "held_out": 0, "max_length": 128}
+USUAL = {"max_steps": 1, "dtype": "float32", "dataloader_num_workers": 0, "held_out": 0, "max_length": 128}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def recipe(tiny_model, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stages = {
         "first": {"stage": "pretrain", "data": [{"spec": str(tmp_path / "documents.jsonl")}], "on_bad": "skip", "batch_rows": 2, **USUAL},
-        "second": {"stage": "finetune", "data": [{"spec": str(tmp_path / "pairs.jsonl")}], "batch": 4, **USUAL},
+        "second": {"stage": "finetune", "data": [{"spec": str(tmp_path / "pairs.jsonl")}], "global_batch_size": 4, **USUAL},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"base": str(tiny_model("qwen2_vl")), "stages": stages}, sort_keys=False))
@@ -129,7 +129,7 @@ def test_a_stream_is_copied_and_training_needs_no_net(recipe, tiny_model, tmp_pa
     forbid(monkeypatch)
     monkeypatch.setattr(parquet, "open_stream", lambda argument: pytest.fail("the stream was opened"))
     run = ["run", str(recipe), str(tmp_path / "out"), f"pretrain.cache_dir={tmp_path / 'cache'}", "pretrain.prepared_only=true"]
-    assert main([*run, "pretrain.dtype=float32", "pretrain.max_steps=1", "pretrain.workers=0", "pretrain.batch_rows=2"]) == 0
+    assert main([*run, "pretrain.dtype=float32", "pretrain.max_steps=1", "pretrain.dataloader_num_workers=0", "pretrain.batch_rows=2"]) == 0
 
 
 def test_a_source_that_cannot_be_opened_stops_no_other(recipe, tmp_path, capsys):

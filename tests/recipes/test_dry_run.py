@@ -22,7 +22,14 @@ def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_ow
     for number in range(4):
         PILImage.fromarray(draw.integers(0, 255, (168, 168, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     data.write_text("".join(json.dumps({"parts": [{"image": f"{number}.png"}, {"text": "some words"}]}) + "\n" for number in range(4)))
-    shared = {"dtype": "float32", "batch_rows": 2, "workers": 0, "held_out": 0, "max_steps": 2, "data": [{"spec": str(data)}]}
+    shared = {
+        "dtype": "float32",
+        "batch_rows": 2,
+        "dataloader_num_workers": 0,
+        "held_out": 0,
+        "max_steps": 2,
+        "data": [{"spec": str(data)}],
+    }
     stages = {
         "large": {"stage": "pretrain", "from": "base"},
         "convert": {"from": "base", "max_pixels": 28 * 28},
@@ -93,7 +100,7 @@ def test_streams_that_are_copied_are_counted(tmp_path, monkeypatch, tiny_model, 
     (tmp_path / "set/train.jsonl").write_text("".join(json.dumps({"text": f"words {n}"}) + "\n" for n in range(8)))
     config = {"data": [{"spec": f"hub:{tmp_path}/set:train", "cap": 8}], "max_steps": 2, "batch_rows": 2, "dtype": "float32"}
     recipe = tmp_path / "recipe.yaml"
-    stages = {"pretrain": {**config, "workers": 0, "held_out": 0, "cache_dir": str(tmp_path / "cache")}}
+    stages = {"pretrain": {**config, "dataloader_num_workers": 0, "held_out": 0, "cache_dir": str(tmp_path / "cache")}}
     recipe.write_text(yaml.safe_dump({"base": str(tiny_model("qwen2_vl")), "stages": stages}))
     (before,) = dry_run(recipe, tmp_path / "out")
     assert (before.amount, before.problems) == (None, ())

@@ -36,7 +36,7 @@ def test_a_change_reaches_the_stage_and_all_behind_it(tmp_path):
     before = prints(path)
     assert len(set(before.values())) == 4
     assert changed(before, prints(path)) == []
-    assert changed(before, prints(path, "other.lr=2")) == ["other", "score"]
+    assert changed(before, prints(path, "other.learning_rate=2")) == ["other", "score"]
     assert changed(before, prints(path, "make.width=9")) == ["make", "train", "other", "score"]
     assert changed(before, prints(path, "seed=1")) == ["train", "other", "score"]
     assert changed(before, prints(path, "other.from=make")) == ["other", "score"]
@@ -45,7 +45,7 @@ def test_a_change_reaches_the_stage_and_all_behind_it(tmp_path):
 def test_what_changes_no_result_changes_no_fingerprint(tmp_path):
     path = write(tmp_path, STAGES)
     before = prints(path)
-    assert changed(before, prints(path, "*.workers=4")) == []
+    assert changed(before, prints(path, "*.dataloader_num_workers=4")) == []
     assert changed(before, prints(path, "train.folder=elsewhere")) == []
     (tmp_path / "moved").mkdir()
     shutil.move(tmp_path / "base", tmp_path / "moved" / "base")
@@ -56,7 +56,9 @@ def test_what_changes_no_result_changes_no_fingerprint(tmp_path):
 
 def test_names_do_not_count_so_that_recipes_share_stages(tmp_path):
     left = prints(write(tmp_path, STAGES))
-    right = prints(write(tmp_path, {"begin": {"stage": "make"}, "middle": {"stage": "train"}, "end": {"stage": "train", "lr": 5}}))
+    right = prints(
+        write(tmp_path, {"begin": {"stage": "make"}, "middle": {"stage": "train"}, "end": {"stage": "train", "learning_rate": 5}})
+    )
     assert (right["begin"], right["middle"]) == (left["make"], left["train"])
     assert right["end"] not in left.values()
 
@@ -114,7 +116,7 @@ def test_shards_that_ranks_decide_count(tmp_path):
 
     assert one(nproc=1) != one(nproc=2)
     assert one(nproc=2) == one(["pretrain.shards=2"], nproc=1)
-    assert one() == one(["pretrain.workers=7", "pretrain.save_steps=3"])
+    assert one() == one(["pretrain.dataloader_num_workers=7", "pretrain.save_steps=3"])
 
 
 def test_what_is_not_there_is_a_problem_and_no_crash(tmp_path):
@@ -142,7 +144,7 @@ def test_a_model_of_the_hub_goes_by_its_name_and_a_folder_by_its_weights(tmp_pat
 
 
 def test_the_resolved_recipe_gives_the_same_jobs(tmp_path, rows):
-    path = write(tmp_path, STAGES, data=[{"spec": str(rows)}], lr=3)
+    path = write(tmp_path, STAGES, data=[{"spec": str(rows)}], learning_rate=3)
     recipe = read_recipe(path, ["*.group.a=2"], kinds=KINDS)
     again = tmp_path / "resolved.yaml"
     again.write_text(resolve(recipe))

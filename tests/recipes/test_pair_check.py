@@ -80,7 +80,7 @@ def test_a_file_of_pairs_says_so_itself(data, tmp_path):
 def test_recipes_say_themselves_whether_they_are_of_pairs(data):
     recipe = data / "recipe.yaml"
     recipe.write_text(f"batch: 4\ndata: [{{spec: {data / 'rows.jsonl'}}}]\n")
-    assert pairs_of(str(recipe), [], pairs=False).batch == 4
+    assert pairs_of(str(recipe), [], pairs=False).global_batch_size == 4
     recipe.write_text(f"data: [{{spec: {data / 'rows.jsonl'}}}]\n")
     assert pairs_of(str(recipe), [], pairs=False) is None
     assert pairs_of(str(recipe), [], pairs=True) is not None

@@ -30,19 +30,25 @@ def test_a_stage_may_name_its_source_and_folder(tmp_path):
 
 
 def test_nearer_wins(tmp_path):
-    (tmp_path / "one.yaml").write_text("lr: 2\nsteps: 7\ngroup: {a: 2}\n")
-    path = write(tmp_path, {"train": {"recipe": "one.yaml", "lr": 3}, "other": {"stage": "train"}}, lr=1, seed=5, group={"a": 1, "b": 1})
+    (tmp_path / "one.yaml").write_text("learning_rate: 2\nsteps: 7\ngroup: {a: 2}\n")
+    path = write(
+        tmp_path,
+        {"train": {"recipe": "one.yaml", "learning_rate": 3}, "other": {"stage": "train"}},
+        learning_rate=1,
+        seed=5,
+        group={"a": 1, "b": 1},
+    )
     found = stages(path)
-    assert (found["train"].config.lr, found["train"].config.steps, found["train"].config.seed) == (3, 7, 5)
-    assert (found["other"].config.lr, found["other"].config.steps) == (1, 4)
+    assert (found["train"].config.learning_rate, found["train"].config.steps, found["train"].config.seed) == (3, 7, 5)
+    assert (found["other"].config.learning_rate, found["other"].config.steps) == (1, 4)
     assert (found["train"].config.group.a, found["train"].config.group.b) == (2, 1)
     assert (found["other"].config.group.a, found["other"].config.group.b) == (1, 1)
 
 
 def test_words_reach_the_recipe_every_stage_or_one(tmp_path):
-    path = write(tmp_path, {"train": {"lr": 3}, "other": {"stage": "train"}})
-    found = stages(path, "lr=9", "*.steps=1", "other.steps=2", "other.group.a=4", "base=elsewhere/model")
-    assert [(one.config.lr, one.config.steps) for one in found.values()] == [(3, 1), (9, 2)]
+    path = write(tmp_path, {"train": {"learning_rate": 3}, "other": {"stage": "train"}})
+    found = stages(path, "learning_rate=9", "*.steps=1", "other.steps=2", "other.group.a=4", "base=elsewhere/model")
+    assert [(one.config.learning_rate, one.config.steps) for one in found.values()] == [(3, 1), (9, 2)]
     assert (found["train"].config.group.a, found["other"].config.group.a) == (0, 4)
     assert read_recipe(path, ["base=elsewhere/model"], kinds=KINDS).base == "elsewhere/model"
 
@@ -55,7 +61,7 @@ def test_shared_keys_go_to_the_stages_that_have_them(tmp_path):
 
 def test_settings_of_one_stage_are_a_recipe_of_one_stage(tmp_path):
     path = tmp_path / "alone.yaml"
-    path.write_text("steps: 3\nlr: 2\n")
+    path.write_text("steps: 3\nlearning_rate: 2\n")
     recipe = read_recipe(path, ["base=a/b"], kinds=KINDS)
     assert [(one.name, one.config.steps, one.source) for one in recipe.stages] == [("train", 3, "base")]
     path.write_text("seed: 3\n")
@@ -75,16 +81,16 @@ def test_settings_of_one_stage_are_a_recipe_of_one_stage(tmp_path):
         ("stepz: 1\nstages: {train: }", (), r"x\.yaml:1: no stage of this recipe has a key stepz; did you mean steps\?"),
         ("a: 1\nstages: {train: }", (), r"no stage of this recipe has a key a; did you mean group\.a\?"),
         ("stages: {train: }", ("train.step=1",), r"train\.step=1: unknown key step; did you mean steps\?"),
-        ("stages: {train: }", ("*.lr=fast",), r"\*\.lr=fast: lr takes a number, not 'fast'"),
+        ("stages: {train: }", ("*.learning_rate=fast",), r"\*\.learning_rate=fast: learning_rate takes a number, not 'fast'"),
         ("stages: {train: }", ("train=3",), r"train=3: train takes keys of its own"),
-        ("stages: {train: }", ("lr",), r"'lr' is not of the form key=value"),
+        ("stages: {train: }", ("learning_rate",), r"'learning_rate' is not of the form key=value"),
         ("stages: {train: {from: later}, later: {stage: train}}", (), "train cannot start from later, which is not done before it"),
         ("stages: {score: , train: {from: score}}", (), "train cannot start from score, which makes no model"),
         ("stages: {make: , train: {from: mak}}", (), r"starts from 'mak', which is no stage before it.*did you mean make\?"),
         ("stages: {train: {recipe: gone.yaml}}", (), r"there is no .*gone\.yaml"),
         ("stages: {train: {folder: ../x}}", (), "the folder of train is a plain name"),
         ("stages: {train: {folder: x}, two: {stage: train, folder: x}}", (), "train and two have one folder, x"),
-        ("stages: {lr: {stage: train}}", (), "a stage cannot be called lr, which is a setting"),
+        ("stages: {learning_rate: {stage: train}}", (), "a stage cannot be called learning_rate, which is a setting"),
         ("stages: {a b: {stage: train}}", (), "a stage cannot be called 'a b'"),
     ],
 )

@@ -12,7 +12,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.processes import Stopped
 from twoway.recipes.run import run
 
-STAGES = {"make": {}, "train": {"steps": 4}, "tune": {"stage": "train", "lr": 2.0}, "score": {}}
+STAGES = {"make": {}, "train": {"steps": 4}, "tune": {"stage": "train", "learning_rate": 2.0}, "score": {}}
 ALL = ["1-make", "2-train", "3-tune", "4-score"]
 
 
@@ -82,12 +82,12 @@ def test_a_stage_that_was_cut_off_goes_on(recipe, out):
 def test_a_failed_stage_leaves_those_before_and_names_the_command(recipe, out, kind):
     LOG.broken["3-tune"] = kind("the disk is full")
     with pytest.raises(
-        kind, match=r"stage tune: the disk is full; .*1-make, .*2-train stand; go on with: twoway run .*recipe.yaml .*out lr=1$"
+        kind, match=r"stage tune: the disk is full; .*1-make, .*2-train stand; go on with: twoway run .*recipe.yaml .*out learning_rate=1$"
     ):
-        go(recipe, out, "lr=1")
+        go(recipe, out, "learning_rate=1")
     assert states(out) == ["done", "done", "failed", "to do"]
     assert "the disk is full" in (out / "report.html").read_text()
-    assert go(recipe, out, "lr=1") == ["3-tune", "4-score"]
+    assert go(recipe, out, "learning_rate=1") == ["3-tune", "4-score"]
 
 
 def test_an_error_that_nobody_foresaw_names_the_command_too(recipe, out):
@@ -168,8 +168,8 @@ def test_a_stage_that_was_cut_off_and_changed_is_not_gone_on_with(recipe, out):
     with pytest.raises(KeyboardInterrupt):
         go(recipe, out)
     with pytest.raises(UsageError, match="2-train was made of something else"):
-        go(recipe, out, "train.lr=9")
-    assert go(recipe, out, "train.lr=9", redo=True) == ALL[1:]
+        go(recipe, out, "train.learning_rate=9")
+    assert go(recipe, out, "train.learning_rate=9", redo=True) == ALL[1:]
     assert LOG.calls[0] == ("2-train", "1-make", 0)
 
 

@@ -133,8 +133,8 @@ def test_a_verdict_without_one_of_its_seeds_names_it(tmp_path):
 
 def test_a_rate_at_the_end_of_three_is_named(tmp_path):
     def tried(about):
-        about["arms"]["a"] |= {"lr": 0.0002, "rates": {"0.0001": 0.2, "0.0002": 0.3, "0.0006": 0.1}}
-        about["arms"]["b"] |= {"lr": 0.0006, "rates": {"0.0001": 0.1, "0.0002": 0.2, "0.0006": 0.3}}
+        about["arms"]["a"] |= {"learning_rate": 0.0002, "rates": {"0.0001": 0.2, "0.0002": 0.3, "0.0006": 0.1}}
+        about["arms"]["b"] |= {"learning_rate": 0.0006, "rates": {"0.0001": 0.1, "0.0002": 0.2, "0.0006": 0.3}}
 
     made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60)
     (one,) = read_claims(changed(tmp_path, tried))

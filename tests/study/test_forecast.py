@@ -9,7 +9,7 @@ from twoway.errors import UsageError
 from twoway.study.forecast import forecast
 
 SAME = {"stage": "shape", "batch_rows": 4, "rows": 8}
-ARMS = {"a": {}, "b": {"from": "again", "lr": 2.0}, "c": {"from": "after", "lr": 3.0}}
+ARMS = {"a": {}, "b": {"from": "again", "learning_rate": 2.0}, "c": {"from": "after", "learning_rate": 3.0}}
 STAGES = {"first": SAME, "again": SAME, "after": SAME | {"from": "again", "rows": 16}}
 CLAIMS = [
     {"key": "one", "claim": 1, "says": "b beats a", "better": "b", "than": "a"},

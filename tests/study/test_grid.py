@@ -49,21 +49,24 @@ def test_seeds_of_a_stage_multiply_what_starts_from_it(tmp_path):
 
 
 def test_an_arm_waits_for_its_rate(tmp_path):
-    arms = {"a": {"lr": {"rates": [1.0, 2.0], "rows": 2}}, "b": {"pooling": "last", "lr": {"like": "a"}}}
+    arms = {"a": {"learning_rate": {"rates": [1.0, 2.0], "rows": 2}}, "b": {"pooling": "last", "learning_rate": {"like": "a"}}}
     laid = layout(write(tmp_path, arms=arms, claims=[]), tmp_path / "out")
     before = laid.lay_out({})
     assert before.waiting == ("a", "b")
     assert kinds_of(before)["finetune"] == 2
-    assert {rate: before.tasks[key].job.config.lr for rate, key in before.trials["a"].items()} == {1.0: 1.0, 2.0: 2.0}
+    assert {rate: before.tasks[key].job.config.learning_rate for rate, key in before.trials["a"].items()} == {1.0: 1.0, 2.0: 2.0}
     assert {before.tasks[key].job.config.held_out for key in before.trials["a"].values()} == {64}
     after = laid.lay_out({"a": 2.0, "b": 2.0})
     assert after.waiting == ()
-    assert {after.tasks[run.finetune].job.config.lr for run in after.runs} == {2.0}
+    assert {after.tasks[run.finetune].job.config.learning_rate for run in after.runs} == {2.0}
 
 
 def test_arms_that_search_alike_share_the_search(tmp_path):
     rate = {"rates": [1.0, 2.0], "rows": 2}
-    laid = layout(write(tmp_path, arms={"a": {"rows": 4, "lr": rate}, "b": {"rows": 8, "lr": rate}}, claims=[]), tmp_path / "out")
+    laid = layout(
+        write(tmp_path, arms={"a": {"rows": 4, "learning_rate": rate}, "b": {"rows": 8, "learning_rate": rate}}, claims=[]),
+        tmp_path / "out",
+    )
     grid = laid.lay_out({})
     assert grid.trials["a"] == grid.trials["b"]
     assert kinds_of(grid)["finetune"] == 2
@@ -71,7 +74,7 @@ def test_arms_that_search_alike_share_the_search(tmp_path):
 
 def test_what_is_one_job_under_two_names_is_done_in_one_folder(tmp_path):
     same = {"stage": "shape", "batch_rows": 4, "rows": 8}
-    path = write(tmp_path, stages={"first": same, "again": same}, arms={"a": {}, "b": {"from": "again", "lr": 2.0}}, claims=[])
+    path = write(tmp_path, stages={"first": same, "again": same}, arms={"a": {}, "b": {"from": "again", "learning_rate": 2.0}}, claims=[])
     grid = layout(path, tmp_path / "out").lay_out({})
     assert kinds_of(grid)["shape"] == 1
     (shape,) = [task for task in grid.tasks.values() if task.job.kind.name == "shape"]

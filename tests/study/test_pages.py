@@ -122,7 +122,12 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     made(tmp_path, {"a": 0.3, "b": 0.35, "c": 0.3, "d": -0.3}, claims, items=60, failed=("c",))
     about = json.loads((tmp_path / "study.json").read_text())
     arms = about["arms"]
-    arms["c"] |= {"runs": [], "lr": None, "rates": {"0.0002": None}, "waits": "its learning rate is not known: c at 0.0002 failed: no disk"}
+    arms["c"] |= {
+        "runs": [],
+        "learning_rate": None,
+        "rates": {"0.0002": None},
+        "waits": "its learning rate is not known: c at 0.0002 failed: no disk",
+    }
     arms["b"]["runs"][2] |= {"state": "new", "error": None}
     (tmp_path / "study.json").write_text(json.dumps(about | {"state": "in part"}))
     (file, _) = write_results([tmp_path], tmp_path / "results.md")

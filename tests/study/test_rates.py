@@ -14,7 +14,7 @@ from twoway.study import run
 from twoway.study.config import read_study
 from twoway.study.grid import SCORE, GateVerdict, Layout, rates
 
-ARMS = {"a": {"lr": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"lr": {"like": "a"}}}
+ARMS = {"a": {"learning_rate": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"learning_rate": {"like": "a"}}}
 
 
 def chosen(folder, figures):

@@ -38,10 +38,10 @@ def test_an_arm_starts_from_the_base_unless_it_says_otherwise(tmp_path):
 
 
 def test_words_stand_over_the_file(tmp_path):
-    study = read(write(tmp_path), "seeds=[7]", "finetune.rows=8", "arms.causal.lr=0.5", "stages.first.rows=4", "gate.gap=0")
+    study = read(write(tmp_path), "seeds=[7]", "finetune.rows=8", "arms.causal.learning_rate=0.5", "stages.first.rows=4", "gate.gap=0")
     assert study.seeds == (7,)
     assert [arm.recipe.config.max_steps for arm in study.arms] == [4, 4]
-    assert [arm.recipe.config.lr for arm in study.arms] == [0.5, 1.0]
+    assert [arm.recipe.config.learning_rate for arm in study.arms] == [0.5, 1.0]
     assert (study.before[0].recipe.config.max_steps, study.gate.gap) == (1, 0.0)
 
 
@@ -75,9 +75,12 @@ BAD = {
         {"claims": [CLAIM | {"curve": {"axis": "x", "points": {"0": "causal", "1": "two-way"}, "control": {"2": "causal"}}}]},
         "the control has a dose 2",
     ),
-    "half a search": ({"arms": {"a": {"lr": {"rates": [1.0]}}}, "claims": []}, "lr is a number, or {rates"),
-    "a rate like nobody's": ({"arms": {"a": {"lr": {"like": "b"}}}, "claims": []}, "there is no arm 'b'"),
-    "rates like each other's": ({"arms": {"a": {"lr": {"like": "b"}}, "b": {"lr": {"like": "a"}}}, "claims": []}, "a rate of its own"),
+    "half a search": ({"arms": {"a": {"learning_rate": {"rates": [1.0]}}}, "claims": []}, "learning_rate is a number, or {rates"),
+    "a rate like nobody's": ({"arms": {"a": {"learning_rate": {"like": "b"}}}, "claims": []}, "there is no arm 'b'"),
+    "rates like each other's": (
+        {"arms": {"a": {"learning_rate": {"like": "b"}}, "b": {"learning_rate": {"like": "a"}}}, "claims": []},
+        "a rate of its own",
+    ),
     "a gate at no arm": ({"gate": {"arm": "causl"}}, "did you mean causal"),
     "a suite that there is not": ({"evaluate": {"suite": "nanoo"}}, "did you mean nano"),
 }

@@ -68,9 +68,9 @@ def test_a_report_that_cannot_be_made_ends_no_job_and_more_seeds_do_what_is_new_
 def test_results_of_another_design_do_not_stay(tmp_path):
     path, out = write(tmp_path, seeds=[1]), tmp_path / "out"
     do(path, out)
-    assert do(path, out, words=["arms.causal.lr=0.5", "arms.two-way.fail=true"]).state == "failed"
+    assert do(path, out, words=["arms.causal.learning_rate=0.5", "arms.two-way.fail=true"]).state == "failed"
     made = json.loads((out / "results" / "causal" / "seed-1.json").read_text())["made"]
-    assert made["lr"] == 0.5
+    assert made["learning_rate"] == 0.5
     assert not list((out / "results" / "two-way").iterdir())
     assert facts(out)["arms"]["two-way"]["runs"][0]["state"] == "failed"
 
@@ -94,7 +94,12 @@ def test_a_failed_job_takes_along_what_needs_it_and_nothing_else(tmp_path):
 def test_what_a_failed_stage_takes_along_says_so(tmp_path):
     stages = {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "lost": {"stage": "shape", "from": "first", "fail": True}}
     rate = {"rates": [1.0, 3.0], "rows": 2}
-    arms = {"good": {}, "bad": {"from": "lost"}, "searched": {"from": "lost", "lr": rate}, "like": {"lr": {"like": "searched"}}}
+    arms = {
+        "good": {},
+        "bad": {"from": "lost"},
+        "searched": {"from": "lost", "learning_rate": rate},
+        "like": {"learning_rate": {"like": "searched"}},
+    }
     path, out = write(tmp_path, stages=stages, arms=arms, claims=[], seeds=[1]), tmp_path / "out"
     assert do(path, out).state == "failed"
     found = facts(out)["arms"]
@@ -165,11 +170,11 @@ def test_a_study_that_is_killed_leaves_no_worker_behind_and_is_gone_on_with(tmp_
 
 
 def test_the_best_rate_on_training_rows_is_taken(tmp_path):
-    arms = {"a": {"lr": {"rates": [1.0, 3.0, 9.0], "rows": 2}}, "b": {"pooling": "last", "lr": {"like": "a"}}}
+    arms = {"a": {"learning_rate": {"rates": [1.0, 3.0, 9.0], "rows": 2}}, "b": {"pooling": "last", "learning_rate": {"like": "a"}}}
     path, out = write(tmp_path, arms=arms, claims=[], seeds=[1]), tmp_path / "out"
     assert do(path, out).state == "done"
     study = facts(out)["arms"]
-    assert (study["a"]["lr"], study["b"]["lr"]) == (3.0, 3.0)
+    assert (study["a"]["learning_rate"], study["b"]["learning_rate"]) == (3.0, 3.0)
     assert study["a"]["rates"] == {"1": pytest.approx(1 / 3), "3": 1.0, "9": pytest.approx(1 / 7)}
     counted = [(line.times, line.done) for line in forecast(path, out, kinds=KINDS).lines]
     assert all(times == done for times, done in counted), "a forecast knows the rate that was found"
@@ -185,7 +190,7 @@ def test_a_base_that_does_not_look_decides_nothing(tmp_path):
 
 
 def test_a_first_arm_at_chance_decides_nothing(tmp_path):
-    path, out = write(tmp_path, arms={"lost": {"lr": 1000.0}, "other": {}}, claims=[]), tmp_path / "out"
+    path, out = write(tmp_path, arms={"lost": {"learning_rate": 1000.0}, "other": {}}, claims=[]), tmp_path / "out"
     result = do(path, out)
     assert result.state == "not decidable"
     assert "the first arm, lost, does not clear chance" in result.why

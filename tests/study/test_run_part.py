@@ -13,8 +13,8 @@ THREE = {
     "stages": {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "second": {"stage": "shape", "batch_rows": 4, "rows": 16}},
     "arms": {
         "causal": {},
-        "two-way": {"lr": {"like": "other"}},
-        "other": {"pooling": "last", "lr": {"rates": [1.0, 3.0], "rows": 2}},
+        "two-way": {"learning_rate": {"like": "other"}},
+        "other": {"pooling": "last", "learning_rate": {"rates": [1.0, 3.0], "rows": 2}},
         "more": {"from": "second"},
     },
     "seeds": [1],
@@ -53,7 +53,7 @@ def test_a_claim_takes_the_arm_whose_rate_it_uses_and_a_number_that_there_is_not
     assert not out.exists()
     assert do(path, out, claims=(1,)).state == "in part"
     assert began(tmp_path) == {"first": 1, "causal": 1, "two-way": 1, "other": 3}
-    assert facts(out)["arms"]["two-way"]["lr"] == 3.0
+    assert facts(out)["arms"]["two-way"]["learning_rate"] == 3.0
 
 
 def test_data_that_a_claim_does_not_need_may_be_missing(tmp_path):

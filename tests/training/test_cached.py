@@ -71,7 +71,7 @@ class Batches:
 
 def train(out, *, hold=0.0, stop=None, poison=None):
     task = Twins(hold)
-    settings = TrainConfig(lr=0.05, dtype="float32", save_steps=2)
+    settings = TrainConfig(learning_rate=0.05, dtype="float32", save_steps=2)
     trainer = Trainer(task, settings, out, total=STEPS, ranks=Ranks("cpu"))
     trainer.run(Batches(poison), stop=stop)
     return task

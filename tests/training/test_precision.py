@@ -29,7 +29,7 @@ from twoway.training.config import Choice, choose, settle, speed_ratio
 from twoway.training.progress import read_log
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
-USUAL = {"max_steps": 4, "save_steps": 2, "seed": 1, "lr": 1e-3, "batch_rows": 3, "workers": 0, "held_out": 0}
+USUAL = {"max_steps": 4, "save_steps": 2, "seed": 1, "learning_rate": 1e-3, "batch_rows": 3, "dataloader_num_workers": 0, "held_out": 0}
 
 
 @pytest.fixture

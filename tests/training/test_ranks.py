@@ -48,7 +48,7 @@ def test_two_ranks_have_the_curve_and_the_weights_of_one(alone, tmp_path, parall
     ours, theirs = read_log(tmp_path), read_log(alone)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for left, right in zip(ours, theirs, strict=True):
-        for name in ("loss", "mlm", "mae", "rows", "tokens", "mlm_targets", "mae_targets", "gradient"):
+        for name in ("loss", "mlm", "mae", "rows", "tokens", "mlm_targets", "mae_targets", "grad_norm"):
             assert (name in left) == (name in right)
             assert left.get(name, 0) == pytest.approx(right.get(name, 0), rel=1e-5, abs=2e-6), (left["step"], name)
     for name, value in weights(alone).items():

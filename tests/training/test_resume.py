@@ -177,11 +177,11 @@ def test_a_step_that_memory_does_not_hold_says_what_to_do(tmp_path):
 
 
 def test_a_run_is_what_it_was_unless_forced(tmp_path):
-    run = {"config": {"lr": 1.0, "save_steps": 3}, "data": [{"rows": 5}]}
+    run = {"config": {"learning_rate": 1.0, "save_steps": 3}, "data": [{"rows": 5}]}
     same_run(tmp_path / "out", run)
-    same_run(tmp_path / "out", {"config": {"lr": 1.0, "save_steps": 9}, "data": [{"rows": 5}]}, free=frozenset({"save_steps"}))
-    other = {"config": {"lr": 2.0, "save_steps": 9}, "data": [{"rows": 6}]}
-    with pytest.raises(UsageError, match=r"config.lr was 1.0 and is 2.0; data.* --force"):
+    same_run(tmp_path / "out", {"config": {"learning_rate": 1.0, "save_steps": 9}, "data": [{"rows": 5}]}, free=frozenset({"save_steps"}))
+    other = {"config": {"learning_rate": 2.0, "save_steps": 9}, "data": [{"rows": 6}]}
+    with pytest.raises(UsageError, match=r"config.learning_rate was 1.0 and is 2.0; data.* --force"):
         same_run(tmp_path / "out", other)
     same_run(tmp_path / "out", other, force=True)
     same_run(tmp_path / "out", other)
@@ -296,10 +296,10 @@ def test_a_kill_while_a_run_is_written_down_does_not_stand_in_its_way(tmp_path, 
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody cleans up behind a kill
     with pytest.raises(KeyboardInterrupt):
-        same_run(tmp_path / "out", {"config": {"lr": 1.0}})
+        same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
     monkeypatch.undo()
     assert len(list((tmp_path / "out").iterdir())) == 1
-    same_run(tmp_path / "out", {"config": {"lr": 1.0}})
+    same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
     assert (tmp_path / "out" / "run.json").exists()
 
 

@@ -51,7 +51,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_way_to_get_it(monke
     with pytest.raises(UsageError, match=r"\.\[train\]"):
         require_tracker("tensorboard")
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match="log=wandb needs the package wandb"):
+    with pytest.raises(UsageError, match="report_to=wandb needs the package wandb"):
         require_tracker("wandb")
     here = ModuleType("mlflow")
     here.__spec__ = tracking.__spec__

@@ -46,7 +46,8 @@ RECIPES = {
 # What a step on two cores can hold; everything else is the recipe's. Rows are two, and pairs; nothing is measured beside the step, and
 # no work is counted ahead of it.
 LESS: dict[str, Any] = {
-    "max_steps": 1, "shards": 1, "workers": 1, "budget": 2_400, "batch_rows": 2, "batch": 2, "small_tasks": "keep", "dtype": "float32",
+    "max_steps": 1, "shards": 1, "dataloader_num_workers": 1, "budget": 2_400, "batch_rows": 2,
+    "global_batch_size": 2, "small_tasks": "keep", "dtype": "float32",
     "device": "cpu", "parallel": "ddp", "gradient_checkpointing": "false", "held_out": 0, "calibrate": "none", "on_bad": "fail",
 }  # fmt: skip
 # Where all weights train: the embeddings, which are three quarters of a model of one layer, do not, since AdamW's states of them and their

@@ -222,7 +222,7 @@ def show_pairs(report: PairsCheck) -> None:
         for line in _pair_lines(source, report.against):
             console.print(line, markup=False)
     if report.small:
-        console.print(f"\n{report.small}; their batches are smaller (batch=N sets another size)", markup=False)
+        console.print(f"\n{report.small}; their batches are smaller (global_batch_size=N sets another size)", markup=False)
     wrong = sum(not source.ok for source in report.sources)
     console.print(f"all {len(report.sources)} sources are good" if report.ok else f"{wrong} of {len(report.sources)} sources are not good")
 

@@ -18,7 +18,7 @@ def configure_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SPEC", action="append", default=[], help="a source; may be repeated; replaces the recipe's")
     parser.add_argument("--recipe", metavar="FILE", help="settings and data in a YAML file")
     parser.add_argument("--nproc", metavar="N", type=int, default=1, help="start N ranks on this machine")
-    parser.add_argument("--log", metavar="NAME", help="also log to a tracker: tensorboard (in OUT), wandb, mlflow, … (default: none)")
+    parser.add_argument("--report-to", metavar="NAME", help="also log to a tracker: tensorboard (in OUT), wandb, mlflow, … (default: none)")
     parser.add_argument(
         "--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed (default: fail)"
     )
@@ -33,7 +33,7 @@ def run_words(args: argparse.Namespace, stage: Any) -> int:
     from twoway.processes import Stopped
 
     words = [*args.words]
-    words += [f"{key}={value}" for key, value in (("log", args.log), ("on_bad", args.on_bad)) if value]
+    words += [f"{key}={value}" for key, value in (("report_to", args.report_to), ("on_bad", args.on_bad)) if value]
     config = configure(stage, load(stage.config, args.recipe, words), args.data, {})
     try:
         result = run_stage(stage, args.base, args.out, config, nproc=args.nproc, force=args.force)
@@ -75,9 +75,9 @@ def _said(result: Any) -> str:
 PRETRAIN_HELP = """Teach a vision-language model two-way attention: it restores masked words and masked patches (MoCa's first stage).
 
 BASE is a hub id or a folder, a plain model or one that convert made. OUT becomes a two-way checkpoint as convert makes it, with the
-heads kept beside it. Settings are key=value words over a recipe (a YAML file): max_steps, lr, seed, dtype, budget, mask.words, lora.rank
-and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done.
-objective=causal is the control of equal compute: plain next-token training on the same rows, and OUT stays causal."""
+heads kept beside it. Settings are key=value words over a recipe (a YAML file): max_steps, learning_rate, seed, dtype, budget, mask.words,
+lora.rank and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is
+done. objective=causal is the control of equal compute: plain next-token training on the same rows, and OUT stays causal."""
 PRETRAIN_EXAMPLE = """twoway pretrain samples/base out --data samples:pretrain max_steps=12 save_steps=3 seed=1
   twoway pretrain Qwen/Qwen2.5-VL-3B-Instruct out --recipe recipes/moca-3b-pretrain.yaml --nproc 8
   torchrun --nproc-per-node 8 --nnodes 4 … -m twoway pretrain BASE out --recipe R   (several machines)"""
@@ -127,10 +127,10 @@ Teach a model which texts and pictures belong together, from pairs of a query an
 
 BASE is a hub id or a folder, a plain model or one that pretrain, bridge or convert made. OUT becomes an embedding model that
 sentence-transformers loads. Rows have the columns query, positive and negatives (texts, pictures, or lists of parts), or a ready mapping
-reads them (data: template). All rows of a step's batch belong to one task. Settings are key=value words over a recipe (a YAML file): batch,
-lr, loss.temperature, hard_negatives, attention, pooling, prompts.query, eval_steps and so on; OUT/config.yaml shows them all. The same
-command goes on where it stopped, also after a kill, and says so when all is done."""
-FINETUNE_EXAMPLE = """twoway finetune samples/base out --data samples:train --eval samples:test batch=64 max_steps=20 lr=3e-4
+reads them (data: template). All rows of a step's batch belong to one task. Settings are key=value words over a recipe (a YAML file):
+global_batch_size, learning_rate, loss.temperature, hard_negatives, attention, pooling, prompts.query, eval_steps and so on; OUT/config.yaml
+shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done."""
+FINETUNE_EXAMPLE = """twoway finetune samples/base out --data samples:train --eval samples:test max_steps=20 global_batch_size=64
   twoway finetune moca-cpt out --recipe recipes/moca-finetune.yaml --nproc 8
   twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl attention=causal pooling=last   (as VLM2Vec does)"""
 

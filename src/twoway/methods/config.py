@@ -44,8 +44,8 @@ class StageConfig(TrainConfig):
     """What the stages have in common; each adds what it alone has."""
 
     data: tuple[SourceConfig, ...] = ()
-    max_steps: int | None = None  # default: as many as `epochs` make
-    epochs: int = 1
+    max_steps: int | None = None  # default: as many as `num_train_epochs` make
+    num_train_epochs: int = 1
     max_length: int = 2048
     min_pixels: int | None = None  # smaller pictures are enlarged to this area, larger than max_pixels are shrunk to that;
     max_pixels: int | None = None  # both are saved with the processor. Default: as the base's processor has it
@@ -63,9 +63,9 @@ class StageConfig(TrainConfig):
     on_bad: Literal["fail", "skip"] = "fail"
     limits: ReadLimits = field(default_factory=ReadLimits)  # what is longer, or takes more to read, is a bad row
     max_bad_share: float = 0.1  # a source of 1,000 rows or more that would lose more of them stops the run before its first step
-    workers: int = 2
-    prefetch: int = 2
-    pin_memory: bool = True  # batches for a CUDA device lie in page-locked memory, so that they travel while it computes
+    dataloader_num_workers: int = 2
+    dataloader_prefetch_factor: int = 2
+    dataloader_pin_memory: bool = True  # batches for a CUDA device lie in page-locked memory, so that they travel while it computes
     cache_dir: Path | None = None  # where what is found out about data is kept for all runs; default: twoway's cache (`files.cache_home`)
     prepared_only: bool = False  # refuse data that was not prepared before (`twoway data prepare`), instead of looking through it now
 
@@ -73,13 +73,13 @@ class StageConfig(TrainConfig):
         """Refuse what cannot be."""
         super().__post_init__()
         by_part(self.attn_implementation)
-        for name in ("epochs", "max_length", "prefetch"):
+        for name in ("num_train_epochs", "max_length", "dataloader_prefetch_factor"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("max_steps", "batch_rows", "shards"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("train_layers", "workers", "held_out"):
+        for name in ("train_layers", "dataloader_num_workers", "held_out"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
         if not 0 <= self.max_bad_share <= 1:

@@ -168,7 +168,7 @@ def spare(config: StageConfig, models: Iterable[Any], layers: Iterable[nn.Module
     if config.gradient_checkpointing:
         for module in models:
             module.activation_checkpointing_enable({"use_reentrant": False})
-    if config.compile:
+    if config.torch_compile:
         for layer in layers:
             layer.compile(dynamic=True)
 

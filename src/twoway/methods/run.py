@@ -104,7 +104,7 @@ def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, 
         raise UsageError(f"--nproc is at least 1, not {nproc}")
     if nproc > 1 and between.started_by_others():
         raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
-    require_tracker(config.log)
+    require_tracker(config.report_to)
     kernels.require_installed(config.attn_implementation)
     config = as_begun(config, out)
     same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)

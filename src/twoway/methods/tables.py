@@ -55,7 +55,11 @@ def feeds_cuda(config: Any) -> bool:
 
 def for_cuda(config: Any) -> dict[str, Any]:
     """Return how a `Loader` works for a CUDA device: page-locked memory, and workers that are not forked off what drives the device."""
-    return {"pin_memory": config.pin_memory, "context": CONTEXT if config.workers else None} if feeds_cuda(config) else {}
+    return (
+        {"pin_memory": config.dataloader_pin_memory, "context": CONTEXT if config.dataloader_num_workers else None}
+        if feeds_cuda(config)
+        else {}
+    )
 
 
 def table(folder: Path, kind: str, said: object, prepared: Any, ending: str) -> Path:

@@ -335,7 +335,7 @@ def check_pairs(
     for one in reports:
         tasks.update({task or one.name: rows for task, rows in one.tasks.items()})
     whole = not config.mixed and all(one.only_first is None and one.error is None for one in reports)
-    small = small_of(tasks, config.batch) if whole else ""
+    small = small_of(tasks, config.global_batch_size) if whole else ""
     return PairsCheck(what, None if model is None else str(model), tuple(against), reports, small)
 
 

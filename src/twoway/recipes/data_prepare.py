@@ -227,7 +227,7 @@ _ALONE: dict[str, Any] = {
     "small_tasks": "keep",
     "task_weights": {},
     "prompts": {},
-    "keep": "last",
+    "load_best_model_at_end": False,
     "held_out": 0,
 }
 

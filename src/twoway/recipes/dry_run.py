@@ -165,7 +165,7 @@ def _bound(step: Step) -> tuple[str, ...]:
     config = step.job.config
     if not all(one.cap for one in config.data):
         return ()
-    rows = round(sum(one.cap * one.weight for one in config.data)) * config.epochs
+    rows = round(sum(one.cap * one.weight for one in config.data)) * config.num_train_epochs
     return (f"{step.job.name}: at most {rows:,} rows, by the caps of its sources, of at most {config.max_length:,} tokens",)
 
 

@@ -256,7 +256,7 @@ def work_of(
     training = training_of(config)
     shards = config.shards or ranks
     if contrastive:
-        by_step = float(config.batch)
+        by_step = float(config.global_batch_size)
     elif config.batch_rows is not None:
         by_step = float(config.batch_rows * shards)
     else:
@@ -290,7 +290,7 @@ def work_of(
 
 def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float | None, name: str) -> tuple[float, tuple[str, ...]]:
     """Return the rows that are read: by tokens, by steps, or by epochs."""
-    own = config.max_steps * by_step if config.max_steps is not None else listed * config.epochs
+    own = config.max_steps * by_step if config.max_steps is not None else listed * config.num_train_epochs
     if tokens is None:
         return own, ()
     note = f"{name}: read until {tokens:,.0f} tokens, as was asked; the recipe's own rows are {own:,.0f}, or {own * mean:,.0f} tokens"

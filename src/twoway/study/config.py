@@ -7,9 +7,9 @@
     finetune: {recipe: ../recipes/nano-finetune.yaml, rows: 7680}      # of all arms
     evaluate: {suite: nano, tasks: [picture-name, composed]}
     arms:
-      causal: {attention: causal, pooling: last, lr: 2e-4}
-      two-way: {from: moca, lr: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on held-out training rows
-      other: {from: moca, pooling: last, lr: {like: two-way}}
+      causal: {attention: causal, pooling: last, learning_rate: 2e-4}
+      two-way: {from: moca, learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on held-out training rows
+      other: {from: moca, pooling: last, learning_rate: {like: two-way}}
     claims:
       - {key: pays, claim: 2, says: "…", paper: "…", better: two-way, than: causal}
 
@@ -123,9 +123,9 @@ class Search:
     def __post_init__(self) -> None:
         """Refuse half a search."""
         if (self.like is None) == (not self.rates or not self.rows):
-            raise UsageError("lr is a number, or {rates: [2e-4, 6e-4], rows: 1280}, or {like: ARM}")
+            raise UsageError("learning_rate is a number, or {rates: [2e-4, 6e-4], rows: 1280}, or {like: ARM}")
         if self.like is not None and (self.rates or self.rows):
-            raise UsageError("lr: {like: ARM} takes the rate of another arm; leave rates and rows out")
+            raise UsageError("learning_rate: {like: ARM} takes the rate of another arm; leave rates and rows out")
         if len(set(self.rates)) != len(self.rates) or any(not rate > 0 for rate in self.rates):
             raise UsageError("rates are different numbers above 0")
 
@@ -203,7 +203,7 @@ class Study:
         searched = [one.name for one in self.arms if one.search is None or one.search.like is None]
         for arm in self.arms:
             if arm.search is not None and arm.search.like is not None:
-                _require(arm.search.like, searched, f"{self.file}: {arm.name}: lr is like that of an arm with a rate of its own")
+                _require(arm.search.like, searched, f"{self.file}: {arm.name}: learning_rate is like that of an arm with a rate of its own")
 
 
 def _require(name: Any, names: list[str], where: str) -> None:
@@ -215,11 +215,11 @@ def _require(name: Any, names: list[str], where: str) -> None:
 # here too.
 
 KEYS = ("base", "seeds", "stages", "finetune", "evaluate", "arms", "gate", "smallest", "claims")
-_ROWS, _SEEDS, _RATE = "rows", "seeds", "lr"
+_ROWS, _SEEDS, _RATE = "rows", "seeds", "learning_rate"
 
 
 def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Study:
-    """Read a study file, with `key=value` words over it (`seeds=[1]`, `finetune.rows=64`, `arms.causal.lr=1e-4`)."""
+    """Read a study file, with `key=value` words over it (`seeds=[1]`, `finetune.rows=64`, `arms.causal.learning_rate=1e-4`)."""
     kinds = known_kinds(kinds)
     path, root = Path(path), read_tree(path)
     put_words(root, words)
@@ -335,8 +335,8 @@ def with_rows(config: Any, rows: int, where: str) -> Any:
 
 def rows_of_step(config: Any) -> int | None:
     """Return the rows of a training step, where they are fixed."""
-    if (batch := getattr(config, "batch", None)) is not None:
-        return int(batch)
+    if (rows := getattr(config, "global_batch_size", None)) is not None:
+        return int(rows)
     each = getattr(config, "batch_rows", None)
     return None if each is None else int(each) * (config.shards or 1)
 

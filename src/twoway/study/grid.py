@@ -178,7 +178,7 @@ class Layout:
 
     def _recipe(self, arm: Arm, seed: int, stage_seeds: Mapping[str, int], rate: float | None) -> list[StageRecipe]:
         """Return the stages of an arm with its seeds, from the base to its scores."""
-        changed = {"seed": seed} | ({} if rate is None else {"lr": rate})
+        changed = {"seed": seed} | ({} if rate is None else {"learning_rate": rate})
         tuned = dataclasses.replace(arm.recipe, config=dataclasses.replace(arm.recipe.config, **changed))
         config = self.study.evaluate
         if isinstance(config, EvaluateConfig):
@@ -234,9 +234,11 @@ def _trial(arm: Arm, rate: float) -> Any:
     """Return the settings of a short run at one rate."""
     search = arm.search
     assert search is not None
-    config = with_rows(arm.recipe.config, search.rows, f"{arm.name}: lr")
+    config = with_rows(arm.recipe.config, search.rows, f"{arm.name}: learning_rate")
     # Held-out rows of what is trained on decide; what is scored in the end is not looked at.
-    return dataclasses.replace(config, lr=rate, seed=search.seed, held_out=search.held_out, eval_data=(), eval_steps=0, keep="last")
+    return dataclasses.replace(
+        config, learning_rate=rate, seed=search.seed, held_out=search.held_out, eval_data=(), eval_steps=0, load_best_model_at_end=False
+    )
 
 
 def base_of(task: Task) -> str:
@@ -275,7 +277,7 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     from twoway.training.probes import SHUFFLED, Prober, measure, pair
 
     asked = PretrainConfig(
-        objective="causal", data=config.data, held_out=config.rows, max_length=config.max_length, calibrate="none", workers=0
+        objective="causal", data=config.data, held_out=config.rows, max_length=config.max_length, calibrate="none", dataloader_num_workers=0
     )
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(base, asked)
@@ -389,7 +391,7 @@ def rates(study: Study, grid: Grid) -> dict[str, float]:
     for one in study.arms:
         if one.search is not None and one.search.like is not None:
             other = study.arm(one.search.like)
-            rate = found.get(other.name, None if other.search else other.recipe.config.lr)
+            rate = found.get(other.name, None if other.search else other.recipe.config.learning_rate)
             if rate is not None:
                 found[one.name] = rate
     return found
@@ -400,14 +402,16 @@ def first_rates(study: Study) -> dict[str, float]:
     found = {arm.name: arm.search.rates[0] for arm in study.arms if arm.search is not None and arm.search.rates}
     for arm in study.arms:
         if arm.search is not None and arm.search.like is not None:
-            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.lr)
+            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.learning_rate)
     return found
 
 
 def _score(task: Task) -> float | None:
     record = read_record(task.folder) if task.stand.standing == "done" else None
     if record is not None and SCORE not in record.figures:
-        why = "where no task has twenty rows for each that is held out, there are none; give the arm a number for lr, or more data"
+        why = (
+            "where no task has twenty rows for each that is held out, there are none; give the arm a number for learning_rate, or more data"
+        )
         raise TwowayError(f"{task.folder} has measured no {SCORE}, by which a rate is chosen: {why}")
     return None if record is None else float(record.figures[SCORE])
 

@@ -72,7 +72,7 @@ class Arm:
     @property
     def rate(self) -> str:
         """Say its learning rate, and whether a larger or smaller one than those that were tried might do better."""
-        rate = self.about.get("lr")
+        rate = self.about.get("learning_rate")
         if rate is None:
             return ""
         tried = sorted(float(one) for one, score in (self.about.get("rates") or {}).items() if score is not None)

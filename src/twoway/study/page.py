@@ -339,7 +339,7 @@ def _metric(evidence: Evidence, scope: Sequence[str]) -> str:
 # The claim's map: where a difference shows, over doses and kinds of task, over attention and pooling; and who holds
 # out of domain.
 
-_EVEN = ("attention", "pooling", "lr", "from")  # what may differ between the cells of one table
+_EVEN = ("attention", "pooling", "learning_rate", "from")  # what may differ between the cells of one table
 _UNSEEN = "unseen"
 
 

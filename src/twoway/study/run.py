@@ -433,7 +433,9 @@ def resolved(study: Study) -> str:
         said = {key: value for key, value in yaml.safe_load(dump(arm.recipe.config)).items() if key != "seed"}
         if arm.search is not None:
             usual = {one.name: one.default for one in fields(arm.search)}
-            said["lr"] = {key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []}
+            said["learning_rate"] = {
+                key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []
+            }
         arms[arm.name] = {"from": arm.recipe.source, **said}
     said = {
         "base": study.base,
@@ -511,7 +513,7 @@ def _arm(
         "from": arm.recipe.source,
         "attention": getattr(config, "attention", None),
         "pooling": getattr(config, "pooling", None) or "mean",
-        "lr": getattr(config, "lr", None) if arm.search is None or task is not None else None,
+        "learning_rate": getattr(config, "learning_rate", None) if arm.search is None or task is not None else None,
         "rates": None if not scores else {f"{rate:g}": score for rate, score in scores.items()},
         "rows": rows_read(config),
         "settings": {} if task is None else _told(task),

@@ -182,9 +182,9 @@ def require_tracker(name: TrackerName) -> None:
         try:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
-            raise UsageError(f"log=tensorboard needs the package tensorboard; {with_extra('train')}") from error
+            raise UsageError(f"report_to=tensorboard needs the package tensorboard; {with_extra('train')}") from error
     elif name != "none" and find_spec(name) is None:
-        raise UsageError(f"log={name} needs the package {name}: pip install {name}")
+        raise UsageError(f"report_to={name} needs the package {name}: pip install {name}")
 
 
 def open_tracker(name: TrackerName, out: Path, start: int) -> Tracker | None:

@@ -79,7 +79,7 @@ class Trainer:
             ranks,
             tuple(events),
         )
-        self.checkpoints = Checkpoints(out, config.save_total)
+        self.checkpoints = Checkpoints(out, config.save_total_limit)
         self.shared = ranks.share(task, "fsdp" if config.parallel == "fsdp" else "ddp", self.config.dtype)
         self.parameters = {name: one for name, one in task.named_parameters() if one.requires_grad}
         if not self.parameters:
@@ -93,7 +93,7 @@ class Trainer:
         """Train to the end (or to step `stop`, for tests), saving on the way; SIGTERM and Ctrl-C save and raise `Stopped`."""
         last = min(stop or self.total, self.total)
         self.task.train()
-        self.log = Log(self.out, start=self.step, total=self.total, tracker=self.config.log) if self.ranks.first else None
+        self.log = Log(self.out, start=self.step, total=self.total, tracker=self.config.report_to) if self.ranks.first else None
         try:
             with listening() as caught:
                 for event in self.events:
@@ -141,9 +141,11 @@ class Trainer:
         give_back(self.step)
         config, done = self.config, self.step == self.total
         evaluated = done or bool(config.eval_steps and self.step % config.eval_steps == 0)
-        if self.step % config.log_steps == 0 or evaluated:
+        if self.step % config.logging_steps == 0 or evaluated:
             entry = self.meter.entry(self.step, self.total, self.task.weights)
-            self._note(entry | {"lr": self.optimizer.param_groups[0]["lr"], "gradient": round(self.norm, 6)}, evaluated=evaluated)
+            self._note(
+                entry | {"learning_rate": self.optimizer.param_groups[0]["lr"], "grad_norm": round(self.norm, 6)}, evaluated=evaluated
+            )
         if self.step % config.save_steps == 0 or done:
             self.save()
 
@@ -179,7 +181,7 @@ class Trainer:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        norm, *seen = read([between.norm(parameters, config.clip), *waiting])
+        norm, *seen = read([between.norm(parameters, config.max_grad_norm), *waiting])
         self.norm = float(norm)
         if cached is not None:
             made = cached.finish(seen)
@@ -191,7 +193,7 @@ class Trainer:
         if not math.isfinite(self.norm) or not all(map(math.isfinite, added)):
             raise self._not_finite(batches, sums)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.step, self.total, config.lr, config.warmup)
+            group["lr"] = rate(self.step, self.total, config.learning_rate, config.warmup_steps)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.add(numbers | {f"sum {name}": number for name, number in zip(self.task.weights, added, strict=True)})
@@ -273,7 +275,9 @@ def _optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> tor
     matrices = [one for one in parameters if one.dim() > 1]
     vectors = [one for one in parameters if one.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2), fused=True
+    )
 
 
 def _seed(*numbers: int) -> int:
@@ -284,12 +288,12 @@ def _seed(*numbers: int) -> int:
 # The learning rate as a pure function of the step, so that a resumed run needs no state for it.
 
 
-def rate(step: int, total: int, peak: float, warmup: float) -> float:
-    """Return the rate of step `step` of `total`: up in a line for the share `warmup`, then down in a line towards zero.
+def rate(step: int, total: int, peak: float, warmup_steps: float) -> float:
+    """Return the rate of step `step` of `total`: up in a line for `warmup_steps` (below 1 a share of all), then down towards zero.
 
     The first step has a rate above zero, and so has the last: a step at rate zero is work for nothing.
     """
-    rising = round(total * warmup)
+    rising = round(total * warmup_steps) if warmup_steps < 1 else int(warmup_steps)
     if step < rising:
         return peak * (step + 1) / rising
     return peak * (total - step) / max(1, total - rising)

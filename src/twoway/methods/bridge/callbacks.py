@@ -179,7 +179,7 @@ def _held(log: Sequence[dict[str, Any]]) -> list[str]:
 def _training(log: Sequence[dict[str, Any]]) -> list[str]:
     return [
         chart("Masked words of B", "nats", [line(log, "bridge", "words", smooth=True)]),
-        chart("Gradient", "norm, before it is clipped", [line(log, "gradient", "gradient", smooth=True)], zero=True, first=2),
+        chart("Gradient", "norm, before it is clipped", [line(log, "grad_norm", "gradient", smooth=True)], zero=True, first=2),
     ]
 
 

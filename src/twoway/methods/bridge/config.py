@@ -32,8 +32,8 @@ class BridgeConfig(StageConfig):
     """Everything about one run of `bridge`."""
 
     data: tuple[BridgeSource, ...] = ()
-    lr: float = 2e-5
-    epochs: int = 2
+    learning_rate: float = 2e-5
+    num_train_epochs: int = 2
     mask: TargetMask = field(default_factory=TargetMask)
     eos_sees_target: bool = True  # as published, both of them; docs/cocoa.md has what closing the leak does
     sources_see_eos: bool = True

@@ -70,6 +70,13 @@ def open_data(
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
     loader = CountingLoader(
-        epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config)
+        epochs,
+        encode,
+        mask,
+        together,
+        workers=config.dataloader_num_workers,
+        prefetch=config.dataloader_prefetch_factor,
+        policy=policy,
+        **for_cuda(config),
     )
     return RowData(mixture, encode, mask, together, epochs, loader, held, lost)

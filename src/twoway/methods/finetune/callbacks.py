@@ -47,7 +47,7 @@ _CASES = 2  # queries shown of each task, and as many of its worst
 
 def chosen(out: Path, config: FinetuneConfig) -> Path | None:
     """Return the folder of the best weights, where they are to become the model."""
-    return out / BEST if config.keep == "best" and (out / BEST).exists() else None
+    return out / BEST if config.load_best_model_at_end and (out / BEST).exists() else None
 
 
 class Watch(Events):
@@ -312,7 +312,7 @@ def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
                     _chart(log, "accuracy", "in-batch accuracy", "share", smooth=True),
                     chart("Similarity", "cosine", [line(log, "positive", "positives"), line(log, "hardest", "hardest negatives")]),
                     _chart(log, "temperature", "temperature", ""),
-                    _chart(log, "gradient", "norm of the gradient", "", smooth=True),
+                    _chart(log, "grad_norm", "norm of the gradient", "", smooth=True),
                     *_by_task(log, "accuracy", "In-batch accuracy by task"),
                 ]
             ),

@@ -19,8 +19,8 @@ class FinetuneConfig(StageConfig):
     """Everything about one run of `finetune`."""
 
     data: tuple[PairSource, ...] = ()
-    lr: float = 1e-5
-    batch: int = 2048  # rows of a global batch, over all ranks
+    learning_rate: float = 1e-5
+    global_batch_size: int = 2048  # rows of a global batch, over all ranks
     mixed: bool = False  # rows of all tasks in a batch, instead of one task's
     sampling: Literal["size", "smooth", "weight"] = "size"  # how tasks share the steps of an epoch
     smoothing: float = 0.5  # the power of a task's size where sampling is smooth
@@ -38,13 +38,15 @@ class FinetuneConfig(StageConfig):
     prompts: dict[str, str] = field(default_factory=dict)  # by query, document, TASK-query, TASK-document
     prompt_place: Literal["user", "system"] | None = None  # default: user, or where a base with prompts writes them
     calibrate: Literal["count", "none"] = "count"  # what an image token costs, where `cost` does not say: counted, or that of a word
-    worker_type: Literal["auto", "thread", "process"] = "auto"  # of `workers`; auto: processes where a CUDA device would wait for threads
+    worker_type: Literal["auto", "thread", "process"] = (
+        "auto"  # of `dataloader_num_workers`; auto: processes where a CUDA device would wait for threads
+    )
     decoded_bytes: int = 64 << 20  # of decoded pictures that a rank keeps for the second pass over a batch; the others are decoded again
     hold: float | None = None  # cost of the chunks that are not run twice; default: one budget's
     eval_data: tuple[PairSource, ...] = ()  # retrieval is measured on these, beside held-out rows
     eval_rows: int = 256  # of each task of them
     held_out: int = 64  # of each task
-    keep: Literal["last", "best"] = "last"  # which weights become the model
+    load_best_model_at_end: bool = False  # the weights of the best evaluation become the model, instead of the last ones
 
     def all_prompts(self) -> dict[str, str]:
         """Return the instructions of all tasks, those of sources included."""
@@ -58,12 +60,12 @@ class FinetuneConfig(StageConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
-        if self.batch < 2:
-            raise UsageError(f"batch is at least 2 rows, because each is told apart from others, not {self.batch}")
+        if self.global_batch_size < 2:
+            raise UsageError(f"global_batch_size is at least 2 rows, because each is told apart from others, not {self.global_batch_size}")
         if self.guide is not None and self.loss.margin is None:
             raise UsageError("a guide finds negatives that are too near: say how near with loss.margin (0 for nearer than the positive)")
         if self.batch_rows is not None:
-            raise UsageError("batch is the rows of a global batch here, and budget bounds what runs at a time; leave batch_rows out")
+            raise UsageError("global_batch_size is the rows of a step here, and budget bounds what runs at a time; leave batch_rows out")
         if not 0 <= self.smoothing <= 1:
             raise UsageError(f"smoothing is a power from 0 (all tasks alike) to 1 (by size), not {self.smoothing}")
         if not 1 <= self.max_repeats < math.inf:
@@ -82,5 +84,5 @@ class FinetuneConfig(StageConfig):
             raise UsageError(f"hold is 0 or more, not {self.hold}")
         if self.decoded_bytes < 0:
             raise UsageError(f"decoded_bytes is 0 or more, not {self.decoded_bytes}")
-        if self.keep == "best" and not self.eval_steps:
-            raise UsageError("keep=best needs eval_steps: the best of the evaluations on the way is kept")
+        if self.load_best_model_at_end and not self.eval_steps:
+            raise UsageError("load_best_model_at_end needs eval_steps: the best of the evaluations on the way becomes the model")

@@ -69,7 +69,7 @@ class FinetuneData:
 
     def total(self, config: FinetuneConfig) -> int:
         """Return the number of steps of the run."""
-        return config.max_steps or self.epochs.steps(config.epochs)
+        return config.max_steps or self.epochs.steps(config.num_train_epochs)
 
     def digest(self) -> Any:
         """Return what tells this data from other data."""
@@ -94,7 +94,7 @@ def open_data(
     held = pairs.held_out(config.held_out)
     epochs = TaskEpochs(
         pairs,
-        batch=config.batch,
+        batch=config.global_batch_size,
         seed=config.seed,
         sampling=config.sampling,
         smoothing=config.smoothing,
@@ -112,17 +112,19 @@ def open_data(
         epochs,
         encode,
         **chunks,
-        workers=config.workers,
+        workers=config.dataloader_num_workers,
         processes=config.worker_type == "process" or (config.worker_type == "auto" and feeds_cuda(config)),
-        prefetch=config.prefetch,
+        prefetch=config.dataloader_prefetch_factor,
         keep=config.decoded_bytes,
-        pin_memory=config.pin_memory and feeds_cuda(config),
-        guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.workers),
+        pin_memory=config.dataloader_pin_memory and feeds_cuda(config),
+        guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers),
         policy=policy,
     )
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
-    if config.keep == "best" and not measured:
-        raise UsageError("keep=best needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger")
+    if config.load_best_model_at_end and not measured:
+        raise UsageError(
+            "load_best_model_at_end needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger"
+        )
     return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured, lost)
 
 

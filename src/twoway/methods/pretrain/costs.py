@@ -77,7 +77,7 @@ def known_work(
     device: torch.device,
 ) -> Work:
     """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
-    said = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "epochs")}
+    said = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
     path = table(folder, "work", said, prepared, ".json")
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))

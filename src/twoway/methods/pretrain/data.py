@@ -62,7 +62,7 @@ class RowData:
 
     def total(self, config: StageConfig) -> int:
         """Return the number of steps of the run."""
-        return config.max_steps or self.epochs.steps(config.epochs)
+        return config.max_steps or self.epochs.steps(config.num_train_epochs)
 
     def digest(self) -> Any:
         """Return what tells this data from other data."""
@@ -88,7 +88,16 @@ def open_data(
     costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
     epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
-    loader = Loader(epochs, encode, mask, together, workers=config.workers, prefetch=config.prefetch, policy=policy, **for_cuda(config))
+    loader = Loader(
+        epochs,
+        encode,
+        mask,
+        together,
+        workers=config.dataloader_num_workers,
+        prefetch=config.dataloader_prefetch_factor,
+        policy=policy,
+        **for_cuda(config),
+    )
     return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
 
 
