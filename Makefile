@@ -67,7 +67,7 @@ leak: setup ## does it matter that EOS sees the target? three seeds, most of an 
 study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one core); writes docs/results.md
 	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md $(if $(wildcard build/study/study.json),--also build/study)
 
-study: setup ## all eight claims at a small dose (hours; goes on after a stop; CLAIMS=2,3 does part); writes docs/results.md
+study: setup ## all eight claims at a small dose (hours; resumes after a stop; CLAIMS=2,3 does part); writes docs/results.md
 	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
 		$(if $(wildcard build/study-quick/study.json),--also build/study-quick)
 
@@ -83,7 +83,7 @@ screenshots: setup ## the pictures of the page in docs/images, of what make demo
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
 	$(BIN)/python -m tools.samples build/samples
 
-base: setup ## train the base of samples/base again, both legs, into build/nano (hours of one core; goes on after a stop)
+base: setup ## train the base of samples/base again, both legs, into build/nano (hours of one core; resumes after a stop)
 	test -d build/nano/first || OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/first
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base --from=build/nano/first --rows=150000 --seed=2
 
