@@ -308,14 +308,14 @@ Which vision-language models can be two-way. Every image-text-to-text family of 
 set, and [the proof](check.md) of what the model then does, layer by layer, unpadded and padded on the left. Of {total}: {counts}.
 
 - **two-way**: the switch opens every layer.
-- **mixed**: some layers run along the row and stay one-way. `convert` refuses it and names them; `convert --attention mixed` takes what can
-  be had, and says so in the card.
-- **refused**: `convert` does not take it, for the reason given.
-- **not tried**: no small model could be made without a word about the family, or it does not read a text alone.
+- **mixed**: some layers run along the row and stay causal. `convert` refuses it and names them; `convert --attention mixed` opens the
+  others, and says so in the card.
+- **refused**: `convert` refuses it, for the reason given.
+- **not tried**: no small model could be made without code for the family, or it does not read a text alone.
 
-Most rows are of texts alone, since a picture needs the family's processor; *pictures* says where the proof was made with them. `convert`
-always makes it with pictures, on the model that comes out, and refuses what is not what was asked for: so it also decides the rows that
-were not tried. Random weights show where attention can go, and nothing of how well a model embeds.
+Most rows were tested with texts alone, because an image needs the family's processor; *pictures* marks those that were tested with images. `convert`
+always proves its result with images, and refuses a model whose attention is not the requested one; so it also decides the families that
+were not tried. Random weights show where attention can go, and nothing about how well a model embeds.
 
 | family | outcome | pictures | why |
 |---|---|---|---|
