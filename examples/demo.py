@@ -1,7 +1,7 @@
 """The main job from end to end, in minutes on two cores: prove, pre-train, fine-tune, measure, embed, index, search.
 
-Run it with `make demo`. Every step is a command of `twoway`, printed before it runs; what it makes lies in `demo/`. So short a training
-shows that all works and what it does, and promises no ranking of methods.
+Run it with `make demo`. Every step is a command of `twoway`, printed before it runs; results are in `demo/`. A training this short
+shows how everything works, and cannot rank methods.
 """
 
 from __future__ import annotations

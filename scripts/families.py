@@ -313,9 +313,9 @@ set, and [the proof](check.md) of what the model then does, layer by layer, unpa
 - **refused**: `convert` refuses it, for the reason given.
 - **not tried**: no small model could be made without code for the family, or it does not read a text alone.
 
-Most rows were tested with texts alone, because an image needs the family's processor; *pictures* marks those that were tested with images. `convert`
-always proves its result with images, and refuses a model whose attention is not the requested one; so it also decides the families that
-were not tried. Random weights show where attention can go, and nothing about how well a model embeds.
+Most rows were tested with texts alone, because an image needs the family's processor; *pictures* marks those that were tested with
+images. `convert` always proves its result with images, and refuses a model whose attention is not the requested one; so it also decides
+the families that were not tried. Random weights show where attention can go, and nothing about how well a model embeds.
 
 | family | outcome | pictures | why |
 |---|---|---|---|
