@@ -21,7 +21,7 @@ import torch
 
 import twoway
 from twoway.data.samples import samples_folder
-from twoway.training.config import choose
+from twoway.training.config import choose_dtype
 
 from .finetune_rows import Rows
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=list(STEPS), choices=list(STEPS))
     batches = parser.parse_args(argv or []).batches
     found: dict[tuple[str, int], dict[str, Any]] = {}
-    kind = choose(torch.device("cpu"))
+    kind = choose_dtype(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         base, home = Path(scratch) / "base", Path(scratch) / "rows"
         home.mkdir()

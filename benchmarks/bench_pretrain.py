@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from twoway.training.config import choose
+from twoway.training.config import choose_dtype
 
 from .pretrain_ours import Ours
 from .pretrain_plain import PlainLoop
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ROWS, LENGTH, MIXED, MEAN, FEW = 32, 114, 64, 210, 2
 SIDES = ("released", "plain", "ours", "ours, visible patches")
-DTYPE = choose(torch.device("cpu")).dtype
+DTYPE = choose_dtype(torch.device("cpu")).dtype
 Step = tuple[int, "Callable[[], object]"]  # rows, and what trains on them
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the rows of one length")
     args = parser.parse_args(argv or [])
     torch.set_num_threads(int(os.environ.get("THREADS", "1")))
-    print(f"\nAll in {DTYPE}: {choose(torch.device('cpu')).why}")
+    print(f"\nAll in {DTYPE}: {choose_dtype(torch.device('cpu')).why}")
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         _quietly(lambda: prepare(home))

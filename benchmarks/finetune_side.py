@@ -61,9 +61,9 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         prepared = prepare(base, config)
         opened = open_data(config, prepared, Path(out), shards=1, bad_rows=None)
-        trainer = Trainer(prepared.task, config, Path(out), total=steps, ranks=Ranks("cpu"))
+        trainer = Trainer(prepared.module, config, Path(out), total_steps=steps, ranks=Ranks("cpu"))
         trainer.save = lambda: None  # type: ignore[method-assign]
-        seconds = timed(lambda: trainer.run(opened.loader))
+        seconds = timed(lambda: trainer.train(opened.loader))
         log = read_log(Path(out))
     tokens = sum(line["tokens"] for line in log)
     padding = sum(line["padding"] * line["tokens"] / (1 - line["padding"]) for line in log)
@@ -88,7 +88,7 @@ def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
             for one in batches:
                 chunks = one["chunks"]
                 sizes.extend(sum(value.nbytes for value in chunk["inputs"].values()) for chunk in chunks)
-                for _ in chunks.again(range(len(chunks.costs))):
+                for _ in chunks.reread(range(len(chunks.costs))):
                     pass
 
     with tempfile.TemporaryDirectory() as out:
@@ -105,9 +105,9 @@ def theirs(size: int, unit: str, base: str, rows: str, batch: int, steps: int) -
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from twoway.training.config import choose
+    from twoway.training.config import choose_dtype
 
-    home, half = Path(rows).parent, choose(torch.device("cpu")).dtype == "bfloat16"
+    home, half = Path(rows).parent, choose_dtype(torch.device("cpu")).dtype == "bfloat16"
     given = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
 
     def message(side: dict[str, str]) -> list[dict[str, Any]]:

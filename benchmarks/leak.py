@@ -144,9 +144,9 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     from twoway.data.formats import PairRow, as_document
     from twoway.methods.bridge.config import BridgeConfig
     from twoway.methods.bridge.method import prepare
-    from twoway.methods.bridge.probes import BridgeProber, measure
-    from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_target, sides
-    from twoway.training.probes import match
+    from twoway.methods.bridge.probes import BridgeProber, measure_bridge
+    from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, cut_in_two, mask_target
+    from twoway.training.probes import pair_rows
 
     config = BridgeConfig(dtype="float32", max_length=512, **mask)
     made = prepare(model, config)
@@ -155,10 +155,10 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     together = partial(collate_bridge, pad_token=made.pad_token, padding_side=made.processor.tokenizer.padding_side)
     prober = BridgeProber(encode, words, together, made.geometry, made.token.id)
     rows = [as_document(PairRow(TASK, one.query, one.positive)) for one in tested(count)]
-    pairs = match([(f"{TEST}#{number}", sides(row).joined) for number, row in enumerate(rows)])
-    found = measure(made.task, pairs, prober)
-    made.task.eos_sees_target = False
-    found |= {f"alone_{key}": value for key, value in measure(made.task, pairs, prober, vectors=False).items()}
+    pairs = pair_rows([(f"{TEST}#{number}", cut_in_two(row).joined) for number, row in enumerate(rows)])
+    found = measure_bridge(made.module, pairs, prober)
+    made.module.eos_sees_target = False
+    found |= {f"alone_{key}": value for key, value in measure_bridge(made.module, pairs, prober, vectors=False).items()}
     return found | {"zero": found["reciprocal_eos"], "zero_mean": found["reciprocal_mean"]}
 
 

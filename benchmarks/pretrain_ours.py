@@ -34,9 +34,9 @@ class Ours:
         self.prepared = prepare(base, self.config)
         out.mkdir()
         self.data = open_data(self.config, self.prepared, out, shards=1, bad_rows=None)
-        self.trainer = Trainer(self.prepared.task, self.config, out, total=_NEVER, ranks=Ranks("cpu"))
+        self.trainer = Trainer(self.prepared.module, self.config, out, total_steps=_NEVER, ranks=Ranks("cpu"))
         self.trainer.log = None
-        self.task = self.prepared.task.train()
+        self.task = self.prepared.module.train()
         self.at = 0
 
     def batches(self, epoch: int) -> list[int]:
@@ -50,4 +50,4 @@ class Ours:
 
     def step(self, number: int) -> None:
         """Make the batches of a step and train on them."""
-        self.trainer._one(self.make(number), [])
+        self.trainer.train_step(self.make(number), [])

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from twoway.models import loading
-from twoway.training.distributed import norm
+from twoway.training.distributed import clip_grad_norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
     task, trainer = ours.task, ours.trainer
     batch = next(one for one in ours.make(number) if one is not None)
     batch = {key: value for key, value in batch.items() if key != "identities"}
-    scales = {name: weight / max(task.counts(batch)[name], 1) for name, weight in task.weights.items()}
+    scales = {name: weight / max(task.count_targets(batch)[name], 1) for name, weight in task.loss_weights.items()}
     found = loading.parts(ours.prepared.start.model)
     modules = {"tower": found.tower[1] if found.tower else None, "language model": found.language[1], "patch decoder": task.decoder}
     calls: dict[str, tuple[Any, Any]] = {}
@@ -73,7 +73,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
             word_loss(_leaf(states), batch["labels"], task.head, shift=task.shift, mask_BL=mask).total.backward()
 
     def update() -> None:
-        norm(list(trainer.parameters.values()), ours.config.max_grad_norm)
+        clip_grad_norm(list(trainer.parameters.values()), ours.config.max_grad_norm)
         trainer.optimizer.step()
 
     def model() -> None:

@@ -14,12 +14,13 @@ from twoway.data.collators import PairEncoder, collate_pairs
 from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
-from twoway.methods.finetune.step import ContrastiveConfig, ContrastiveTask
-from twoway.models import adapters, loading, processor
+from twoway.methods.finetune.data import SentenceInputs
+from twoway.methods.finetune.step import ContrastiveConfig, ContrastiveModule
+from twoway.models import adapters, checkpoint, loading, processor
 from twoway.models.attention import set_attention
-from twoway.training.distributed import Ranks, whole
-from twoway.training.gradient_cache import Kept, Step
-from twoway.training.task import read
+from twoway.training.distributed import Ranks, full_tensor
+from twoway.training.gradient_cache import ChunkList
+from twoway.training.module import StepContext, read_tensors
 
 WARM = {"temperature": 0.2}  # so that no softmax is all on one side
 
@@ -51,6 +52,8 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     processor.ensure_template(parts)
     set_attention(model, "two-way" if two_way else "causal")
     geometry = PatchGeometry.of(model.config, parts)
+    settings = checkpoint.Settings(pooling=pooling)
+    modules = checkpoint.modules_around(loading.inner(model), parts, settings)
     if lora:
         adapters.add_adapters(model, rank=2, dropout=lora)
         for name, one in model.named_parameters():
@@ -61,9 +64,11 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     pad = parts.tokenizer.pad_token_id
-    keys = geometry.token_keys
-    task = ContrastiveTask(model, ContrastiveConfig(**WARM | config), pooling=pooling, hold=hold, pad_token=pad, token_keys=keys)
-    encode = PairEncoder(Encoder(parts, geometry, max_length=256), {}, 2)
+    task = ContrastiveModule(
+        model, modules, ContrastiveConfig(**WARM | config), keep_graph_tokens=hold, pad_token=pad, token_keys=geometry.token_keys
+    )
+    inputs = SentenceInputs(checkpoint.input_module(model.config, parts, settings), Encoder(parts, geometry, max_length=256))
+    encode = PairEncoder(inputs, {}, 2)
     return task.train(), partial(make, encode, pad_token=pad, padding_side=parts.tokenizer.padding_side)
 
 
@@ -73,7 +78,7 @@ def make(encode, rows, *, budget=60.0, **options):
     pairs = [PairRow(f"task {number % 2}", one[0], one[1], tuple(one[2:])) for number, one in enumerate(documents)]
     examples = [encode((f"row {number}", pair), epoch=0) for number, pair in enumerate(pairs)]
     batch = collate_pairs(examples, budget=budget, **options)
-    return batch | {"chunks": Kept(list(batch["chunks"]))}
+    return batch | {"chunks": ChunkList(list(batch["chunks"]))}
 
 
 def seeds(number, rank=0):
@@ -83,10 +88,12 @@ def seeds(number, rank=0):
 def gradients(task, batches, *, shared=None, ranks=None):
     """Return the gradients of one step by name, in one piece, and its numbers."""
     ranks = ranks or Ranks("cpu")
-    step = Step(task, shared or task, ranks, batches, seed=partial(seeds, rank=ranks.rank), dtype="float32")
-    made = step.finish(read(step.gradients()))
+    losses = task.training_step(batches, StepContext(shared or task, ranks, {}, "float32", partial(seeds, rank=ranks.rank)))
+    made = losses.finish(read_tensors(losses.tensors))
     found = {
-        name: torch.zeros(one.shape) if one.grad is None else whole(one.grad) for name, one in task.named_parameters() if one.requires_grad
+        name: torch.zeros(one.shape) if one.grad is None else full_tensor(one.grad)
+        for name, one in task.named_parameters()
+        if one.requires_grad
     }
     task.zero_grad()
     return found, made
@@ -98,9 +105,9 @@ def rank_of_two(folder, out, cases):
     ranks = Ranks("cpu")
     for name, parallel, options, split in cases:
         task, batch = load(folder, **options)
-        shared = ranks.share(task, parallel)
-        own = batch(ROWS[:split] if ranks.first else ROWS[split:])
+        shared = ranks.wrap(task, parallel)
+        own = batch(ROWS[:split] if ranks.is_main_process else ROWS[split:])
         found, made = gradients(task, [own], shared=shared, ranks=ranks)
-        if ranks.first:
+        if ranks.is_main_process:
             torch.save((found, made.numbers), os.path.join(out, f"{name}.pt"))
-    ranks.leave()
+    ranks.destroy()

@@ -28,4 +28,4 @@ def batch_of(prepared, kind, *, seed=0, **mask):
     mask = partial(corrupt, config=CorruptConfig(**mask), seed=seed, epoch=0, mask_token=prepared.token.id, geometry=prepared.geometry)
     examples = [encode(f"{kind}#{number}", Document.from_parts(row)) for number, row in enumerate(rows)]
     side = prepared.processor.tokenizer.padding_side
-    return collate([mask(example) for example in examples], pad_token=prepared.task.pad_token, padding_side=side)
+    return collate([mask(example) for example in examples], pad_token=prepared.module.pad_token, padding_side=side)

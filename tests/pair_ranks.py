@@ -14,12 +14,12 @@ def note_tasks(rows, out, steps):
     """Be a rank: write down which tasks the rows of each global batch have, on all ranks together."""
     ranks = Ranks("cpu")
     pairs = open_pairs([PairSource(str(rows))])
-    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.count)
+    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.world_size)
     found = []
     for step in range(steps):
-        _, pieces = epochs.rows(step, ranks.rank, ranks.count)
+        _, pieces = epochs.rows(step, ranks.rank, ranks.world_size)
         own = [(pairs.tasks[pairs.task_of[row]], int(row)) for piece in pieces for row in piece]
-        found.append(ranks.gather(own))
-    if ranks.first:
+        found.append(ranks.all_gather_object(own))
+    if ranks.is_main_process:
         Path(out).write_text(json.dumps(found))
-    ranks.leave()
+    ranks.destroy()

@@ -17,13 +17,13 @@ from twoway.losses import Loss
 from twoway.training import checkpointing
 from twoway.training.config import TrainConfig
 from twoway.training.distributed import Ranks
-from twoway.training.task import Task
-from twoway.training.trainer import Events, Trainer
+from twoway.training.module import TrainingModule
+from twoway.training.trainer import Callback, Trainer
 
 ROWS, WIDTH, SHARDS = 4, 6, 2
 
 
-class Toy(Task):
+class Toy(TrainingModule):
     """Words and patches from a shared layer; only patches reach the tower."""
 
     def __init__(self, dropout: float = 0.2) -> None:
@@ -33,10 +33,10 @@ class Toy(Task):
         self.tower, self.words, self.unused = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3), nn.Linear(2, 2)
         self.dropout = nn.Dropout(dropout)
 
-    def counts(self, batch):
+    def count_targets(self, batch):
         return {"mlm": int((batch["labels"] >= 0).sum()), "mae": int(batch["patch_mask"].sum())}
 
-    def parts(self, batch):
+    def compute_losses(self, batch):
         states = batch["inputs"]["x"]
         for layer in self.layers:
             states = self.dropout(torch.tanh(layer(states)))
@@ -48,10 +48,10 @@ class Toy(Task):
             losses["mae"] = Loss(self.tower(states[batch["patch_mask"]]).square().mean(-1).sum(), 0)
         return losses, states
 
-    def placeholder(self):
+    def dummy_batch(self):
         return toy_batch(0, 0, rows=1, words=False, patches=False)
 
-    def blocks(self):
+    def fsdp_units(self):
         return list(self.layers)
 
 
@@ -89,10 +89,10 @@ class ToyData:
         return made
 
 
-class Slow(Events):
+class Slow(Callback):
     """Takes a little time at each logged step, so that a kill from outside can meet it."""
 
-    def evaluate(self, trainer):
+    def on_evaluate(self, trainer):
         return {"seen": trainer.step}
 
 
@@ -106,9 +106,9 @@ def train_toy(out, steps=12, *, stop=None, poison=None, dropout=0.2, die_at=None
     ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu", timedelta(minutes=config.timeout_minutes))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(task or Toy(dropout), config, out, total=steps, ranks=ranks, events=[Slow()])
-    trainer.run(ToyData(poison), stop=stop)
-    ranks.leave()
+    trainer = Trainer(task or Toy(dropout), config, out, total_steps=steps, ranks=ranks, callbacks=[Slow()])
+    trainer.train(ToyData(poison), stop=stop)
+    ranks.destroy()
     return trainer
 
 
@@ -151,5 +151,5 @@ def _die_at(number):
     for name in ("save_file", "_sync", "write_whole"):
         setattr(checkpointing, name, counted(getattr(checkpointing, name)))
     checkpointing.shutil.rmtree = counted(checkpointing.shutil.rmtree)
-    for name in ("save", "close", "_promote"):
+    for name in ("save", "finalize", "_promote"):
         setattr(checkpointing.Checkpoints, name, counted(getattr(checkpointing.Checkpoints, name)))

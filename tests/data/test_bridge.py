@@ -14,7 +14,15 @@ from twoway.content import ContentError, Document, Place, Text
 from twoway.data.formats import PairRow, as_document
 from twoway.data.masking import NO_TARGET, CorruptConfig
 from twoway.errors import TwowayError, UsageError
-from twoway.methods.bridge.rows import BridgeEncoder, BridgeSource, appends_eos, collate_bridge, mask_target, open_bridge_mixture, sides
+from twoway.methods.bridge.rows import (
+    BridgeEncoder,
+    BridgeSource,
+    appends_eos,
+    collate_bridge,
+    cut_in_two,
+    mask_target,
+    open_bridge_mixture,
+)
 
 PICTURE = noise(28, 28)
 
@@ -43,10 +51,10 @@ def masked(known, example, *, words=0.7, epoch=0):
     ],
 )
 def test_which_part_is_a_and_which_is_b(row, a, b, modality):
-    found = sides(row)
+    found = cut_in_two(row)
     assert (len(found.a.parts), found.b, found.modality) == (a, b, modality)
-    assert sides(found.joined).b == found.b
-    assert sides(found.joined).a == found.a
+    assert cut_in_two(found.joined).b == found.b
+    assert cut_in_two(found.joined).a == found.a
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_which_part_is_a_and_which_is_b(row, a, b, modality):
 )
 def test_rows_without_a_or_b_say_so(row, cut, message):
     with pytest.raises(ContentError, match=message):
-        sides(row, cut)
+        cut_in_two(row, cut)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -68,7 +76,7 @@ def test_a_is_what_is_embedded_and_b_follows_its_eos(name, tiny_model):
     known, encode = encoder(name, tiny_model)
     for parts in ([PICTURE, "a cat"], ["what is it?", PICTURE, "a cat"], ["two halves of it"]):
         row = document(*parts)
-        example, found = encode("row", row), sides(row)
+        example, found = encode("row", row), cut_in_two(row)
         ids, alone = example.inputs["input_ids"], known.encoder()("row", found.a)
         assert ids[: example.eos].tolist() == alone.inputs["input_ids"].tolist()
         assert int(ids[example.eos]) == known.processor.tokenizer.eos_token_id
@@ -184,7 +192,7 @@ def test_pairs_and_documents_lie_in_one_source(tmp_path):
     rows = [{"image": "a.png", "text": "a cat"}, {"query": "cat", "positive": "Katze"}, {"question": {"image": "a.png"}, "answer": "cat"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mixture = open_bridge_mixture([BridgeSource(str(tmp_path / "rows.jsonl")), BridgeSource("samples:test", cap=3)])
-    found = [sides(mixture.read(row)[1]) for row in range(3)]
+    found = [cut_in_two(mixture.read(row)[1]) for row in range(3)]
     assert [(one.modality, one.b) for one in found] == [("image", "a cat"), ("text", "Katze"), ("image", "cat")]
     assert len(mixture) == 6
     with pytest.raises(UsageError, match="no format 'mmeb'"):

@@ -34,7 +34,7 @@ def encoder(tiny_model):
 def made(encoder):
     def make(*rows, prompts=None, negatives=2, epoch=0, choose="first", fill=False, **options):
         code = PairEncoder(encoder, prompts or {}, negatives, choose, seed=1, fill=fill)
-        examples = [code(code.pass_on(f"row#{number}", row), epoch=epoch) for number, row in enumerate(rows)]
+        examples = [code(code.defer(f"row#{number}", row), epoch=epoch) for number, row in enumerate(rows)]
         return collate_pairs(examples, pad_token=0, **{"budget": 10_000.0} | options)
 
     return make

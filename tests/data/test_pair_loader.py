@@ -78,7 +78,7 @@ def loader(encode, *, bad=False, budget=80.0, **options):
 def taken(batch, again=()):
     """Return each content's tokens and pixels."""
     found = {}
-    for chunk in [*batch["chunks"], *batch["chunks"].again(list(again))]:
+    for chunk in [*batch["chunks"], *batch["chunks"].reread(list(again))]:
         pixels = chunk["inputs"].get("pixel_values", torch.zeros(0))
         for place, item in enumerate(chunk["items"].tolist()):
             ids = chunk["inputs"]["input_ids"][place][chunk["inputs"]["attention_mask"][place].bool()]

@@ -88,7 +88,7 @@ def test_the_vector_that_is_probed_is_the_one_that_anybody_gets(whole, rows):
     made = [mask_target(encode.alone(f"{number}", one), **masks) for number, one in enumerate(documents)]
     batch = collate_bridge(made, pad_token=prepared.pad_token, padding_side=prepared.processor.tokenizer.padding_side)
     with torch.no_grad():
-        ours = torch.nn.functional.normalize(prepared.task.eval().embed(batch["inputs"]).last, dim=-1)
+        ours = torch.nn.functional.normalize(prepared.module.eval().embed(batch["inputs"]).last, dim=-1)
     theirs = SentenceTransformer(str(whole), device="cpu").encode(given, convert_to_tensor=True)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 

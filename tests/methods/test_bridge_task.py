@@ -17,7 +17,7 @@ from twoway.methods.bridge.method import prepare
 from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_target
 from twoway.methods.bridge.step import Bridge
 from twoway.models.attention import set_attention
-from twoway.training.task import leaves
+from twoway.training.module import parameters_in_graph
 
 ROWS = {
     "image": document(noise(28, 28), "a caption of a picture"),
@@ -54,10 +54,10 @@ def sees(who, whom, eos, target, source):
 @pytest.mark.parametrize(("target", "source"), SEES)
 def test_the_loss_is_that_of_a_plain_loop_in_float64(target, source, tiny_encoder):
     prepared = made("qwen2_vl", tiny_encoder, target=target, source=source)
-    task, names = prepared.task.double().eval(), list(ROWS)
+    task, names = prepared.module.double().eval(), list(ROWS)
     batch = batch_of(prepared, *names)
     batch["inputs"]["pixel_values"] = batch["inputs"]["pixel_values"].double()
-    losses, _ = task.parts(batch)
+    losses, _ = task.compute_losses(batch)
     inner, language, head = task._inner
     total, count = 0.0, 0
     for row in rows_of(prepared, *names):
@@ -125,17 +125,17 @@ def test_two_layers_by_hand(target):
     state = [x + y for x, y in zip(eos, seen, strict=True)]
     logits = [2 * x / math.hypot(*state) for x in state]
     expected = math.log(sum(math.exp(x) for x in logits)) - logits[2]
-    assert float(task.parts(batch)[0]["bridge"].total.detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(task.compute_losses(batch)[0]["bridge"].total.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_targets_reaches_all_parameters_and_counts_nothing(tiny_encoder):
-    task = made("qwen2_vl", tiny_encoder).task
-    assert task.counts(task.placeholder()) == {"bridge": 0}
-    task.tie = True
-    total, parts = task(task.placeholder(), {"bridge": 1.0})
+    task = made("qwen2_vl", tiny_encoder).module
+    assert task.count_targets(task.dummy_batch()) == {"bridge": 0}
+    task.touch_unused_parameters = True
+    total, parts = task(task.dummy_batch(), {"bridge": 1.0})
     assert parts == {}
     assert float(total.detach()) == 0.0
-    assert {id(one) for one in task.parameters() if one.requires_grad} <= leaves(total)
+    assert {id(one) for one in task.parameters() if one.requires_grad} <= parameters_in_graph(total)
 
 
 def test_a_processor_that_takes_eos_off_again_is_refused_at_once(tiny_encoder):
@@ -147,17 +147,17 @@ def test_a_processor_that_takes_eos_off_again_is_refused_at_once(tiny_encoder):
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "paligemma"])
 def test_cut_off_from_a_nothing_of_a_is_left_and_attention_sums_to_one(family, tiny_encoder):
     prepared = made(family, tiny_encoder, target=False)
-    task = prepared.task.eval()
+    task = prepared.module.eval()
     batch = batch_of(prepared, "image", "both")
     with torch.no_grad():
-        right = task.look(batch).nats
-        cut = task.look(batch | {"cut_off": True}).nats
+        right = task.predict(batch).losses
+        cut = task.predict(batch | {"cut_off": True}).losses
         before = batch["inputs"]["input_ids"] == prepared.geometry.image_token
         words = torch.arange(before.shape[1]) < batch["eos"][:, None] - 6
         words &= ~before & batch["inputs"]["attention_mask"].bool()
         other = batch["inputs"] | {"input_ids": batch["inputs"]["input_ids"].masked_fill(words, 5)}
         assert not torch.allclose(right, cut, atol=1e-4)
-        torch.testing.assert_close(task.look(batch | {"cut_off": True, "inputs": other}).nats, cut, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(task.predict(batch | {"cut_off": True, "inputs": other}).losses, cut, atol=1e-4, rtol=1e-4)
         mass = task.attend(batch, before)
     assert mass.shape == (3, 4)
     torch.testing.assert_close(mass.sum(1), torch.ones(3), atol=1e-4, rtol=0)
@@ -170,10 +170,10 @@ def test_gradient_checkpointing_keeps_the_mask(tiny_encoder):
     for spare in (False, True):
         config = BridgeConfig(dtype="float32", gradient_checkpointing=spare)
         prepared = prepare(tiny_encoder("qwen2_vl"), config)
-        prepared.task.train()
-        total, _ = prepared.task(batch_of(prepared, *ROWS), {"bridge": 1.0})
+        prepared.module.train()
+        total, _ = prepared.module(batch_of(prepared, *ROWS), {"bridge": 1.0})
         total.backward()
-        gradients.append({name: one.grad for name, one in prepared.task.named_parameters() if one.grad is not None})
+        gradients.append({name: one.grad for name, one in prepared.module.named_parameters() if one.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, one in gradients[0].items():
         torch.testing.assert_close(one, gradients[1][name], rtol=1e-4, atol=1e-5)

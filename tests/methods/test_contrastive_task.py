@@ -62,10 +62,10 @@ def test_chunks_change_no_gradient(options, tiny_model):
     task, batch = load(tiny_model("qwen2_vl"), **options, learn_temperature=True)
     made = batch(ROWS)
     assert len(made["chunks"].costs) > 3
-    task.hold = math.inf
+    task.keep_graph_tokens = math.inf
     plain, _ = gradients(task, [made])
     for hold in (0.0, made["chunks"].costs[0] + made["chunks"].costs[1]):
-        task.hold = hold
+        task.keep_graph_tokens = hold
         cached, _ = gradients(task, [made])
         near(cached, plain)
     if options.get("lora"):
@@ -77,7 +77,7 @@ def test_chunks_change_no_gradient(options, tiny_model):
 def test_batches_of_a_step_see_each_other(tiny_model):
     task, batch = load(tiny_model("qwen2_vl"))
     together, _ = gradients(task, [batch(ROWS)])
-    apart, step = gradients(task, [batch(ROWS[:2]), batch(ROWS[2:]), task.placeholder()])
+    apart, step = gradients(task, [batch(ROWS[:2]), batch(ROWS[2:]), task.dummy_batch()])
     near(apart, together)
     assert step.numbers["rows"] == len(ROWS)
     assert [math.isnan(one["contrastive"]) for one in step.sums] == [False] * 3

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from twoway.content import Document, Image, Text
-from twoway.methods.duplicates import same, sketch
+from twoway.methods.duplicates import is_copy as is_copy_duplicates
+from twoway.methods.duplicates import sketch
 
 
 def drawing(seed=0, size=(120, 90)):
@@ -25,7 +26,7 @@ def drawing(seed=0, size=(120, 90)):
 
 
 def is_copy(left, right):
-    return same(sketch(left), sketch(right))
+    return is_copy_duplicates(sketch(left), sketch(right))
 
 
 def saved(picture, kind, **options):

@@ -24,7 +24,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.methods.config import AdapterConfig
 from twoway.methods.convert import convert
 from twoway.methods.finetune.config import FinetuneConfig
-from twoway.methods.finetune.method import STAGE, finetune
+from twoway.methods.finetune.method import METHOD, finetune
 from twoway.methods.finetune.step import ContrastiveConfig
 from twoway.methods.run import configure
 from twoway.models import checkpoint
@@ -66,7 +66,7 @@ def test_options_of_python_are_read_as_the_commands_are(options, said):
 
 def test_groups_may_be_dicts_and_stand_over_a_configuration():
     given = FinetuneConfig(loss=ContrastiveConfig(margin=0.1), learning_rate=1e-4)
-    made = configure(STAGE, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(rank=4), "seed": np.int64(3)})
+    made = configure(METHOD, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(rank=4), "seed": np.int64(3)})
     assert made == replace(
         given, loss=ContrastiveConfig(margin=0.1, temperature=0.02), lora=AdapterConfig(rank=4), seed=3, data=(PairSource("rows.jsonl"),)
     )
@@ -335,12 +335,13 @@ def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, p
     from twoway.data.collators import model_inputs
     from twoway.data.processing import Encoder
     from twoway.images import to_messages
+    from twoway.methods.finetune.data import SentenceInputs
     from twoway.methods.finetune.method import prepare
 
     convert(tiny_model(family), tmp_path / "saved", pooling=pooling, max_length=60)
     prepared = prepare(tmp_path / "saved", FinetuneConfig(prompt_place="system"))
-    encode = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, as_used=True)
-    model, task = SentenceTransformer(str(tmp_path / "saved"), device="cpu"), prepared.task.eval()
+    encode = SentenceInputs(prepared.input_module, Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length))
+    model, task = SentenceTransformer(str(tmp_path / "saved"), device="cpu"), prepared.module.eval()
     words, picture = Text("long and longer " * 40), Image(PILImage.new("RGB", (56, 28), "red"))
     for parts in ((words,), (picture, words)):
         for instruction in ("", "Find: "):
@@ -348,6 +349,6 @@ def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, p
             assert example.cut
             inputs = model_inputs([example.inputs], pad_token=prepared.pad_token, padding_side="right")
             with torch.no_grad():
-                ours = torch.nn.functional.normalize(task.look(inputs), dim=-1)
+                ours = torch.nn.functional.normalize(task.predict(inputs), dim=-1)
             theirs = model.encode([to_messages(Document(parts))], prompt=instruction or None, convert_to_tensor=True)
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

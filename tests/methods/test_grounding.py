@@ -34,12 +34,12 @@ def batch_of(prepared, pairs, config, *, order=None):
 def trained(tiny_model):
     torch.set_num_threads(1)
     prepared = prepare(tiny_model("qwen2_vl"), PretrainConfig(seed=0))
-    task = prepared.task.train()
+    task = prepared.module.train()
     batches = [batch_of(prepared, CAPTIONS.items(), config) for config in (WORDS, PATCHES)]
     optimizer = torch.optim.AdamW([one for one in task.parameters() if one.requires_grad], lr=3e-3)
     for _ in range(STEPS):
         for batch in batches:
-            total, _ = task(batch, {name: 1 / max(count, 1) for name, count in task.counts(batch).items()})
+            total, _ = task(batch, {name: 1 / max(count, 1) for name, count in task.count_targets(batch).items()})
             total.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -50,8 +50,8 @@ def trained(tiny_model):
 def losses(prepared, pairs, config):
     """Return the loss of each row."""
     with torch.no_grad():
-        answers = prepared.task.look(batch_of(prepared, pairs, config))
-    rows, loss = (answers.word_rows, answers.nats) if config is WORDS else (answers.patch_rows, answers.errors)
+        answers = prepared.module.predict(batch_of(prepared, pairs, config))
+    rows, loss = (answers.word_rows, answers.losses) if config is WORDS else (answers.patch_rows, answers.errors)
     return [float(loss[rows == row].mean()) for row in range(len(pairs))]
 
 

@@ -65,16 +65,16 @@ def test_the_loss_is_that_of_a_plain_causal_model_on_unmasked_words(tiny_model, 
     words = labels != -100
     assert torch.equal(labels[words], ids[words])  # seen as they are
     assert not batch["patch_mask"].any()
-    losses, _ = prepared.task.eval().parts(batch)
+    losses, _ = prepared.module.eval().compute_losses(batch)
     logits = prepared.start.model(**batch["inputs"]).logits[:, :-1]
     plain = functional.cross_entropy(logits[words[:, 1:]], labels[:, 1:][words[:, 1:]])
     assert losses.keys() == {"clm"}
     torch.testing.assert_close(losses["clm"].mean, plain)
     # A later word moves no earlier loss, as it would in a two-way model.
     last = int(words[0].nonzero()[-1])
-    states = prepared.task.states(batch).hidden
+    states = prepared.module.states(batch).hidden
     ids[0, last] = ids[0, last - 1]
-    assert torch.equal(prepared.task.states(batch).hidden[0, :last], states[0, :last])
+    assert torch.equal(prepared.module.states(batch).hidden[0, :last], states[0, :last])
 
 
 def test_the_control_sees_the_rows_of_the_run_that_it_controls(tiny_model, rows, tmp_path):

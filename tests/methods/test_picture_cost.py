@@ -20,18 +20,18 @@ def prepared(tiny_model):
 
 def counted(prepared, task=None, max_length=None):
     encode = Encoder(prepared.processor, prepared.geometry, max_length=max_length or prepared.max_length)
-    return picture_cost(task or prepared.task, encode, torch.device("cpu"), pad_token=prepared.pad_token, padding_side="right")
+    return picture_cost(task or prepared.module, encode, torch.device("cpu"), pad_token=prepared.pad_token, padding_side="right")
 
 
 def test_it_is_the_towers_share_and_counting_leaves_no_trace(prepared):
-    prepared.task.train()
+    prepared.module.train()
     torch.manual_seed(5)
     found = counted(prepared)
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(1))
-    assert prepared.task.training
-    assert all(one.grad is None for one in prepared.task.parameters())
+    assert prepared.module.training
+    assert all(one.grad is None for one in prepared.module.parameters())
     assert found.image_token > 1
     assert found.image == 0
     assert counted(prepared) == found

@@ -10,9 +10,9 @@ from twoway.data.patches import PatchGeometry
 from twoway.losses.masked_lm import NO_TARGET
 from twoway.losses.masked_patches import PatchDecoder
 from twoway.methods import counting
-from twoway.methods.config import AdapterConfig, StageConfig
+from twoway.methods.config import AdapterConfig, MethodConfig
 from twoway.methods.counting import Load, Training, count
-from twoway.methods.model import choose, spare
+from twoway.methods.model import apply_memory_options, choose_trainable
 from twoway.methods.pretrain import costs
 from twoway.methods.pretrain.step import Reconstruction
 from twoway.models import loading, processor
@@ -46,10 +46,10 @@ def reconstruction(folder, **options):
     set_attention(model, "two-way")
     values = PatchGeometry.of(model.config, parts).values
     decoder = PatchDecoder(model.get_decoder(), values=values, depth=1)
-    config = StageConfig(dtype="float32", **options)
-    choose(model, config)
+    config = MethodConfig(dtype="float32", **options)
+    choose_trainable(model, config)
     task = Reconstruction(model, decoder, mlm_weight=1.0, mae_weight=0.5, shift=False)
-    spare(config, [model, decoder.body], [])
+    apply_memory_options(config, [model, decoder.body], [])
     return task.train()
 
 
@@ -78,7 +78,7 @@ def counted(task, rows):
     """What torch counts of one row; the scores that fused attention computes once more are left out, as everywhere here."""
     made = batch(task.model, rows)
     with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(costs._FUSED, costs._fused)) as counter:
-        total, _ = task(made, task.weights)
+        total, _ = task(made, task.loss_weights)
         total.backward()
     task.zero_grad(set_to_none=True)
     return counter.get_total_flops()

@@ -84,9 +84,9 @@ def test_the_largest_batch_just_fits():
 def test_ranks_share_by_pieces_where_the_whole_does_not_fit(tiny_model, family, known):
     """A GPU is a number here: what it holds. A family whose activations nobody counts is judged by its weights alone."""
     prepared = prepare(tiny_model(family), PretrainConfig(dtype="float32"))
-    config, size = PretrainConfig(), sum(one.numel() for one in prepared.task.parameters())
+    config, size = PretrainConfig(), sum(one.numel() for one in prepared.module.parameters())
     assert fits_whole(prepared, config, 8, 80 * 2**30)
     assert not fits_whole(prepared, config, 8, 18 * size if not known else 1.6 * 2**30)
-    cpu = SimpleNamespace(count=8, device=torch.device("cpu"))
+    cpu = SimpleNamespace(world_size=8, device=torch.device("cpu"))
     assert choose_parallel(prepared, config, cpu) == "ddp"
     assert choose_parallel(prepared, PretrainConfig(parallel="fsdp"), cpu) == "fsdp"

@@ -14,7 +14,7 @@ from masked import batch_of
 from twoway.methods import run
 from twoway.methods.config import AdapterConfig
 from twoway.methods.pretrain.config import PretrainConfig
-from twoway.methods.pretrain.method import STAGE, prepare
+from twoway.methods.pretrain.method import METHOD, prepare
 from twoway.training import distributed as between
 from twoway.training.distributed import launch
 
@@ -33,17 +33,17 @@ STEPS = {
 
 
 def step_of(prepared, what):
-    return prepared.task.placeholder() if what is None else batch_of(prepared, what[0], words=what[1], patches=what[1])
+    return prepared.module.dummy_batch() if what is None else batch_of(prepared, what[0], words=what[1], patches=what[1])
 
 
 def gradients(prepared, shared, ranks, batches, counts):
     """Return every gradient of the mean over the global batch, and zero where none came."""
-    scales = {name: weight * ranks / max(counts[name], 1) for name, weight in prepared.task.weights.items()}
+    scales = {name: weight * ranks / max(counts[name], 1) for name, weight in prepared.module.loss_weights.items()}
     for batch in batches:
         shared(batch, scales)[0].backward()
-    parameters = dict(prepared.task.named_parameters())
-    found = {name: between.whole(one.grad) if one.grad is not None else torch.zeros(one.shape) for name, one in parameters.items()}
-    prepared.task.zero_grad()
+    parameters = dict(prepared.module.named_parameters())
+    found = {name: between.full_tensor(one.grad) if one.grad is not None else torch.zeros(one.shape) for name, one in parameters.items()}
+    prepared.module.zero_grad()
     return found
 
 
@@ -52,17 +52,17 @@ def be_rank(model, out, options):
     torch.set_num_threads(1)
     ranks = between.Ranks("cpu")
     for parallel in ("ddp", "fsdp"):
-        prepared = run._prepare(STAGE, Path(model), PretrainConfig(seed=0, **options), ranks)
-        assert {one.device.type for one in prepared.task.parameters()} == {"cpu" if ranks.first else "meta"}
+        prepared = run._prepare(METHOD, Path(model), PretrainConfig(seed=0, **options), ranks)
+        assert {one.device.type for one in prepared.module.parameters()} == {"cpu" if ranks.is_main_process else "meta"}
         batches = {name: step_of(prepared, pair[ranks.rank]) for name, pair in STEPS.items()}
-        shared = ranks.share(prepared.task, parallel)
+        shared = ranks.wrap(prepared.module, parallel)
         for name, batch in batches.items():
-            counts = prepared.task.counts(batch)
-            summed = dict(zip(counts, ranks.sum(list(counts.values())), strict=True))
-            found = gradients(prepared, shared, ranks.count, [batch], summed)
-            if ranks.first:
+            counts = prepared.module.count_targets(batch)
+            summed = dict(zip(counts, ranks.all_reduce_numbers(list(counts.values())), strict=True))
+            found = gradients(prepared, shared, ranks.world_size, [batch], summed)
+            if ranks.is_main_process:
                 save_file(found, Path(out) / f"{parallel} {name}.safetensors")
-    ranks.leave()
+    ranks.destroy()
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_two_ranks_have_the_gradients_of_one_in_every_kind_of_batch(tiny_model, 
     prepared = prepare(model, PretrainConfig(seed=0, **options))
     for name, pair in STEPS.items():
         batches = [step_of(prepared, what) for what in pair]
-        each = [prepared.task.counts(batch) for batch in batches]
-        counts = {loss: sum(one[loss] for one in each) for loss in prepared.task.weights}
-        wanted = gradients(prepared, prepared.task, 1, batches, counts)
+        each = [prepared.module.count_targets(batch) for batch in batches]
+        counts = {loss: sum(one[loss] for one in each) for loss in prepared.module.loss_weights}
+        wanted = gradients(prepared, prepared.module, 1, batches, counts)
         assert any(value.any() for value in wanted.values()) == any(counts.values())
         for parallel in ("ddp", "fsdp"):
             found = load_file(tmp_path / f"{parallel} {name}.safetensors")
@@ -97,32 +97,32 @@ def hold(model, out):
     torch.set_num_threads(1)
     ranks, found, seen = between.Ranks("cpu"), {}, []
     for parallel in ("ddp", "fsdp"):
-        prepared = run._prepare(STAGE, Path(model), PretrainConfig(seed=0), ranks)
-        shared = ranks.share(prepared.task, parallel, "bfloat16")
-        parameters = list(prepared.task.parameters())
+        prepared = run._prepare(METHOD, Path(model), PretrainConfig(seed=0), ranks)
+        shared = ranks.wrap(prepared.module, parallel, "bfloat16")
+        parameters = list(prepared.module.parameters())
         if parallel == "fsdp":
             found["rest"] = sum(one.to_local().numel() * one.to_local().element_size() for one in parameters)
             found["whole"] = sum(one.numel() * one.element_size() for one in parameters)
-            blocks = list(prepared.task.blocks())
+            blocks = list(prepared.module.fsdp_units())
             found["block"] = 2 * max(sum(one.numel() for one in block.parameters()) for block in blocks)
             found["others"] = found["whole"] // 2 - 2 * sum(one.numel() for block in blocks for one in block.parameters())
 
-            def look(_module, _args, task=prepared.task):
+            def look(_module, _args, task=prepared.module):
                 gathered = [one for one in task.parameters() if not isinstance(one, DTensor)]
                 assert {one.dtype for one in gathered} == {torch.bfloat16}
                 seen.append(sum(one.numel() * one.element_size() for one in gathered))
 
             for block in blocks:
                 block.register_forward_pre_hook(look)
-        batch = step_of(prepared, ("image" if ranks.first else "text", 0.5))
+        batch = step_of(prepared, ("image" if ranks.is_main_process else "text", 0.5))
         with torch.autocast("cpu", torch.bfloat16):
-            total, _ = shared(batch, dict.fromkeys(prepared.task.weights, 1.0))
+            total, _ = shared(batch, dict.fromkeys(prepared.module.loss_weights, 1.0))
         total.backward()
         assert {one.grad.dtype for one in parameters} == {torch.float32}
-        found[parallel] = {name: between.whole(one.grad).double().norm().item() for name, one in prepared.task.named_parameters()}
+        found[parallel] = {name: between.full_tensor(one.grad).double().norm().item() for name, one in prepared.module.named_parameters()}
     found["gathered"] = max(seen)
     Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
-    ranks.leave()
+    ranks.destroy()
 
 
 def test_in_half_precision_a_rank_holds_its_share_and_one_layer_beside_what_is_no_layer(tiny_model, tmp_path):

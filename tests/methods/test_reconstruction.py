@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from masked import ROWS, batch_of
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare
-from twoway.training.task import leaves
+from twoway.training.module import parameters_in_graph
 
 
 def made(family, tiny_model, **options):
@@ -29,11 +29,11 @@ def prepared(request, tiny_model):
 @pytest.mark.parametrize("kind", list(ROWS))
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_every_kind_of_batch_has_a_loss_and_a_gradient(prepared, kind, share):
-    task = prepared.task
+    task = prepared.module
     batch = batch_of(prepared, kind, words=share, patches=share)
     total, parts = run(task, batch)
     assert torch.isfinite(total)
-    counts = task.counts(batch)
+    counts = task.count_targets(batch)
     assert {name for name in parts if counts[name]} == {name for name, count in counts.items() if count}
     assert (kind != "image" and share == 1.0) <= (counts["mlm"] > 0)
     assert (kind != "text" and share == 1.0) <= (counts["mae"] > 0)
@@ -43,29 +43,29 @@ def test_every_kind_of_batch_has_a_loss_and_a_gradient(prepared, kind, share):
 
 def test_the_counts_are_those_of_the_losses(prepared):
     batch = batch_of(prepared, "both")
-    losses, _ = prepared.task.parts(batch)
-    assert {name: loss.count for name, loss in losses.items()} == prepared.task.counts(batch)
-    assert prepared.task.counts(prepared.task.placeholder()) == {"mlm": 0, "mae": 0}
+    losses, _ = prepared.module.compute_losses(batch)
+    assert {name: loss.count for name, loss in losses.items()} == prepared.module.count_targets(batch)
+    assert prepared.module.count_targets(prepared.module.dummy_batch()) == {"mlm": 0, "mae": 0}
 
 
 def test_ranks_reach_the_same_parameters_whatever_the_batch(prepared):
-    task = prepared.task
+    task = prepared.module
     trained = {id(one) for one in task.parameters() if one.requires_grad}
-    task.tie = True
+    task.touch_unused_parameters = True
     try:
-        for batch in (batch_of(prepared, "text"), batch_of(prepared, "image"), batch_of(prepared, "both"), task.placeholder()):
-            assert trained <= leaves(run(task, batch)[0])
-        task.tie = False
-        assert not trained <= leaves(run(task, batch_of(prepared, "text"))[0])  # the tie is what does it
+        for batch in (batch_of(prepared, "text"), batch_of(prepared, "image"), batch_of(prepared, "both"), task.dummy_batch()):
+            assert trained <= parameters_in_graph(run(task, batch)[0])
+        task.touch_unused_parameters = False
+        assert not trained <= parameters_in_graph(run(task, batch_of(prepared, "text"))[0])  # the tie is what does it
     finally:
-        task.tie = False
+        task.touch_unused_parameters = False
 
 
 def test_a_weight_of_zero_costs_nothing(tiny_model):
-    task = (words := made("qwen2_vl", tiny_model, mae_weight=0.0)[0]).task
+    task = (words := made("qwen2_vl", tiny_model, mae_weight=0.0)[0]).module
     assert task.decoder is None
     assert run(task, batch_of(words, "both"))[1].keys() == {"mlm"}
-    task = (patches := made("qwen2_vl", tiny_model, mlm_weight=0.0)[0]).task
+    task = (patches := made("qwen2_vl", tiny_model, mlm_weight=0.0)[0]).module
     called = []
     hook = patches.start.model.get_output_embeddings().register_forward_hook(lambda *_: called.append(1))
     assert run(task, batch_of(patches, "both"))[1].keys() == {"mae"}
@@ -74,7 +74,7 @@ def test_a_weight_of_zero_costs_nothing(tiny_model):
 
 
 def test_the_same_base_and_settings_give_the_same_bits(tiny_model):
-    left, right = (made("qwen2_vl", tiny_model, seed=3)[0].task.state_dict() for _ in range(2))
+    left, right = (made("qwen2_vl", tiny_model, seed=3)[0].module.state_dict() for _ in range(2))
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -91,11 +91,11 @@ def test_options_change_the_work_and_not_the_loss(tiny_model, options):
     batch = batch_of(plain, "both")
     results = []
     for one in (plain, other):
-        one.task.train()
-        total, _ = run(one.task, batch)
+        one.module.train()
+        total, _ = run(one.module, batch)
         total.backward()
         results.append(
-            (total.detach(), {name: p.grad for name, p in one.task.named_parameters() if p.requires_grad and p.grad is not None})
+            (total.detach(), {name: p.grad for name, p in one.module.named_parameters() if p.requires_grad and p.grad is not None})
         )
     torch.testing.assert_close(results[0][0], results[1][0])
     assert results[1][1]
@@ -109,10 +109,10 @@ def test_adapters_train_and_merge(tiny_model):
     from twoway.methods.config import AdapterConfig
 
     prepared, _ = made("qwen2_vl", tiny_model, lora=AdapterConfig(rank=2, dropout=0.0))
-    names = [name for name, one in prepared.task.named_parameters() if one.requires_grad]
+    names = [name for name, one in prepared.module.named_parameters() if one.requires_grad]
     assert all("lora_" in name or name.startswith("decoder.") for name in names)
     assert any("lora_" in name for name in names)
-    total, parts = run(prepared.task, batch_of(prepared, "both"))
+    total, parts = run(prepared.module, batch_of(prepared, "both"))
     total.backward()
     assert parts.keys() == {"mlm", "mae"}
 
@@ -144,7 +144,7 @@ def test_the_released_codes_numbers_come_out_of_the_task():
     }
     targets = batch["pixel_labels"].view(-1, len(state["to_values.bias"]))
     whole = {"inputs": inputs, "labels": batch["labels"], "patch_mask": batch["mae_pred_mask"].bool(), "patch_targets": targets}
-    losses, _ = task.eval().parts(whole)
+    losses, _ = task.eval().compute_losses(whole)
     assert losses["mlm"].mean.item() == pytest.approx(batch["mlm_loss"].item(), abs=1e-5)
     assert losses["mae"].mean.item() == pytest.approx(batch["mae_loss"].item(), abs=1e-5)
 
@@ -152,17 +152,17 @@ def test_the_released_codes_numbers_come_out_of_the_task():
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 def test_patches_that_skip_the_tower_reach_no_loss(family, tiny_model):
     prepared, _ = made(family, tiny_model, masked_patches="skip")
-    task, batch = prepared.task, batch_of(prepared, "both", patches=0.5)
-    losses, _ = task.parts(batch)
-    assert {name: loss.count for name, loss in losses.items()} == task.counts(batch)
+    task, batch = prepared.module, batch_of(prepared, "both", patches=0.5)
+    losses, _ = task.compute_losses(batch)
+    assert {name: loss.count for name, loss in losses.items()} == task.count_targets(batch)
     values = prepared.geometry.values
     masked = batch["patch_mask"][batch["inputs"]["input_ids"] == prepared.geometry.image_token]
     other = batch["inputs"]["pixel_values"].clone()
     other.view(-1, values)[masked] = 9.0
-    again, _ = task.parts(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
+    again, _ = task.compute_losses(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
     assert all(torch.equal(again[name].total, loss.total) for name, loss in losses.items())
     other.view(-1, values)[~masked] += 1.0
-    moved, _ = task.parts(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
+    moved, _ = task.compute_losses(batch | {"inputs": batch["inputs"] | {"pixel_values": other}})
     assert all(not torch.equal(moved[name].total, loss.total) for name, loss in losses.items())
     sum(loss.total for loss in losses.values()).backward()
     assert all(one.grad is not None for one in prepared.start.model.get_encoder(modality="image").parameters())
@@ -172,9 +172,9 @@ def test_skipping_changes_nothing_where_nothing_is_masked(tiny_model):
     noise, skip = (made("qwen2_vl", tiny_model, masked_patches=kind)[0] for kind in ("noise", "skip"))
     for kind, shares in (("both", {"patches": 0.0}), ("text", {})):
         batch = batch_of(noise, kind, **shares)
-        torch.testing.assert_close(run(skip.task, batch)[0], run(noise.task, batch)[0])
+        torch.testing.assert_close(run(skip.module, batch)[0], run(noise.module, batch)[0])
     everything = batch_of(skip, "image", patches=1.0)
-    assert torch.isfinite(run(skip.task, everything)[0])  # the tower has nothing to do
+    assert torch.isfinite(run(skip.module, everything)[0])  # the tower has nothing to do
 
 
 def test_skipping_is_refused_before_any_work_where_the_tower_cannot(tiny_model):

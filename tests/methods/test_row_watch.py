@@ -10,7 +10,7 @@ import pytest
 from twoway.content import ContentError, Document, Place, Text
 from twoway.data.rows import Policy
 from twoway.methods.finetune.callbacks import _read
-from twoway.methods.pretrain.callbacks import readable
+from twoway.methods.pretrain.callbacks import readable_rows
 
 
 class Rows:
@@ -32,7 +32,7 @@ def encode(identity, document):
 def looked_at(policy):
     """Names of the rows that documents, and pairs, are measured on."""
     loader = SimpleNamespace(policy=policy)
-    documents = readable(SimpleNamespace(held=range(4), mixture=Rows(), loader=loader, encode=encode))
+    documents = readable_rows(SimpleNamespace(held=range(4), mixture=Rows(), loader=loader, encode=encode))
     of_pairs = SimpleNamespace(without_negatives=lambda row, epoch: encode(*row))
     pairs = _read(SimpleNamespace(encode=of_pairs, loader=loader), SimpleNamespace(rows=range(4), pairs=Rows()))
     return [name for name, _ in documents], [name for some in pairs for _, name in some]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-from twoway.methods.tables import _hash, table
+from twoway.methods.tables import _hash, table_path
 
 SAID = {"rows": 3}
 
@@ -21,25 +21,25 @@ def begun(out, weights):
 
 
 def test_another_base_has_another_table(tmp_path):
-    first, other = (table(tmp_path / "tables", "costs", SAID, prepared(weights), ".npy") for weights in ("a", "b"))
+    first, other = (table_path(tmp_path / "tables", "costs", SAID, prepared(weights), ".npy") for weights in ("a", "b"))
     assert first != other
-    assert first != table(tmp_path / "tables", "costs", {"rows": 4}, prepared("a"), ".npy")
+    assert first != table_path(tmp_path / "tables", "costs", {"rows": 4}, prepared("a"), ".npy")
 
 
 def test_a_run_that_goes_on_finds_its_table_and_so_does_its_forecast(tmp_path):
-    first = table(tmp_path / "tables", "costs", SAID, prepared("a"), ".npy")
+    first = table_path(tmp_path / "tables", "costs", SAID, prepared("a"), ".npy")
     folder = begun(tmp_path, "a")
-    assert table(folder, "costs", SAID, prepared("a"), ".npy") == first
-    assert table(folder, "costs", SAID, SimpleNamespace(start=SimpleNamespace()), ".npy") == first
+    assert table_path(folder, "costs", SAID, prepared("a"), ".npy") == first
+    assert table_path(folder, "costs", SAID, SimpleNamespace(start=SimpleNamespace()), ".npy") == first
 
 
 def test_a_table_whose_name_knows_no_base_is_that_of_the_run_that_stands_there(tmp_path):
     folder = begun(tmp_path, "a")
     before = folder / f"costs-{_hash(SAID)}.npy"
     before.touch()
-    assert table(folder, "costs", SAID, prepared("a"), ".npy") == before
-    forced = table(folder, "costs", SAID, prepared("b"), ".npy")
+    assert table_path(folder, "costs", SAID, prepared("a"), ".npy") == before
+    forced = table_path(folder, "costs", SAID, prepared("b"), ".npy")
     assert forced != before
     begun(tmp_path, "b")  # the run has gone on with the other base
     forced.touch()
-    assert table(folder, "costs", SAID, prepared("b"), ".npy") == forced
+    assert table_path(folder, "costs", SAID, prepared("b"), ".npy") == forced

@@ -23,13 +23,13 @@ from twoway.models import kernels, loading
 from twoway.training import distributed as between
 from twoway.training import trainer as trainers
 from twoway.training.config import TrainConfig
-from twoway.training.task import to_device
+from twoway.training.module import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from twoway.training.task import Batch, Task
+    from twoway.training.module import Batch, TrainingModule
 
 
 def test_the_stand_in_is_seen() -> None:
@@ -52,29 +52,29 @@ def test_the_stand_in_is_seen() -> None:
     assert sum(waits.found.values()) == 8, waits.found
 
 
-def step(task: Task, batches: Sequence[Batch], out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Waits, dict[str, Any]]:
+def step(task: TrainingModule, batches: Sequence[Batch], out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Waits, dict[str, Any]]:
     """Make two steps on the stand-in; return the waits of the second, and what would be logged."""
 
     def far_ranks(ranks: Any, *_: Any) -> None:
-        ranks.device, ranks.rank, ranks.count = DEVICE, 0, 1
+        ranks.device, ranks.rank, ranks.world_size = DEVICE, 0, 1
 
-    def share(_ranks: Any, task: Task, _parallel: Any, _dtype: str) -> Task:
+    def share(_ranks: Any, task: TrainingModule, _parallel: Any, _dtype: str) -> TrainingModule:
         moved(task)
         return task
 
     monkeypatch.setattr(between.Ranks, "__init__", far_ranks)
-    monkeypatch.setattr(between.Ranks, "share", share)
-    monkeypatch.setattr(between.Ranks, "wait", lambda _: None)
+    monkeypatch.setattr(between.Ranks, "wrap", share)
+    monkeypatch.setattr(between.Ranks, "barrier", lambda _: None)
     # The fused optimizer is one operator of a real device, which waits for nothing.
     monkeypatch.setattr(trainers, "_optimizer", lambda parameters, config: torch.optim.SGD(parameters, lr=config.learning_rate))
     with Waits():
-        trainer = trainers.Trainer(task, TrainConfig(dtype="float32", learning_rate=1e-3), out, total=9, ranks=between.Ranks())
-    trainer.task.train()
+        trainer = trainers.Trainer(task, TrainConfig(dtype="float32", learning_rate=1e-3), out, total_steps=9, ranks=between.Ranks())
+    trainer.module.train()
     for _ in range(2):  # a tower's borders are read in its first pass, to see that they are what the sizes of its pictures say
         with Waits() as waits:
             numbers = trainer._count(batches, [False] * len(batches), [])
-            trainer._update(batches, numbers)
-    return waits, trainer.meter.entry(2, 9, task.weights)
+            trainer.train_step(batches, numbers)
+    return waits, trainer.meter.entry(2, 9, task.loss_weights)
 
 
 BORDERS = ("twoway/models/kernels.py:_numbers", "numbers are read")
@@ -84,7 +84,7 @@ def check(waits: Waits) -> None:
     """One wait is ours: the numbers of the step, in one copy. No batch and no chunk of it has one of its own."""
     for (where, what), count in sorted(waits.theirs().items()):
         sys.stdout.write(f"{where}: {what}, {count} times\n")  # pytest -s
-    assert waits.ours() == {("twoway/training/task.py:read", "a copy to the CPU"): 1}, waits.ours()
+    assert waits.ours() == {("twoway/training/module.py:read_tensors", "a copy to the CPU"): 1}, waits.ours()
 
 
 @pytest.mark.parametrize("ways", [{}, {"masked_patches": "skip"}, {"lora": {"rank": 2}}], ids=["noise", "skip", "lora"])
@@ -97,7 +97,7 @@ def test_pre_training(
     prepared = prepare(tiny_model("qwen2_5_vl"), PretrainConfig(dtype="float32", **ways))
     kinds = ("both", "image", "text")[:count]
     batches = [masked.batch_of(prepared, kind, words=0.5, patches=0.5) for kind in kinds]
-    waits, entry = step(prepared.task, batches, tmp_path, monkeypatch)
+    waits, entry = step(prepared.module, batches, tmp_path, monkeypatch)
     check(waits)
     assert entry["mlm"] > 0
     assert entry["mae"] > 0
@@ -130,7 +130,7 @@ def test_the_bridge(tiny_encoder: Callable[[str], Path], tmp_path: Path, monkeyp
     ]
     made = [mask_target(encode(str(number), row), epoch=0, seed=0, **options) for number, row in enumerate(rows)]
     batches = [collate_bridge(some, pad_token=prepared.pad_token, padding_side="left") for some in (made[:2], made[2:])]
-    waits, entry = step(prepared.task, batches, tmp_path, monkeypatch)
+    waits, entry = step(prepared.module, batches, tmp_path, monkeypatch)
     check(waits)
     assert entry["bridge"] > 0
 

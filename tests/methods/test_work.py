@@ -46,22 +46,24 @@ def other_batch(data):
 def test_the_work_of_a_batch_is_what_is_counted(family, options, tiny_model, tmp_path):
     _, prepared, data = opened(family, tiny_model, tmp_path, **options)
     batch = other_batch(data)
-    prepared.task.eval()  # nothing is computed twice
-    counted = costs._count(prepared.task, batch, CPU, autocast=False)
-    assert prepared.task.sizes(batch)["work"] == pytest.approx(counted, rel=0.02)
-    assert all(one.grad is None for one in prepared.task.parameters() if not one.requires_grad)
+    prepared.module.eval()  # nothing is computed twice
+    counted = costs._count(prepared.module, batch, CPU, autocast=False)
+    assert prepared.module.count_tokens(batch)["work"] == pytest.approx(counted, rel=0.02)
+    assert all(one.grad is None for one in prepared.module.parameters() if not one.requires_grad)
 
 
 def test_counting_leaves_no_trace(tiny_model, tmp_path):
     config = PretrainConfig(calibrate="none")
-    plain = prepare(tiny_model("qwen2_vl"), config).task
+    plain = prepare(tiny_model("qwen2_vl"), config).module
     _, counted, _ = opened("qwen2_vl", tiny_model, tmp_path)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    costs.measure_work(counted.task, lambda *_: counted.task.placeholder() | {"identities": []}, counted.geometry.image_token, device=CPU)
+    costs.measure_work(
+        counted.module, lambda *_: counted.module.dummy_batch() | {"identities": []}, counted.geometry.image_token, device=CPU
+    )
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(one.grad is None for one in counted.task.parameters())
-    assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.task.parameters(), strict=True))
+    assert all(one.grad is None for one in counted.module.parameters())
+    assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.module.parameters(), strict=True))
 
 
 def test_seconds_are_measured_once_and_stay_with_the_run(tiny_model, tmp_path, monkeypatch):
@@ -77,7 +79,7 @@ def test_seconds_are_measured_once_and_stay_with_the_run(tiny_model, tmp_path, m
     monkeypatch.setattr(costs, "_seconds", lambda *_, **__: pytest.fail("measured again"))
     _, _, again = opened("qwen2_vl", tiny_model, tmp_path, calibrate="time")
     assert (again.epochs.costs.extra == first.epochs.costs.extra).all()
-    assert dataclasses.astuple(costs.Work(*_stored(tmp_path / "run" / "tables")).cost) == (3.0, 5.0)
+    assert dataclasses.astuple(costs.BatchWork(*_stored(tmp_path / "run" / "tables")).cost) == (3.0, 5.0)
 
 
 def test_costs_of_image_tokens_and_of_pictures_are_told_apart_where_pictures_differ():
@@ -109,30 +111,30 @@ def test_rows_too_short_for_any_trial_leave_work_and_costs_unknown(tiny_model, t
         raise ContentError("too long")
 
     assert _work(config, prepared, refuse, tmp_path) == CostWeights()
-    assert prepared.task.work is None
+    assert prepared.module.count_work is None
 
 
 def test_costs_that_are_given_are_taken(tiny_model, tmp_path):
     given = CostWeights(7.0, 11.0)
     prepared = prepare(tiny_model("qwen2_vl"), config := PretrainConfig(cost=given))
-    make = lambda *_: prepared.task.placeholder() | {"identities": []}  # noqa: E731
+    make = lambda *_: prepared.module.dummy_batch() | {"identities": []}  # noqa: E731
     assert _work(config, prepared, make, tmp_path) == given
-    assert prepared.task.work is not None
+    assert prepared.module.count_work is not None
 
 
 def test_nothing_is_counted_where_that_is_not_wanted(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "_count", lambda *_, **__: pytest.fail("counted"))
     _, prepared, data = opened("qwen2_vl", tiny_model, tmp_path, calibrate="none")
-    assert "work" not in prepared.task.sizes(other_batch(data))
+    assert "work" not in prepared.module.count_tokens(other_batch(data))
 
 
 def test_a_base_is_proved_without_the_adapters_that_are_to_train(tiny_model, monkeypatch):
     prepared = prepare(tiny_model("qwen2_vl"), PretrainConfig(lora=AdapterConfig(rank=2, dora=True)))
-    train = [name for name, one in prepared.task.named_parameters() if one.requires_grad]
+    train = [name for name, one in prepared.module.named_parameters() if one.requires_grad]
     with monkeypatch.context() as patch:
         patch.setattr(DoraLinearLayer, "forward", lambda *_, **__: pytest.fail("computed with DoRA"))
         require(prepared)
-    assert [name for name, one in prepared.task.named_parameters() if one.requires_grad] == train
+    assert [name for name, one in prepared.module.named_parameters() if one.requires_grad] == train
     monkeypatch.setattr(DoraLinearLayer, "forward", lambda *_, **__: (_ for _ in ()).throw(ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):  # and it is there again
         prepared.start.model(input_ids=torch.tensor([[1, 2]]))

@@ -266,13 +266,13 @@ def test_a_decoder_may_differ_where_it_makes_its_own_masks(family: str, taken: b
     for name in ("sdpa", "eager"):
         torch.manual_seed(0)
         prepared = prepare(tiny_model(family), PretrainConfig(attn_implementation=f"decoder={name}", **options))
-        prepared.task.eval()
+        prepared.module.eval()
         batch = batch_of(prepared, "both", words=0.5, patches=0.5)
         if name == "sdpa" or taken:
-            found[name] = {key: float(loss.total.detach()) for key, loss in prepared.task.parts(batch)[0].items()}
+            found[name] = {key: float(loss.total.detach()) for key, loss in prepared.module.compute_losses(batch)[0].items()}
         else:
             with pytest.raises(UsageError, match="it cannot have eager, so leave the decoder out"):
-                prepared.task.parts(batch)
+                prepared.module.compute_losses(batch)
     if taken:
         assert found["eager"] == pytest.approx(found["sdpa"], rel=1e-4)
 

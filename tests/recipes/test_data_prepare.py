@@ -80,7 +80,7 @@ def test_rows_that_are_lost_or_cut_are_listed_and_too_many_are_refused(recipe, t
     assert re.search(r"documents.jsonl:41: about [\d,]+ tokens, and a row has 128$", first["cut_rows"][0])
     assert "pairs.jsonl:13: a picture of" in second["lost_rows"][0]
 
-    monkeypatch.setattr(tables, "ROWS", 10)  # of a source that is not small
+    monkeypatch.setattr(tables, "SMALLEST_SOURCE", 10)  # of a source that is not small
     assert main([*words, "first.max_bad_share=0.01"]) == 1
     shown = capsys.readouterr().out
     assert re.search(r"first, .*documents.jsonl: training would stop: .* loses 2 of 44 rows \(4.5%\)", shown)

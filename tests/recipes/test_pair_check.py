@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from twoway.cli.data import run_data
 from twoway.cli.parser import Parser
 from twoway.errors import UsageError
-from twoway.methods.duplicates import Looks, near_texts
+from twoway.methods.duplicates import HashIndex, near_texts
 from twoway.recipes.data_check import check_pairs, pairs_of
 
 
@@ -95,7 +95,7 @@ def test_near_is_nearly_the_same_and_no_more():
     assert near_texts("A cat  sits on the mat.", "a cat sits on the mat.")
     assert not near_texts("a cat sits on the mat", "a dog sits on the rug")
     assert not near_texts("cat", "car")
-    looks = Looks()
+    looks = HashIndex()
     looks.add(0b1011 << 30, "one")
     assert looks.find(0b1011 << 30 | 0b1111) == "one"
     assert looks.find(0b1011 << 30 | 0b11111) is None

@@ -14,18 +14,18 @@ from twoway.losses.contrastive import contrastive_loss
 from twoway.training.checkpointing import Checkpoints
 from twoway.training.config import TrainConfig
 from twoway.training.distributed import Ranks
-from twoway.training.gradient_cache import CachedTask, Compared, Kept
+from twoway.training.gradient_cache import ChunkList, GradientCachedModule, LossOutput
 from twoway.training.progress import read_log
 from twoway.training.trainer import Trainer
 
 STEPS, WIDTH = 6, 5
 
 
-class Twins(CachedTask):
+class Twins(GradientCachedModule):
     """Every second content answers the one before it."""
 
-    def __init__(self, hold=0.0, dropout=0.3):
-        super().__init__("twins", hold=hold)
+    def __init__(self, keep_graph_tokens=0.0, dropout=0.3):
+        super().__init__("twins", keep_graph_tokens=keep_graph_tokens)
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(dropout), nn.Linear(WIDTH, WIDTH))
         self.runs = 0
@@ -34,19 +34,19 @@ class Twins(CachedTask):
         self.runs += 1
         return self.layers(inputs["input_ids"])
 
-    def about(self, batch, present):
+    def batch_metadata(self, batch, present):
         return len(present)
 
-    def compare(self, given, knobs):
-        rows = torch.arange(len(given.vectors) // 2)
-        loss = contrastive_loss(given.vectors[::2], given.vectors[1::2], rows, temperature=0.1)
-        return Compared(loss, (), lambda _read: {"seen": (float(len(rows)), 1.0), "never": (0.0, 0.0)})
+    def compute_loss(self, gathered, parameters):
+        rows = torch.arange(len(gathered.vectors) // 2)
+        loss = contrastive_loss(gathered.vectors[::2], gathered.vectors[1::2], rows, temperature=0.1)
+        return LossOutput(loss, (), lambda _read: {"seen": (float(len(rows)), 1.0), "never": (0.0, 0.0)})
 
-    def blank(self):
+    def dummy_inputs(self):
         return {"input_ids": torch.zeros(1, WIDTH)}
 
-    def placeholder(self):
-        return {"contents": 0, "chunks": Kept([]), "identities": []}
+    def dummy_batch(self):
+        return {"contents": 0, "chunks": ChunkList([]), "identities": []}
 
 
 class Batches:
@@ -66,19 +66,19 @@ class Batches:
             contents[3, 0] = math.nan
         chunks = [{"inputs": {"input_ids": contents[items]}, "items": items} for items in torch.tensor([[1, 6, 3], [0, 2, 7]])]
         chunks.append({"inputs": {"input_ids": contents[4:6]}, "items": torch.tensor([4, 5])})
-        return {"contents": 8, "chunks": Kept(chunks), "identities": [f"{step}.{piece}.{row}" for row in range(4)]}
+        return {"contents": 8, "chunks": ChunkList(chunks), "identities": [f"{step}.{piece}.{row}" for row in range(4)]}
 
 
 def train(out, *, hold=0.0, stop=None, poison=None):
     task = Twins(hold)
     settings = TrainConfig(learning_rate=0.05, dtype="float32", save_steps=2)
-    trainer = Trainer(task, settings, out, total=STEPS, ranks=Ranks("cpu"))
-    trainer.run(Batches(poison), stop=stop)
+    trainer = Trainer(task, settings, out, total_steps=STEPS, ranks=Ranks("cpu"))
+    trainer.train(Batches(poison), stop=stop)
     return task
 
 
 def weights(out):
-    return load_file(Checkpoints(out).place(STEPS) / "weights.safetensors")
+    return load_file(Checkpoints(out).path(STEPS) / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan
 from twoway.training import config
 from twoway.training.checkpointing import read_run
-from twoway.training.config import Choice, choose, settle, speed_ratio
+from twoway.training.config import DtypeChoice, choose_dtype, resolve_dtype, speed_ratio
 from twoway.training.progress import read_log
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
@@ -37,7 +37,7 @@ def machine(monkeypatch):
     """Return what makes this machine one that is fast in a type."""
 
     def become(dtype):
-        monkeypatch.setattr(config, "_measured", lambda: Choice(dtype, f"{dtype} is said to be fast"))
+        monkeypatch.setattr(config, "_measured", lambda: DtypeChoice(dtype, f"{dtype} is said to be fast"))
 
     return become
 
@@ -59,8 +59,8 @@ def test_every_training_has_auto_unless_it_is_told_otherwise():
 def test_bfloat16_has_to_be_clearly_faster(monkeypatch, ratio, dtype):
     config._measured.cache_clear()
     monkeypatch.setattr(config, "speed_ratio", lambda: ratio)
-    assert choose(CPU).dtype == dtype
-    assert f"{ratio:g} times" in choose(CPU).why
+    assert choose_dtype(CPU).dtype == dtype
+    assert f"{ratio:g} times" in choose_dtype(CPU).why
     config._measured.cache_clear()
 
 
@@ -73,23 +73,23 @@ def test_what_is_measured_is_stable_and_leaves_the_threads_alone():
 def test_an_accelerator_is_asked_for_bfloat16_of_its_own(monkeypatch):
     for own, dtype in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, own=own: own or including_emulation)
-        assert choose(torch.device("cuda")).dtype == dtype
-    assert choose(torch.device("meta")).dtype == "float32"
+        assert choose_dtype(torch.device("cuda")).dtype == dtype
+    assert choose_dtype(torch.device("meta")).dtype == "float32"
 
 
 def test_the_first_rank_decides(machine):
     class Second:
         """A rank on a machine that is fast in another type than the first one's."""
 
-        device, first = CPU, False
+        device, is_main_process = CPU, False
 
-        def gather(self, mine):
+        def all_gather_object(self, mine):
             assert mine is None
             return ["float32", mine]
 
     machine("bfloat16")
-    assert settle(PretrainConfig(), Second()).dtype == "float32"
-    assert settle(PretrainConfig(dtype="bfloat16"), Second()).dtype == "bfloat16"
+    assert resolve_dtype(PretrainConfig(), Second()).dtype == "float32"
+    assert resolve_dtype(PretrainConfig(dtype="bfloat16"), Second()).dtype == "bfloat16"
 
 
 def test_a_run_goes_on_in_the_type_it_began_in_and_says_so(tiny_model, rows, tmp_path, machine, capsys):

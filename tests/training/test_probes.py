@@ -15,7 +15,7 @@ from twoway.data.masking import NO_TARGET
 from twoway.data.processing import Encoder
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare
-from twoway.training.probes import Prober, Sums, gaps, measure, pair, undisturbed
+from twoway.training.probes import Prober, RowLosses, evaluating, gaps, measure_modalities, pair_pictured_rows
 
 COLOURS = ("red", "blue", "green", "black", "white", "olive")
 
@@ -32,37 +32,37 @@ def rows():
 def probed(request, tiny_model):
     prepared = prepare(tiny_model(request.param), PretrainConfig(dtype="float32"))
     encode = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length)
-    together = partial(collate, pad_token=prepared.task.pad_token, padding_side=prepared.processor.tokenizer.padding_side)
+    together = partial(collate, pad_token=prepared.module.pad_token, padding_side=prepared.processor.tokenizer.padding_side)
     return prepared, Prober(encode, together, prepared.geometry, prepared.token.id)
 
 
 def test_no_row_is_paired_with_its_own_content():
     same = [("twin#0", row("red", "one text")), ("twin#1", row("red", "another text")), ("twin#2", row("blue", "one text"))]
-    for made in pair([*rows(), *same]):
+    for made in pair_pictured_rows([*rows(), *same]):
         for ours, theirs in zip(made.document.parts, made.other.parts, strict=True):
             assert type(ours) is type(theirs)
         both = [{Document((part,)).fingerprint() for part in one.parts} for one in (made.document, made.other)]
         assert not both[0] & both[1]
-    assert pair(same[:2]) == []
+    assert pair_pictured_rows(same[:2]) == []
 
 
 def test_rows_without_both_modalities_and_rows_of_another_form_are_left_out():
     text, picture = Document((Text("words"),)), Document((row("red").parts[0],))
     backwards = Document(tuple(reversed(row("blue").parts)))
-    assert pair([("a", text), ("b", picture), ("c", row("red")), ("d", backwards)]) == []
+    assert pair_pictured_rows([("a", text), ("b", picture), ("c", row("red")), ("d", backwards)]) == []
 
 
 def test_a_row_that_shares_no_rare_word_is_taken_first():
     cats = [(f"c#{number}", row(colour, f"the cat {colour}")) for number, colour in enumerate(("red", "blue"))]
     dogs = [(f"d#{number}", row(colour, f"the dog {colour}")) for number, colour in enumerate(("green", "black"))]
     many = [(f"m#{number}", row((number, 9, 9), f"the thing{number}")) for number in range(20)]
-    for made in pair([*cats, *dogs, *many]):
+    for made in pair_pictured_rows([*cats, *dogs, *many]):
         ours, theirs = made.document.texts[0].split()[1], made.other.texts[0].split()[1]
         assert ours != theirs
 
 
 def test_swapping_changes_one_modality_alone():
-    made = pair(rows())[0]
+    made = pair_pictured_rows(rows())[0]
     pictures, words = made.swapped(Image), made.swapped(Text)
     assert pictures.texts == made.document.texts
     assert pictures.images == made.other.images
@@ -72,7 +72,7 @@ def test_swapping_changes_one_modality_alone():
 
 def test_all_cases_have_the_same_targets(probed):
     _, prober = probed
-    for made in pair(rows()):
+    for made in pair_pictured_rows(rows()):
         words = prober.word_rows(made)
         assert set(words) == {"right", "shuffled", "none"}
         answers = [one.labels[one.labels != NO_TARGET].tolist() for one in words.values()]
@@ -87,11 +87,11 @@ def test_all_cases_have_the_same_targets(probed):
 
 def test_the_losses_are_those_of_training(probed):
     prepared, prober = probed
-    task, pairs = prepared.task, pair(rows())
-    found = measure(task, pairs, prober)
-    with undisturbed(task):
-        words, _ = task.parts(prober.collate([prober.word_rows(made)["right"] for made in pairs]))
-        patches, _ = task.parts(prober.collate([prober.patch_rows(made)["right"] for made in pairs]))
+    task, pairs = prepared.module, pair_pictured_rows(rows())
+    found = measure_modalities(task, pairs, prober)
+    with evaluating(task):
+        words, _ = task.compute_losses(prober.collate([prober.word_rows(made)["right"] for made in pairs]))
+        patches, _ = task.compute_losses(prober.collate([prober.patch_rows(made)["right"] for made in pairs]))
     assert found["words_right"] == pytest.approx(float(words["mlm"].mean), rel=1e-4)
     assert found["patches_right"] == pytest.approx(float(patches["mae"].mean), rel=1e-4)
     assert found["words_probed"] == words["mlm"].count
@@ -101,7 +101,7 @@ def test_the_losses_are_those_of_training(probed):
 
 def test_training_does_not_notice(probed):
     prepared, prober = probed
-    task = prepared.task
+    task = prepared.module
     task.train()
     odd = next(module for module in task.modules() if not list(module.children()))
     odd.eval()
@@ -109,7 +109,10 @@ def test_training_does_not_notice(probed):
     parameter.grad = torch.ones_like(parameter)
     modes, state, numpy = [one.training for one in task.modules()], torch.get_rng_state(), np.random.get_state()[1].copy()
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    first, second = measure(task, pair(rows()), prober), measure(task, pair(rows()), prober)
+    first, second = (
+        measure_modalities(task, pair_pictured_rows(rows()), prober),
+        measure_modalities(task, pair_pictured_rows(rows()), prober),
+    )
     assert first == second
     assert [one.training for one in task.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
@@ -121,16 +124,16 @@ def test_training_does_not_notice(probed):
 
 def test_nothing_to_measure_is_nothing_found(probed):
     prepared, prober = probed
-    assert measure(prepared.task, [], prober) == {}
+    assert measure_modalities(prepared.module, [], prober) == {}
 
 
 def test_gaps_are_means_over_targets_with_an_error_over_rows():
     count, hits = np.array([1.0, 3.0]), np.zeros(2)
-    right, other = Sums(np.array([1.0, 3.0]), count, hits), Sums(np.array([2.0, 6.0]), count, hits)
+    right, other = RowLosses(np.array([1.0, 3.0]), count, hits), RowLosses(np.array([2.0, 6.0]), count, hits)
     found = gaps("words", {"right": right, "shuffled": other})
     assert found["words_gap_shuffled"] == pytest.approx(1.0)
     assert found["words_gap_shuffled_error"] == pytest.approx(0.0)
-    uneven = gaps("words", {"right": right, "shuffled": Sums(np.array([2.0, 3.0]), count, hits)})
+    uneven = gaps("words", {"right": right, "shuffled": RowLosses(np.array([2.0, 3.0]), count, hits)})
     assert uneven["words_gap_shuffled"] == pytest.approx(0.25)
     assert uneven["words_gap_shuffled_error"] > 0.1
     assert (found["words_rows"], found["words_probed"]) == (2, 4)

@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from twoway.training.progress import LOG, Log, Meter, read_log, summary
+from twoway.training.progress import LOG, Meter, TrainingLog, format_entry, read_log
 
 
 def entry(step, **more):
@@ -34,12 +34,12 @@ def test_an_entry_is_the_mean_over_targets_and_not_over_steps():
 
 
 def test_steps_that_are_done_again_are_in_the_log_once(tmp_path):
-    log = Log(tmp_path, start=0, total=9)
+    log = TrainingLog(tmp_path, start=0, total=9)
     for step in (1, 2, 3):
         log.write(entry(step))
     with (tmp_path / LOG).open("a") as file:
         file.write('{"step": 4, "lo')
-    log = Log(tmp_path, start=2, total=9)
+    log = TrainingLog(tmp_path, start=2, total=9)
     log.write(entry(3, loss=7.0))
     log.close()
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 7.0)]
@@ -47,7 +47,7 @@ def test_steps_that_are_done_again_are_in_the_log_once(tmp_path):
 
 
 def test_outside_a_terminal_the_end_is_a_line(tmp_path, capsys):
-    log = Log(tmp_path, start=0, total=2)
+    log = TrainingLog(tmp_path, start=0, total=2)
     log.write(entry(2, mlm=1.5, mlm_targets=3))
     assert capsys.readouterr().err == "step 2 of 2: loss 1.000 (mlm 1.500), 2.0 rows/s, 3 tokens/s, padding 10%, 5 MB\n"
-    assert "mae" not in summary(entry(1, mlm=1.5, mlm_targets=3, mae_targets=0))
+    assert "mae" not in format_entry(entry(1, mlm=1.5, mlm_targets=3, mae_targets=0))

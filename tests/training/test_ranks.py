@@ -31,7 +31,7 @@ NEAR = {"rtol": 1e-5, "atol": 1e-6}  # sums in another order, in float32
 
 
 def weights(out):
-    return stored(Checkpoints(out).place(STEPS))
+    return stored(Checkpoints(out).path(STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(alone, tmp_path):
 
 def patient(out):
     ranks = Ranks("cpu", timedelta(minutes=3))
-    backend = {name: getattr(ranks, name)._get_backend(ranks.device) for name in ("talk", "_patient")}
+    backend = {name: getattr(ranks, name)._get_backend(ranks.device) for name in ("cpu_group", "_patient_group")}
     backend["first"] = torch.distributed.group.WORLD._get_backend(ranks.device)
     found = {name: one.options._timeout.total_seconds() for name, one in backend.items()}
     Path(out).joinpath(f"rank-{ranks.rank}").write_text(json.dumps(found))
@@ -75,7 +75,7 @@ def patient(out):
 def test_ranks_wait_long_for_the_data_alone(tmp_path):
     launch(2, patient, str(tmp_path))
     found = json.loads((tmp_path / "rank-1").read_text())
-    assert found["first"] == found["talk"] == 180
+    assert found["first"] == found["cpu_group"] == 180
     assert found["_patient"] >= 24 * 3600
 
 
@@ -158,12 +158,12 @@ def test_a_disk_that_is_full_for_one_rank_is_said_by_all(tmp_path):
 def test_each_rank_writes_its_part_and_the_next_run_has_the_bits(tmp_path, parallel):
     options = {"steps": STEPS, "dropout": 0.0, "parallel": parallel}
     launch(2, toy_rank, str(tmp_path), options | {"stop": 6})
-    sizes = [sum(path.stat().st_size for path in Checkpoints(tmp_path).place(6).glob(f"*-0000{rank}-of-00002.*")) for rank in (1, 2)]
+    sizes = [sum(path.stat().st_size for path in Checkpoints(tmp_path).path(6).glob(f"*-0000{rank}-of-00002.*")) for rank in (1, 2)]
     assert 0.5 < sizes[0] / sizes[1] < 2
     launch(2, toy_rank, str(tmp_path), options)
     launch(2, toy_rank, str(tmp_path / "whole"), options)
     for group in ("weights", "optimizer"):
-        left, right = (stored(Checkpoints(out).place(STEPS), group) for out in (tmp_path, tmp_path / "whole"))
+        left, right = (stored(Checkpoints(out).path(STEPS), group) for out in (tmp_path, tmp_path / "whole"))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left)
 

@@ -17,7 +17,7 @@ from toy_training import SHARDS, Toy, ToyData, train_toy
 from twoway.errors import TwowayError, UsageError
 from twoway.training import checkpointing, distributed
 from twoway.training import trainer as trainer_module
-from twoway.training.checkpointing import Checkpoints, read_optimizer, same_run
+from twoway.training.checkpointing import Checkpoints, read_optimizer, require_same_run
 from twoway.training.distributed import Ranks
 from twoway.training.progress import read_log
 
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 
 
 def final(out, steps=STEPS):
-    folder = Checkpoints(out).place(steps)
+    folder = Checkpoints(out).path(steps)
     return {(name, key): value for name in ("weights", "optimizer") for key, value in load_file(folder / f"{name}.safetensors").items()}
 
 
@@ -164,11 +164,11 @@ class Large(Toy):
 
     runs = 0
 
-    def parts(self, batch):
+    def compute_losses(self, batch):
         self.runs += 1
         if self.runs > 4 * SHARDS:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return super().parts(batch)
+        return super().compute_losses(batch)
 
 
 def test_a_step_that_memory_does_not_hold_says_what_to_do(tmp_path):
@@ -178,17 +178,19 @@ def test_a_step_that_memory_does_not_hold_says_what_to_do(tmp_path):
 
 def test_a_run_is_what_it_was_unless_forced(tmp_path):
     run = {"config": {"learning_rate": 1.0, "save_steps": 3}, "data": [{"rows": 5}]}
-    same_run(tmp_path / "out", run)
-    same_run(tmp_path / "out", {"config": {"learning_rate": 1.0, "save_steps": 9}, "data": [{"rows": 5}]}, free=frozenset({"save_steps"}))
+    require_same_run(tmp_path / "out", run)
+    require_same_run(
+        tmp_path / "out", {"config": {"learning_rate": 1.0, "save_steps": 9}, "data": [{"rows": 5}]}, free=frozenset({"save_steps"})
+    )
     other = {"config": {"learning_rate": 2.0, "save_steps": 9}, "data": [{"rows": 6}]}
     with pytest.raises(UsageError, match=r"config.learning_rate was 1.0 and is 2.0; data.* --force"):
-        same_run(tmp_path / "out", other)
-    same_run(tmp_path / "out", other, force=True)
-    same_run(tmp_path / "out", other)
+        require_same_run(tmp_path / "out", other)
+    require_same_run(tmp_path / "out", other, force=True)
+    require_same_run(tmp_path / "out", other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="no unfinished run"):
-        same_run(tmp_path / "full", run)
+        require_same_run(tmp_path / "full", run)
 
 
 def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypatch, tmp_path, whole):
@@ -230,16 +232,16 @@ def test_what_is_written_is_a_copy(monkeypatch, tmp_path):
         tensor = torch.full((3,), float(step))
         checkpoints.save(step, {"weights:one": tensor}, {}, ranks)
         tensor.zero_()
-        assert not checkpoints.ended
+        assert not checkpoints.written
         held.set()
-        checkpoints.settle(ranks)
-        assert load_file(checkpoints.place(step) / "weights.safetensors")["one"].tolist() == [step] * 3
+        checkpoints.wait(ranks)
+        assert load_file(checkpoints.path(step) / "weights.safetensors")["one"].tolist() == [step] * 3
 
 
 def test_a_complete_checkpoint_that_a_kill_left_without_its_name_counts(tmp_path, whole):
     train_toy(tmp_path, STEPS, stop=6)
-    place = Checkpoints(tmp_path).place(6)
-    for path in (place, Checkpoints(tmp_path).place(3)):
+    place = Checkpoints(tmp_path).path(6)
+    for path in (place, Checkpoints(tmp_path).path(3)):
         path.rename(path.with_name(f".{path.name}.tmp"))
     (tmp_path / "checkpoints" / ".step-3.tmp" / "optimizer.safetensors").unlink()
     assert Checkpoints(tmp_path).steps() == []
@@ -264,7 +266,7 @@ def test_checkpoints_come_by_the_clock_too(tmp_path, monkeypatch):
 
 def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path):
     train_toy(tmp_path, STEPS, stop=3)
-    (Checkpoints(tmp_path).place(3) / "optimizer.safetensors").write_bytes(b"half of a file")
+    (Checkpoints(tmp_path).path(3) / "optimizer.safetensors").write_bytes(b"half of a file")
     with pytest.raises(TwowayError, match=r"step-3/optimizer\.safetensors"):
         train_toy(tmp_path, STEPS)
 
@@ -274,14 +276,14 @@ def test_the_optimizers_state_lies_where_the_weights_do(whole, monkeypatch):
     monkeypatch.setattr(checkpointing, "_read", lambda _folder, tensors: wanted.update(tensors))
     there = {name: torch.nn.Parameter(one.detach().to("meta")) for name, one in Toy().named_parameters()}
     optimizer = torch.optim.AdamW(there.values())
-    read_optimizer(Checkpoints(whole).place(STEPS), optimizer, there)
+    read_optimizer(Checkpoints(whole).path(STEPS), optimizer, there)
     found = {(key, value.device.type) for one in there.values() for key, value in optimizer.state[one].items()}
     assert found == {(key, "meta") for key in ("step", "exp_avg", "exp_avg_sq")}
     assert len(wanted) == 3 * len(there)
 
 
 def test_ranks_that_see_different_checkpoints_are_refused(whole, monkeypatch):
-    monkeypatch.setattr(distributed.Ranks, "gather", lambda self, value: [value, []])
+    monkeypatch.setattr(distributed.Ranks, "all_gather_object", lambda self, value: [value, []])
     with pytest.raises(TwowayError, match=r"ranks see different checkpoints in .*on a disk that all machines share"):
         train_toy(whole, STEPS)
 
@@ -296,10 +298,10 @@ def test_a_kill_while_a_run_is_written_down_does_not_stand_in_its_way(tmp_path, 
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # nobody cleans up behind a kill
     with pytest.raises(KeyboardInterrupt):
-        same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
+        require_same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
     monkeypatch.undo()
     assert len(list((tmp_path / "out").iterdir())) == 1
-    same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
+    require_same_run(tmp_path / "out", {"config": {"learning_rate": 1.0}})
     assert (tmp_path / "out" / "run.json").exists()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from twoway.training.trainer import rate
+from twoway.training.trainer import learning_rate_at
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (7, 0.1), (1, 0.1), (10, 0.0), (10, 3), (10, 10), (10, 1)])
 def test_it_rises_to_the_peak_and_falls_to_almost_nothing(total, warmup):
-    rates = [rate(step, total, 2e-6, warmup) for step in range(total)]
+    rates = [learning_rate_at(step, total, 2e-6, warmup) for step in range(total)]
     assert max(rates) == pytest.approx(2e-6)
     assert min(rates) > 0
     top = rates.index(max(rates))

@@ -9,7 +9,7 @@ import pytest
 from accelerate import tracking
 
 from twoway.errors import UsageError
-from twoway.training.progress import Log, open_tracker, require_tracker
+from twoway.training.progress import TrainingLog, open_tracker, require_tracker
 
 
 class Noted:
@@ -35,7 +35,7 @@ def test_a_tracker_of_accelerate_gets_numbers_and_no_words(tmp_path, monkeypatch
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Noted)
     out = tmp_path / "my-run"
     out.mkdir()
-    log = Log(out, start=0, total=2, tracker="wandb")
+    log = TrainingLog(out, start=0, total=2, tracker="wandb")
     log.write({"step": 1, "loss": 2.5, "not_finite": "loss"})
     log.close()
     assert Noted.seen == [("named", "my-run"), ("start", None), ("log", (1, {"loss": 2.5})), ("finish", None)]

@@ -13,7 +13,7 @@ import torch
 
 from twoway.errors import UsageError
 from twoway.files import sha256, write_whole
-from twoway.training.config import choose
+from twoway.training.config import choose_dtype
 
 from .batches import Rows
 from .loop import train
@@ -122,7 +122,7 @@ def _settled(config: NanoConfig, run: Path | None = None) -> NanoConfig:
         return config
     plan = run / "plan.json" if run is not None else None
     begun = json.loads(plan.read_text())["config"]["dtype"] if plan is not None and plan.is_file() else None
-    here = choose(torch.device("cpu"))
+    here = choose_dtype(torch.device("cpu"))
     logger.info("computing in %s (%s is faster here: %s)", begun or here.dtype, here.dtype, here.why)
     return dataclasses.replace(config, dtype=begun or here.dtype)
 

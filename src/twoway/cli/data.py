@@ -301,7 +301,7 @@ def run_mine(args: argparse.Namespace) -> int:
     from twoway.data.mixture import PairSource, SourceConfig
     from twoway.errors import UsageError
     from twoway.methods.mine import mine
-    from twoway.methods.negatives import Choice
+    from twoway.methods.negatives import NegativeChoice
 
     data: Sequence[PairSource] = [PairSource(spec, cap=args.cap) for spec in args.data]
     if args.recipe is not None and not data:
@@ -314,7 +314,7 @@ def run_mine(args: argparse.Namespace) -> int:
 
     names = ("negatives", "margin", "share", "random", "sampling", "seed")
     wishes = {name: getattr(args, name) for name in names}
-    choice = Choice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
+    choice = NegativeChoice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
     prompts = [
         None if text is None else {"side": side, "instruction": text}
         for side, text in (("query", args.query_instruction), ("document", args.document_instruction))

@@ -29,14 +29,14 @@ def configure_stage(parser: argparse.ArgumentParser) -> None:
 def run_words(args: argparse.Namespace, stage: Any) -> int:
     """Train, or go on; 143 where SIGTERM and 130 where Ctrl-C stopped it, with everything saved. `stage` is its `Stage`."""
     from twoway.config import load
-    from twoway.methods.run import configure, run_stage
+    from twoway.methods.run import configure, run_method
     from twoway.processes import Stopped
 
     words = [*args.words]
     words += [f"{key}={value}" for key, value in (("report_to", args.report_to), ("on_bad", args.on_bad)) if value]
     config = configure(stage, load(stage.config, args.recipe, words), args.data, {})
     try:
-        result = run_stage(stage, args.base, args.out, config, nproc=args.nproc, force=args.force)
+        result = run_method(stage, args.base, args.out, config, nproc=args.nproc, force=args.force)
     except Stopped as stopped:
         sys.stderr.write(f"twoway {stage.name}: {stopped}\n")
         return stopped.code
@@ -90,9 +90,9 @@ def configure_pretrain(parser: argparse.ArgumentParser) -> None:
 
 def run_pretrain(args: argparse.Namespace) -> int:
     """Train, or go on."""
-    from twoway.methods.pretrain.method import STAGE
+    from twoway.methods.pretrain.method import METHOD
 
-    return run_words(args, STAGE)
+    return run_words(args, METHOD)
 
 
 # `twoway bridge`: teach a two-way model to put all of a row into its EOS token.
@@ -115,9 +115,9 @@ def configure_bridge(parser: argparse.ArgumentParser) -> None:
 
 def run_bridge(args: argparse.Namespace) -> int:
     """Train, or go on."""
-    from twoway.methods.bridge.method import STAGE
+    from twoway.methods.bridge.method import METHOD
 
-    return run_words(args, STAGE)
+    return run_words(args, METHOD)
 
 
 # `twoway finetune`: teach a model which texts and pictures belong together, from pairs.
@@ -143,8 +143,8 @@ def configure_finetune(parser: argparse.ArgumentParser) -> None:
 
 def run_finetune(args: argparse.Namespace) -> int:
     """Train, or go on."""
-    from twoway.methods.finetune.method import STAGE
+    from twoway.methods.finetune.method import METHOD
 
     if args.eval:
         args.words = [*args.words, f"eval_data={json.dumps([{'spec': spec} for spec in args.eval], ensure_ascii=False)}"]
-    return run_words(args, STAGE)
+    return run_words(args, METHOD)

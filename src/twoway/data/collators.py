@@ -91,7 +91,7 @@ def _behind(tensors: list[Tensor]) -> Tensor:
 #
 # A page at high resolution and the short text that asks for it never share a chunk that would pad the one to the
 # other: contents are sorted by length and cut where the budget ends, as documents are in `batching`. What the batch
-# holds is described where it is used, in `stages.contrastive_batch`.
+# holds is described where it is used, in `methods.finetune.step`.
 #
 # A row's instruction is that of its task and side, `prompts["TASK-query"]` or else `prompts["query"]`: the names that
 # the checkpoint has them under, and that `encode(…, prompt_name=)` takes. Further right answers of a row come in
@@ -145,7 +145,7 @@ class PairEncoder:
     seed: int = 0
     fill: bool = False
 
-    def pass_on(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
+    def defer(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
         """Keep a row for `__call__`, which knows the epoch."""
         return identity, pair
 
@@ -226,13 +226,13 @@ def collate_pairs(
     contents, batch = assemble(rows)
     examples = [one.example for one in contents]
     chunks = []
-    for chosen in cut([len(one.inputs["input_ids"]) for one in examples], [extra_cost(one, weights) for one in examples], budget):
+    for chosen in cut([len(one.inputs["input_ids"]) for one in examples], [extra_cost(one, weights) for one in contents], budget):
         inputs = model_inputs([examples[one].inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
         chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
     return batch | {"chunks": chunks}
 
 
-def extra_cost(example: Example, weights: CostWeights) -> float:
+def extra_cost(content: Content, weights: CostWeights) -> float:
     """Return what a content's pictures cost besides their tokens."""
-    tokens, pictures = int(example.image_tokens.sum()), int(example.pictures.max()) + 1 if len(example.pictures) else 0
+    tokens, pictures = int(content.example.image_tokens.sum()), len(content.document.images) - content.example.images_cut
     return float(cost(0, tokens, pictures, weights)) - tokens

@@ -492,7 +492,7 @@ class Streamed:
                 self.left -= size
             yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
 
-    def again(self, numbers: Sequence[int]) -> Iterator[Batch]:
+    def reread(self, numbers: Sequence[int]) -> Iterator[Batch]:
         """Yield some of them once more."""
         for place, number in enumerate(numbers):
             self._ahead(numbers, place)

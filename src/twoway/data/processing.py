@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from .patches import Ints, PatchGeometry
 
 # What a processor may give besides the model's inputs.
-_ASIDE = ("attention_mask", "offset_mapping", "text_replacement_offsets", "labels", "special_tokens_mask", "length")
+_ASIDE = (
+    "attention_mask",
+    "offset_mapping",
+    "text_replacement_offsets",
+    "labels",
+    "special_tokens_mask",
+    "length",
+    "modality",
+    "num_images_per_sample",
+)
 # No tokenizer needs more characters than this for a token, taken over a whole row; text beyond is not even tokenised.
 _CHARACTERS = 32
 
@@ -94,9 +103,7 @@ class Encoder:
 
     def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
         """Encode one row, with an instruction before it; one longer than `max_length` is cut, before a picture rather than inside one."""
-        shortened = _shorten(document, _CHARACTERS * self.max_length)
-        if not shortened.parts:
-            raise ContentError("the text begins with more white space than a row holds", document.place)
+        shortened = self.shorten(document)
         done = self._process(shortened, instruction)
         cut, lost = shortened is not document, len(document.images) - len(shortened.images)
         while len(done.row) > self.max_length:
@@ -114,6 +121,13 @@ class Encoder:
             done = self._process(shortened, instruction)
         example = self._example(identity, done)
         return replace(example, cut=cut, images_cut=lost, place=document.place)
+
+    def shorten(self, document: Document) -> Document:
+        """Leave out text that is behind the longest row anyway; the same document where it has no more."""
+        shortened = _shorten(document, _CHARACTERS * self.max_length)
+        if not shortened.parts:
+            raise ContentError("the text begins with more white space than a row holds", document.place)
+        return shortened
 
     def _too_large(self, done: _Processed, document: Document) -> ContentError:
         """Say what of a row whose first picture alone fills it could be done about."""
@@ -154,7 +168,7 @@ class Encoder:
             row = replace(row, units=np.array([-1 if word is None else word for word in encoding.word_ids], np.int64))
             if encoding.ids != row.ids.tolist():
                 raise TwowayError(f"{type(self.processor).__name__} changes the text behind its own tokenizer; whole words cannot be found")
-        inputs = self._tensors(out, len(row))
+        inputs = self.row_tensors(out, len(row))
         if texts.hidden:
             sources, ids = self.marks.spell(row, texts, self.tokenizer, document.place)
             inputs = {**_take(inputs, sources, len(row)), "input_ids": torch.from_numpy(ids)}
@@ -189,7 +203,7 @@ class Encoder:
         first = self.tokenizer.bos_token
         return (pictures or self.takes_text_alone) and not (first and prompt.startswith(first))
 
-    def _tensors(self, out: Any, length: int) -> dict[str, Tensor]:
+    def row_tensors(self, out: Any, length: int) -> dict[str, Tensor]:
         """Return what the model takes; a row without pictures says of each token that it is no picture's, as rows with pictures do."""
         inputs = {}
         for name, value in out.items():

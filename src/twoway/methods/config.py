@@ -40,7 +40,7 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True)
-class StageConfig(TrainConfig):
+class MethodConfig(TrainConfig):
     """What the stages have in common; each adds what it alone has."""
 
     data: tuple[SourceConfig, ...] = ()

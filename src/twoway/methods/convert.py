@@ -128,7 +128,7 @@ def convert(
 
 def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
     """Convert with a configuration."""
-    with fresh_folder(out, overwrite=overwrite) as folder, _quiet():
+    with fresh_folder(out, overwrite=overwrite) as folder, quiet():
         opened = open_start(src, dtype=config.dtype, base=config.base)
         parts = processors.load_processor(loading.locate(config.processor, loading.PROCESSOR) if config.processor else opened.folder)
         processors.require_fit(opened.model, parts)
@@ -156,7 +156,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         del opened  # the model on disk is the one to measure, and two do not always fit
         result = checkpoint.assemble(folder, settings)
         kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or kernels.AUTO, dtype=torch.float32)
-        notes = (*((_NOT_BARE,) if bare else ()), *_try(result, mode))
+        notes = (*((_NOT_BARE,) if bare else ()), *try_out(result, mode))
         written = checkpoint.Card(
             base=facts.get("base") or name,
             family=family,
@@ -183,7 +183,7 @@ def _options(config: ConvertConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' load report to ourselves, which reads what it says; and its bars out of files."""
     before, bars = tf_logging.get_verbosity(), tf_logging.is_progress_bar_enabled()
     tf_logging.set_verbosity_error()
@@ -226,7 +226,7 @@ def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: st
     return longest
 
 
-def _try(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
+def try_out(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
     """Run the saved model on every kind of input, and return what its user must know."""
     transformer = cast("Any", result[0])
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))

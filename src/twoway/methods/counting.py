@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from twoway.training.distributed import Ranks
 
-    from .config import AdapterConfig, StageConfig
-    from .model import Prepared
+    from .config import AdapterConfig, MethodConfig
+    from .model import PreparedModel
 
 
 # The parts of a model whose products are counted, from its config alone: a model without weights is built and its
@@ -59,7 +59,7 @@ _PATCHES = {"depth": 32, "num_heads": 16, "patch_size": 14, "spatial_merge_size"
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearLayer:
     """A linear layer: what goes in and out of it."""
 
     name: str
@@ -76,7 +76,7 @@ class Line:
 class Blocks:
     """A stack of equal layers. `first` are the lines that read the stack's input, in the first layer; `last` ends a layer."""
 
-    lines: tuple[Line, ...]  # of all layers
+    lines: tuple[LinearLayer, ...]  # of all layers
     count: int
     width: int
     heads: int  # numbers of all heads together
@@ -95,7 +95,7 @@ class Anatomy:
     language: Blocks
     tower: Blocks
     patch: int  # numbers of the product that makes a patch
-    projector: tuple[Line, ...]
+    projector: tuple[LinearLayer, ...]
     merged: int  # patches of an image token
     window: int  # tokens along a side of the tower's windows; 0: a picture sees itself whole
     whole: int  # layers of the tower without windows
@@ -190,8 +190,8 @@ def _linear(module: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(key, one) for key, one in module.named_modules() if isinstance(one, nn.Linear)]
 
 
-def _lines(found: list[tuple[str, nn.Linear]]) -> tuple[Line, ...]:
-    return tuple(Line(key, one.in_features, one.out_features) for key, one in found)
+def _lines(found: list[tuple[str, nn.Linear]]) -> tuple[LinearLayer, ...]:
+    return tuple(LinearLayer(key, one.in_features, one.out_features) for key, one in found)
 
 
 # The products of a training pass, counted part by part from a model's parts and the rows that go through it.
@@ -207,7 +207,7 @@ def _lines(found: list[tuple[str, nn.Linear]]) -> tuple[Line, ...]:
 # Rows may be means: what is linear is exact for them, and squares (attention) are those of the mean, which is a
 # little less.
 
-CHUNK = 1024  # positions that have logits at a time; more are computed again (objectives.mlm)
+CHUNK = 1024  # positions that have logits at a time; more are computed again (losses.masked_lm)
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ def _stack(done: Products, part: str, blocks: Blocks, places: float, flow: _Flow
 
 
 def _line(
-    done: Products, part: str, line: Line, places: float, inside: bool, flow: _Flow, training: Training, *, last: bool = False
+    done: Products, part: str, line: LinearLayer, places: float, inside: bool, flow: _Flow, training: Training, *, last: bool = False
 ) -> None:
     """Count one line at so many places; `inside` says whether what it reads leads to something that trains."""
     lora = _adapter(training, flow, line)
@@ -390,7 +390,7 @@ def _norms(done: Products, model: Anatomy, training: Training) -> None:
         done.again[part] += once * (training.second + (training.checkpointing and name in found))
 
 
-def _adapter(training: Training, flow: _Flow, line: Line) -> AdapterConfig | None:
+def _adapter(training: Training, flow: _Flow, line: LinearLayer) -> AdapterConfig | None:
     """Return the adapter of a line, where it has one."""
     return training.lora if flow.adapted and training.lora is not None and training.lora.covers(line.name) else None
 
@@ -431,7 +431,7 @@ _IMAGE = 0.8  # share of a batch that is pictures, where nobody has counted
 
 
 @dataclass(frozen=True)
-class Memory:
+class TrainingMemory:
     """Bytes of one rank, and the image tokens that it may have at a time."""
 
     parallel: str
@@ -496,7 +496,7 @@ def memory(
     parallel: str,
     ranks: int,
     room: float,
-) -> Memory:
+) -> TrainingMemory:
     """Count a rank's bytes for a batch of so many places, a share `image` of them of pictures."""
     train = trained(model, training)
     held = model.total + decoder(model, training) + (train if training.lora is not None else 0)
@@ -517,27 +517,29 @@ def memory(
     activations = (each + once) * places
     fits = fixed + activations <= room * USABLE
     host = 3 * _FULL * train / ranks
-    return Memory(parallel, training.checkpointing, weights, gradients, optimizer, copies, activations, logits, places, most, fits, host)
+    return TrainingMemory(
+        parallel, training.checkpointing, weights, gradients, optimizer, copies, activations, logits, places, most, fits, host
+    )
 
 
-def choose_parallel(prepared: Prepared[Any], config: StageConfig, ranks: Ranks) -> Literal["ddp", "fsdp"]:
+def choose_parallel(prepared: PreparedModel[Any], config: MethodConfig, ranks: Ranks) -> Literal["ddp", "fsdp"]:
     """Say how ranks share the model where nobody does: by DDP, unless the plan says that a rank's memory does not hold that."""
     if config.parallel != "auto":
         return config.parallel
-    if ranks.count == 1 or ranks.device.type != "cuda":
+    if ranks.world_size == 1 or ranks.device.type != "cuda":
         return "ddp"
-    return "ddp" if fits_whole(prepared, config, ranks.count, torch.cuda.get_device_properties(ranks.device).total_memory) else "fsdp"
+    return "ddp" if fits_whole(prepared, config, ranks.world_size, torch.cuda.get_device_properties(ranks.device).total_memory) else "fsdp"
 
 
-def fits_whole(prepared: Prepared[Any], config: StageConfig, ranks: int, room: float) -> bool:
+def fits_whole(prepared: PreparedModel[Any], config: MethodConfig, ranks: int, room: float) -> bool:
     """Say whether a rank that holds all of the model has room for its batch, too."""
     try:
         # The config as it is stored: that of the model in memory has attention kernels of its own.
         known, training = anatomy_of(prepared.start.name, load_config(prepared.start.folder)), training_of(config)
     except TwowayError:
         # A family whose activations nobody counts: what is kept whole may take half of the memory.
-        held = sum(one.numel() for one in prepared.task.parameters())
-        train = sum(one.numel() for one in prepared.task.parameters() if one.requires_grad)
+        held = sum(one.numel() for one in prepared.module.parameters())
+        train = sum(one.numel() for one in prepared.module.parameters() if one.requires_grad)
         return bool((_FULL + _HALF) * held + 3 * _FULL * train <= room / 2)
     places = float(config.max_length * config.batch_rows) if config.batch_rows is not None else float(config.budget)
     return memory(known, training, places=places, image=_IMAGE, parallel="ddp", ranks=ranks, room=room).fits

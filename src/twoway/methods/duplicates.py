@@ -34,21 +34,21 @@ _RUN, _SHARE = 5, 0.9
 _BANDS = NEAR_BITS + 1
 
 
-def plain(text: str) -> str:
+def normalized(text: str) -> str:
     """Return a text without what does not matter."""
     return " ".join(text.casefold().split())
 
 
 def near_texts(left: str, right: str) -> bool:
     """Say whether two texts are nearly the same."""
-    left, right = plain(left), plain(right)
+    left, right = normalized(left), normalized(right)
     if left == right or min(len(left), len(right)) < _RUN:
         return left == right
     ours, theirs = ({text[at : at + _RUN] for at in range(len(text) - _RUN + 1)} for text in (left, right))
     return len(ours & theirs) >= _SHARE * len(ours | theirs)
 
 
-def look(document: Document) -> list[int]:
+def perceptual_hashes(document: Document) -> list[int]:
     """Return the perceptual hash of each picture."""
     try:
         import imagehash
@@ -58,12 +58,12 @@ def look(document: Document) -> list[int]:
     return [int("".join("01"[bit] for bit in imagehash.phash(one).hash.reshape(-1).astype(int)), 2) for one in opened]
 
 
-def near_looks(left: int, right: int) -> bool:
+def near_hashes(left: int, right: int) -> bool:
     """Say whether two pictures are nearly the same."""
     return (left ^ right).bit_count() <= NEAR_BITS
 
 
-class Looks:
+class HashIndex:
     """Perceptual hashes with a name each, among which near ones are found."""
 
     def __init__(self) -> None:
@@ -80,38 +80,38 @@ class Looks:
         """Return the name of a near one."""
         for band, (shift, mask) in zip(self._bands, self._cuts, strict=True):
             for other, name in band.get(look >> shift & mask, ()):
-                if near_looks(look, other):
+                if near_hashes(look, other):
                     return name
         return None
 
 
-class Known:
+class EvaluationContents:
     """The contents of an evaluation set: training rows that hold one of them have seen the answer, or the question."""
 
     def __init__(self, documents: Iterable[tuple[str, Document]]) -> None:
         self.texts: dict[str, str] = {}
         self.files: dict[str, str] = {}
-        self.looks = Looks()
+        self.looks = HashIndex()
         for name, document in documents:
             for part in document.parts:
                 if isinstance(part, Text):
-                    self.texts.setdefault(plain(part.text), name)
+                    self.texts.setdefault(normalized(part.text), name)
                 else:
                     self.files.setdefault(_file(part), name)
-            for look_ in look(document):
+            for look_ in perceptual_hashes(document):
                 self.looks.add(look_, name)
 
     def exact(self, document: Document) -> str | None:
         """Return the name of the row that holds a text or the file of a picture of this one."""
         for part in document.parts:
-            found = self.texts.get(plain(part.text)) if isinstance(part, Text) else self.files.get(_file(part))
+            found = self.texts.get(normalized(part.text)) if isinstance(part, Text) else self.files.get(_file(part))
             if found is not None:
                 return found
         return None
 
     def near(self, document: Document) -> str | None:
         """Return the name of the row that holds a picture like one of this one's."""
-        return next((name for one in look(document) if (name := self.looks.find(one)) is not None), None)
+        return next((name for one in perceptual_hashes(document) if (name := self.looks.find(one)) is not None), None)
 
 
 def _file(image: Image) -> str:
@@ -147,7 +147,7 @@ def sketch(document: Document) -> Sketch:
     return Sketch(tuple(type(part) for part in document.parts), document.texts, pictures)
 
 
-def same(left: Sketch, right: Sketch) -> bool:
+def is_copy(left: Sketch, right: Sketch) -> bool:
     """Say whether either could stand for the other."""
     return (
         left.kinds == right.kinds

@@ -18,20 +18,20 @@ from twoway.models import adapters, checkpoint, loading
 from twoway.models import pooling as poolings
 from twoway.training.checkpointing import Checkpoints, read_weights
 
-from .convert import _try, measure
+from .convert import measure, try_out
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twoway.training.task import Task
+    from twoway.training.module import TrainingModule
 
-    from .model import Prepared
+    from .model import PreparedModel
 
 _MADE = ".finished"
 
 
-def finish(
-    prepared: Prepared[Task],
+def export_model(
+    prepared: PreparedModel[TrainingModule],
     out: Path,
     *,
     step: str,
@@ -63,7 +63,7 @@ def finish(
         with disk_errors():
             saved_heads = checkpoint.save_heads(heads, folder)
         result = checkpoint.assemble(folder, settings)
-        tried = _try(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
+        tried = try_out(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
         width = loading.text_width(model)
         facts = start.provenance
         entry = {
@@ -94,23 +94,23 @@ def finish(
     return written
 
 
-def finished(out: Path) -> bool:
+def is_exported(out: Path) -> bool:
     """Say whether a run's folder holds its model."""
     return (out / checkpoint.CARD_FILE).exists()
 
 
-def _take_weights(prepared: Prepared[Task], out: Path, steps: int, weights: Path | None) -> None:
+def _take_weights(prepared: PreparedModel[TrainingModule], out: Path, steps: int, weights: Path | None) -> None:
     """Put the last checkpoint's weights, or other ones, into the base."""
     checkpoints = Checkpoints(out)
     if steps not in checkpoints.steps():
-        raise TwowayError(f"{checkpoints.place(steps)} is missing, so the model cannot be written; give the command again")
-    task = prepared.task.to("cpu").eval()
-    read_weights(weights or checkpoints.place(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
+        raise TwowayError(f"{checkpoints.path(steps)} is missing, so the model cannot be written; give the command again")
+    task = prepared.module.to("cpu").eval()
+    read_weights(weights or checkpoints.path(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
 
 
-def _decoder_state(prepared: Prepared[Task]) -> dict[str, torch.Tensor]:
+def _decoder_state(prepared: PreparedModel[TrainingModule]) -> dict[str, torch.Tensor]:
     """Return the patch decoder; one beside the base that this run did not need is kept."""
-    decoder = getattr(prepared.task, "decoder", None)
+    decoder = getattr(prepared.module, "decoder", None)
     if decoder is None:
         return prepared.start.heads.patch_decoder
     return {name: one.detach().contiguous() for name, one in decoder.state_dict().items()}

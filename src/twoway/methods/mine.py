@@ -36,7 +36,7 @@ from twoway.images import DEFAULT, Limits, ReadLimits, check_pixels
 from twoway.progress import steps
 
 from . import negatives
-from .negatives import Choice, Miner, Side, Vectors, list_corpus
+from .negatives import CorpusSide, Miner, NegativeChoice, UnitVectors, list_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def mine(
     out: str | Path,
     *,
     corpus: Sequence[str | Path | SourceConfig] = (),
-    choice: Choice | Mapping[str, Any] | None = None,
+    choice: NegativeChoice | Mapping[str, Any] | None = None,
     query_prompt: Mapping[str, Any] | None = None,
     document_prompt: Mapping[str, Any] | None = None,
     vectors: str | Path | None = None,
@@ -85,7 +85,7 @@ def mine(
     Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
     """
     require_options(mine, opening, also=("processes",))
-    out, choice = Path(out), fill(Choice, choice, "mine: choice") if isinstance(choice, Mapping) else choice or Choice()
+    out, choice = Path(out), fill(NegativeChoice, choice, "mine: choice") if isinstance(choice, Mapping) else choice or NegativeChoice()
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
@@ -132,10 +132,10 @@ def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path
     return list_corpus(open_pairs(given, **how), [open_source_table(one, **how) for one in more], policy)
 
 
-def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> Vectors:
+def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> UnitVectors:
     """Embed one side, or take the vectors that are there, and map them as one array of length 1 each."""
     how = {"dim": engine.dimension, "precision": "float32", "shard_rows": 2048}
-    source = Side(corpus, side)
+    source = CorpusSide(corpus, side)
     done = embed_rows(engine, source, out, prompt or {"side": side}, how, on_bad=on_bad, title=f"embedding {out.name}")
     path, shards = out / "vectors.npy", Shards.open(out)
     there = np.zeros(source.count(), bool)
@@ -150,7 +150,7 @@ def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mappi
         beside.replace(path)
     for table in shards.tables(["id"]):
         there[_numbers(table)] = True
-    return Vectors(np.load(path, mmap_mode="r", allow_pickle=False), there)
+    return UnitVectors(np.load(path, mmap_mode="r", allow_pickle=False), there)
 
 
 def _numbers(table: Any) -> list[int]:
@@ -201,7 +201,7 @@ class MineConfig:
 
     data: tuple[PairSource, ...] = ()
     corpus: tuple[SourceConfig, ...] = ()  # more candidates, for queries of every task
-    choice: Choice = field(default_factory=Choice)
+    choice: NegativeChoice = field(default_factory=NegativeChoice)
     pooling: Literal["mean", "last", "eos"] | None = None
     max_length: int | None = None
     min_pixels: int | None = None

@@ -16,7 +16,7 @@ from twoway.models import processor as models_processor
 from twoway.models.attention import Attention, declared, set_attention
 from twoway.models.opening import Start, open_start, write_as
 from twoway.proof import probe
-from twoway.training.task import Task
+from twoway.training.module import TrainingModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     from twoway.proof.verdict import Verdict
 
-    from .config import StageConfig
+    from .config import MethodConfig
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", bound=Task, covariant=True)
+T = TypeVar("T", bound=TrainingModule, covariant=True)
 
 
 @dataclass(frozen=True)
-class Base:
+class OpenedBase:
     """A base as every stage opens it: two-way, in float32, with a processor that fits."""
 
     start: Start
@@ -43,19 +43,20 @@ class Base:
     token: models_processor.MaskToken
     max_length: int
     pad_token: int
-    was: Attention  # what it declared before
+    declared_attention: Attention  # what it declared before
     attention: Attention  # what it is to have, and is measured for
 
 
 @dataclass(frozen=True)
-class Prepared(Base, Generic[T]):
+class PreparedModel(OpenedBase, Generic[T]):
     """A base, ready to train."""
 
-    task: T
+    module: T
     adapted: Any = None  # the model as peft wraps it, where adapters train
+    input_module: Any = None  # what writes rows as `encode` does, where vectors are trained (`checkpoint.input_module`)
 
 
-def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "two-way") -> Base:
+def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = "two-way") -> OpenedBase:
     """Open a base and give it its attention; the same base and configuration give the same bits."""
     kernels.keep_few()
     torch.manual_seed(config.seed)
@@ -79,10 +80,10 @@ def open_base(base: str | Path, config: StageConfig, *, attention: Attention = "
         attention = "mixed"  # what can be had of this family, as its card says
     set_attention(start.model, attention)
     geometry = PatchGeometry.of(start.model.config, parts)
-    return Base(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was, attention)
+    return OpenedBase(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was, attention)
 
 
-def require_two_way(base: Base) -> None:
+def require_two_way(base: OpenedBase) -> None:
     """Measure, before any work, that the switch works on this base: in every layer, or in those that its card names."""
     verdict = _proved(base)
     if verdict.attention != base.attention:
@@ -91,7 +92,7 @@ def require_two_way(base: Base) -> None:
         raise TwowayError(f"{base.start.name} ({kind}) cannot be made {base.attention}: it is measured {verdict.attention}{why}{way}")
 
 
-def require_causal(base: Base) -> None:
+def require_causal(base: OpenedBase) -> None:
     """Measure, before any work, that the base is causal; a family may let the tokens of one picture see each other (Gemma 3)."""
     verdict = _proved(base)
     if verdict.attention not in ("causal", "mixed"):
@@ -99,14 +100,14 @@ def require_causal(base: Base) -> None:
         raise TwowayError(f"{base.start.name} is to stay causal and is measured {verdict.attention}{why}")
 
 
-def _proved(base: Base) -> Verdict:
+def _proved(base: OpenedBase) -> Verdict:
     """Prove a base without adapters: new ones change nothing, and DoRA's would take most of the time."""
-    adapted = base.adapted if isinstance(base, Prepared) else None
+    adapted = base.adapted if isinstance(base, PreparedModel) else None
     with nullcontext() if adapted is None else adapted.disable_adapter():
         return probe.probe(loading.inner(base.start.model), base.processor, paddings=("none",))
 
 
-def choose(model: Any, config: StageConfig) -> Any:
+def choose_trainable(model: Any, config: MethodConfig) -> Any:
     """Choose what trains; return the model as peft wraps it, where adapters do."""
     found = loading.parts(model)
     if config.lora.rank:
@@ -146,7 +147,13 @@ def freeze_head(model: Any) -> None:
 
 
 def use_kernels(
-    model: Any, config: StageConfig, *, decoder: Any = None, masks: bool = False, products: bool = False, device: torch.device | None = None
+    model: Any,
+    config: MethodConfig,
+    *,
+    decoder: Any = None,
+    masks: bool = False,
+    products: bool = False,
+    device: torch.device | None = None,
 ) -> None:
     """Give each part its attention kernel. A base is opened and proved on the CPU: what runs on a GPU alone waits until it is there."""
     chosen = kernels.by_part(config.attn_implementation)
@@ -163,7 +170,7 @@ def use_kernels(
         log.info("attention: %s", ", ".join(f"{part} {name}" for part, name in used.items()))
 
 
-def spare(config: StageConfig, models: Iterable[Any], layers: Iterable[nn.Module]) -> None:
+def apply_memory_options(config: MethodConfig, models: Iterable[Any], layers: Iterable[nn.Module]) -> None:
     """Save memory and time as the configuration says: states that are computed again in `models`, compiled `layers`."""
     if config.gradient_checkpointing:
         for module in models:

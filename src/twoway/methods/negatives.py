@@ -24,7 +24,7 @@ from twoway.errors import UsageError
 from twoway.files import write_whole
 from twoway.progress import steps
 
-from .duplicates import same, sketch
+from .duplicates import is_copy, sketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ POSSIBLE = 0.9
 
 
 @dataclass(frozen=True)
-class Choice:
+class NegativeChoice:
     """How negatives are chosen. Margins are against the positive's score: absolute, and as a share of it."""
 
     negatives: int = 7
@@ -94,7 +94,7 @@ class Chosen(NamedTuple):
     rank: int | None
 
 
-def eligible(scores: NDArray[np.float32], positive: float, choice: Choice, why: Counter[str]) -> NDArray[np.bool_]:
+def eligible(scores: NDArray[np.float32], positive: float, choice: NegativeChoice, why: Counter[str]) -> NDArray[np.bool_]:
     """Say which candidates may be negatives by their scores; `why` counts the others."""
     out = np.zeros(len(scores), bool)
     rules: dict[str, NDArray[np.bool_]] = {}
@@ -113,7 +113,7 @@ def eligible(scores: NDArray[np.float32], positive: float, choice: Choice, why: 
     return ~out
 
 
-def choose(near: list[Chosen], drawn: list[Chosen], choice: Choice, draw: np.random.Generator) -> list[Chosen]:
+def choose(near: list[Chosen], drawn: list[Chosen], choice: NegativeChoice, draw: np.random.Generator) -> list[Chosen]:
     """Choose among eligible candidates: `near` by rank, `drawn` in random order; what the drawn lack the near make up for."""
     within = [one for one in near if one.rank is not None and choice.first <= one.rank <= choice.last]
     wanted = choice.negatives - min(choice.drawn(), len(drawn))
@@ -227,7 +227,7 @@ def list_corpus(pairs: Pairs, tables: Sequence[RowTable], policy: Policy) -> Cor
     return found
 
 
-class Side:
+class CorpusSide:
     """Queries or candidates as rows to embed."""
 
     def __init__(self, corpus: Corpus, side: str) -> None:
@@ -338,17 +338,19 @@ def _image(image: Any, document: Document, root: Path | None) -> dict[str, Any]:
 _SKETCHES = 4096  # kept of candidates that were looked at
 
 
-class Vectors(NamedTuple):
+class UnitVectors(NamedTuple):
     """Vectors of length 1 by number, and which of them are there."""
 
     array: NDArray[np.float32]
-    there: NDArray[np.bool_]
+    present: NDArray[np.bool_]
 
 
 class Miner:
     """Finds negatives for some queries at a time."""
 
-    def __init__(self, corpus: Corpus, queries: Vectors, candidates: Vectors, choice: Choice, *, device: Any = "cpu") -> None:
+    def __init__(
+        self, corpus: Corpus, queries: UnitVectors, candidates: UnitVectors, choice: NegativeChoice, *, device: Any = "cpu"
+    ) -> None:
         self.corpus, self.choice, self.device = corpus, choice, device
         self.queries, self.known = queries
         self.candidates, self.there = candidates
@@ -405,7 +407,7 @@ class Miner:
     def _is_copy(self, candidate: int, answer: int) -> bool:
         """Say whether a candidate is an answer in another form; pictures are opened where their vectors leave it possible."""
         near = float(self.candidates[candidate] @ self.candidates[answer]) >= POSSIBLE
-        return near and same(self._sketch(candidate), self._sketch(answer))
+        return near and is_copy(self._sketch(candidate), self._sketch(answer))
 
     def _choose(
         self, number: int, query: Floats, scores: Floats, found: NDArray[np.int64], right: set[int], task: int, facts: Counter[str]
@@ -447,7 +449,7 @@ class Miner:
         return may
 
 
-def _fit(found: list[Chosen], positive: float, choice: Choice, why: Counter[str]) -> list[Chosen]:
+def _fit(found: list[Chosen], positive: float, choice: NegativeChoice, why: Counter[str]) -> list[Chosen]:
     """Keep the candidates whose scores fit."""
     good = eligible(np.array([one.score for one in found], np.float32), positive, choice, why)
     return [one for one, fits in zip(found, good, strict=True) if fits]

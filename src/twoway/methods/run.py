@@ -1,8 +1,7 @@
-"""What every training stage does in the same way; a `Stage` says what it does in its own.
+"""What every training method does in the same way; a `Method` says what it does in its own.
 
-The recipe, top to bottom: see that this is the run that stands in the folder, if one does; open the base and the data; train from the last
-checkpoint, in this process or in several ranks; write a plain checkpoint out of the last one, in one process. Whatever a run has begun
-the same call goes on with.
+Top to bottom: check that this is the run that stands in the folder, if one does; open the base and the data; train from the last
+checkpoint, in this process or in several ranks; write a plain checkpoint out of the last one, in one process. The same call resumes a run.
 """
 
 from __future__ import annotations
@@ -29,37 +28,37 @@ from twoway.files import disk_errors, write_whole
 from twoway.models import checkpoint, kernels, loading
 from twoway.models.loading import first_line
 from twoway.training import distributed as between
-from twoway.training.checkpointing import Checkpoints, read_run, same_run
-from twoway.training.config import FREE, choose, settle
+from twoway.training.checkpointing import Checkpoints, read_run, require_same_run
+from twoway.training.config import FREE, choose_dtype, resolve_dtype
 from twoway.training.distributed import launch
 from twoway.training.progress import read_log, require_tracker
 from twoway.training.trainer import Trainer
 
-from .config import StageConfig
-from .convert import _quiet
+from .config import MethodConfig
+from .convert import quiet
 from .counting import choose_parallel
-from .export import finish, finished
+from .export import export_model, is_exported
 from .model import use_kernels
-from .tables import TABLES, Lost, LostRows
+from .tables import TABLES, LostRows, LostRowsCallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twoway.training.trainer import Data, Events
+    from twoway.training.trainer import BatchSource, Callback
 
-    from .model import Prepared
+    from .model import PreparedModel
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-C = TypeVar("C", bound=StageConfig)
+C = TypeVar("C", bound=MethodConfig)
 
 
-class StageData(Protocol):
-    """The data of a run, as far as the skeleton knows it."""
+class MethodData(Protocol):
+    """The data of a run, as far as this module knows it."""
 
-    loader: Data
-    lost: tuple[Lost, ...]
+    loader: BatchSource
+    lost: tuple[LostRows, ...]
 
     def total(self, config: Any) -> int:
         """Return the number of steps of the run."""
@@ -69,22 +68,22 @@ class StageData(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage(Generic[C]):
-    """What a stage does in its own way. Ranks are sent it, so its functions are those of a module."""
+class Method(Generic[C]):
+    """What a method does in its own way. Ranks are sent it, so its functions are those of a module."""
 
     name: str  # the verb, and the step in a model's provenance
     config: type[C]
-    prepare: Callable[[str | Path, C], Prepared[Any]]  # the base, with the task made out of it
-    open_data: Callable[..., Any]  # (config, prepared, out, *, shards, bad_rows, keep) -> StageData
-    watch: Callable[[Any, Any, C, Path], Events]  # (prepared, data, config, out): measures on the way, writes the report
-    require: Callable[[Any], None]  # (prepared): what must hold before the first step of a run
+    prepare: Callable[[str | Path, C], PreparedModel[Any]]  # the base, with the module that trains
+    open_data: Callable[..., Any]  # (config, prepared, out, *, shards, bad_rows, keep) -> MethodData
+    callback: Callable[[Any, Any, C, Path], Callback]  # (prepared, data, config, out): measures on the way, writes the report
+    verify: Callable[[Any], None]  # (prepared): what must hold before the first step of a run
     pooling: str | None = None  # of the model that comes out; None for that of the base
     source: type[SourceConfig] = SourceConfig  # what a spec of data becomes
-    weights: Callable[[Path, Any], Path | None] | None = None  # (out, config): a folder of weights to write instead of the last ones
+    select_weights: Callable[[Path, Any], Path | None] | None = None  # (out, config): a folder of weights to write instead of the last ones
 
 
 @dataclass(frozen=True)
-class StageResult:
+class TrainResult:
     """What came out. `resumed` is the step that this call began at; it is the last one where the run was done already."""
 
     out: str
@@ -97,111 +96,113 @@ class StageResult:
         return dataclasses.asdict(self)
 
 
-def run_stage(stage: Stage[C], base: str | Path, out: str | Path, config: C, *, nproc: int = 1, force: bool = False) -> StageResult:
+def run_method(method: Method[C], base: str | Path, out: str | Path, config: C, *, nproc: int = 1, force: bool = False) -> TrainResult:
     """Train `base` into `out`, or go on where an earlier call stopped. `force` goes on although configuration, base or data changed."""
     out = Path(out)
     if nproc < 1:
         raise UsageError(f"--nproc is at least 1, not {nproc}")
-    if nproc > 1 and between.started_by_others():
+    if nproc > 1 and between.launched_externally():
         raise UsageError("--nproc starts ranks by itself; under torchrun or accelerate launch leave it out")
     require_tracker(config.report_to)
     kernels.require_installed(config.attn_implementation)
     config = as_begun(config, out)
-    same_run(out, _run(stage, base, config), free=FREE, force=force, write=False)
+    require_same_run(out, _run(method, base, config), free=FREE, force=force, write=False)
     done = read_run(out).get("steps")
-    if done is not None and finished(out) and not force:
-        return StageResult(str(out), done, done, _last(out) if _is_first() else {})
+    if done is not None and is_exported(out) and not force:
+        return TrainResult(str(out), done, done, _last(out) if _is_first() else {})
     began = (Checkpoints(out).steps() or [0])[-1]
     if nproc > 1:
-        launch(nproc, train, stage, base, out, config, force)
+        launch(nproc, train, method, base, out, config, force)
         prepared = None
     else:
-        prepared = train(stage, base, out, config, force)
-        if between.started_by_others() and not _is_first():
-            return StageResult(str(out), 0, began, {})
-    _write(stage, base, out, config, prepared)
-    return StageResult(str(out), read_run(out)["steps"], began, _last(out))
+        prepared = train(method, base, out, config, force)
+        if between.launched_externally() and not _is_first():
+            return TrainResult(str(out), 0, began, {})
+    _write(method, base, out, config, prepared)
+    return TrainResult(str(out), read_run(out)["steps"], began, _last(out))
 
 
-def configure(stage: Stage[C], config: C | None, data: Sequence[str | SourceConfig], options: dict[str, Any]) -> C:
-    """Put the parts of a call together: `options` are fields of the stage's configuration, `data` stands instead of its sources."""
-    made = fill(stage.config, options, stage.name, over=config) if options else config or stage.config()
+def configure(method: Method[C], config: C | None, data: Sequence[str | SourceConfig], options: dict[str, Any]) -> C:
+    """Put the parts of a call together: `options` are fields of the method's configuration, `data` stands instead of its sources."""
+    made = fill(method.config, options, method.name, over=config) if options else config or method.config()
     if data:
         named = [data] if isinstance(data, str | Path | SourceConfig) else data
-        made = dataclasses.replace(made, data=tuple(stage.source(str(one)) if isinstance(one, str | Path) else one for one in named))
+        made = dataclasses.replace(made, data=tuple(method.source(str(one)) if isinstance(one, str | Path) else one for one in named))
     if not made.data:
         raise UsageError("no data is named; pass --data SPEC, or a recipe that names some")
     return made
 
 
-def train(stage: Stage[C], base: str | Path, out: Path, config: C, force: bool) -> Prepared[Any]:
+def train(method: Method[C], base: str | Path, out: Path, config: C, force: bool) -> PreparedModel[Any]:
     """Be one rank of the run, from the last checkpoint to the end."""
     ranks = between.Ranks(config.device, timedelta(minutes=config.timeout_minutes))
-    config = settle(config, ranks)
+    config = resolve_dtype(config, ranks)
     kernels.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
-    with _quiet():
-        prepared = _prepare(stage, base, config, ranks)
-        config = dataclasses.replace(config, parallel=ranks.gather(choose_parallel(prepared, config, ranks))[0])
-        shards = config.shards or read_run(out).get("shards") or ranks.count
-        if shards % ranks.count:
-            raise UsageError(f"{shards} shards cannot be shared by {ranks.count} ranks; set shards to a multiple of {ranks.count}")
-        if ranks.first and not Checkpoints(out).steps():
+    with quiet():
+        prepared = _prepare(method, base, config, ranks)
+        config = dataclasses.replace(config, parallel=ranks.all_gather_object(choose_parallel(prepared, config, ranks))[0])
+        shards = config.shards or read_run(out).get("shards") or ranks.world_size
+        if shards % ranks.world_size:
+            raise UsageError(
+                f"{shards} shards cannot be shared by {ranks.world_size} ranks; set shards to a multiple of {ranks.world_size}"
+            )
+        if ranks.is_main_process and not Checkpoints(out).steps():
             # A proof looks into layers; compiled ones would be compiled for it alone.
             with torch.compiler.set_stance("force_eager"):
-                stage.require(prepared)
-        data = _open(stage, config, prepared, out, ranks, shards)
+                method.verify(prepared)
+        data = _open(method, config, prepared, out, ranks, shards)
         total = data.total(config)
-        run = _run(stage, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
-        if ranks.first:
+        run = _run(method, base, config) | {"weights": prepared.start.weights, "data": data.digest()}
+        if ranks.is_main_process:
             lost = [str(one) for one in data.lost]
-            same_run(out, run | {"shards": shards, "steps": total} | ({"lost": lost} if lost else {}), free=FREE, force=force)
+            require_same_run(out, run | {"shards": shards, "steps": total} | ({"lost": lost} if lost else {}), free=FREE, force=force)
             write_whole(out / CONFIG, dump(config))
             # A model of an earlier end of this run (--force with more steps) is not this run's.
             (out / checkpoint.CARD_FILE).unlink(missing_ok=True)
             sys.stderr.write(_says_type(config, ranks, begun=bool(Checkpoints(out).steps())))
-        ranks.wait()
-        events = [LostRows(data.lost), stage.watch(prepared, data, config, out)]
-        trainer = Trainer(prepared.task, config, out, total=total, ranks=ranks, events=events)
+        ranks.barrier()
+        callbacks = [LostRowsCallback(data.lost), method.callback(prepared, data, config, out)]
+        trainer = Trainer(prepared.module, config, out, total_steps=total, ranks=ranks, callbacks=callbacks)
         if ranks.device.type != "cpu":
-            decoder = getattr(prepared.task, "decoder", None)
-            body, masks = getattr(decoder, "body", None), prepared.task.own_masks
+            decoder = getattr(prepared.module, "decoder", None)
+            body, masks = getattr(decoder, "body", None), prepared.module.has_own_masks
             use_kernels(prepared.start.model, config, decoder=body, masks=masks, device=ranks.device)
-        trainer.run(data.loader)
-    ranks.leave()
+        trainer.train(data.loader)
+    ranks.destroy()
     return prepared
 
 
-def _prepare(stage: Stage[C], base: str | Path, config: C, ranks: between.Ranks) -> Prepared[Any]:
+def _prepare(method: Method[C], base: str | Path, config: C, ranks: between.Ranks) -> PreparedModel[Any]:
     """Open the base: the first rank reads its weights, and the others get them from it when the task is shared (`Ranks.share`)."""
-    if ranks.first:
-        prepared = stage.prepare(base, config)
-        ranks.wait()
-        ranks.gather(prepared.token.token)
+    if ranks.is_main_process:
+        prepared = method.prepare(base, config)
+        ranks.barrier()
+        ranks.all_gather_object(prepared.token.token)
         return prepared
-    ranks.wait()
-    chosen = loading.SKELETON.set(ranks.gather(None)[0])
+    ranks.barrier()
+    chosen = loading.SKELETON.set(ranks.all_gather_object(None)[0])
     try:
-        return stage.prepare(base, config)
+        return method.prepare(base, config)
     except (NotImplementedError, RuntimeError) as error:
         log.warning("rank %d reads the weights for itself: the model cannot be made without them (%s)", ranks.rank, first_line(error))
     finally:
         loading.SKELETON.reset(chosen)
-    return stage.prepare(base, config)
+    return method.prepare(base, config)
 
 
-def _open(stage: Stage[C], config: C, prepared: Prepared[Any], out: Path, ranks: between.Ranks, shards: int) -> StageData:
+def _open(method: Method[C], config: C, prepared: PreparedModel[Any], out: Path, ranks: between.Ranks, shards: int) -> MethodData:
     """Open the data; the first rank looks through it and keeps the tables for the others."""
-    data: StageData
-    if not ranks.first:
-        ranks.wait()
-        data = stage.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=True)
+    data: MethodData
+    if not ranks.is_main_process:
+        ranks.barrier()
+        data = method.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=True)
         return data
     with disk_errors():
         out.mkdir(parents=True, exist_ok=True)
     try:
         # A run that goes on adds to the list of what it has met so far.
         keep = bool(Checkpoints(out).steps())
-        data = stage.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=keep)
+        data = method.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=keep)
     except BaseException:
         if not read_run(out):
             # Nothing is left of a run that could not begin, but for a list of bad rows.
@@ -209,24 +210,24 @@ def _open(stage: Stage[C], config: C, prepared: Prepared[Any], out: Path, ranks:
             with contextlib.suppress(OSError):
                 out.rmdir()
         raise
-    ranks.wait()
+    ranks.barrier()
     return data
 
 
-def _write(stage: Stage[C], base: str | Path, out: Path, config: C, prepared: Prepared[Any] | None) -> None:
+def _write(method: Method[C], base: str | Path, out: Path, config: C, prepared: PreparedModel[Any] | None) -> None:
     """Write the model out of the last checkpoint."""
     for stale in out.glob("..finished.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     run, config = read_run(out), as_begun(config, out)
-    with _quiet():
+    with quiet():
         # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
-        fresh = prepared if prepared is not None and not between.started_by_others() else stage.prepare(base, config)
-        usual = _plain(stage.config())
+        fresh = prepared if prepared is not None and not between.launched_externally() else method.prepare(base, config)
+        usual = _plain(method.config())
         options = {key: value for key, value in _plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
-        weights = stage.weights(out, config) if stage.weights is not None else None
+        weights = method.select_weights(out, config) if method.select_weights is not None else None
         lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
-        finish(fresh, out, step=stage.name, options=options, steps=run["steps"], pooling=stage.pooling, weights=weights, notes=lost)
+        export_model(fresh, out, step=method.name, options=options, steps=run["steps"], pooling=method.pooling, weights=weights, notes=lost)
 
 
 def as_begun(config: C, out: Path) -> C:
@@ -235,20 +236,20 @@ def as_begun(config: C, out: Path) -> C:
     return config if begun is None or config.dtype != "auto" else dataclasses.replace(config, dtype=begun)
 
 
-def _says_type(config: StageConfig, ranks: between.Ranks, *, begun: bool) -> str:
+def _says_type(config: MethodConfig, ranks: between.Ranks, *, begun: bool) -> str:
     """Say which type a run computes in and what this machine is fast in, in a line."""
-    here, as_begun = choose(ranks.device), ", as this run began" if begun else ""
+    here, as_begun = choose_dtype(ranks.device), ", as this run began" if begun else ""
     why = here.why if here.dtype == config.dtype else f"{here.dtype} would be faster here, {here.why}"
     return f"computing in {config.dtype}{as_begun} ({why})\n"
 
 
-def _run(stage: Stage[C], base: str | Path, config: C) -> dict[str, Any]:
+def _run(method: Method[C], base: str | Path, config: C) -> dict[str, Any]:
     """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
     sources = [one.said() for one in config.data]
-    return {"stage": stage.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
+    return {"stage": method.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
 
 
-def _plain(config: StageConfig) -> dict[str, Any]:
+def _plain(config: MethodConfig) -> dict[str, Any]:
     plain: dict[str, Any] = yaml.safe_load(dump(config))
     return plain
 

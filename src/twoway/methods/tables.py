@@ -18,7 +18,7 @@ from twoway.data.readers import how, looking
 from twoway.errors import UsageError
 from twoway.processes import CONTEXT
 from twoway.training.checkpointing import read_run
-from twoway.training.trainer import Events
+from twoway.training.trainer import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def opening(config: Any) -> Iterator[Path]:
+def opening_data(config: Any) -> Iterator[Path]:
     """Give the folder that a stage's data is kept in; within the block data that was not prepared may be refused."""
     folder = data_folder(config.cache_dir)
     _log.info("what is found out about data is kept in %s", folder)
@@ -62,7 +62,7 @@ def for_cuda(config: Any) -> dict[str, Any]:
     )
 
 
-def table(folder: Path, kind: str, said: object, prepared: Any, ending: str) -> Path:
+def table_path(folder: Path, kind: str, said: object, prepared: Any, ending: str) -> Path:
     """Return the file of a table in a run's folder of tables; `said` is what it depends on beside the base that is prepared."""
     known = read_run(folder.parent).get("weights")
     base = getattr(prepared.start, "weights", None) or known  # a forecast opens no weights: it is about the run that stands there
@@ -88,11 +88,11 @@ TABLES = "tables"
 # was meant. What a row of pairs loses is any picture of its sides.
 
 # Smaller sources are looked at by their owner; a share below this is what large sets have.
-ROWS, SAID = 1000, 0.01
+SMALLEST_SOURCE, NAMED_SHARE = 1000, 0.01
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostRows:
     """What one source would lose, and why."""
 
     source: str
@@ -120,38 +120,38 @@ class Lost:
         return f"{self.source} loses {many}: {', '.join(one for one in why if one)}"
 
 
-def lost_rows(mixture: Mixture, encoder: Encodes, *, most: float, pairs: bool = False) -> tuple[Lost, ...]:
+def lost_rows(mixture: Mixture, encoder: Encodes, *, most: float, pairs: bool = False) -> tuple[LostRows, ...]:
     """Return the sources that would lose much; one that would lose more than the share `most` of its rows is refused."""
     found, room = [], None
     for source, table in zip(mixture.sources, mixture.tables, strict=True):
-        if len(table) + len(table.bad) < ROWS:
+        if len(table) + len(table.bad) < SMALLEST_SOURCE:
             continue
         room = room_for_pictures(encoder) if room is None else room
         one = count_lost(source.label, table, encoder, room, pairs=pairs)
-        if one.share > SAID:
+        if one.share > NAMED_SHARE:
             found.append(one)
-    refused = too_many(found, most)
+    refused = describe_excess(found, most)
     if refused:
         raise UsageError(refused)
     return tuple(found)
 
 
-def too_many(found: Sequence[Lost], most: float) -> str:
+def describe_excess(found: Sequence[LostRows], most: float) -> str:
     """Say which of these lose more than the share `most`, and what to do; nothing where none of a thousand rows or more does."""
-    worst = [one for one in found if one.rows >= ROWS and one.share > most]
+    worst = [one for one in found if one.rows >= SMALLEST_SOURCE and one.share > most]
     large = "bound pictures with max_pixels or raise max_length" if any(one.too_large for one in worst) else "mend the source"
     return f"{'; '.join(map(str, worst))}; {large}, or allow it with max_bad_share (now {most:g})" if worst else ""
 
 
-def count_lost(name: str, table: RowTable, encoder: Encodes, room: int, *, pairs: bool = False) -> Lost:
+def count_lost(name: str, table: RowTable, encoder: Encodes, room: int, *, pairs: bool = False) -> LostRows:
     """Count what one source would lose."""
     tokens = decisive_pictures(table, encoder, pairs=pairs)
     large = [(int(row), int(tokens[row])) for row in np.flatnonzero(tokens > room)]
     first = str(table.bad[0]) if table.bad else ""
-    return Lost(name, len(table) + len(table.bad), len(table.bad), len(large), int(tokens.max(initial=0)), room, first, tuple(large))
+    return LostRows(name, len(table) + len(table.bad), len(table.bad), len(large), int(tokens.max(initial=0)), room, first, tuple(large))
 
 
-def too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: bool = False) -> list[str]:
+def describe_too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: bool = False) -> list[str]:
     """Say, where rows are looked at before any run, how many have a picture that fits no row; nothing where none has."""
     found: list[str] = []
     if encoder is None:
@@ -166,18 +166,18 @@ def too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: boo
     return found
 
 
-class LostRows(Events):
+class LostRowsCallback(Callback):
     """Says before the first step what is lost."""
 
-    def __init__(self, lost: Sequence[Lost]) -> None:
+    def __init__(self, lost: Sequence[LostRows]) -> None:
         self.lost = lost
 
-    def start(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         """Warn."""
-        if trainer.ranks.first:
+        if trainer.ranks.is_main_process:
             for one in self.lost:
                 _log.warning("%s", one)
 
-    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+    def on_evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Put the number into the log, beside the first entry."""
         return {"rows_lost": sum(one.unreadable + one.too_large for one in self.lost)} if self.lost and not trainer.step else {}

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -268,6 +268,34 @@ def assemble(folder: Path, settings: Settings) -> SentenceTransformer:
 
 def read_around(model: PreTrainedModel, processor: Any, settings: Settings) -> SentenceTransformer:
     """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
+    return _behind(_module_around(model, processor, settings), settings)
+
+
+def modules_around(model: PreTrainedModel, processor: Any, settings: Settings) -> list[torch.nn.Module]:
+    """Return the modules of `read_around`, wherever the model lies; training calls them one after the other."""
+    transformer = _module_around(model, processor, settings)
+    return [transformer, *_modules_behind(transformer, settings)]
+
+
+def input_module(config: PreTrainedConfig, processor: Any, settings: Settings) -> Any:
+    """Return the first module without its model: its `preprocess` makes the inputs of `encode`, and it can be sent to workers."""
+    return _module_around(_NoModel(config), processor, settings)
+
+
+class _NoModel(torch.nn.Module):
+    """Stands for the model where inputs alone are made."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, **_inputs: Any) -> None:
+        """Refuse to run."""
+        raise NotImplementedError("this module makes inputs alone")
+
+
+def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
+    """Put sentence-transformers' first module around a model in memory, with the processor as it is saved."""
 
     class Ready(Transformer):  # type: ignore[misc]
         """A transformer module whose model is loaded already."""
@@ -282,7 +310,7 @@ def read_around(model: PreTrainedModel, processor: Any, settings: Settings) -> S
         processor.save_pretrained(folder)
         transformer = Ready(folder, **_called(settings))
     transformer.__class__ = Transformer
-    return _behind(transformer, settings)
+    return transformer
 
 
 def _called(settings: Settings) -> dict[str, Any]:
@@ -291,13 +319,17 @@ def _called(settings: Settings) -> dict[str, Any]:
     return ours | settings.module
 
 
-def _behind(transformer: Any, settings: Settings) -> SentenceTransformer:
-    """Put the modules behind a transformer module: the source's own, or pooling and a normalisation."""
+def _modules_behind(transformer: Any, settings: Settings) -> list[torch.nn.Module]:
+    """Return what follows a transformer module: the source's own modules, or pooling and a normalisation."""
     width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
     carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
-    behind = carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
+    return carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
+
+
+def _behind(transformer: Any, settings: Settings) -> SentenceTransformer:
+    """Put the modules behind a transformer module."""
     return SentenceTransformer(
-        modules=[transformer, *behind],
+        modules=[transformer, *_modules_behind(transformer, settings)],
         prompts=dict(settings.prompts),
         default_prompt_name=settings.default_prompt,
         similarity_fn_name=settings.similarity,
@@ -327,7 +359,9 @@ __all__ = [
     "assemble",
     "disk_errors",
     "hashes",
+    "input_module",
     "is_encoder",
+    "modules_around",
     "open_sentence_model",
     "parse_prompts",
     "read_around",

@@ -22,12 +22,12 @@ from twoway.data.rows import Policy
 from twoway.data.sampler import small_of
 from twoway.errors import TwowayError, UsageError
 from twoway.images import Limits, image_size, open_document
-from twoway.methods.convert import _quiet
-from twoway.methods.duplicates import Known, look, near_looks, near_texts
+from twoway.methods.convert import quiet
+from twoway.methods.duplicates import EvaluationContents, near_hashes, near_texts, perceptual_hashes
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.finetune.method import place_of
 from twoway.methods.pretrain.config import PretrainConfig
-from twoway.methods.tables import too_large
+from twoway.methods.tables import describe_too_large
 from twoway.models.loading import locate
 from twoway.models.opening import open_reader
 from twoway.models.processor import set_pixels, set_template
@@ -129,7 +129,7 @@ def check_data(
 
 def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
     """Make rows of a model's config and processor alone; its weights are not read."""
-    with _quiet():
+    with quiet():
         folder = locate(model)
         settings, processor, _ = open_reader(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
@@ -150,7 +150,7 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
             kept = Path(folder) if source.spec.startswith("hub:") else None
             table = open_source_table(asked, folder=kept, policy=Policy("skip"), limits=limits)
             mixture = Mixture((asked,), (table,))
-            bad = [*too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
+            bad = [*describe_too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
             shown, failed = _show(mixture, encoder)
     except TwowayError as error:
         if alone and isinstance(error, UsageError):
@@ -328,7 +328,7 @@ def check_pairs(
 ) -> PairsCheck:
     """Check the sources of a configuration; `against` are evaluation sets (pairs or documents) that must not be in it."""
     encoder = None if model is None else _pair_encoder(model, config)
-    known = Known(_contents(against)) if against else None
+    known = EvaluationContents(_contents(against)) if against else None
     alone = len(config.data) == 1
     reports = [_check_pairs(source, config, encoder, rows, decode, known, alone=alone) for source in config.data]
     tasks: Counter[str] = Counter()
@@ -341,15 +341,13 @@ def check_pairs(
 
 def _pair_encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
     """Make rows as fine-tuning does, of a model's config and processor alone."""
-    with _quiet():
+    with quiet():
         folder = locate(model)
         settings, processor, own = open_reader(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         set_template(processor, style=config.template, place=place_of(config, own))
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
-        return Encoder(
-            processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat", as_used=True
-        )
+        return Encoder(processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat")
 
 
 def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:
@@ -372,7 +370,7 @@ def _check_pairs(
     encoder: Encoder | None,
     rows: int | None,
     decode: bool,
-    known: Known | None,
+    known: EvaluationContents | None,
     *,
     alone: bool,
 ) -> PairsReport:
@@ -386,7 +384,7 @@ def _check_pairs(
             kept = Path(folder) if source.spec.startswith("hub:") else None
             pairs = open_pairs([asked], folder=kept, policy=Policy("skip"), limits=Limits.reading(config.limits))
             found = measure(pairs, decode, known)
-            large = too_large(pairs.mixture.tables, encoder, pairs=True)
+            large = describe_too_large(pairs.mixture.tables, encoder, pairs=True)
             shown = _show_pairs(pairs, encoder, config.all_prompts())
     except TwowayError as error:
         if alone and isinstance(error, UsageError):
@@ -438,7 +436,7 @@ class Side:
     aspect: float = 1.0  # of the longest side to the shortest, the most
 
 
-def measure(pairs: Pairs, decode: bool, known: Known | None) -> dict[str, Any]:
+def measure(pairs: Pairs, decode: bool, known: EvaluationContents | None) -> dict[str, Any]:
     """Go through the rows once."""
     lengths: dict[str, list[int]] = {side: [] for side in SIDES}
     sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDES}
@@ -492,10 +490,12 @@ def _twins(pair: PairRow, decode: bool) -> bool:
         return False
     if not query.images:
         return True
-    return decode and all(near_looks(left, right) for left, right in zip(look(query), look(positive), strict=True))
+    return decode and all(
+        near_hashes(left, right) for left, right in zip(perceptual_hashes(query), perceptual_hashes(positive), strict=True)
+    )
 
 
-def _overlap(identity: str, pair: PairRow, known: Known, lists: dict[str, list[str]]) -> None:
+def _overlap(identity: str, pair: PairRow, known: EvaluationContents, lists: dict[str, list[str]]) -> None:
     """List a row that holds a content of the evaluation set."""
     for _, document in sides_of(pair):
         if (name := known.exact(document)) is not None:

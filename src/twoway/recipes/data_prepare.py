@@ -30,12 +30,12 @@ from twoway.files import write_errors
 from twoway.images import Limits
 from twoway.methods.bridge import method
 from twoway.methods.bridge.rows import BridgeSource, open_bridge_mixture
-from twoway.methods.convert import _quiet
+from twoway.methods.convert import quiet
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain import method as pretrain_method
 from twoway.methods.pretrain.config import PretrainConfig
-from twoway.methods.tables import count_lost, too_many
+from twoway.methods.tables import count_lost, describe_excess
 from twoway.processes import count_of
 
 from .dry_run import reader_of
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from twoway.data.lengths import Encodes
     from twoway.data.mixture import Mixture
 
-_OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain_method.STAGE, method.STAGE, finetune_method.STAGE)}
+_OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain_method.METHOD, method.METHOD, finetune_method.METHOD)}
 LISTED = "bad-rows.jsonl"
 _LISTED = 100  # rows of a source that are named of those that are lost, and of those that are cut
 
@@ -215,7 +215,7 @@ def _encoder(stage: StageRecipe, chain: Sequence[Any], folder: Path, sources: Se
     changes = {"on_bad": "skip", "max_bad_share": 1.0, "cache_dir": folder.parent, "prepared_only": False, **_ALONE, **alone}
     known = {one.name for one in dataclasses.fields(stage.config)}
     config = dataclasses.replace(stage.config, **{name: value for name, value in changes.items() if name in known})
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         reader = reader_of(chain[-1], chain)
         return _OPEN_DATA[stage.kind.name](config, reader, Path(scratch), shards=1, bad_rows=None).encode
 
@@ -242,7 +242,7 @@ def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path, most:
         f"{_place(table, row)}: a picture of {tokens:,} tokens, where a row has room for {lost.room:,}"
         for row, tokens in lost.which[:_LISTED]
     ]
-    known: dict[str, Any] = {"lost": lost.too_large, "lost_rows": large, "refused": too_many([lost], most) or None}
+    known: dict[str, Any] = {"lost": lost.too_large, "lost_rows": large, "refused": describe_excess([lost], most) or None}
     if not pairs:
         ((rest, shown),) = row_lengths(mixture, encoder, folder=folder)
         lengths = np.rint(rest + shown)

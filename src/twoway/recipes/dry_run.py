@@ -22,15 +22,15 @@ from twoway.data.dataset import data_folder, shared_tables
 from twoway.data.parquet import ask_for, copy_of, repository_of
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
-from twoway.methods.convert import ConvertConfig, _quiet
+from twoway.methods.convert import ConvertConfig, quiet
 from twoway.methods.run import as_begun
 from twoway.methods.tables import TABLES
 from twoway.models import loading
 from twoway.models.loading import locate
 from twoway.models.opening import open_reader, write_as
 from twoway.models.processor import set_pixels
-from twoway.training.config import choose, peak
-from twoway.training.progress import memory as memory_used
+from twoway.training.config import choose_dtype, peak_rate
+from twoway.training.progress import peak_memory as memory_used
 from twoway.training.progress import read_log
 
 from .recipe import located, names_of, sources_of
@@ -109,7 +109,7 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
         return Forecast(step.job.name, step.said)
     problems = list(step.job.problems)
     try:
-        with _quiet():
+        with quiet():
             if step.job.kind.count is None:
                 return _without_data(step, steps, problems)
             streams, absent, notes = _streams(step)
@@ -177,7 +177,7 @@ def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
         config = replace(config, calibrate="none")  # there is no model to count on
     here, config = torch.device("cuda" if torch.cuda.is_available() else "cpu"), as_begun(config, step.folder)
     if config.dtype == "auto":
-        config = replace(config, dtype=choose(here).dtype)
+        config = replace(config, dtype=choose_dtype(here).dtype)
     begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
         amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
@@ -190,7 +190,7 @@ def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
         own = f"{last['tokens_per_second']:,.0f} tokens a second"
         note = f"{step.job.name}: time by its own speed so far, {own}, from step {last['step']:,} on"
         return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
-    speed = peak(here, config.dtype)
+    speed = peak_rate(here, config.dtype)
     # Ranks on an accelerator each have their own; on a processor they share its cores.
     ranks = nproc if torch.cuda.is_available() else 1
     seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)

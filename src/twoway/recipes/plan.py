@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.data.mixture import SourceConfig
-    from twoway.methods.counting import Anatomy, Memory
+    from twoway.methods.counting import Anatomy, TrainingMemory
 
     from .recipe import StageRecipe
 
@@ -44,8 +44,8 @@ class StagePlan:
     hours: float
     mfu: float
     price: float
-    choices: tuple[Memory, ...]
-    taken: Memory  # the one that the recipe's own settings take
+    choices: tuple[TrainingMemory, ...]
+    taken: TrainingMemory  # the one that the recipe's own settings take
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""

@@ -28,7 +28,7 @@ from twoway.files import sha256, write_whole
 from twoway.processes import Stopped
 from twoway.reports.page import folded, page, section, table, tiles
 from twoway.reports.training import REPORT
-from twoway.training.distributed import started_by_others
+from twoway.training.distributed import launched_externally
 
 from .recipe import located, names_of, read_recipe
 from .records import STALE, Job, Record, look, plan, read_record, require_run_folder, set_aside, surroundings
@@ -253,7 +253,7 @@ def lay_out(
     """Read a recipe and decide about each stage; nothing is done, and nothing is written."""
     if nproc < 1:
         raise UsageError(f"--nproc is at least 1, not {nproc}")
-    if started_by_others():
+    if launched_externally():
         raise UsageError("run starts its ranks by itself (--nproc N); under torchrun or accelerate launch give the verb of one stage")
     read, out = read_recipe(recipe, words, kinds=kinds), Path(out)
     require_run_folder(out, SUMMARY)

@@ -1,6 +1,6 @@
 """The stages that a recipe may name: one entry each, with its configuration, what runs it, and what says that it is done.
 
-A stage on the shared skeleton (`run_stage.Stage`) enters `KINDS` by one line, `training(STAGE)`. Raise `revision` where a stage comes to
+A training method (`methods.run.Method`) enters `KINDS` by one line, `training(METHOD)`. Raise `revision` where a stage comes to
 compute something else from the same settings: what was done before is then done again, and no release has to be waited for.
 """
 
@@ -24,7 +24,7 @@ from twoway.methods.bridge import method
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.mine import MineConfig
 from twoway.methods.pretrain import method as pretrain_method
-from twoway.methods.run import run_stage
+from twoway.methods.run import run_method
 from twoway.models import checkpoint
 from twoway.models.loading import read_json
 from twoway.reports.training import REPORT
@@ -34,7 +34,7 @@ from twoway.training.progress import read_log
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twoway.methods.run import Stage
+    from twoway.methods.run import Method
 
 
 # How much a stage will read: rows, tokens and steps, from its own tables and plan of batches; the weights of no model
@@ -138,15 +138,15 @@ class Kind:
         return self.keys - self.later
 
 
-def training(stage: Stage[Any], *, count: Count = count_rows, revision: int = 1) -> Kind:
+def training(stage: Method[Any], *, count: Count = count_rows, revision: int = 1) -> Kind:
     """Return the entry of a stage on the shared skeleton."""
     return Kind(
         stage.name, stage.config, partial(_train, stage), count=partial(count, stage.open_data), report=REPORT, free=FREE, revision=revision
     )
 
 
-def _train(stage: Stage[Any], base: str, out: Path, config: Any, nproc: int) -> Mapping[str, Any]:
-    result = run_stage(stage, base, out, config, nproc=nproc)
+def _train(stage: Method[Any], base: str, out: Path, config: Any, nproc: int) -> Mapping[str, Any]:
+    result = run_method(stage, base, out, config, nproc=nproc)
     numbers: dict[str, Any] = {"steps": result.steps}
     for entry in read_log(out):
         numbers |= {name: value for name, value in entry.items() if isinstance(value, int | float) and name != "step"}
@@ -203,10 +203,10 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         CONVERT,
-        training(pretrain_method.STAGE),
-        training(method.STAGE),
+        training(pretrain_method.METHOD),
+        training(method.METHOD),
         MINE,
-        training(finetune_method.STAGE, count=count_pairs),
+        training(finetune_method.METHOD, count=count_pairs),
         EVALUATE,
     )
 }

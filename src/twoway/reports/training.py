@@ -16,7 +16,7 @@ from twoway.data.patches import GRID, PIXELS
 from twoway.data.rows import BAD_ROWS
 from twoway.files import write_whole
 from twoway.training.checkpointing import read_run
-from twoway.training.probes import RIGHT, SHUFFLED, WORD_LOSSES, undisturbed
+from twoway.training.probes import RIGHT, SHUFFLED, WORD_LOSSES, evaluating
 from twoway.training.progress import read_lines, read_log
 
 from .charts import gap_charts, held_charts, speed_charts, training_charts
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from twoway.data.masking import Corrupted
     from twoway.data.patches import PatchGeometry
-    from twoway.training.probes import Answers, Pair, Prober
+    from twoway.training.probes import Predictions, ProbePair, Prober
 
 
 # What every report has, whatever the stage: the entries it is made of, its head and its end.
@@ -134,35 +134,35 @@ class Examples:
     restored: list[Restored] = field(default_factory=list)
 
 
-def collect(task: Any, pairs: Sequence[Pair], prober: Any, processor: Any, methods: Sequence[str] = ("look",)) -> Examples:
+def collect(task: Any, pairs: Sequence[ProbePair], prober: Any, processor: Any, methods: Sequence[str] = ("predict",)) -> Examples:
     """Let the model restore a few rows; `prober` makes and asks them, and `methods` of the task are what it calls."""
     made = Examples()
-    with undisturbed(task, methods):
+    with evaluating(task, methods):
         for pair in pairs[:_ROWS]:
-            if any(name in task.weights for name in WORD_LOSSES) and (rows := prober.word_rows(pair)) is not None:
+            if any(name in task.loss_weights for name in WORD_LOSSES) and (rows := prober.word_rows(pair)) is not None:
                 made.sentences.append(_sentence(task, pair, rows, prober, processor))
-            if "mae" in task.weights and (rows := prober.patch_rows(pair)) is not None:
+            if "mae" in task.loss_weights and (rows := prober.patch_rows(pair)) is not None:
                 found = _restored(task, pair, rows[RIGHT], prober, processor)
                 made.restored.extend([found] if found is not None else [])
     return made
 
 
-def _sentence(task: Any, pair: Pair, rows: dict[str, Corrupted], prober: Prober, processor: Any) -> Sentence:
+def _sentence(task: Any, pair: ProbePair, rows: dict[str, Corrupted], prober: Prober, processor: Any) -> Sentence:
     shown, words = {}, {}
     for name in (RIGHT, SHUFFLED):
         seen = [] if prober.geometry.trouble else pictures(prober.geometry, rows[name].inputs, processor.image_processor)
         if seen:
             shown[name] = seen[0]
-        words[name] = _words(rows[name], prober.ask(task, [rows[name]]), processor.tokenizer)
+        words[name] = _words(rows[name], prober.predict(task, [rows[name]]), processor.tokenizer)
     return Sentence(pair.identity, shown, words)
 
 
-def _words(row: Corrupted, answers: Answers, tokenizer: Any) -> list[Word]:
+def _words(row: Corrupted, answers: Predictions, tokenizer: Any) -> list[Word]:
     """Write the text around the masked words, and the words; special tokens are left out."""
     ids, labels = row.inputs["input_ids"].tolist(), row.labels.tolist()
     places = [place for place, label in enumerate(labels) if label != NO_TARGET]
     # With `shift` a first token has no answer; such rows have that label taken away before.
-    said = dict(zip(places, answers.said.tolist(), strict=True))
+    said = dict(zip(places, answers.predicted.tolist(), strict=True))
     true = [label if label != NO_TARGET else one for one, label in zip(ids, labels, strict=True)]
     words: list[Word] = []
     first = max(0, places[0] - _TOKENS // 4)
@@ -183,8 +183,8 @@ def _piece(tokenizer: Any, ids: list[int], place: int, token: int) -> str:
     return longer[len(text) :] if longer.startswith(text) else tokenizer.decode([token], skip_special_tokens=True)
 
 
-def _restored(task: Any, pair: Pair, row: Corrupted, prober: Prober, processor: Any) -> Restored | None:
-    answers = prober.ask(task, [row])
+def _restored(task: Any, pair: ProbePair, row: Corrupted, prober: Prober, processor: Any) -> Restored | None:
+    answers = prober.predict(task, [row])
     geometry = prober.geometry
     inputs = {
         "original": geometry.put(row.inputs, row.patch_units, row.patch_targets),
@@ -195,7 +195,7 @@ def _restored(task: Any, pair: Pair, row: Corrupted, prober: Prober, processor: 
     if not all(seen.values()):
         return None
     caption = " ".join(pair.document.texts)
-    return Restored(pair.identity, caption, seen["original"][0], seen["masked"][0], seen["restored"][0], float(answers.errors.mean()))
+    return Restored(pair.identity, caption, seen["original"][0], seen["masked"][0], seen["restored"][0], float(answers.patch_errors.mean()))
 
 
 # `report.html`: what a run shows, in one file that opens anywhere: whether losses fall, and whether the modalities

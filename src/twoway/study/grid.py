@@ -268,13 +268,13 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     """Measure what the right picture saves, in nats a word, and write it down."""
     import torch
 
-    from twoway.methods.pretrain.callbacks import readable
+    from twoway.methods.pretrain.callbacks import readable_rows
     from twoway.methods.pretrain.config import PretrainConfig
     from twoway.methods.pretrain.data import open_data
     from twoway.methods.pretrain.method import prepare
     from twoway.methods.pretrain.step import NOTHING_MASKED
-    from twoway.training.config import choose
-    from twoway.training.probes import SHUFFLED, Prober, measure, pair
+    from twoway.training.config import choose_dtype
+    from twoway.training.probes import SHUFFLED, Prober, measure_modalities, pair_pictured_rows
 
     asked = PretrainConfig(
         objective="causal", data=config.data, held_out=config.rows, max_length=config.max_length, calibrate="none", dataloader_num_workers=0
@@ -282,11 +282,11 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(base, asked)
     data = open_data(asked, prepared, out, shards=1, bad_rows=None)
-    half = choose(torch.device("cpu")).dtype == "bfloat16"
+    half = choose_dtype(torch.device("cpu")).dtype == "bfloat16"
     prober = Prober(
         data.encode, data.collate, prepared.geometry, prepared.token.id, autocast=half, words=NOTHING_MASKED.words, keep=NOTHING_MASKED.keep
     )
-    found = measure(prepared.task, pair(readable(data)), prober)
+    found = measure_modalities(prepared.module, pair_pictured_rows(readable_rows(data)), prober)
     figures = {"gap": found.get(f"words_gap_{SHUFFLED}", 0.0)}
     write_whole(out / GATE_FILE, json.dumps(found, indent=2) + "\n")
     return figures

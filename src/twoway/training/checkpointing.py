@@ -71,10 +71,10 @@ class _Saving:
 
     step: int
     promise: Promise[Any]
-    writer: _Writer
+    writer: _PieceWriter
 
     @property
-    def ended(self) -> bool:
+    def written(self) -> bool:
         """Whether this rank has written its pieces, or failed to."""
         return self.promise.done()
 
@@ -98,30 +98,30 @@ class Checkpoints:
         found = [path for path in self.folder.glob("step-*") if (path / STATE).exists()]
         return sorted(int(path.name.removeprefix("step-")) for path in found)
 
-    def said(self) -> str:
+    def describe_last(self) -> str:
         """Say what a run that fails now leaves."""
         steps = self.steps()
         return f"the checkpoint of step {steps[-1]} stands" if steps else "nothing was saved yet"
 
-    def place(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         """Return the folder of one."""
         return self.folder / f"step-{step}"
 
-    def clean(self) -> None:
+    def recover(self) -> None:
         """Let a checkpoint count that a killed run left complete, and take away what it left half-written."""
         for path in self.folder.glob(".step-*.tmp"):
-            if not self.place(_step_of(path)).exists() and complete(path):
+            if not self.path(_step_of(path)).exists() and is_complete(path):
                 self._promote(_step_of(path))
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], ranks: Ranks) -> None:
         """Begin to write one; every rank takes part. What trains may change as soon as this returns."""
-        self.settle(ranks)
-        beside = self._beside(step)
+        self.wait(ranks)
+        beside = self._partial(step)
         plan, index, metadata = _agree(tensors, ranks)
         failure: Exception | None = None
-        if ranks.first:
+        if ranks.is_main_process:
             try:
                 with write_errors(beside):
                     shutil.rmtree(beside, ignore_errors=True)
@@ -130,12 +130,15 @@ class Checkpoints:
                     write_whole(beside / INDEX, json.dumps({"format": _FORMAT, "tensors": index}) + "\n")
             except Exception as error:  # the other ranks have to hear of it, whatever it is
                 failure = error
-        self._raise_first(ranks.gather(failure))
-        writer, own = _Writer(beside, ranks.rank, ranks.count), {item.index.fqn: _local(tensors[item.index.fqn]) for item in plan.items}
+        self._raise_first(ranks.all_gather_object(failure))
+        writer, own = (
+            _PieceWriter(beside, ranks.rank, ranks.world_size),
+            {item.index.fqn: _local(tensors[item.index.fqn]) for item in plan.items},
+        )
         planner = _Agreed(plan, metadata)
         self._stager = self._stager or _stager()
         promise: Any = async_save(
-            own, storage_writer=writer, planner=planner, async_stager=self._stager, process_group=ranks.talk, no_dist=True
+            own, storage_writer=writer, planner=planner, async_stager=self._stager, process_group=ranks.cpu_group, no_dist=True
         )
         self._saving = _Saving(step, promise, writer)
 
@@ -145,53 +148,53 @@ class Checkpoints:
         return self._saving is not None
 
     @property
-    def ended(self) -> bool:
+    def written(self) -> bool:
         """Whether this rank has done its part of the checkpoint that is being written."""
-        return self._saving is not None and self._saving.ended
+        return self._saving is not None and self._saving.written
 
-    def settle(self, ranks: Ranks) -> None:
+    def wait(self, ranks: Ranks) -> None:
         """Wait until all ranks have written what is being written, and let it count; every rank takes part."""
         # Asked for again and again, so that a slow disk is waited for and a rank that does not answer is not.
-        while self._saving is not None and ranks.sum([float(self.ended)])[0] < ranks.count:
+        while self._saving is not None and ranks.all_reduce_numbers([float(self.written)])[0] < ranks.world_size:
             time.sleep(_POLL)
-        self.close(ranks)
+        self.finalize(ranks)
 
-    def close(self, ranks: Ranks) -> None:
+    def finalize(self, ranks: Ranks) -> None:
         """Let the checkpoint count that all ranks have written, or say why it could not be; every rank takes part."""
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
-        failures = ranks.gather(saving.failure())
+        failures = ranks.all_gather_object(saving.failure())
         failure: Exception | None = None
-        if ranks.first:
+        if ranks.is_main_process:
             try:
                 if any(failures):
-                    shutil.rmtree(self._beside(saving.step), ignore_errors=True)
+                    shutil.rmtree(self._partial(saving.step), ignore_errors=True)
                 else:
-                    with write_errors(self.place(saving.step)):
+                    with write_errors(self.path(saving.step)):
                         self._promote(saving.step)
             except Exception as error:
                 failure = error
-        self._raise_first([*failures, *ranks.gather(failure)])
+        self._raise_first([*failures, *ranks.all_gather_object(failure)])
 
-    def leave(self, *, first: bool) -> None:
+    def abandon(self, *, first: bool) -> None:
         """End what this rank writes, where the run ends early and ranks may not answer any more; what is complete counts."""
         if self._saving is not None:
             saving, self._saving = self._saving, None
-            if saving.failure() is None and first and complete(self._beside(saving.step)):
+            if saving.failure() is None and first and is_complete(self._partial(saving.step)):
                 self._promote(saving.step)
 
-    def _beside(self, step: int) -> Path:
+    def _partial(self, step: int) -> Path:
         return self.folder / f".step-{step}.tmp"
 
     def _promote(self, step: int) -> None:
         """Give a complete checkpoint its name, and then let go of the oldest."""
-        self._beside(step).rename(self.place(step))
+        self._partial(step).rename(self.path(step))
         _sync(self.folder)
         for old in self.steps()[: -self.keep]:
             # Renamed first: half a checkpoint must not look like one.
             gone = self.folder / f".step-{old}.old.tmp"
-            self.place(old).rename(gone)
+            self.path(old).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
     def _raise_first(self, failures: list[Exception | None]) -> None:
@@ -206,7 +209,7 @@ class Checkpoints:
             raise TwowayError(f"{error}; {kept}") from error
 
 
-def complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Say whether all files of a checkpoint are there; a file has its name only when it is whole."""
     if not (folder / INDEX).exists() or not (folder / STATE).exists():
         return False
@@ -218,23 +221,23 @@ def _step_of(beside: Path) -> int:
     return int(beside.name.split(".")[1].removeprefix("step-"))
 
 
-def write_now(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], ranks: Ranks) -> None:
+def write_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], ranks: Ranks) -> None:
     """Write tensors as a checkpoint has them into a folder, in place of what it held, before training goes on; every rank takes part."""
     plan, index, metadata = _agree(tensors, ranks)
     with ExitStack() as stack:
-        beside = ranks.gather(stack.enter_context(fresh_folder(folder, overwrite=True)) if ranks.first else None)[0]
-        if ranks.first:
+        beside = ranks.all_gather_object(stack.enter_context(fresh_folder(folder, overwrite=True)) if ranks.is_main_process else None)[0]
+        if ranks.is_main_process:
             (beside / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
             (beside / INDEX).write_text(json.dumps({"format": _FORMAT, "tensors": index}) + "\n", encoding="utf-8")
-        writer, planner = _Writer(beside, ranks.rank, ranks.count), _Agreed(plan, metadata)
+        writer, planner = _PieceWriter(beside, ranks.rank, ranks.world_size), _Agreed(plan, metadata)
         planner.set_up_planner({item.index.fqn: _local(tensors[item.index.fqn]).cpu() for item in plan.items})
         writer.write_data(plan, planner)
-        for failure in ranks.gather(writer.failure):
+        for failure in ranks.all_gather_object(writer.failure):
             if failure is not None:
                 raise failure
 
 
-def named(group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_group(group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return tensors by their full names."""
     return {f"{group}:{name}": tensor.detach() for name, tensor in tensors.items()}
 
@@ -254,7 +257,7 @@ def read_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
         there = tuple(stored[name]["shape"])
         if there != tuple(parameter.shape):
             raise TwowayError(f"{folder} does not fit this run: {name} is {there} there, {tuple(parameter.shape)} here")
-    _read(folder, named(WEIGHTS, parameters))
+    _read(folder, with_group(WEIGHTS, parameters))
 
 
 def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -302,11 +305,11 @@ def _stager() -> DefaultStager:
 def _agree(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> tuple[SavePlan, dict[str, Any], Metadata]:
     """Agree on who writes what: return this rank's plan, the index of all files, and torch's own description."""
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    planner.set_up_planner(dict(tensors), is_coordinator=ranks.first)
+    planner.set_up_planner(dict(tensors), is_coordinator=ranks.is_main_process)
     local = planner.create_local_plan()
     # A tensor with fewer rows than there are ranks has no piece on some of them.
     own = replace(local, items=[item for item in local.items if 0 not in _chunk(item).sizes])
-    plans, metadata = planner.create_global_plan(ranks.gather(own))
+    plans, metadata = planner.create_global_plan(ranks.all_gather_object(own))
     index: dict[str, Any] = {}
     for rank, plan in enumerate(plans):
         for item in plan.items:
@@ -316,7 +319,7 @@ def _agree(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> tuple[SavePlan,
                 name, {"dtype": str(data.properties.dtype).removeprefix("torch."), "shape": list(data.size), "pieces": []}
             )
             chunk = _chunk(item)
-            file = _file(name.partition(":")[0], rank, ranks.count)
+            file = _file(name.partition(":")[0], rank, ranks.world_size)
             entry["pieces"].append({"file": file, "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)})
     return plans[ranks.rank], index, metadata
 
@@ -348,7 +351,7 @@ class _Agreed(DefaultSavePlanner):
         return found
 
 
-class _Writer(StorageWriter):
+class _PieceWriter(StorageWriter):
     """Writes one rank's tensors, a file for each group; what goes wrong is kept for the ranks to hear together."""
 
     def __init__(self, folder: Path, rank: int, ranks: int) -> None:
@@ -406,7 +409,7 @@ class _Writer(StorageWriter):
         return True
 
 
-class _Reader(StorageReader):
+class _PieceReader(StorageReader):
     """Reads pieces of tensors out of a checkpoint's files."""
 
     def __init__(self, folder: Path) -> None:
@@ -466,14 +469,16 @@ def _read(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Fill tensors, whole ones or this rank's pieces, from a checkpoint."""
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        load(tensors, storage_reader=_Reader(folder), planner=planner, no_dist=True)
+        load(tensors, storage_reader=_PieceReader(folder), planner=planner, no_dist=True)
     except CheckpointException as error:
         for cause, _ in error.failures.values():
             raise cause from None
         raise
 
 
-def same_run(out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozenset(), force: bool = False, write: bool = True) -> None:
+def require_same_run(
+    out: Path, run: Mapping[str, Any], *, free: frozenset[str] = frozenset(), force: bool = False, write: bool = True
+) -> None:
     """Compare what this run is with what stands in `out`, and write it down; a difference is refused unless `force`.
 
     Keys in `free` (speed, logging) may change without a word. Without `write`, `run` may be a part, and nothing is made.

@@ -99,7 +99,7 @@ class TrainConfig:
 # not (1 and less), so that noise does not decide. Time is that of this thread on a core, which other work changes
 # little.
 #
-# A run keeps the type that it began in (`stages.run_stage`), and no fingerprint is over the choice.
+# A run keeps the type that it began in (`methods.run.run_method`), and no fingerprint is over the choice.
 
 C = TypeVar("C", bound="TrainConfig")
 
@@ -109,29 +109,31 @@ _HOPELESS = 2.0  # so many times as slow at the first look, and nothing more is 
 
 
 @dataclass(frozen=True)
-class Choice:
+class DtypeChoice:
     """The type for `auto`, and why, as a clause."""
 
     dtype: Literal["float32", "bfloat16"]
     why: str
 
 
-def choose(device: torch.device) -> Choice:
+def choose_dtype(device: torch.device) -> DtypeChoice:
     """Return what `auto` means on a device."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bfloat16", "the device has bfloat16 products of its own")
-        return Choice("float32", "the device has no bfloat16 products of its own")
+            return DtypeChoice("bfloat16", "the device has bfloat16 products of its own")
+        return DtypeChoice("float32", "the device has no bfloat16 products of its own")
     if device.type != "cpu":
-        return Choice("float32", f"nothing is known of bfloat16 on {device.type}")
+        return DtypeChoice("float32", f"nothing is known of bfloat16 on {device.type}")
     return _measured()
 
 
 @cache
-def _measured() -> Choice:
+def _measured() -> DtypeChoice:
     """Time both types on this CPU."""
     ratio = speed_ratio()
-    return Choice("bfloat16" if ratio >= MARGIN else "float32", f"a bfloat16 product is {ratio:.2g} times as fast as a float32 one here")
+    return DtypeChoice(
+        "bfloat16" if ratio >= MARGIN else "float32", f"a bfloat16 product is {ratio:.2g} times as fast as a float32 one here"
+    )
 
 
 def speed_ratio() -> float:
@@ -159,11 +161,11 @@ def _seconds(matrix: torch.Tensor) -> float:
     return max(time.thread_time() - start, 1e-9)
 
 
-def settle(config: C, ranks: Ranks) -> C:
+def resolve_dtype(config: C, ranks: Ranks) -> C:
     """Return a configuration whose type is chosen: the first rank's choice, for all."""
     if config.dtype != "auto":
         return config
-    chosen = ranks.gather(choose(ranks.device).dtype if ranks.first else None)[0]
+    chosen = ranks.all_gather_object(choose_dtype(ranks.device).dtype if ranks.is_main_process else None)[0]
     return replace(config, dtype=chosen)
 
 
@@ -174,7 +176,7 @@ _ELSEWHERE, _PEAK_ROUNDS = 8192, 4
 
 
 @cache
-def peak(device: torch.device, dtype: str) -> float:
+def peak_rate(device: torch.device, dtype: str) -> float:
     """Return operations a second, of the best of a few products; measured once, in a fraction of a second."""
     side, best = _PEAK_SIDE.get(device.type, _ELSEWHERE), float("inf")
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
 
-    from .task import Task
+    from .module import TrainingModule
 
 
 # The processes of a run: what they are, how they share a model, and how they add numbers.
@@ -54,7 +54,7 @@ TIMEOUT = timedelta(minutes=15)
 _SILENCE = ("timed out waiting", "application timeout", "connection closed by peer", "connection reset by peer", "broken pipe")
 
 
-class Silence(TwowayError):  # noqa: N818 - it is another rank that did something wrong
+class PeerLost(TwowayError):  # noqa: N818 - it is another rank that did something wrong
     """Another rank is gone, or does not answer; what it says itself, if it does, comes first."""
 
 
@@ -72,45 +72,45 @@ class Ranks:
             )
         self.device: torch.device = state.device
         self.rank: int = state.process_index
-        self.count: int = state.num_processes
+        self.world_size: int = state.num_processes
         self._state, self.timeout = state, timeout
-        self.talk: Any = None  # between CPUs, within the time of a step
-        self._patient: Any = None
-        if self.count > 1:
-            self.talk = distributed.new_group(backend="gloo", timeout=timeout)
-            self._patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        self.cpu_group: Any = None  # between CPUs, within the time of a step
+        self._patient_group: Any = None
+        if self.world_size > 1:
+            self.cpu_group = distributed.new_group(backend="gloo", timeout=timeout)
+            self._patient_group = distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def share(self, task: Task, parallel: Parallel, dtype: str = "float32") -> Any:
+    def wrap(self, task: TrainingModule, parallel: Parallel, dtype: str = "float32") -> Any:
         """Put the task on the device, and share it with the other ranks; the first one's weights are everybody's.
 
         The others may have it on the meta device, without weights.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return task.to(self.device)
-        task.tie = True
-        names = self.gather([name for name, _ in task.named_parameters()])
+        task.touch_unused_parameters = True
+        names = self.all_gather_object([name for name, _ in task.named_parameters()])
         if any(one != names[0] for one in names):
             raise TwowayError("ranks have different models; is the same version of everything installed on all machines?")
-        give_plain_tensors(task, self)
+        broadcast_plain_tensors(task, self)
         if parallel == "fsdp":
-            weights = take_weights(task) if self.first else {}
-            empty_parameters(task, torch.device("meta"))
-            shared = shard(task, dtype)
-            empty_parameters(task, self.device)
-            give_weights(task, weights, self)
+            weights = named_tensors(task) if self.is_main_process else {}
+            move_without_values(task, torch.device("meta"))
+            shared = apply_fsdp(task, dtype)
+            move_without_values(task, self.device)
+            broadcast_weights(task, weights, self)
             return shared
-        if not self.first:
-            empty_parameters(task, self.device)
+        if not self.is_main_process:
+            move_without_values(task, self.device)
         task.to(self.device)
         # It gives the first one's weights to the others itself.
         return DistributedDataParallel(task, device_ids=[self.device] if self.device.type != "cpu" else None, gradient_as_bucket_view=True)
 
-    def more(self, shared: Any, *, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, shared: Any, *, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one accumulated batch: gradients travel after the last one only, unless they lie in pieces.
 
         Added up before they travel, those of all weights would lie whole on each rank.
@@ -119,67 +119,67 @@ class Ranks:
             return shared.no_sync()
         return nullcontext()
 
-    def sum(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_numbers(self, numbers: Sequence[float]) -> list[float]:
         """Add numbers over all ranks."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [float(number) for number in numbers]
         tensor = torch.tensor(list(numbers), dtype=torch.float64)
-        distributed.all_reduce(tensor, group=self.talk)
+        distributed.all_reduce(tensor, group=self.cpu_group)
         summed: list[float] = tensor.tolist()
         return summed
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return what every rank holds, in the order of ranks."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value, group=self.talk)
+        found: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(found, value, group=self.cpu_group)
         return found
 
-    def pieces(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Return every rank's tensor; the first dimension may differ."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [tensor]
-        lengths = [int(number) for number in self.gather(len(tensor))]
+        lengths = [int(number) for number in self.all_gather_object(len(tensor))]
         padded = nn.functional.pad(tensor, [0, 0] * (tensor.dim() - 1) + [0, max(lengths) - len(tensor)])
         found = [torch.empty_like(padded) for _ in lengths]
         distributed.all_gather(found, padded.contiguous())
         return [one[:length] for one, length in zip(found, lengths, strict=True)]
 
-    def add(self, tensor: torch.Tensor) -> None:
+    def all_reduce(self, tensor: torch.Tensor) -> None:
         """Add a tensor of the same shape over all ranks, in place."""
-        if self.count > 1:
+        if self.world_size > 1:
             distributed.all_reduce(tensor)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks, however long one of them looks through the data."""
-        if self.count > 1:
-            distributed.barrier(group=self._patient)
+        if self.world_size > 1:
+            distributed.barrier(group=self._patient_group)
 
-    def silence(self, error: BaseException, step: int, stands: str) -> Silence | None:
+    def peer_error(self, error: BaseException, step: int, stands: str) -> PeerLost | None:
         """Say in a line that another rank is gone or does not answer, where that is what an error means; else return nothing."""
         said = str(error).lower()
-        if self.count == 1 or not (isinstance(error, distributed.DistError) or any(word in said for word in _SILENCE)):
+        if self.world_size == 1 or not (isinstance(error, distributed.DistError) or any(word in said for word in _SILENCE)):
             return None
         minutes = self.timeout.total_seconds() / 60
         gone = "connection" in said or "broken pipe" in said
         what = "another rank has ended" if gone else f"another rank has not answered for {minutes:g} minutes (timeout_minutes)"
-        return Silence(f"rank {self.rank} of {self.count}, step {step}: {what}; {stands}, and the same command goes on from there")
+        return PeerLost(f"rank {self.rank} of {self.world_size}, step {step}: {what}; {stands}, and the same command goes on from there")
 
-    def leave(self) -> None:
+    def destroy(self) -> None:
         """Part from the other ranks, once all of them are here."""
-        if self.count > 1 and distributed.is_initialized():
+        if self.world_size > 1 and distributed.is_initialized():
             distributed.barrier()
             self._state.destroy_process_group()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in one piece on the CPU; every rank must ask for it."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 
-def put(target: torch.Tensor, value: torch.Tensor) -> None:
+def copy_full_tensor(target: torch.Tensor, value: torch.Tensor) -> None:
     """Copy a whole tensor into one that may be in pieces."""
     with torch.no_grad():
         if isinstance(target, DTensor):
@@ -187,13 +187,13 @@ def put(target: torch.Tensor, value: torch.Tensor) -> None:
         target.copy_(value)
 
 
-def norm(parameters: Sequence[nn.Parameter], clip: float) -> torch.Tensor:
+def clip_grad_norm(parameters: Sequence[nn.Parameter], clip: float) -> torch.Tensor:
     """Clip the gradients together, and return what their norm was; it stays on the device."""
     found = nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
     return found.full_tensor() if isinstance(found, DTensor) else found
 
 
-def started_by_others() -> bool:
+def launched_externally() -> bool:
     """Whether this process is a rank that `torchrun` or `accelerate launch` started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
@@ -208,11 +208,11 @@ def started_by_others() -> bool:
 # not cast, and embeddings are brought back to float32.
 
 
-def shard(task: Task, dtype: str) -> Any:
+def apply_fsdp(task: TrainingModule, dtype: str) -> Any:
     """Cut a task, which may be on the meta device, into units over all ranks."""
     half = dtype == "bfloat16"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in task.blocks():
+    for block in task.fsdp_units():
         fully_shard(block, mp_policy=policy)
     if half:
         for table in _embeddings(task):
@@ -228,12 +228,12 @@ def _to_float(_module: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor
     return out.float()
 
 
-def take_weights(task: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(task: nn.Module) -> dict[str, torch.Tensor]:
     """Return all parameters and buffers by name, as they lie."""
     return {name: one.detach() for name, one in (*task.named_parameters(), *task.named_buffers())}
 
 
-def empty_parameters(task: nn.Module, device: torch.device) -> None:
+def move_without_values(task: nn.Module, device: torch.device) -> None:
     """Put parameters and buffers without their numbers on a device; what is one tensor stays one.
 
     On the meta device nothing has numbers; elsewhere those that have some already keep them.
@@ -258,11 +258,15 @@ def empty_parameters(task: nn.Module, device: torch.device) -> None:
     del kept
 
 
-def give_weights(task: nn.Module, weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+def broadcast_weights(task: nn.Module, weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
     """Fill a task in pieces from the first rank's weights, one tensor after another; a rank gets its piece."""
     with torch.no_grad():
         for name, target in (*task.named_parameters(), *task.named_buffers()):
-            value = weights[name].to(ranks.device) if ranks.first else torch.empty(target.shape, dtype=target.dtype, device=ranks.device)
+            value = (
+                weights[name].to(ranks.device)
+                if ranks.is_main_process
+                else torch.empty(target.shape, dtype=target.dtype, device=ranks.device)
+            )
             if isinstance(target, DTensor):
                 target.copy_(distribute_tensor(value, target.device_mesh, target.placements))
             else:
@@ -270,10 +274,10 @@ def give_weights(task: nn.Module, weights: Mapping[str, torch.Tensor], ranks: Ra
                 target.copy_(value)
 
 
-def give_plain_tensors(task: nn.Module, ranks: Ranks) -> None:
+def broadcast_plain_tensors(task: nn.Module, ranks: Ranks) -> None:
     """Give the others what modules hold beside parameters and buffers, where they have no numbers for it."""
     held = [(module, key) for module in task.modules() for key, one in vars(module).items() if isinstance(one, torch.Tensor)]
-    values = ranks.gather([getattr(module, key).cpu() for module, key in held] if ranks.first else None)[0]
+    values = ranks.all_gather_object([getattr(module, key).cpu() for module, key in held] if ranks.is_main_process else None)[0]
     for (module, key), value in zip(held, values, strict=True):
         if getattr(module, key).is_meta:
             setattr(module, key, value)
@@ -283,6 +287,10 @@ def give_plain_tensors(task: nn.Module, ranks: Ranks) -> None:
 #
 # The ranks find each other at a store that this process serves, as those of `torchrun` do: its port is taken before a
 # rank hears of it, so that two runs that start at once cannot take each other's.
+#
+# torch's `elastic_launch` is not used, because it gives ranks one time to end in, whatever ends them (30 seconds, and
+# then they are killed). A run that is asked to stop has to finish its step and its checkpoint, however long they take;
+# one that lost a rank must end soon.
 
 HOST = "127.0.0.1"
 START = "spawn"  # a fork of a process that has looked for GPUs cannot use them
@@ -316,12 +324,12 @@ def launch(nproc: int, function: Callable[..., object], *args: Any) -> None:
 def _raise_cause(told: list[Any], caught: list[int], first: Any, nproc: int) -> None:
     """Raise what ended the run: what a rank said of itself, how the first one died, and only then what others saw of it."""
     for failure in told:
-        if isinstance(failure, TwowayError) and not isinstance(failure, Silence):
+        if isinstance(failure, TwowayError) and not isinstance(failure, PeerLost):
             raise Stopped(caught[0], failure.where) if caught and isinstance(failure, Stopped) else failure
     killed = first is not None and first.exitcode < 0
-    for failure in sorted(told, key=lambda one: isinstance(one, Silence)):
+    for failure in sorted(told, key=lambda one: isinstance(one, PeerLost)):
         if not killed:
-            raise failure if isinstance(failure, Silence) else RuntimeError(failure)
+            raise failure if isinstance(failure, PeerLost) else RuntimeError(failure)
     if caught:
         raise Stopped(caught[0], "before the first step")
     if first is not None:

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.masking import NO_TARGET, CorruptConfig, Corrupted, corrupt
 
-from .task import to_device
+from .module import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,19 +40,19 @@ _EPOCH = -1  # masks of no epoch that is trained on
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a model says at the masked places of a batch, place by place, rows in order."""
 
     word_rows: torch.Tensor
-    nats: torch.Tensor
-    said: torch.Tensor
-    words: torch.Tensor  # what was right
+    losses: torch.Tensor
+    predicted: torch.Tensor
+    targets: torch.Tensor  # what was right
     patch_rows: torch.Tensor
-    errors: torch.Tensor
+    patch_errors: torch.Tensor
     patches: torch.Tensor
 
 
-class Sums(NamedTuple):
+class RowLosses(NamedTuple):
     """One entry for each row: the loss summed, the number of targets, and how many were right."""
 
     total: np.ndarray[Any, Any]
@@ -80,7 +80,7 @@ class Prober:
     device: str = "cpu"
     autocast: bool = False
 
-    def word_rows(self, pair: Pair) -> dict[str, Corrupted] | None:
+    def word_rows(self, pair: ProbePair) -> dict[str, Corrupted] | None:
         """Return a row with the same words masked under each picture; None where nothing can be compared."""
         alone = Document(tuple(part for part in pair.document.parts if isinstance(part, Text)), pair.document.place)
         documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Image), NONE: alone}
@@ -101,7 +101,7 @@ class Prober:
                 row.labels[(row.labels != NO_TARGET).nonzero()[0]] = NO_TARGET
         return masked if bool((masked[RIGHT].labels != NO_TARGET).any()) else None
 
-    def patch_rows(self, pair: Pair) -> dict[str, Corrupted] | None:
+    def patch_rows(self, pair: ProbePair) -> dict[str, Corrupted] | None:
         """Return a row with the same patches masked under each caption; None where a long caption leaves other patches."""
         documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Text)}
         try:
@@ -116,31 +116,31 @@ class Prober:
         config = CorruptConfig(words=words, patches=patches, keep=self.keep)
         return corrupt(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
 
-    def ask(self, task: Any, rows: Sequence[Corrupted]) -> Answers:
+    def predict(self, task: Any, rows: Sequence[Corrupted]) -> Predictions:
         """Ask the model about rows; within `undisturbed`."""
         batch = {key: value for key, value in self.collate(rows).items() if key != "identities"}
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
-            answers: Answers = task.look(to_device(batch, torch.device(self.device)))
+            answers: Predictions = task.predict(to_device(batch, torch.device(self.device)))
         return answers
 
 
-def measure(task: Any, pairs: Sequence[Pair], prober: Prober) -> dict[str, float]:
-    """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `task.look` answers for a batch."""
+def measure_modalities(task: Any, pairs: Sequence[ProbePair], prober: Prober) -> dict[str, float]:
+    """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `task.predict` answers for a batch."""
     found: dict[str, float] = {}
-    with undisturbed(task):
-        if any(name in task.weights for name in WORD_LOSSES):
+    with evaluating(task):
+        if any(name in task.loss_weights for name in WORD_LOSSES):
             sums = _sums(task, prober, pairs, prober.word_rows, words=True)
             for name, one in sums.items():
                 found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}
             found |= gaps("words", sums)
-        if "mae" in task.weights:
+        if "mae" in task.loss_weights:
             sums = _sums(task, prober, pairs, prober.patch_rows, words=False)
             found |= {f"patches_{name}": one.mean for name, one in sums.items()} | gaps("patches", sums)
     return {name: round(value, 6) for name, value in found.items()}
 
 
 @contextmanager
-def undisturbed(task: Any, methods: Sequence[str] = ("look",)) -> Iterator[None]:
+def evaluating(task: Any, methods: Sequence[str] = ("predict",)) -> Iterator[None]:
     """Run `methods` of a task without gradients in evaluation mode, and leave it and the random numbers as they were."""
     modes = [(module, module.training) for module in task.modules()]
     if isinstance(task, FSDPModule):
@@ -159,22 +159,22 @@ def undisturbed(task: Any, methods: Sequence[str] = ("look",)) -> Iterator[None]
 
 
 def _sums(
-    task: Any, prober: Prober, pairs: Sequence[Pair], make: Callable[[Pair], dict[str, Corrupted] | None], *, words: bool
-) -> dict[str, Sums]:
+    task: Any, prober: Prober, pairs: Sequence[ProbePair], make: Callable[[ProbePair], dict[str, Corrupted] | None], *, words: bool
+) -> dict[str, RowLosses]:
     """Add the losses of each row up, in each of its cases."""
-    cases: dict[str, list[Sums]] = defaultdict(list)
+    cases: dict[str, list[RowLosses]] = defaultdict(list)
     for start in range(0, len(pairs), _AT_ONCE):
         made = [row for pair in pairs[start : start + _AT_ONCE] if (row := make(pair)) is not None]
         for name in made[0] if made else ():
-            answers = prober.ask(task, [row[name] for row in made])
-            rows, loss = (answers.word_rows, answers.nats) if words else (answers.patch_rows, answers.errors)
-            hits = (answers.said == answers.words).double() if words else torch.zeros_like(loss)
+            answers = prober.predict(task, [row[name] for row in made])
+            rows, loss = (answers.word_rows, answers.losses) if words else (answers.patch_rows, answers.patch_errors)
+            hits = (answers.predicted == answers.targets).double() if words else torch.zeros_like(loss)
             index, each = rows.cpu().numpy(), (loss, torch.ones_like(loss), hits)
-            cases[name].append(Sums(*(np.bincount(index, one.double().cpu().numpy(), len(made)) for one in each)))
-    return {name: Sums(*(np.concatenate(part) for part in zip(*many, strict=True))) for name, many in cases.items()}
+            cases[name].append(RowLosses(*(np.bincount(index, one.double().cpu().numpy(), len(made)) for one in each)))
+    return {name: RowLosses(*(np.concatenate(part) for part in zip(*many, strict=True))) for name, many in cases.items()}
 
 
-def gaps(kind: str, sums: dict[str, Sums]) -> dict[str, float]:
+def gaps(kind: str, sums: dict[str, RowLosses]) -> dict[str, float]:
     """Return what the right one saves against each other, with its standard error over rows, and the number of rows and targets."""
     found: dict[str, float] = {}
     if not sums:
@@ -206,7 +206,7 @@ _MANY = 8  # a word that more than one row in so many has says little about one 
 
 
 @dataclass(frozen=True)
-class Pair:
+class ProbePair:
     """A row and another one of its form."""
 
     identity: str
@@ -219,12 +219,12 @@ class Pair:
         return Document(tuple(theirs if isinstance(theirs, kind) else ours for ours, theirs in both), self.document.place)
 
 
-def pair(rows: Sequence[tuple[str, Document]]) -> list[Pair]:
+def pair_pictured_rows(rows: Sequence[tuple[str, Document]]) -> list[ProbePair]:
     """Pair rows that have a picture and a text; a row that no other fits is left out."""
-    return match([(identity, document) for identity, document in rows if document.images and document.texts])
+    return pair_rows([(identity, document) for identity, document in rows if document.images and document.texts])
 
 
-def match(rows: Sequence[tuple[str, Document]]) -> list[Pair]:
+def pair_rows(rows: Sequence[tuple[str, Document]]) -> list[ProbePair]:
     """Pair rows of any kind; a row that no other fits is left out."""
     groups: dict[tuple[bool, ...], list[tuple[str, Document]]] = defaultdict(list)
     for identity, document in rows:
@@ -232,7 +232,7 @@ def match(rows: Sequence[tuple[str, Document]]) -> list[Pair]:
     return [made for group in groups.values() for made in _within(group)]
 
 
-def _within(group: list[tuple[str, Document]]) -> list[Pair]:
+def _within(group: list[tuple[str, Document]]) -> list[ProbePair]:
     contents = [{Document((part,), document.place).fingerprint() for part in document.parts} for _, document in group]
     words = [{word for text in document.texts for word in re.findall(r"\w+", text.casefold())} for _, document in group]
     counts = Counter(word for one in words for word in one)
@@ -243,5 +243,5 @@ def _within(group: list[tuple[str, Document]]) -> list[Pair]:
         different = [other for other in turn if not contents[number] & contents[other]]
         apart = [other for other in different if not (words[number] & words[other]) - common]
         if different:
-            pairs.append(Pair(identity, document, group[(apart or different)[0]][1]))
+            pairs.append(ProbePair(identity, document, group[(apart or different)[0]][1]))
     return pairs

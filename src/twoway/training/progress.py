@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.files import write_whole
 
-from .config import peak
+from .config import peak_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,18 +60,18 @@ class Meter:
         watched = [(name, sums[f"weight {name}"]) for key in sums if (name := key.removeprefix("measure ")) != key]
         entry |= {name: round(sums[f"measure {name}"] / weight, 6) for name, weight in watched if weight}
         entry |= {"rows": int(sums["rows"]), "tokens": int(sums["tokens"]), "rows_per_second": round(sums["rows"] / seconds, 2)}
-        entry |= {"tokens_per_second": round(sums["tokens"] / seconds, 1), "memory_mb": round(memory(self.device) / 2**20)}
+        entry |= {"tokens_per_second": round(sums["tokens"] / seconds, 1), "memory_mb": round(peak_memory(self.device) / 2**20)}
         entry |= {"padding": round(sums["padding"] / max(sums["padding"] + sums["tokens"], 1), 4)}
         if sums["work"]:
             # What the average rank waits for the slowest, and how much of what the ranks could do was done.
             entry["imbalance"] = round(1 - sums["work"] / sums["longest"], 4)
-            entry["peak_share"] = round(sums["work"] / seconds / (peak(self.device, self.dtype) * self.ranks), 4)
+            entry["peak_share"] = round(sums["work"] / seconds / (peak_rate(self.device, self.dtype) * self.ranks), 4)
         entry |= {"seconds_left": round((total - step) * seconds / max(self._steps, 1), 1)}
         self._start()
         return entry
 
 
-def memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Return the most memory used so far, in bytes: of the accelerator, or of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
@@ -79,7 +79,7 @@ def memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class Log:
+class TrainingLog:
     """Writes entries to the file, the terminal and a tracker; of several ranks the first alone has one."""
 
     def __init__(self, out: Path, *, start: int, total: int, tracker: TrackerName = "none") -> None:
@@ -108,7 +108,7 @@ class Log:
             self._say(entry)
 
     def _say(self, entry: dict[str, Any]) -> None:
-        said = summary(entry)
+        said = format_entry(entry)
         if self._bar is not None:
             self._bar.update(self._task, completed=entry["step"], said=said)
         elif time.monotonic() - self._spoke > QUIET_SECONDS or entry["step"] == self.total:
@@ -124,7 +124,7 @@ class Log:
             self._tracker.close()
 
 
-def summary(entry: Mapping[str, Any]) -> str:
+def format_entry(entry: Mapping[str, Any]) -> str:
     """Say an entry in one line."""
     names = [name for key in entry if (name := key.removesuffix("_targets")) != key and name in entry]
     losses = ", ".join(f"{name} {entry[name]:.3f}" for name in names)

@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from twoway.methods.pretrain.callbacks import RowWatch
+from twoway.methods.pretrain.callbacks import HeldOutCallback
 from twoway.models import loading
 from twoway.reports.charts import chart, line, speed_charts
 from twoway.reports.page import grid, section, table, tiles
 from twoway.reports.training import Shown, case_rows, collect, data_rows, end, entries_of, numbers, write_page
-from twoway.training.probes import NONE, RIGHT, SHUFFLED, Pair, match
+from twoway.training.probes import NONE, RIGHT, SHUFFLED, ProbePair, pair_rows
 
 from .data import COUNTED, CountingLoader
-from .probes import METHODS, REGIONS, BridgeProber, attention, measure
-from .rows import sides
+from .probes import METHODS, REGIONS, BridgeProber, eos_attention, measure_bridge
+from .rows import cut_in_two
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from twoway.content import Document
-    from twoway.methods.model import Prepared
+    from twoway.methods.model import PreparedModel
     from twoway.methods.pretrain.data import RowData
     from twoway.training.trainer import Trainer
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from .step import Bridge
 
 
-class BridgeWatch(RowWatch):
+class BridgeCallback(HeldOutCallback):
     """Measures what went through EOS, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: Prepared[Bridge], data: RowData, config: BridgeConfig, out: Path) -> None:
+    def __init__(self, prepared: PreparedModel[Bridge], data: RowData, config: BridgeConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
-        self.pairs: list[Pair] = []
+        self.pairs: list[ProbePair] = []
 
-    def start(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         """Read the held-out rows and pair them up."""
-        self.pairs = match(self.held_rows())
+        self.pairs = pair_rows(self.held_rows())
         self.prober = BridgeProber(
             self.data.encode,
             self.data.mask,
@@ -50,27 +50,27 @@ class BridgeWatch(RowWatch):
             autocast=trainer.config.dtype == "bfloat16",
         )
 
-    def seen(self, document: Document) -> Document:
+    def as_trained(self, document: Document) -> Document:
         """Return A and B behind each other, as the bridge reads them."""
-        return sides(document, self.config.text_cut).joined
+        return cut_in_two(document, self.config.text_cut).joined
 
     def measure(self, trainer: Trainer) -> dict[str, Any]:
         """Measure what EOS carries, and count what was cut."""
-        return measure(trainer.task, self.pairs, self.prober) | self._counted(trainer)
+        return measure_bridge(trainer.module, self.pairs, self.prober) | self._counted(trainer)
 
     def _counted(self, trainer: Trainer) -> dict[str, float]:
         """Return how many rows were read and cut since this process began, over all ranks."""
         counts = self.data.loader.counts if isinstance(self.data.loader, CountingLoader) else {}
-        return dict(zip(COUNTED.values(), trainer.ranks.sum([float(counts.get(name, 0)) for name in COUNTED]), strict=True))
+        return dict(zip(COUNTED.values(), trainer.ranks.all_reduce_numbers([float(counts.get(name, 0)) for name in COUNTED]), strict=True))
 
     def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
         """Restore some rows and look at attention on all ranks; the first writes."""
-        task: Any = trainer.task
+        task: Any = trainer.module
         pictured = sorted(self.pairs, key=lambda pair: not pair.document.images)  # there is more to look at
         examples = collect(task, pictured, self.prober, self.prepared.processor, methods=METHODS)
-        looks = attention(task, self.pairs, self.prober)
-        if trainer.ranks.first:
-            shown = BridgeShown(trainer.total, self.sources(), examples, loading.versions(), attention=looks)
+        looks = eos_attention(task, self.pairs, self.prober)
+        if trainer.ranks.is_main_process:
+            shown = BridgeShown(trainer.total_steps, self.sources(), examples, loading.versions(), attention=looks)
             write_bridge_report(self.out, shown, latest)
 
 
@@ -114,7 +114,7 @@ def _body(out: Path, log: list[dict[str, Any]], shown: BridgeShown) -> list[str]
     sentences = [case_rows(one, "its own A", "another row's A") for one in shown.examples.sentences]
     return [
         tiles(numbers(log, _NUMBERS)),
-        section("What goes through EOS?", said(log), grid(_gaps(log)), table(*_by_kind(measured))),
+        section("What goes through EOS?", describe_last(log), grid(_gaps(log)), table(*_by_kind(measured))),
         section(
             "The words of B",
             "Masked words of B in rows that no step trains on, restored behind the right A, another row's, and an EOS that sees no A.",
@@ -144,7 +144,7 @@ def _body(out: Path, log: list[dict[str, Any]], shown: BridgeShown) -> list[str]
     ]
 
 
-def said(log: Sequence[dict[str, Any]]) -> str:
+def describe_last(log: Sequence[dict[str, Any]]) -> str:
     """Say what the last evaluation shows, in words; a gap within two standard errors of zero is said to be none."""
     last = next((entry for entry in reversed(log) if f"words_gap_{NONE}" in entry), None)
     if last is None:

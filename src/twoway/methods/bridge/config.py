@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from twoway.data.masking import CorruptConfig
 from twoway.errors import UsageError
-from twoway.methods.config import StageConfig
+from twoway.methods.config import MethodConfig
 
 from .rows import BridgeSource  # noqa: TC001 - read at run time
 
@@ -28,7 +28,7 @@ class TargetMask(CorruptConfig):
 
 
 @dataclass(frozen=True)
-class BridgeConfig(StageConfig):
+class BridgeConfig(MethodConfig):
     """Everything about one run of `bridge`."""
 
     data: tuple[BridgeSource, ...] = ()

@@ -13,7 +13,7 @@ from twoway.data.rows import Policy
 from twoway.data.sampler import Epochs
 from twoway.images import Limits
 from twoway.methods.pretrain.data import RowData, row_costs
-from twoway.methods.tables import TABLES, for_cuda, lost_rows, opening
+from twoway.methods.tables import TABLES, for_cuda, lost_rows, opening_data
 
 from .rows import BridgeEncoder, collate_bridge, mask_target, open_bridge_mixture
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from twoway.methods.model import Prepared
+    from twoway.methods.model import PreparedModel
 
     from .config import BridgeConfig
     from .step import Bridge
@@ -46,11 +46,11 @@ class CountingLoader(Loader):
 
 
 def open_data(
-    config: BridgeConfig, prepared: Prepared[Bridge], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+    config: BridgeConfig, prepared: PreparedModel[Bridge], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> RowData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    with opening(config) as kept:
+    with opening_data(config) as kept:
         mixture = open_bridge_mixture(config.data, folder=kept, policy=policy, limits=Limits.reading(config.limits))
     parts, geometry = prepared.processor, prepared.geometry
     encode = BridgeEncoder(

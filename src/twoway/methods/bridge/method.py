@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError
-from twoway.methods.model import Prepared, choose, open_base, require_two_way, spare, use_kernels
-from twoway.methods.run import Stage, StageResult, configure, run_stage
+from twoway.methods.model import PreparedModel, apply_memory_options, choose_trainable, open_base, require_two_way, use_kernels
+from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.pooling import require_lasting_eos
 
-from .callbacks import BridgeWatch
+from .callbacks import BridgeCallback
 from .config import BridgeConfig
 from .data import open_data
 from .rows import BridgeSource, require_eos
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 # The model of `bridge`: a base that is two-way already, with its head and a tokenizer that has an EOS.
 
 
-def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
+def prepare(base: str | Path, config: BridgeConfig) -> PreparedModel[Bridge]:
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
     opened = open_base(base, config)
     model = opened.start.model
-    if opened.was == "causal":
+    if opened.declared_attention == "causal":
         raise TwowayError(
             f"{opened.start.name} is still causal, and its EOS has never looked ahead; make it two-way first: "
             f"twoway pretrain {base} OUT (or twoway convert {base} OUT)"
@@ -47,7 +47,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
     if not opened.start.has_head:
         raise TwowayError(f"{base} has no language-model head to restore words with; start from a model that kept it")
     use_kernels(model, config, masks=True)
-    adapted = choose(model, config)
+    adapted = choose_trainable(model, config)
     task = Bridge(
         model,
         eos_sees_target=config.eos_sees_target,
@@ -55,11 +55,11 @@ def prepare(base: str | Path, config: BridgeConfig) -> Prepared[Bridge]:
         pad_token=opened.pad_token,
         token_keys=opened.geometry.token_keys,
     )
-    spare(config, [model], task.blocks())
-    return Prepared(**vars(opened), task=task, adapted=adapted)
+    apply_memory_options(config, [model], task.fsdp_units())
+    return PreparedModel(**vars(opened), module=task, adapted=adapted)
 
 
-STAGE = Stage("bridge", BridgeConfig, prepare, open_data, BridgeWatch, require_two_way, pooling="eos", source=BridgeSource)
+METHOD = Method("bridge", BridgeConfig, prepare, open_data, BridgeCallback, require_two_way, pooling="eos", source=BridgeSource)
 
 
 def bridge(
@@ -71,9 +71,9 @@ def bridge(
     nproc: int = 1,
     force: bool = False,
     **options: Any,
-) -> StageResult:
+) -> TrainResult:
     """Train `base` into `out` on `data` (specs of sources); `options` are the fields of `BridgeConfig`.
 
     The same call goes on where an earlier one stopped. `force` goes on although configuration, base or data changed.
     """
-    return run_stage(STAGE, base, out, configure(STAGE, config, data, options), nproc=nproc, force=force)
+    return run_method(METHOD, base, out, configure(METHOD, config, data, options), nproc=nproc, force=force)

@@ -19,16 +19,16 @@ import torch
 
 from twoway.content import ContentError, Document, Text
 from twoway.data.masking import NO_TARGET
-from twoway.training.probes import NONE, RIGHT, SHUFFLED, Answers, Sums, gaps, undisturbed
-from twoway.training.task import to_device
+from twoway.training.module import to_device
+from twoway.training.probes import NONE, RIGHT, SHUFFLED, Predictions, RowLosses, evaluating, gaps
 
-from .rows import BridgeExample, sides
+from .rows import BridgeExample, cut_in_two
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from twoway.data.patches import PatchGeometry
-    from twoway.training.probes import Pair
+    from twoway.training.probes import ProbePair
 
     from .rows import BridgeEncoder, BridgeRow
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 AttentionMass = torch.Tensor  # (layers, 4): to pictures, to A's text, to EOS itself, to B
 REGIONS = ("pictures", "text of A", "EOS itself", "B")
-METHODS = ("look", "embed", "attend")
+METHODS = ("predict", "embed", "attend")
 _AT_ONCE = 8
 _EPOCH = -1  # masks of no epoch that is trained on
 _KIND = "words"
@@ -61,10 +61,10 @@ class BridgeProber:
     device: str = "cpu"
     autocast: bool = False
 
-    def word_rows(self, pair: Pair) -> dict[str, BridgeRow] | None:
+    def word_rows(self, pair: ProbePair) -> dict[str, BridgeRow] | None:
         """Return a row with the same words of B masked behind each A; None where nothing can be compared."""
-        found = sides(pair.document)
-        other = Document((*sides(pair.other).a.parts, Text(found.b)), pair.document.place)
+        found = cut_in_two(pair.document)
+        other = Document((*cut_in_two(pair.other).a.parts, Text(found.b)), pair.document.place)
         try:
             rows = {name: self._masked(pair.identity, one) for name, one in ((RIGHT, pair.document), (SHUFFLED, other))}
         except ContentError:
@@ -95,10 +95,10 @@ class BridgeProber:
         )
         return made
 
-    def ask(self, task: Any, rows: Sequence[BridgeRow], *, cut_off: bool = False) -> Answers:
+    def predict(self, task: Any, rows: Sequence[BridgeRow], *, cut_off: bool = False) -> Predictions:
         """Ask the model about rows; within `undisturbed`."""
         with self.precision():
-            answers: Answers = task.look(self.batch(rows) | {"cut_off": cut_off})
+            answers: Predictions = task.predict(self.batch(rows) | {"cut_off": cut_off})
         return answers
 
     def precision(self) -> torch.autocast:
@@ -106,10 +106,10 @@ class BridgeProber:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
 
 
-def measure(task: Any, pairs: Sequence[Pair], prober: BridgeProber, *, vectors: bool = True) -> dict[str, float]:
+def measure_bridge(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber, *, vectors: bool = True) -> dict[str, float]:
     """Return what was found, by name; nothing where there is nothing to measure."""
     found: dict[str, float] = {}
-    with undisturbed(task, METHODS):
+    with evaluating(task, METHODS):
         cases, modality = _losses(task, pairs, prober)
         if cases:
             found |= _said(cases, modality)
@@ -118,10 +118,10 @@ def measure(task: Any, pairs: Sequence[Pair], prober: BridgeProber, *, vectors: 
     return {name: round(float(value), 6) for name, value in found.items()}
 
 
-def attention(task: Any, pairs: Sequence[Pair], prober: BridgeProber) -> list[list[float]]:
+def eos_attention(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> list[list[float]]:
     """Return the share of its attention that EOS gives to each of `REGIONS`, layer by layer; empty where it cannot be seen."""
     shares: list[torch.Tensor] = []
-    with undisturbed(task, METHODS), prober.precision():
+    with evaluating(task, METHODS), prober.precision():
         for start in range(0, len(pairs), _AT_ONCE):
             rows = [made[RIGHT] for pair in pairs[start : start + _AT_ONCE] if (made := prober.word_rows(pair)) is not None]
             if rows:
@@ -132,31 +132,31 @@ def attention(task: Any, pairs: Sequence[Pair], prober: BridgeProber) -> list[li
     return [[round(float(one), 6) for one in layer / layer.sum()] for layer in found]
 
 
-def _losses(task: Any, pairs: Sequence[Pair], prober: BridgeProber) -> tuple[dict[str, tuple[Sums, Sums]], list[str]]:
+def _losses(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> tuple[dict[str, tuple[RowLosses, RowLosses]], list[str]]:
     """Add up, for each row and case, the loss of all masked words and of the first one alone."""
-    cases: dict[str, list[tuple[Sums, Sums]]] = defaultdict(list)
+    cases: dict[str, list[tuple[RowLosses, RowLosses]]] = defaultdict(list)
     modality: list[str] = []
     for start in range(0, len(pairs), _AT_ONCE):
         made = [(pair, rows) for pair in pairs[start : start + _AT_ONCE] if (rows := prober.word_rows(pair)) is not None]
-        modality += [sides(pair.document).modality for pair, _ in made]
+        modality += [cut_in_two(pair.document).modality for pair, _ in made]
         for name in (RIGHT, SHUFFLED, NONE) if made else ():
-            answers = prober.ask(task, [rows[name] for _, rows in made], cut_off=name == NONE)
-            index, hits = answers.word_rows.cpu(), (answers.said == answers.words).double()
+            answers = prober.predict(task, [rows[name] for _, rows in made], cut_off=name == NONE)
+            index, hits = answers.word_rows.cpu(), (answers.predicted == answers.targets).double()
             first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]]).double()
-            each = [one.double().cpu() for one in (answers.nats, torch.ones_like(answers.nats), hits)]
+            each = [one.double().cpu() for one in (answers.losses, torch.ones_like(answers.losses), hits)]
             sums = [
-                Sums(*(np.bincount(index.numpy(), (one * kept).numpy(), len(made)) for one in each))
+                RowLosses(*(np.bincount(index.numpy(), (one * kept).numpy(), len(made)) for one in each))
                 for kept in (torch.ones(len(first)), first)
             ]
             cases[name].append((sums[0], sums[1]))
     return {name: (_together(many, 0), _together(many, 1)) for name, many in cases.items()}, modality
 
 
-def _together(many: Sequence[tuple[Sums, Sums]], which: int) -> Sums:
-    return Sums(*(np.concatenate(part) for part in zip(*(one[which] for one in many), strict=True)))
+def _together(many: Sequence[tuple[RowLosses, RowLosses]], which: int) -> RowLosses:
+    return RowLosses(*(np.concatenate(part) for part in zip(*(one[which] for one in many), strict=True)))
 
 
-def _said(cases: dict[str, tuple[Sums, Sums]], modality: Sequence[str]) -> dict[str, float]:
+def _said(cases: dict[str, tuple[RowLosses, RowLosses]], modality: Sequence[str]) -> dict[str, float]:
     """Return losses, accuracies and gaps, over all rows and by what A is made of."""
     found: dict[str, float] = {}
     for name, (words, first) in cases.items():
@@ -165,20 +165,20 @@ def _said(cases: dict[str, tuple[Sums, Sums]], modality: Sequence[str]) -> dict[
     found |= gaps(_KIND, {name: words for name, (words, _) in cases.items()})
     kinds = np.array(modality)
     for kind in sorted(set(modality)):
-        here = {name: Sums(*(one[kinds == kind] for one in words)) for name, (words, _) in cases.items()}
+        here = {name: RowLosses(*(one[kinds == kind] for one in words)) for name, (words, _) in cases.items()}
         found |= {f"{_KIND}_{name}/{kind}": one.mean for name, one in here.items()}
         found |= {f"{name}/{kind}": value for name, value in gaps(_KIND, here).items() if not name.endswith("_probed")}
     return found
 
 
-def _vectors(task: Any, pairs: Sequence[Pair], prober: BridgeProber) -> dict[str, float]:
+def _vectors(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> dict[str, float]:
     """Embed A and B of every row, at EOS and as the mean of states, and say what their vectors are like."""
     made: dict[tuple[str, bool], list[np.ndarray[Any, Any]]] = defaultdict(list)
     texts: list[str] = []
     for start in range(0, len(pairs), _AT_ONCE):
         rows: dict[tuple[str, bool], list[BridgeRow]] = defaultdict(list)
         for pair in pairs[start : start + _AT_ONCE]:
-            found = sides(pair.document)
+            found = cut_in_two(pair.document)
             documents = {"a": found.a, "b": Document((Text(found.b),), found.a.place)}
             cases = [(side, eos) for side in documents for eos in (True, False)]
             try:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sides:
+class BridgeSides:
     """A row, cut in two."""
 
     a: Document
@@ -64,7 +64,7 @@ class Sides:
         return Document((*self.a.parts, Text(self.b)), self.a.place)
 
 
-def sides(document: Document, cut: float = 0.5) -> Sides:
+def cut_in_two(document: Document, cut: float = 0.5) -> BridgeSides:
     """Cut a row in two, or say why it cannot be."""
     pair = None
     with contextlib.suppress(ContentError):  # it is a document
@@ -81,7 +81,7 @@ def sides(document: Document, cut: float = 0.5) -> Sides:
     return _checked(Document(rest, document.place), last.text if isinstance(last, Text) else "")
 
 
-def _of_pair(pair: PairRow) -> Sides:
+def _of_pair(pair: PairRow) -> BridgeSides:
     a, b = pair.query, pair.positive
     if b.images and not a.images:
         a, b = b, a
@@ -90,7 +90,7 @@ def _of_pair(pair: PairRow) -> Sides:
     return _checked(Document(a.parts, pair.place), "\n".join(b.texts))
 
 
-def _of_text(document: Document, cut: float) -> Sides:
+def _of_text(document: Document, cut: float) -> BridgeSides:
     """Cut a text in two where white space is; a text without any is cut between characters."""
     text = document.texts[0].strip()
     if not cut:
@@ -103,12 +103,12 @@ def _of_text(document: Document, cut: float) -> Sides:
     return _checked(Document((Text(text[:end]),), document.place), text[start:])
 
 
-def _checked(a: Document, b: str) -> Sides:
+def _checked(a: Document, b: str) -> BridgeSides:
     if not any(isinstance(part, Image) or part.text.strip() for part in a.parts):
         raise ContentError("A is empty: nothing stands beside the words that are restored", a.place)
     if not b.strip():
         raise ContentError("B is empty: no words to restore", a.place)
-    return Sides(a, b)
+    return BridgeSides(a, b)
 
 
 # A row as `A [EOS] B` (CoCoA, arXiv 2603.01471): A as a model reads it when it embeds, then one EOS, then the words
@@ -165,7 +165,7 @@ class BridgeEncoder:
 
     def __call__(self, identity: str, document: Document) -> BridgeExample:
         """Encode one row."""
-        found = sides(document, self.text_cut)
+        found = cut_in_two(document, self.text_cut)
         target = self.target(identity, Document((Text(found.b),), document.place))
         words = target.words.nonzero()[:, 0]
         if not len(words):
@@ -274,7 +274,7 @@ class BridgeSource(SourceConfig):
         form_of(name)
 
 
-def either(row: Mapping[str, Any]) -> FormatsSides:
+def pair_or_document(row: Mapping[str, Any]) -> FormatsSides:
     """Stand in `ReadOptions` for "pairs, or documents": a mapping, so that no reader asks a table for a document's columns."""
     return columns(row)
 
@@ -339,7 +339,7 @@ def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Lim
     elif kind == "samples" and view(argument).pairs:
         finders = pair_finders(source.label)
     elif kind not in ("samples", "pdf"):
-        form, finders = either, {**FINDERS, **_EITHER}
+        form, finders = pair_or_document, {**FINDERS, **_EITHER}
     options: dict[str, Any] = {"root": source.picture_root(), "form": form, "limits": limits}
     return open_table(source.spec, options=ReadOptions(**options), cap=source.cap, folder=folder, policy=policy, finders=finders)
 

@@ -21,7 +21,7 @@ from .probes import AttentionMass, Embedded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twoway.training.task import Batch
+    from twoway.training.module import Batch
 
 WORDS = "bridge"
 
@@ -29,8 +29,8 @@ WORDS = "bridge"
 class Bridge(Reconstruction):
     """A two-way model with its language-model head, called with the bridge mask."""
 
-    words = WORDS
-    own_masks = True
+    word_loss_name = WORDS
+    has_own_masks = True
 
     def __init__(
         self, model: Any, *, eos_sees_target: bool, sources_see_eos: bool, pad_token: int = 0, token_keys: Sequence[str] = ()
@@ -98,9 +98,9 @@ class Bridge(Reconstruction):
             torch.stack([torch.stack([(one * region).sum(1).mean() for region in regions]) for one in seen]) if seen else image.new_zeros(0)
         )
 
-    def placeholder(self) -> Batch:
+    def dummy_batch(self) -> Batch:
         """Return one row of three padding tokens, A, EOS and B, without a target."""
-        batch = super().placeholder()
+        batch = super().dummy_batch()
         ids = torch.full((1, 3), self.pad_token)
         inputs = {name: torch.ones_like(ids) if name == "attention_mask" else torch.zeros_like(ids) for name in batch["inputs"]}
         inputs["input_ids"] = ids

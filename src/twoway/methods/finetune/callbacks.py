@@ -21,10 +21,10 @@ from twoway.reports.charts import Line, chart, line
 from twoway.reports.page import STYLE, Cell, grid, section, table, tiles
 from twoway.reports.page import cases as in_cards
 from twoway.reports.training import end, entries_of, numbers, write_page
-from twoway.training.checkpointing import STATE, WEIGHTS, named, write_now
-from twoway.training.probes import undisturbed
-from twoway.training.task import to_device
-from twoway.training.trainer import Events, Trainer
+from twoway.training.checkpointing import STATE, WEIGHTS, with_group, write_checkpoint
+from twoway.training.module import to_device
+from twoway.training.probes import evaluating
+from twoway.training.trainer import Callback, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from twoway.content import Document
     from twoway.data.formats import PairRow
     from twoway.evaluation.metrics import Outcome
-    from twoway.methods.model import Prepared
+    from twoway.methods.model import PreparedModel
 
     from .config import FinetuneConfig
-    from .data import FinetuneData, Measured
-    from .step import ContrastiveTask
+    from .data import EvalRows, FinetuneData
+    from .step import ContrastiveModule
 
 log = logging.getLogger(__name__)
 
@@ -45,34 +45,36 @@ BEST = "best"
 _CASES = 2  # queries shown of each task, and as many of its worst
 
 
-def chosen(out: Path, config: FinetuneConfig) -> Path | None:
+def best_weights(out: Path, config: FinetuneConfig) -> Path | None:
     """Return the folder of the best weights, where they are to become the model."""
     return out / BEST if config.load_best_model_at_end and (out / BEST).exists() else None
 
 
-class Watch(Events):
+class RetrievalCallback(Callback):
     """Measures retrieval, keeps the best weights, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: Prepared[ContrastiveTask], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
+    def __init__(self, prepared: PreparedModel[ContrastiveModule], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
-        self.shown: Shown | None = None  # at the last evaluation of this process
+        self.shown: FinetuneReport | None = None  # at the last evaluation of this process
 
-    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+    def on_evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, keep the weights where they are the best so far, and write the report."""
-        found = measure(trainer.task, self.data, device=trainer.ranks.device, autocast=trainer.config.dtype == "bfloat16", cases=_CASES)
-        entry: dict[str, Any] = summary(found)
+        found = measure_retrieval(
+            trainer.module, self.data, device=trainer.ranks.device, autocast=trainer.config.dtype == "bfloat16", cases=_CASES
+        )
+        entry: dict[str, Any] = retrieval_entry(found)
         if found:
             # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.
-            name = found[-1].measured.name
+            name = found[-1].eval_rows.name
             if trainer.step:
                 self._keep(trainer, name, entry[f"mrr/{name}"])
-        if trainer.ranks.first:
-            self.shown = Shown(trainer.total, self.data.epochs.report(), found, loading.versions())
-            if trainer.step < trainer.total:
+        if trainer.ranks.is_main_process:
+            self.shown = FinetuneReport(trainer.total_steps, self.data.epochs.report(), found, loading.versions())
+            if trainer.step < trainer.total_steps:
                 write_report(self.out, self.shown, {"step": trainer.step, **entry})
         return entry
 
-    def end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer) -> None:
         """Write the report of the whole run, once the last step stands in the log."""
         if self.shown is not None:
             write_report(self.out, self.shown, None)
@@ -83,19 +85,21 @@ class Watch(Events):
         best = json.loads((place / STATE).read_text(encoding="utf-8")) if (place / STATE).exists() else none
         rows = self._rows(name)
         if best is not none and best.get("rows") != rows:
-            if trainer.ranks.first:
+            if trainer.ranks.is_main_process:
                 said = (
                     "%s: the best weights so far, of step %d, were measured on other rows, so the best is looked for anew from step %d on"
                 )
                 log.warning(said, place, best["step"], trainer.step)
             best = none
-        if not all(trainer.ranks.gather(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
+        if not all(trainer.ranks.all_gather_object(score > best["score"] or (score == best["score"] and trainer.step <= best["step"]))):
             return
-        write_now(place, named(WEIGHTS, trainer.parameters), {"step": trainer.step, "score": score, "rows": rows}, trainer.ranks)
+        write_checkpoint(
+            place, with_group(WEIGHTS, trainer.parameters), {"step": trainer.step, "score": score, "rows": rows}, trainer.ranks
+        )
 
     def _rows(self, name: str) -> str:
         """Return a hash of the rows that a set is measured on: scores on other rows are not to be compared."""
-        said = [[one.task, one.rows.tolist(), one.pairs.digest()] for one in self.data.measured if one.name == name]
+        said = [[one.task, one.rows.tolist(), one.pairs.digest()] for one in self.data.eval_rows if one.name == name]
         return hashlib.sha256(json.dumps([name, said], default=str).encode()).hexdigest()[:16]
 
 
@@ -113,7 +117,7 @@ _EPOCH = 0
 
 
 @dataclass(frozen=True)
-class Case:
+class RetrievalCase:
     """One query with what it found: (score, document, whether it is right) from the first on, and its best right answer."""
 
     task: str
@@ -128,10 +132,10 @@ class Case:
 class Retrieval:
     """How one task of one set did."""
 
-    measured: Measured
+    eval_rows: EvalRows
     outcomes: list[Outcome]
     candidates: int
-    cases: list[Case] = field(default_factory=list)
+    cases: list[RetrievalCase] = field(default_factory=list)
 
     @property
     def ranks(self) -> list[int]:
@@ -144,13 +148,13 @@ class Retrieval:
 
     def numbers(self) -> dict[str, float]:
         """Return what goes into the log."""
-        name = f"{self.measured.name}/{self.measured.task}"
+        name = f"{self.eval_rows.name}/{self.eval_rows.task}"
         shares = {f"recall{at}/{name}": round(fmean(rank <= at for rank in self.ranks), 6) for at in (1, 10)}
         return {f"mrr/{name}": round(float(values("mrr", self.outcomes).mean()), 6), **shares}
 
 
 @dataclass(frozen=True)
-class Vectors:
+class EvalVectors:
     """The unit vectors of some rows: one for each query and one for each different answer."""
 
     queries: torch.Tensor
@@ -160,32 +164,32 @@ class Vectors:
     rows: list[PairRow]
 
 
-def measure(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
+def measure_retrieval(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
     """Measure every task of every set; with `cases`, some queries of each with what they found."""
     found = []
-    with undisturbed(task):
-        for measured in data.measured:
+    with evaluating(task):
+        for measured in data.eval_rows:
             vectors = _vectors(task, data, measured, device, autocast)
             if vectors is not None:
                 found.append(_measure_retrieval(measured, vectors, cases))
     return found
 
 
-def summary(found: Sequence[Retrieval]) -> dict[str, float]:
+def retrieval_entry(found: Sequence[Retrieval]) -> dict[str, float]:
     """Return the numbers of all tasks, and for each set the mean over its tasks."""
     entry: dict[str, float] = {}
-    for name in dict.fromkeys(one.measured.name for one in found):
-        own = [one.numbers() for one in found if one.measured.name == name]
+    for name in dict.fromkeys(one.eval_rows.name for one in found):
+        own = [one.numbers() for one in found if one.eval_rows.name == name]
         for kind in ("mrr", "recall1", "recall10"):
             values = [value for numbers in own for key, value in numbers.items() if key.startswith(f"{kind}/")]
             entry[f"{kind}/{name}"] = round(sum(values) / len(values), 6)
-        entry[f"queries/{name}"] = sum(len(one.ranks) for one in found if one.measured.name == name)
+        entry[f"queries/{name}"] = sum(len(one.ranks) for one in found if one.eval_rows.name == name)
     for one in found:
         entry |= one.numbers()
     return entry
 
 
-def _vectors(task: Any, data: FinetuneData, measured: Measured, device: torch.device, autocast: bool) -> Vectors | None:
+def _vectors(task: Any, data: FinetuneData, measured: EvalRows, device: torch.device, autocast: bool) -> EvalVectors | None:
     """Embed the rows of one task of one set."""
     rows: list[PairRow] = []
     queries: list[torch.Tensor] = []
@@ -207,10 +211,10 @@ def _vectors(task: Any, data: FinetuneData, measured: Measured, device: torch.de
     for asked, answered in keys:
         right.setdefault(asked, set()).update(answered)
     mask = torch.tensor([[answer in right[asked] for answer in answers] for asked, _ in keys])
-    return Vectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
+    return EvalVectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
 
 
-def _read(data: FinetuneData, measured: Measured) -> Iterator[list[tuple[PairRow, Any]]]:
+def _read(data: FinetuneData, measured: EvalRows) -> Iterator[list[tuple[PairRow, Any]]]:
     """Read and encode the rows, a few at a time, hard negatives left aside; the policy decides about bad rows, as in training."""
     for start in range(0, len(measured.rows), _AT_ONCE):
         examples = []
@@ -229,7 +233,7 @@ def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: boo
     vectors: torch.Tensor | None = None
     for chunk in batch["chunks"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            made = functional.normalize(task.look(to_device(dict(chunk["inputs"]), device)).float(), dim=-1).cpu()
+            made = functional.normalize(task.predict(to_device(dict(chunk["inputs"]), device)).float(), dim=-1).cpu()
         if vectors is None:
             vectors = torch.zeros(batch["contents"], made.shape[1])
         vectors[chunk["items"]] = made
@@ -237,14 +241,14 @@ def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: boo
     return vectors
 
 
-def _measure_retrieval(measured: Measured, vectors: Vectors, cases: int) -> Retrieval:
+def _measure_retrieval(measured: EvalRows, vectors: EvalVectors, cases: int) -> Retrieval:
     """Rank the answers of each query."""
     scores = vectors.queries @ vectors.answers.T
     found = [outcome(row.numpy(), right.nonzero()[:, 0].tolist()) for row, right in zip(scores, vectors.right, strict=True)]
     return Retrieval(measured, found, len(vectors.documents), _cases(measured, vectors, scores, [one.places[0] for one in found], cases))
 
 
-def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: list[int], count: int) -> list[Case]:
+def _cases(measured: EvalRows, vectors: EvalVectors, scores: torch.Tensor, ranks: list[int], count: int) -> list[RetrievalCase]:
     """Return the first queries, and after them the worst ones."""
     order = list(range(min(count, len(ranks))))
     order += [number for number in sorted(range(len(ranks)), key=lambda one: -ranks[one]) if number not in order][:count]
@@ -253,7 +257,7 @@ def _cases(measured: Measured, vectors: Vectors, scores: torch.Tensor, ranks: li
         top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
         best = int(scores[number].masked_fill(~vectors.right[number], -torch.inf).argmax())
         made.append(
-            Case(
+            RetrievalCase(
                 measured.task,
                 vectors.rows[number].query,
                 [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
@@ -272,7 +276,7 @@ _NUMBERS = (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("
 
 
 @dataclass(frozen=True)
-class Shown:
+class FinetuneReport:
     """What a report shows beside the log: the tasks of an epoch, and what was retrieved at this moment."""
 
     total: int
@@ -282,24 +286,24 @@ class Shown:
     bad_rows: str = BAD_ROWS
 
 
-def write_report(out: Path, shown: Shown, latest: dict[str, Any] | None) -> None:
+def write_report(out: Path, shown: FinetuneReport, latest: dict[str, Any] | None) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
     log = entries_of(out, latest)
     write_page(out, "Fine-tuning", shown.total, log, [STYLE, *_body(out, log, shown)])
 
 
-def _body(out: Path, log: list[dict[str, Any]], shown: Shown) -> list[str]:
+def _body(out: Path, log: list[dict[str, Any]], shown: FinetuneReport) -> list[str]:
     # Of sources of their own where there are some: held-out rows are of the sources that are trained on.
-    of_last = [one for one in shown.found if one.measured.name == shown.found[-1].measured.name]
+    of_last = [one for one in shown.found if one.eval_rows.name == shown.found[-1].eval_rows.name]
     cases = [case for one in of_last for case in one.cases if not case.worst]
     worst = sorted((case for one in of_last for case in one.cases if case.rank > 1), key=lambda case: -case.rank)
-    names = list(dict.fromkeys(one.measured.name for one in shown.found))
+    names = list(dict.fromkeys(one.eval_rows.name for one in shown.found))
     return [
         tiles(_numbers(log, names)),
         section(
             "Retrieval",
             "Mean reciprocal rank among the answers of a small set of each task; comparable between steps, not with benchmarks.",
-            grid([_show_retrieval(log, name, [one for one in shown.found if one.measured.name == name]) for name in names]),
+            grid([_show_retrieval(log, name, [one for one in shown.found if one.eval_rows.name == name]) for name in names]),
             grid([one for name in names for one in _by_task(log, f"mrr/{name}", f"MRR by task · {name}")]),
             table(("set", "task", "queries", "of all", "answers", "chance", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
         ),
@@ -366,10 +370,10 @@ def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
 
 def _row(one: Retrieval) -> list[object]:
     numbers = list(one.numbers().values())
-    return [one.measured.name, one.measured.task, len(one.ranks), one.measured.total, one.candidates, one.chance(), *numbers]
+    return [one.eval_rows.name, one.eval_rows.task, len(one.ranks), one.eval_rows.total, one.candidates, one.chance(), *numbers]
 
 
-def _cells(case: Case) -> list[Cell]:
+def _cells(case: RetrievalCase) -> list[Cell]:
     cells = [Cell(f"query · {case.task}", case.query)]
     cells += [Cell(f"{number}. {score:.3f}", document, right) for number, (score, document, right) in enumerate(case.found, 1)]
     if not any(right for _, _, right in case.found):

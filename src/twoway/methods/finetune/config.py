@@ -8,14 +8,14 @@ from typing import Literal
 
 from twoway.data.mixture import PairSource  # noqa: TC001 - read at run time
 from twoway.errors import UsageError
-from twoway.methods.config import StageConfig
+from twoway.methods.config import MethodConfig
 from twoway.models.attention import Attention  # noqa: TC001 - read at run time
 
 from .step import ContrastiveConfig
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(MethodConfig):
     """Everything about one run of `finetune`."""
 
     data: tuple[PairSource, ...] = ()

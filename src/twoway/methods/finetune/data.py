@@ -19,16 +19,16 @@ from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
 from twoway.data.loader import PairLoader
 from twoway.data.mixture import DOCUMENT, QUERY, Pairs, open_pairs
 from twoway.data.patches import ramp
-from twoway.data.processing import Encoder
+from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
 from twoway.data.sampler import PLAIN, CostWeights, TaskEpochs
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import Limits
-from twoway.methods.tables import Lost, feeds_cuda, lost_rows, opening
-from twoway.training.probes import undisturbed
-from twoway.training.task import to_device
+from twoway.images import Limits, to_messages
+from twoway.methods.tables import LostRows, feeds_cuda, lost_rows, opening_data
+from twoway.training.module import to_device
+from twoway.training.probes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.methods.model import Prepared
+    from twoway.methods.model import PreparedModel
 
     from .config import FinetuneConfig
-    from .step import ContrastiveTask
+    from .step import ContrastiveModule
 
 HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvalRows:
     """Rows that retrieval is measured on: of one task, in one set. `total` is how many the set has of it."""
 
     name: str
@@ -64,8 +64,8 @@ class FinetuneData:
     collate: Callable[..., Any]  # of rows that are looked at
     epochs: TaskEpochs
     loader: PairLoader
-    measured: tuple[Measured, ...]
-    lost: tuple[Lost, ...] = ()  # sources that lose many rows
+    eval_rows: tuple[EvalRows, ...]
+    lost: tuple[LostRows, ...] = ()  # sources that lose many rows
 
     def total(self, config: FinetuneConfig) -> int:
         """Return the number of steps of the run."""
@@ -77,20 +77,22 @@ class FinetuneData:
 
 
 def open_data(
-    config: FinetuneConfig, prepared: Prepared[ContrastiveTask], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+    config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> FinetuneData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    with opening(config) as kept:
+    with opening_data(config) as kept:
         how: dict[str, Any] = {"folder": kept, "policy": policy, "seed": config.seed, "limits": Limits.reading(config.limits)}
         pairs = open_pairs(config.data, **how)
         others = open_pairs(config.eval_data, **how) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
-    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat", as_used=True)
+    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat")
     lost = lost_rows(pairs.mixture, encoder, most=config.max_bad_share, pairs=True)
     prompts = prepared.start.settings.prompts
-    encode = PairEncoder(encoder, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
+    inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
+    write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
+    encode = PairEncoder(write, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
     held = pairs.held_out(config.held_out)
     epochs = TaskEpochs(
         pairs,
@@ -128,16 +130,59 @@ def open_data(
     return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured, lost)
 
 
-def _picture_cost(config: FinetuneConfig, prepared: Prepared[ContrastiveTask], encoder: Encoder, padding: dict[str, Any]) -> CostWeights:
+class SentenceInputs:
+    """Writes a content as `SentenceTransformer.encode` does, by the `preprocess` of the module that is saved; can be sent to workers.
+
+    Two kinds of contents are written by `Encoder` instead: one with a string that the tokenizer would read as a special token, which stays
+    text in training, and one whose pictures are more than a row holds, which `encode` refuses and training cuts before a picture.
+    """
+
+    def __init__(self, module: Any, encoder: Encoder) -> None:
+        """Take the first module of the `SentenceTransformer` without its model (`checkpoint.input_module`)."""
+        self.module, self.encoder = module, encoder
+        self.processor, self.max_length, self.limits = encoder.processor, encoder.max_length, encoder.limits
+
+    def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
+        """Write one content, with an instruction before it."""
+        shortened, image_token = self.encoder.shorten(document), self.encoder.geometry.image_token
+        if self.encoder.marks.hide(shortened.texts).hidden:
+            return self.encoder(identity, document, instruction)
+        messages, cut = to_messages(shortened, limits=self.limits), shortened is not document
+        try:
+            features = self._preprocess(messages, instruction, truncation=False, verbose=False)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
+        if features["input_ids"].shape[1] > self.max_length:
+            cut, images = True, int((features["input_ids"] == image_token).sum())
+            try:
+                features = self._preprocess(messages, instruction, max_length=self.max_length)
+            except ValueError:  # a picture would be cut
+                return self.encoder(identity, document, instruction)
+            if int((features["input_ids"] == image_token).sum()) < images:
+                return self.encoder(identity, document, instruction)
+        inputs = self.encoder.row_tensors(features, features["input_ids"].shape[1])
+        image_tokens = inputs["input_ids"] == image_token
+        none = torch.zeros_like(image_tokens)
+        return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=document.place)
+
+    def _preprocess(self, messages: Any, instruction: str, **options: Any) -> dict[str, Any]:
+        made: dict[str, Any] = self.module.preprocess([messages], prompt=instruction or None, processing_kwargs={"text": options})
+        return made
+
+
+def _picture_cost(
+    config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], encoder: Encoder, padding: dict[str, Any]
+) -> CostWeights:
     """Count what an image token costs on the model; a forecast has none to count on."""
-    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
+    if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return PLAIN
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if elsewhere else None
-    return picture_cost(prepared.task, encoder, device or torch.device("cpu"), **padding)
+    return picture_cost(prepared.module, encoder, device or torch.device("cpu"), **padding)
 
 
-def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:
+def _of_sources(pairs: Pairs | None, rows: int) -> list[EvalRows]:
     """Return the sets of whole sources, each a set of its own name."""
     if pairs is None or not rows:
         return []
@@ -148,13 +193,13 @@ def _of_sources(pairs: Pairs | None, rows: int) -> list[Measured]:
     return found
 
 
-def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None) -> list[Measured]:
+def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None) -> list[EvalRows]:
     """Return the rows of each task, no more than asked for: those that come first by their identities' numbers."""
     found = []
     for number, task in enumerate(pairs.tasks):
         own = rows[pairs.task_of[rows] == number]
         if len(own):
-            found.append(Measured(name, task, pairs, np.sort(pairs.drawn(own)[:most]), len(own)))
+            found.append(EvalRows(name, task, pairs, np.sort(pairs.drawn(own)[:most]), len(own)))
     return found
 
 
@@ -185,7 +230,7 @@ def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: An
     tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
     # As long as the other row, so that attention costs both the same.
     alone = {name: value[:tokens] for name, value in text.items()}
-    with undisturbed(task, ("embed",)):
+    with evaluating(task, ("embed",)):
         task.to(device)
         words, pictures = (_operations(task.embed, to_device(model_inputs([row], **padding), device)) for row in (alone, shown.inputs))
     each = words / len(alone["input_ids"])

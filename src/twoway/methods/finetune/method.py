@@ -9,15 +9,24 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from twoway.data.mixture import PairSource
 from twoway.errors import TwowayError, UsageError
-from twoway.methods.model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
-from twoway.methods.run import Stage, StageResult, configure, run_stage
-from twoway.models import loading, pooling
+from twoway.methods.model import (
+    PreparedModel,
+    apply_memory_options,
+    choose_trainable,
+    freeze_head,
+    open_base,
+    require_causal,
+    require_two_way,
+    use_kernels,
+)
+from twoway.methods.run import Method, TrainResult, configure, run_method
+from twoway.models import checkpoint, loading, pooling
 from twoway.models.processor import require_prompts, set_template
 
-from .callbacks import Watch, chosen
+from .callbacks import RetrievalCallback, best_weights
 from .config import FinetuneConfig
 from .data import open_data
-from .step import ContrastiveTask
+from .step import ContrastiveModule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
 # the end.
 
 
-def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTask]:
+def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[ContrastiveModule]:
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
     opened = open_base(base, config, attention=config.attention)
     model, parts, own = opened.start.model, opened.processor, opened.start.settings
@@ -48,16 +57,23 @@ def prepare(base: str | Path, config: FinetuneConfig) -> Prepared[ContrastiveTas
         pooling.append_eos(parts)
     prompts = {name: text for name, text in (own.prompts | config.all_prompts()).items() if text}
     require_prompts(parts, prompts)
-    adapted = choose(model, config)
-    freeze_head(model)
-    hold = config.budget if config.hold is None else config.hold
-    task = ContrastiveTask(
-        model, config.loss, pooling=mode, dim=dim, hold=hold, pad_token=opened.pad_token, token_keys=opened.geometry.token_keys
-    )
-    spare(config, [model], task.blocks())
     # What the saved model says of itself is what it was trained with.
-    start = dataclasses.replace(opened.start, settings=dataclasses.replace(settings, pooling=mode, prompts=prompts))
-    return Prepared(**vars(opened) | {"start": start}, task=task, adapted=adapted)
+    settings = dataclasses.replace(settings, pooling=mode, prompts=prompts)
+    modules = checkpoint.modules_around(loading.inner(model), parts, settings)
+    adapted = choose_trainable(model, config)
+    freeze_head(model)
+    module = ContrastiveModule(
+        model,
+        modules,
+        config.loss,
+        keep_graph_tokens=config.budget if config.hold is None else config.hold,
+        pad_token=opened.pad_token,
+        token_keys=opened.geometry.token_keys,
+    )
+    apply_memory_options(config, [model], module.fsdp_units())
+    opened = dataclasses.replace(opened, start=dataclasses.replace(opened.start, settings=settings))
+    inputs = checkpoint.input_module(loading.inner(model).config, parts, settings)
+    return PreparedModel(**vars(opened), module=module, adapted=adapted, input_module=inputs)
 
 
 def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
@@ -65,12 +81,12 @@ def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
     return config.prompt_place or (None if own.prompts else "user")
 
 
-def require(prepared: Prepared[ContrastiveTask]) -> None:
+def require(prepared: PreparedModel[ContrastiveModule]) -> None:
     """Measure, before any work, that the model attends as it was asked to."""
     (require_causal if prepared.attention == "causal" else require_two_way)(prepared)
 
 
-STAGE = Stage("finetune", FinetuneConfig, prepare, open_data, Watch, require, source=PairSource, weights=chosen)
+METHOD = Method("finetune", FinetuneConfig, prepare, open_data, RetrievalCallback, require, source=PairSource, select_weights=best_weights)
 
 
 def finetune(
@@ -82,9 +98,9 @@ def finetune(
     nproc: int = 1,
     force: bool = False,
     **options: Any,
-) -> StageResult:
+) -> TrainResult:
     """Fine-tune `base` into `out` on `data` (specs of pairs); `options` are the fields of `FinetuneConfig`.
 
     The same call goes on where an earlier one stopped. `force` goes on although configuration, base or data changed.
     """
-    return run_stage(STAGE, base, out, configure(STAGE, config, data, options), nproc=nproc, force=force)
+    return run_method(METHOD, base, out, configure(METHOD, config, data, options), nproc=nproc, force=force)

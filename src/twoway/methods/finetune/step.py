@@ -1,8 +1,9 @@
-"""The task of fine-tuning: the vectors of queries and documents, pooled as the saved model pools them, and the contrastive loss on them.
+"""The training step of fine-tuning: the vectors of queries and documents, and the contrastive loss on them.
 
-A vector is what `SentenceTransformer(OUT).encode` gives before its last module normalises it: the same `Pooling`, cut to the same `dim`.
-Which candidates count is put together here from what `objectives.negatives` knows. A learnt temperature is one number, multiplied by
-`_REACH` before it is used, because a rate that fits weights would hardly move it; it stays above 0.01, as CLIP's does.
+A vector is what `SentenceTransformer(OUT).encode` gives, because the very modules that are saved make it: the transformer, `Pooling`, a cut
+to `dim`. The loss normalises what it compares, so the last of them, `Normalize`, is not run twice. Which candidates count is put together
+here from what `losses.contrastive` knows. A learnt temperature is one number, multiplied by `_REACH` before it is used, because a rate that
+fits weights would hardly move it; it stays above 0.01, as CLIP's does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from twoway.errors import UsageError
@@ -28,13 +30,13 @@ from twoway.losses.contrastive import (
     too_near,
 )
 from twoway.models import loading
-from twoway.models.pooling import MODES, require_mode
-from twoway.training.gradient_cache import CachedTask, Compared, Kept, Vectors
+from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput
+from twoway.training.module import without_autocast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from twoway.training.task import Batch
+    from twoway.training.module import Batch
 
 NAME = "contrastive"
 _REACH, _COLDEST = 100.0, 0.01
@@ -67,45 +69,53 @@ class ContrastiveConfig:
             raise UsageError(f"margin is a difference of cosines or a share of one, not {self.margin}")
 
 
-class ContrastiveTask(CachedTask):
-    """A model that makes vectors, and the loss on them; `hold` is the padded tokens whose graphs are kept (see `training.cached`)."""
+class ContrastiveModule(GradientCachedModule):
+    """A model that makes vectors, and the loss on them."""
 
     def __init__(
         self,
         model: Any,
+        modules: Sequence[nn.Module],
         config: ContrastiveConfig,
         *,
-        pooling: str = "mean",
-        dim: int | None = None,
-        hold: float = 0.0,
+        keep_graph_tokens: float = 0.0,
         pad_token: int = 0,
         token_keys: Sequence[str] = (),
     ) -> None:
-        """Take a model with attention set; `token_keys` are inputs with one entry a token."""
-        super().__init__(NAME, hold=hold, across=config.across_ranks)
-        self.model, self.config, self.dim = model, config, dim
-        width = min(dim or loading.text_width(model), loading.text_width(model))
+        """Take a model with attention set, and the modules of sentence-transformers around it (`checkpoint.modules_around`).
+
+        `token_keys` are inputs with one entry a token.
+        """
+        super().__init__(NAME, keep_graph_tokens=keep_graph_tokens, across_ranks=config.across_ranks)
+        self.model, self.config = model, config
+        width = next((module.out_features for module in modules if isinstance(module, Dense)), loading.text_width(model))
         if max(config.dims, default=0) > width:
             raise UsageError(f"dims: this model's vectors have {width} numbers, so none of them can be cut to {max(config.dims)}")
-        self.pool = Pooling(loading.text_width(model), MODES[require_mode(pooling)])
-        # The parts are looked up before adapters wrap the model: they are changed in place.
-        self._inner: list[Any] = [loading.inner(model), model.get_decoder()]
+        # In lists, so that each weight has one name: that of the model. What follows the model does not train.
+        # They are made before adapters wrap the model, whose parts are changed in place.
+        self._shipped: list[Any] = [module for module in modules if not isinstance(module, Normalize)]
+        self._decoder: list[Any] = [model.get_decoder()]
         self.pad_token, self._token_keys = pad_token, tuple(token_keys)
-        self.shift = nn.Parameter(torch.zeros(1)) if config.learn_temperature else None
+        self.log_temperature = nn.Parameter(torch.zeros(1)) if config.learn_temperature else None
 
     def embed(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Return one vector for each row, not normalised."""
-        hidden = self._inner[0](**inputs, use_cache=False).last_hidden_state
-        pooled: torch.Tensor = self.pool({"token_embeddings": hidden, "attention_mask": inputs["attention_mask"]})["sentence_embedding"]
-        return pooled[:, : self.dim]
+        """Return one vector for each row, as `encode` gives it before it is normalised."""
+        transformer, *behind = self._shipped
+        features = transformer({**inputs, "modality": "message"}, use_cache=False)
+        states = features["token_embeddings"] = features["token_embeddings"].float()
+        with without_autocast(states.device):  # half precision would round the vector once more
+            for module in behind:
+                features = module.to(states.device)(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors
 
-    def look(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+    def predict(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return one vector for each row; for looking, without gradients."""
         return self.embed(inputs)
 
-    def knobs(self) -> Sequence[nn.Parameter]:
+    def loss_parameters(self) -> Sequence[nn.Parameter]:
         """Return the learnt temperature's parameter."""
-        return () if self.shift is None else (self.shift,)
+        return () if self.log_temperature is None else (self.log_temperature,)
 
     def temperature(self, knobs: Sequence[torch.Tensor]) -> float | torch.Tensor:
         """Return the temperature in use."""
@@ -113,22 +123,22 @@ class ContrastiveTask(CachedTask):
             return self.config.temperature
         return (self.config.temperature * torch.exp(_REACH * knobs[0][0])).clamp(min=_COLDEST)
 
-    def about(self, batch: Batch, present: torch.Tensor) -> Pairs:
+    def batch_metadata(self, batch: Batch, present: torch.Tensor) -> PairMetadata:
         """Return what ranks must know of a batch."""
-        return seen(batch, present)
+        return metadata_of(batch, present)
 
-    def compare(self, given: Vectors, knobs: Sequence[torch.Tensor]) -> Compared:
+    def compute_loss(self, gathered: GatheredVectors, parameters: Sequence[torch.Tensor]) -> LossOutput:
         """Return the loss of this rank's queries, and how they did."""
-        known = join(given.about)
+        known = join_metadata(gathered.metadata)
         if self.config.negatives == "own" and len(known.queries) and bool(known.is_positive.all()):
             raise UsageError("loss.negatives=own compares with a row's own hard negatives alone, and no row of this batch has any")
-        own = ((known.group >= given.mine.start) & (known.group < given.mine.stop)).nonzero()[:, 0]
-        device = given.vectors.device
+        own = ((known.group >= gathered.own_batches.start) & (known.group < gathered.own_batches.stop)).nonzero()[:, 0]
+        device = gathered.vectors.device
         pairs, mine = known.to(device), own.to(device, non_blocking=True)
-        queries, candidates = given.vectors[pairs.queries], given.vectors[pairs.candidates]
+        queries, candidates = gathered.vectors[pairs.queries], gathered.vectors[pairs.candidates]
         asked, positive = queries[mine], pairs.positive[mine]
         allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
-        options: dict[str, Any] = {"temperature": self.temperature(knobs), "dims": self.config.dims}
+        options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.dims}
         loss = contrastive_loss(asked, candidates, positive, allowed, **options)
         if self.config.symmetric:
             back = contrastive_loss(
@@ -144,10 +154,10 @@ class ContrastiveTask(CachedTask):
             value = float(read[4]) if learnt else float(torch.as_tensor(warmth))
             return _watched(Ranking(*read[:3]), tasks) | {"temperature": (value * len(own), len(own)), "masked": (float(read[3]), len(own))}
 
-        return Compared(loss, (found.right, found.positive, found.hardest, masked, *learnt), watched)
+        return LossOutput(loss, (found.right, found.positive, found.hardest, masked, *learnt), watched)
 
     def _allowed(
-        self, pairs: Pairs, mine: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, copies: torch.Tensor | None
+        self, pairs: PairMetadata, mine: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, copies: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which candidates each query is compared with, and how many were masked out as no true negatives."""
         config, positive = self.config, pairs.positive[mine]
@@ -162,7 +172,7 @@ class ContrastiveTask(CachedTask):
         own = torch.zeros_like(allowed).scatter_(1, positive[:, None], True)
         return allowed & ~wrong | own, (allowed & wrong & ~own).sum()
 
-    def _near(self, pairs: Pairs, asked: torch.Tensor, candidates: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+    def _near(self, pairs: PairMetadata, asked: torch.Tensor, candidates: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
         """Return the candidates that are too similar, by the guide's vectors where there are some."""
         if pairs.guide is not None:
             asked, candidates = pairs.guide[pairs.queries[mine]], pairs.guide[pairs.candidates]
@@ -171,7 +181,7 @@ class ContrastiveTask(CachedTask):
         pieces = zip(torch.split(left, CHUNK), torch.split(pairs.positive[mine], CHUNK), strict=True)
         return torch.cat([too_near(piece @ right.T, positive, **options) for piece, positive in pieces])
 
-    def _allowed_back(self, pairs: Pairs, mine: torch.Tensor, copies: torch.Tensor | None) -> torch.Tensor:
+    def _allowed_back(self, pairs: PairMetadata, mine: torch.Tensor, copies: torch.Tensor | None) -> torch.Tensor:
         """Return which queries each of my positives is compared with."""
         allowed = torch.ones(len(mine), len(pairs.queries), dtype=torch.bool, device=mine.device)
         if not self.config.across_ranks:
@@ -180,35 +190,35 @@ class ContrastiveTask(CachedTask):
             allowed &= ~copies.T
         return allowed
 
-    def _copies(self, known: Pairs, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    def _copies(self, known: PairMetadata, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
         """Return which candidates answer my queries, by content."""
         return self._same(known, known.query_keys[own], known.candidate_keys, device) if self.config.mask_copies else None
 
-    def _copies_back(self, known: Pairs, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    def _copies_back(self, known: PairMetadata, own: torch.Tensor, device: torch.device) -> torch.Tensor | None:
         """Return which queries my positives answer, by content: a column for each of them."""
         offered = known.candidate_keys[known.positive[own]]
         return self._same(known, known.query_keys, offered, device) if self.config.mask_copies else None
 
-    def _same(self, known: Pairs, asked: torch.Tensor, offered: torch.Tensor, device: torch.device) -> torch.Tensor:
+    def _same(self, known: PairMetadata, asked: torch.Tensor, offered: torch.Tensor, device: torch.device) -> torch.Tensor:
         rows = torch.cat([known.query_keys, known.query_keys[known.others[:, 0]]])
         answers = torch.cat([known.candidate_keys[known.positive], known.others[:, 1]])
         return false_negatives(asked, rows, answers, offered, device=device)
 
-    def blank(self) -> dict[str, torch.Tensor]:
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Return one row of one padding token."""
         ids = torch.full((1, 1), self.pad_token)
         keys = [key for key in self._token_keys if key not in ("input_ids", "attention_mask")]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in keys}
 
-    def placeholder(self) -> Batch:
+    def dummy_batch(self) -> Batch:
         """Return a batch without rows."""
         none = torch.zeros(0, dtype=torch.long)
         empty = dict.fromkeys(("queries", "candidates", "owner", "query_keys", "candidate_keys"), none)
-        return {"contents": 0, "chunks": Kept([]), "tasks": [], "identities": [], **empty}
+        return {"contents": 0, "chunks": ChunkList([]), "tasks": [], "identities": [], **empty}
 
-    def blocks(self) -> Iterable[nn.Module]:
+    def fsdp_units(self) -> Iterable[nn.Module]:
         """Return the language model's layers: every row goes through them."""
-        return list(self._inner[1].layers)
+        return list(self._decoder[0].layers)
 
 
 def _watched(found: Ranking, tasks: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -228,7 +238,7 @@ def _watched(found: Ranking, tasks: Sequence[str]) -> dict[str, tuple[float, flo
 # A batch of pairs is a dictionary:
 #
 # - `contents`: how many different contents it has; each is embedded once, whatever number of rows has it (a class's name, say)
-# - `chunks`: the model inputs of these contents (`training.cached`)
+# - `chunks`: the model inputs of these contents (`training.gradient_cache`)
 # - `queries` (Q) and `candidates` (C): the number of each one's content; the first Q candidates are the positives of
 #   the Q queries, in order
 # - `owner` (C): the query that a candidate belongs to
@@ -242,7 +252,7 @@ def _watched(found: Ranking, tasks: Sequence[str]) -> dict[str, tuple[float, flo
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairMetadata:
     """What is known of pairs beside their vectors; numbers of contents, queries and groups (batches) count from 0 over all that is here."""
 
     contents: int
@@ -258,7 +268,7 @@ class Pairs:
     tasks: tuple[str, ...]
     guide: torch.Tensor | None = None
 
-    def to(self, device: torch.device) -> Pairs:
+    def to(self, device: torch.device) -> PairMetadata:
         """Move the tensors."""
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
@@ -266,7 +276,7 @@ class Pairs:
         return replace(self, **moved)
 
 
-def seen(batch: Batch, present: torch.Tensor) -> Pairs:
+def metadata_of(batch: Batch, present: torch.Tensor) -> PairMetadata:
     """Take what came of a batch."""
     queries, candidates, owner = batch["queries"], batch["candidates"], batch["owner"]
     count = len(queries)
@@ -275,7 +285,7 @@ def seen(batch: Batch, present: torch.Tensor) -> Pairs:
     number = torch.cumsum(good, 0) - 1
     others = batch.get("others", torch.zeros(0, 2, dtype=torch.long))
     others = others[good[others[:, 0]]]
-    return Pairs(
+    return PairMetadata(
         contents=len(present),
         queries=queries[good],
         candidates=candidates[kept],
@@ -291,10 +301,10 @@ def seen(batch: Batch, present: torch.Tensor) -> Pairs:
     )
 
 
-def join(batches: Sequence[Pairs]) -> Pairs:
+def join_metadata(batches: Sequence[PairMetadata]) -> PairMetadata:
     """Put batches one behind the other; each becomes a group."""
     contents = queries = candidates = 0
-    moved: list[Pairs] = []
+    moved: list[PairMetadata] = []
     for group, one in enumerate(batches):
         shift = torch.tensor([queries, 0])
         moved.append(
@@ -316,4 +326,4 @@ def join(batches: Sequence[Pairs]) -> Pairs:
     }
     guides = [one.guide for one in moved if one.guide is not None]
     guide = torch.cat(guides) if len(guides) == len(moved) else None
-    return Pairs(**joined, contents=contents, tasks=tuple(task for one in moved for task in one.tasks), guide=guide)
+    return PairMetadata(**joined, contents=contents, tasks=tuple(task for one in moved for task in one.tasks), guide=guide)

@@ -9,8 +9,8 @@ import numpy as np
 from twoway.content import ContentError
 from twoway.models import loading
 from twoway.reports.training import Shown, collect, write_report
-from twoway.training.probes import Pair, Prober, measure, pair
-from twoway.training.trainer import Events, Trainer
+from twoway.training.probes import ProbePair, Prober, measure_modalities, pair_pictured_rows
+from twoway.training.trainer import Callback, Trainer
 
 from .step import NOTHING_MASKED
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.content import Document
-    from twoway.methods.model import Prepared
+    from twoway.methods.model import PreparedModel
 
     from .config import PretrainConfig
     from .data import RowData
     from .step import Reconstruction
 
 
-def readable(data: RowData, seen: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
+def readable_rows(data: RowData, as_trained: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
     """Return the held-out rows, as a stage looks at them, each encoded once; the policy decides about bad ones, as in training."""
     rows = []
     for row in data.held:
         try:
             identity, document = data.mixture.read(int(row))
-            found = seen(document)
+            found = as_trained(document)
             found.fingerprint()  # opens every file, those behind a row's cut too
             data.encode(identity, found)  # a file may be read whose picture does not decode
         except ContentError as error:
@@ -42,7 +42,7 @@ def readable(data: RowData, seen: Callable[[Document], Document] = lambda docume
     return rows
 
 
-class RowWatch(Events):
+class HeldOutCallback(Callback):
     """Measures held-out rows, and keeps `report.html` up to date; a stage says what is measured and what the report shows."""
 
     data: RowData
@@ -55,24 +55,24 @@ class RowWatch(Events):
         """Write the report; all ranks call it, because parts of the model may lie on each."""
         raise NotImplementedError
 
-    def evaluate(self, trainer: Trainer) -> dict[str, Any]:
+    def on_evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, and write the report as far as the run has come."""
         found = self.measure(trainer)
-        if found and trainer.step < trainer.total:
+        if found and trainer.step < trainer.total_steps:
             self.report(trainer, {"step": trainer.step, **found})
         return found
 
-    def end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer) -> None:
         """Write the report of the whole run."""
         self.report(trainer, None)
 
-    def seen(self, document: Document) -> Document:
+    def as_trained(self, document: Document) -> Document:
         """Return a row as the stage looks at it."""
         return document
 
     def held_rows(self) -> list[tuple[str, Document]]:
         """Return the held-out rows that can be read, all their files opened once."""
-        return readable(self.data, self.seen)
+        return readable_rows(self.data, self.as_trained)
 
     def sources(self) -> list[tuple[str, float, int, int]]:
         """Return each source's name and weight, and its rows, all and held out."""
@@ -85,16 +85,16 @@ class RowWatch(Events):
 # What `pretrain` looks at beside training: the probes on held-out rows, and the report.
 
 
-class Watch(RowWatch):
+class PretrainCallback(HeldOutCallback):
     """Measures whether words and pictures help each other, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: Prepared[Reconstruction], data: RowData, config: PretrainConfig, out: Path) -> None:
+    def __init__(self, prepared: PreparedModel[Reconstruction], data: RowData, config: PretrainConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
-        self.pairs: list[Pair] = []
+        self.pairs: list[ProbePair] = []
 
-    def start(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         """Read the held-out rows and pair them up."""
-        self.pairs = pair(self.held_rows())
+        self.pairs = pair_pictured_rows(self.held_rows())
         # A share of 0 or 1 says what is trained; what is measured needs something masked and something left.
         shares = {name: share if 0 < share < 1 else default for name, share, default in self._shares()}
         if self.config.objective == "causal":
@@ -112,14 +112,14 @@ class Watch(RowWatch):
 
     def measure(self, trainer: Trainer) -> dict[str, Any]:
         """Measure what pictures and captions give each other."""
-        return measure(trainer.task, self.pairs, self.prober)
+        return measure_modalities(trainer.module, self.pairs, self.prober)
 
     def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
         """Restore some rows on all ranks; the first writes."""
-        examples = collect(trainer.task, self.pairs, self.prober, self.prepared.processor)
-        if not trainer.ranks.first:
+        examples = collect(trainer.module, self.pairs, self.prober, self.prepared.processor)
+        if not trainer.ranks.is_main_process:
             return
-        write_report(self.out, Shown(trainer.total, self.sources(), examples, loading.versions()), latest)
+        write_report(self.out, Shown(trainer.total_steps, self.sources(), examples, loading.versions()), latest)
 
     def _shares(self) -> tuple[tuple[str, float, float], ...]:
         return ("words", self.config.mask.words, 0.4), ("patches", self.config.mask.patches, 0.5)

@@ -8,11 +8,11 @@ from typing import Literal
 
 from twoway.data.masking import CorruptConfig
 from twoway.errors import UsageError
-from twoway.methods.config import StageConfig
+from twoway.methods.config import MethodConfig
 
 
 @dataclass(frozen=True)
-class PretrainConfig(StageConfig):
+class PretrainConfig(MethodConfig):
     """Everything about one run of `pretrain`."""
 
     objective: Literal["reconstruct", "causal"] = "reconstruct"  # causal: plain next-token training, the control of equal compute

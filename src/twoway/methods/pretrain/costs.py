@@ -27,10 +27,10 @@ from twoway.content import ContentError, Document, Image, Text
 from twoway.data.patches import ramp
 from twoway.data.sampler import CostWeights
 from twoway.files import write_whole
-from twoway.methods.tables import table
+from twoway.methods.tables import table_path
 from twoway.training.config import FREE
-from twoway.training.probes import undisturbed
-from twoway.training.task import to_device
+from twoway.training.module import to_device
+from twoway.training.probes import evaluating
 
 from .step import PATCHES
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from twoway.methods.model import Prepared
-    from twoway.training.task import Batch
+    from twoway.methods.model import PreparedModel
+    from twoway.training.module import Batch
 
     from .config import PretrainConfig
     from .step import Reconstruction
@@ -57,7 +57,7 @@ _FUSED = tuple(
 
 
 @dataclass(frozen=True)
-class Work:
+class BatchWork:
     """What was found of one model: `line` tells the operations of a batch, `cost` what an image token and a picture cost in text tokens."""
 
     line: tuple[float, ...]
@@ -70,22 +70,22 @@ class Work:
 
 def known_work(
     config: PretrainConfig,
-    prepared: Prepared[Reconstruction],
+    prepared: PreparedModel[Reconstruction],
     make: Callable[[str, Document], Batch],
     image_token: int,
     folder: Path,
     device: torch.device,
-) -> Work:
+) -> BatchWork:
     """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
     said = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
-    path = table(folder, "work", said, prepared, ".json")
+    path = table_path(folder, "work", said, prepared, ".json")
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return Work(tuple(kept["line"]), CostWeights(**kept["cost"]))
+        return BatchWork(tuple(kept["line"]), CostWeights(**kept["cost"]))
     by_time = config.calibrate == "time"
     # Products are as many in either type, so a CPU counts in float32, which none is slow in.
     autocast = config.dtype == "bfloat16" and (by_time or device.type != "cpu")
-    found = measure_work(prepared.task, make, image_token, device=device, by_time=by_time, autocast=autocast)
+    found = measure_work(prepared.module, make, image_token, device=device, by_time=by_time, autocast=autocast)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"line": found.line, "cost": dataclasses.asdict(found.cost)}) + "\n")
     return found
@@ -99,13 +99,13 @@ def measure_work(
     device: torch.device,
     by_time: bool = False,
     autocast: bool = False,
-) -> Work:
+) -> BatchWork:
     """Try a few batches; training notices nothing of it but the place of the weights. Nothing is known where no row is short enough."""
     task.to(device)
     tried = [batch for words, sizes in _TRIED if (batch := _batch(make, words, sizes)) is not None]
     if not tried:
-        return Work((0.0,) * _FACTS, CostWeights())
-    with undisturbed(task), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        return BatchWork((0.0,) * _FACTS, CostWeights())
+    with evaluating(task), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         counted = [_count(task, batch, device, autocast=autocast) for batch in tried]
         rest = [one - _heads(task, batch) for one, batch in zip(counted, tried, strict=True)]
         line = _fit([_facts(batch, image_token) for batch in tried], rest)
@@ -113,7 +113,7 @@ def measure_work(
             tried = [batch for words, sizes in _TRIED if (batch := _batch(make, _LONGER * words, _LONGER * sizes)) is not None]
             counted = _seconds(task, tried, device, autocast=autocast)
     task.zero_grad(set_to_none=True)
-    return Work(tuple(line), _weights(tried, counted, image_token))
+    return BatchWork(tuple(line), _weights(tried, counted, image_token))
 
 
 def _weights(tried: Sequence[Batch], counted: Sequence[float], image_token: int) -> CostWeights:
@@ -126,9 +126,12 @@ def _weights(tried: Sequence[Batch], counted: Sequence[float], image_token: int)
 
 def _heads(task: Reconstruction, batch: Batch) -> float:
     """Return the operations of the heads: two for each weight and target, forward, back to the states, and to the weight if it trains."""
-    counts = task.counts(batch)
+    counts = task.count_targets(batch)
     head = task.model.get_output_embeddings()
-    found = {task.words: head.weight if head is not None else None, PATCHES: task.decoder.to_values.weight if task.decoder else None}
+    found = {
+        task.word_loss_name: head.weight if head is not None else None,
+        PATCHES: task.decoder.to_values.weight if task.decoder else None,
+    }
     return sum(counts.get(name, 0) * one.numel() * (4 + 2 * one.requires_grad) for name, one in found.items() if one is not None)
 
 
@@ -173,7 +176,7 @@ def _batch(make: Callable[[str, Document], Batch], words: int, sizes: tuple[tupl
 def _run(task: Reconstruction, batch: Batch, device: torch.device, *, autocast: bool) -> None:
     moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        total, _ = task(moved, task.weights)
+        total, _ = task(moved, task.loss_weights)
     total.backward()
 
 

@@ -26,7 +26,7 @@ from twoway.data.rows import Policy
 from twoway.data.sampler import Costs, CostWeights, Epochs
 from twoway.files import write_whole
 from twoway.images import Limits
-from twoway.methods.tables import TABLES, Lost, for_cuda, lost_rows, opening, table
+from twoway.methods.tables import TABLES, LostRows, for_cuda, lost_rows, opening_data, table_path
 
 from .costs import known_work
 from .step import NOTHING_MASKED
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.data.lengths import Encodes
-    from twoway.methods.config import StageConfig
-    from twoway.methods.model import Prepared
+    from twoway.methods.config import MethodConfig
+    from twoway.methods.model import PreparedModel
 
     from .config import PretrainConfig
     from .step import Reconstruction
@@ -58,9 +58,9 @@ class RowData:
     epochs: Epochs
     loader: Loader
     held: NDArray[np.int64]  # rows of the mixture that no epoch has
-    lost: tuple[Lost, ...] = ()  # sources that lose many rows
+    lost: tuple[LostRows, ...] = ()  # sources that lose many rows
 
-    def total(self, config: StageConfig) -> int:
+    def total(self, config: MethodConfig) -> int:
         """Return the number of steps of the run."""
         return config.max_steps or self.epochs.steps(config.num_train_epochs)
 
@@ -70,11 +70,11 @@ class RowData:
 
 
 def open_data(
-    config: PretrainConfig, prepared: Prepared[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
+    config: PretrainConfig, prepared: PreparedModel[Reconstruction], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> RowData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
-    with opening(config) as kept:
+    with opening_data(config) as kept:
         mixture = open_mixture(config.data, folder=kept, policy=policy, limits=Limits.reading(config.limits))
     parts, geometry = prepared.processor, prepared.geometry
     masks = NOTHING_MASKED if config.objective == "causal" else config.mask
@@ -101,9 +101,9 @@ def open_data(
     return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
 
 
-def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
+def _work(config: PretrainConfig, prepared: PreparedModel[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
     """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
-    if config.calibrate == "none" or getattr(prepared, "task", None) is None:
+    if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return config.cost  # a forecast has no model to count on
     # In pieces a model may fit where it does not in one; counting needs no accelerator.
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
@@ -111,18 +111,18 @@ def _work(config: PretrainConfig, prepared: Prepared[Reconstruction], make: Call
     image_token = prepared.geometry.image_token
     found = known_work(config, prepared, make, image_token, folder, device or torch.device("cpu"))
     if any(found.line):
-        prepared.task.work = lambda batch: found.of(batch, prepared.task, image_token)
+        prepared.module.count_work = lambda batch: found.of(batch, prepared.module, image_token)
     return found.cost if config.cost == CostWeights() else config.cost
 
 
 def row_costs(
-    mixture: Mixture, encode: Encodes, config: StageConfig, prepared: Prepared[Any], folder: Path, weights: CostWeights | None = None
+    mixture: Mixture, encode: Encodes, config: MethodConfig, prepared: PreparedModel[Any], folder: Path, weights: CostWeights | None = None
 ) -> Costs:
     """Estimate what every row costs, or read what was estimated when the run began."""
     weights = weights or config.cost
     bounds = [config.min_pixels, config.max_pixels]
     said = [mixture.digest(), encode.max_length, config.template, vars(weights), *([bounds] if any(bounds) else [])]
-    path = table(folder, "costs", said, prepared, ".npy")
+    path = table_path(folder, "costs", said, prepared, ".npy")
     if not path.exists():
         made, content = measure(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
         np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)

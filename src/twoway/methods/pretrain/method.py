@@ -7,28 +7,37 @@ from typing import TYPE_CHECKING, Any
 from twoway.data.patches import look, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.losses.masked_patches import PatchDecoder
-from twoway.methods.model import Prepared, choose, freeze_head, open_base, require_causal, require_two_way, spare, use_kernels
-from twoway.methods.run import Stage, StageResult, configure, run_stage
+from twoway.methods.model import (
+    PreparedModel,
+    apply_memory_options,
+    choose_trainable,
+    freeze_head,
+    open_base,
+    require_causal,
+    require_two_way,
+    use_kernels,
+)
+from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.loading import first_line
 from twoway.models.vision import VisiblePatches
 
-from .callbacks import Watch
+from .callbacks import PretrainCallback
 from .config import PretrainConfig
 from .data import open_data
-from .step import LeftOut, NextToken, Reconstruction
+from .step import NextToken, Reconstruction, VisibleTower
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from twoway.data.mixture import SourceConfig
-    from twoway.methods.model import Base
+    from twoway.methods.model import OpenedBase
 
 
 # The model of `pretrain`: a two-way base with its heads, or, for the control, a causal one.
 
 
-def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction]:
+def prepare(base: str | Path, config: PretrainConfig) -> PreparedModel[Reconstruction]:
     """Open a base and make the task out of it; the same base and configuration give the same bits."""
     causal = config.objective == "causal"
     opened = open_base(base, config, attention="causal" if causal else "two-way")
@@ -38,7 +47,7 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
         raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
     decoder = _decoder(opened, config) if config.mae_weight and not causal else None
     use_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
-    adapted = choose(model, config)
+    adapted = choose_trainable(model, config)
     if not config.mlm_weight:
         freeze_head(model)
     inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
@@ -47,27 +56,27 @@ def prepare(base: str | Path, config: PretrainConfig) -> Prepared[Reconstruction
         NextToken(model, weight=config.mlm_weight, **inputs)
         if causal
         else Reconstruction(
-            model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, left_out=left_out, **inputs
+            model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, visible_tower=left_out, **inputs
         )
     )
     bodies = [decoder.body] if decoder else []
-    spare(config, [model, *bodies], [*task.blocks(), *(layer for body in bodies for layer in body.layers)])
-    return Prepared(**vars(opened), task=task, adapted=adapted)
+    apply_memory_options(config, [model, *bodies], [*task.fsdp_units(), *(layer for body in bodies for layer in body.layers)])
+    return PreparedModel(**vars(opened), module=task, adapted=adapted)
 
 
-def require(prepared: Prepared[Reconstruction]) -> None:
+def require(prepared: PreparedModel[Reconstruction]) -> None:
     """Measure that attention is what the objective wants."""
-    (require_causal if isinstance(prepared.task, NextToken) else require_two_way)(prepared)
+    (require_causal if isinstance(prepared.module, NextToken) else require_two_way)(prepared)
 
 
-def _left_out(base: Base) -> LeftOut:
+def _left_out(base: OpenedBase) -> VisibleTower:
     """Let masked patches skip the tower, where it can do without them."""
     tower = VisiblePatches(base.start.model)
     tower.require(base.start.model, look(base.processor, ramp(112, 84)))
-    return LeftOut(tower, base.geometry.image_token, base.token.id)
+    return VisibleTower(tower, base.geometry.image_token, base.token.id)
 
 
-def _decoder(base: Base, config: PretrainConfig) -> PatchDecoder:
+def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:
     """Make the patch decoder, from the one beside the base where there is one."""
     start, values = base.start, base.geometry.values
     try:
@@ -87,7 +96,7 @@ def _decoder(base: Base, config: PretrainConfig) -> PatchDecoder:
     return decoder
 
 
-STAGE = Stage("pretrain", PretrainConfig, prepare, open_data, Watch, require)
+METHOD = Method("pretrain", PretrainConfig, prepare, open_data, PretrainCallback, require)
 
 
 def pretrain(
@@ -99,9 +108,9 @@ def pretrain(
     nproc: int = 1,
     force: bool = False,
     **options: Any,
-) -> StageResult:
+) -> TrainResult:
     """Pre-train `base` into `out` on `data` (specs of sources); `options` are the fields of `PretrainConfig`.
 
     The same call goes on where an earlier one stopped. `force` goes on although configuration, base or data changed.
     """
-    return run_stage(STAGE, base, out, configure(STAGE, config, data, options), nproc=nproc, force=force)
+    return run_method(METHOD, base, out, configure(METHOD, config, data, options), nproc=nproc, force=force)

@@ -21,8 +21,8 @@ from twoway.data.patches import GRID, PIXELS
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
 from twoway.models import kernels, loading
-from twoway.training.probes import Answers
-from twoway.training.task import Batch, Task
+from twoway.training.module import Batch, TrainingModule
+from twoway.training.probes import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,11 +44,11 @@ class States:
     """What one pass gives: the last states, and how the language model was called."""
 
     hidden: torch.Tensor
-    seen: dict[str, Any]
+    call: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class VisibleTower:
     """How masked patches skip the tower: it runs over the visible ones, and the mask token's own embedding stands for the others."""
 
     tower: VisiblePatches
@@ -68,10 +68,10 @@ class LeftOut:
         return kept | self.tower.run(inputs[PIXELS], inputs[GRID], places)
 
 
-class Reconstruction(Task):
+class Reconstruction(TrainingModule):
     """A two-way model with its language-model head, and a patch decoder. `words` is the name of the loss on words."""
 
-    words = WORDS
+    word_loss_name = WORDS
 
     def __init__(
         self,
@@ -83,18 +83,18 @@ class Reconstruction(Task):
         shift: bool = True,
         pad_token: int = 0,
         token_keys: Sequence[str] = (),
-        left_out: LeftOut | None = None,
+        visible_tower: VisibleTower | None = None,
     ) -> None:
         """Take a model with attention set. `token_keys` are inputs with one entry a token; by `left_out` masked patches skip the tower."""
-        super().__init__({self.words: mlm_weight, PATCHES: mae_weight})
+        super().__init__({self.word_loss_name: mlm_weight, PATCHES: mae_weight})
         if mae_weight and decoder is None:
             raise ValueError("a loss on patches needs a decoder")
         self.model, self.decoder, self.shift = model, decoder if mae_weight else None, shift
         # The parts are looked up before adapters wrap the model: they are changed in place.
         self._inner: list[Any] = [loading.inner(model), model.get_decoder(), model.get_output_embeddings()]
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.pad_token, self._token_keys, self._left_out = pad_token, tuple(token_keys), left_out
-        self.work: Callable[[Batch], float] | None = None  # the operations that a batch takes
+        self.pad_token, self._token_keys, self._visible_tower = pad_token, tuple(token_keys), visible_tower
+        self.count_work: Callable[[Batch], float] | None = None  # the operations that a batch takes
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Add where the targets are, and where visible patches are if the tower sees those alone."""
@@ -103,16 +103,16 @@ class Reconstruction(Task):
             _WORDS: word_places(batch["labels"], shift=self.shift, mask_BL=inputs.get("attention_mask")),
             _PATCHES: batch["patch_mask"].flatten().nonzero()[:, 0],
         }
-        return batch | known | ({} if self._left_out is None else {_TOWER: self._left_out.places(inputs, batch["patch_mask"])})
+        return batch | known | ({} if self._visible_tower is None else {_TOWER: self._visible_tower.places(inputs, batch["patch_mask"])})
 
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
         inner, language, _ = self._inner
         seen: dict[str, Any] = {}
         inputs, masked = batch["inputs"], batch["patch_mask"]
-        if self._left_out is not None:
-            places = batch[_TOWER] if _TOWER in batch else self._left_out.places(inputs, masked)
-            inputs = self._left_out(inputs, masked, places)
+        if self._visible_tower is not None:
+            places = batch[_TOWER] if _TOWER in batch else self._visible_tower.places(inputs, masked)
+            inputs = self._visible_tower(inputs, masked, places)
         hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
         try:
             hidden = inner(**inputs, use_cache=False).last_hidden_state
@@ -125,26 +125,26 @@ class Reconstruction(Task):
         logits: torch.Tensor = self._inner[2](chosen)
         return logits if self._cap is None else torch.tanh(logits / self._cap) * self._cap
 
-    def parts(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
+    def compute_losses(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
         """Return the losses that have targets here."""
         batch = batch if _WORDS in batch else self.prepare_batch(batch)
         states = self.states(batch)
         losses: dict[str, Loss] = {}
-        if self.words in self.weights and len(batch[_WORDS]):
-            losses[self.words] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, places_N=batch[_WORDS])
+        if self.word_loss_name in self.loss_weights and len(batch[_WORDS]):
+            losses[self.word_loss_name] = word_loss(states.hidden, batch["labels"], self.head, shift=self.shift, places_N=batch[_WORDS])
         if self.decoder is not None and len(batch[_PATCHES]):
-            kernels.require_same_masks(self._inner[1], self.decoder.body, states.seen.get("attention_mask"))
-            predicted = self.decoder(states.hidden, batch[_PATCHES], states.seen)
+            kernels.require_same_masks(self._inner[1], self.decoder.body, states.call.get("attention_mask"))
+            predicted = self.decoder(states.hidden, batch[_PATCHES], states.call)
             losses[PATCHES] = patch_loss(predicted, batch["patch_targets"])
         return losses, states.hidden
 
-    def look(self, batch: Batch) -> Answers:
+    def predict(self, batch: Batch) -> Predictions:
         """Return what the model says at each masked word and patch; for looking, without gradients."""
         states, labels, mask = self.states(batch), batch["labels"], batch["inputs"]["attention_mask"].bool()
         hidden = states.hidden
         if self.shift:
             hidden, labels = hidden[:, :-1], labels[:, 1:].masked_fill(~mask[:, :-1], NO_TARGET)
-        chosen = labels != NO_TARGET if self.words in self.weights else torch.zeros_like(labels, dtype=torch.bool)
+        chosen = labels != NO_TARGET if self.word_loss_name in self.loss_weights else torch.zeros_like(labels, dtype=torch.bool)
         words, nats, said = labels[chosen], [], []
         for piece, right in zip(torch.split(hidden[chosen], _AT_ONCE), torch.split(words, _AT_ONCE), strict=True):
             if len(right):
@@ -153,37 +153,37 @@ class Reconstruction(Task):
                 said.append(logits.argmax(-1))
         patches = batch["patch_targets"][:0].float()
         if self.decoder is not None and bool(batch["patch_mask"].any()):
-            patches = self.decoder(states.hidden, batch["patch_mask"], states.seen).float()
+            patches = self.decoder(states.hidden, batch["patch_mask"], states.call).float()
         targets = batch["patch_targets"][: len(patches)].float()
-        return Answers(
+        return Predictions(
             word_rows=chosen.nonzero()[:, 0],
-            nats=torch.cat(nats) if nats else hidden.new_zeros(0),
-            said=torch.cat(said) if said else words,
-            words=words,
+            losses=torch.cat(nats) if nats else hidden.new_zeros(0),
+            predicted=torch.cat(said) if said else words,
+            targets=words,
             patch_rows=batch["patch_mask"].nonzero()[: len(patches), 0],
-            errors=(patches - targets).square().mean(-1),
+            patch_errors=(patches - targets).square().mean(-1),
             patches=patches,
         )
 
-    def counts(self, batch: Batch) -> dict[str, int]:
+    def count_targets(self, batch: Batch) -> dict[str, int]:
         """Count targets as the losses do: with `shift`, a row's first token has none."""
         counts = {}
-        if self.words in self.weights:
+        if self.word_loss_name in self.loss_weights:
             labels, mask = batch["labels"], batch["inputs"].get("attention_mask")
             chosen = labels[:, 1:] != NO_TARGET if self.shift else labels != NO_TARGET
             if self.shift and mask is not None:
                 chosen = chosen & mask[:, :-1].bool()
-            counts[self.words] = int(chosen.sum())
-        if PATCHES in self.weights:
+            counts[self.word_loss_name] = int(chosen.sum())
+        if PATCHES in self.loss_weights:
             counts[PATCHES] = int(batch["patch_mask"].sum())
         return counts
 
-    def sizes(self, batch: Batch) -> dict[str, float]:
+    def count_tokens(self, batch: Batch) -> dict[str, float]:
         """Return rows, tokens and padding, and where it was counted on this model, the work."""
-        work = {} if self.work is None else {"work": self.work(batch)}
-        return super().sizes(batch) | work
+        work = {} if self.count_work is None else {"work": self.count_work(batch)}
+        return super().count_tokens(batch) | work
 
-    def placeholder(self) -> Batch:
+    def dummy_batch(self) -> Batch:
         """Return one row of one padding token, without a target."""
         ids = torch.full((1, 1), self.pad_token)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in self._extra_keys()}
@@ -197,7 +197,7 @@ class Reconstruction(Task):
     def _extra_keys(self) -> list[str]:
         return [key for key in self._token_keys if key not in ("input_ids", "attention_mask")]
 
-    def blocks(self) -> Iterable[nn.Module]:
+    def fsdp_units(self) -> Iterable[nn.Module]:
         """Return the language model's layers: every row goes through them."""
         return list(self._inner[1].layers)
 
@@ -216,7 +216,7 @@ NOTHING_MASKED = CorruptConfig(words=1.0, keep=1.0, patches=0.0)
 class NextToken(Reconstruction):
     """A causal model with its language-model head."""
 
-    words = "clm"
+    word_loss_name = "clm"
 
     def __init__(self, model: Any, *, weight: float, pad_token: int, token_keys: Sequence[str]) -> None:
         """Take a model whose attention is causal."""
