@@ -1,9 +1,9 @@
 """LoRA (arXiv 2106.09685) and DoRA (arXiv 2402.09353) through peft, placed by part name, and merged without loss.
 
-An adapter is asked for by part: the language model, the tower, the projector. The linear layers inside the part get it, or those
-whose name ends in one of `layers`. peft leaves out silently what it does not find; here that is an error, since a run in which an
-adapter touches nothing looks like any other run. Merging adds the product of the two small matrices to the weight, so a merged model
-answers as the adapted one does.
+Adapters are requested by part: the language model, the tower, the projector. The linear layers inside the part get one, or those whose
+name ends in one of `layers`. peft silently skips names that it does not find; here that is an error, because a run in which an adapter
+touches nothing looks like any other run. Merging adds the product of the two small matrices to the weight, so a merged model gives the
+same outputs as the adapted one.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def base_name(folder: Path) -> str | None:
 
 
 def merge_folder(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Merge an adapter into its base; another base is noticed by layers that it has not, or that have another shape."""
+    """Merge an adapter into its base; a wrong base is detected by missing layers, or layers of another shape."""
     weight_files(folder, WEIGHTS)
     target, renamed = _target(model, folder)
     mapping = {f"^{re.escape(old)}(?=\\.)": new for old, new in renamed.items()}
@@ -145,7 +145,7 @@ def _target(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict
 
 
 def _names_of_today(model: PreTrainedModel, names: set[str]) -> dict[str, str]:
-    """Return the new name of each layer by transformers' own conversion of checkpoints, which peft looks up for some families alone."""
+    """Return the new name of each layer by transformers' own conversion of checkpoints, which peft applies to some families only."""
     known = [one for one in get_model_conversion_mapping(model, add_legacy=False) if isinstance(one, WeightRenaming)]
     return {name: rename_source_key(f"{name}.weight", known, [])[0].removesuffix(".weight") for name in names}
 

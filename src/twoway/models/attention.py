@@ -1,13 +1,13 @@
-"""The two-way switch, and the way in for a mask of our own; nothing else.
+"""The two-way switch, and the use of a custom mask; nothing else.
 
 transformers builds every attention mask from the *text* config: with `is_causal = False` there, each token sees every other real token
 of its row, in every layer, under every attention backend, and the padding stays masked. The setting is saved with the config, so no
-code of ours is needed where the model is loaded. The same name at the top level of a vision-language config does nothing, in silence;
-a stray one is removed, so that a config says one thing only.
+code of ours is needed to load the model. The same key at the top level of a vision-language config has no effect and gives no warning;
+a stray one is removed, so that a config is unambiguous.
 
-A mask of our own (`bridge_mask`) goes in where the language model is called, in the place of the one that transformers would make, and is
-made by transformers' own mask interface, in the form that the attention backend takes. The model around it is called with the ordinary
-two-dimensional mask, so positions that some families count by it stay as they are. Layers with a sliding window see what both allow.
+A custom mask (`bridge_mask`) is passed to the language model in place of the one that transformers would make. It is built with
+transformers' own mask interface, in the form that the attention backend takes. The model around it is called with the ordinary
+two-dimensional mask, from which some families count positions. In layers with a sliding window a token sees what both allow.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def require_two_way(config: PreTrainedConfig) -> None:
 
 @contextmanager
 def with_mask(model: PreTrainedModel, allowed: torch.Tensor) -> Iterator[None]:
-    """Let each token see those alone that `allowed` says, `(rows, length, length)`, in every layer of the language model.
+    """Let each token see only the tokens that `allowed` marks, `(rows, length, length)`, in every layer of the language model.
 
-    The model is a two-way one, with or without its head, and is called inside as ever, with its `attention_mask` of zeros and ones.
+    The model is a two-way one, with or without its head, and is called inside as usual, with its `attention_mask` of zeros and ones.
     """
     language = model.get_decoder()
     require_two_way(model.config)

@@ -1,6 +1,7 @@
 """Who sees whom while one token learns to carry everything: the mask of CoCoA's second stage (arXiv 2603.01471, "collaborative attention").
 
-A row is `A [EOS] B`, and B can learn about A only through EOS. The mask is the same in every layer; padding sees nobody and nobody sees it.
+A row is `A [EOS] B`, and B can learn about A only through EOS. The mask is the same in every layer; padding sees nothing and is seen by
+nothing.
 
 | row sees | A | EOS | B |
 |---|---|---|---|
@@ -9,10 +10,10 @@ A row is `A [EOS] B`, and B can learn about A only through EOS. The mask is the 
 | B | no | yes | yes |
 
 That is the mask as published. At inference EOS is the last token: it sees A and there is no B. So `eos_sees_target=False` turns the entry
-(EOS, B) to no: what is left of B can then not be copied into the bottleneck that is to be learnt. `sources_see_eos=False` turns (A, EOS) to
-no: then A cannot take up what EOS has seen of B, and hand it back. Either one closes that circle; the path from A over EOS to B stays.
+(EOS, B) to no: unmasked words of B can then not be copied into the bottleneck that is trained. `sources_see_eos=False` turns (A, EOS) to
+no: then A cannot read what EOS has seen of B, and pass it back. Either one closes that path; the path from A over EOS to B stays.
 
-The place of EOS is given, never searched for: the same token may stand in a chat template, in A or in B, and means nothing there.
+The position of EOS is given, never searched for: the same token may occur in a chat template, in A or in B, and has no meaning there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def bridge_mask(
     """Return who (row) sees whom (column) for a batch: `(rows, length, length)`, true where a token is seen.
 
     `eos` holds the position of the EOS token of each row, counted with the padding; `padding` is true where a position is padding. A batch
-    that is `checked` (`require_parts`, on the CPU) is not looked into again.
+    that is `checked` (`require_parts`, on the CPU) is not checked again.
     """
     if not checked:
         require_parts(eos, padding)

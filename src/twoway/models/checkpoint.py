@@ -125,7 +125,7 @@ def is_encoder(folder: Path) -> bool:
 
 
 def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch.device) -> SentenceTransformer:
-    """Open a sentence-transformers checkpoint, whatever its modules are; what it holds beside safetensors is not read."""
+    """Open a sentence-transformers checkpoint with any modules; weights that are not safetensors are not read."""
     _require_no_pickles(folder)
     try:
         return SentenceTransformer(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
@@ -151,7 +151,7 @@ def _require_no_pickles(folder: Path) -> None:
 
 
 def _modules(folder: Path) -> list[str]:
-    """Return where the modules of a checkpoint lie in it."""
+    """Return the folders of a checkpoint's modules."""
     try:
         return [str(module["path"]) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -226,7 +226,7 @@ def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
 
 
 def _load(folder: Path, kind: str, place: str) -> torch.nn.Module:
-    """Load a module that stands behind the model."""
+    """Load a module that follows the model."""
     if any(path for pattern in PICKLES for path in (folder / place).glob(pattern)) and not any((folder / place).glob("*.safetensors")):
         raise TwowayError(f"{folder / place} has only pickle weights, which run code when they are read; save them as safetensors")
     try:
@@ -534,7 +534,7 @@ _NAMES = {"mae_decoder.": "body.layers.0.", "mae_proj.": "to_values."}
 
 @dataclass(frozen=True)
 class Heads:
-    """What a model needs to go on training and nobody needs to embed."""
+    """What a model needs for further training and not for embedding."""
 
     patch_decoder: dict[str, torch.Tensor] = field(default_factory=dict)
     lm_head: dict[str, torch.Tensor] = field(default_factory=dict)

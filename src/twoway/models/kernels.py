@@ -3,17 +3,17 @@
 `attn_implementation` is transformers' own word. It is one name for the whole model or one for each part; `auto` is FlashAttention-2 where
 it is installed and device and type allow it, else what transformers chooses, which is sdpa.
 
-A tower of the Qwen-VL kind keeps the patches of all pictures in one row and says where stretches (windows, pictures) end: `cu_seqlens`.
-FlashAttention takes these borders as they are. For every other kernel transformers cuts the row up and makes a call for each stretch, and
-reads the borders from the device three times a layer. Under sdpa such a tower gets a function of ours, registered as transformers' docs
-say. Its name has "flash" in it, because transformers hands the borders to such names alone. It lays stretches of one length together and
-makes one call for each length; short ones (windows at the edge of a picture) share one padded call. Towers are found by what they expose:
-attention that takes `cu_seqlens`.
+A tower of the Qwen-VL kind packs the patches of all pictures into one row and marks where segments (windows, pictures) end: `cu_seqlens`.
+FlashAttention takes these borders directly. For every other kernel transformers splits the row and makes one call for each segment, and
+reads the borders from the device three times a layer. Under sdpa such a tower gets a function of ours, registered as transformers'
+documentation describes. Its name contains "flash", because transformers passes the borders to such names only. It groups segments of one
+length and makes one call for each length; short ones (windows at the edge of a picture) share one padded call. Towers are found by what
+they expose: attention that takes `cu_seqlens`.
 
-Borders become numbers once a forward pass, and a device need not be waited for: they follow from the sizes of the pictures, which a batch
-has on the CPU (`remember`). What is worked out from them is compared with what the tower has in its first pass, and believed from then on.
+Borders are read once a forward pass, without a synchronization: they follow from the sizes of the pictures, which a batch has on the CPU
+(`remember`). They are compared with the tower's own in its first pass, and trusted from then on.
 
-The choice lives in the config in memory; transformers saves none of it, so a checkpoint names no kernel.
+The choice is kept in the config in memory; transformers does not save it, so a checkpoint names no kernel.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _suits(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, o
 
 
 def _is_causal(module: nn.Module, options: dict[str, Any]) -> bool:
-    """Say, as the library does, whether a token sees those before it alone where no mask says anything."""
+    """Return, as the library decides it, whether a token sees only earlier ones if there is no mask."""
     said = options.get("is_causal")
     return bool(getattr(module, "is_causal", True) if said is None else said)
 
@@ -258,7 +258,7 @@ def kept(model: Any) -> Iterator[None]:
 
 
 def takes_borders(tower: nn.Module) -> bool:
-    """Whether a tower's attention is told where stretches of one long row end."""
+    """Whether a tower's attention takes the borders of segments in one packed row."""
     return any("cu_seqlens" in inspect.signature(module.forward).parameters for module in tower.modules())
 
 
@@ -281,7 +281,7 @@ def _tower(model: Any) -> Any:
 
 
 def _set(model: Any, part: Any, name: str, *, flash: bool, short: str, what: str) -> None:
-    """Give one part of a model a kernel; `short` is what stands for sdpa there."""
+    """Give one part of a model a kernel; `short` replaces sdpa there."""
     if name == AUTO:
         name = FLASH if flash and getattr(part, "_supports_flash_attn", False) else str(part.config._attn_implementation)
         name = SDPA if name in (SHORT_ROWS, GROUPED, GROUPED_SHORT_ROWS) else name
@@ -336,7 +336,7 @@ _agreed: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # which b
 
 
 def remember(moved: Tensor, value: Tensor) -> Tensor:
-    """Keep whole numbers on the CPU beside their copy on a device, as long as that lives, so that they need not be read off it."""
+    """Keep integers on the CPU as long as their copy on a device lives, so that they need not be read from it."""
     if moved is not value and not value.is_floating_point():
         _on_cpu[moved] = value
     return moved
@@ -369,7 +369,7 @@ def _forget(*_: Any) -> None:
 
 
 def _numbers(borders: Tensor) -> list[int]:
-    """Return borders as numbers; they are read off the device only where nothing else tells them, or it was never seen to be right."""
+    """Return borders as numbers; they are read from the device only where they are not known otherwise, or were not verified yet."""
     known, now = _on_cpu.get(borders), _pass.get()
     if known is not None:
         return [int(one) for one in known.tolist()]

@@ -1,4 +1,4 @@
-"""Open a checkpoint of any layout: to look at it, or to train from it."""
+"""Open a checkpoint of any layout, to inspect it or to train from it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _COCOA = ("BiForMNTP", "ForConditionalGenerationBidirectional")
 
 @dataclass(frozen=True)
 class Layout:
-    """What a layout tells; nothing of attention and pooling where it tells nothing."""
+    """What a layout determines; attention and pooling are empty where it does not determine them."""
 
     attention: Attention | None = None
     pooling: str | None = None
@@ -65,7 +65,7 @@ class Layout:
 
 
 def layout_of(folder: Path) -> Layout:
-    """Return what the layout of a model's folder tells."""
+    """Return what the layout of a model's folder determines."""
     config = folder / "config.json"
     names = [str(name) for name in (read_json(config).get("architectures") if config.exists() else None) or ()]
     if any(name.endswith(_MOCA) for name in names):
@@ -76,7 +76,7 @@ def layout_of(folder: Path) -> Layout:
 
 
 def layout_of_adapter(base: Layout, folder: Path, *, encoder: bool) -> Layout:
-    """Return what being an adapter tells beside its base's layout; `encoder`: the base says itself how its inputs are written."""
+    """Return what an adapter determines in addition to its base's layout; `encoder`: the base has its own settings of inputs."""
     if encoder:
         return base
     asked = read_json(folder / "adapter_config.json").get("target_modules")
@@ -222,7 +222,7 @@ def _open_sentence_model(folder: Path, settings: dict[str, Any], device: torch.d
 
 @dataclass(frozen=True)
 class Start:
-    """A source, opened: the model and everything that has to go on with it."""
+    """An opened source: the model and everything that training keeps with it."""
 
     model: PreTrainedModel
     name: str
@@ -308,7 +308,7 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
 
 
 def _put_head(model: PreTrainedModel, heads: checkpoint.Heads) -> bool:
-    """Give a model that was saved without its head the one that lies beside it."""
+    """Give a model that was saved without its head the head that is stored beside it."""
     head = model.get_output_embeddings()
     if head is None or not heads.lm_head:
         return False

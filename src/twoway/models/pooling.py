@@ -1,10 +1,10 @@
 """How the states of a row become one vector, with the modules that sentence-transformers has.
 
-`mean` and `last` are its own. `eos` reads the state at an EOS token that is appended to every row. Appending it in the chat template
-would lose it where a row is cut at the length limit, so the tokenizer appends it: its post-processor keeps room for the token before
-it cuts, on whichever side the padding is, and whatever the template ends in (a template's own EOS stays one place earlier). So the
-place is known from construction and is the last real token. `--dim` keeps the first numbers of the vector through a `Dense` whose matrix is
-a cut identity, before the normalisation, because a truncation set on a model object is not saved with it.
+`mean` and `last` are its own. `eos` reads the state at an EOS token that is appended to every row. If the chat template appended it,
+truncation at the length limit would lose it, so the tokenizer does: its post-processor reserves room for the token before it truncates,
+for padding on either side, and for any end of the template (a template's own EOS comes one position earlier). So the position is known by
+construction and is the last real token. `--dim` keeps the first numbers of the vector through a `Dense` whose matrix is a cut identity,
+before the normalisation, because a truncation set on a model object is not saved with it.
 """
 
 from __future__ import annotations

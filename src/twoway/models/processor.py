@@ -1,4 +1,4 @@
-"""The processor of a model: does it fit, how inputs are written, its mask token, and how large a picture may be."""
+"""The processor of a model: whether it fits, how inputs are written, its mask token, and how large a picture may be."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def set_template(processor: Any, *, style: Style, place: Place | None) -> None:
 
 
 def picture_mark(processor: Any) -> str:
-    """Return what stands for a picture in a prompt: the placeholder, in the wrapper that the chat template gives it."""
+    """Return the placeholder of a picture in a prompt, with the marks that the chat template puts around it."""
     token = str(processor.image_token)
     opening, closing = "\ue000", "\ue001"
     content = [{"type": "text", "text": opening}, {"type": "image"}, {"type": "text", "text": closing}]

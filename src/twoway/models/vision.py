@@ -1,10 +1,11 @@
-"""The vision tower over visible patches alone: what masked autoencoders do (He et al., arXiv 2111.06377), in a language model's tower.
+"""The vision tower over visible patches only, as in masked autoencoders (He et al., arXiv 2111.06377), in a language model's tower.
 
-Towers of the Qwen-VL kind take patches as one long sequence, with each patch's place beside it, so masked ones can be left out: those that
-stay keep their places and see each other alone. What the library works out from the sizes of pictures (places, borders between pictures,
-windows, interpolated embeddings) is worked out by the library, for whole pictures, and then cut to what is visible.
+Towers of the Qwen-VL kind take patches as one long sequence, with each patch's position beside it, so masked ones can be left out: the
+others keep their positions and see only each other. What the library computes from the sizes of pictures (positions, borders between
+pictures, windows, interpolated embeddings) is computed by the library, for whole pictures, and then restricted to visible patches.
 
-No list of families says where this works: a tower is tried once on a picture without masks, and has to give what the model's own way gives.
+There is no list of supported families: a tower is run once on a picture without masks, and must give the same result as the model's own
+code.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class VisiblePatches:
 
 
 def _borders(borders: Tensor, kept: Tensor) -> Tensor:
-    """Return where stretches begin and end among the rows that are kept; stretches of which nothing is left are gone."""
+    """Return where segments begin and end among the visible rows; empty segments are dropped."""
     before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
     found: Tensor = torch.unique_consecutive(before[borders.long()])
     return found.to(torch.int32)

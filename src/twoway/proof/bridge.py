@@ -1,10 +1,10 @@
 """Does anything of A reach B but through EOS? The proof of the bridge, by behaviour.
 
-Two rows go in that are cut into A, EOS and B at different places, under the bridge mask. Then, in the first row, a token of A or an image
-in it changes, or a token of B, and the states of the other part are watched. With EOS *held* (each layer's state there put back to what it
-was) and with EOS *cut out* (nobody sees it) they must not move, through any number of layers; with EOS free they must, where the options
-allow the way. The other row and what is in the padding must not matter. And each layer alone is asked for every entry of the table.
-Where the line between moved and not moved is drawn, and why, is said in `proof`.
+The input is two rows, split into A, EOS and B at different positions, under the bridge mask. Then, in the first row, a token of A or an
+image in it changes, or a token of B, and the states of the other part are observed. With EOS *held* (its state is restored in each layer)
+and with EOS *cut out* (no token sees it) they must not move, through any number of layers. With EOS free they must move, where the options
+allow a path. The other row and the content of the padding must not matter. Then each layer alone is tested for every entry of the table.
+`probe` explains the threshold between moved and not moved.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _cell(watcher: Watcher, feed: Feed, cut: Cut, options: Options) -> BridgeCel
 
 
 def _cut(watcher: Watcher, feed: Feed) -> Cut:
-    """Cut the rows: EOS stands behind the images, in the second row one token later than in the first."""
+    """Split the rows: EOS comes after the images, in the second row one token later than in the first."""
     entry = watcher.run(feed.base).entry
     moved = distances(entry, watcher.run(feed.all_images).entry) if feed.all_images else torch.zeros(entry.shape[1])
     images = tuple(place for place in feed.real if moved[place] > SAME_SHAPE)
@@ -269,7 +269,7 @@ def _open(watcher: Watcher, feed: Feed, cut: Cut, before: Trace, options: Option
 
 
 def _closed(watcher: Watcher, feed: Feed, cut: Cut, before: Trace, how: str, line: float) -> list[Flow]:
-    """Change A and B with the way over EOS closed: the other part stays."""
+    """Change A and B with the path over EOS closed: the other part must not move."""
     return [
         Flow(movement(source, target, before.states, watcher.run(changed).states, watch, line), allowed=False, how=how)
         for source, target, watch, _, changed in _changes(feed, cut)
@@ -277,7 +277,7 @@ def _closed(watcher: Watcher, feed: Feed, cut: Cut, before: Trace, how: str, lin
 
 
 def _questions(cut: Cut) -> list[Probe]:
-    """Ask a layer for each entry of the table but (EOS, EOS); an image in A is asked for beside A's text."""
+    """Test a layer for each entry of the table except (EOS, EOS); an image in A is tested in addition to A's text."""
     parts = {"A": (cut.token, cut.sources), "EOS": (cut.place, (cut.place,)), "B": (cut.word, cut.target)}
     sources = {name: at for name, (at, _) in parts.items()} | ({"an image in A": max(cut.images)} if cut.images else {})
     return [

@@ -1,8 +1,8 @@
 """`check`: prove what a model's attention does under every attention backend of this machine, and compare that with what it declares.
 
-The recipe: open the model, whatever it is; under each backend run the proof (`model.proof`), unpadded and padded on either side, with text
-and with images; for a sentence-transformers model see that an embedding is the same alone and in company; name the result. A backend that
-the family or the machine lacks is listed with the reason.
+The steps: open the model; run the probe (`proof.probe`) under each backend, unpadded and padded on either side, with text and with images;
+for a sentence-transformers model, check that an embedding does not depend on other rows of the batch; give the verdict. A backend that the
+family or the machine lacks is listed with the reason.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """Name the model: two-way, causal, mixed, leaks or unclear."""
+        """The verdict: two-way, causal, mixed, leaks or unclear."""
         if any(moved > probe.NEW_SHAPE for moved in self.embedding.values()) and self.dtype == "float32":
             return proof_verdict.LEAKS
         return proof_verdict.merge(cell.verdict for cell in self.cells)

@@ -1,15 +1,15 @@
 """Who moves when a later token changes: the proof that attention is two-way, by behaviour and not by what a config says.
 
-A configuration can claim anything (a top-level `is_causal: false` is ignored by most vision-language models in silence), and each attention
-kernel reads it in another place. So the proof runs the model. It changes a later token, a later image, one token inside an image; it fills
-the padding with other tokens, adds more padding, changes the other row; and measures which states of the first row move. Then every decoder
-layer is probed on its own. Nothing here knows a family.
+A configuration can claim anything (a top-level `is_causal: false` is silently ignored by most vision-language models), and each attention
+kernel reads it from another place. So the probe runs the model. It changes a later token, a later image, one token inside an image; it
+fills the padding with other tokens, adds more padding, changes the other row; and measures which states of the first row move. Then every
+decoder layer is probed alone. No code here is for one family.
 
-**Where the line is.** The inputs keep their shapes, so in a causal model earlier states come out of the same additions in the same order
-and move by exactly 0 on a CPU; rerunning one input measures what the machine adds to that. A two-way model moves them by about one part in
-ten to one in a thousand. `SAME_SHAPE` stands between, above the rounding that a mixture of experts may add when its tokens are grouped
-anew. Only *more padding* changes the shape, and with it the order of additions and, where positions are counted from the left, the rotary
-angles: `NEW_SHAPE` is far above that rounding in float32, and far below a leak, which brings in a token's whole share of attention.
+**The threshold.** The inputs keep their shapes, so in a causal model earlier states come from the same additions in the same order and
+move by exactly 0 on a CPU; running one input twice measures the noise of the machine. A two-way model moves them by one part in ten to one
+in a thousand. `SAME_SHAPE` is in between, above the rounding that a mixture of experts may add when its tokens are grouped differently.
+Only *more padding* changes the shape, and so the order of additions and, where positions are counted from the left, the rotary angles:
+`NEW_SHAPE` is far above that rounding in float32, and far below a leak, which adds a token's whole share of attention.
 """
 
 from __future__ import annotations
@@ -467,7 +467,7 @@ class Watcher:
 def asked(
     run: Callable[[int, int], torch.Tensor], probe: Probe, before: torch.Tensor, watch: list[int], threshold: float, *, alive: bool
 ) -> Movement:
-    """Nudge with one content after the other until enough has moved; with one alone where nothing has moved in any layer so far."""
+    """Perturb with one content after the other until enough has moved; only with the first if nothing has moved in any layer so far."""
     moved = torch.zeros(len(watch))
     for content in range(CONTENTS):
         moved = torch.maximum(moved, distances(before, run(probe.at, content))[watch].cpu())

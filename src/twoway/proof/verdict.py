@@ -1,8 +1,8 @@
-"""What a proof says: the movements that were measured, the name they get, and the layers that differ.
+"""The result of a proof: the measured movements, the verdict, and the layers that differ.
 
-Four names. *two-way*: a change at a later position moves earlier states. *causal*: it moves none. *mixed*: some layers or some kinds of
-tokens only (Gemma 3 as released lets the tokens of one image see each other both ways and keeps text causal). *leaks*: what is in the
-padding, how much of it there is, or what is in another row moves a row's states. *unclear*: nothing moved at all, so nothing is shown.
+The verdicts. *two-way*: a change at a later position moves earlier states. *causal*: it moves none. *mixed*: some layers or some kinds of
+tokens only (Gemma 3 as released lets the tokens of one image see each other both ways and keeps text causal). *leaks*: the content of the
+padding, its amount, or another row moves a row's states. *unclear*: nothing moved at all, so nothing is proved.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Movement:
 
 @dataclass(frozen=True)
 class LayerProof:
-    """One decoder layer, probed alone: its own input is nudged at a later position, its own output watched at earlier ones."""
+    """One decoder layer, probed alone: its own input is perturbed at a later position, its own output observed at earlier ones."""
 
     index: int
     movements: tuple[Movement, ...]
