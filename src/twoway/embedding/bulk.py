@@ -1,7 +1,7 @@
-"""`embed`: any amount of documents to a folder of vectors, gone on with after any kind of end.
+"""`embed`: any number of documents to a folder of vectors; resumes after any interruption.
 
-Rows are numbered through all sources, bad ones too, and shard k covers a fixed range of these numbers, so a run that goes on passes over
-the rows of the shards that are there and knows nothing else of the run before. A shard is written when all of its rows are answered.
+Rows are numbered through all sources, bad ones included, and shard k covers a fixed range of these numbers. So a resumed run skips the
+rows of existing shards and needs no other state. A shard is written when all of its rows are done.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def embed(
     cluster: Cluster | None = None,
     **opening: Any,
 ) -> EmbedResult:
-    """Embed documents into `out`, or go on where an earlier run of the same ended; `opening` goes to `open_embedders`.
+    """Embed documents into `out`, or resume an earlier run; `opening` goes to `open_embedders`.
 
-    With a `cluster` the work is done by Ray, on all of its machines.
+    With a `cluster`, Ray runs it on all machines of the cluster.
     """
     require_options(embed, opening, also=("processes",))
     if shard_rows < 1:
@@ -161,7 +161,7 @@ class _Run:
             yield row
 
     def refused(self, index: int, error: ContentError) -> None:
-        """Take a row that turned out bad on its way."""
+        """Handle a row that turned out bad during the run."""
         number = self.numbers.pop(index)
         del self.rows[number]
         self.writer.refuse(error)

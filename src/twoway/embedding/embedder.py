@@ -1,7 +1,7 @@
-"""Documents in, vectors out: the vectors of `SentenceTransformer.encode`, with the work around the model done ahead of it.
+"""Documents to vectors: the vectors of `SentenceTransformer.encode`, with preparation running ahead of the model.
 
-Three steps, each a few results ahead of the next: look (hash, size, tokens: no pixel decoded), prepare (decode, resize, tokenize one
-batch), embed. Content that was seen is not embedded again. The batches differ from those of `encode`, and with them the last bits.
+There are three steps, each a few results ahead of the next: inspect (hash, size, tokens; no pixel is decoded), prepare (decode, resize,
+tokenize one batch), embed. Repeated content is not embedded again. The batches differ from those of `encode`, and so do the last bits.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Settings:
 
 
 class Embedder:
-    """A model that gives vectors."""
+    """An embedding model."""
 
     def __init__(self, sentence: Any, *, name: str = "", settings: Settings | None = None) -> None:
         self.sentence, self.name, self.settings = sentence, name, settings or Settings()
@@ -80,7 +80,7 @@ class Embedder:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of all that decides the vectors; it is taken anew each time, because a model in training changes."""
+        """Return a hash of everything that decides the vectors; it is computed each time, because a model in training changes."""
         return fingerprint(self.sentence)
 
     @property
@@ -197,7 +197,7 @@ class Pass:
             yield []
 
     def _fresh(self, index: int, item: Item | ContentError) -> bool:
-        """Say whether an item has to be embedded; what has not is answered here."""
+        """Return whether an item has to be embedded; an item with a known vector is answered here."""
         if isinstance(item, ContentError):
             self._refuse(index, item)
         elif item.key in self.known:
@@ -245,7 +245,7 @@ class Pass:
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
-    """Cut the input into what a worker looks at in one go: some rows, fewer where they are heavy, since several chunks wait at a time."""
+    """Split the input into chunks for the workers: some rows each, fewer if they are large, because several chunks wait at a time."""
     chunk: list[tuple[int, Document]] = []
     held = 0
     for index, document in enumerate(documents):
@@ -290,7 +290,7 @@ def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | Content
 def forward(
     engine: Embedder, items: list[Item], features: dict[str, Any], *, prompt: str | None, kwargs: Mapping[str, Any], dim: int | None
 ) -> Iterator[tuple[list[Item], Vectors]]:
-    """Run the model on a batch, or on its halves where the device's memory does not hold it or the processor does not make it."""
+    """Run the model on a batch, or on its halves if it does not fit into memory or the processor cannot make it."""
     vectors = None
     if features or len(items) == 1:
         try:
@@ -314,7 +314,7 @@ def forward(
 
 
 def finite(vectors: Vectors) -> NDArray[np.bool_]:
-    """Say which vectors are made of numbers alone."""
+    """Return which vectors have only finite numbers."""
     return np.asarray(np.isfinite(vectors).all(axis=1))
 
 

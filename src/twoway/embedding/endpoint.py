@@ -1,10 +1,10 @@
-"""A server of vectors as an engine: OpenAI's API, and for pictures the chat messages that vLLM and `twoway serve` take beside it.
+"""An embedding server as an engine: OpenAI's API, and for pictures the chat messages of vLLM and `twoway serve`.
 
-`openai:URL#MODEL` sends texts many at a time, as any such server takes them. `openai-chat:URL#MODEL` sends texts, too, as a message each,
-so that vLLM puts them into the model's chat template as it does with pictures. Where the server says that it is `twoway serve`, it is told
-the side, so that the model's own prompts stand before queries and documents. Vectors are brought to length 1.
+`openai:URL#MODEL` sends many texts in a request, as any such server accepts. `openai-chat:URL#MODEL` sends each text as a message too, so
+that vLLM applies the model's chat template as it does for pictures. `twoway serve` is sent the side, so that the model's own prompts are
+used for queries and documents. Vectors are normalized to length 1.
 
-The API key is `OPENAI_API_KEY` of the environment. The client tries again by itself, with growing pauses, when the server is busy or away.
+The API key is read from `OPENAI_API_KEY`. The client retries, with growing pauses, when the server is busy or unreachable.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Endpoint:
                         refuse(number, found)
 
     def _jobs(self, documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]]]:
-        """Put texts together; a message goes alone."""
+        """Group texts into requests; a message is a request of its own."""
         texts: list[tuple[int, Document]] = []
         letters = 0
         for number, document in enumerate(documents):
@@ -157,7 +157,7 @@ class Endpoint:
             return [ContentError(error.reason, documents[0].place)]
 
     def _body(self, documents: list[Document], side: Side | None, instruction: str | None) -> dict[str, Any]:
-        """Return a request. Ours is told the side, and to cut rows that are too long, as the model in memory does."""
+        """Return a request. `twoway serve` gets the side, and truncates rows that are too long, as the model in memory does."""
         told: dict[str, Any] = {"truncate": True, "side": side, "instruction": instruction} if self._ours else {}
         told = {name: value for name, value in told.items() if value is not None}
         before = None if self._ours else instruction
@@ -176,7 +176,7 @@ class Endpoint:
             raise TwowayError(f"{self.url} does not answer as OpenAI's embeddings do ({error})") from error
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """Ask the server; what it says of one request is a `ContentError`, what it says of all of them ends the run."""
+        """Send a request; an error of this one request is a `ContentError`, an error of the server ends the run."""
         api = self._openai
         try:
             return call()
@@ -202,7 +202,7 @@ class _MissingError(TwowayError):
 
 
 def _said(error: BaseException) -> str:
-    """Return the first line of what a server says; OpenAI's errors carry it in a field."""
+    """Return the first line of a server's error message; OpenAI's errors have it in a field."""
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
     lines = str(message or error).strip().splitlines()
@@ -246,7 +246,7 @@ def _url(data: bytes, kind: str) -> str:
 
 
 def vectors_of(answer: Any, count: int) -> list[Vector]:
-    """Return the vectors of an answer in the order of what was asked, at length 1."""
+    """Return the vectors of an answer in the order of the inputs, normalized to length 1."""
     rows = sorted(answer.data, key=lambda one: one.index)
     if [one.index for one in rows] != list(range(count)):
         raise ValueError(f"{count} vectors were asked for and {len(rows)} came")
@@ -260,5 +260,5 @@ def vectors_of(answer: Any, count: int) -> list[Vector]:
 
 
 def fingerprint(url: str, model: str, how: str, dimension: int) -> str:
-    """Name a model behind a server; it may change its model and keep the name, which its vectors alone tell."""
+    """Name a model behind a server; a changed model with the same name is detected by its vectors only."""
     return "endpoint-" + hashlib.sha256(json.dumps([url, model, how, dimension]).encode()).hexdigest()

@@ -1,13 +1,13 @@
-"""Which parts of a picture pull its vector towards a query.
+"""How much each part of a picture contributes to its similarity with a query.
 
-Where a vector is a weighted mean of token states (and whatever linear follows), its cosine with a query is a sum with one term for each
-token: the slope of the score at a state, times that state. The length of the vector is held fixed, so the terms add up to the score itself
-and nothing is left over (the identity behind gradient times input, Shrikumar et al., arXiv 1605.01713, which is exact for linear maps). No
-name of a pooling is asked for: the terms are computed, and used where they add up and picture tokens have a share in them. A state of a
-two-way model has seen the other tokens, so a patch stands for what the model made of it there, and not for its pixels alone.
+If a vector is a weighted mean of token states (and linear layers follow), its cosine with a query is a sum with one term for each token:
+the gradient of the score at a state, times that state. The length of the vector is held fixed, so the terms add up to the score exactly
+(gradient times input, Shrikumar et al., arXiv 1605.01713, which is exact for linear maps). The name of the pooling is not used: the terms
+are computed, and used if they add up and picture tokens have a share in them. A state of a two-way model has seen the other tokens, so a
+patch shows what the model represents there, not its pixels alone.
 
-Anything else (the last state, EOS, models without token states or with a layout that is not known) is asked directly: a cell of the picture
-is greyed, and what the score falls by is its pull (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do not add up to the score.
+For all other models (the last state, EOS, no token states, an unknown layout) a cell of the picture is greyed, and its contribution is the
+decrease of the score (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do not add up to the score.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _EXACT = 1e-3  # parts of a score have to add up to it this closely
 
 @dataclass(frozen=True)
 class Why:
-    """The pull of each cell of a picture, as rows of a grid laid over it; `rest` is what words and template pull (parts alone)."""
+    """The contribution of each cell of a picture, as rows of a grid over it; `rest` is that of words and template (`parts` only)."""
 
     method: Method
     score: float
@@ -186,7 +186,7 @@ class _Cells:
 
 
 def _layout(first: Any) -> tuple[PatchGeometry | None, Grids | None]:
-    """Return how a model's picture tokens lie, or nothing where it has none or where that is not known."""
+    """Return the layout of a model's picture tokens, or nothing if it has none or the layout is unknown."""
     config, processor = getattr(getattr(first, "auto_model", None), "config", None), getattr(first, "processor", None)
     if config is None or getattr(processor, "image_token", None) is None:
         return None, None

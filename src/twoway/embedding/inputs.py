@@ -203,7 +203,7 @@ def _blank(text: str) -> int:
 
 @dataclass
 class Item:
-    """A document on its way, with the number and the place of every document that has the same content."""
+    """A document in the pipeline, with the number and the place of every document that has the same content."""
 
     document: Document
     key: str
@@ -285,7 +285,7 @@ class Prepared(NamedTuple):
 
 
 class Front:
-    """What stands before the model."""
+    """The steps before the model."""
 
     def __init__(self, sentence: Any, inputs: Inputs) -> None:
         self._sentence, self._inputs = sentence, inputs

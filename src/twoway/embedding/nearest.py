@@ -1,7 +1,7 @@
-"""The nearest vectors, exactly, however many there are: products block by block, of which each query keeps its best.
+"""Exact nearest neighbours for any number of vectors: products block by block, of which each query keeps the best.
 
-The vectors may lie on disk as a mapped array; memory holds one block of them, one block of queries, and what the queries keep. Ties go to
-the earlier vector, so that the block size changes nothing.
+The vectors may be a memory-mapped array on disk; memory holds one block of them, one block of queries, and the best of each query. Ties go
+to the earlier vector, so the block size does not change the result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return scores and numbers of the `k` nearest vectors of each query, the best first; -1 where there are fewer.
 
-    `allowed(start, stop)` says for a block of vectors who may see whom (queries, vectors); `None` is all.
+    `allowed(start, stop)` returns for a block of vectors which of them each query may find (queries, vectors); `None` is all.
     """
     asked = torch.from_numpy(np.array(queries, np.float32)).to(device)
     best = torch.full((len(asked), k), -torch.inf, device=device)

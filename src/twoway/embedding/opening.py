@@ -1,4 +1,4 @@
-"""Open anything that gives vectors: a model of any kind, the same in several processes, or a server."""
+"""Open an embedding model of any kind, in one process or several, or a server."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ def open_embedder(
     """Open a model by folder or hub id; `settings` are those of `Embedder`.
 
     `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor`, `template` (chat or plain)
-    and `attention` (two-way or causal) are for models that are no sentence-transformers checkpoint. `attn_implementation` is a
-    kernel's name, or one for each part (see `model.attn_implementation`); `min_pixels` and `max_pixels` bound
-    the area that pictures are brought to.
+    and `attention` (two-way or causal) are for models that are not a sentence-transformers checkpoint. `attn_implementation` is a
+    kernel's name, or one for each part (see `models.kernels`); `min_pixels` and `max_pixels` bound the area of pictures.
     """
     require_options(open_embedder, settings)
     bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
@@ -163,7 +162,7 @@ def _device(name: str) -> torch.device:
 
 
 def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:
-    """Return the attention of a sentence-transformers checkpoint; nothing where its folder says nothing, as a text model's often does."""
+    """Return the attention of a sentence-transformers checkpoint; nothing if its folder does not declare it, as is common for text models."""
     config = getattr(getattr(sentence[0], "auto_model", None), "config", None)
     if config is None:
         return {}
@@ -231,7 +230,7 @@ _FIRST, _ROWS, _BYTES = 32, 512, 64 << 20
 
 
 def open_embedders(model: str | Path | Embedder | SentenceTransformer, *, processes: int | None = None, **opening: Any) -> Embedder:
-    """Open a model as `open_embedder` does, in as many processes as are asked for; by default one for each GPU of the machine."""
+    """Open a model as `open_embedder` does, in several processes; by default one for each GPU of the machine."""
     if isinstance(model, Embedder | SentenceTransformer):
         if processes is not None and processes > 1:
             raise UsageError("a model in memory cannot be sent to other processes; name its folder or hub id")
@@ -260,7 +259,7 @@ def _devices(device: str, processes: int | None) -> list[str]:
 
 
 class Embedders(Embedder):
-    """An embedder whose documents other processes embed; `engine` says what the model is."""
+    """An embedder that embeds in other processes; `engine` describes the model."""
 
     def __init__(self, engine: Embedder, opening: dict[str, Any], devices: Sequence[str]) -> None:
         vars(self).update(vars(engine))
@@ -353,7 +352,7 @@ def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[in
 
 
 def open_engine(model: Any, **opening: Any) -> Embedder | Endpoint:
-    """Open a model; a server has its settings already, so none may be asked of it."""
+    """Open a model; a server has its own settings, so none can be passed to it."""
     from .endpoint import Endpoint, is_endpoint
 
     if is_endpoint(model):

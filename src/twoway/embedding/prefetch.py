@@ -1,7 +1,7 @@
-"""Work done ahead of who needs it, by threads, a bounded number of results waiting, in order.
+"""Prefetching by threads, in order, with a bounded number of waiting results.
 
-Threads and not processes: decoding, resizing and tokenizing let go of the interpreter's lock, a model in memory needs no copy, and nothing
-has to be picked up again after a kill. The bound is what keeps memory flat: a task begins only when a place for its result is free.
+Threads and not processes: decoding, resizing and tokenizing release the interpreter's lock, a model in memory needs no copy, and nothing
+has to be cleaned up after a kill. The bound keeps memory flat: a task starts only when there is room for its result.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Done = TypeVar("Done")
 
 
 def ahead(tasks: Iterable[Task], work: Callable[[Task], Done], *, pool: ThreadPoolExecutor | None, waiting: int) -> Iterator[Done]:
-    """Yield `work(task)` for each task, in order, with up to `waiting` tasks begun; without a pool each is done when it is asked for.
+    """Yield `work(task)` for each task, in order, with up to `waiting` tasks started; without a pool, each runs when it is needed.
 
-    `tasks` is only ever gone through by who asks for results, so it needs no lock.
+    Only the consumer iterates over `tasks`, so it needs no lock.
     """
     if pool is None:
         yield from map(work, tasks)
@@ -42,9 +42,9 @@ def ahead(tasks: Iterable[Task], work: Callable[[Task], Done], *, pool: ThreadPo
 
 
 def read_ahead(items: Iterable[Done], waiting: int) -> Iterator[Done]:
-    """Go through items in one thread of its own, with up to `waiting` of them read before they are asked for.
+    """Iterate over items in a thread of its own, with up to `waiting` of them read ahead.
 
-    One thread alone touches the source, so a reader that is not made for several (PDFium) is safe.
+    Only one thread touches the source, so a reader that is not thread-safe (PDFium) is safe.
     """
     lane: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=max(1, waiting))
     over = threading.Event()

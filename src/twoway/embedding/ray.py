@@ -1,9 +1,9 @@
-"""Bulk embedding on many machines, by Ray Data: actors hold the model, the one process that was started writes.
+"""Bulk embedding on many machines with Ray Data: actors hold the model, and the process that was started writes.
 
-Ray starts as many actors as there is work and room for (its own autoscaling), gives each a shard and one more to come, holds work back
-where answers pile up, and gives a shard that was lost with its machine to another. Answers come in order, so they are written as the plain
-engine writes them, whole and each once: whoever is killed, nothing is lost, nothing is there twice, and either engine goes on with the
-folder. Only places of rows go out and vectors come back; pages are read where they are embedded.
+Ray starts as many actors as there is work and room for (its own autoscaling), gives each a shard and one in advance, applies backpressure
+when results pile up, and gives a shard that was lost with its machine to another one. Results come in order, so they are written as the
+plain engine writes them, complete and each once: after any kill nothing is lost or duplicated, and either engine resumes the folder. Only
+row positions are sent out and vectors sent back; pages are read where they are embedded.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Places:
             yield np.array(shard, np.int64)
 
     def read(self, places: NDArray[np.int64]) -> Iterator[Document | ContentError]:
-        """Read rows, bad ones as the error that says why."""
+        """Read rows; a bad row is its error."""
         for number, *at in places.tolist():
             spec, finder = self.finders[number]
             try:

@@ -1,8 +1,8 @@
-"""A folder of vectors: Parquet files that anyone reads, and a manifest that says which model made them, from what, and how.
+"""A folder of vectors: Parquet files, and a manifest with the model, the data and the settings that made them.
 
-Shard number k holds rows k*n to (k+1)*n - 1 of the input, those that were bad left out, and appears whole or not at all. So what is there
-is the whole truth about how far a run came: whatever kills it, no row is lost and none is there twice, and nothing has to be kept in step.
-The manifest comes first and says under which conditions the folder may be gone on with.
+Shard number k holds rows k*n to (k+1)*n - 1 of the input, without bad rows, and appears completely or not at all. So the shards alone show
+the progress of a run: after any kill no row is lost and none is there twice, and no other state has to be kept consistent. The manifest is
+written first, with the conditions under which the folder may be resumed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Shards:
 
     @classmethod
     def begin(cls, folder: Path, manifest: dict[str, Any]) -> Shards:
-        """Start a folder, or go on with one that was begun under the same conditions."""
+        """Start a folder, or resume one that was started under the same conditions."""
         wanted = {"format": FORMAT} | manifest
         if not (folder / MANIFEST).exists():
             if folder.exists() and any(folder.glob("part-*.parquet")):
@@ -110,7 +110,7 @@ class Shards:
         return sorted(self.folder.glob("part-*.parquet"))
 
     def done(self) -> int:
-        """Return the number of shards that are there; a gap is an error, for nobody but a person makes one."""
+        """Return the number of existing shards; a gap is an error, because no run leaves one."""
         found = self.paths()
         if found != [self.path(number) for number in range(len(found))]:
             raise TwowayError(f"{self.folder} lacks a shard between others; restore it, or begin anew with --overwrite")
@@ -210,7 +210,7 @@ def require(precision: str, dim: int) -> None:
 
 
 def scale_of(vectors: Matrix) -> float:
-    """Return the scale for int8: the number that the largest whole one stands for."""
+    """Return the scale for int8: the value of the largest integer."""
     return float(np.abs(vectors).max(initial=0.0)) or 1.0
 
 

@@ -54,7 +54,7 @@ class Sources:
             yield from source.rows(left)
 
     def identity(self) -> dict[str, Any]:
-        """Return what changes when the data does: files with size and time; of a data set on the hub the name alone."""
+        """Return what identifies the data: files with size and time; for a data set on the hub, only its name."""
         digest = hashlib.sha256()
         for spec in self.specs:
             for path in files_of(spec):
@@ -95,14 +95,14 @@ def row_of(number: int, document: Document) -> Row:
 
 
 def _path(image: Image) -> str | None:
-    """Return where a picture lies, if it lies anywhere."""
+    """Return the path of a picture, if it is a file."""
     if not isinstance(image.source, Path):
         return None
     return str(image.source if image.root is None else image.root / image.source)
 
 
 def _plain(value: object) -> str:
-    """Write what JSON has no form for; of bytes the number alone."""
+    """Convert values that JSON has no form for; of bytes only the number is kept."""
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
@@ -115,7 +115,7 @@ def _plain(value: object) -> str:
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What lies in the folder now, and what this run did."""
+    """The content of the folder, and what this run added."""
 
     out: str
     rows: int
@@ -130,12 +130,12 @@ class EmbedResult:
 
 
 def of_model(engine: Embedder) -> dict[str, Any]:
-    """Return what a manifest says of the model."""
+    """Return the manifest's entries about the model."""
     return {"model": engine.name, "fingerprint": engine.fingerprint, "versions": versions()}
 
 
 def width_of(dim: int | None, longest: int) -> int:
-    """Check the length that is asked for."""
+    """Check the requested length of vectors."""
     if dim is not None and not 0 < dim <= longest:
         raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {longest} numbers")
     return dim or longest
@@ -194,7 +194,7 @@ def fill(
     sample: Sample | None = None,
     overwrite: bool = False,
 ) -> EmbedResult:
-    """Fill a folder, or go on with it; `produce` gives the writer what is missing."""
+    """Fill a folder, or resume it; `produce` gives the writer the missing shards."""
     start = time.monotonic()
     with alone(out):
         if overwrite:
