@@ -1,1 +1,1 @@
-"""How good are a model's vectors: tasks, their scores with chance and interval, and comparisons; nothing here trains."""
+"""Evaluation of a model's vectors: tasks, scores with chance and interval, and comparisons; nothing here trains."""

@@ -1,7 +1,7 @@
-"""Vectors by content, kept on disk for each model: over all tasks and all runs nothing is embedded twice.
+"""A cache of vectors by content, on disk, for each model: over all tasks and runs nothing is embedded twice.
 
-One SQLite file a model, named by the model's fingerprint, holds vectors by a document's hash and the side it was embedded as. Vectors are
-committed as they come, so a run that was killed goes on where it was.
+One SQLite file for each model, named by its fingerprint, holds vectors by a document's hash and the side it was embedded as. Vectors are
+committed as they come, so a killed run resumes.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class VectorSource:
     ) -> NDArray[np.float32]:
         """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number.
 
-        An `instruction` stands in place of the prompt that the side has.
+        An `instruction` replaces the prompt of the side.
         """
         told = "" if instruction is None else f"{hashlib.sha256(instruction.encode()).hexdigest()[:16]}:"
         keys = [f"{side or ''}:{told}{document.fingerprint()}" for document in documents]
@@ -232,7 +232,7 @@ def fingerprint_in(folder: Path, engine: Any) -> str:
 
 
 def _near(probe: Vectors, path: Path) -> bool:
-    """Say whether what a server gives is what it gave; a file that cannot be read speaks for nobody."""
+    """Return whether a server's vectors are still the same; a file that cannot be read matches none."""
     try:
         known = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

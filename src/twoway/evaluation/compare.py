@@ -1,7 +1,6 @@
 """Two models on the same items: the difference with its interval, by a paired bootstrap.
 
-Items are drawn again for both models together, as `resample` says; the mean over tasks is taken as a suite takes it, each task counting the
-same.
+Items are resampled for both models together (`metrics.drawn_means`). In the mean over tasks each task has the same weight, as in a suite.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`evaluate`: a model's scores on a suite, with chance and interval.
 
-The recipe: read the tasks of the suite, so that bad data is met before any work; open the model; embed what the cache lacks and rank,
-task by task; write results, and the outcome of every item beside them. What a suite is stands in `suites`.
+The steps: read the tasks of the suite, so that bad data is an error before any work; open the model; embed what the cache lacks and rank,
+task by task; write results, and the outcome of every item. A `Suite` says where tasks come from and how they run.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _ranked(vectors: VectorSource, name: str) -> Run:
 
 
 def _ranked_by_task(vectors: VectorSource, name: str) -> Run:
-    """Rank with the prompts that the model has for a task, as fine-tuning wrote them; what the source says stands above them."""
+    """Rank with the model's prompts for a task, as fine-tuning wrote them; instructions of the source override them."""
     del name
     known = getattr(getattr(vectors.engine, "sentence", None), "prompts", {})
 
@@ -174,7 +174,7 @@ def _nano(_: Data, names: Sequence[str], __: Policy) -> list[RankingTask]:
 
 
 def _mteb(name: str, says: str) -> Suite:
-    """Return a suite of mteb's; mteb is imported when its tasks are asked for."""
+    """Return a suite of mteb's; mteb is imported when its tasks are opened."""
     return Suite(says, partial(_mteb_tasks, name), whole=True, begin=_mteb_run)
 
 

@@ -1,4 +1,4 @@
-"""Scores of ranked items, what chance would give, and how sure a score is, by a clustered bootstrap."""
+"""Scores of ranked items, the score of chance, and the interval of a score by a clustered bootstrap."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def values(metric: str, found: Sequence[Outcome]) -> Floats:
 
 @dataclass(frozen=True)
 class Chance:
-    """What random rankings of the same items score: the mean, and between which two values 95% of them lie."""
+    """The score of random rankings of the same items: the mean, and the range of 95% of them."""
 
     mean: float
     low: float
@@ -165,7 +165,7 @@ def clusters(abouts: Abouts) -> dict[str, Ints]:
 
 
 def interval(scores: Floats, about: Sequence[Sequence[str]] | None = None, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
-    """Return the 95% interval of the mean over items; without `about` every item stands for itself."""
+    """Return the 95% interval of the mean over items; without `about` every item is a cluster of its own."""
     drawn = drawn_means({"": scores[:, None]}, None if about is None else {"": about}, seed=seed, draws=draws)
     low, high = np.quantile(drawn[""], [0.025, 0.975])
     return float(low), float(high)
@@ -174,7 +174,7 @@ def interval(scores: Floats, about: Sequence[Sequence[str]] | None = None, *, se
 def drawn_means(scores: Mapping[str, Floats], abouts: Abouts | None = None, *, seed: int = 0, draws: int = DRAWS) -> dict[str, Floats]:
     """Return the mean of each column of each task (items x columns) at every draw: task -> draws x columns.
 
-    Without `abouts` every item stands for itself.
+    Without `abouts` every item is a cluster of its own.
     """
     of = clusters(abouts or {task: [()] * len(table) for task, table in scores.items()})
     total = 1 + max((int(numbers.max()) for numbers in of.values()), default=-1)

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 class MtebModel(AbsEncoder):  # type: ignore[misc]
-    """Vectors of one model for mteb; `meta` says what the model is."""
+    """Vectors of one model for mteb; `meta` describes the model."""
 
     def __init__(self, vectors: VectorSource, meta: Any) -> None:
         self.vectors, self.mteb_model_meta = vectors, meta
@@ -117,7 +117,7 @@ _READ_AT_ONCE = 64
 
 
 class Rows(Sequence[Document]):
-    """The rows of a table as documents, made anew each time they are asked for."""
+    """The rows of a table as documents, made again on each iteration."""
 
     def __init__(self, table: Any, columns: Sequence[str], place: str) -> None:
         self.place = place
@@ -347,7 +347,7 @@ class MtebResult:
         """Return nothing: mteb's score is the task's."""
 
     def entry(self) -> dict[str, Any]:
-        """Return what `results.json` says of the task; what mteb does not give of single items is null."""
+        """Return the task's entry in `results.json`; what mteb does not report for single items is null."""
         groups = [[(one.size, one.gains) for one in asked.values()] for asked in self.asked.values()]
         every = [one for asked in self.asked.values() for one in asked.values()]
         luck = search_chance(self.metric, groups) if every else None
@@ -462,7 +462,7 @@ def _mean_scores(scores: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the bars of `datasets` away: mteb prepares every table anew for every search."""
+    """Disable the progress bars of `datasets`: mteb prepares every table again for every search."""
     were = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -527,7 +527,7 @@ def open_tasks(name: str, chosen: Sequence[str] = ()) -> list[MtebTask]:
 
 
 def load(found: MtebTask) -> None:
-    """Load the data of a task, which mteb fetches from the hub, and look through it."""
+    """Load the data of a task, which mteb fetches from the hub, and check it."""
     task = found.task
     if not isinstance(task, AbsTaskRetrieval):
         return  # mteb loads it when it evaluates

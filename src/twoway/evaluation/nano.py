@@ -1,7 +1,7 @@
 """The nano suite: MMEB's four kinds of tasks, pages and texts, over the shipped samples; it needs no download and takes minutes.
 
-Only things of the unseen half are asked: the nano base knows them, contrastive training on `samples:train` never saw them. All of them are
-candidates, hundreds in most tasks, so that scores have room. Pictures are bytes without a name, so no file name can tell.
+Queries are about the unseen half: the nano base has seen it, contrastive training on `samples:train` has not. All of it are candidates,
+hundreds in most tasks, so that scores can differ. Pictures are bytes without a name, so no file name can leak the answer.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def definitions(held: Held) -> list[Pair]:
 
 
 def composed(held: Held) -> list[Pair]:
-    """Find a picture's concept in another style. The shown picture itself is a candidate: words alone or looks alone do not do."""
+    """Find a picture's concept in another style. The shown picture itself is a candidate, so neither words nor appearance are enough alone."""
     flat = {row["concept"]: row for row in held.styled("flat")}
     drawn = {row["concept"]: row for row in held.styled("high-contrast")}
     both = [key for key in flat if key in drawn]

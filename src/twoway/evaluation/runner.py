@@ -60,7 +60,7 @@ class Result(Protocol):
         ...
 
     def entry(self) -> dict[str, Any]:
-        """Return what `results.json` says of the task."""
+        """Return the task's entry in `results.json`."""
         ...
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -70,7 +70,7 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model did on a task: the outcome of every item that was asked."""
+    """A model's result on a task: the outcome of every item."""
 
     task: RankingTask
     outcomes: tuple[Outcome, ...]
@@ -107,7 +107,7 @@ class TaskResult:
         return [_about(self.task.items[number], self.task.candidates) for number in self.asked]
 
     def entry(self) -> dict[str, Any]:
-        """Return what `results.json` says of the task."""
+        """Return the task's entry in `results.json`."""
         scores = self.scores()
         low, high = interval(scores, self.about)
         asked = replace(self.task, items=tuple(self.task.items[number] for number in self.asked))
@@ -287,7 +287,7 @@ _SCHEMA = pa.schema(
 
 
 def items_path(path: Path) -> Path:
-    """Return where the items of a results file lie."""
+    """Return the path of the items of a results file."""
     return path.with_name(f"{path.stem}{ITEMS}")
 
 
@@ -308,7 +308,7 @@ def collect_results(suite: str, model: str, fingerprint: str, settings: Mapping[
 
 
 def write_results(path: Path, found: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Write items, then results: where the second file stands, the first does too."""
+    """Write items, then results: if the second file exists, so does the first."""
     rows = [{"task": result.name} | row for result in results for row in result.rows()]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
@@ -319,7 +319,7 @@ def write_results(path: Path, found: Mapping[str, Any], results: Sequence[Result
 class Kept(NamedTuple):
     """What is kept of an item: the places of its right candidates, how many candidates it has, and marks of what it is about.
 
-    A `score` stands where the places alone do not give it (mteb knows candidates that are more or less right).
+    A `score` is stored where the ranks alone do not give it (mteb has graded candidates).
     """
 
     places: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Suites over one's own files: MMEB by its protocol, and pairs. The samples' suite is in `nano`, mteb's tasks in `mteb`."""
+"""Suites over the user's files: MMEB by its protocol, and pairs. The samples' suite is in `nano`, mteb's tasks in `mteb`."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ GROUP = "retrieval"
 
 
 def open_pair_tasks(sources: Sequence[SourceConfig | str], chosen: Iterable[str], policy: Policy, folder: Path) -> list[RankingTask]:
-    """Return a task for each task of the rows, or those asked for; `folder` keeps what is found out about the sources."""
+    """Return a task for each task of the rows, or the chosen ones; `folder` is the cache of the sources' tables."""
     given = [PairSource(one) if isinstance(one, str) else one for one in sources]
     pairs = open_pairs(given, folder=folder, policy=policy)
     wanted = list(chosen)
@@ -233,6 +233,6 @@ def _read(pairs: Pairs, policy: Policy) -> tuple[Pool, dict[str, Document], dict
 
 
 def _lost(pairs: Pairs) -> dict[str, int]:
-    """Count the rows that cannot be read for every task of their source: nobody knows which of them they are of."""
+    """Count unreadable rows for every task of their source, because their own task is unknown."""
     tables = pairs.mixture.tables
     return {task: sum(len(table.bad) for table in tables if task in table.names) for task in pairs.tasks}

@@ -1,7 +1,7 @@
 """A task of any suite: queries, candidates, and which candidates are right for which query.
 
-Candidates that have the same content are one candidate. So a tie between the right answer and its own double cannot occur, and nothing
-is embedded twice. A query either has a list of candidates of its own (MMEB) or is ranked among all of the task's.
+Candidates that have the same content are one candidate. So the right answer cannot tie with its own duplicate, and nothing
+is embedded twice. A query either has its own list of candidates (MMEB) or is ranked among all of the task's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Side = Literal["query", "document"]
 class Item:
     """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates.
 
-    `doubled` says that its right candidate stood in its list more than once; `without` are candidates of the task that are none of its own.
+    `doubled`: its right candidate occurs in its list more than once; `without`: candidates of the task that do not count for this query.
     """
 
     query: Document
@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class RankingTask:
-    """What is asked of a model: put the right candidates first."""
+    """A ranking task: the right candidates should come first."""
 
     name: str
     group: str
@@ -75,7 +75,7 @@ class RankingTask:
     def subset(self, count: int, *, seed: int = 0) -> RankingTask:
         """Return the task with some of its queries, drawn once for a seed and a name, each among all of its candidates.
 
-        Candidates that no query is left for go: a quick look has no use for their vectors.
+        Candidates of no remaining query are dropped, so that they are not embedded.
         """
         if count >= len(self.items):
             return self
@@ -96,13 +96,13 @@ class RankingTask:
 
 @dataclass
 class Pool:
-    """The candidates of a task as they are met, each content once."""
+    """The candidates of a task in order of appearance, each content once."""
 
     documents: list[Document] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)
 
     def add(self, document: Document) -> int:
-        """Return the number of a candidate, a new one if its content was not met before."""
+        """Return the number of a candidate, a new one if its content is new."""
         key = document.fingerprint()
         if key not in self._places:
             self._places[key] = len(self.documents)
@@ -139,7 +139,7 @@ def _definitions() -> str:
 
 
 class Baseline:
-    """An engine made of one function from a document to a vector; one that says nothing is zero and ties with all like it."""
+    """An engine made of one function from a document to a vector; a zero vector ties with all others like it."""
 
     def __init__(self, name: str, vector: Callable[[Document], Any]) -> None:
         self.name, self.vector = name, vector
@@ -172,7 +172,7 @@ def luck(document: Document) -> Any:
 
 
 def words(document: Document) -> Any:
-    """Return which words and pieces of words occur in the texts; pictures are not looked at."""
+    """Return which words and pieces of words occur in the texts; pictures are ignored."""
     found = np.zeros(WIDTH)
     for word in re.findall(r"\w+", " ".join(document.texts).casefold()):
         marked = f"<{word}>"
