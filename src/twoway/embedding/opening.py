@@ -162,7 +162,7 @@ def _device(name: str) -> torch.device:
 
 
 def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:
-    """Return the attention of a sentence-transformers checkpoint; nothing if its folder does not declare it, as is common for text models."""
+    """Return the attention of a sentence-transformers checkpoint; nothing if its folder does not declare it, as in many text models."""
     config = getattr(getattr(sentence[0], "auto_model", None), "config", None)
     if config is None:
         return {}

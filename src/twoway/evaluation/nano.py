@@ -135,7 +135,7 @@ def definitions(held: Held) -> list[Pair]:
 
 
 def composed(held: Held) -> list[Pair]:
-    """Find a picture's concept in another style. The shown picture itself is a candidate, so neither words nor appearance are enough alone."""
+    """Find a picture's concept in another style. The shown picture itself is a candidate, so neither words nor looks are enough."""
     flat = {row["concept"]: row for row in held.styled("flat")}
     drawn = {row["concept"]: row for row in held.styled("high-contrast")}
     both = [key for key in flat if key in drawn]

@@ -1,1 +1,1 @@
-"""Recipes: a model to start from and stages one after the other; run, planned, checked and prepared."""
+"""Recipes: a base model and stages in order; run, planned, checked and prepared."""

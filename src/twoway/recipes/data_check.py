@@ -1,4 +1,4 @@
-"""`data check`: every source of a recipe is opened, counted and measured, and what is bad or suspect is listed, before any training."""
+"""`data check`: open, count and measure every source of a recipe, and list bad and suspect rows, before any training."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What is known of one source; `error` says why it cannot be opened at all."""
+    """The report on one source; `error` says why it cannot be opened."""
 
     name: str
     spec: str
@@ -128,7 +128,7 @@ def check_data(
 
 
 def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
-    """Make rows of a model's config and processor alone; its weights are not read."""
+    """Encode rows with only a model's config and processor; its weights are not read."""
     with quiet():
         folder = locate(model)
         settings, processor, _ = open_reader(folder)
@@ -140,7 +140,7 @@ def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
 
 
 def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, limits: Limits, *, alone: bool) -> SourceReport:
-    """Look at one source; where it cannot be opened, the others are looked at all the same."""
+    """Check one source; if it cannot be opened, the others are still checked."""
     report = SourceReport(source.label, source.spec, source.weight)
     bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
     first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
@@ -244,7 +244,7 @@ def _prompt(encoder: Encoder, example: Example) -> str:
 
 @dataclass(frozen=True)
 class PairsReport:
-    """What is known of one source of pairs; `error` says why it cannot be opened at all."""
+    """The report on one source of pairs; `error` says why it cannot be opened."""
 
     name: str
     spec: str
@@ -264,7 +264,7 @@ class PairsReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the source can be trained on as it is; what is suspect does not stand in the way."""
+        """Whether the source can be trained on as it is; suspect rows do not prevent that."""
         return self.error is None and not self.bad
 
 
@@ -340,7 +340,7 @@ def check_pairs(
 
 
 def _pair_encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
-    """Make rows as fine-tuning does, of a model's config and processor alone."""
+    """Encode rows as fine-tuning does, with only a model's config and processor."""
     with quiet():
         folder = locate(model)
         settings, processor, own = open_reader(folder)
@@ -374,7 +374,7 @@ def _check_pairs(
     *,
     alone: bool,
 ) -> PairsReport:
-    """Look at one source; where it cannot be opened, the others are looked at all the same."""
+    """Check one source; if it cannot be opened, the others are still checked."""
     report = PairsReport(source.label, source.spec, source.weight)
     bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
     first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
@@ -426,7 +426,7 @@ SIDES = ("query", "positive", "negative")
 
 @dataclass(frozen=True)
 class Side:
-    """What stands on one side of a source's rows; sizes and lengths as least, median, 95th percentile and most."""
+    """One side of a source's rows; sizes and lengths as minimum, median, 95th percentile and maximum."""
 
     documents: int = 0
     with_text: int = 0

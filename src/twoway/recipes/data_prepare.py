@@ -1,9 +1,9 @@
-"""`data prepare`: all that training finds out about data before its first step, found out once, by processes, on any machine.
+"""`data prepare`: everything that training needs to know about data before its first step, computed once, in processes, on any machine.
 
-Every source of every stage of a recipe is looked through as that stage reads it, streams are copied, and where the model is known the rows
-are measured with its processor; its weights are not read, and no accelerator is used. All of it goes into the cache where training looks
-(`cache_dir`), so what is the same for several stages, arms or runs is done once. Rows that are bad, lost to the bounds of pictures, or cut
-are counted and listed here, whatever becomes of them in training; and a source that loses so much that training would refuse it is named.
+Every source of every stage of a recipe is scanned as that stage reads it, streams are copied, and if the model is known, rows are measured
+with its processor; its weights are not read, and no accelerator is used. The results go into the cache of training (`cache_dir`), so
+several stages, arms or runs share them. Rows that are bad, lost to the bounds of pictures, or truncated are counted and listed, and a
+source that loses so much that training would refuse it is named.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _LISTED = 100  # rows of a source that are named of those that are lost, and of 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was found of one source as one stage reads it; `error` says why it cannot be opened at all."""
+    """The report on one source as one stage reads it; `error` says why it cannot be opened."""
 
     stage: str
     source: str
@@ -110,7 +110,7 @@ def prepare_data(
     processes: int | None = None,
     cache_dir: Path | None = None,
 ) -> Preparation:
-    """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `model` stands in the place of the recipe's base."""
+    """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `model` replaces the recipe's base."""
     count = count_of(processes)
     recipe = _recipe(what, words, model, pairs=pairs)
     found: list[Prepared] = []
@@ -257,7 +257,7 @@ def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path, most:
 
 
 def _place(table: RowTable, row: int) -> str:
-    """Return where a row is, as its reader says it."""
+    """Return the place of a row, as its reader gives it."""
     try:
         place = table.read(row).place
     except ContentError as error:

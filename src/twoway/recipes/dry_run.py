@@ -1,9 +1,9 @@
-"""`run --dry-run`: what would be done, how much each stage reads, and what that costs in time and memory. Nothing is done or written.
+"""`run --dry-run`: what would run, how much each stage reads, and the time and memory it needs. Nothing is trained or written.
 
-Rows, lengths and steps come from the data's tables and the plan of an epoch, as training makes them, with the processor of the nearest
-model that is there: a stage's own base where the stage before is done, else the recipe's, with `convert`'s limits set. A stage that has
-run before on this machine forecasts by its own speed. Streams of the hub are not fetched: the hub is asked whether it has them, where it
-can be reached, and there are figures once `data prepare` or a run has copied them all.
+Rows, lengths and steps come from the data's tables and the plan of an epoch, as in training, with the processor of the nearest available
+model: a stage's own base if the stage before is finished, else the recipe's base, with `convert`'s limits set. A stage that has already
+run on this machine is forecast from its own speed. Streams of the hub are not fetched: if the hub can be reached, it is asked whether it
+has them, and there are figures once `data prepare` or a run has copied them all.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Reader:
-    """What stands for a prepared model where its data is opened: all but the model."""
+    """Replaces a prepared model when data is opened: everything except the model."""
 
     processor: Any
     geometry: PatchGeometry
@@ -104,7 +104,7 @@ def dry_run(
 
 
 def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
-    """Forecast one stage; what cannot be known is left out, with the reason. Of several, data is looked through once (`shared_tables`)."""
+    """Forecast one stage; unknown figures are left out, with the reason. Several stages share one scan of the data (`shared_tables`)."""
     if step.action not in DOES:
         return Forecast(step.job.name, step.said)
     problems = list(step.job.problems)
@@ -199,7 +199,7 @@ def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
 
 
 def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) -> Forecast:
-    """Forecast a stage that reads a model alone."""
+    """Forecast a stage that reads only a model."""
     if problems:
         return Forecast(step.job.name, step.said, problems=tuple(problems))
     if not step.job.kind.makes_model:
@@ -313,7 +313,7 @@ def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> i
 
 
 def _kept(layers: int, width: int, config: Any) -> int:
-    """Return the numbers that the way back needs of one token of a stack of layers."""
+    """Return how many numbers the backward pass needs for one token of a stack of layers."""
     return (_KEPT_AGAIN * layers + _KEPT) * width if config.gradient_checkpointing else _KEPT * layers * width
 
 

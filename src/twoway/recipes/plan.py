@@ -1,10 +1,9 @@
-"""`plan`: what a recipe costs at full size on hardware that is not here: operations, tokens, hours, money, and what fits in memory.
+"""`plan`: the cost of a recipe at full size on other hardware: operations, tokens, hours, cost, and what fits in memory.
 
-Nothing is loaded, read or fetched but the model's config, and of published sizes not even that. Operations are counted from the model's
-parts (`counting`, which a test holds against a counted run to 2%). Hours rest on one assumption, the share of the data sheet's peak that
-is reached in all operations that are done, those done twice included; what it comes to without these (MFU, as papers count) is said beside
-it. Lengths of rows are assumptions by format where the user says nothing. Reading data, saving and evaluating are not
-counted.
+Only the model's config is read, and for known published sizes not even that. Operations are counted from the model's parts (`counting`; a
+test compares it with a counted run, within 2%). Hours depend on one assumption: the share of the data sheet's peak that is reached in all
+operations, recomputed ones included; the share without these (MFU, as papers count) is shown too. Row lengths are assumed by format unless
+the user gives them. Reading data, saving and evaluating are not counted.
 """
 
 from __future__ import annotations
@@ -178,7 +177,7 @@ def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
 
 
 def _assumed(machine: Hardware, utilisation: float, padding: float, price: float | None, planned: Sequence[StagePlan]) -> tuple[str, ...]:
-    """Say what the figures rest on that nobody measured here."""
+    """List the assumptions of the figures."""
     peaks = dict.fromkeys(f"{machine.rate(one.dtype) / 1e12:,.0f}" for one in planned)
     notes = [f"assumed: {utilisation:.0%} of the peak of {' or '.join(peaks)} TFLOP/s a rank is reached, not measured (--utilisation)"]
     if price is None:
@@ -332,7 +331,7 @@ def _load(content: Content, rows: float, config: Any, padding: float) -> Load:
 
 
 def _image_cost(model: Anatomy, training: Training, config: Any) -> float:
-    """Return what an image token costs in text tokens: as said, or as the products say."""
+    """Return the cost of an image token in text tokens: as configured, or from the counted operations."""
     if config.cost.image_token != 1.0 or getattr(config, "calibrate", "none") == "none":
         return float(config.cost.image_token)
     plain = replace(training, logits=False, decoder_depth=0)
@@ -436,7 +435,7 @@ def read_means(said: Iterable[str]) -> dict[str, Means]:
 
 
 def means_of(source: SourceConfig, said: Mapping[str, Means], *, pairs: bool, where: str) -> Means:
-    """Return what is said or assumed of a source."""
+    """Return the given or assumed means of a source."""
     known = PAIRS if pairs else ROWS
     found = said.get(source.label) or known.get(_length_as(source))
     if found is None:
@@ -526,7 +525,7 @@ KNOWN = {
 
 
 def hardware(said: str, price: float | None = None) -> Hardware:
-    """Read NAMExCOUNT or COUNTxNAME, as in h200x8 and 8xh200; one accelerator where no count stands."""
+    """Read NAMExCOUNT or COUNTxNAME, as in h200x8 and 8xh200; one accelerator without a count."""
     word = _COUNT_FIRST.sub(r"\2x\1", said.strip().lower())
     match = _NAME.fullmatch(word)
     name, count = (match[1], int(match[2] or 1)) if match else (said, 1)
@@ -630,7 +629,7 @@ def plan_pages(
 
 
 def forward(base: str | Path, pages: Pages) -> float:
-    """Count the operations of one page, forward alone and without logits."""
+    """Count the operations of one page: forward pass only, without logits."""
     load = Load.square(1, pages.text, 1 if pages.image else 0, pages.image)
     # What gradient caching runs once before, without a gradient, is just that.
     done = count(anatomy(base), Training(logits=False, second=1.0), [load])

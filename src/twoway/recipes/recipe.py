@@ -1,14 +1,14 @@
-"""A recipe: a model to start from and stages one after the other, each with its configuration; read here and nothing done yet.
+"""A recipe: a base model and stages in order, each with its configuration. It is only read here.
 
     base: samples/base
-    data: [{spec: samples:pretrain}]     # a key beside base and stages is for every stage that has it
+    data: [{spec: samples:pretrain}]     # a top-level key is for every stage that has it
     stages:
       convert:
       warm-up: {stage: pretrain, max_steps: 100}
       tuned: {stage: finetune, from: warm-up, recipe: other.yaml}
 
-Nearer wins: defaults, keys of the whole recipe, a stage's `recipe:` file, a stage's own keys; then the command's words, `*.key=value` in
-every stage that has the key and `stage.key=value` in one. A word `key=value` sets a key of the whole recipe.
+The more specific setting wins: defaults, top-level keys, a stage's `recipe:` file, a stage's own keys; then the command line,
+`*.key=value` for every stage that has the key and `stage.key=value` for one. `key=value` sets a top-level key.
 
 A file without `stages` is a recipe of one stage: of the one that knows all its keys.
 """
@@ -72,7 +72,7 @@ def known_kinds(kinds: Mapping[str, Kind] | None = None) -> Mapping[str, Kind]:
 
 
 def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
-    """Read a recipe out of a tree; files that it names lie in `home`."""
+    """Read a recipe from a tree; files that it names are relative to `home`."""
     kinds = known_kinds(kinds)
     if _STAGES not in (tree.children or {}):
         tree = _of_one(tree, kinds)
@@ -111,7 +111,7 @@ def _of_one(tree: Given, kinds: Mapping[str, Kind]) -> Given:
 
 
 def _group(name: str, stage: Given) -> Given:
-    """Return a stage's keys; one that says nothing has none."""
+    """Return a stage's keys; an empty stage has none."""
     if not _NAME.fullmatch(name) or name == START:
         raise UsageError(f"{stage.where}: a stage cannot be called {name!r}; letters, digits, - and _ make a name")
     if stage.children is None and stage.tag != "null":
@@ -275,7 +275,7 @@ def require_made(config: Any, before: Mapping[str, Kind], where: str) -> None:
 
 
 def named(source: SourceConfig) -> SourceConfig:
-    """Give a source that a stage makes the name of that stage, which it has wherever its rows lie."""
+    """Give a source that a stage makes the name of that stage, independent of its folder."""
     return source if made_by(source) is None else dataclasses.replace(source, name=source.label.removeprefix(PREFIX))
 
 

@@ -1,4 +1,4 @@
-"""Records of a run: what a stage's result depends on, what was made with what, and how each job stands."""
+"""Records of a run: what a stage's result depends on, what it was made with, and the state of each job."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _NOT_MODEL = ("run.json", "training.json")
 
 @dataclass(frozen=True)
 class Job:
-    """A stage of a recipe, ready to be done. `problems` says what stands in its way."""
+    """A stage of a recipe, ready to run. `problems` lists what prevents it."""
 
     name: str
     kind: Kind
@@ -116,14 +116,14 @@ def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
 
 
 def _said_twice(stage: StageRecipe) -> list[str]:
-    """Return what is wrong with settings that say how a model is read, where the model is that of a stage, which says it itself."""
+    """Return what is wrong with settings of how a model is read, if the model is that of a stage, which has them stored."""
     said = [name for name in sorted(stage.kind.opening) if getattr(stage.config, name) is not None]
     why = f"for a model that does not say it itself, and that of {stage.source} does; leave it out"
     return [f"{stage.name}: {name} is {why}" for name in said]
 
 
 def data_identity(source: SourceConfig) -> str:
-    """Return what tells the content of a source from other content."""
+    """Return what identifies the content of a source."""
     kind, argument = kind_of(source.spec)
     if kind == "hub":
         return source.spec
@@ -138,14 +138,14 @@ def data_identity(source: SourceConfig) -> str:
 
 
 def folder_identity(folder: Path) -> str:
-    """Return what tells the files of a folder from others."""
+    """Return what identifies the files of a folder."""
     if not folder.is_dir():
         raise TwowayError(f"there is no folder {folder}")
     return _files(folder, [path for path in folder.rglob("*") if path.is_file()])
 
 
 def model_identity(model: str) -> str:
-    """Return what tells a model from other models: the content of a folder, the name of one of the hub."""
+    """Return what identifies a model: the content of a folder, or the name on the hub."""
     folder = Path(model)
     if not folder.is_dir():
         if folder.exists() or not is_hub_id(model):
@@ -206,7 +206,7 @@ def _contents(given: Any, found: _Remembered, known: Mapping[str, str], problems
 
 
 def by_reason(missing: Iterable[tuple[str, str]], sources: int) -> list[str]:
-    """Say what is wrong with sources (their names, and what is said of each) of so many: one line a reason, with all their names."""
+    """Describe the problems of sources (their names, and the problem of each) of so many: one line for each reason, with all names."""
     reasons: dict[str, list[tuple[str, str]]] = {}
     for name, problem in missing:
         reasons.setdefault(problem.replace(name, "…").partition("; did you mean")[0], []).append((name, problem))
@@ -283,7 +283,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Stand:
-    """How a job stands: what is there, and why it is not what is wanted."""
+    """The state of a job: what exists, and why it is not the wanted result."""
 
     standing: Standing
     record: Record | None = None
@@ -307,7 +307,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def look(job: Job, folder: Path) -> Stand:
-    """Say how a job stands in its folder."""
+    """Return the state of a job in its folder."""
     record = read_record(folder)
     if record is None:
         return Stand("foreign", None, "nothing says what made it") if folder.exists() else Stand("new")
@@ -324,7 +324,7 @@ def look(job: Job, folder: Path) -> Stand:
 
 
 def set_aside(folder: Path) -> Path:
-    """Move a stage's folder and record to where nothing looks for them; nothing is deleted."""
+    """Move a stage's folder and record aside, where nothing reads them; nothing is deleted."""
     home = folder.parent / STALE
     with disk_errors():
         home.mkdir(exist_ok=True)

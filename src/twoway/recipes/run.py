@@ -1,6 +1,6 @@
-"""`run`: the stages of a recipe one after the other, each once (the rule stands in `steps`).
+"""`run`: the stages of a recipe in order, each once (the rule is in `records`).
 
-A stage that fails, or is stopped, leaves those before it as they are, and the error names the command that goes on.
+A stage that fails or is stopped does not affect those before it, and the error names the command that resumes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """A command, and the one that goes on after it."""
+    """A command, and the one that resumes it."""
 
     recipe: str
     out: str
@@ -83,7 +83,7 @@ def run(
     nproc: int = 1,
     kinds: Mapping[str, Kind] | None = None,
 ) -> RunResult:
-    """Do the stages of a recipe (a YAML file, with `key=value` words over it) in the folder `out`; the same call goes on."""
+    """Run the stages of a recipe (a YAML file, with `key=value` overrides) in the folder `out`; the same call resumes."""
     read, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
     out = Path(out)
     asked = Asked(str(recipe), str(out), tuple(words), start, only, redo, nproc)
@@ -117,7 +117,7 @@ def run(
 
 
 def do(job: Job, base: str, folder: Path, *, nproc: int = 1) -> Record:
-    """Do one job in its folder, or go on with it, and keep its record beside the folder."""
+    """Run or resume one job in its folder, and write its record beside the folder."""
     before = read_record(folder)
     known = before if before is not None and before.fingerprint == job.fingerprint else None
     record = known or Record(job.kind.name, job.fingerprint, dict(job.parts))
@@ -150,7 +150,7 @@ def _seconds(record: Record, began: float) -> float:
 
 
 def _left(steps: Sequence[Step], number: int) -> str:
-    """Say what stands after a failure."""
+    """Describe what is left after a failure."""
     done = [str(step.folder) for step in steps[: number - 1] if step.action != "leave"]
     return (f"{', '.join(done)} {'stands' if len(done) == 1 else 'stand'}; " if done else "") + "go on with: "
 
@@ -168,10 +168,10 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[Callable[[str], None]]:
-    """End the run in order on SIGTERM. What this gives is to be called after each stage, and raises where a signal came meanwhile.
+    """End the run in order on SIGTERM. Call the yielded function after each stage; it raises if a signal has arrived.
 
-    A stage that trains listens itself, and one that is told in its last step has nothing left to stop. So signals are also seen as the
-    system delivers them, whoever handles them.
+    A training stage handles signals itself, and one that gets a signal in its last step has nothing left to stop. So signals are also observed
+    here as the system delivers them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda _where: None
@@ -274,7 +274,7 @@ def lay_out(
 
 
 def rows_in(steps: Sequence[Step]) -> Callable[[str], tuple[str, Path | None]]:
-    """Return what tells the place of the rows that a stage has made."""
+    """Return what identifies the rows that a stage has made."""
 
     def find(name: str) -> tuple[str, Path | None]:
         step = next(one for one in steps if one.job.name == name)
@@ -285,7 +285,7 @@ def rows_in(steps: Sequence[Step]) -> Callable[[str], tuple[str, Path | None]]:
 
 
 def _chosen(names: Sequence[str], start: str | None, only: str | None) -> set[str]:
-    """Return the stages that are asked for."""
+    """Return the selected stages."""
     if start and only:
         raise UsageError("--from and --only exclude each other")
     for name in (start, only):
@@ -396,7 +396,7 @@ def _body(steps: Sequence[Step], records: Sequence[Record | None], now: dict[str
 
 
 def _stage(step: Step, record: Record | None) -> str:
-    """Return the section of one stage: how it stands, its key figures, and the way to its own report."""
+    """Return the section of one stage: its state, its key figures, and a link to its own report."""
     job = step.job
     state = "to do" if record is None else record.state
     where = f"{job.kind.name}, from {job.source}, in {job.folder}: {state}"

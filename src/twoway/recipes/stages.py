@@ -1,7 +1,7 @@
-"""The stages that a recipe may name: one entry each, with its configuration, what runs it, and what says that it is done.
+"""The stages that a recipe may name: one entry each, with its configuration, what runs it, and the file that marks it as finished.
 
-A training method (`methods.run.Method`) enters `KINDS` by one line, `training(METHOD)`. Raise `revision` where a stage comes to
-compute something else from the same settings: what was done before is then done again, and no release has to be waited for.
+A training method (`methods.run.Method`) is added to `KINDS` by one line, `training(METHOD)`. Raise `revision` when a stage computes
+something else from the same settings: earlier results are then stale at once, without a new release.
 """
 
 from __future__ import annotations
