@@ -170,8 +170,8 @@ def _say(line: str) -> None:
 def _stopping() -> Iterator[Callable[[str], None]]:
     """End the run in order on SIGTERM. Call the yielded function after each stage; it raises if a signal has arrived.
 
-    A training stage handles signals itself, and one that gets a signal in its last step has nothing left to stop. So signals are also observed
-    here as the system delivers them.
+    A training stage handles signals itself, and one that gets a signal in its last step has nothing left to stop. So signals are also
+    observed here as the system delivers them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda _where: None

@@ -1,1 +1,1 @@
-"""Studies: a grid of recipes and seeds, run once, and what it says about the papers' claims."""
+"""Studies: a grid of arms and seeds, and verdicts on the papers' claims."""

@@ -1,9 +1,9 @@
-"""A claim as comparisons that can be computed, and what each of them shows.
+"""A claim as comparisons that can be computed, and the result of each.
 
-A claim names two arms, or a curve over doses of one thing. A curve asks, by what it gives: with `best`, whether that dose beats each other
-one; with a control, whether the curve beats it at each dose, and more so as the dose grows; else whether the score grows with the dose.
-Growth is that of a straight line through all doses, from the first to the last, so that no single arm decides it; where three or more are
-asked, two of them are no curve.
+A claim names two arms, or a curve over doses. With `best`, a curve asks whether that dose beats each other one; with a control, whether
+the curve beats it at each dose, and by more as the dose grows; else whether the score grows with the dose. Growth is the slope of a
+straight line through all doses, from the first to the last, so that no single arm decides it; if three or more doses are planned, two
+finished ones are not enough.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _claim(evidence: Evidence, about: dict[str, Any]) -> Claim:
 
 
 def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()) -> Found:
-    """Compute a comparison; what cannot be trusted gets no verdict on the claim, whatever its interval."""
+    """Compute a comparison; if it cannot be trusted, it gets no verdict, whatever its interval."""
     if asked.missing:
         gate = evidence.reading.gate
         closed = [f"the gate is not passed: {gate.get('why')}"] if gate.get("passed") is False else []
@@ -203,7 +203,7 @@ _BOTH_SIDES = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval, and the one that items alone would give."""
+    """A value with its 95% interval, and the interval from items alone."""
 
     value: float
     low: float
@@ -218,7 +218,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """How much runs vary by luck: a variance and its degrees of freedom; 0 of them: not known."""
+    """The variance between runs and its degrees of freedom; 0 of them: unknown."""
 
     variance: float
     freedom: int
@@ -269,7 +269,7 @@ class Evidence:
         return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
 
     def once(self, weights: Mapping[str, float], scope: Sequence[str]) -> list[str]:
-        """Return the stages whose luck a comparison has in it and its interval has not: no stage has several seeds, or rows were mined."""
+        """Return the stages whose variance is not in the interval of a comparison: they have one seed, or their rows were mined."""
         known = bool(self.spreads(scope)[1].freedom)
         sums: dict[str, float] = {}
         for arm, weight in weights.items():
@@ -283,7 +283,7 @@ class Evidence:
         return any(means[task] > self.reading.tasks[task].luck for task in scope)
 
     def any_above_chance(self, arms: Iterable[str], scope: Sequence[str]) -> bool:
-        """Say whether one of these arms is above chance on one of the tasks; else their difference says nothing."""
+        """Return whether one of these arms is above chance on one of the tasks; otherwise their difference is no evidence."""
         return any(self.above_chance(arm, scope) for arm in arms)
 
     def spreads(self, scope: Sequence[str]) -> tuple[Spread, Spread]:
@@ -349,7 +349,7 @@ class Verdict:
 
 
 def verdict(found: Interval, smallest: float = SMALLEST) -> Verdict:
-    """Return what an interval says of a difference that is claimed to be above zero."""
+    """Return the verdict of an interval on a difference that is claimed to be above zero."""
     if -smallest <= found.low and found.high <= smallest:
         there = " (there is one, but a smaller one)" if found.low > 0 or found.high < 0 else ""
         return Verdict(NOT_SEEN, f"the interval lies within ±{smallest:g}, the smallest difference that counts{there}")

@@ -1,8 +1,8 @@
-"""A study: arms that differ in one thing each, seeds, and the claims that they decide; read here and nothing done yet.
+"""A study: arms that differ in one thing each, seeds, and the claims that they decide. It is only read here.
 
     base: samples/base
-    seeds: [1, 2, 3]                    # of the contrastive stage: each arm is done with each
-    stages:                             # what comes before it; each is done once, whichever arms start from it
+    seeds: [1, 2, 3]                    # of the contrastive stage: each arm is trained with each
+    stages:                             # before the contrastive stage; each runs once and is shared by arms
       moca: {stage: pretrain, recipe: ../recipes/nano-pretrain.yaml, rows: 24000}
     finetune: {recipe: ../recipes/nano-finetune.yaml, rows: 7680}      # of all arms
     evaluate: {suite: nano, tasks: [picture-name, composed]}
@@ -13,7 +13,7 @@
     claims:
       - {key: pays, claim: 2, says: "…", paper: "…", better: two-way, than: causal}
 
-Amounts are `rows`, never minutes: an arm must not win by running on a quieter machine. A key that nothing has is an error.
+Amounts are `rows`, never minutes: an arm must not win because the machine was less busy. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said, by whom with what figures, and which arms decide it: one against another, or a curve."""
+    """The claim, the paper's figures, and the arms that decide it: one against another, or a curve."""
 
     key: str
     claim: int  # the number under which results list it; several entries may share one
@@ -95,7 +95,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Gate:
-    """What must hold before an arm is trusted: the base looks at its pictures, and a first arm finds what chance does not."""
+    """What must hold before an arm is trusted: the base uses its pictures, and the first arm is above chance."""
 
     gap: float = 0.5  # nats a word that the right picture saves over another row's, at least
     rows: int = 256
@@ -105,7 +105,7 @@ class Gate:
     times: float = 4.0  # its mean score over the mean of chance, at least
 
     def __post_init__(self) -> None:
-        """Refuse what says nothing."""
+        """Refuse values without a meaning."""
         if self.rows < 2 or self.gap < 0 or self.times < 1:
             raise UsageError("a gate has at least 2 rows, a gap of 0 or more, and times of 1 or more")
 
@@ -132,7 +132,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Before:
-    """A stage before the contrastive one; with several seeds, whatever starts from it is done for each."""
+    """A stage before the contrastive one; with several seeds, every arm that starts from it is trained for each."""
 
     recipe: StageRecipe
     seeds: tuple[int, ...]
@@ -153,7 +153,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a study file says."""
+    """The content of a study file."""
 
     name: str
     file: Path
@@ -274,7 +274,7 @@ def _parts(root: Given) -> dict[str, Given]:
 
 
 def _named(parts: Mapping[str, Given], key: str) -> dict[str, Given]:
-    """Return a group of names; a name that says nothing stands for what all share."""
+    """Return a group of names; an empty entry takes the shared settings."""
     group = parts.get(key)
     if group is None or group.tag == "null":
         return {}

@@ -1,7 +1,7 @@
-"""`study --dry-run`: which jobs there are, how much each reads, and how long the whole takes. Nothing is done or written.
+"""`study --dry-run`: the jobs, how much each reads, and how long the study takes. Nothing is trained or written.
 
-Jobs that differ in their seed alone are one line. Time is that of jobs of the same kind which are done in OUT, by their rows; else as a
-recipe forecasts it (`stages.dry_run`), from the model's operations and what this machine reaches now.
+Jobs that differ only in their seed are one line. The time comes from finished jobs of the same kind in OUT, by their rows; else it is
+forecast as for a recipe (`recipes.dry_run`), from the model's operations and the current speed of the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """Jobs that differ in their seed alone."""
+    """Jobs that differ only in their seed."""
 
     name: str
     source: str
@@ -109,7 +109,7 @@ def _step(task: Task) -> Step:
 
 
 def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
-    """Return the tasks that are wanted, in groups that differ in their seed alone, by name."""
+    """Return the tasks that are wanted, in groups that differ only in their seed, by name."""
     trials = {key for tried in grid.trials.values() for key in tried.values()}
     groups: dict[str, list[Task]] = {}
     for key, task in grid.tasks.items():
@@ -120,7 +120,7 @@ def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
 
 
 def _forecasts(left: Mapping[str, Sequence[Task]], grid: Grid, steps: Mapping[str, Step]) -> dict[str, Forecast]:
-    """Forecast one job of each group that is left to do; what several of them read is looked through once."""
+    """Forecast one job of each remaining group; they share one scan of the data."""
     with shared_tables():
         return {name: _of(group[0], grid, steps) if group else Forecast(name, "done") for name, group in left.items()}
 

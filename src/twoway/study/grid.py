@@ -59,7 +59,7 @@ class Task:
 
     @property
     def stand(self) -> Stand:
-        """How it stands on the disk."""
+        """Its state on the disk."""
         return look_records(self.job, self.folder)
 
     def ready(self) -> Job:
@@ -75,7 +75,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with its seeds: its two tasks, and where its results come to lie."""
+    """An arm with its seeds: its two tasks, and the path of its results."""
 
     arm: str
     seed: int
@@ -98,12 +98,12 @@ class Grid:
 
     @property
     def gate(self) -> Task:
-        """The task that asks the base whether it looks."""
+        """The task that tests whether the base uses its pictures."""
         return next(task for task in self.tasks.values() if task.job.kind.name == GATE)
 
 
 class Layout:
-    """Turns a study into tasks; what models and data are is looked up once."""
+    """Turns a study into tasks; models and data are identified once."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Layout:
             yield dict(zip(names, chosen, strict=True))
 
     def _results(self, arm: Arm, seed: int, stage_seeds: Mapping[str, int]) -> Path:
-        """Return where the results of a run lie: seeds of stages stand before its own where they have several."""
+        """Return the path of a run's results: seeds of earlier stages come before its own, if they have several."""
         several = [stage_seeds[one.recipe.name] for one in self.study.before if len(one.seeds) > 1 and one.recipe.name in stage_seeds]
         return self.out / RESULTS / arm.name / f"seed-{'-'.join(str(one) for one in (*several, seed))}.json"
 
@@ -257,7 +257,7 @@ GATE, GATE_FILE = "gate", "gate.json"
 
 @dataclass(frozen=True)
 class LookConfig:
-    """On which rows a base is asked."""
+    """The rows on which a base is tested."""
 
     data: tuple[SourceConfig, ...] = field(default=(SourceConfig("samples:pretrain"),))
     rows: int = 256
@@ -302,7 +302,7 @@ def gate_stage(study: Study, kinds: Mapping[str, Kind]) -> StageRecipe:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """What the gates say so far; `passed` is None as long as one has not spoken."""
+    """The state of the gates; `passed` is None while one has no result."""
 
     base: Mapping[str, Any] | None = None
     smoke: Mapping[str, Any] | None = None
@@ -315,7 +315,7 @@ class GateVerdict:
 
     @property
     def why(self) -> str:
-        """Say in a sentence what does not hold, or is not known yet."""
+        """Describe in a sentence what does not hold, or is unknown yet."""
         if self.base is None:
             return "the base has not been asked yet whether it looks at its pictures"
         if not self.base["passed"]:
@@ -340,13 +340,13 @@ class GateVerdict:
 
 
 def of_base(study: Study, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Hold what was measured against what is asked for."""
+    """Compare the measured gap with the required one."""
     gap = float(figures["gap"])
     return {"gap": gap, "least": study.gate.gap, "passed": gap >= study.gate.gap}
 
 
 def of_arm(study: Study, found: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """Hold the first arm's scores against chance."""
+    """Compare the first arm's scores with chance."""
     # Of some tasks of mteb nobody says what luck scores. Those of which it is known speak for all.
     tasks = [one for one in found["tasks"].values() if one["chance"] is not None]
     score, chance = (sum(one[key] for one in tasks) / max(len(tasks), 1) for key in ("score", "chance"))
@@ -476,7 +476,7 @@ def paces(grid: Grid, done: Collection[str]) -> dict[str, float]:
 
 
 def seconds_left(grid: Grid, done: Collection[str], jobs: int) -> float | None:
-    """Say how long the rest takes with so many jobs at a time; None where a kind of stage has not been done yet."""
+    """Return how long the rest takes with so many jobs at a time; None if no stage of a kind has run yet."""
     known, total = paces(grid, done), 0.0
     for key, task in grid.tasks.items():
         if key in done:

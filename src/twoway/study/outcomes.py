@@ -1,7 +1,7 @@
 """What a study has measured so far, read from its folder alone: arms, their runs, and the score of every item in every run.
 
-A run is an arm with one seed of the contrastive stage, and of the stages before it where those have several. Runs that are not there are
-kept by name with the reason: a table never hides an arm.
+A run is an arm with one seed of the contrastive stage, and of earlier stages if they have several. Missing runs are listed by name with
+the reason: a table never hides an arm.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: what the study says of it, its runs, and why others are not there."""
+    """One arm: its description in the study, its runs, and the reasons of missing runs."""
 
     name: str
     about: dict[str, Any]
@@ -66,7 +66,7 @@ class Arm:
         return str(self.about.get("from") or BASE)
 
     def called(self, run: Run) -> str:
-        """Name a run by its seeds; by that of its contrastive stage alone where no other differs."""
+        """Name a run by its seeds; only by that of its contrastive stage if no other differs."""
         return f"{run.seed} ({run.before})" if len({one.before for one in self.runs}) > 1 else str(run.seed)
 
     @property
@@ -121,7 +121,7 @@ class Reading:
         return tuple(one.name for one in (found if wanted or kinds else self.tasks.values()))
 
     def unscored(self, tasks: Sequence[str], groups: Sequence[str]) -> list[str]:
-        """Return what is named and stands for no task that was scored."""
+        """Return names that match no scored task."""
         kinds = {kind for one in self.tasks.values() for kind in (one.group, *one.marks)}
         return [*(name for name in tasks if name not in self.tasks), *(name for name in groups if name not in kinds)]
 
@@ -191,7 +191,7 @@ def read_outcomes(out: str | Path) -> Reading:
 
 
 def facts(out: Path) -> dict[str, Any]:
-    """Return what a study says of itself."""
+    """Return the facts in a study's summary."""
     about = _json(out / "study.json")
     if about is None:
         raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")

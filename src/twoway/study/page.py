@@ -1,6 +1,6 @@
-"""What a study shows: `report.html` on one page, and the results as a text with a picture, for the docs.
+"""The results of a study: `report.html` on one page, and a Markdown page with a picture, for the docs.
 
-Both are made from the study's folder alone, at any moment of the study: what is not there yet is listed as not run.
+Both are made from the study's folder alone, at any time during the study: what is missing is listed as not run.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def claim_block(evidence: Evidence, claim: Claim) -> str:
 
 
 def verdicts(evidence: Evidence, claim: Claim) -> str:
-    """Return a line for each comparison: the verdict, the interval, and what it says."""
+    """Return a line for each comparison: the verdict, the interval, and its meaning."""
     lines = []
     for one in claim.found:
         value = "" if one.interval is None else f" <b>{escape(_spelled(one.interval))}</b>"
@@ -311,7 +311,7 @@ def arms_table(evidence: Evidence, arms: Sequence[str], scope: Sequence[str]) ->
 
 
 def score(evidence: Evidence, arm: str, found: Interval, scope: Sequence[str]) -> str:
-    """Return an arm's mean with its interval; one at chance on each of the tasks says so."""
+    """Return an arm's mean with its interval; an arm at chance on every task is marked."""
     said = spelled(found.value, found.low, found.high, signed=False)
     return said if evidence.above_chance(arm, scope) else f"{said}, at chance"
 
@@ -462,7 +462,7 @@ GATE = {"True": "The gate is passed", "False": "The gate is **not passed**, so n
 
 
 def luck(evidence: Evidence) -> str:
-    """Say whether the luck of the stages before the contrastive one is in the intervals."""
+    """Say whether the variance of earlier stages is in the intervals."""
     later = [arm for arm in evidence.reading.arms.values() if arm.runs and arm.source != BASE]
     several = any(len({run.before for run in arm.runs}) > 1 for arm in later)
     return f"{_between_seeds(evidence)}{'' if not later else SEVERAL if several else ONCE}".rstrip()
@@ -513,7 +513,7 @@ def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[st
 
 
 def _noted(found: Found) -> bool:
-    """Say whether the reason of a verdict is more than where its interval lies; what was not run has a list of its own."""
+    """Return whether a verdict has a reason besides its interval; comparisons that were not run have a list of their own."""
     return found.verdict.word in (UNDECIDED, NOT_SEEN) or bool(found.caveats)
 
 
@@ -560,7 +560,7 @@ def _arms(evidence: Evidence) -> str:
 
 
 def _kinds(evidence: Evidence, claims: Sequence[Claim]) -> str:
-    """Return each comparison by kind of task; where all of its arms are at chance, a difference says nothing."""
+    """Return each comparison by kind of task; if all of its arms are at chance, a difference is no evidence."""
     shown = [(claim, one) for claim in claims for one in claim.found if one.groups]
     kinds = list(dict.fromkeys(kind for _, one in shown for kind in one.groups or {}))
     rows = []
@@ -695,5 +695,5 @@ CLAIMS: dict[int, Paper] = {
 
 
 def listed(numbers: Iterable[int]) -> dict[int, Paper]:
-    """Return the papers' claims by number, and behind them those of these numbers that are a study's own."""
+    """Return the papers' claims by number, and after them a study's own claims with these numbers."""
     return CLAIMS | {number: Paper("A claim of the study's own") for number in sorted(set(numbers) - CLAIMS.keys())}

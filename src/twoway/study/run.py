@@ -1,7 +1,7 @@
-"""`study`: all jobs of a study in dependency order, some at a time, each once; the same call goes on where an earlier one ended.
+"""`study`: all jobs of a study in dependency order, some in parallel, each once; the same call resumes.
 
-A job that fails takes along what needs it, and nothing else. Where a gate does not hold, nothing more is begun: what the arms would score
-decides nothing. After each job the study's own page of facts is written anew (`summary`), so that a study which still runs can be read.
+If a job fails, only jobs that depend on it are skipped. If a gate fails, no further job starts, because the arms' scores would decide
+nothing. After each job the study's summary is written again, so that a running study can be read.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def run(
     kinds: Mapping[str, Kind] | None = None,
     seen: Callable[[Path], object] = lambda _out: None,
 ) -> StudyResult:
-    """Do a study (a YAML file, with `key=value` words over it) in the folder `out`, `jobs` at a time; the same call goes on.
+    """Run a study (a YAML file, with `key=value` overrides) in the folder `out`, `jobs` at a time; the same call resumes.
 
-    With `claims`, only what claims of these numbers need. `seen(out)` is called whenever there is a new score, and at the end.
+    With `claims`, run only what these claims need. `seen(out)` is called for every new score, and at the end.
     """
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)
     runner = _Runner(layout, tuple(claims), Workers(jobs, layout.out / LOGS), seen)
@@ -103,7 +103,7 @@ class _Runner:
     stopped: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Name what is looked at all the time."""
+        """Set the attributes that are read often."""
         self.study, self.out = self.layout.study, self.layout.out
         self.arms = chosen_arms(self.study, self.claims)
 
@@ -156,7 +156,7 @@ class _Runner:
         return grid
 
     def _begin(self, grid: Grid) -> None:
-        """Start what can be started: the gate alone at first, nothing once a gate does not hold."""
+        """Start all jobs that can start: at first only the gate, and none once a gate has failed."""
         asked, wanted = grid.gate, needed(grid, self.arms)
         for key, task in grid.tasks.items():
             if key not in wanted:
@@ -191,7 +191,7 @@ class _Runner:
         write_summary(self.study, grid, self.out, facts)
 
     def _show(self) -> None:
-        """Let it be seen; a page that cannot be made ends no job, and says why when it is asked for."""
+        """Call `seen`; a page that cannot be made ends no job, and its error is shown when the page is requested."""
         try:
             self.seen(self.out)
         except TwowayError as error:
@@ -333,7 +333,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _work(job: Job, base: str, folder: Path, log: Path) -> None:
-    """Do one job; the exit code says how it went."""
+    """Run one job; the exit code is its result."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with log.open("ab", buffering=0) as file:
         for output in (1, 2):
@@ -359,7 +359,7 @@ def _leave(code: int, said: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the study's own process, and end at once: what was saved is gone on with."""
+    """Wait for the end of the study's own process, then exit at once; a later run resumes from what was saved."""
     parent: Any = multiprocessing.parent_process()
     wait([parent.sentinel])
     os._exit(1)
