@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 # Documents as sentence-transformers takes them, its kinds of input never mixed in one call.
 #
-# What a part is follows from the document alone. sentence-transformers would open a bare string that looks like a URL
-# or a path as a picture, so a text reaches it inside a chat message, or as `{"text": …}` where a model takes none.
-# Chat messages that share a call with other kinds are dropped by it without a word, so everything is a message or
-# nothing is; and rows with pictures never share a call with rows without, because some processors then write a text
-# differently (PaliGemma's), and because text needs no tower.
+# The kind of a part is decided by the document alone. sentence-transformers would open a bare string that looks like
+# a URL or a path as a picture, so a text is passed inside a chat message, or as `{"text": …}` for a model without
+# messages. sentence-transformers silently drops chat messages that share a call with other kinds, so either all
+# inputs are messages or none. And rows with pictures never share a call with rows without, because some processors
+# then write a text differently (PaliGemma's), and because text needs no tower.
 
 
 class Inputs:
@@ -82,10 +82,9 @@ def _picture(source: Any) -> dict[str, Any]:
     return {"type": "image", "image": source}
 
 
-# Which prompt stands before a document, by sentence-transformers' own rules, so that both give the same vectors.
+# The prompt of a document, by sentence-transformers' own rules, so that both give the same vectors.
 #
-# A prompt is asked for by its name, by the side a document is on (a query or a document), or is written out as an
-# instruction.
+# A prompt is given by its name, by the side of a document (query or document), or as the text of an instruction.
 
 Side = Literal["query", "document"]
 # The names that `SentenceTransformer.encode_query` and `encode_document` look for, in their order.
@@ -112,8 +111,8 @@ def prompt_of(sentence: Any, *, side: Side | None = None, instruction: str | Non
 # How many tokens a document becomes, before its pictures are decoded: words by the tokenizer, pictures by the size in
 # their headers.
 #
-# Lengths only decide which rows share a batch, so what a template adds (the same for all) is left out, and where a
-# processor does not say how many tokens a picture gets, its area stands for them.
+# Lengths only decide which rows share a batch, so the tokens of a template (the same for all) are not counted, and if
+# a processor does not give the number of tokens of a picture, its area is used.
 
 # A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
 _PIXELS_A_TOKEN = 28 * 28
@@ -195,10 +194,10 @@ def _blank(text: str) -> int:
 
 # Which rows share a batch: those of one kind and nearly one length, as many as a budget of tokens holds.
 #
-# Rows are looked at in windows, bounded in number and in bytes, so any size of input passes in constant memory.
-# Inside a window rows are sorted by length, the longest first, so that a batch that does not fit shows at once. A
-# batch costs its longest row times its rows. It also ends where the next row is much shorter than the first, once it
-# is large enough to keep the machine busy: padding is work like any other.
+# Rows are taken in windows, bounded in number and in bytes, so any size of input needs constant memory. Inside a
+# window rows are sorted by length, the longest first, so that a batch that does not fit shows at once. The cost of a
+# batch is its longest row times its rows. A batch also ends where the next row is much shorter than the first, once
+# it is large enough to keep the machine busy: padding is work like any other.
 
 
 @dataclass

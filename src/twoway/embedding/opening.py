@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-# Open anything that gives vectors: ours, any sentence-transformers model, a checkpoint as its trainer left it, a
+# Open an embedding model: ours, any sentence-transformers model, a checkpoint as its trainer wrote it, a
 # vision-language model.
 #
-# A sentence-transformers checkpoint says itself how its states become one vector. For any other, what its layout
-# tells decides (MoCa's, CoCoA's and VLM2Vec's are known, see `model.layout`), then what its config declares of
-# attention, and the pooling is the one that fits: the mean of two-way states, the last of causal ones. What is asked
-# for stands above all of it. An adapter is merged into its base in memory. The same folder through `convert` gives
-# the same vectors, where both are asked for the same attention.
+# A sentence-transformers checkpoint stores how its states become one vector. For any other, its layout decides
+# (MoCa's, CoCoA's and VLM2Vec's are known, see `models.opening`), then the attention that its config declares, with
+# the pooling that fits: the mean of two-way states, the last of causal ones. Explicit options override all of it. An
+# adapter is merged into its base in memory. The same folder through `convert` gives the same vectors, with the same
+# attention.
 
 
 def open_embedder(

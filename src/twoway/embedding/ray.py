@@ -181,11 +181,11 @@ def _sigterm_given_back() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-# Where each row of a run lies, so that any machine reads any shard by itself: rows are found once, in order, and read
-# by their place.
+# The position of each row of a run, so that any machine can read any shard by itself: rows are found once, in order,
+# and read by position.
 #
-# A place is three whole numbers: the source, and the position that its finder knows the row by. Files are named by
-# path, so every machine that reads must see them under the same path.
+# A position is three integers: the source, and the two by which its finder knows the row. Files are named by path, so
+# every machine that reads must see them under the same path.
 
 
 class Places:

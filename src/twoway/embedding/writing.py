@@ -106,11 +106,11 @@ def _plain(value: object) -> str:
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)
 
 
-# What every engine of bulk embedding shares: when a folder may be filled, shards written one behind the other, what
-# is said at the end.
+# What every engine of bulk embedding shares: when a folder may be filled, writing shards in order, and the final
+# report.
 #
-# An engine gives rows in their order, shard by shard; only here is anything written, by one process. So what lies in
-# a folder is the same whichever engine filled it, and one engine goes on where another was stopped.
+# An engine yields rows in order, shard by shard; only this code writes, in one process. So the content of a folder
+# does not depend on the engine, and one engine resumes where another was stopped.
 
 
 @dataclass(frozen=True)

@@ -203,13 +203,13 @@ class VectorSource:
                 refuse(number, ContentError("the model gives numbers that are not finite", documents[missing[number][1]].place))
 
 
-# Is a server still the model whose vectors are in the cache: asked of its vectors, because it may change its model
-# and keep the name.
+# Whether a server is still the model whose vectors are in the cache is decided by its vectors, because it may change
+# its model and keep the name.
 #
-# A model in memory has a fingerprint of its weights; a server has an address and a name. So a few texts, always the
-# same, are embedded first, and what came of them lies beside the vectors that the server gave. Vectors of one model
-# move in their last bits (other batches, other machines); those of another model, or of a later step of the same
-# training, move more. In doubt it counts as another and is asked again.
+# A model in memory has a fingerprint of its weights; a server has an address and a name. So a few fixed texts are
+# embedded first, and their vectors are stored beside those that the server gave. Vectors of one model differ in their
+# last bits (other batches, other machines); those of another model, or of a later step of the same training, differ
+# more. In doubt it counts as another model, and its vectors are computed again.
 
 SAME = 0.02  # how far vectors of length 1 may lie apart and be of one model: rounding to bfloat16 moves them by less
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     Abouts = Mapping[str, Sequence[Sequence[str]]]  # task -> item -> marks of what it is about
 
 
-# Scores of ranked items, what chance would give, and how sure a score is.
+# Scores of ranked items, the score of chance, and intervals.
 #
-# A wrong candidate that scores as high as a right one stands before it: a tie is never a hit. Ties are counted and
-# reported, because many of them say that a model gives the same vector to everything. Benchmarks whose right
-# candidate stands first in a list, and whose own code takes the first of the highest scores, count a tie as a hit;
-# that official score stands beside ours. Whether a score is above chance is asked of chance: the interval in which
-# 95% of random rankings of the same items would score.
+# A wrong candidate with the same score as a right one ranks before it: a tie is never a hit. Ties are counted and
+# reported, because many ties mean that a model gives the same vector to many inputs. Benchmarks whose right candidate
+# comes first in a list, and whose own code takes the first of the highest scores, count a tie as a hit; that official
+# score is reported beside ours. Whether a score is above chance is decided by the interval in which 95% of random
+# rankings of the same items score.
 
 DRAWS = 2000
 RANKINGS = 10_000  # drawn for items with several right candidates
@@ -128,12 +128,12 @@ def chance_of(task: RankingTask, metric: str | None = None) -> Chance:
     return chance(metric or task.metric, task.sizes().tolist(), task.rights().tolist())
 
 
-# The paired bootstrap: items are drawn again, and what hangs together is drawn together.
+# The paired bootstrap: items are resampled, and dependent items are drawn together.
 #
-# The same picture may be asked about in several tasks, and two tasks may be the two directions of one pairing. Such
-# items are no new evidence each: a picture that a model knows helps it in all of them. So what is drawn is a cluster:
-# items that share a picture (of the query or of a right answer) over all tasks; an item without a picture stands for
-# itself. Every model and every seed gets the same draw: that is what makes differences paired. Tasks are not drawn: a
+# The same picture may occur in several tasks, and two tasks may be the two directions of one pairing. Such items are
+# not independent evidence: a picture that a model knows helps it in all of them. So clusters are drawn: items that
+# share a picture (of the query or of a right answer) over all tasks; an item without a picture is a cluster of its
+# own. Every model and every seed gets the same draw, which makes differences paired. Tasks are not resampled: a
 # suite's mean is over its tasks.
 #
 # A cluster's weight in a draw comes from an exponential distribution (Rubin's Bayesian bootstrap, 1981). That is

@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# A model as mteb wants it, around our engine: batches by cost, every content embedded once, vectors kept on disk.
+# A model for mteb around our engine: batches by cost, every content embedded once, vectors cached on disk.
 #
-# It follows mteb's protocols (`EncoderProtocol` and `SearchProtocol`) and, where a number depends on it, mteb's own
-# wrapper of sentence-transformers: which prompt stands before what, which columns of a row count, the similarity, the
-# search. So the scores are those of that wrapper. What differs are the last bits of a vector (other batches), and
-# that equal contents get equal vectors here: mteb's order of two candidates of one content is then the one of their
-# ids, and not of noise.
+# It implements mteb's protocols (`EncoderProtocol` and `SearchProtocol`) and, where a score depends on it, follows
+# mteb's own wrapper of sentence-transformers: the choice of prompts, the columns of a row that count, the similarity,
+# the search. So the scores are those of that wrapper. The differences are the last bits of a vector (other batches),
+# and that equal contents get equal vectors here: mteb's order of two candidates with the same content is then that of
+# their ids, and not noise.
 
 
 class MtebModel(AbsEncoder):  # type: ignore[misc]
@@ -108,10 +108,10 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]
 # mteb's batches as documents: the columns of a row in their order, one part each, pictures as the bytes of their
 # file.
 #
-# mteb hands a model a loader of batches with every picture decoded. Where a loader stands on a table of `datasets`,
+# mteb passes a model a loader of batches with every picture decoded. If a loader is based on a table of `datasets`,
 # the rows are read from that table instead, when they are needed and undecoded, so that a corpus of pages is never in
-# memory and each row is known by its content. Which columns count and in which order they follow is as in mteb's own
-# wrapper. An empty text stays: mteb's wrapper embeds it, too.
+# memory and each row is identified by its content. Which columns count, and their order, is as in mteb's own wrapper.
+# An empty text is kept: mteb's wrapper embeds it, too.
 
 _READ_AT_ONCE = 64
 
@@ -240,11 +240,11 @@ def _embeddings(sentence: Any) -> Any:
     return model.get_input_embeddings() if model is not None and hasattr(model, "get_input_embeddings") else None
 
 
-# Hand a model to mteb: as an object for its Python functions, or by its name for its command line.
+# Pass a model to mteb: as an object for its Python functions, or by its name for its command line.
 #
-# mteb's command opens what stands in its registry or on the hub; a folder ends in "No model implementation is
-# available", because mteb looks a name up on the hub and makes an empty entry where it finds none. It has no hook for
-# others, so an entry is put into its registry, in the process that then runs mteb's own command.
+# mteb's command opens names of its registry or of the hub; a folder ends in "No model implementation is available",
+# because mteb looks a name up on the hub and makes an empty entry if it finds none. It has no hook for other models,
+# so an entry is added to its registry, in the process that then runs mteb's own command.
 
 _REVISION = 16  # last digits of the fingerprint; a server's end in those of its vectors
 
@@ -472,10 +472,10 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-# mteb's tasks by name, and the data of one made ready: loaded, looked through, a subset drawn.
+# mteb's tasks by name, and the data of one prepared: loaded, checked, a subset drawn.
 #
-# mteb scores what it is given: a right page that is not in the corpus costs the score in silence, and an empty task
-# is a division by zero. Here the first is counted, said and written into the results, and the second is an error.
+# mteb scores what it gets: a right page that is not in the corpus silently lowers the score, and an empty task is a
+# division by zero. Here the first is counted, reported and written into the results, and the second is an error.
 
 VIDORE_V2 = "ViDoRe(v2)"
 TAKEN = ("image", "text")
@@ -586,10 +586,10 @@ def _draw(found: MtebTask, where: str, data: Any) -> None:
     data["queries"] = data["queries"].select([asked[place] for place in kept])
 
 
-# What luck scores in a search of mteb's: candidates may be more or less right, and there may be many of either.
+# The score of chance in a search of mteb's: candidates may be graded, and there may be many of each grade.
 #
-# Only the top of a random ranking counts, so only that is drawn: at each place a right candidate comes with the
-# chance that one is left for it, and which one is drawn without putting back.
+# Only the top of a random ranking counts, so only that is drawn: at each rank a right candidate comes with the
+# probability that one is left for it, and which one is drawn without replacement.
 
 
 def search_chance(metric: str, groups: Iterable[Outcome], *, draws: int = DRAWS) -> Chance | None:

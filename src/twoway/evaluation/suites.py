@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 # `<|image_1|>` in a text is where the picture goes; what remains of the text stays as it is, line breaks at both ends
 # included: with last-token pooling such a line break is the token that is read.
 #
-# Two scores stand side by side. The strict one is ours: a tie is no hit. The official one is that of the released
-# evaluation, which takes the first of the highest scores, so that a tie is a hit for the right candidate, which
-# stands first. A right candidate that comes twice is one candidate in the strict score, and its double ties with it
-# in the official one; such rows are counted and listed.
+# There are two scores. The strict one is ours: a tie is not a hit. The official one is that of the released
+# evaluation, which takes the first of the highest scores, so that a tie is a hit for the right candidate, which comes
+# first. A right candidate that occurs twice is one candidate in the strict score, and its duplicate ties with it in
+# the official one; such rows are counted and listed.
 
 COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
 PLACEHOLDER = re.compile(r"<\|image_(\d+)\|>")

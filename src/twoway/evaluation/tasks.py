@@ -123,10 +123,10 @@ def listed(query: Document, candidates: Sequence[int]) -> Item:
     return Item(query, np.array([right]), among, doubled=right in rest)
 
 
-# Models that cannot know: what a task gives to luck, to words alone and to pixels alone.
+# Trivial baselines: what a task gives to random vectors, to words alone and to pixels alone.
 #
-# A task that one of them solves can be solved without understanding: by a name that stands in both texts, or by a
-# picture that looks like itself. They are engines like any other and go through the same ranking.
+# A task that one of them solves can be solved without understanding: by a name that is in both texts, or by a picture
+# that looks the same. They are engines like any other and go through the same ranking.
 
 WIDTH = 1024
 _SIDE = 16

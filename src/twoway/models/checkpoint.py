@@ -31,21 +31,22 @@ if TYPE_CHECKING:
 
 # Assemble a model and its processor as a plain sentence-transformers checkpoint, and read one back.
 #
-# What is written needs no code of ours: `Transformer`, `Pooling` and `Normalize` are sentence-transformers' own
-# modules. The weights are written once, by transformers; then the folder is opened by sentence-transformers as
-# anybody would open it, and everything that is said about the result is measured on that.
+# The result needs no code of ours: `Transformer`, `Pooling` and `Normalize` are sentence-transformers' own modules.
+# The weights are written once, by transformers; then the folder is opened by sentence-transformers as any user would
+# open it, and everything that is reported about the result is measured on that.
 #
-# A checkpoint of somebody else's keeps what it says: its modules behind the model, how its inputs are called
-# (`processing_kwargs`, modalities), its prompts and which of them is the default, its similarity. What cannot be kept
-# is refused by its name. Training follows what it can follow (`trainable`): arguments of the chat template become a
-# part of the template, so that every renderer has them.
+# Another author's checkpoint keeps its settings: the modules after the model, how its inputs are called
+# (`processing_kwargs`, modalities), its prompts and the default one, its similarity. What cannot be kept is refused
+# by name. Training follows what it can follow (`trainable`): arguments of the chat template become a part of the
+# template, so that every renderer has them.
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 # A file of weights stays mapped while any tensor of it is held: small ones keep the peak low while a model is brought to float32.
 SHARD = "1GB"
 TRANSFORMER = Transformer.config_file_name
 _LIBRARY = "sentence_transformers."
-# What is written anew for the result, and what sentence-transformers loads a model with and does not save.
+# Keys that are written again for the result, and arguments that sentence-transformers loads a model with and does not
+# save.
 _OURS = ("model_type", "__version__", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 _LOADING = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", "config_kwargs": "config_args"}
 _HARMLESS = {"dtype", "torch_dtype", "attn_implementation", "use_safetensors", "trust_remote_code"}
@@ -517,14 +518,14 @@ The whole chain, with every hash, is in `{file}`.
 """
 
 
-# Checkpoints as MoCa's trainer saves them, and the heads that go on beside a model.
+# Checkpoints as MoCa's trainer saves them, and the heads that are stored beside a model.
 #
 # Such a checkpoint names an architecture that transformers does not have (`Qwen2_5ForEmbedding`, or
 # `Qwen2_5ForMLMMAE` with a patch decoder beside the backbone) and keeps the key layout of its time. The backbone goes
 # through transformers' own key conversion. The heads (the patch decoder, and a language-model head that is not tied)
-# serve further training alone, so they lie in `heads/` beside the model, where nothing that others load looks. They
-# are in `PatchDecoder`'s form, `body.layers.N.*` and `to_values.*`: the released code lays the values of a position's
-# patches out value by value, here they lie patch by patch, as the processor gives them.
+# are only for further training, so they are in `heads/` beside the model, where other loaders do not look. They are
+# in `PatchDecoder`'s form, `body.layers.N.*` and `to_values.*`: the released code orders the values of a position's
+# patches value by value; here they are patch by patch, as the processor gives them.
 
 FOLDER, INDEX = "heads", "heads.json"
 PATCH_DECODER, LM_HEAD = "patch_decoder", "lm_head"

@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# What the layout of a checkpoint tells that its config does not: how it attends, where its vector is read, how its
+# What the layout of a checkpoint shows and its config does not: its attention, where its vector is read, how its
 # inputs were written.
 #
-# A trainer of embedding models leaves a folder that looks like a vision-language model's, or an adapter. Three things
-# that decide every vector stand nowhere in it, and the trainer's own code knows them by heart. What is left of them
-# here is the name of the architecture in `config.json`, and that a folder is an adapter.
+# A trainer of embedding models writes a folder that looks like a vision-language model's, or an adapter. Three things
+# that decide every vector are not stored in it, because the trainer's own code has them hard-coded. The only traces
+# are the name of the architecture in `config.json`, and that a folder is an adapter.
 #
-# - MoCa (arXiv 2506.23115): two-way, the mean, contents one behind the other without the turns of a chat.
-# - CoCoA (arXiv 2603.01471): two-way, the state at an EOS that is appended to every row, contents one behind the other.
-# - VLM2Vec (arXiv 2410.05160): an adapter of peft, known by the layers that it asks for; contents one behind the other, a picture's
+# - MoCa (arXiv 2506.23115): two-way, the mean, contents in order without chat turns.
+# - CoCoA (arXiv 2603.01471): two-way, the state at an EOS that is appended to every row, contents in order.
+# - VLM2Vec (arXiv 2410.05160): an adapter of peft, known by the layers that it asks for; contents in order, a picture's
 #   placeholder without the marks around it, so that transformers of its time numbered the picture's tokens as text, and not by rows and
-#   columns (`bare`); attention and pooling as its base's config has it. Any other adapter: contents one behind the other.
+#   columns (`bare`); attention and pooling as its base's config has it. Any other adapter: contents in order.
 #
-# This is the one place that says so: who opens such a folder and who converts it get the same vectors, but for
-# `bare`, whose positions no config can say: such a folder is opened as it was trained, and is converted to `plain`,
-# with a word of it. CoCoA's merged Qwen2-VL and VLM2Vec's merged weights have the name of any Qwen2-VL, so nobody can
-# see what they are: that has to be asked for.
+# This is the only place that decides it, so opening such a folder and converting it give the same vectors, except for
+# `bare`, whose positions no config can express: such a folder is opened as it was trained, and is converted to
+# `plain`, with a warning. CoCoA's merged Qwen2-VL and VLM2Vec's merged weights cannot be told from any Qwen2-VL: for
+# them the user has to say it.
 
 # Endings of architectures' names that transformers does not have.
 _MOCA = ("ForEmbedding", "ForMLMMAE")
@@ -214,9 +214,9 @@ def _open_sentence_model(folder: Path, settings: dict[str, Any], device: torch.d
     return sentence
 
 
-# Open whatever `convert` and the training stages may start from, and keep together what has to go on with the model.
+# Open anything that `convert` and the training stages can start from, with everything that is kept with the model.
 #
-# A source is a model, a sentence-transformers checkpoint (ours with its heads and provenance, or anybody's), a
+# A source is a model, a sentence-transformers checkpoint (ours with its heads and provenance, or any other), a
 # checkpoint of MoCa's trainer, or an adapter, which is merged into its base.
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 # Every row is read and the header of every picture; pixels are decoded for the row that is shown, and for all rows
 # with `decode`.
 
-# How much of a stream is looked at, unless more is asked for: all of it would be a download.
+# How much of a stream is checked unless more is requested: all of it would be a download.
 STREAM_ROWS = 64
 _SHOWN = 600
 
@@ -419,7 +419,7 @@ def _show_pairs(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str
     return {}
 
 
-# What stands on each side of pairs, counted and measured in one pass; and which rows are suspect.
+# Each side of pairs, counted and measured in one pass, and suspect rows.
 
 SIDES = ("query", "positive", "negative")
 

@@ -38,17 +38,16 @@ if TYPE_CHECKING:
     from .stages import Kind
 
 
-# What a stage's result depends on, as a hash: two jobs of one fingerprint make the same thing, wherever and whenever
-# they run.
+# What a stage's result depends on, as a hash: two jobs with the same fingerprint make the same result, wherever and
+# whenever they run.
 #
-# A stage of a recipe becomes a `Job`. Its fingerprint is over: what kind of stage it is and its revision, the
-# package's version, its settings without those that change no result, its data by content, and the fingerprint of
-# what it starts from. Where things lie is not in it, so a folder may move. Data is hashed by its own files: rows of
-# JSONL, Parquet, PDFs, tables of the samples. Pictures that rows name by path are not looked at. A stream of the hub,
-# and a model of the hub, stand for themselves by name.
+# A stage of a recipe becomes a `Job`. Its fingerprint covers the kind of stage and its revision, the package's
+# version, its settings without those that do not change results, its data by content, and the fingerprint of its
+# starting point. Paths are not part of it, so a folder may move. Data is hashed by its own files: rows of JSONL,
+# Parquet, PDFs, tables of the samples. Pictures that rows name by path are not read. A stream or a model of the hub
+# is identified by its name.
 #
-# `plan` does no work and asks for no network, so that a study can lay out a grid of recipes and see which jobs are
-# one.
+# `plan` runs nothing and needs no network, so a study can lay out a grid of recipes and find equal jobs.
 
 _WHOLE, _BLOCK, _BLOCKS = 64 << 20, 1 << 20, 32
 # Of a model's folder: what decides what it computes, and not a trainer's logs and checkpoints.
@@ -247,12 +246,12 @@ def _sum(path: Path) -> str:
     return found.hexdigest()
 
 
-# What stands in the folder of a run: each stage's record beside its folder, and what it says of a job: done, begun,
-# stale, or not there.
+# The content of a run's folder: each stage's record beside its folder, and the state of its job: done, begun, stale,
+# or missing.
 #
-# `OUT/2-pretrain.json` is the record of `OUT/2-pretrain`. It holds the job's fingerprint with all that went into it,
-# so a stage of another recipe, other data or other settings is recognised, and the difference can be said. A record
-# is written before a stage begins, so that a stage that was cut off is known as this one.
+# `OUT/2-pretrain.json` is the record of `OUT/2-pretrain`. It holds the job's fingerprint with all of its inputs, so a
+# stage of another recipe, other data or other settings is recognised, and the difference can be shown. A record is
+# written before a stage starts, so an interrupted stage is recognised.
 
 Standing = Literal["done", "begun", "stale", "foreign", "new"]
 STALE = "stale"  # where folders go whose stage is done again

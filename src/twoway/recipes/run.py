@@ -199,17 +199,16 @@ def _stopping() -> Iterator[Callable[[str], None]]:
         os.close(writing)
 
 
-# What is to be done about each stage of a recipe: kept, gone on with, done, done again, or left alone. Nothing is
-# done here.
+# The action for each stage of a recipe: keep, resume, run, run again, or leave alone. Nothing runs here.
 #
-# The rule: what is done is kept, what was cut off goes on, what is not there is done. A stage is *stale* where its
-# settings, its data, the version of the code or what it starts from are not those that it was made with; it is
-# refused with the difference, or with `redo` done again, and the old folder goes to `OUT/stale`. With `start` or
-# `only` the stages before are used as they stand, stale or not, and `redo` does the chosen ones again even where they
-# are done.
+# The rule: a finished stage is kept, an interrupted one resumes, a missing one runs. A stage is *stale* if its
+# settings, its data, the version of the code or its starting point have changed since it was made. It is refused and
+# the difference is shown, or with `redo` it runs again, and the old folder goes to `OUT/stale`. With `start` or
+# `only` the earlier stages are used as they are, stale or not, and `redo` runs the chosen ones again even if they are
+# finished.
 
 SUMMARY = "run.json"
-# keep: done already; taken: not asked for, and stands as it is; leave: not asked for, and not there.
+# keep: finished; taken: not selected, and used as it is; leave: not selected, and missing.
 Action = Literal["keep", "taken", "leave", "go on", "do", "again"]
 DOES = ("go on", "do", "again")
 

@@ -177,25 +177,25 @@ def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Ver
     return None
 
 
-# How sure a difference between arms is: over items, over seeds, and over the luck of the stages before.
+# The interval of a difference between arms: over items, over seeds, and over the variance of earlier stages.
 #
-# A comparison is a sum of arms' scores with weights, such as +1 for one and -1 for another. Each arm's score is the
-# mean over its runs: seeds are pooled, and every table shows them too. Three kinds of luck make its interval:
+# A comparison is a weighted sum of arms' scores, such as +1 for one and -1 for another. Each arm's score is the mean
+# over its runs: seeds are pooled, and every table shows them too. The interval has three sources of variance:
 #
-# 1. items, by the paired bootstrap of `evaluation.resample`: the same draw for all arms and runs, items that share a picture together;
-# 2. seeds of the contrastive stage. Three are too few to draw from with replacement: that would miss a third of their spread, and that its
-#    size is uncertain. So the spread between the seeds of an arm is estimated over all arms of the study together,
-#    for the tasks in question,
-#    and each draw adds a value of Student's t with as many degrees of freedom as that estimate has. It takes arms to vary alike; the tables
-#    show how they do;
-# 3. the stages before. Arms that start from the same stage share its luck, and it falls out of their difference.
-# Where stages were done with
-#    several seeds, what their spread has beyond that of 2 is estimated alike and added for every stage that does not fall out. Many arms
-#    from two models are still two models, so the degrees of freedom are counted by model. Where no stage was done with several seeds, this
-#    luck is not in the interval, and the report says so; nor is that of rows that were mined once.
+# 1. items, by the paired bootstrap of `evaluation.metrics`: the same draw for all arms and runs; items that share a
+#    picture are drawn together
+# 2. seeds of the contrastive stage. Three are too few to draw from with replacement: this would miss a third of their
+#    variance and the uncertainty of the estimate. So the variance between the seeds of an arm is estimated over all
+#    arms of the study together, for the tasks in question, and each draw adds a value of Student's t with as many
+#    degrees of freedom as that estimate has. This assumes that arms vary alike; the tables show how much they do
+# 3. earlier stages. Arms that start from the same stage share its variance, and it cancels out of their difference.
+#    If stages were trained with several seeds, their variance beyond that of 2 is estimated in the same way and added
+#    for every stage that does not cancel. Many arms from two models are still two models, so the degrees of freedom
+#    are counted by model. If no stage was trained with several seeds, this variance is not in the interval, and the
+#    report says so; nor is that of rows that were mined once
 #
-# The items' share of the spread between seeds is counted in 1 and in 2, so that intervals are a little too wide
-# rather than too narrow. Tasks are fixed: nothing is said of tasks that were not asked.
+# The items' share of the variance between seeds is counted in 1 and in 2, so intervals are a little too wide rather
+# than too narrow. Tasks are fixed: the study makes no statement about other tasks.
 
 _NOTHING = 1e-9
 _BOTH_SIDES = (0.025, 0.975)

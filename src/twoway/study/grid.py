@@ -370,7 +370,7 @@ def ask_gate(study: Study, grid: Grid, done: Collection[str]) -> GateVerdict:
 # The learning rate of an arm: short runs at several rates, measured on held-out rows of what the arm trains on; the
 # best is kept.
 #
-# What is scored in the end is not looked at, so no arm is chosen for luck on the test.
+# The scored items are never used for this, so no arm is chosen for its luck on the test.
 
 SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
 

@@ -189,7 +189,7 @@ def _plain(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-# A claim in a study's report: what is said, what is found, the picture of it, and the runs that it rests on.
+# A claim in a study's report: the claim, the result, its picture, and the runs behind it.
 
 ALL = "all its tasks"
 _KINDS = {SEEN: "yes", OPPOSITE: "no"}

@@ -244,9 +244,9 @@ def _say(line: str) -> None:
 
 # Jobs in processes of one thread each: on two cores two of them do more than one of two threads.
 #
-# A process is forked from a server that has read the libraries once, does one job, and writes what it says into the
-# job's log. It ends when whoever started it does, however that one ends, so that a study which is begun again never
-# meets a worker of the old one.
+# A process is forked from a server that has imported the libraries once, runs one job, and writes its output into the
+# job's log. It ends when its parent ends, however that ends, so a restarted study never meets a worker of the old
+# one.
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -365,8 +365,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-# What a study says of itself, for programs and for the report: `study.json`, `study.yaml` and `gate.json`, written
-# anew after each job.
+# The summary of a study, for programs and for the report: `study.json`, `study.yaml` and `gate.json`, written again
+# after each job.
 
 SUMMARY_FILE, YAML = "study.json", "study.yaml"
 
