@@ -17,7 +17,7 @@ from twoway.content import ContentError, Place
 from twoway.data.masking import NO_TARGET, CorruptConfig, corrupt
 from twoway.data.patches import Grid, PatchGeometry, find_grid, line_places, overview_cells, ramp, tile_cells
 from twoway.errors import TwowayError
-from twoway.reports.training import pictures
+from twoway.reports.training import to_pictures
 
 TILED = ("idefics3", "smolvlm", "llava_onevision", "internvl")
 
@@ -163,9 +163,9 @@ def test_pixels_come_back_as_the_picture(whole, tiny_model):
     side = fam.geometry.patch * round(fam.geometry.patches**0.5) * (fam.geometry.side or 1)
     picture = noise(many * side, side)
     example = fam.encoder()("a#1", document(picture))
-    shown = pictures(fam.geometry, example.inputs, fam.processor.image_processor)
+    shown = to_pictures(fam.geometry, example.inputs, fam.processor.image_processor)
     assert np.array_equal(np.asarray(shown[0]), np.asarray(picture))
-    assert pictures(fam.geometry, {}, fam.processor.image_processor) == []
+    assert to_pictures(fam.geometry, {}, fam.processor.image_processor) == []
 
 
 def test_pixels_that_are_no_grid_stop_masked_patches_and_not_masked_words(tiny_model):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from twoway.methods.pretrain.callbacks import describe_gaps, write_report
 from twoway.methods.pretrain.method import pretrain
-from twoway.reports.charts import Line, chart, running, ticks_of
-from twoway.reports.training import Examples, Sentence, Shown, Word, verdict, write_report
+from twoway.reports.charts import Curve, line_chart, round_ticks, running_mean
+from twoway.reports.training import Examples, Sentence, Word
 from twoway.training.progress import read_log
 from whole_page import read
 
@@ -32,19 +33,19 @@ def gap(kind, value, error):
     ],
 )
 def test_the_verdict_says_what_was_measured(entry, said):
-    assert said in verdict([{"step": 0}, entry])
+    assert said in describe_gaps([{"step": 0}, entry])
 
 
 def test_a_run_without_anything_has_a_report(tmp_path):
-    write_report(tmp_path, Shown(total=5))
+    write_report(tmp_path, 5)
     assert "step 0 of 5" in read(tmp_path / "report.html")
 
 
 def test_what_rows_and_errors_say_is_no_markup(tmp_path):
     evil = "<script>alert(1)</script>"
     (tmp_path / "bad-rows.jsonl").write_text(json.dumps({"file": evil, "row": 3, "unit": "row", "reason": evil}) + "\n")
-    sentence = Sentence("x#1", {}, {name: [Word(evil), Word(evil, evil), Word("a", "a", True)] for name in ("right", "shuffled")})
-    write_report(tmp_path, Shown(5, [(evil, 1.0, 1000, 20)], Examples([sentence], []), {evil: evil}))
+    sentence = Sentence({}, {name: [Word(evil), Word(evil, evil), Word("a", "a", True)] for name in ("right", "shuffled")})
+    write_report(tmp_path, 5, [(evil, 1.0, 1000, 20)], Examples([sentence], []))
     text = read(tmp_path / "report.html")
     assert text.count("&lt;script&gt;") >= 6
     assert "1,000" in text
@@ -53,24 +54,24 @@ def test_what_rows_and_errors_say_is_no_markup(tmp_path):
 def test_a_list_of_bad_rows_that_a_kill_cut_is_shown_all_the_same(tmp_path):
     row = json.dumps({"file": "rows.jsonl", "row": 3, "unit": "row", "reason": "broken"})
     (tmp_path / "bad-rows.jsonl").write_text(f"{row}\n{row[:20]}\n{row}\n{row[:9]}")
-    write_report(tmp_path, Shown(total=5))
+    write_report(tmp_path, 5)
     assert "2 rows could not be used" in read(tmp_path / "report.html")
 
 
 def test_a_chart_shows_every_point_between_round_ticks():
     points = [(0, 0.0), (5, 0.42), (10, 0.9)]
-    figure = ElementTree.fromstring(re.search(r"<svg.*</svg>", chart("t", "u", [Line("a", points, (0.1, 0.1, 0.3))])).group())
+    figure = ElementTree.fromstring(re.search(r"(?s)<svg.*</svg>", line_chart("t", "u", [Curve("a", points, (0.1, 0.1, 0.3))])).group())
     assert len(figure.findall("circle")) == 3
     places = [tuple(map(float, pair.split(","))) for pair in figure.find("polyline").get("points").split()]
     assert places == sorted(places, key=lambda place: place[0])
     assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
     assert figure.find("polygon") is not None
-    assert chart("t", "u", [Line("a", [])]) == ""
+    assert line_chart("t", "u", [Curve("a", [])]) == ""
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.003, 0.02), (2.13, 2.19), (0, 12_345), (5, 5.0001)])
 def test_ticks_are_round_and_hold_the_values(low, high):
-    ticks = ticks_of(low, high)
+    ticks = round_ticks(low, high)
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     assert 2 <= len(ticks) <= 9
@@ -78,7 +79,7 @@ def test_ticks_are_round_and_hold_the_values(low, high):
 
 
 def test_a_running_mean_stays_where_values_do():
-    assert running([(step, 2.0) for step in range(100)]) == [(step, 2.0) for step in range(100)]
+    assert running_mean([(step, 2.0) for step in range(100)]) == [(step, 2.0) for step in range(100)]
 
 
 def test_a_run_writes_its_report_and_measures_at_both_ends(tiny_model, tmp_path):

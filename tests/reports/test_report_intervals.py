@@ -7,16 +7,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from twoway.reports.charts import Line, Row, chart, intervals, intervals_file, spelled
+from twoway.reports.charts import Curve, IntervalRow, format_interval, interval_chart, interval_file, line_chart
 
 ROWS = [
-    Row("mean", 0.02, 0.01, 0.03, "good", dots=(0.015, 0.025), strong=True),
-    Row("<script>" + "x" * 40, -0.01, -0.03, 0.01, band=(-0.02, 0.0)),
+    IntervalRow("mean", 0.02, 0.01, 0.03, "good", dots=(0.015, 0.025), strong=True),
+    IntervalRow("<script>" + "x" * 40, -0.01, -0.03, 0.01, band=(-0.02, 0.0)),
 ]
 
 
 def test_rows_lie_where_their_values_do():
-    figure = ElementTree.fromstring(re.search(r"<svg.*</svg>", intervals("gap", "MRR", ROWS)).group())
+    figure = ElementTree.fromstring(re.search(r"(?s)<svg.*</svg>", interval_chart("gap", "MRR", ROWS)).group())
     lines = [[float(pair.split(",")[0]) for pair in line.get("points").split()] for line in figure.findall("polyline")]
     at = {circle.get("class"): float(circle.get("cx")) for circle in figure.findall("circle")}
     zero = next(float(line.get("x1")) for line in figure.findall("line") if line.get("class") == "zero")
@@ -28,30 +28,30 @@ def test_rows_lie_where_their_values_do():
 
 
 def test_names_are_no_markup_and_long_ones_are_cut():
-    text = intervals("a <b>", "c", ROWS)
+    text = interval_chart("a <b>", "c", ROWS)
     assert "<script" not in text
     assert "xxx…<title>&lt;script&gt;" in text
-    assert intervals("a", "b", []) == ""
+    assert interval_chart("a", "b", []) == ""
 
 
 def test_a_file_of_its_own_is_whole():
-    file = ElementTree.fromstring(intervals_file("Differences", ROWS))
+    file = ElementTree.fromstring(interval_file("Differences", ROWS))
     assert file.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme:dark" in file.find("{*}style").text
 
 
 def test_nothing_but_zeros_lies_at_zero():
-    figure = ElementTree.fromstring(re.search(r"<svg.*</svg>", intervals("gap", "MRR", [Row("same", 0.0, 0.0, 0.0)])).group())
+    figure = ElementTree.fromstring(re.search(r"(?s)<svg.*</svg>", interval_chart("gap", "", [IntervalRow("same", 0.0, 0.0, 0.0)])).group())
     zeros = [float(line.get("x1")) for line in figure.findall("line") if line.get("class") == "zero"]
     assert zeros == [float(figure.find("circle").get("cx"))]
 
 
 def test_numbers_have_their_sign():
-    assert spelled(0.02, -0.01, 0.05) == "+0.020 [−0.010, +0.050]"
-    assert spelled(0.02, 0.01, 0.05, signed=False) == "0.020 [0.010, 0.050]"
+    assert format_interval(0.02, -0.01, 0.05) == "+0.020 [−0.010, +0.050]"
+    assert format_interval(0.02, 0.01, 0.05, signed=False) == "0.020 [0.010, 0.050]"
 
 
 def test_a_chart_may_lie_over_something_else_than_steps():
-    text = chart("a", "b", [Line("x", [(0.2, 1.0), (0.4, 2.0), (0.5, 1.5)])], across="mask share")
+    text = line_chart("a", "b", [Curve("x", [(0.2, 1.0), (0.4, 2.0), (0.5, 1.5)])], x_label="mask share")
     assert ">mask share</text>" in text
     assert ">0.3<" in text

@@ -12,7 +12,7 @@ from study_made import TASKS, made
 from twoway.errors import UsageError
 from twoway.study.claims import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED, Evidence, comparisons, doses, read_claims
 from twoway.study.outcomes import read_outcomes
-from twoway.study.page import onset
+from twoway.study.page import describe_onset
 
 CLAIM = {"key": "pays", "claim": 2, "says": "b beats a", "paper": "", "better": "b", "than": "a"}
 DOSES = {"0": "a", "15": "b", "50": "c", "100": "d"}
@@ -174,14 +174,14 @@ FLAT = {"x": 0.3, "y": 0.3, "z": 0.3}
 )
 def test_from_which_dose_on_it_is_seen_is_said_of_doses_that_were_run(tmp_path, levels, failed, said):
     one = claim(tmp_path, levels | FLAT, CLAIM | {"curve": CURVE}, failed=failed, items=150)
-    found = onset(Evidence(read_outcomes(tmp_path)), one)
+    found = describe_onset(Evidence(read_outcomes(tmp_path)), one)
     assert said in found
     assert bool(found) == bool(said)
 
 
 def test_no_dose_is_named_where_the_gate_does_not_hold(tmp_path):
     one = claim(tmp_path, {"a": 0.4, "b": 0.4, "c": 0.4} | FLAT, CLAIM | {"curve": CURVE}, items=60, gate={"passed": False, "why": "no"})
-    assert onset(Evidence(read_outcomes(tmp_path)), one) == ""
+    assert describe_onset(Evidence(read_outcomes(tmp_path)), one) == ""
 
 
 def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_model_falls_out(tmp_path):

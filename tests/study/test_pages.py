@@ -48,9 +48,9 @@ def test_the_page_is_whole_and_has_all_parts(study):
         assert said in text
     assert "two-way &lt;b&gt;" in text.casefold()
     for number, paper in CLAIMS.items():
-        assert f"{number}. {paper.title}".replace("'", "&#x27;") in text
+        assert f"{number}. {paper.title}".replace("'", "&#39;") in text
     assert text.count("no claim of this study is about it") == len(CLAIMS) - 3
-    assert "12. A claim of the study&#x27;s own" in text
+    assert "12. A claim of the study&#39;s own" in text
     assert "the loss is not a number at step 3" in text
 
 

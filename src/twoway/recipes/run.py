@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +25,7 @@ from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256, write_whole
 from twoway.processes import Stopped
-from twoway.reports.page import folded, page, section, table, tiles
-from twoway.reports.training import REPORT
+from twoway.reports.page import REPORT, write_page
 from twoway.training.distributed import launched_externally
 
 from .recipe import located, names_of, read_recipe
@@ -350,8 +348,16 @@ def write_summary(recipe: Recipe, steps: Sequence[Step], out: Path, command: str
     seeds = {step.job.name: step.job.config.seed for step in steps if hasattr(step.job.config, "seed")}
     summary = {"recipe": recipe.name, "command": command, "base": recipe.base, "done": done, "seconds": seconds, "seeds": seeds}
     write_whole(out / SUMMARY, json.dumps(summary | {"stages": stages} | now, indent=2, ensure_ascii=False) + "\n")
-    under = f"{command}; {'done' if done else 'not done yet'}, {duration(seconds)} of work"
-    write_whole(out / REPORT, page(f"{recipe.name} · {out.resolve().name}", under, _body(steps, records, now, resolved)))
+    write_page(
+        out / REPORT,
+        "recipes/report.html",
+        f"{recipe.name} · {out.resolve().name}",
+        f"{command}; {'done' if done else 'not done yet'}, {duration(seconds)} of work",
+        numbers=_numbers(records, seconds),
+        stages=[_stage(step, record) for step, record in zip(steps, records, strict=True)],
+        facts=_facts(now),
+        settings=resolved,
+    )
 
 
 def resolve(recipe: Recipe) -> str:
@@ -373,43 +379,30 @@ def _entry(step: Step, record: Record | None) -> dict[str, Any]:
     return about | kept | ({"wanted": job.fingerprint} if job.fingerprint != record.fingerprint else {})
 
 
-def _body(steps: Sequence[Step], records: Sequence[Record | None], now: dict[str, Any], resolved: str) -> list[str]:
-    done = sum(record is not None and record.state == "done" for record in records)
-    seconds = sum(record.seconds for record in records if record)
-    last = next((record for record in reversed(records) if record and record.state == "done"), None)
-    numbers = [(f"{done} of {len(steps)}", "stages done"), (duration(seconds), "of work, over all calls")]
-    numbers += [(_number(value), f"{key}, at the end of the last stage done") for key, value in _figures(last)[:3]] if last else []
+def _numbers(records: Sequence[Record | None], seconds: float) -> list[tuple[str, str]]:
+    done = [record for record in records if record and record.state == "done"]
+    numbers = [(f"{len(done)} of {len(records)}", "stages done"), (duration(seconds), "of work, over all calls")]
+    figures = _figures(done[-1])[:3] if done else []
+    return numbers + [(_format(value), f"{key}, at the end of the last stage done") for key, value in figures]
+
+
+def _facts(now: dict[str, Any]) -> list[tuple[str, Any]]:
     git = now["git"] or {}
-    facts = [
-        *now["versions"].items(),
-        *now["machine"].items(),
-        ("commit", git.get("commit", "not in git")),
-        ("dirty", git.get("dirty", "")),
-    ]
-    return [
-        tiles(numbers),
-        *(_stage(step, record) for step, record in zip(steps, records, strict=True)),
-        section("Provenance", "What made this run, and what it can be made again with.", table(("what", "value"), facts)),
-        folded("The recipe with every setting", resolved),
-    ]
+    about_git = [("commit", git.get("commit", "not in git")), ("dirty", git.get("dirty", ""))]
+    return [*now["versions"].items(), *now["machine"].items(), *about_git]
 
 
-def _stage(step: Step, record: Record | None) -> str:
-    """Return the section of one stage: its state, its key figures, and a link to its own report."""
+def _stage(step: Step, record: Record | None) -> dict[str, Any]:
+    """Return what the report says of one stage: its state, its key figures, and a link to its own report."""
     job = step.job
-    state = "to do" if record is None else record.state
-    where = f"{job.kind.name}, from {job.source}, in {job.folder}: {state}"
+    state = f"{job.kind.name}, from {job.source}, in {job.folder}: {'to do' if record is None else record.state}"
     if record is not None:
-        where += f", {duration(record.seconds)} in {record.calls} call{'s' if record.calls != 1 else ''}"
-        where += f". {record.error}" if record.error else ""
-    figures = table(("figure", "value"), [(key, _number(value)) for key, value in _figures(record)[:_MOST]]) if record else ""
+        state += f", {duration(record.seconds)} in {record.calls} call{'s' if record.calls != 1 else ''}"
+        state += f". {record.error}" if record.error else ""
+    figures = [(key, _format(value)) for key, value in _figures(record)[:_MOST]] if record else []
     report = job.kind.report
-    link = f'<p><a href="{escape(job.folder)}/{escape(report)}">The report of this stage</a></p>' if _is_there(step) and report else ""
-    return section(job.name, where, figures, link, " ")
-
-
-def _is_there(step: Step) -> bool:
-    return step.job.kind.report is not None and (step.folder / step.job.kind.report).exists()
+    there = report is not None and (step.folder / report).exists()
+    return {"name": job.name, "state": state, "figures": figures, "report": f"{job.folder}/{report}" if there else None}
 
 
 def _figures(record: Record) -> list[tuple[str, Any]]:
@@ -419,5 +412,5 @@ def _figures(record: Record) -> list[tuple[str, Any]]:
     return first + [(key, value) for key, value in known.items() if key not in _FIRST]
 
 
-def _number(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -27,7 +27,7 @@ from twoway.methods.pretrain import method as pretrain_method
 from twoway.methods.run import run_method
 from twoway.models import checkpoint
 from twoway.models.loading import read_json
-from twoway.reports.training import REPORT
+from twoway.reports.page import REPORT
 from twoway.training.config import FREE
 from twoway.training.progress import read_log
 

@@ -1,73 +1,164 @@
-"""Charts as SVG: lines, values with intervals, and the curves of a run."""
+"""Charts as SVG: curves, and values with their intervals. Coordinates are computed here; `templates/` draws them.
+
+Colours are classes of the page's style (`c0` to `c3`, `good`, `bad`), so that they are right in light and in dark.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from twoway.training.probes import NONE, RIGHT, SHUFFLED, WORD_LOSSES
+from markupsafe import Markup
 
-from .page import svg_file
+from .page import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
+    Points = Sequence[tuple[float, float]]
 
-# Line charts as SVG: round ticks, one legend a chart, colours from the page's style, so that they are right in light
-# and in dark.
-
-WIDTH, HEIGHT = 480, 230
+_WIDTH, _HEIGHT = 480, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 10, 34
-STEP = "step"
-_DOTS = 30  # with no more points than this, each is shown
+_MOST_DOTS = 30  # with no more points than this, each is shown
+_STEP = "step"
+
+_ROW_HEIGHT, _ROWS_END = 25, 30  # of a chart of intervals
+_SCALE_WIDTH, _TEXT_WIDTH = 330, 200
+_LETTER, _STRONG_LETTER = 7.4, 8.2  # wide, at most, in most fonts
+_SHORTEST, _LONGEST = 16, 44  # letters of a name that have room
+_NARROWEST = 0.001  # range of values that is drawn, at least
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line: points of (step, value), and by how much a value may be off."""
+class Curve:
+    """Points of (step, value), and by how much a value may be off."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Points
     errors: Sequence[float] = ()
-    smooth: bool = False  # the points are drawn faintly, and their running mean over them
-    dashed: bool = False  # so that a line under it is seen where the two are one
+    smooth: bool = False  # many points are drawn faintly, and their running mean over them
+    dashed: bool = False  # so that a curve under it is seen where the two are one
+
+    @property
+    def smoothed(self) -> bool:
+        """Say whether the running mean is drawn."""
+        return self.smooth and len(self.points) > _MOST_DOTS
+
+    def drawn(self) -> Points:
+        """Return the points of the strong line."""
+        return running_mean(self.points) if self.smoothed else self.points
+
+    def band(self) -> Points:
+        """Return the outline of values with their errors: above from left to right, and back below."""
+        both = list(zip(self.points, self.errors, strict=True))
+        return [(step, value + error) for (step, value), error in both] + [(step, value - error) for (step, value), error in reversed(both)]
 
 
 @dataclass(frozen=True)
-class _Axes:
+class IntervalRow:
+    """One value of a chart of intervals."""
+
+    name: str
+    value: float
     low: float
     high: float
-    start: float
-    end: float
+    colour: str = "c0"
+    dots: Sequence[float] = ()  # what it is the mean of, such as seeds
+    band: Sequence[float] | None = None  # low and high, such as what chance gives
+    strong: bool = False  # it sums up the others
 
-    def x(self, value: float) -> float:
-        return _LEFT + (value - self.start) / (self.end - self.start) * (WIDTH - _LEFT - _RIGHT)
+    @property
+    def short_name(self) -> str:
+        """Return the name as far as there is room."""
+        return self.name if len(self.name) <= _LONGEST else self.name[: _LONGEST - 1] + "…"
 
-    def y(self, value: float) -> float:
-        return HEIGHT - _BOTTOM - (value - self.low) / (self.high - self.low) * (HEIGHT - _TOP - _BOTTOM)
+    @property
+    def name_width(self) -> float:
+        """Return how wide the name is, at most."""
+        return max(_SHORTEST, len(self.short_name)) * (_STRONG_LETTER if self.strong else _LETTER)
+
+    def values(self) -> Iterator[float]:
+        """Return all that is to be within the chart."""
+        yield from (self.low, self.high, self.value, *self.dots, *(self.band or ()))
+
+    def text(self, signed: bool) -> str:
+        """Write the value with its interval."""
+        return format_interval(self.value, self.low, self.high, signed=signed)
 
 
-def chart(title: str, unit: str, lines: Sequence[Line], *, zero: bool = False, first: int = 0, across: str = STEP) -> str:
-    """Return a figure; nothing where no line has a point. `zero` keeps zero in sight, `first` is the first line's colour.
+@dataclass(frozen=True)
+class Scale:
+    """Where values lie, in pixels."""
 
-    `across` says what lies along the bottom; steps are whole numbers, anything else may be parted.
+    values: tuple[float, float]
+    pixels: tuple[float, float]
+
+    def __call__(self, value: float) -> float:
+        """Return where a value lies."""
+        share = (value - self.values[0]) / (self.values[1] - self.values[0])
+        return round(self.pixels[0] + share * (self.pixels[1] - self.pixels[0]), 1)
+
+
+def line_chart(
+    title: str, unit: str, curves: Sequence[Curve], *, zero: bool = False, first_colour: int = 0, x_label: str = _STEP
+) -> Markup:
+    """Return a figure; nothing where no curve has a point. `zero` keeps zero in sight.
+
+    `x_label` says what lies along the bottom; steps are whole numbers, anything else may be parted.
     """
-    lines = [line for line in lines if line.points]
-    if not lines:
-        return ""
-    axes, ticks = _axes(lines, zero)
-    body = [_grid(axes, ticks, across)]
-    for number, line in enumerate(lines, first):
-        body.append(_line(axes, line, f"c{number % 4}", across))
-    keys = "".join(f'<span><i class="c{number % 4}"></i>{escape(line.name)}</span>' for number, line in enumerate(lines, first))
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(body)}</svg>'
-    key = f'<div class="key">{keys}</div>' if len(lines) > 1 else ""
-    return f"<figure><figcaption>{escape(title)} <small>{escape(unit)}</small></figcaption>{key}{svg}</figure>"
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        return Markup()
+    steps = [step for curve in curves for step, _ in curve.points]
+    values = [value for curve in curves for _, value in (curve.band() if curve.errors else curve.points)] + [0.0] * zero
+    low, high = min(values), max(values)
+    if high - low < 1e-9:
+        low, high = low - abs(low) * 0.1 - 0.01, high + abs(high) * 0.1 + 0.01
+    y_ticks = round_ticks(low, high)
+    start, end = min(steps), max(steps)
+    x = Scale((start, end if end > start else start + 1), (_LEFT, _WIDTH - _RIGHT))
+    y = Scale((y_ticks[0], y_ticks[-1]), (_HEIGHT - _BOTTOM, _TOP))
+    return render(
+        "reports/templates/lines.html",
+        title=title,
+        unit=unit,
+        width=_WIDTH,
+        height=_HEIGHT,
+        curves=[(curve, f"c{number % 4}") for number, curve in enumerate(curves, first_colour)],
+        x=x,
+        y=y,
+        x_ticks=[tick for tick in round_ticks(*x.values) if start <= tick <= x.values[1] and (tick == round(tick) or x_label != _STEP)],
+        y_ticks=y_ticks,
+        x_label=x_label,
+        most_dots=_MOST_DOTS,
+        number=format_tick,
+        path=lambda points: " ".join(f"{x(step)},{y(value)}" for step, value in points),
+    )
 
 
-def running(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def interval_chart(title: str, unit: str, rows: Sequence[IntervalRow], *, signed: bool = True) -> Markup:
+    """Return a figure; nothing where there is no row. `signed` writes numbers with their sign."""
+    return render("reports/templates/intervals.html", title=title, unit=unit, **_lay_out(rows, signed)) if rows else Markup()
+
+
+def interval_file(title: str, rows: Sequence[IntervalRow], *, signed: bool = True) -> str:
+    """Return the same as an SVG file of its own, light and dark."""
+    return render("reports/templates/intervals_file.svg", title=title, **_lay_out(rows, signed))
+
+
+def _lay_out(rows: Sequence[IntervalRow], signed: bool) -> dict[str, Any]:
+    """Return what the drawing is made from; zero is in sight."""
+    values = [0.0, *(value for row in rows for value in row.values())]
+    low, high = min(values), max(values)
+    ticks = round_ticks(low, high) if high - low > _NARROWEST else round_ticks(low - _NARROWEST, high + _NARROWEST)
+    left = round(max(row.name_width for row in rows)) + 12
+    x = Scale((ticks[0], ticks[-1]), (left, left + _SCALE_WIDTH))
+    size = {"width": left + _SCALE_WIDTH + _TEXT_WIDTH, "height": len(rows) * _ROW_HEIGHT + _ROWS_END, "row_height": _ROW_HEIGHT}
+    return {"rows": rows, "signed": signed, "number": format_tick, "ticks": ticks, "x": x, **size}
+
+
+def running_mean(points: Points) -> list[tuple[float, float]]:
     """Return the mean of each point and those around it, over a twentieth of all."""
     reach = max(1, len(points) // 40)
     values = [value for _, value in points]
@@ -75,207 +166,23 @@ def running(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(step, sum(near) / len(near)) for (step, _), near in zip(points, around, strict=True)]
 
 
-def ticks_of(low: float, high: float, many: int = 5) -> list[float]:
+def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round numbers from at most `low` to at least `high`."""
-    rough = max((high - low) / many, 1e-12)
+    rough = max((high - low) / count, 1e-12)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * one for one in (1, 2, 2.5, 5, 10) if power * one >= rough * 0.999)
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [number * step for number in range(start, max(end, start + 1) + 1)]
 
 
-def number(value: float) -> str:
+def format_tick(value: float) -> str:
     """Write a number of an axis."""
     if abs(value) >= 10_000:
         return f"{value / 1000:,.10g}k"
     return f"{value:,.6g}".replace("-", "−") if abs(value) > 1e-9 else "0"
 
 
-def _axes(lines: Sequence[Line], zero: bool) -> tuple[_Axes, list[float]]:
-    values = []
-    for line in lines:
-        offs = line.errors or [0.0] * len(line.points)
-        values += [value + sign * off for (_, value), off in zip(line.points, offs, strict=True) for sign in (-1, 1)]
-    steps = [step for line in lines for step, _ in line.points]
-    low, high = min(values + [0.0] * zero), max(values + [0.0] * zero)
-    if high - low < 1e-9:
-        low, high = (low - abs(low) * 0.1 - 0.01, high + abs(high) * 0.1 + 0.01)
-    ticks = ticks_of(low, high)
-    start, end = min(steps), max(steps)
-    return _Axes(ticks[0], ticks[-1], start, end if end > start else start + 1), ticks
-
-
-def _grid(axes: _Axes, ticks: Sequence[float], across: str) -> str:
-    made = []
-    for tick in ticks:
-        y, kind = axes.y(tick), "zero" if abs(tick) < 1e-9 else "rule"
-        made.append(f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        made.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for tick in ticks_of(axes.start, axes.end):
-        if axes.start <= tick <= axes.end and (tick == round(tick) or across != STEP):
-            made.append(f'<text x="{axes.x(tick):.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>')
-    made.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 2}" text-anchor="end" class="faint">{escape(across)}</text>')
-    return "".join(made)
-
-
-def _line(axes: _Axes, line: Line, colour: str, across: str) -> str:
-    made = []
-    if line.errors:
-        both = list(zip(line.points, line.errors, strict=True))
-        upper = [(step, value + off) for (step, value), off in both]
-        lower = [(step, value - off) for (step, value), off in reversed(both)]
-        made.append(f'<polygon class="band {colour}" points="{_path(axes, [*upper, *lower])}"/>')
-    points = line.points
-    if line.smooth and len(points) > _DOTS:
-        made.append(f'<polyline class="faintly {colour}" points="{_path(axes, points)}"/>')
-        points = running(points)
-    made.append(f'<polyline class="line {colour}{" dash" * line.dashed}" points="{_path(axes, points)}"/>')
-    if len(points) <= _DOTS:
-        for step, value in points:
-            said = escape(f"{line.name}: {value:.4g} at {across} {number(step)}")
-            made.append(f'<circle class="{colour}" cx="{axes.x(step):.1f}" cy="{axes.y(value):.1f}" r="3.5"><title>{said}</title></circle>')
-    return "".join(made)
-
-
-def _path(axes: _Axes, points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{axes.x(step):.1f},{axes.y(value):.1f}" for step, value in points)
-
-
-# Values with their intervals, a row each, as SVG: differences around zero, or scores beside what chance gives.
-
-_CHART, _SAID, _ROW, _END = 330, 200, 25, 30
-_LETTER, _STRONG = 7.4, 8.2  # wide, at most, in most fonts
-_LEAST = 0.001  # wide is what is drawn, at least
-_FEWEST, _LONGEST = 16, 44  # letters of a name that have room
-
-
-@dataclass(frozen=True)
-class Row:
-    """One value."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    colour: str = "c0"  # a class of the page: c0 to c3, good, bad
-    dots: Sequence[float] = ()  # what it is the mean of, such as seeds
-    band: tuple[float, float] | None = None  # such as what chance gives
-    strong: bool = False  # it sums up the others
-    said: str = ""  # what stands at the right; default: the value and its interval
-
-
-def intervals(title: str, unit: str, rows: Sequence[Row], *, signed: bool = True) -> str:
-    """Return a figure; nothing where there is no row. `signed` writes numbers with their sign and keeps zero in sight."""
-    if not rows:
-        return ""
-    shape, body = _drawn(rows, signed)
-    svg = f'<svg class="rows" viewBox="0 0 {shape[0]} {shape[1]}" role="img" aria-label="{escape(title)}">{body}</svg>'
-    said = f"<figcaption>{escape(title)} <small>{escape(unit)}</small></figcaption>"
-    return f'<figure class="rows">{said}<div class="wide">{svg}</div></figure>'
-
-
-def intervals_file(title: str, rows: Sequence[Row], *, signed: bool = True) -> str:
-    """Return the same as an SVG file of its own, light and dark."""
-    shape, body = _drawn(rows, signed)
-    return svg_file(title, shape, body)
-
-
-def spelled(value: float, low: float, high: float, *, signed: bool = True) -> str:
+def format_interval(value: float, low: float, high: float, *, signed: bool = True) -> str:
     """Write a value with its interval."""
     form = "+.3f" if signed else ".3f"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]".replace("-", "−")
-
-
-def _drawn(rows: Sequence[Row], signed: bool) -> tuple[tuple[int, int], str]:
-    """Return width and height, and what is inside."""
-    values = [value for row in rows for value in (row.low, row.high, row.value, *row.dots, *(row.band or ()))] + [0.0]
-    low, high = min(values), max(values)
-    ticks = ticks_of(low, high) if high - low > _LEAST else ticks_of(low - _LEAST, high + _LEAST)
-    height = len(rows) * _ROW + _END
-    room = round(max(max(_FEWEST, min(len(row.name), _LONGEST)) * (_STRONG if row.strong else _LETTER) for row in rows)) + 12
-    width = room + _CHART + _SAID
-
-    def x(value: float) -> float:
-        return room + (value - ticks[0]) / (ticks[-1] - ticks[0]) * _CHART
-
-    made = []
-    for tick in ticks:
-        kind = "zero" if abs(tick) < 1e-9 else "rule"
-        made.append(f'<line class="{kind}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - _END + 4}"/>')
-        made.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{number(tick)}</text>')
-    for place, row in enumerate(rows):
-        made.append(_row(row, place * _ROW + _ROW / 2, (room, width), x, signed))
-    return (width, height), "".join(made)
-
-
-def _row(row: Row, y: float, sides: tuple[int, int], x: Callable[[float], float], signed: bool) -> str:
-    kind = ' class="strong"' if row.strong else ""
-    name = row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…"
-    said = row.said or spelled(row.value, row.low, row.high, signed=signed)
-    made = [f'<text{kind} x="{sides[0] - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>']
-    if row.band is not None:
-        low, high = x(row.band[0]), x(row.band[1])
-        made.append(f'<rect class="band c2" x="{low:.1f}" y="{y - 9:.1f}" width="{max(2.0, high - low):.1f}" height="18"/>')
-    made.append(f'<polyline class="line {row.colour}" points="{x(row.low):.1f},{y:.1f} {x(row.high):.1f},{y:.1f}"/>')
-    made += [f'<circle class="hollow" cx="{x(dot):.1f}" cy="{y:.1f}" r="2.6"/>' for dot in row.dots]
-    size = 5 if row.strong else 4
-    made.append(f'<circle class="{row.colour}" cx="{x(row.value):.1f}" cy="{y:.1f}" r="{size}"><title>{escape(said)}</title></circle>')
-    made.append(f'<text{kind} x="{sides[1] - _SAID + 12}" y="{y + 4:.1f}">{escape(said)}</text>')
-    return "".join(made)
-
-
-# The curves of a report, out of the entries of a log.
-
-
-def line(log: Sequence[dict[str, Any]], key: str, name: str, *, smooth: bool = False, dashed: bool = False) -> Line:
-    """Return the line of a number over the steps that have it, with its errors where all of them have one."""
-    here = [entry for entry in log if key in entry]
-    errors = [entry[f"{key}_error"] for entry in here if f"{key}_error" in entry]
-    points = [(entry["step"], float(entry[key])) for entry in here]
-    return Line(name, points, errors if len(errors) == len(points) else (), smooth, dashed)
-
-
-def gap_charts(log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what the right picture and the right caption save."""
-    words = [line(log, f"words_gap_{SHUFFLED}", "over another picture"), line(log, f"words_gap_{NONE}", "over no picture")]
-    return [
-        chart("What the right picture saves", "nats a word; above zero it helps", words, zero=True),
-        chart(
-            "What the right caption saves",
-            "squared error of a masked patch; above zero it helps",
-            [line(log, f"patches_gap_{SHUFFLED}", "over another caption")],
-            zero=True,
-            first=3,
-        ),
-    ]
-
-
-def held_charts(log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the losses on held-out rows."""
-    words = ((RIGHT, "right picture"), (SHUFFLED, "another picture"), (NONE, "no picture"))
-    return [
-        chart("Words", "nats", [line(log, f"words_{key}", name) for key, name in words]),
-        chart("Words said right", "share", [line(log, f"words_{key}_accuracy", name) for key, name in words], zero=True),
-        chart(
-            "Masked patches",
-            "mean squared error",
-            [line(log, f"patches_{RIGHT}", "right caption"), line(log, f"patches_{SHUFFLED}", "another caption", dashed=True)],
-        ),
-    ]
-
-
-def training_charts(log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the losses in training."""
-    loss = next((name for name in WORD_LOSSES if any(name in entry for entry in log)), WORD_LOSSES[0])
-    return [
-        chart("Words" if loss == "clm" else "Masked words", "nats", [line(log, loss, "words", smooth=True)]),
-        chart("Masked patches", "mean squared error", [line(log, "mae", "patches", smooth=True)], first=3),
-    ]
-
-
-def speed_charts(log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return how fast it went."""
-    return [
-        chart("Throughput", "tokens a second", [line(log, "tokens_per_second", "tokens", smooth=True)], zero=True),
-        chart("Padding", "share of positions", [line(log, "padding", "padding", smooth=True)], zero=True, first=2),
-    ]

@@ -1,6 +1,7 @@
 """The results of a study: `report.html` on one page, and a Markdown page with a picture, for the docs.
 
-Both are made from the study's folder alone, at any time during the study: what is missing is listed as not run.
+Both are made from the study's folder alone, at any time during the study: what is missing is listed as not run. The templates
+`report.html` and `results.md` lay them out.
 """
 
 from __future__ import annotations
@@ -8,445 +9,33 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twoway.files import write_whole
 from twoway.recipes.run import duration
-from twoway.reports.charts import Line, Row, chart, intervals, intervals_file, spelled
-from twoway.reports.page import badge, folded, grid, page, section, table, tiles
-from twoway.reports.training import REPORT
+from twoway.reports import page
+from twoway.reports.charts import Curve, IntervalRow, format_interval, interval_chart, interval_file, line_chart
+from twoway.reports.page import REPORT, Badge
 
-from .claims import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED, WORDS, Evidence, Verdict, doses, read_claims
+from .claims import NOT_RUN, NOT_SEEN, OPPOSITE, SEEN, UNDECIDED, WORDS, Evidence, doses, read_claims
 from .outcomes import BASE, read_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from twoway.reports.page import Markup
-
     from .claims import Claim, Found, Interval
-    from .outcomes import Reading
+    from .outcomes import Arm, Reading
 
-    Made = tuple[Evidence, Sequence[Claim], str]  # a study, its claims, and the name of its picture
+    Scope = Sequence[str]
 
-
-def write_page(out: str | Path) -> list[Path]:
-    """Write the report of the study in `out`."""
-    reading = read_outcomes(out)
-    evidence = Evidence(reading)
-    claims = read_claims(evidence)
-    about = reading.about
-    under = f"{about.get('command', '')}; {about.get('state', '')}, {duration(about.get('seconds') or 0.0)} of work"
-    path = reading.out / REPORT
-    write_whole(path, page(f"Study · {about.get('study', reading.out.name)}", under, _body(evidence, claims)))
-    return [path]
-
-
-def write_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
-    """Write the results of studies as one text, with a picture of each study beside it."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    made, studies = [], []
-    for out in outs:
-        evidence = Evidence(read_outcomes(out))
-        claims = read_claims(evidence)
-        picture = file.with_name(f"{file.stem}-{evidence.reading.about.get('study', Path(out).name)}.svg")
-        rows = [row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]
-        if rows:
-            write_whole(picture, intervals_file("Differences that are claimed to be above zero", rows))
-            made.append(picture)
-        studies.append((evidence, claims, picture.name if rows else ""))
-    write_whole(file, results(studies))
-    return [file, *made]
-
-
-def _body(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
-    reading = evidence.reading
-    rows = [row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]
-    asked = listed(int(claim.about["claim"]) for claim in claims)
-    lines = [[claim.about["claim"], word(one.verdict), one.comparison.says, one.verdict.why] for claim in claims for one in claim.found]
-    return [
-        tiles(_numbers(reading, claims)),
-        section(
-            "What it decides",
-            f"{METHOD} {luck(evidence)} {MANY}",
-            intervals("Differences that are claimed to be above zero", "dots in the claims below are seeds", rows),
-            table(("claim", "verdict", "comparison", "why"), lines),
-        ),
-        _gate(reading),
-        *(_claim(evidence, number, paper, [one for one in claims if one.about["claim"] == number]) for number, paper in asked.items()),
-        *dose_maps(evidence, claims),
-        crossed(evidence),
-        unseen(evidence),
-        _cost(evidence),
-        section("All arms", "Mean over all tasks, every run.", arms_table(evidence, list(reading.arms), reading.scope())),
-        _rates(reading),
-        _tasks(evidence),
-        *_end(reading),
-    ]
-
-
-def _numbers(reading: Reading, claims: Sequence[Claim]) -> list[tuple[str, str]]:
-    counts = Counter(one.verdict.word for claim in claims for one in claim.found)
-    # An arm that waits for its rate has no run yet, and will have one for each seed at least.
-    runs = sum(len(arm.about.get("runs") or reading.about.get("seeds") or ()) for arm in reading.arms.values())
-    done = sum(len(arm.runs) for arm in reading.arms.values())
-    found = [(str(counts[name]), name) for name in WORDS if counts[name]]
-    return [*found, (f"{done} of {runs}", "runs done"), (duration(reading.about.get("seconds") or 0.0), "of work")]
-
-
-def _claim(evidence: Evidence, number: int, paper: Paper, claims: Sequence[Claim]) -> str:
-    figures = table(("papers", "figures"), paper.figures)
-    if not claims:
-        return section(
-            f"{number}. {paper.title}", f"{NOT_RUN.capitalize()}: no claim of this study is about it. {paper.without}", figures or " "
-        )
-    return section(f"{number}. {paper.title}", paper.without, *(claim_block(evidence, one) for one in claims), figures)
-
-
-def _gate(reading: Reading) -> str:
-    gate = reading.gate
-    passed = gate.get("passed")
-    state = (
-        "Not known yet."
-        if passed is None
-        else "Passed: the base looks at its pictures, and a first arm clears chance."
-        if passed
-        else "Not passed."
-    )
-    rows = []
-    for name, about in (("base", "the base, right picture against another's, nats a word"), ("smoke", "a first arm, its score")):
-        if one := gate.get(name):
-            rows.append([about, *[f"{key} {_plain(value)}" for key, value in one.items()][:5]])
-    width = max((len(one) for one in rows), default=1)
-    return section(
-        "Gate",
-        f"{state} {gate.get('why') or ''}",
-        table(["" for _ in range(width)], [one + [""] * (width - len(one)) for one in rows]) or " ",
-    )
-
-
-def _cost(evidence: Evidence) -> str:
-    """Return what arms cost and what they score, the cheapest first."""
-    reading, rows = evidence.reading, []
-    for name, arm in reading.arms.items():
-        if arm.runs:
-            before = arm.about.get("before") or {}
-            spent = [one.get("seconds", {}).get("finetune", 0.0) for one in arm.about["runs"] if one.get("state") == "done"]
-            score = evidence.interval({name: 1.0}, reading.scope()).value
-            rows.append([name, int(before.get("rows") or 0), float(before.get("seconds") or 0.0), sum(spent) / max(1, len(spent)), score])
-    rows.sort(key=lambda one: one[2])
-    head = ("arm", "rows before", "seconds before", "seconds of the contrastive stage", "mean over all tasks")
-    return section("Cost against score", "Time of one process of one thread on the study's machine.", table(head, rows))
-
-
-def _rates(reading: Reading) -> str:
-    """Return the learning rates that were tried, and those that were taken."""
-    rows = []
-    for name, arm in reading.arms.items():
-        tried = {rate: score for rate, score in (arm.about.get("rates") or {}).items() if score is not None}
-        said = ", ".join(f"{rate}: {score:.3f}" for rate, score in tried.items())
-        rows.append([name, arm.rate, said or "not searched for this arm"])
-    what = "Tried on held-out rows of what the contrastive stage trains on (mean MRR), never on what is scored; the best is taken."
-    return section("Learning rates", what, table(("arm", "taken", "tried"), rows))
-
-
-def _tasks(evidence: Evidence) -> str:
-    reading = evidence.reading
-    rows = [
-        [one.name, one.group, ", ".join(one.marks), one.metric, one.n, one.chance, *_alone(reading, one.name)]
-        for one in reading.tasks.values()
-    ]
-    return section("Tasks", "", table(("task", "group", "marks", "metric", "items", "chance", *reading.baselines), rows))
-
-
-def _alone(reading: Reading, task: str) -> list[object]:
-    return [scores.get(task, "–") for scores in reading.baselines.values()]
-
-
-def _end(reading: Reading) -> list[str]:
-    around: dict[str, Any] = reading.about.get("surroundings") or {}
-    facts = [(key, str(value)) for part in ("machine", "versions", "git") for key, value in (around.get(part) or {}).items()]
-    stages = [
-        [name, one.get("stage", ""), one.get("from", ""), int(one.get("rows") or 0), float(one.get("seconds") or 0.0), one.get("state", "")]
-        for name, one in (reading.about.get("stages") or {}).items()
-    ]
-    settings = reading.out / "study.yaml"
-    return [
-        section(
-            "Stages before",
-            "Each done once, or once for each of its seeds, for all arms that start from it.",
-            table(("stage", "kind", "from", "rows", "seconds", "state"), stages),
-        ),
-        section("Provenance", "What made this study, and what it can be made again with.", table(("what", "value"), facts)),
-        folded("The study with every setting", settings.read_text(encoding="utf-8") if settings.exists() else ""),
-    ]
-
-
-def _plain(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-# A claim in a study's report: the claim, the result, its picture, and the runs behind it.
-
-ALL = "all its tasks"
-_KINDS = {SEEN: "yes", OPPOSITE: "no"}
+_ALL = "all its tasks"
+_DIFFERENCES = "Differences that are claimed to be above zero"
+_BADGES = {SEEN: "yes", OPPOSITE: "no"}
 _COLOURS = {SEEN: "good", OPPOSITE: "bad", NOT_SEEN: "c2"}
-_SEEDS = 5  # columns; runs that are more stand in one
-_BANDS = "Bands are the interval of each point alone; the difference of two is surer, because both are asked the same items."
-
-
-def word(found: Verdict) -> str:
-    """Return a verdict as a badge."""
-    return badge(found.word, _KINDS.get(found.word, "dull"))
-
-
-def row(name: str, found: Found, *, dots: Sequence[float] = ()) -> Row:
-    """Return the line of a comparison in a picture."""
-    assert found.interval is not None
-    return _row(name, found.interval, _COLOURS.get(found.verdict.word, "c0"), dots=dots, strong=True)
-
-
-def claim_block(evidence: Evidence, claim: Claim) -> str:
-    """Return everything on one claim."""
-    paper = f'<p class="soft">Papers: {escape(str(claim.about["paper"]))}</p>' if claim.about.get("paper") else ""
-    says = str(claim.about["says"])
-    said = f"<h3>{escape(says[:1].upper() + says[1:])}</h3>{paper}"
-    return (
-        said
-        + verdicts(evidence, claim)
-        + curves(evidence, claim)
-        + pictures(evidence, claim)
-        + arms_table(evidence, claim.arms, claim.scope)
-    )
-
-
-def verdicts(evidence: Evidence, claim: Claim) -> str:
-    """Return a line for each comparison: the verdict, the interval, and its meaning."""
-    lines = []
-    for one in claim.found:
-        value = "" if one.interval is None else f" <b>{escape(_spelled(one.interval))}</b>"
-        lines.append(f"<p>{word(one.verdict)}{value} {escape(one.comparison.says)}: {escape(one.verdict.why)}.</p>")
-    start = onset(evidence, claim)
-    return "".join(lines) + (f"<p>{escape(start)}</p>" if start else "")
-
-
-def onset(evidence: Evidence, claim: Claim) -> str:
-    """Say from which dose on a curve is above its control."""
-    control = next((line for line in claim.curve if line.name == "control"), None)
-    if control is None or claim.about["curve"].get("best"):
-        return ""
-    # Doses that were not run say nothing, and where the gate does not hold none does.
-    at = {one.comparison.says.removeprefix("at ").partition(":")[0]: one for one in claim.found if one.comparison.says.startswith("at ")}
-    words = {name: one.verdict.word for name, one in at.items() if one.interval is not None}
-    if not words or evidence.reading.gate.get("passed") is not True:
-        return ""
-    names = list(words)
-    first = len(names)
-    while first and words[names[first - 1]] == SEEN:
-        first -= 1
-    unrun = [name for name in at if name not in words]
-    run = f"{claim.axis}; not run: {', '.join(unrun)}" if unrun else claim.axis
-    if first == len(names):
-        return f"It is seen at no dose from which on it stays ({run})."
-    below = f", and at {names[first - 1]} it is {words[names[first - 1]]}." if first else ", the smallest that was tried."
-    return f"It is seen from {names[first]} on ({run}){below}"
-
-
-def curves(evidence: Evidence, claim: Claim) -> str:
-    """Return a curve over all tasks and one for each group, as far as points were run."""
-    if not claim.curve or not claim.scope:
-        return ""
-    groups = evidence.reading.groups(claim.scope)
-    scopes = {ALL: claim.scope} | {name: tasks for name, tasks in groups.items() if tasks != claim.scope}
-    charts = []
-    for name, scope in scopes.items():
-        lines = []
-        for series in claim.curve:
-            places = doses([dose for dose, _ in claim.curve[0].points])
-            at = dict(zip([dose for dose, _ in claim.curve[0].points], places, strict=True))
-            run = [(at[dose], evidence.interval({arm: 1.0}, scope)) for dose, arm in series.points if evidence.reading.arms[arm].runs]
-            points = [(place, found.value) for place, found in run]
-            lines.append(Line(series.name, points, [found.half for _, found in run]))
-        charts.append(chart(name, _metric(evidence, scope), lines, across=claim.axis))
-    return f'{grid(charts)}<p class="soft">{_BANDS}</p>' if any(charts) else ""
-
-
-def pictures(evidence: Evidence, claim: Claim) -> str:
-    """Return each comparison's difference over all tasks, by group and by task."""
-    made = []
-    for one in claim.found:
-        if one.interval is None or (claim.curve and len(claim.found) > 1 and not one.comparison.says.startswith("growth")):
-            continue
-        parts = {**(one.groups or {}), **(one.tasks if len(claim.scope) > 1 else None or {})} if one.tasks else {}
-        rows = [row(ALL, one, dots=_by_seed(evidence, one, claim.scope)), *(_row(name, found) for name, found in parts.items())]
-        made.append(intervals(one.comparison.says, _metric(evidence, claim.scope), rows))
-    if claim.curve and len(claim.found) > 1:
-        rows = [row(one.comparison.says, one) for one in claim.found if one.interval is not None]
-        made.insert(0, intervals("Differences", _metric(evidence, claim.scope), rows))
-    return "".join(made)
-
-
-def arms_table(evidence: Evidence, arms: Sequence[str], scope: Sequence[str]) -> str:
-    """Return the scores of arms, seed by seed, with what they were made from; arms without a run too."""
-    reading = evidence.reading
-    scores = {name: evidence.by_seed(name, scope) if scope else {} for name in arms}
-    names = list(dict.fromkeys(seed for found in scores.values() for seed in found))
-    rows: list[list[object]] = []
-    for name in arms:
-        arm, found = reading.arms[name], scores[name]
-        whole = evidence.interval({name: 1.0}, scope) if found else None
-        mean = score(evidence, name, whole, scope) if whole else "not run"
-        about = arm.about
-        before = about.get("before") or {}
-        made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), arm.rate]
-        own = [f"{found[seed]:.3f}" if seed in found else "–" for seed in names]
-        rows.append([*made, *(own if len(names) <= _SEEDS else [", ".join(f"{score:.3f}" for score in found.values()) or "–"]), mean])
-    seeds = [f"seed {name}" for name in names] if len(names) <= _SEEDS else ["runs"]
-    head = ("arm", "from", "rows before", "attention", "pooling", "rate", *seeds, "mean, 95%")
-    missing = [f"{name}: {reading.arms[name].gone()}" for name in arms if reading.arms[name].missing]
-    return table(head, rows) + (f'<p class="soft">Not run: {escape("; ".join(missing))}.</p>' if missing else "")
-
-
-def score(evidence: Evidence, arm: str, found: Interval, scope: Sequence[str]) -> str:
-    """Return an arm's mean with its interval; an arm at chance on every task is marked."""
-    said = spelled(found.value, found.low, found.high, signed=False)
-    return said if evidence.above_chance(arm, scope) else f"{said}, at chance"
-
-
-def _by_seed(evidence: Evidence, found: Found, scope: Sequence[str]) -> list[float]:
-    """Return the difference at each seed that all of its arms have."""
-    scores = {arm: evidence.by_number(arm, scope) for arm in found.comparison.weights}
-    common = [seed for seed in next(iter(scores.values())) if all(seed in one for one in scores.values())]
-    return [sum(weight * scores[arm][seed] for arm, weight in found.comparison.weights.items()) for seed in common]
-
-
-def _row(name: str, found: Interval, colour: str = "c0", *, dots: Sequence[float] = (), strong: bool = False) -> Row:
-    return Row(name, found.value, found.low, found.high, colour, dots, strong=strong)
-
-
-def _spelled(found: Interval) -> str:
-    return spelled(found.value, found.low, found.high)
-
-
-def _metric(evidence: Evidence, scope: Sequence[str]) -> str:
-    kinds = {evidence.reading.tasks[task].metric for task in scope}
-    return kinds.pop().upper() if len(kinds) == 1 else "score"
-
-
-# The claim's map: where a difference shows, over doses and kinds of task, over attention and pooling; and who holds
-# out of domain.
-
-_EVEN = ("attention", "pooling", "learning_rate", "from")  # what may differ between the cells of one table
+_MOST_SEEDS = 5  # columns of a table; runs that are more stand in one
+_EQUAL_SETTINGS = ("attention", "pooling", "learning_rate", "from")  # what may differ between the cells of one table
 _UNSEEN = "unseen"
-
-
-def dose_maps(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
-    """Return for each curve a table of doses by kinds of task: against its control, else against its first dose."""
-    made = []
-    for claim in claims:
-        if not claim.curve or not claim.scope:
-            continue
-        points = dict(claim.curve[0].points)
-        control = dict(claim.curve[1].points) if len(claim.curve) > 1 else dict.fromkeys(points, next(iter(points.values())))
-        kinds = {"all": claim.scope} | evidence.reading.groups(claim.scope)
-        rows: list[list[object]] = []
-        for dose, arm in points.items():
-            against = control.get(dose)
-            there = against is not None and against != arm and all(evidence.reading.arms[one].runs for one in (arm, against))
-            cells = [_against(evidence, arm, str(against), scope) if there else "–" for scope in kinds.values()]
-            rows.append([dose, *cells])
-        what = "the control at the same dose" if len(claim.curve) > 1 else f"the first point, {next(iter(points))}"
-        made.append(section(f"Map: {claim.about['says']}", f"Difference to {what}, by kind of task.", table((claim.axis, *kinds), rows)))
-    return made
-
-
-def crossed(evidence: Evidence) -> str:
-    """Return attention by pooling, for arms that are alike in all else."""
-    reading = evidence.reading
-    scope = reading.scope()
-    alike: dict[str, dict[tuple[str, str], str]] = {}
-    for name, arm in reading.arms.items():
-        rest = {key: value for key, value in (arm.about.get("settings") or {}).items() if key not in _EVEN}
-        key = json.dumps([arm.source, rest], sort_keys=True)
-        if arm.runs:
-            alike.setdefault(key, {}).setdefault((str(arm.about.get("attention")), str(arm.about.get("pooling"))), name)
-    made = []
-    for key, cells in alike.items():
-        attentions, poolings = (list(dict.fromkeys(one[at] for one in cells)) for at in (0, 1))
-        if len(attentions) < 2 or len(poolings) < 2:
-            continue
-        rows: list[list[object]] = []
-        for attention in attentions:
-            found = [cells.get((attention, pooling)) for pooling in poolings]
-            rows.append([attention, *(_score(evidence.interval({name: 1.0}, scope)) if name else "–" for name in found)])
-        rows.append(["difference", *(_between(evidence, cells, [(one, pooling) for one in attentions[:2]], scope) for pooling in poolings)])
-        source = json.loads(key)[0]
-        made.append(table((f"attention, from {source}", *poolings), rows))
-    said = "Mean over all tasks of arms that differ in nothing else but their rate; the last line is the lower minus the upper attention."
-    return section("Map: attention by pooling", said, *made)
-
-
-def unseen(evidence: Evidence) -> str:
-    """Return each arm on what it was tuned for and on what no stage has seen, and what it keeps of it."""
-    reading = evidence.reading
-    pairs = {kind: _paired(tasks, reading.tasks) for kind, tasks in reading.groups(reading.scope()).items() if kind.startswith(_UNSEEN)}
-    pairs = {kind: found for kind, found in pairs.items() if found}
-    rows: list[list[object]] = []
-    for name, arm in reading.arms.items():
-        if arm.runs and pairs:
-            made: list[object] = [name]
-            for found in pairs.values():
-                known, new = (evidence.interval({name: 1.0}, scope) for scope in (tuple(found.values()), tuple(found)))
-                made += [_score(known), _score(new), f"{new.value / known.value:.0%}" if known.value > 0 else "–"]
-            rows.append(made)
-    head = [title for kind in pairs for title in ("known", kind, "kept")]
-    said = "The same tasks with pictures as in fine-tuning, and with pictures of a kind that no stage has seen; what is kept is the share."
-    return section("Out of domain", said, table(("arm", *head), rows))
-
-
-def _paired(tasks: Sequence[str], known: Collection[str]) -> dict[str, str]:
-    """Return each task's counterpart, by name: that of name-picture-new-style is name-picture."""
-    found = {}
-    for task in tasks:
-        others = [one for one in known if one not in tasks and task.startswith(f"{one}-")]
-        if others:
-            found[task] = max(others, key=len)
-    return found
-
-
-def _against(evidence: Evidence, arm: str, other: str, scope: Sequence[str]) -> object:
-    if not evidence.any_above_chance((arm, other), scope):
-        return "at chance"
-    return cell(evidence.interval({arm: 1.0, other: -1.0}, scope))
-
-
-def cell(found: Interval) -> Markup:
-    """Return a difference; one whose interval leaves zero out is coloured."""
-    kind = "yes" if found.low > 0 else "no" if found.high < 0 else "dull"
-    return badge(spelled(found.value, found.low, found.high), kind)
-
-
-def _score(found: Interval) -> str:
-    return spelled(found.value, found.low, found.high, signed=False)
-
-
-def _between(evidence: Evidence, cells: dict[tuple[str, str], str], keys: Sequence[tuple[str, str]], scope: Sequence[str]) -> object:
-    upper, lower = (cells.get(key) for key in keys)
-    return cell(evidence.interval({lower: 1.0, upper: -1.0}, scope)) if upper and lower else "–"
-
-
-# Results of studies as a text for the docs: what holds at this size, beside the papers' own figures.
-
-HEAD = """# Results: the papers' claims, at this size
-
-Written by `twoway study … --write`; not by hand. A verdict is *seen* (the interval lies above zero), *not seen* (it lies within plus or
-minus the smallest difference that counts), *opposite* (it lies below zero), *not decidable at this size* (it holds zero and differences
-that would count, or nothing can be trusted), or *not run*. Results against the papers stand as they are. They are about small models
-trained for minutes: whether an effect shows here, not whether it is there at 3B.
-"""
 
 METHOD = (
     "Seeds are pooled and shown. An interval is a paired bootstrap over items, with the same draw for all arms and with items that share a "
@@ -458,68 +47,398 @@ ONCE = (
     "arms from different stages may be that of two runs of one stage."
 )
 SEVERAL = "The luck of the stages before the contrastive one is in the intervals, as far as those with several seeds show it."
-GATE = {"True": "The gate is passed", "False": "The gate is **not passed**, so nothing can be decided"}
 
 
-def luck(evidence: Evidence) -> str:
-    """Say whether the variance of earlier stages is in the intervals."""
-    later = [arm for arm in evidence.reading.arms.values() if arm.runs and arm.source != BASE]
-    several = any(len({run.before for run in arm.runs}) > 1 for arm in later)
-    return f"{_between_seeds(evidence)}{'' if not later else SEVERAL if several else ONCE}".rstrip()
+def write_page(out: str | Path) -> list[Path]:
+    """Write the report of the study in `out`."""
+    reading = read_outcomes(out)
+    evidence = Evidence(reading)
+    claims, about, scope = read_claims(evidence), reading.about, reading.scope()
+    around, settings, path = about.get("surroundings") or {}, reading.out / "study.yaml", reading.out / REPORT
+    page.write_page(
+        path,
+        "study/report.html",
+        f"Study · {about.get('study', reading.out.name)}",
+        f"{about.get('command', '')}; {about.get('state', '')}, {duration(about.get('seconds') or 0.0)} of work",
+        numbers=_numbers(reading, claims),
+        method=f"{METHOD} {describe_luck(evidence)} {MANY}",
+        differences=interval_chart(_DIFFERENCES, "dots in the claims below are seeds", _difference_rows(claims)),
+        verdicts=[[_number(claim), _badge(one), one.comparison.says, one.verdict.why] for claim in claims for one in claim.found],
+        gate=reading.gate,
+        gate_rows=_gate_rows(reading.gate),
+        papers=[
+            (number, paper, [_claim_parts(evidence, claim) for claim in claims if _number(claim) == number])
+            for number, paper in _papers_and_own(claims).items()
+        ],
+        dose_maps=[_dose_map(evidence, claim) for claim in claims if claim.curve and claim.scope],
+        crossed=_attention_by_pooling(evidence),
+        unseen=_unseen(evidence),
+        costs=_costs(evidence),
+        arms=_arms_table(evidence, list(reading.arms), scope),
+        rates=[[name, arm.rate, _tried_rates(arm)] for name, arm in reading.arms.items()],
+        tasks=[
+            [task.name, task.group, ", ".join(task.marks), task.metric, task.n, task.chance]
+            + [scores.get(task.name, "–") for scores in reading.baselines.values()]
+            for task in reading.tasks.values()
+        ],
+        baselines=list(reading.baselines),
+        stages=[_stage_row(name, stage) for name, stage in (about.get("stages") or {}).items()],
+        facts=[(key, str(value)) for part in ("machine", "versions", "git") for key, value in (around.get(part) or {}).items()],
+        settings=settings.read_text(encoding="utf-8") if settings.exists() else "",
+    )
+    return [path]
 
 
-def _between_seeds(evidence: Evidence) -> str:
+def write_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
+    """Write the results of studies as one text, with a picture of each study beside it."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written, studies = [], []
+    for out in outs:
+        evidence = Evidence(read_outcomes(out))
+        claims = read_claims(evidence)
+        picture = file.with_name(f"{file.stem}-{evidence.reading.about.get('study', Path(out).name)}.svg")
+        if rows := _difference_rows(claims):
+            write_whole(picture, interval_file(_DIFFERENCES, rows))
+            written.append(picture)
+        studies.append(_Study(evidence, claims, picture.name if rows else ""))
+    text = page.render(
+        "study/results.md",
+        method=f"{METHOD} {MANY}",
+        studies=[_study_parts(study) for study in studies],
+        not_run=_not_run(studies),
+        papers=CLAIMS,
+    )
+    write_whole(file, text)
+    return [file, *written]
+
+
+def describe_onset(evidence: Evidence, claim: Claim) -> str:
+    """Say from which dose on a curve is above its control."""
+    control = next((series for series in claim.curve if series.name == "control"), None)
+    if control is None or claim.about["curve"].get("best"):
+        return ""
+    # Doses that were not run say nothing, and where the gate does not hold none does.
+    at = {one.comparison.says.removeprefix("at ").partition(":")[0]: one for one in claim.found if one.comparison.says.startswith("at ")}
+    words = {name: one.verdict.word for name, one in at.items() if one.interval is not None}
+    if not words or evidence.reading.gate.get("passed") is not True:
+        return ""
+    names = list(words)
+    first = len(names)
+    while first and words[names[first - 1]] == SEEN:
+        first -= 1
+    missing = [name for name in at if name not in words]
+    run = f"{claim.axis}; not run: {', '.join(missing)}" if missing else claim.axis
+    if first == len(names):
+        return f"It is seen at no dose from which on it stays ({run})."
+    below = f", and at {names[first - 1]} it is {words[names[first - 1]]}." if first else ", the smallest that was tried."
+    return f"It is seen from {names[first]} on ({run}){below}"
+
+
+def describe_luck(evidence: Evidence) -> str:
+    """Say how much seeds vary, and whether the variance of earlier stages is in the intervals."""
     scope = evidence.reading.scope()
     seeds = evidence.spreads(scope)[0] if scope else None
-    if seeds is None or not seeds.freedom:
-        return ""
-    spread = f"{seeds.variance**0.5:.4f} (standard deviation, {seeds.freedom} degrees of freedom)"
-    return f"Between the seeds of an arm the mean score varies by {spread}. "
+    said = ""
+    if seeds is not None and seeds.freedom:
+        spread = f"{seeds.variance**0.5:.4f} (standard deviation, {seeds.freedom} degrees of freedom)"
+        said = f"Between the seeds of an arm the mean score varies by {spread}. "
+    later = [arm for arm in evidence.reading.arms.values() if arm.runs and arm.source != BASE]
+    several = any(len({run.before for run in arm.runs}) > 1 for arm in later)
+    return f"{said}{'' if not later else SEVERAL if several else ONCE}".rstrip()
 
 
-def results(studies: Sequence[Made]) -> str:
-    """Return the whole text."""
-    parts = [HEAD, f"{METHOD} {MANY}\n"]
-    for evidence, claims, picture in studies:
-        parts += _study(evidence, claims, picture)
-    parts += [_not_run(studies), _papers()]
-    return "\n".join(parts).rstrip() + "\n"
+# What the page shows beside its claims.
 
 
-def _study(evidence: Evidence, claims: Sequence[Claim], picture: str) -> list[str]:
+def _numbers(reading: Reading, claims: Sequence[Claim]) -> list[tuple[str, str]]:
+    counts = Counter(one.verdict.word for claim in claims for one in claim.found)
+    # An arm that waits for its rate has no run yet, and will have one for each seed at least.
+    runs = sum(len(arm.about.get("runs") or reading.about.get("seeds") or ()) for arm in reading.arms.values())
+    done = sum(len(arm.runs) for arm in reading.arms.values())
+    found = [(str(counts[name]), name) for name in WORDS if counts[name]]
+    return [*found, (f"{done} of {runs}", "runs done"), (duration(reading.about.get("seconds") or 0.0), "of work")]
+
+
+def _gate_rows(gate: dict[str, Any]) -> list[list[str]]:
+    """Return what the gate measured, all rows as long as the longest."""
+    parts = (("base", "the base, right picture against another's, nats a word"), ("smoke", "a first arm, its score"))
+    rows = [[about, *[f"{key} {_short(value)}" for key, value in gate[name].items()][:5]] for name, about in parts if gate.get(name)]
+    width = max(map(len, rows), default=0)
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _costs(evidence: Evidence) -> list[list[object]]:
+    """Return what arms cost and what they score, the cheapest first."""
+    reading, rows = evidence.reading, []
+    for name, arm in reading.arms.items():
+        if arm.runs:
+            before = arm.about.get("before") or {}
+            spent = [one.get("seconds", {}).get("finetune", 0.0) for one in arm.about["runs"] if one.get("state") == "done"]
+            score = evidence.interval({name: 1.0}, reading.scope()).value
+            rows.append([name, int(before.get("rows") or 0), float(before.get("seconds") or 0.0), sum(spent) / max(1, len(spent)), score])
+    return sorted(rows, key=lambda row: row[2])
+
+
+def _tried_rates(arm: Arm) -> str:
+    """Return the learning rates that were tried."""
+    tried = {rate: score for rate, score in (arm.about.get("rates") or {}).items() if score is not None}
+    return ", ".join(f"{rate}: {score:.3f}" for rate, score in tried.items()) or "not searched for this arm"
+
+
+def _stage_row(name: str, stage: dict[str, Any]) -> list[object]:
+    amounts = [int(stage.get("rows") or 0), float(stage.get("seconds") or 0.0)]
+    return [name, stage.get("stage", ""), stage.get("from", ""), *amounts, stage.get("state", "")]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+# One claim: what is found, the pictures of it, and the runs that it rests on.
+
+
+class _ArmsTable(NamedTuple):
+    head: list[str]
+    rows: list[list[object]]
+    missing: list[str]  # which runs are not there, and why
+
+
+def _number(claim: Claim) -> int:
+    return int(claim.about["claim"])
+
+
+def _badge(found: Found) -> Badge:
+    return Badge(found.verdict.word, _BADGES.get(found.verdict.word, "dull"))
+
+
+def _claim_parts(evidence: Evidence, claim: Claim) -> dict[str, Any]:
+    """Return everything on one claim."""
+    says = str(claim.about["says"])
+    return {
+        "says": says[:1].upper() + says[1:],
+        "paper": claim.about.get("paper"),
+        "comparisons": [(_badge(one), one.interval and _interval(one.interval), one) for one in claim.found],
+        "onset": describe_onset(evidence, claim),
+        "curves": _curves(evidence, claim),
+        "differences": _difference_charts(evidence, claim),
+        "arms": _arms_table(evidence, claim.arms, claim.scope),
+    }
+
+
+def _curves(evidence: Evidence, claim: Claim) -> list[str]:
+    """Return a chart over all tasks and one for each group, as far as points were run."""
+    if not claim.curve or not claim.scope:
+        return []
+    groups = evidence.reading.groups(claim.scope)
+    scopes = {_ALL: claim.scope} | {name: tasks for name, tasks in groups.items() if tasks != claim.scope}
+    names = [dose for dose, _ in claim.curve[0].points]
+    places = dict(zip(names, doses(names), strict=True))
+    charts = []
+    for name, scope in scopes.items():
+        curves = []
+        for series in claim.curve:
+            run = [(places[dose], evidence.interval({arm: 1.0}, scope)) for dose, arm in series.points if evidence.reading.arms[arm].runs]
+            curves.append(Curve(series.name, [(place, found.value) for place, found in run], [found.half for _, found in run]))
+        charts.append(line_chart(name, _metric(evidence, scope), curves, x_label=claim.axis))
+    return [chart for chart in charts if chart]
+
+
+def _difference_charts(evidence: Evidence, claim: Claim) -> list[str]:
+    """Return each comparison's difference over all tasks, by group and by task; those of a curve stand in one chart."""
+    unit = _metric(evidence, claim.scope)
+    several = bool(claim.curve) and len(claim.found) > 1
+    charts = [interval_chart("Differences", unit, _difference_rows([claim]))] if several else []
+    for one in claim.found:
+        if one.interval is None or (several and not one.comparison.says.startswith("growth")):
+            continue
+        parts = {**(one.groups or {}), **((one.tasks or {}) if len(claim.scope) > 1 else {})} if one.tasks else {}
+        rows = [_difference_row(_ALL, one, dots=_by_seed(evidence, one, claim.scope))]
+        rows += [IntervalRow(name, found.value, found.low, found.high) for name, found in parts.items()]
+        charts.append(interval_chart(one.comparison.says, unit, rows))
+    return [chart for chart in charts if chart]
+
+
+def _difference_rows(claims: Iterable[Claim]) -> list[IntervalRow]:
+    return [_difference_row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]
+
+
+def _difference_row(name: str, found: Found, *, dots: Sequence[float] = ()) -> IntervalRow:
+    assert found.interval is not None
+    colour = _COLOURS.get(found.verdict.word, "c0")
+    return IntervalRow(name, found.interval.value, found.interval.low, found.interval.high, colour, dots, strong=True)
+
+
+def _arms_table(evidence: Evidence, arms: Sequence[str], scope: Scope) -> _ArmsTable:
+    """Return the scores of arms, seed by seed, with what they were made from; arms without a run too."""
     reading = evidence.reading
-    about = reading.about
-    name = about.get("study", reading.out.name)
-    parts = [f"## Study `{name}`\n", f"{_made_with(about)} {luck(evidence)}".rstrip() + "\n"]
-    gate = reading.gate
-    said = GATE.get(str(gate.get("passed")), "The gate is not known yet")
-    parts.append(f"{said}{_gate_text(gate)}.\n")
-    if picture:
-        parts.append(f"![Differences with their intervals]({picture})\n")
+    scores = {name: evidence.by_seed(name, scope) if scope else {} for name in arms}
+    seeds = list(dict.fromkeys(seed for found in scores.values() for seed in found))
+    apart = len(seeds) <= _MOST_SEEDS
+    rows: list[list[object]] = []
+    for name in arms:
+        arm, found = reading.arms[name], scores[name]
+        about, before = arm.about, arm.about.get("before") or {}
+        each = [f"{found[seed]:.3f}" if seed in found else "–" for seed in seeds]
+        together = ", ".join(f"{score:.3f}" for score in found.values()) or "–"
+        mean = _mean_score(evidence, name, scope) if found else "not run"
+        made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), arm.rate]
+        rows.append([*made, *(each if apart else [together]), mean])
+    columns = [f"seed {name}" for name in seeds] if apart else ["runs"]
+    head = ["arm", "from", "rows before", "attention", "pooling", "rate", *columns, "mean, 95%"]
+    return _ArmsTable(head, rows, [f"{name}: {reading.arms[name].gone()}" for name in arms if reading.arms[name].missing])
+
+
+def _mean_score(evidence: Evidence, arm: str, scope: Scope) -> str:
+    """Return an arm's mean with its interval; an arm at chance on every task is marked."""
+    text = _interval(evidence.interval({arm: 1.0}, scope), signed=False)
+    return text if evidence.above_chance(arm, scope) else f"{text}, at chance"
+
+
+def _by_seed(evidence: Evidence, found: Found, scope: Scope) -> list[float]:
+    """Return the difference at each seed that all of its arms have."""
+    scores = {arm: evidence.by_number(arm, scope) for arm in found.comparison.weights}
+    common = [seed for seed in next(iter(scores.values())) if all(seed in one for one in scores.values())]
+    return [sum(weight * scores[arm][seed] for arm, weight in found.comparison.weights.items()) for seed in common]
+
+
+def _interval(found: Interval, *, signed: bool = True) -> str:
+    return format_interval(found.value, found.low, found.high, signed=signed)
+
+
+def _metric(evidence: Evidence, scope: Scope) -> str:
+    kinds = {evidence.reading.tasks[task].metric for task in scope}
+    return kinds.pop().upper() if len(kinds) == 1 else "score"
+
+
+# Maps: where a difference shows, over doses and kinds of task, over attention and pooling; and who holds out of domain.
+
+
+def _dose_map(evidence: Evidence, claim: Claim) -> dict[str, Any]:
+    """Return a table of doses by kinds of task: against the control, else against the first dose."""
+    points = dict(claim.curve[0].points)
+    controlled = len(claim.curve) > 1
+    control = dict(claim.curve[1].points) if controlled else dict.fromkeys(points, next(iter(points.values())))
+    kinds = {"all": claim.scope} | evidence.reading.groups(claim.scope)
+    rows: list[list[object]] = []
+    for dose, arm in points.items():
+        other = control.get(dose)
+        run = other is not None and other != arm and all(evidence.reading.arms[one].runs for one in (arm, other))
+        rows.append([dose, *(_difference(evidence, arm, str(other), scope) if run else "–" for scope in kinds.values())])
+    against = "the control at the same dose" if controlled else f"the first point, {next(iter(points))}"
+    return {"title": claim.about["says"], "against": against, "head": [claim.axis, *kinds], "rows": rows}
+
+
+def _attention_by_pooling(evidence: Evidence) -> list[tuple[list[str], list[list[object]]]]:
+    """Return tables of attention by pooling, for arms that are alike in all else."""
+    reading, scope = evidence.reading, evidence.reading.scope()
+    alike: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for name, arm in reading.arms.items():
+        rest = {key: value for key, value in (arm.about.get("settings") or {}).items() if key not in _EQUAL_SETTINGS}
+        if arm.runs:
+            cells = alike.setdefault((arm.source, json.dumps(rest, sort_keys=True)), {})
+            cells.setdefault((str(arm.about.get("attention")), str(arm.about.get("pooling"))), name)
+    tables = []
+    for (source, _), cells in alike.items():
+        attentions, poolings = (list(dict.fromkeys(cell[at] for cell in cells)) for at in (0, 1))
+        if len(attentions) < 2 or len(poolings) < 2:
+            continue
+        rows: list[list[object]] = []
+        for attention in attentions:
+            arms = [cells.get((attention, pooling)) for pooling in poolings]
+            rows.append([attention, *(_interval(evidence.interval({arm: 1.0}, scope), signed=False) if arm else "–" for arm in arms)])
+        differences: list[object] = ["difference"]
+        for pooling in poolings:
+            upper, lower = (cells.get((attention, pooling)) for attention in attentions[:2])
+            differences.append(_difference_badge(evidence.interval({lower: 1.0, upper: -1.0}, scope)) if upper and lower else "–")
+        tables.append(([f"attention, from {source}", *poolings], [*rows, differences]))
+    return tables
+
+
+def _unseen(evidence: Evidence) -> tuple[list[str], list[list[object]]]:
+    """Return each arm on what it was tuned for and on what no stage has seen, and what it keeps of it."""
+    reading = evidence.reading
+    groups = reading.groups(reading.scope())
+    pairs = {kind: _counterparts(tasks, reading.tasks) for kind, tasks in groups.items() if kind.startswith(_UNSEEN)}
+    pairs = {kind: found for kind, found in pairs.items() if found}
+    rows: list[list[object]] = []
+    for name in [name for name, arm in reading.arms.items() if arm.runs and pairs]:
+        row: list[object] = [name]
+        for found in pairs.values():
+            known, new = (evidence.interval({name: 1.0}, tasks) for tasks in (tuple(found.values()), tuple(found)))
+            kept = f"{new.value / known.value:.0%}" if known.value > 0 else "–"
+            row += [_interval(known, signed=False), _interval(new, signed=False), kept]
+        rows.append(row)
+    return ["arm", *(title for kind in pairs for title in ("known", kind, "kept"))], rows
+
+
+def _counterparts(tasks: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """Return each task's counterpart, by name: that of name-picture-new-style is name-picture."""
+    others = {task: [one for one in known if one not in tasks and task.startswith(f"{one}-")] for task in tasks}
+    return {task: max(found, key=len) for task, found in others.items() if found}
+
+
+def _difference(evidence: Evidence, arm: str, other: str, scope: Scope) -> Badge | str:
+    if not evidence.any_above_chance((arm, other), scope):
+        return "at chance"
+    return _difference_badge(evidence.interval({arm: 1.0, other: -1.0}, scope))
+
+
+def _difference_badge(found: Interval) -> Badge:
+    """Return a difference; one whose interval leaves zero out is coloured."""
+    return Badge(_interval(found), "yes" if found.low > 0 else "no" if found.high < 0 else "dull")
+
+
+# Results of studies as a text for the docs: what holds at this size, beside the papers' own figures.
+
+
+class _Study(NamedTuple):
+    evidence: Evidence
+    claims: Sequence[Claim]
+    picture: str  # its file's name
+
+
+def _study_parts(study: _Study) -> dict[str, Any]:
+    evidence, claims, picture = study
+    about, scope = evidence.reading.about, evidence.reading.scope()
     rows: list[list[object]] = []
     for claim in claims:
-        about_it = [claim.about["claim"], claim.about["says"], claim.about.get("paper", "")]
+        says = [claim.about["claim"], claim.about["says"], claim.about.get("paper", "")]
         for one in claim.found:
-            found = "" if one.interval is None else spelled(one.interval.value, one.interval.low, one.interval.high)
-            rows.append([*about_it, one.comparison.says, found, f"**{one.verdict.word}**"])
-            about_it = ["", "", ""]
-    parts.append(_table(("claim", "what is said", "papers", "here", "difference, 95%", "verdict"), rows))
+            rows.append([*says, one.comparison.says, "" if one.interval is None else _interval(one.interval), f"**{one.verdict.word}**"])
+            says = ["", "", ""]
+    metrics = ", ".join(sorted({task.metric for task in evidence.reading.tasks.values()}))
+    kinds, by_kind = _by_kind(evidence, claims)
+    return {
+        "name": about.get("study", evidence.reading.out.name),
+        "surroundings": f"{_surroundings(about)} {describe_luck(evidence)}".rstrip(),
+        "gate": evidence.reading.gate,
+        "gate_details": _gate_details(evidence.reading.gate),
+        "picture": picture,
+        "rows": rows,
+        "notes": _notes(evidence, claims),
+        "arms": _arms(evidence),
+        "mean": f"mean over {len(scope)} tasks ({metrics}), 95%" if scope else "mean",
+        "kinds": kinds,
+        "by_kind": by_kind,
+    }
+
+
+def _notes(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
+    """Return what verdicts rest on, where that is more than where the interval lies; what was not run has a list of its own."""
+    notes = []
     for claim in claims:
-        head = f"- claim {claim.about['claim']}, "
-        parts += [f"{head}{one.comparison.says}: {one.verdict.word}, {one.verdict.why}" for one in claim.found if _noted(one)]
-        parts += [f"{head}{claim.about['says']}: {start}"] if (start := onset(evidence, claim)) else []
-    parts += ["", "### Arms\n", _arms(evidence), "### By kind of task\n", _kinds(evidence, claims)]
-    return parts
+        for one in claim.found:
+            if one.verdict.word in (UNDECIDED, NOT_SEEN) or one.caveats:
+                notes.append(f"claim {claim.about['claim']}, {one.comparison.says}: {one.verdict.word}, {one.verdict.why}")
+        if onset := describe_onset(evidence, claim):
+            notes.append(f"claim {claim.about['claim']}, {claim.about['says']}: {onset}")
+    return notes
 
 
-def _noted(found: Found) -> bool:
-    """Return whether a verdict has a reason besides its interval; comparisons that were not run have a list of their own."""
-    return found.verdict.word in (UNDECIDED, NOT_SEEN) or bool(found.caveats)
-
-
-def _made_with(about: dict[str, Any]) -> str:
-    around = about.get("surroundings") or {}
-    machine, versions, git = (around.get(key) or {} for key in ("machine", "versions", "git"))
+def _surroundings(about: dict[str, Any]) -> str:
+    """Say what made a study."""
+    machine, versions, git = ((about.get("surroundings") or {}).get(key) or {} for key in ("machine", "versions", "git"))
     words = [
         f"`{about.get('command', '')}`: {about.get('state', '')}, {duration(about.get('seconds') or 0.0)} of work",
         f"{machine.get('system', 'a machine')}, {machine.get('cores', '?')} cores, {machine.get('device', 'cpu')}, one thread a process",
@@ -530,100 +449,72 @@ def _made_with(about: dict[str, Any]) -> str:
     return "; ".join(word for word in words if word) + "."
 
 
-def _gate_text(gate: dict[str, Any]) -> str:
+def _gate_details(gate: dict[str, Any]) -> list[str]:
     parts = [str(gate["why"])] if gate.get("why") else []
     if base := gate.get("base"):
-        parts.append(f"the right picture saves {_number(base.get('gap'))} nats a word, at least {_number(base.get('least'))} are asked for")
+        parts.append(f"the right picture saves {_short(base.get('gap'))} nats a word, at least {_short(base.get('least'))} are asked for")
     if (smoke := gate.get("smoke")) and smoke.get("chance") is not None:
-        parts.append(f"{smoke.get('arm')} scores {_number(smoke.get('score'))} where chance gives {_number(smoke.get('chance'))}")
-    return f": {'; '.join(parts)}" if parts else ""
+        parts.append(f"{smoke.get('arm')} scores {_short(smoke.get('score'))} where chance gives {_short(smoke.get('chance'))}")
+    return parts
 
 
-def _arms(evidence: Evidence) -> str:
+def _arms(evidence: Evidence) -> list[list[object]]:
     """Return every arm: what it is made of, every seed, and the mean over all tasks."""
     reading = evidence.reading
     scope, rows = reading.scope(), []
     for name, arm in reading.arms.items():
-        before = arm.about.get("before") or {}
-        made = [name, arm.source, f"{before.get('rows') or 0:,}", f"{arm.about.get('rows') or 0:,}", arm.about.get("attention", "")]
-        made += [arm.about.get("pooling", ""), arm.rate]
-        if not arm.runs:
-            rows.append([*made, "–", f"{NOT_RUN}: {arm.gone()}"])
-            continue
-        seeds = ", ".join(f"{one:.3f}" for one in evidence.by_seed(name, scope).values())
-        missing = f"; {NOT_RUN}: {arm.gone()}" if arm.missing else ""
-        rows.append([*made, f"{seeds}{missing}", score(evidence, name, evidence.interval({name: 1.0}, scope), scope)])
-    metrics = ", ".join(sorted({task.metric for task in reading.tasks.values()}))
-    mean = f"mean over {len(scope)} tasks ({metrics}), 95%" if scope else "mean"
-    head = ("arm", "from", "rows before", "rows", "attention", "pooling", "rate", "seeds", mean)
-    return _table(head, rows)
+        about, before = arm.about, arm.about.get("before") or {}
+        counts = [f"{rows or 0:,}" for rows in (before.get("rows"), about.get("rows"))]
+        missing = f"{NOT_RUN}: {arm.gone()}"
+        if arm.runs:
+            seeds = ", ".join(f"{score:.3f}" for score in evidence.by_seed(name, scope).values())
+            scores = [f"{seeds}; {missing}" if arm.missing else seeds, _mean_score(evidence, name, scope)]
+        else:
+            scores = ["–", missing]
+        rows.append([name, arm.source, *counts, about.get("attention", ""), about.get("pooling", ""), arm.rate, *scores])
+    return rows
 
 
-def _kinds(evidence: Evidence, claims: Sequence[Claim]) -> str:
-    """Return each comparison by kind of task; if all of its arms are at chance, a difference is no evidence."""
-    shown = [(claim, one) for claim in claims for one in claim.found if one.groups]
-    kinds = list(dict.fromkeys(kind for _, one in shown for kind in one.groups or {}))
-    rows = []
-    for claim, one in shown:
+def _by_kind(evidence: Evidence, claims: Sequence[Claim]) -> tuple[list[str], list[list[object]]]:
+    """Return kinds of task, and each comparison by them; if all of its arms are at chance, a difference is no evidence."""
+    compared = [(claim, one) for claim in claims for one in claim.found if one.groups]
+    kinds = list(dict.fromkeys(kind for _, one in compared for kind in one.groups or {}))
+    rows: list[list[object]] = []
+    for claim, one in compared:
         scopes = evidence.reading.groups(claim.scope)
-        lost = {kind for kind in one.groups or {} if not evidence.any_above_chance(one.comparison.weights, scopes[kind])}
-        cells = ["at chance" if kind in lost else _cell(one.groups or {}, kind) for kind in kinds]
-        rows.append([claim.about["claim"], one.comparison.says, *cells])
-    return _table(("claim", "comparison", *kinds), rows)
+        cells = dict.fromkeys(kinds, "")
+        for kind, found in (one.groups or {}).items():
+            sure = found.low > 0 or found.high < 0
+            cells[kind] = f"**{_interval(found)}**" if sure else _interval(found)
+            if not evidence.any_above_chance(one.comparison.weights, scopes[kind]):
+                cells[kind] = "at chance"
+        rows.append([claim.about["claim"], one.comparison.says, *cells.values()])
+    return kinds, rows
 
 
-def _cell(groups: dict[str, Any], kind: str) -> str:
-    one = groups.get(kind)
-    if one is None:
-        return ""
-    text = spelled(one.value, one.low, one.high)
-    return f"**{text}**" if one.low > 0 or one.high < 0 else text
-
-
-def _not_run(studies: Sequence[Made]) -> str:
+def _not_run(studies: Sequence[_Study]) -> list[str]:
     """List what no study has an answer to, and why."""
+    claims = [claim for study in studies for claim in study.claims]
     lines = []
-    for number, paper in listed(int(claim.about["claim"]) for _, claims, _ in studies for claim in claims).items():
-        asked = [one for _, claims, _ in studies for claim in claims if claim.about["claim"] == number for one in claim.found]
+    for number, paper in _papers_and_own(claims).items():
+        asked = [one for claim in claims if _number(claim) == number for one in claim.found]
         missing = [one for one in asked if one.interval is None]
         if not asked:
-            lines.append(f"- claim {number}: {paper.title}: no study here asks it")
+            lines.append(f"claim {number}: {paper.title}: no study here asks it")
         elif missing:
             part = "" if len(missing) == len(asked) else ", in part"
-            lines.append(f"- claim {number}{part}: {paper.title}: {_gone(studies, number) or missing[0].verdict.why}")
-    return "## Not run\n\n" + ("\n".join(lines) if lines else "Every claim has been run.") + "\n"
+            lines.append(f"claim {number}{part}: {paper.title}: {_missing_arms(studies, number) or missing[0].verdict.why}")
+    return lines
 
 
-def _gone(studies: Sequence[Made], number: int) -> str:
+def _missing_arms(studies: Sequence[_Study], number: int) -> str:
     """Say which arms of a claim were not run, and why."""
     reasons: dict[str, dict[str, None]] = {}
-    for evidence, claims, _ in studies:
-        for name in (name for claim in claims if claim.about["claim"] == number for name in claim.arms):
-            if not (arm := evidence.reading.arms[name]).runs:
+    for study in studies:
+        for name in (name for claim in study.claims if _number(claim) == number for name in claim.arms):
+            if not (arm := study.evidence.reading.arms[name]).runs:
                 reasons.setdefault(arm.gone(), {})[name] = None
     return "; ".join(f"{', '.join(names)} not run ({reason})" for reason, names in reasons.items())
-
-
-def _papers() -> str:
-    rows = []
-    for number, paper in CLAIMS.items():
-        rows += [[number, paper.title, what, figures] for what, figures in paper.figures]
-        if paper.without:
-            rows.append([number, paper.title, "–", paper.without])
-    return "## What the papers give\n\nIn points of a hundred, at 2 to 7 billion parameters.\n\n" + _table(
-        ("claim", "", "what", "figures"), rows
-    )
-
-
-def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    if not rows:
-        return "Nothing has been run.\n"
-    lines: list[Sequence[object]] = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(one).replace("|", "\\|").replace("\n", " ") for one in line) + " |" for line in lines) + "\n"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 # The papers' claims by number, and the figures that they give for them, so that results stand beside what they test.
@@ -694,6 +585,7 @@ CLAIMS: dict[int, Paper] = {
 }
 
 
-def listed(numbers: Iterable[int]) -> dict[int, Paper]:
-    """Return the papers' claims by number, and after them a study's own claims with these numbers."""
-    return CLAIMS | {number: Paper("A claim of the study's own") for number in sorted(set(numbers) - CLAIMS.keys())}
+def _papers_and_own(claims: Iterable[Claim]) -> dict[int, Paper]:
+    """Return the papers' claims by number, and after them a study's own claims."""
+    numbers = {_number(claim) for claim in claims}
+    return CLAIMS | {number: Paper("A claim of the study's own") for number in sorted(numbers - CLAIMS.keys())}

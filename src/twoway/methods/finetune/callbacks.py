@@ -14,13 +14,10 @@ import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
-from twoway.data.rows import BAD_ROWS
 from twoway.evaluation.metrics import chance, outcome, values
-from twoway.models import loading
-from twoway.reports.charts import Line, chart, line
-from twoway.reports.page import STYLE, Cell, grid, section, table, tiles
-from twoway.reports.page import cases as in_cards
-from twoway.reports.training import end, entries_of, numbers, write_page
+from twoway.reports.charts import Curve, line_chart
+from twoway.reports.page import CaseDocument
+from twoway.reports.training import log_curve, read_entries, write_run_report
 from twoway.training.checkpointing import STATE, WEIGHTS, with_group, write_checkpoint
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
@@ -55,7 +52,7 @@ class RetrievalCallback(Callback):
 
     def __init__(self, prepared: PreparedModel[ContrastiveModule], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
-        self.shown: FinetuneReport | None = None  # at the last evaluation of this process
+        self.contents: FinetuneReport | None = None  # at the last evaluation of this process
 
     def on_evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, keep the weights where they are the best so far, and write the report."""
@@ -69,15 +66,15 @@ class RetrievalCallback(Callback):
             if trainer.step:
                 self._keep(trainer, name, entry[f"mrr/{name}"])
         if trainer.ranks.is_main_process:
-            self.shown = FinetuneReport(trainer.total_steps, self.data.epochs.report(), found, loading.versions())
+            self.contents = FinetuneReport(trainer.total_steps, self.data.epochs.report(), found)
             if trainer.step < trainer.total_steps:
-                write_report(self.out, self.shown, {"step": trainer.step, **entry})
+                write_report(self.out, self.contents, {"step": trainer.step, **entry})
         return entry
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Write the report of the whole run, once the last step stands in the log."""
-        if self.shown is not None:
-            write_report(self.out, self.shown, None)
+        if self.contents is not None:
+            write_report(self.out, self.contents, None)
 
     def _keep(self, trainer: Trainer, name: str, score: float) -> None:
         """Write the weights beside the checkpoints where none that stand there did better on the same rows; every rank takes part."""
@@ -269,10 +266,9 @@ def _cases(measured: EvalRows, vectors: EvalVectors, scores: torch.Tensor, ranks
     return made
 
 
-# `report.html` of a fine-tuning: curves by task, and what queries find, as pictures and words.
+# The report: curves by task, and what queries find, as pictures and words.
 
-_LINES = 4
-_NUMBERS = (("accuracy", "{:.1%}", "of a batch's queries find theirs first"), ("contrastive", "{:.3f}", "loss, nats"))
+_CURVES = 4  # of a chart: more cannot be told apart by colour
 
 
 @dataclass(frozen=True)
@@ -282,100 +278,60 @@ class FinetuneReport:
     total: int
     tasks: Sequence[dict[str, Any]] = ()
     found: Sequence[Retrieval] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    bad_rows: str = BAD_ROWS
 
 
-def write_report(out: Path, shown: FinetuneReport, latest: dict[str, Any] | None) -> None:
+def write_report(out: Path, contents: FinetuneReport, latest: dict[str, Any] | None) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
-    log = entries_of(out, latest)
-    write_page(out, "Fine-tuning", shown.total, log, [STYLE, *_body(out, log, shown)])
-
-
-def _body(out: Path, log: list[dict[str, Any]], shown: FinetuneReport) -> list[str]:
+    log = read_entries(out, latest)
+    sets = list(dict.fromkeys(one.eval_rows.name for one in contents.found))
     # Of sources of their own where there are some: held-out rows are of the sources that are trained on.
-    of_last = [one for one in shown.found if one.eval_rows.name == shown.found[-1].eval_rows.name]
-    cases = [case for one in of_last for case in one.cases if not case.worst]
-    worst = sorted((case for one in of_last for case in one.cases if case.rank > 1), key=lambda case: -case.rank)
-    names = list(dict.fromkeys(one.eval_rows.name for one in shown.found))
-    return [
-        tiles(_numbers(log, names)),
-        section(
-            "Retrieval",
-            "Mean reciprocal rank among the answers of a small set of each task; comparable between steps, not with benchmarks.",
-            grid([_show_retrieval(log, name, [one for one in shown.found if one.eval_rows.name == name]) for name in names]),
-            grid([one for name in names for one in _by_task(log, f"mrr/{name}", f"MRR by task · {name}")]),
-            table(("set", "task", "queries", "of all", "answers", "chance", "MRR", "first", "in ten"), [_row(one) for one in shown.found]),
-        ),
-        section(
-            "Training",
-            "The share of queries whose positive comes first in the batch; similarities are cosines; faint lines are logged steps.",
-            grid(
-                [
-                    _chart(log, "contrastive", "loss", "nats", smooth=True),
-                    _chart(log, "accuracy", "in-batch accuracy", "share", smooth=True),
-                    chart("Similarity", "cosine", [line(log, "positive", "positives"), line(log, "hardest", "hardest negatives")]),
-                    _chart(log, "temperature", "temperature", ""),
-                    _chart(log, "grad_norm", "norm of the gradient", "", smooth=True),
-                    *_by_task(log, "accuracy", "In-batch accuracy by task"),
-                ]
-            ),
-        ),
-        section(
-            "What queries find",
-            "A query, the three answers nearest to it, and what was right (framed).",
-            in_cards([_cells(case) for case in cases[:24]]),
-        ),
-        section("Hardest mistakes", "Right answers furthest down the list.", in_cards([_cells(case) for case in worst[:8]])),
-        section("Speed", "Over the steps since the entry before.", grid([_chart(log, "rows_per_second", "rows", "a second", smooth=True)])),
-        section(
-            "Tasks",
-            "Rows, rows of a batch, batches of an epoch, and how often an epoch goes through each.",
-            table(("task", "rows", "batch", "batches", "repeats"), [list(one.values()) for one in shown.tasks]),
-        ),
-        *end(out, shown.versions, shown.bad_rows),
-    ]
-
-
-def _numbers(log: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the large numbers at the top: before, and now."""
-    found = []
-    for name in sets:
-        values = [entry[f"mrr/{name}"] for entry in log if f"mrr/{name}" in entry]
-        found.append((f"{values[-1]:.3f}", f"MRR on {name}; {values[0]:.3f} before"))
-    return found + numbers(log, _NUMBERS)
-
-
-def _chart(log: Sequence[dict[str, Any]], key: str, title: str, unit: str, *, smooth: bool = False) -> str:
-    return chart(title[:1].upper() + title[1:], unit, [line(log, key, title, smooth=smooth)])
-
-
-def _show_retrieval(log: Sequence[dict[str, Any]], name: str, found: Sequence[Retrieval]) -> str:
-    """Return the chart of a set's MRR over the steps, beside what a random ranking scores."""
-    measured = line(log, f"mrr/{name}", name)
-    luck = fmean(one.chance() for one in found)
-    return chart(
-        f"Mean over the tasks of {name}", "MRR", [measured, Line("chance", [(step, luck) for step, _ in measured.points], dashed=True)]
+    cases = [case for one in contents.found if one.eval_rows.name == sets[-1] for case in one.cases]
+    worst = sorted((case for case in cases if case.rank > 1), key=lambda case: -case.rank)
+    write_run_report(
+        out,
+        "methods/finetune/report.html",
+        "Fine-tuning",
+        contents.total,
+        log,
+        scores=_first_and_last(log, sets),
+        means=[_mean_chart(log, name, [one for one in contents.found if one.eval_rows.name == name]) for name in sets],
+        by_task=[one for name in sets for one in _task_charts(log, f"mrr/{name}", f"MRR by task · {name}")],
+        retrieved=[_retrieval_row(one) for one in contents.found],
+        accuracy_by_task=_task_charts(log, "accuracy", "In-batch accuracy by task"),
+        found=[_case_documents(case) for case in cases if not case.worst][:24],
+        mistakes=[_case_documents(case) for case in worst[:8]],
+        tasks=[list(task.values()) for task in contents.tasks],
     )
 
 
-def _by_task(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
-    """Return charts of a few tasks each: more lines than colours cannot be told apart."""
+def _first_and_last(log: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the MRR of each set now, and before the first step."""
+    scores = {name: [entry[f"mrr/{name}"] for entry in log if f"mrr/{name}" in entry] for name in sets}
+    return [(f"{values[-1]:.3f}", f"MRR on {name}; {values[0]:.3f} before") for name, values in scores.items()]
+
+
+def _mean_chart(log: Sequence[dict[str, Any]], name: str, found: Sequence[Retrieval]) -> str:
+    """Return the chart of a set's MRR over the steps, beside what a random ranking scores."""
+    measured, random = log_curve(log, f"mrr/{name}", name), fmean(one.chance() for one in found)
+    at_chance = Curve("chance", [(step, random) for step, _ in measured.points], dashed=True)
+    return line_chart(f"Mean over the tasks of {name}", "MRR", [measured, at_chance])
+
+
+def _task_charts(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[str]:
+    """Return charts of a few tasks each."""
     keys = list(dict.fromkeys(key for entry in log for key in entry if key.startswith(f"{kind}/")))
-    charts = []
-    for start in range(0, len(keys), _LINES):
-        charts.append(chart(title, "", [line(log, key, key.removeprefix(f"{kind}/")) for key in keys[start : start + _LINES]]))
-    return charts
+    curves = [log_curve(log, key, key.removeprefix(f"{kind}/")) for key in keys]
+    return [line_chart(title, "", curves[start : start + _CURVES]) for start in range(0, len(curves), _CURVES)]
 
 
-def _row(one: Retrieval) -> list[object]:
+def _retrieval_row(one: Retrieval) -> list[object]:
     numbers = list(one.numbers().values())
     return [one.eval_rows.name, one.eval_rows.task, len(one.ranks), one.eval_rows.total, one.candidates, one.chance(), *numbers]
 
 
-def _cells(case: RetrievalCase) -> list[Cell]:
-    cells = [Cell(f"query · {case.task}", case.query)]
-    cells += [Cell(f"{number}. {score:.3f}", document, right) for number, (score, document, right) in enumerate(case.found, 1)]
+def _case_documents(case: RetrievalCase) -> list[CaseDocument]:
+    documents = [CaseDocument(f"query · {case.task}", case.query)]
+    documents += [CaseDocument(f"{number}. {score:.3f}", document, right) for number, (score, document, right) in enumerate(case.found, 1)]
     if not any(right for _, _, right in case.found):
-        cells.append(Cell(f"right, at {case.rank}. {case.right[0]:.3f}", case.right[1], right=True))
-    return cells
+        documents.append(CaseDocument(f"right, at {case.rank}. {case.right[0]:.3f}", case.right[1], right=True))
+    return documents

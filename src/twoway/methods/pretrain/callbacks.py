@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from twoway.content import ContentError
-from twoway.models import loading
-from twoway.reports.training import Shown, collect, write_report
-from twoway.training.probes import ProbePair, Prober, measure_modalities, pair_pictured_rows
+from twoway.reports.training import Examples, read_entries, restore_examples, write_run_report
+from twoway.training.probes import SHUFFLED, ProbePair, Prober, measure_modalities, pair_pictured_rows
 from twoway.training.trainer import Callback, Trainer
 
 from .step import NOTHING_MASKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from twoway.content import Document
@@ -116,10 +116,59 @@ class PretrainCallback(HeldOutCallback):
 
     def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
         """Restore some rows on all ranks; the first writes."""
-        examples = collect(trainer.module, self.pairs, self.prober, self.prepared.processor)
-        if not trainer.ranks.is_main_process:
-            return
-        write_report(self.out, Shown(trainer.total_steps, self.sources(), examples, loading.versions()), latest)
+        examples = restore_examples(trainer.module, self.pairs, self.prober, self.prepared.processor)
+        if trainer.ranks.is_main_process:
+            write_report(self.out, trainer.total_steps, self.sources(), examples, latest)
 
     def _shares(self) -> tuple[tuple[str, float, float], ...]:
         return ("words", self.config.mask.words, 0.4), ("patches", self.config.mask.patches, 0.5)
+
+
+# The report: whether losses fall, and whether the modalities help each other.
+
+_HELP = {
+    "words": ("a word costs {} nats less with its own picture than with another row's", "pictures"),
+    "patches": ("a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
+}
+
+
+def write_report(
+    out: Path,
+    total: int,
+    sources: Sequence[tuple[str, float, int, int]] = (),
+    examples: Examples = Examples(),  # noqa: B008
+    latest: dict[str, Any] | None = None,
+) -> None:
+    """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
+    log = read_entries(out, latest)
+    causal = any("clm" in entry for entry in log)
+    values = {"verdict": describe_gaps(log), "causal": causal, "sources": sources, "examples": examples}
+    write_run_report(out, "methods/pretrain/report.html", "Pre-training", total, log, **values)
+
+
+def describe_gaps(log: Sequence[dict[str, Any]]) -> str:
+    """Say what the last evaluation shows, in words; a gap within two standard errors of zero counts as none."""
+    last = next((entry for entry in reversed(log) if "words_rows" in entry or "patches_rows" in entry), None)
+    if last is None:
+        return "No held-out row with a picture and a text was there to measure it on."
+    sentences = []
+    for kind, (sentence, helper) in _HELP.items():
+        gap, error = last.get(f"{kind}_gap_{SHUFFLED}"), last.get(f"{kind}_gap_{SHUFFLED}_error")
+        if gap is None:
+            continue
+        off = "" if error is None else f" (± {_significant(error, 2)})"
+        if error is not None and abs(gap) <= 2 * error:
+            sentences.append(f"No help of {helper} is seen yet: the gap is {_significant(gap)}{off}, which zero explains as well.")
+        elif gap > 0:
+            text = sentence.format(f"{_significant(gap)}{off}")
+            sentences.append(text[0].upper() + text[1:] + ".")
+        else:
+            sentences.append(f"The right {helper} do harm: the gap is {_significant(gap)}{off}.")
+    rows = max(last.get("words_rows", 0), last.get("patches_rows", 0))
+    sentences.append(f"Measured on {rows:,.0f} held-out rows at step {last['step']:,}; bands are one standard error.")
+    return " ".join(sentences)
+
+
+def _significant(value: float, many: int = 3) -> str:
+    """Write a number with so many digits that say something, and no exponent."""
+    return f"{value:.{max(0, many - 1 - math.floor(math.log10(abs(value))))}f}" if value else "0"
