@@ -113,6 +113,7 @@ def test_the_report_is_one_file_with_all_of_it(whole):
     text = (whole / "report.html").read_text()
     for said in ("What goes through EOS?", "The vector at EOS", "Where EOS looks", "Restored words", "by what A is", "held out"):
         assert said in text
+    assert text.count("<figure>") == 12  # every chart has its numbers in the log
     assert 'src="http' not in text
     assert "data:image/png;base64" in text
 

@@ -126,6 +126,7 @@ def test_the_report_shows_queries_with_what_they_found(whole):
     for said in ("What queries find", "MRR by task", "In-batch accuracy by task", "repeats", "query · colour"):
         assert said in page
     assert page.count("data:image/jpeg") > 3
+    assert page.count("<figure>") == 11  # every chart has its numbers in the log
 
 
 def test_the_report_has_the_last_step_and_what_chance_scores(whole):

@@ -93,7 +93,7 @@ def test_the_result_is_causal_and_says_so(whole, tiny_model, rows):
     lines = read_log(whole)
     assert all(line["clm"] > 0 and "mlm" not in line and "mae" not in line for line in lines if "loss" in line)
     assert {"words_right", "words_gap_shuffled"} <= lines[-1].keys()
-    assert "Words said" in (whole / "report.html").read_text()
+    assert "Predicted words" in (whole / "report.html").read_text()
     assert pretrain(tiny_model("qwen2_vl"), whole, [str(rows)], **USUAL).resumed == 4
     with pytest.raises(UsageError, match=r'config\.objective was "causal" and is "reconstruct"'):
         pretrain(tiny_model("qwen2_vl"), whole, [str(rows)], **USUAL | {"objective": "reconstruct"})

@@ -98,6 +98,7 @@ def test_a_run_writes_its_report_and_measures_at_both_ends(tiny_model, tmp_path)
     assert {"words_gap_none", "patches_gap_shuffled", "words_none_accuracy"} <= measured[1].keys()
     text = read(out / "report.html")
     assert text.count("<img ") == 3 * 3 + 3 * 2
+    assert text.count("<figure>") == 9  # every chart has its numbers in the log
     for heading in ("Do the modalities help", "Restored pictures", "Restored words", "Speed", "Data", "Provenance"):
         assert heading in text
     assert "max_steps: 2" in text
