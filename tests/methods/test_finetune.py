@@ -353,3 +353,23 @@ def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, p
                 ours = torch.nn.functional.normalize(task.predict(inputs), dim=-1)
             theirs = model.encode([to_messages(Document(parts))], prompt=instruction or None, convert_to_tensor=True)
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_contents_are_written_as_encode_writes_them_and_special_strings_stay_text(tiny_model):
+    from twoway.data.processing import Encoder
+    from twoway.images import to_messages
+    from twoway.methods.finetune.data import SentenceInputs
+    from twoway.methods.finetune.method import prepare
+
+    prepared = prepare(tiny_model("qwen2_vl"), FinetuneConfig())
+    write = SentenceInputs(prepared.input_module, Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length))
+    picture, special = Image(PILImage.new("RGB", (56, 28), "red")), prepared.processor.image_token
+    for parts in ((Text("a red thing"),), (picture, Text("and words"))):
+        wanted = prepared.input_module.preprocess([to_messages(Document(parts))], prompt="Find: ")
+        made = write("row", Document(parts), "Find: ").inputs
+        assert torch.equal(made["input_ids"], wanted["input_ids"][0])
+        assert "pixel_values" not in wanted or torch.equal(made["pixel_values"], wanted["pixel_values"])
+    literal = (Text(f"say {special} now"),)
+    token = prepared.geometry.image_token
+    assert token in prepared.input_module.preprocess([to_messages(Document(literal))])["input_ids"]
+    assert token not in write("row", Document(literal)).inputs["input_ids"]

@@ -87,8 +87,8 @@ class Encoder:
     ) -> None:
         """Read what is needed of the processor; `whole_words` also finds which tokens make a word.
 
-        With `as_used` a row that is cut is what sentence-transformers makes of it: it writes the template's end back behind a cut text,
-        and leaves it out where the row has pictures.
+        With `as_used` (the bridge's A) a row that is cut is what `encode` makes of it: the template's end is put back behind a cut text,
+        and left out where the row has pictures. Fine-tuning lets `encode`'s own preprocessing cut.
         """
         if max_length < 1:
             raise UsageError(f"max_length must be positive, not {max_length}")
