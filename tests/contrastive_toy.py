@@ -67,7 +67,7 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     task = ContrastiveModule(
         model, modules, ContrastiveConfig(**WARM | config), keep_graph_tokens=hold, pad_token=pad, token_keys=geometry.token_keys
     )
-    inputs = SentenceInputs(checkpoint.input_module(model.config, parts, settings), Encoder(parts, geometry, max_length=256))
+    inputs = SentenceInputs(checkpoint.input_module(modules[0]), Encoder(parts, geometry, max_length=256))
     encode = PairEncoder(inputs, {}, 2)
     return task.train(), partial(make, encode, pad_token=pad, padding_side=parts.tokenizer.padding_side)
 

@@ -68,7 +68,7 @@ def trained(base, rows, tmp_path_factory):
     """Both stages, the second without bounds of its own."""
     out = tmp_path_factory.mktemp("trained")
     pretrain(base, out / "pretrained", [str(rows / "documents.jsonl")], **USUAL, **BOUNDS, batch_rows=3, max_length=64)
-    finetune(out / "pretrained", out / "tuned", [str(rows / "pairs.jsonl")], **USUAL, batch=3, hard_negatives=0, max_length=64)
+    finetune(out / "pretrained", out / "tuned", [str(rows / "pairs.jsonl")], **USUAL, global_batch_size=3, hard_negatives=0, max_length=64)
     return out
 
 

@@ -76,7 +76,7 @@ def test_ranks_wait_long_for_the_data_alone(tmp_path):
     launch(2, patient, str(tmp_path))
     found = json.loads((tmp_path / "rank-1").read_text())
     assert found["first"] == found["cpu_group"] == 180
-    assert found["_patient"] >= 24 * 3600
+    assert found["_patient_group"] >= 24 * 3600
 
 
 def stopping(out, options, how, number):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
@@ -278,9 +279,11 @@ def modules_around(model: PreTrainedModel, processor: Any, settings: Settings) -
     return [transformer, *_modules_behind(transformer, settings)]
 
 
-def input_module(config: PreTrainedConfig, processor: Any, settings: Settings) -> Any:
-    """Return the first module without its model: its `preprocess` makes the inputs of `encode`, and it can be sent to workers."""
-    return _module_around(_NoModel(config), processor, settings)
+def input_module(transformer: Any) -> Any:
+    """Return a first module without its model: its `preprocess` makes the inputs of `encode`, and it can be sent to workers."""
+    module = copy.copy(transformer)
+    module._modules = {"model": _NoModel(transformer.config)}
+    return module
 
 
 class _NoModel(torch.nn.Module):
@@ -289,10 +292,6 @@ class _NoModel(torch.nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.config = config
-
-    def forward(self, **_inputs: Any) -> None:
-        """Refuse to run."""
-        raise NotImplementedError("this module makes inputs alone")
 
 
 def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
@@ -308,7 +307,8 @@ def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
             return model
 
     with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
+        with disk_errors():
+            processor.save_pretrained(folder)
         transformer = Ready(folder, **_called(settings))
     transformer.__class__ = Transformer
     return transformer

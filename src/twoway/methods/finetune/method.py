@@ -72,7 +72,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[Contrasti
     )
     apply_memory_options(config, [model], module.fsdp_units())
     opened = dataclasses.replace(opened, start=dataclasses.replace(opened.start, settings=settings))
-    inputs = checkpoint.input_module(loading.inner(model).config, parts, settings)
+    inputs = checkpoint.input_module(modules[0])
     return PreparedModel(**vars(opened), module=module, adapted=adapted, input_module=inputs)
 
 
