@@ -6,6 +6,7 @@ import copy
 import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +19,13 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import import_from_string
 
 from twoway.errors import TwowayError, UsageError, is_panic
-from twoway.files import disk_errors, sha256
+from twoway.files import disk_errors, sha256, write_errors
 
 from . import pooling
 from .loading import PICKLES, check_file, first_line, read_json, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -307,7 +307,7 @@ def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
             return model
 
     with tempfile.TemporaryDirectory() as folder:
-        with disk_errors():
+        with write_errors(Path(folder)):
             processor.save_pretrained(folder)
         transformer = Ready(folder, **_called(settings))
     transformer.__class__ = Transformer
