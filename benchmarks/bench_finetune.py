@@ -21,7 +21,7 @@ import torch
 
 import twoway
 from twoway.data.samples import samples_folder
-from twoway.training.config import choose_dtype
+from twoway.training.precision import choose_dtype
 
 from .finetune_rows import Rows
 

@@ -19,7 +19,8 @@ def measure() -> None:
     """Draw lengths with a long tail and pictures for half the rows, shuffle an epoch, and plan it."""
     import numpy as np
 
-    from twoway.data.sampler import Costs, CostWeights, plan
+    from twoway.data.config import CostWeights
+    from twoway.data.sampler import Costs, plan
 
     draw = np.random.default_rng(0)
     text = np.minimum(draw.lognormal(4.5, 1, ROWS), 2048).astype(np.int32)

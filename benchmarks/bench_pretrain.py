@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from twoway.training.config import choose_dtype
+from twoway.training.precision import choose_dtype
 
 from .pretrain_ours import Ours
 from .pretrain_plain import PlainLoop

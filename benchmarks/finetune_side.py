@@ -39,7 +39,7 @@ def processor_time() -> float:
 
 def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     """Train with the trainer of `finetune`."""
-    from twoway.data.mixture import PairSource
+    from twoway.data.config import PairSource
     from twoway.methods.finetune.config import FinetuneConfig
     from twoway.methods.finetune.data import open_data
     from twoway.methods.finetune.method import prepare
@@ -72,7 +72,7 @@ def ours(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
 
 def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
     """Read, decode and put together what `ours` trains on, every chunk twice, and leave the model out."""
-    from twoway.data.mixture import PairSource
+    from twoway.data.config import PairSource
     from twoway.methods.finetune.config import FinetuneConfig
     from twoway.methods.finetune.data import open_data
     from twoway.methods.finetune.method import prepare
@@ -105,7 +105,7 @@ def theirs(size: int, unit: str, base: str, rows: str, batch: int, steps: int) -
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from twoway.training.config import choose_dtype
+    from twoway.training.precision import choose_dtype
 
     home, half = Path(rows).parent, choose_dtype(torch.device("cpu")).dtype == "bfloat16"
     given = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]

@@ -89,7 +89,7 @@ def warm_up(args: argparse.Namespace, out: Path) -> None:
 
 
 def _masks(**shares: float) -> Any:
-    from twoway.data.masking import CorruptConfig
+    from twoway.data.config import CorruptConfig
 
     return CorruptConfig(**shares)
 
@@ -125,7 +125,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
 
 
 def _loss() -> Any:
-    from twoway.methods.finetune.step import ContrastiveConfig
+    from twoway.methods.finetune.config import ContrastiveConfig
 
     return ContrastiveConfig(temperature=0.05)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.mixture import SourceConfig
+from twoway.data.config import SourceConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.data import open_data
 from twoway.methods.pretrain.method import prepare

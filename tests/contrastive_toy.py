@@ -14,8 +14,9 @@ from twoway.data.collators import PairEncoder, collate_pairs
 from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
+from twoway.methods.finetune.config import ContrastiveConfig
 from twoway.methods.finetune.data import SentenceInputs
-from twoway.methods.finetune.step import ContrastiveConfig, ContrastiveModule
+from twoway.methods.finetune.step import ContrastiveModule
 from twoway.models import adapters, checkpoint, loading, processor
 from twoway.models.attention import set_attention
 from twoway.training.distributed import Ranks, full_tensor

@@ -8,7 +8,8 @@ from PIL import Image as PILImage
 
 from twoway.content import Document
 from twoway.data.collators import collate
-from twoway.data.masking import CorruptConfig, corrupt
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import corrupt
 from twoway.data.processing import Encoder
 
 ROWS = {

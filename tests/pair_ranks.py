@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.config import PairSource
+from twoway.data.mixture import open_pairs
 from twoway.data.sampler import TaskEpochs
 from twoway.training.distributed import Ranks
 

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
-from twoway.data.mixture import SourceConfig  # noqa: TC001 - read at run time
+from twoway.config import settings
+from twoway.data.config import SourceConfig
 from twoway.recipes.stages import Kind
 
 SHARED = ("stages",)
 
 
-@dataclass(frozen=True)
+@settings
 class Group:
     a: int = 0
     b: int = 0
 
 
-@dataclass(frozen=True)
+@settings
 class MakeConfig:
     width: int = 8
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     seed: int = 0
     steps: int = 4
     learning_rate: float = 1.0
     dataloader_num_workers: int = 1  # changes no result
     data: tuple[SourceConfig, ...] = ()
-    group: Group = field(default_factory=Group)
+    group: Group = Field(default_factory=Group)
 
 
-@dataclass(frozen=True)
+@settings
 class ScoreConfig:
     seed: int = 0
     tasks: tuple[str, ...] = ()
@@ -77,7 +78,7 @@ def _kind(name: str, config: type, *, makes_model: bool = True) -> Kind:
     return Kind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"dataloader_num_workers"}))
 
 
-@dataclass(frozen=True)
+@settings
 class GatherConfig:
     many: int = 3
 

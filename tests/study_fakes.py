@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.mixture import (
-    PairSource,  # noqa: TC001 - read at run time
-    SourceConfig,  # noqa: TC001 - read at run time
-)
+from twoway.config import settings
+from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import TwowayError
 from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.recipes.stages import Kind
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 CALLS = "calls.log"  # beside the model: a line for each stage that began, with its first step
 
 
-@dataclass(frozen=True)
+@settings
 class ShapeConfig:
     seed: int = 0
     batch_rows: int | None = None
@@ -35,7 +33,7 @@ class ShapeConfig:
     data: tuple[SourceConfig, ...] = ()
 
 
-@dataclass(frozen=True)
+@settings
 class TuneConfig:
     seed: int = 0
     learning_rate: float = 1.0

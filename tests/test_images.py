@@ -17,7 +17,8 @@ from PIL import ImageOps
 
 from twoway import images
 from twoway.content import ContentError, Document, Image, Place
-from twoway.images import Limits, image_size, open_document, open_image, to_messages
+from twoway.images import image_size, open_document, open_image, to_messages
+from twoway.limits import Limits
 
 PLACE = Place("captions.jsonl", 17)
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -1,114 +1,460 @@
-"""Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else is an error."""
+"""Configuration: a frozen class of pydantic says what there is, a YAML file and `key=value` words fill it, everything else is an error.
+
+    @settings
+    class Train:
+        model: str
+        learning_rate: float = Field(default=2e-6, gt=0, description="peak of the learning rate")
+
+    load(Train, "train.yaml", ["learning_rate=1e-5"])
+
+YAML 1.1 guesses types by look, which bites: `no` is a boolean, `1e-5` is text, `12:30` is a number and `010` is eight. Here the declared
+type decides: `1e-5` is a number where one is asked for, `no` for a text asks for quotes, and sixty-based and octal numbers do not exist.
+Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
+import json
 import math
 import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.dataclasses import rebuild_dataclass
 
 from .errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic_core import ErrorDetails
 
-# The types of a configuration: how bool, int, float, str, Path, Literal, Optional, tuple, list, dict and nested
-# dataclasses read YAML.
-#
-# YAML 1.1 guesses types by look, which bites: `no` is a boolean, `1e-5` is text, `12:30` is a number and `010` is
-# eight. Here the declared type decides, and what does not fit it exactly is an error that names place and key. So
-# `1e-5` is a number where one is asked for, `no` for a text asks for quotes, and sixty-based and octal numbers do not
-# exist.
+Config = TypeVar("Config")
 
-_INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)$")
+
+# A class of settings.
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
+def settings(cls: type[Config]) -> type[Config]:
+    """Make a frozen dataclass that pydantic checks, whose errors are ours in one line; unknown keys are errors.
+
+    A subclass that gives a field another default or type keeps its range and its description. What concerns two fields is checked in
+    `__post_init__`, which raises a `ValueError` or a `UsageError`. The validator is built when the first object is.
+    """
+    hints = inspect.get_annotations(cls)
+    for name, inherited in getattr(cls, "__pydantic_fields__", {}).items():
+        if name in hints and not hasattr(cls.__dict__.get(name), "metadata"):
+            hints[name] = Annotated[hints[name], *inherited.metadata, Field(description=inherited.description)]
+    cls.__annotations__ = hints
+    if "__post_init__" in cls.__dict__:
+        setattr(cls, "__post_init__", _with_value_errors(cls.__dict__["__post_init__"]))  # noqa: B010 - a type checker knows none
+    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", defer_build=True))(cls)
+    validate, names = made.__init__, list(made.__pydantic_fields__)
+
+    @wraps(validate)
+    def init(self: Config, *args: Any, **values: Any) -> None:
+        nonlocal validate
+        if not made.__pydantic_complete__:
+            rebuild_dataclass(made)  # which gives the class an __init__ of pydantic's
+            validate, made.__init__ = made.__init__, init
+        if len(args) > len(names):
+            raise TypeError(f"{cls.__name__} takes {len(names)} settings, not {len(args)}")
+        values = dict(zip(names, args, strict=False)) | values
+        try:
+            validate(self, **values)
+        except ValidationError as error:
+            raise UsageError(_in_one_line(cls, error, _of_python(values))) from error
+
+    made.__init__ = init
+    found: type[Config] = made
+    return found
+
+
+def _with_value_errors(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let pydantic know an error of ours, which it then gives its place."""
+
+    @wraps(check)
+    def checked(self: Any) -> None:
+        try:
+            check(self)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return checked
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """Return the defaults of a class of settings by name; a setting that must be given has none."""
+    return {
+        name: field.get_default(call_default_factory=True) for name, field in cls.__pydantic_fields__.items() if not field.is_required()
+    }
+
+
+def _require_path(value: object) -> object:
+    """Refuse the empty path, which would silently be the current folder."""
+    if value == "":
+        raise ValueError("takes a path, not ''")
+    return value
+
+
+# The path of a setting, relative to where the command runs.
+SettingPath = Annotated[Path, BeforeValidator(_require_path)]
+
+
+# From text to a tree that knows the line of every key.
+
+DEEPEST = 100  # levels of a configuration; far deeper ones would end in the parser, where the interpreter's own limit stands
+_OPENING = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+_INT = re.compile(r"[+-]?(0|[1-9][0-9_]{0,40})$")
 _FLOAT = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][+-]?[0-9]+)?$|[+-]?\.(inf|Inf|INF)$")
-_TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
-_TEXT_TAGS = {"str", "timestamp", "value", "merge"}
+_CORE = "tag:yaml.org,2002:"
+_TRUE = {"true", "yes", "on"}
 
 
 @dataclass
 class Given:
-    """A value as it is written: one of scalar, items and children, with its place; `text` is set for the value of a `key=value` word."""
+    """What is written, with its place: a list (`items`), a group of keys (`children`), or a value.
+
+    `free` says that `written` may stand for it where text is asked for: of a `key=value` word always, of a file what YAML takes for text.
+    """
 
     where: str
-    scalar: yaml.ScalarNode | None = None
+    value: str | float | bool | None = None
     items: list[Given] | None = None
     children: dict[str, Given] | None = None
-    text: str | None = None
+    written: str = ""
+    free: bool = False
 
     @property
-    def tag(self) -> str:
-        """The type that YAML sees in a scalar."""
-        return "" if self.scalar is None else str(self.scalar.tag).rsplit(":", 1)[-1]
-
-    @property
-    def value(self) -> str:
-        """The text of a scalar."""
-        return "" if self.scalar is None else str(self.scalar.value)
-
-    @property
-    def plain(self) -> bool:
-        """Whether a scalar stands without quotes."""
-        return self.scalar is not None and self.scalar.style is None
+    def is_null(self) -> bool:
+        """Whether nothing is written, or `null`."""
+        return self.value is None and self.items is None and self.children is None
 
     @property
     def shown(self) -> str:
         """The value in an error's words."""
-        if self.scalar is None:
+        if self.items is not None or self.children is not None:
             return "a list" if self.items is not None else "a group of keys"
-        return "nothing" if self.tag == "null" else repr(self.value)
+        return "nothing" if self.value is None else repr(self.written)
+
+    def plain(self) -> Any:
+        """Return Python's own values."""
+        if self.items is not None:
+            return [item.plain() for item in self.items]
+        return self.value if self.children is None else {key: child.plain() for key, child in self.children.items()}
 
 
-def build(cls: Any, given: Given, name: str) -> Any:
-    """Fill a dataclass; `name` is its dotted key, empty for the whole configuration."""
-    if given.children is None:
-        raise _wrong(given, name, f"a group of keys ({', '.join(_fields(cls))})")
-    hints, fields, prefix = get_type_hints(cls), _fields(cls), f"{name}." if name else ""
-    for key, value in given.children.items():
-        if key not in fields:
-            raise UsageError(f"{value.where}: unknown key {prefix}{key}{_nearest(cls, key, prefix)}")
-    values = {key: read(hints[key], value, prefix + key) for key, value in given.children.items()}
-    missing = [f"{prefix}{key} ({describe(hints[key])})" for key, field in fields.items() if key not in values and _required(field)]
-    if missing:
-        raise UsageError(f"{given.where}: missing {', '.join(missing)}")
+def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read settings from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a group."""
+    root = read_tree(path) if path is not None else Given("the configuration", children={})
+    put_words(root, overrides)
+    return build(cls, root)
+
+
+def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: object = None) -> Config:
+    """Build settings from Python's own values by the same types, with the same errors, groups as dicts or as their classes.
+
+    They stand over the values of `over`, as words stand over a file; `where` is said in errors.
+    """
+    tree = _of_values(values, where)
+    if over is not None:
+        tree = layer(_of_values(_plain(over), where), tree)
+    return build(cls, tree)
+
+
+def build(kind: type[Config], given: Given, name: str = "") -> Config:
+    """Read what is written as a class of settings, or as any type that pydantic knows; `name` is its dotted key, empty for a whole file.
+
+    Types are checked strictly, as JSON's: a list fills a tuple and a text a path, and nothing else is converted. Where text is asked for
+    and YAML saw something else, the text is put in its place if it may, and all is read again.
+    """
+    given = copy.deepcopy(given)
+    while True:
+        try:
+            built: Config = _adapter(cast("Any", kind)).validate_json(json.dumps(given.plain()), strict=True)
+            return built
+        except ValidationError as error:
+            took = [_take_text(_find(given, one["loc"])[2], one["type"]) for one in error.errors(include_url=False)]
+            if True not in took:
+                raise UsageError(_in_one_line(kind, error, given, name)) from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _take_text(given: Given, wrong: str) -> bool:
+    """Put text in the place of a value where text is asked for, or one of several words, so that `off` needs no quotes."""
+    is_word = wrong == "literal_error" and given.items is None and given.children is None
+    if isinstance(given.value, str) or not (is_word or (given.free and wrong in ("string_type", "path_type"))):
+        return False
+    given.value, given.items, given.children = given.written, None, None
+    return True
+
+
+def put_words(root: Given, words: Sequence[str]) -> None:
+    """Put `key=value` words into a tree, over what it says."""
+    seen: set[str] = set()
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            raise UsageError(f"{word!r} is not of the form key=value")
+        if key in seen:
+            raise UsageError(f"{word}: {key} is set twice")
+        seen.add(key)
+        _place(root, key.split("."), _from_word(word, text), word)
+
+
+def layer(under: Given, over: Given) -> Given:
+    """Lay one tree over another: groups of keys are joined, and of anything else the upper one stands."""
+    if under.children is None or over.children is None:
+        return over
+    joined = dict(under.children)
+    for key, value in over.children.items():
+        joined[key] = layer(joined[key], value) if key in joined else value
+    return dataclasses.replace(over if over.children else under, children=joined)
+
+
+def dump(config: object) -> str:
+    """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_tree(path: str | Path) -> Given:
+    """Read a file into a tree that knows the line of every key."""
+    path = Path(path)
     try:
-        return cls(**values)
-    except (ValueError, UsageError) as error:
-        raise UsageError(f"{given.where}: {error}") from error
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start + 1})") from error
+    except OSError as error:
+        raise UsageError(f"the configuration {path} cannot be read ({error.strerror})") from error
+    try:
+        depth = 0
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > DEEPEST:
+                raise UsageError(f"{path}: invalid YAML (nested too deeply)")
+            if isinstance(token, yaml.AliasToken):
+                raise UsageError(f"{path}:{token.start_mark.line + 1}: aliases (*{token.value}) are not read; write the value out")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = Given(str(path), children={}) if node is None else _tree(node, str(path), str(path))
+    except yaml.MarkedYAMLError as error:
+        raise UsageError(f"{path}{_line(error)}: invalid YAML ({error.problem})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: invalid YAML ({str(error).splitlines()[0]})") from error
+    if tree.children is None:
+        raise UsageError(f"{path}: a configuration is keys with values, not {tree.shown}")
+    return dataclasses.replace(tree, where=str(path))
 
 
-def read(kind: Any, given: Given, name: str) -> Any:
-    """Read one value as the declared type."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _union(args, given, name)
-    if origin is Literal:
-        return _choice(args, given, name)
-    if dataclasses.is_dataclass(kind):
-        return build(kind, given, name)
-    if origin in (tuple, list, Sequence):
-        return _list(kind, given, name)
-    if origin in (dict, Mapping):
-        if given.children is None:
-            raise _wrong(given, name, describe(kind))
-        return {key: read(args[1], value, f"{name}.{key}") for key, value in given.children.items()}
-    if kind not in _SCALARS:
-        raise TypeError(f"{name}: a configuration cannot hold {kind!r}")
-    return _SCALARS[kind](given, name)
+def _from_word(word: str, text: str) -> Given:
+    """Read the value of a `key=value` word; its text is kept for keys that take text, because nobody quotes for YAML in a shell."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = Given(word) if node is None else _tree(node, word, None)
+    except (yaml.YAMLError, RecursionError, UsageError):
+        node, tree = None, Given(word, value=text)
+    plain = isinstance(tree.value, str) and getattr(node, "style", None) is None
+    return dataclasses.replace(tree, value=text if plain else tree.value, written=text, free=True)
 
 
-def describe(kind: Any) -> str:
+def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
+    """Turn nodes into a tree of places; within a file a place is its line, within a word the word."""
+    if not node.tag.startswith(_CORE) or "python/" in node.tag:
+        raise UsageError(f"{_at(node, where, file)}: tags ({node.tag.replace(_CORE, '!!')}) are not read; write the value without it")
+    if isinstance(node, yaml.SequenceNode):
+        return Given(where, items=[_tree(item, _at(item, where, file), file) for item in node.value])
+    if isinstance(node, yaml.ScalarNode):
+        return Given(where, _scalar(node), written=node.value, free=node.tag == f"{_CORE}str")
+    children: dict[str, Given] = {}
+    for key, value in node.value:
+        place = _at(key, where, file)
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{place}: a key is a single word, not a list or a group")
+        if key.value in children:
+            raise UsageError(f"{place}: {key.value} is there twice (first at {children[key.value].where})")
+        children[key.value] = _tree(value, place, file)
+    return Given(where, children=children)
+
+
+def _scalar(node: yaml.ScalarNode) -> str | float | bool | None:
+    """Read a scalar: numbers in base ten and in any usual way of writing an exponent; what is no value of another type is text."""
+    text, tag = str(node.value), node.tag.removeprefix(_CORE)
+    if tag == "null":
+        return None
+    if node.style is not None:
+        return text
+    if tag == "bool":
+        return text.lower() in _TRUE
+    if tag == "int" and _INT.match(text):
+        return int(text.replace("_", ""))
+    if tag != "int" and _FLOAT.match(text):
+        number = float(text.lower().replace("_", "").replace(".inf", "inf"))
+        return text if math.isinf(number) and "inf" not in text.lower() else number
+    return text
+
+
+def _place(root: Given, names: Sequence[str], value: Given, word: str) -> None:
+    """Put the value of a word into the tree, over what the file says there."""
+    for name in names[:-1]:
+        children = root.children if root.children is not None else {}
+        root = children.setdefault(name, Given(word, children={}))
+        if root.children is None:
+            # `a: null` in the file, `a.b=1` in the word: the word wins.
+            root.where, root.value, root.items, root.children, root.free = word, None, None, {}, False
+    if root.children is not None:
+        root.children[names[-1]] = value
+
+
+def _of_values(values: Mapping[str, Any], where: str) -> Given:
+    """Turn Python's values into a tree, each through the YAML that it would be written as."""
+    children = {}
+    for key, value in values.items():
+        try:
+            node = yaml.compose(yaml.safe_dump(_plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
+        except yaml.representer.RepresenterError as error:
+            raise UsageError(f"{where}: {key} cannot be of the type {type(error.args[-1]).__name__}") from error
+        assert node is not None  # null is written out
+        children[key] = _tree(node, where, None)
+    return Given(where, children=children)
+
+
+def _at(node: yaml.Node, where: str, file: str | None) -> str:
+    """Return the place of a node."""
+    return where if file is None else f"{file}:{node.start_mark.line + 1}"
+
+
+def _line(error: yaml.MarkedYAMLError) -> str:
+    """Return the line of a syntax error, where it is known."""
+    return f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+
+
+def _plain(value: Any) -> Any:
+    """Turn a configuration into what YAML knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        return value.item()  # a number of numpy's or torch's
+    return str(value) if isinstance(value, Path) else value
+
+
+# An error of pydantic in one line: where it is written, its key, what is allowed, and what stands there.
+
+
+def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "") -> str:
+    """Say the first of the errors: keys that there are not, wrong values (inside a group before the group), missing keys."""
+    order = {"unexpected_keyword_argument": 0, "missing": 2}
+    found = [(order.get(one["type"], 1), one, *_find(root, one["loc"], name)) for one in error.errors(include_url=False)]
+    first = min(found, key=lambda each: each[0])
+    same = [each for each in found if each[0] == first[0] and each[1]["loc"][:1] == first[1]["loc"][:1]]
+    _, chosen, parts, path, given = max(same, key=lambda each: (len(each[2]), each[1]["type"] == "value_error"))
+    said = _say(kind, chosen, parts, path, given)
+    return f"{given.where}: {said}" if given.where else said
+
+
+def _find(root: Given, loc: Sequence[str | int], name: str = "") -> tuple[list[str | int], str, Given]:
+    """Return what stands at the place of an error, its keys and numbers, and its dotted name; names of types in the place are left out."""
+    parts: list[str | int] = []
+    for part in loc:
+        if root.children is not None and part in root.children:
+            name, root = f"{name}.{part}" if name else str(part), root.children[str(part)]
+        elif root.items is not None and isinstance(part, int) and part < len(root.items):
+            name, root = f"{name}[{part + 1}]", root.items[part]
+        else:
+            continue
+        parts.append(part)
+    return parts, name, root
+
+
+def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, given: Given) -> str:
+    """Say what is wrong with what is given at a path."""
+    if error["type"] == "unexpected_keyword_argument":
+        prefix, dot, unknown = path.rpartition(".")
+        return f"unknown key {path}{_nearest(_groups(_type_at(kind, parts[:-1])[0])[0], unknown, prefix + dot)}"
+    hint, bounds = _type_at(kind, parts)
+    key = error["loc"][-1] if error["loc"] else ""
+    if error["type"] == "missing" and isinstance(key, str):
+        field = next(group for group in _groups(hint) if key in group.__pydantic_fields__).__pydantic_fields__[key]
+        return f"missing {f'{path}.' if path else ''}{key} ({field.description or describe(field.annotation, field.metadata)})"
+    if error["type"] == "value_error":
+        said = str(error["ctx"]["error"])
+        return f"{path} {said}" if said.startswith("takes ") else said
+    more = ""
+    if error["type"] == "string_type" and not given.is_null and given.shown == repr(given.written):
+        more = "; put it in quotes"
+    words = [word for kind in _kinds(hint) if get_origin(kind) is Literal for word in get_args(kind) if isinstance(word, str)]
+    near = did_you_mean(given.written, words) if words else ""
+    count = f" of {len(given.items)}" if given.items is not None and error["type"] in ("too_long", "missing") else ""
+    return f"{path} takes {describe(hint, bounds)}{more}, not {given.shown}{count}{near}"
+
+
+def _of_python(value: object) -> Given:
+    """Return values of Python's as an error shows them."""
+    if isinstance(value, Mapping):
+        return Given("", children={str(key): _of_python(one) for key, one in value.items()})
+    if isinstance(value, list | tuple):
+        return Given("", items=[_of_python(one) for one in value])
+    if dataclasses.is_dataclass(value):
+        return Given("", children={})
+    return Given("", value=None if value is None else str(value), written=str(value))
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Return the types of which one is meant, without null."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return [kind for arg in get_args(hint) for kind in _kinds(arg) if kind is not type(None)]
+    return [hint]
+
+
+def _groups(hint: Any) -> list[Any]:
+    """Return those of the types that are classes of settings."""
+    return [kind for kind in _kinds(hint) if hasattr(kind, "__pydantic_fields__")]
+
+
+def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
+    """Return type and bounds of what stands at a place; of several types the one that has it."""
+    bounds: Sequence[Any] = ()
+    for part in parts:
+        fields = next((kind.__pydantic_fields__ for kind in _groups(hint) if part in kind.__pydantic_fields__), None)
+        if fields is not None:
+            hint, bounds = fields[part].annotation, fields[part].metadata
+            continue
+        origins = (tuple, list, Sequence) if isinstance(part, int) else (dict, Mapping)
+        args = next((get_args(kind) for kind in _kinds(hint) if get_origin(kind) in origins), (Any, Any))
+        hint, bounds = args[1 if isinstance(part, str) else 0 if args[-1] is Ellipsis else min(part, len(args) - 1)], ()
+    return hint, bounds
+
+
+def describe(hint: Any, bounds: Sequence[Any] = ()) -> str:
     """Say a type in a reader's words."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in args)
+    if get_origin(hint) is Annotated:
+        hint, *more = get_args(hint)
+        bounds = [*bounds, *(one for each in more for one in getattr(each, "metadata", [each]))]
+    kinds = _kinds(hint)
+    if len(kinds) > 1:
+        return " or ".join(describe(kind, bounds) for kind in kinds)
+    kind, origin, args = kinds[0], get_origin(kinds[0]), get_args(kinds[0])
     if origin is Literal:
         return "one of " + ", ".join(str(arg).lower() if isinstance(arg, bool) else str(arg) for arg in args)
     if origin in (tuple, list, Sequence):
@@ -117,122 +463,17 @@ def describe(kind: Any) -> str:
         return f"a list like [..., ...], each {describe(args[0])}"
     if origin in (dict, Mapping):
         return f"names with values, each {describe(args[1])}"
+    if dataclasses.is_dataclass(kind):
+        return f"a group of keys ({', '.join(one.name for one in dataclasses.fields(kind))})"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", type(None): "null"}
-    return words.get(kind, "a group of keys")
+    return words.get(kind, str(kind)) + _bounds(bounds)
 
 
-def _int(given: Given, name: str) -> int:
-    """Read a whole number in base ten."""
-    if given.tag != "int" or not _INT.match(given.value) or len(given.value) > 40:
-        raise _wrong(given, name, describe(int))
-    return int(given.value.replace("_", ""))
-
-
-def _float(given: Given, name: str) -> float:
-    """Read a number, a whole one too, and in any way of writing the exponent."""
-    if not given.plain or not _FLOAT.match(given.value):
-        raise _wrong(given, name, describe(float))
-    number = float(given.value.lower().replace("_", "").replace(".inf", "inf"))
-    if math.isinf(number) and "inf" not in given.value.lower():
-        raise _wrong(given, name, "a number that a float can hold")
-    return number
-
-
-def _bool(given: Given, name: str) -> bool:
-    """Read true or false."""
-    if given.tag != "bool":
-        raise _wrong(given, name, describe(bool))
-    return given.value.lower() in _TRUE
-
-
-def _str(given: Given, name: str) -> str:
-    """Read text: from a file only what YAML takes for text too, from a word whatever stands behind the equals sign."""
-    if given.text is not None and (given.scalar is None or given.plain):
-        return given.text
-    if given.tag not in _TEXT_TAGS:
-        raise _wrong(given, name, "text" + ("; put it in quotes" if given.scalar is not None and given.tag != "null" else ""))
-    return given.value
-
-
-def _path(given: Given, name: str) -> Path:
-    """Read a path, relative to where the command runs."""
-    text = _str(given, name)
-    if not text:
-        raise _wrong(given, name, "a path")
-    return Path(text)
-
-
-def _none(given: Given, name: str) -> None:
-    """Read null."""
-    if given.tag != "null":
-        raise _wrong(given, name, "null")
-
-
-_SCALARS: dict[Any, Callable[[Given, str], Any]] = {bool: _bool, int: _int, float: _float, str: _str, Path: _path, type(None): _none}
-
-
-def _choice(choices: tuple[Any, ...], given: Given, name: str) -> Any:
-    """Read one of a few values; a text choice matches by its letters, so that `off` needs no quotes."""
-    for choice in choices:
-        if isinstance(choice, str):
-            if given.scalar is not None and given.value == choice:
-                return choice
-            continue
-        try:
-            if read(type(choice), given, name) == choice:
-                return choice
-        except UsageError:
-            continue
-    near = did_you_mean(given.value, [choice for choice in choices if isinstance(choice, str)])
-    raise _wrong(given, name, describe(Literal[choices]), near)
-
-
-def _union(kinds: tuple[Any, ...], given: Given, name: str) -> Any:
-    """Read the first type that fits; text comes last, because a word's text fits anything."""
-    if type(None) in kinds and given.tag == "null":
-        return None
-    rest = sorted((kind for kind in kinds if kind is not type(None)), key=lambda kind: kind in (str, Path))
-    if len(rest) == 1:
-        return read(rest[0], given, name)
-    groups = [kind for kind in rest if dataclasses.is_dataclass(kind)]
-    if given.children is not None and len(groups) == 1:
-        return read(groups[0], given, name)  # its own error names the key
-    lists = [kind for kind in rest if get_origin(kind) in (tuple, list, Sequence)]
-    if given.items is not None and len(lists) == 1:
-        return read(lists[0], given, name)
-    for kind in rest:
-        try:
-            return read(kind, given, name)
-        except UsageError:
-            continue
-    raise _wrong(given, name, " or ".join(describe(kind) for kind in kinds))
-
-
-def _list(kind: Any, given: Given, name: str) -> Any:
-    """Read a list, of any length or, for a tuple of named types, of just theirs."""
-    origin, args = get_origin(kind), get_args(kind)
-    if given.items is None:
-        raise _wrong(given, name, describe(kind))
-    kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(given.items)
-    if len(kinds) != len(given.items):
-        raise _wrong(given, name, describe(kind), f" of {len(given.items)}")
-    values = [read(each, item, f"{name}[{number}]") for number, (each, item) in enumerate(zip(kinds, given.items, strict=True), 1)]
-    return values if origin is list else tuple(values)
-
-
-def _wrong(given: Given, name: str, wanted: str, more: str = "") -> UsageError:
-    """Say that a value does not fit."""
-    return UsageError(f"{given.where}: {name} takes {wanted}, not {given.shown}{more}")
-
-
-def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
-    """Return the fields that a configuration may set."""
-    return {field.name: field for field in dataclasses.fields(cls) if field.init}
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field has no default."""
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _bounds(metadata: Sequence[Any]) -> str:
+    """Say the range of a number."""
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    found = [(words[name], value) for one in metadata for name in words if (value := getattr(one, name, None)) not in (None, math.inf)]
+    return "".join(f" {word} {value:,}" if isinstance(value, int) else f" {word} {value:g}" for word, value in found)
 
 
 # Settings by the names that other trainers have for them, each with where it may be here, the likeliest first.
@@ -294,182 +535,13 @@ def _nearest(cls: Any, key: str, prefix: str) -> str:
     known = [place for place in _ELSEWHERE.get(key, ()) if place in places]
     if found := [*inside, *known]:
         return f"; did you mean {prefix}{found[0]}?"
-    fields = _fields(cls)
-    near = did_you_mean(key, fields)
-    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(fields)})"
+    near = did_you_mean(key, cls.__pydantic_fields__)
+    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(cls.__pydantic_fields__)})"
 
 
 def _places(cls: Any) -> list[str]:
     """Return the names of all settings, those of groups as group.name."""
-    hints, found = get_type_hints(cls), []
-    for name in _fields(cls):
-        found.append(name)
-        for kind in (hints[name], *get_args(hints[name])):
-            if dataclasses.is_dataclass(kind):
-                found += [f"{name}.{one}" for one in _fields(kind)]
+    found = []
+    for name, field in cls.__pydantic_fields__.items():
+        found += [name, *(f"{name}.{inner}" for group in _groups(field.annotation) for inner in group.__pydantic_fields__)]
     return found
-
-
-# Configuration: a frozen dataclass says what there is, a YAML file and `key=value` words fill it, and everything else
-# is an error.
-#
-# Two steps: text becomes a tree that knows the line of every key (here), and the dataclass's types read the tree
-# (above). Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
-
-DEEPEST = 100  # levels of a configuration; far deeper ones would end in the parser, where the interpreter's own limit stands
-_OPENING = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-
-Config = TypeVar("Config")
-
-
-def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a dataclass from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a nested dataclass."""
-    root = read_tree(path) if path is not None else Given("the configuration", children={})
-    put_words(root, overrides)
-    built: Config = build(cls, root, "")
-    return built
-
-
-def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: object = None) -> Config:
-    """Build a dataclass from Python's own values by the same types, with the same errors, groups as dicts or as their dataclasses.
-
-    They stand over the values of `over`, as words stand over a file; `where` is said in errors.
-    """
-    tree = _of_values(values, where)
-    if over is not None:
-        tree = layer(_of_values(_plain(over), where), tree)
-    built: Config = build(cls, tree, "")
-    return built
-
-
-def _of_values(values: Mapping[str, Any], where: str) -> Given:
-    """Turn Python's values into a tree, each through the YAML that it would be written as."""
-    children = {}
-    for key, value in values.items():
-        try:
-            node = yaml.compose(yaml.safe_dump(_plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
-        except yaml.representer.RepresenterError as error:
-            raise UsageError(f"{where}: {key} cannot be of the type {type(error.args[-1]).__name__}") from error
-        assert node is not None  # null is written out
-        children[key] = _tree(node, where, None)
-    return Given(where, children=children)
-
-
-def put_words(root: Given, words: Sequence[str]) -> None:
-    """Put `key=value` words into a tree, over what it says."""
-    seen: set[str] = set()
-    for word in words:
-        key, equals, text = word.partition("=")
-        key = key.strip()
-        if not equals or not all(key.split(".")):
-            raise UsageError(f"{word!r} is not of the form key=value")
-        if key in seen:
-            raise UsageError(f"{word}: {key} is set twice")
-        seen.add(key)
-        _place(root, key.split("."), _from_word(word, text), word)
-
-
-def layer(under: Given, over: Given) -> Given:
-    """Lay one tree over another: groups of keys are joined, and of anything else the upper one stands."""
-    if under.children is None or over.children is None:
-        return over
-    joined = dict(under.children)
-    for key, value in over.children.items():
-        joined[key] = layer(joined[key], value) if key in joined else value
-    return dataclasses.replace(over if over.children else under, children=joined)
-
-
-def dump(config: object) -> str:
-    """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
-
-
-def read_tree(path: str | Path) -> Given:
-    """Read a file into a tree that knows the line of every key."""
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start + 1})") from error
-    except OSError as error:
-        raise UsageError(f"the configuration {path} cannot be read ({error.strerror})") from error
-    try:
-        depth = 0
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-            if depth > DEEPEST:
-                raise UsageError(f"{path}: invalid YAML (nested too deeply)")
-            if isinstance(token, yaml.AliasToken):
-                raise UsageError(f"{path}:{token.start_mark.line + 1}: aliases (*{token.value}) are not read; write the value out")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = Given(str(path), children={}) if node is None else _tree(node, str(path), str(path))
-    except yaml.MarkedYAMLError as error:
-        raise UsageError(f"{path}{_line(error)}: invalid YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: invalid YAML ({str(error).splitlines()[0]})") from error
-    if tree.children is None:
-        raise UsageError(f"{path}: a configuration is keys with values, not {tree.shown}")
-    return dataclasses.replace(tree, where=str(path))
-
-
-def _from_word(word: str, text: str) -> Given:
-    """Read the value of a `key=value` word; its plain text is kept for keys that take text, because nobody quotes for YAML in a shell."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = Given(word, scalar=yaml.ScalarNode("tag:yaml.org,2002:null", "")) if node is None else _tree(node, word, None)
-    except (yaml.YAMLError, RecursionError, UsageError):
-        tree = Given(word, scalar=yaml.ScalarNode("tag:yaml.org,2002:str", text))
-    return dataclasses.replace(tree, text=text)
-
-
-def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
-    """Turn nodes into a tree of places; within a file a place is its line, within a word the word."""
-    if isinstance(node, yaml.SequenceNode):
-        return Given(where, items=[_tree(item, _at(item, where, file), file) for item in node.value])
-    if isinstance(node, yaml.ScalarNode):
-        return Given(where, scalar=node)
-    children: dict[str, Given] = {}
-    for key, value in node.value:
-        place = _at(key, where, file)
-        if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{place}: a key is a single word, not a list or a group")
-        if key.value in children:
-            raise UsageError(f"{place}: {key.value} is there twice (first at {children[key.value].where})")
-        children[key.value] = _tree(value, place, file)
-    return Given(where, children=children)
-
-
-def _place(root: Given, names: Sequence[str], value: Given, word: str) -> None:
-    """Put the value of a word into the tree, over what the file says there."""
-    for name in names[:-1]:
-        children = root.children if root.children is not None else {}
-        root = children.setdefault(name, Given(word, children={}))
-        if root.children is None:
-            # `a: null` in the file, `a.b=1` in the word: the word wins.
-            root.where, root.scalar, root.items, root.text, root.children = word, None, None, None, {}
-    if root.children is not None:
-        root.children[names[-1]] = value
-
-
-def _at(node: yaml.Node, where: str, file: str | None) -> str:
-    """Return the place of a node."""
-    return where if file is None else f"{file}:{node.start_mark.line + 1}"
-
-
-def _line(error: yaml.MarkedYAMLError) -> str:
-    """Return the line of a syntax error, where it is known."""
-    return f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-
-
-def _plain(value: Any) -> Any:
-    """Turn a configuration into what YAML knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if getattr(value, "ndim", None) == 0:
-        return value.item()  # a number of numpy's or torch's
-    return str(value) if isinstance(value, Path) else value

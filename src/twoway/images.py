@@ -18,15 +18,14 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .content import ContentError, Document, Image, Part, Place, Text, unreadable
-from .errors import UsageError
+from .limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,49 +45,6 @@ _TURNS = {
     8: PILImage.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
-_MOST = 1 << 40  # bytes, characters or seconds: more is no bound
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """What is read of a file for one row; what is longer is a bad row."""
-
-    max_line_bytes: int = 32 << 20  # of a JSONL file; as the server's bound of a request
-    max_characters: int = 1 << 20  # of one text; as the server's
-    max_page_seconds: int = 30  # of a processor, for one page of a PDF
-    max_page_memory: int = 2 << 30  # bytes, of the process that renders pages
-
-    def __post_init__(self) -> None:
-        """Refuse what no system can keep."""
-        for field in fields(ReadLimits):
-            if not 1 <= getattr(self, field.name) <= _MOST:
-                raise UsageError(f"{field.name} is a whole number from 1 to {_MOST:,}, not {getattr(self, field.name):,}")
-
-
-@dataclass(frozen=True)
-class Limits(ReadLimits):
-    """What a row may be; decoding a picture holds at most about 13 bytes for each of `max_pixels`."""
-
-    max_pixels: int = 50_000_000
-    max_aspect: float = 200.0
-    frames: Literal["only", "first"] = "only"
-
-    @classmethod
-    def reading(cls, limits: ReadLimits) -> Limits:
-        """Return the usual limits with these for what is read."""
-        return cls(**{field.name: getattr(limits, field.name) for field in fields(ReadLimits)})
-
-
-DEFAULT = Limits()
-
-
-def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
-    """Refuse bounds that no picture can have; whether a model's processor keeps them is measured by `model.pixels`."""
-    for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is at least 1, not {value}")
-    if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-        raise UsageError(f"min_pixels {min_pixels:,} is above max_pixels {max_pixels:,}; swap them")
 
 
 def open_image(image: Image, *, root: Path | None = None, place: Place | None = None, limits: Limits = DEFAULT) -> PILImage.Image:

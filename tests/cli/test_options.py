@@ -16,7 +16,7 @@ from twoway.cli import main
 from twoway.cli.parser import add_limits, add_on_bad, add_opening, limits, opening, print_table
 from twoway.data.rows import BAD_ROWS, OnBad
 from twoway.errors import UsageError
-from twoway.images import ReadLimits
+from twoway.limits import ReadLimits
 from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan
 

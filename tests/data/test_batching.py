@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twoway.data.sampler import Costs, CostWeights, cost, plan
+from twoway.data.config import CostWeights
+from twoway.data.sampler import Costs, cost, plan
 from twoway.errors import TwowayError, UsageError
 
 WEIGHTS = CostWeights(image_token=1.5, image=20)

@@ -11,18 +11,12 @@ import torch
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Place, Text
+from twoway.data.config import CorruptConfig
 from twoway.data.formats import PairRow, as_document
-from twoway.data.masking import NO_TARGET, CorruptConfig
+from twoway.data.masking import NO_TARGET
 from twoway.errors import TwowayError, UsageError
-from twoway.methods.bridge.rows import (
-    BridgeEncoder,
-    BridgeSource,
-    appends_eos,
-    collate_bridge,
-    cut_in_two,
-    mask_target,
-    open_bridge_mixture,
-)
+from twoway.methods.bridge.config import BridgeSource
+from twoway.methods.bridge.rows import BridgeEncoder, appends_eos, collate_bridge, cut_in_two, mask_target, open_bridge_mixture
 
 PICTURE = noise(28, 28)
 

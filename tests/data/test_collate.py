@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.data.collators import collate
-from twoway.data.masking import NO_TARGET, CorruptConfig, Corrupted, corrupt
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import NO_TARGET, Corrupted, corrupt
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.losses.masked_lm import word_loss

@@ -11,7 +11,8 @@ from PIL import Image as PILImage
 
 from documents import document, family, noise
 from tiny import FAMILIES
-from twoway.data.masking import NO_TARGET, CorruptConfig, corrupt, stream
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import NO_TARGET, corrupt, stream
 from twoway.data.processing import ordinary_ids
 from twoway.errors import UsageError
 
@@ -224,5 +225,5 @@ def test_words_are_masked_alike_whatever_is_asked_of_the_pictures(qwen):
 
 @pytest.mark.parametrize("wrong", [{"words": -0.1}, {"patches": 1.5}, {"keep": 0.6, "random": 0.6}])
 def test_shares_that_are_none_are_refused(wrong):
-    with pytest.raises(UsageError, match="share"):
+    with pytest.raises(UsageError, match=r"from 0 to 1|together at most 1"):
         CorruptConfig(**wrong)

@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from twoway.content import ContentError, Text
+from twoway.data.config import SourceConfig
 from twoway.data.formats import FORMATS, form_of
-from twoway.data.mixture import SourceConfig, open_mixture
+from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
 from twoway.errors import UsageError
 

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from twoway.data.mixture import SourceConfig, held_out, open_mixture, without
+from twoway.data.config import SourceConfig
+from twoway.data.mixture import held_out, open_mixture, without
 
 
 @pytest.fixture

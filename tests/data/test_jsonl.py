@@ -14,7 +14,7 @@ from twoway.data.readers import _no_twins
 from twoway.data.rows import Policy, ReadOptions
 from twoway.embedding.writing import row_of
 from twoway.errors import TwowayError
-from twoway.images import Limits
+from twoway.limits import Limits
 
 
 def test_long_and_short_rows_blank_lines_and_meta(jsonl, png, tmp_path):

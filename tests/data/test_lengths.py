@@ -12,11 +12,11 @@ from PIL import Image
 
 from tiny import FAMILIES
 from twoway.data import lengths
+from twoway.data.config import CostWeights
 from twoway.data.lengths import measure, picture_tokens
 from twoway.data.mixture import open_mixture
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
-from twoway.data.sampler import CostWeights
 from twoway.errors import TwowayError
 from twoway.models.processor import ensure_template
 

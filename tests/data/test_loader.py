@@ -14,10 +14,11 @@ import torch
 from loading import boom, collate, corrupt, encode
 from twoway.content import ContentError
 from twoway.data import loader as module
+from twoway.data.config import CostWeights
 from twoway.data.loader import Loader
 from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
-from twoway.data.sampler import Costs, CostWeights, Epochs
+from twoway.data.sampler import Costs, Epochs
 from twoway.errors import TwowayError
 from twoway.processes import CONTEXT
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from twoway import config
-from twoway.data.mixture import SourceConfig, open_mixture
+from twoway.data.config import SourceConfig
+from twoway.data.mixture import open_mixture
 from twoway.errors import UsageError
 
 
@@ -96,7 +97,7 @@ def test_a_source_is_read_from_a_configuration(tmp_path):
     [
         ({"weight": 0}, "above 0"),
         ({"weight": -1}, "above 0"),
-        ({"cap": 0}, "above 0"),
+        ({"cap": 0}, "cap takes a whole number from 1"),
         ({"template": "dcml"}, "did you mean dclm"),
     ],
 )

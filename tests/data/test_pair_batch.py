@@ -9,10 +9,10 @@ from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Place, Text
 from twoway.data.collators import PairEncoder, collate_pairs, content_key, prompt_of
+from twoway.data.config import CostWeights
 from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
-from twoway.data.sampler import CostWeights
 from twoway.models.loading import load_config
 from twoway.models.processor import load_processor
 

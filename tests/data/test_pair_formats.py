@@ -11,8 +11,9 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Image, Text
+from twoway.data.config import PairSource
 from twoway.data.formats import PAIR_FORMATS
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy
 
 # The 20 training sets of MMEB: a query and an answer as they stand in each. "Q" and "P" are the pictures at the paths.

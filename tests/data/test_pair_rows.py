@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from twoway.content import ContentError, Document, Image, Place, Text
+from twoway.data.config import PairSource
 from twoway.data.formats import columns, pair_of, read_pair
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError, Place
-from twoway.data.masking import NO_TARGET, CorruptConfig, corrupt
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import NO_TARGET, corrupt
 from twoway.data.patches import Grid, PatchGeometry, find_grid, line_places, overview_cells, ramp, tile_cells
 from twoway.errors import TwowayError
 from twoway.reports.training import to_pictures

@@ -11,7 +11,7 @@ from twoway.content import ContentError, Image, Text
 from twoway.data.dataset import open_source, open_table
 from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import UsageError
-from twoway.images import Limits
+from twoway.limits import Limits
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from twoway.data import dataset as tables
+from twoway.data.config import PairSource
 from twoway.data.dataset import open_table
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.mixture import open_pairs
 from twoway.data.readers import looking
 from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError

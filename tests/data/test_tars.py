@@ -12,12 +12,14 @@ import tarfile
 import pytest
 
 from twoway.content import ContentError, Document
+from twoway.data.config import PairSource
 from twoway.data.dataset import files_of, kind_of, open_source, open_table
 from twoway.data.formats import form_of
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import TwowayError, UsageError
-from twoway.methods.bridge.rows import BridgeSource, open_bridge_mixture
+from twoway.methods.bridge.config import BridgeSource
+from twoway.methods.bridge.rows import open_bridge_mixture
 
 
 def tar(path, *members, form=tarfile.PAX_FORMAT):

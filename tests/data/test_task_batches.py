@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from twoway.data.mixture import PairSource, open_pairs
+from twoway.data.config import PairSource
+from twoway.data.mixture import open_pairs
 from twoway.data.sampler import MIXED, TaskEpochs, shares
 from twoway.errors import UsageError
 

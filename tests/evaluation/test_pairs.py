@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from recipe_fakes import write
 from twoway.cli import main
-from twoway.data.mixture import PairSource
+from twoway.data.config import PairSource
 from twoway.errors import UsageError
 from twoway.evaluation.evaluate import evaluate
 from twoway.recipes.recipe import read_recipe

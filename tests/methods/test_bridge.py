@@ -140,8 +140,8 @@ def test_a_result_is_a_base_and_keeps_one_eos(whole, rows, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_target": 2047}, "max_target is at least 1 and leaves two tokens"),
-        ({"text_cut": 1.0}, "text_cut is a share"),
+        ({"max_target": 2047}, "max_target leaves two tokens"),
+        ({"text_cut": 1.0}, "text_cut takes a number from 0 below 1"),
         ({"mlm_weight": 1.0}, "bridge: unknown key mlm_weight"),
     ],
 )

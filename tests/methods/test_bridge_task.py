@@ -10,7 +10,8 @@ import transformers
 
 from documents import document, noise
 from tiny import FAMILIES
-from twoway.data.masking import NO_TARGET, CorruptConfig
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import NO_TARGET
 from twoway.errors import TwowayError
 from twoway.methods.bridge.config import BridgeConfig
 from twoway.methods.bridge.method import prepare

@@ -11,8 +11,8 @@ from torch.nn import functional
 from contrastive_toy import ROWS, WARM, gradients, load, picture, rank_of_two, text
 from twoway.content import Document
 from twoway.errors import UsageError
+from twoway.methods.finetune.config import ContrastiveConfig
 from twoway.methods.finetune.data import Guide
-from twoway.methods.finetune.step import ContrastiveConfig
 from twoway.training.distributed import launch
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
@@ -156,11 +156,11 @@ def test_vectors_are_those_of_the_saved_model(pooling, tiny_encoder):
 
 def test_what_cannot_be_is_refused():
     for given, said in [
-        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": 0.0}, "temperature takes a number above 0"),
         ({"temperature": 0.001, "learn_temperature": True}, "starts at 0.01"),
         ({"symmetric": True, "negatives": "own"}, "symmetric needs other rows"),
         ({"dims": (8, 8)}, "dims are different"),
-        ({"margin": 5.0}, "margin is a difference"),
+        ({"margin": 5.0}, "margin takes a number from -2 to 2"),
     ]:
         with pytest.raises(UsageError, match=said):
             ContrastiveConfig(**given)

@@ -161,9 +161,9 @@ def test_what_the_hub_answers_is_said(error: type[Exception], words: str, tmp_pa
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        ({"template": "plane"}, "unknown template 'plane'; did you mean plain"),
-        ({"attention": "twoway"}, "unknown attention 'twoway'; did you mean two-way"),
-        ({"pooling": "means"}, "unknown pooling 'means'; did you mean mean"),
+        ({"template": "plane"}, "template takes one of chat, plain, not 'plane'; did you mean plain"),
+        ({"attention": "twoway"}, "attention takes one of two-way, causal, mixed, not 'twoway'; did you mean two-way"),
+        ({"pooling": "means"}, "pooling takes one of mean, last, eos, not 'means'; did you mean mean"),
     ],
 )
 def test_a_wish_that_does_not_exist_is_refused_before_any_work(wish: dict[str, str], said: str) -> None:

@@ -19,13 +19,12 @@ from pair_toys import USUAL, pair_file
 from twoway.cli import main
 from twoway.config import load
 from twoway.content import Document, Image, Text
-from twoway.data.mixture import PairSource
+from twoway.data.config import PairSource
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.config import AdapterConfig
 from twoway.methods.convert import convert
-from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.finetune.config import ContrastiveConfig, FinetuneConfig
 from twoway.methods.finetune.method import METHOD, finetune
-from twoway.methods.finetune.step import ContrastiveConfig
 from twoway.methods.run import configure
 from twoway.models import checkpoint
 from twoway.proof.check import check
@@ -50,13 +49,13 @@ def whole(tiny_model, rows, tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"global_batch_size": "16"}, "finetune: global_batch_size takes a whole number, not '16'"),
+        ({"global_batch_size": "16"}, "finetune: global_batch_size takes a whole number from 2, not '16'"),
         ({"batch_size": 16}, r"finetune: unknown key batch_size; did you mean global_batch_size\?"),
         ({"loss": {"temprature": 0.02}}, r"finetune: unknown key loss.temprature; did you mean loss.temperature\?"),
         ({"loss": 0.02}, "finetune: loss takes a group of keys .*, not '0.02'"),
         ({"pooling": "maen"}, "finetune: pooling takes .*, not 'maen'"),
         ({"learning_rate": object()}, "finetune: learning_rate cannot be of the type object"),
-        ({"global_batch_size": 0}, "finetune: global_batch_size is at least"),
+        ({"global_batch_size": 0}, "finetune: global_batch_size takes a whole number from 2, not '0'"),
     ],
 )
 def test_options_of_python_are_read_as_the_commands_are(options, said):
@@ -291,10 +290,10 @@ def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.temperature=0"], "temperature must be above 0, not 0"),
-        (["global_batch_size=1"], "global_batch_size is at least 2"),
+        (["loss.temperature=0"], "loss.temperature=0: loss.temperature takes a number above 0"),
+        (["global_batch_size=1"], "global_batch_size takes a whole number from 2"),
         (["batch_rows=4"], "leave batch_rows out"),
-        (["max_repeats=0"], "max_repeats is at least 1"),
+        (["max_repeats=0"], "max_repeats takes a number from 1"),
         (["mixed=true", "sampling=weight"], "sampling is size"),
         (["load_best_model_at_end=true"], "needs eval_steps"),
         (["attention=both"], "attention"),

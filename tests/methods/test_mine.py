@@ -15,7 +15,8 @@ from PIL import Image
 
 from full_disk import disk_full
 from twoway.cli import main
-from twoway.data.mixture import PairSource, SourceConfig, open_pairs
+from twoway.data.config import PairSource, SourceConfig
+from twoway.data.mixture import open_pairs
 from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.methods import mine as stage
@@ -245,10 +246,10 @@ def test_a_corpus_of_a_recipe_may_be_a_part_of_a_source():
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        ({"negatives": 0}, "--negatives is 1 or more"),
+        ({"negatives": 0}, "negatives takes a whole number from 1"),
         ({"first": 9, "last": 3}, "--ranks are two numbers in order"),
-        ({"random": 1.5}, "--random is a share"),
-        ({"sampling": "best"}, "--sampling is top or random"),
+        ({"random": 1.5}, "random takes a number from 0 to 1"),
+        ({"sampling": "best"}, "sampling takes one of top, random"),
         ({"most": 0.1, "least": 0.2}, "no score is below 0.1 and above 0.2"),
     ],
 )

@@ -51,7 +51,7 @@ def whole(tiny_model, rows, tmp_path_factory):
 
 
 def first_batch(tiny_model, rows, out, **options):
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
 
     config = PretrainConfig(data=(SourceConfig(str(rows)),), **USUAL | options)
     prepared = prepare(tiny_model("qwen2_vl"), config)

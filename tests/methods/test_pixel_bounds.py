@@ -16,7 +16,8 @@ from documents import noise
 from twoway import cli
 from twoway.config import load
 from twoway.content import ContentError, Document, Image, Text
-from twoway.data.mixture import SourceConfig, open_mixture
+from twoway.data.config import SourceConfig
+from twoway.data.mixture import open_mixture
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.embedding import open_embedder
@@ -238,7 +239,7 @@ def test_the_share_is_a_setting_and_small_sources_are_left_alone(long_base, page
     (one,) = lost_rows(open_mixture([SourceConfig(pages(1000, 150))]), encoder, most=0.2)
     assert (one.rows, one.too_large, one.unreadable, one.share) == (1000, 150, 0, 0.15)
     assert lost_rows(open_mixture([SourceConfig(pages(40, 20))]), encoder, most=0.2) == ()
-    with pytest.raises(UsageError, match="max_bad_share is a share from 0 to 1"):
+    with pytest.raises(UsageError, match="max_bad_share takes a number from 0 to 1"):
         PretrainConfig(max_bad_share=2)
 
 

@@ -155,10 +155,10 @@ def test_rows_of_one_token_train(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mlm_weight": -1.0}, "mlm_weight is 0 or more"),
+        ({"mlm_weight": -1.0}, "mlm_weight takes a number from 0"),
         ({"mlm_weight": 0.0, "mae_weight": 0.0}, "nothing would be learnt"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"max_steps": 0}, "max_steps is at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate takes a number above 0"),
+        ({"max_steps": 0}, "max_steps takes a whole number from 1"),
         ({"warmup_steps": 2.5}, "warmup_steps is a whole number"),
         ({"mask_share": 0.4}, "pretrain: unknown key mask_share"),
     ],

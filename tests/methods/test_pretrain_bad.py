@@ -11,8 +11,7 @@ import torch
 from PIL import Image as PILImage
 from pyarrow import parquet as pq
 
-from twoway.data.masking import CorruptConfig
-from twoway.data.mixture import SourceConfig
+from twoway.data.config import CorruptConfig, SourceConfig
 from twoway.errors import TwowayError, UsageError
 from twoway.methods import export, model
 from twoway.methods.pretrain.method import pretrain
@@ -62,7 +61,7 @@ def test_all_or_nothing_masked_trains(document, share, rows, tiny_model, tmp_pat
     [
         ({"mask": CorruptConfig(words=0.0, patches=0.0)}, "nothing would be learnt"),
         ({"mask": CorruptConfig(words=0.0), "mae_weight": 0.0}, "nothing would be learnt"),
-        ({"mae_weight": -0.5}, "mae_weight is 0 or more, not -0.5"),
+        ({"mae_weight": -0.5}, "mae_weight takes a number from 0, not '-0.5'"),
     ],
 )
 def test_nothing_to_learn_and_negative_weights_are_refused(options, message, tmp_path):
@@ -71,9 +70,9 @@ def test_nothing_to_learn_and_negative_weights_are_refused(options, message, tmp
 
 
 def test_a_negative_weight_of_a_source_and_a_share_that_is_none_are_refused():
-    with pytest.raises(UsageError, match="the weight of rows is a number above 0"):
+    with pytest.raises(UsageError, match="weight takes a number above 0"):
         SourceConfig("rows", weight=-1.0)
-    with pytest.raises(UsageError, match=r"words is a share from 0 to 1, not 1\.5"):
+    with pytest.raises(UsageError, match=r"words takes a number from 0 to 1, not '1\.5'"):
         CorruptConfig(words=1.5)
 
 

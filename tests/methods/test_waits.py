@@ -12,7 +12,7 @@ import masked
 from contrastive_toy import ROWS, load
 from documents import document, noise
 from far_device import DEVICE, Far, Waits, moved
-from twoway.data.masking import CorruptConfig
+from twoway.data.config import CorruptConfig
 from twoway.methods.bridge import method
 from twoway.methods.bridge.config import BridgeConfig
 from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_target

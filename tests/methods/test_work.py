@@ -11,8 +11,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image, Text
-from twoway.data.mixture import SourceConfig
-from twoway.data.sampler import CostWeights
+from twoway.data.config import CostWeights, SourceConfig
 from twoway.methods.config import AdapterConfig
 from twoway.methods.pretrain import costs
 from twoway.methods.pretrain.config import PretrainConfig

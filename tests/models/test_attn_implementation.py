@@ -17,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tiny
 from masked import batch_of
 from twoway.config import load
-from twoway.data.masking import CorruptConfig
+from twoway.data.config import CorruptConfig
 from twoway.embedding import open_embedder
 from twoway.errors import UsageError
 from twoway.methods.convert import ConvertConfig, convert
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare
 from twoway.models import kernels, loading
+from twoway.models.config import AttnImplementation, by_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,7 +235,7 @@ def test_flash_attention_is_chosen_where_it_can_be_used(tiny_model: Callable[[st
 )
 def test_a_setting_that_is_none(setting: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        kernels.by_part(setting)
+        by_part(setting)
     with pytest.raises(UsageError, match=said):
         PretrainConfig(attn_implementation=setting)
 
@@ -251,9 +252,9 @@ def test_what_the_machine_lacks_is_one_line(tiny_model: Callable[[str], Path], t
 
 def test_the_setting_is_read_from_files_and_words(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("attn_implementation: {tower: eager, decoder: sdpa}\n")
-    assert load(PretrainConfig, tmp_path / "a.yaml").attn_implementation == kernels.AttnImplementation("eager", "auto", "sdpa")
+    assert load(PretrainConfig, tmp_path / "a.yaml").attn_implementation == AttnImplementation("eager", "auto", "sdpa")
     assert load(PretrainConfig, None, ["attn_implementation=eager"]).attn_implementation == "eager"
-    assert load(PretrainConfig, None, ["attn_implementation.tower=eager"]).attn_implementation == kernels.AttnImplementation("eager")
+    assert load(PretrainConfig, None, ["attn_implementation.tower=eager"]).attn_implementation == AttnImplementation("eager")
     (tmp_path / "a.yaml").write_text("attn_implementation: {towr: eager}\n")
     with pytest.raises(UsageError, match=r"a\.yaml:1: unknown key attn_implementation\.towr; did you mean attn_implementation\.tower"):
         load(PretrainConfig, tmp_path / "a.yaml")

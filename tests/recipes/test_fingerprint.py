@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from recipe_fakes import KINDS, write
-from twoway.data.mixture import SourceConfig
+from twoway.data.config import SourceConfig
 from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import data_identity, model_identity, plan
 from twoway.recipes.run import resolve

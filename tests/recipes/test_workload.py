@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from twoway.data.masking import CorruptConfig
+from twoway.data.config import CorruptConfig
 from twoway.data.patches import PatchGeometry
 from twoway.methods.config import AdapterConfig
 from twoway.methods.pretrain.config import PretrainConfig

@@ -25,7 +25,7 @@ from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan
 from twoway.training import config
 from twoway.training.checkpointing import read_run
-from twoway.training.config import DtypeChoice, choose_dtype, resolve_dtype, speed_ratio
+from twoway.training.precision import DtypeChoice, choose_dtype, resolve_dtype, speed_ratio
 from twoway.training.progress import read_log
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")

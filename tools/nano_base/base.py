@@ -13,7 +13,7 @@ import torch
 
 from twoway.errors import UsageError
 from twoway.files import sha256, write_whole
-from twoway.training.config import choose_dtype
+from twoway.training.precision import choose_dtype
 
 from .batches import Rows
 from .loop import train

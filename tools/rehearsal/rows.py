@@ -19,7 +19,7 @@ from .models import IMAGE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
 
     from .contents import Contents
 

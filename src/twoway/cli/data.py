@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from twoway.data.mixture import PairSource
+    from twoway.data.config import PairSource
     from twoway.recipes.data_check import DataReport, PairsCheck, PairsReport, SourceReport
     from twoway.recipes.data_prepare import Preparation
 
@@ -298,7 +298,7 @@ def run_mine(args: argparse.Namespace) -> int:
     """Mine, and say what came out."""
     from dataclasses import asdict
 
-    from twoway.data.mixture import PairSource, SourceConfig
+    from twoway.data.config import PairSource, SourceConfig
     from twoway.errors import UsageError
     from twoway.methods.mine import mine
     from twoway.methods.negatives import NegativeChoice

@@ -57,7 +57,7 @@ def configure_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate and show a table."""
-    from twoway.data.mixture import PairSource
+    from twoway.data.config import PairSource
     from twoway.evaluation.evaluate import evaluate
 
     if args.cap is not None and not args.data:

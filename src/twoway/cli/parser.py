@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from twoway.images import ReadLimits
+    from twoway.limits import ReadLimits
 
 
 # The command line's grammar: verbs, options, teaching help, and "did you mean".
@@ -198,7 +198,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def limits(args: argparse.Namespace) -> ReadLimits:
     """Return what was said of it."""
-    from twoway.images import ReadLimits
+    from twoway.limits import ReadLimits
 
     return ReadLimits(**{name: value for name in _LIMITS if (value := getattr(args, name)) is not None})
 

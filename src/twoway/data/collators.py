@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
+from twoway.data.config import DOCUMENT, PLAIN, QUERY, CostWeights
 from twoway.errors import TwowayError
 
 from .masking import NO_TARGET
-from .mixture import DOCUMENT, QUERY
-from .sampler import PLAIN, CostWeights, cost, cut
+from .sampler import cost, cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

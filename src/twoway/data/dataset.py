@@ -25,7 +25,8 @@ import numpy as np
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import cache_home, contents, fresh_folder, turn, write_whole
-from twoway.images import DEFAULT, Limits, open_document
+from twoway.images import open_document
+from twoway.limits import DEFAULT, Limits
 from twoway.processes import Team, count_of
 from twoway.progress import steps
 

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Place, Text
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import DEFAULT, Limits
+from twoway.limits import DEFAULT, Limits
 
 from .rows import COLUMNS, MARKS, Watched, interleave, parts_of_messages, parts_of_row, say, unwrap
 

@@ -20,21 +20,23 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image
+from twoway.data.config import PLAIN
 from twoway.errors import TwowayError
 from twoway.files import write_whole
 
 from .dataset import reading_code
-from .sampler import PLAIN, Costs
+from .sampler import Costs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from twoway.data.config import CostWeights
+
     from .dataset import RowTable
     from .mixture import Mixture
     from .processing import Example
-    from .sampler import CostWeights
 
     Floats = NDArray[np.float64]
 

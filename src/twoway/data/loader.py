@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twoway.content import ContentError, Place
+from twoway.data.config import PLAIN, CostWeights
 from twoway.errors import TwowayError
 from twoway.images import image_size
 from twoway.processes import Team
 
 from .collators import PairExample, assemble, model_inputs
 from .rows import Policy
-from .sampler import PLAIN, CostWeights, cost, cut
+from .sampler import cost, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

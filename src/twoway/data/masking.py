@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,32 +23,11 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .config import CorruptConfig, Unit
     from .patches import Bools, Ints, PatchGeometry
     from .processing import Example
 
 NO_TARGET = -100
-
-
-@dataclass(frozen=True)
-class CorruptConfig:
-    """What is masked."""
-
-    words: float = 0.4  # share of the document's tokens
-    keep: float = 0.0  # share of those that stay as they are, and of those that become a random word; the others become the mask token
-    random: float = 0.0
-    unit: Unit = "token"
-    patches: float = 0.5  # share of each picture's tokens
-    noise: Literal["independent", "shared"] = "independent"
-    masking: Literal["joint", "alternate"] = "joint"  # alternate: words in some rows, patches in the others
-    whole_pictures: float = 0.0  # share of rows with words whose pictures are left whole
-
-    def __post_init__(self) -> None:
-        """Refuse shares that are none."""
-        for name in ("words", "keep", "random", "patches", "whole_pictures"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
-        if self.keep + self.random > 1:
-            raise UsageError(f"keep {self.keep} and random {self.random} are shares of the masked words and together at most 1")
 
 
 @dataclass(frozen=True)
@@ -163,7 +142,6 @@ def _written(ids: Ints, config: CorruptConfig, mask_token: int, ordinary: Ints |
 # makes the mean right. Spans (SpanBERT, arXiv 1907.10529; drawn as T5, arXiv 1910.10683, draws them) have the mean
 # length `SPAN` over random cuts; one may reach across a picture, or lie half at each of the row's ends.
 
-Unit = Literal["token", "word", "span"]
 SPAN = 3
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from twoway.content import Document, Place
-from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import DEFAULT, Limits, image_size
+from twoway.errors import UsageError, did_you_mean
+from twoway.images import image_size
+from twoway.limits import DEFAULT, Limits
 
+from .config import PairSource, SourceConfig
 from .dataset import RowTable, open_table
 from .formats import PairRow, as_document, form_of, pair_form_of, pair_of, read_pair
 from .parquet import ParquetFinder
@@ -26,6 +26,7 @@ from .rows import Policy, ReadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -44,56 +45,6 @@ if TYPE_CHECKING:
 # A row of an epoch is one number: the row in all sources one behind the other, plus the size of all sources for each
 # repetition within the epoch. Its identity, `name#row`, is what masks are made from; a repetition has its own
 # (`name#row#2`), and so its own masks.
-
-# Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
-MINED = "mine.json"
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One source of training data."""
-
-    spec: str
-    weight: float = 1.0
-    cap: int | None = None
-    template: str | None = None
-    name: str | None = None
-    root: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no source can have."""
-        if not 0 < self.weight <= 1000:
-            raise UsageError(
-                f"the weight of {self.spec} is a number above 0 (and at most 1000), not {self.weight:g}; leave out what is unused"
-            )
-        if self.cap is not None and self.cap < 1:
-            raise UsageError(f"the cap of {self.spec} is a number of rows above 0, not {self.cap}")
-        self.check_template()
-
-    def check_template(self) -> None:
-        """Refuse a template that there is not."""
-        if self.template is not None:
-            form_of(self.template)
-
-    def picture_root(self) -> Path | None:
-        """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
-        mined = Path(self.spec.removeprefix("parquet:")) / MINED
-        if self.root is not None or self.spec.startswith("hub:") or not mined.is_file():
-            return self.root
-        try:
-            root = json.loads(mined.read_text(encoding="utf-8"))["root"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TwowayError(f"{mined} cannot be read ({error}); name the pictures' folder (root: …)") from error
-        return None if root is None else Path(root)
-
-    def said(self) -> dict[str, object]:
-        """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
-        return {"name": self.label, "weight": self.weight, "cap": self.cap, "template": self.template}
-
-    @property
-    def label(self) -> str:
-        """The name that identities begin with: by default the file's, without its folder, so that data can move."""
-        return self.name or (self.spec if self.spec.partition(":")[0] in ("samples", "hub") else Path(self.spec).name)
 
 
 @dataclass(frozen=True)
@@ -314,31 +265,6 @@ def pair_finders(task: str, *, alone: bool = False) -> Mapping[str, Any]:
 # through all sources, as those of a `Mixture`, and a row is read as a `PairRow`.
 
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
-
-
-@dataclass(frozen=True)
-class PairSource(SourceConfig):
-    """One source of pairs; `template` is a ready mapping (`formats`), `task` the task of all its rows.
-
-    `query` and `document` are the instructions of its sides, where its rows are of one task.
-    """
-
-    task: str | None = None
-    query: str = ""
-    document: str = ""
-
-    def said(self) -> dict[str, object]:
-        """Return what of it a run is told by."""
-        return super().said() | {"task": self.task, "prompts": self.prompts()}
-
-    def prompts(self) -> dict[str, str]:
-        """Return its instructions by the names that a checkpoint has them under."""
-        named = ((QUERY, self.query), (DOCUMENT, self.document))
-        return {f"{self.task or self.label}-{side}": text for side, text in named if text}
-
-    def check_template(self) -> None:
-        """Refuse a mapping that there is not."""
-        pair_form_of(self.template)
 
 
 @dataclass(frozen=True)

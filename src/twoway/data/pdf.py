@@ -26,7 +26,7 @@ from .readers import Base
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from twoway.images import Limits
+    from twoway.limits import Limits
 
     from .readers import Position
     from .rows import ReadOptions, Row, Rows

@@ -21,7 +21,8 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.errors import TwowayError, UsageError
-from twoway.images import DEFAULT, Limits, open_image
+from twoway.images import open_image
+from twoway.limits import DEFAULT, Limits
 
 from .patches import Grid, Grids, Row, word_tokens
 

@@ -17,7 +17,8 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import DEFAULT, FORMATS, Limits
+from twoway.images import FORMATS
+from twoway.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from re import Pattern

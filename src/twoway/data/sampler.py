@@ -10,6 +10,7 @@ import numpy as np
 
 from twoway.errors import TwowayError, UsageError
 
+from .config import PLAIN, CostWeights
 from .mixture import without
 
 if TYPE_CHECKING:
@@ -40,23 +41,6 @@ _log = logging.getLogger(__name__)
 WINDOW = 16384
 # Batches whose costs differ by less than this share of the dearest may meet at random in a global batch.
 _EQUAL = 0.05
-
-
-@dataclass(frozen=True)
-class CostWeights:
-    """What an image token and a picture cost, in text tokens; 1 and 0 count the language model alone."""
-
-    image_token: float = 1.0
-    image: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what is no cost."""
-        if self.image_token < 1 or self.image < 0:
-            raise UsageError(f"an image token costs at least 1 text token and a picture at least 0, not {self.image_token}, {self.image}")
-
-
-# The language model alone.
-PLAIN = CostWeights()
 
 
 def cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = PLAIN) -> Any:

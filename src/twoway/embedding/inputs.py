@@ -11,13 +11,14 @@ from PIL.Image import Image as PILImage
 
 from twoway.content import ContentError, Document, Text
 from twoway.errors import UsageError, did_you_mean, is_panic
-from twoway.images import DEFAULT, image_size, open_document
+from twoway.images import image_size, open_document
+from twoway.limits import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from twoway.content import Place
-    from twoway.images import Limits
+    from twoway.limits import Limits
 
 
 # Documents as sentence-transformers takes them, its kinds of input never mixed in one call.

@@ -19,12 +19,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from twoway.content import ContentError, Document
 from twoway.data.formats import documents_of
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import check_pixels
+from twoway.limits import check_pixels
 from twoway.models import adapters, checkpoint, loading, opening
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
-from twoway.models.attention import ATTENTION, set_attention
-from twoway.models.kernels import AUTO, Setting, by_part, require_installed, use_kernels
+from twoway.models.attention import set_attention
+from twoway.models.config import ATTENTION, AUTO, Setting, by_part
+from twoway.models.kernels import require_installed, use_kernels
 from twoway.models.opening import number_as_text, open_start, warn_of_chat, write_as
 from twoway.models.processor import set_pixels
 from twoway.processes import CONTEXT, Team
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.data.formats import Content
-    from twoway.models.attention import Attention
+    from twoway.models.config import Attention
     from twoway.models.processor import Style
 
     from .embedder import Refuse, Vector

@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from twoway.config import SettingPath, settings
+from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
-from twoway.data.mixture import PairSource, SourceConfig
 from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.opening import open_engine, require_options
 from twoway.errors import TwowayError, UsageError, did_you_mean, with_extra
 from twoway.files import disk_errors
-from twoway.images import check_pixels
+from twoway.limits import check_pixels
 
 from . import nano, runner, suites
 from .cache import VectorSource
@@ -241,26 +244,30 @@ def require(name: str, *, data: Data, tasks: Sequence[str], on_bad: str, called:
 # What the stage `evaluate` of a recipe can be told: the options of `twoway evaluate`.
 
 
-@dataclass(frozen=True)
+@settings
 class EvaluateConfig:
     """A suite and how it is run."""
 
-    suite: str = "nano"
-    # The folder of the suite's tasks, or the pairs that are scored; `data` of a recipe is what its stages train on.
-    suite_data: Path | tuple[PairSource, ...] | None = None
-    tasks: tuple[str, ...] = ()  # default: all that are there
-    subset: int | None = None  # queries of each task
-    pooling: Literal["mean", "last", "eos"] | None = None
-    attention: Literal["two-way", "causal", "mixed"] | None = None
-    template: Literal["chat", "plain", "bare"] | None = None
-    device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    max_length: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    processes: int | None = None  # default: one for each GPU
-    cache: Path | None = None
-    on_bad: Literal["fail", "skip"] = "fail"
+    suite: str = Field(default="nano", description="the suite of tasks")
+    # `data` of a recipe is what its stages train on.
+    suite_data: SettingPath | tuple[PairSource, ...] | None = Field(
+        default=None, description="the folder of the suite's tasks, or the pairs that are scored"
+    )
+    tasks: tuple[str, ...] = Field(default=(), description="only these tasks; default: all that are there")
+    subset: int | None = Field(default=None, ge=1, description="queries of each task, at most")
+    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: as the model says")
+    attention: Literal["two-way", "causal", "mixed"] | None = Field(default=None, description="who sees whom; default: as the model says")
+    template: Literal["chat", "plain", "bare"] | None = Field(
+        default=None, description="how inputs are written; default: as the model says"
+    )
+    device: str = Field(default="auto", description="device to compute on")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(default=None, description="type of the weights; default: the model's")
+    max_length: int | None = Field(default=None, description="tokens of an input; default: as the model says")
+    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
+    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
+    processes: int | None = Field(default=None, description="processes that embed; default: one for each GPU")
+    cache: SettingPath | None = Field(default=None, description="folder of vectors that earlier runs made")
+    on_bad: Literal["fail", "skip"] = Field(default="fail", description="a bad row is an error, or is left out, counted and listed")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
@@ -269,8 +276,6 @@ class EvaluateConfig:
             object.__setattr__(self, "suite_data", (PairSource(str(self.suite_data)),))  # a source by its spec, as wherever pairs are named
         require(self.suite, data=data, tasks=self.tasks, on_bad=self.on_bad, called="suite_data")
         check_pixels(self.min_pixels, self.max_pixels)
-        if self.subset is not None and self.subset < 1:
-            raise UsageError(f"subset is at least 1, not {self.subset}")
 
     def kinds(self) -> tuple[str, ...]:
         """Return the groups and marks of the tasks that are scored; none where they are not known before the suite is opened."""

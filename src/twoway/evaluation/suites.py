@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from twoway.content import ContentError, Document, Place
-from twoway.data.mixture import DOCUMENT, QUERY, PairSource, open_pairs
+from twoway.data.config import DOCUMENT, QUERY, PairSource
+from twoway.data.mixture import open_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import image_size
 from twoway.progress import steps
@@ -24,7 +25,8 @@ from .tasks import Item, Pool, RankingTask, listed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from twoway.data.mixture import Pairs, SourceConfig
+    from twoway.data.config import SourceConfig
+    from twoway.data.mixture import Pairs
     from twoway.data.rows import Policy
 
 

@@ -10,22 +10,25 @@ import dataclasses
 import logging
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from transformers.utils import logging as tf_logging
 
-from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.config import settings
+from twoway.errors import TwowayError
 from twoway.files import fresh_folder
-from twoway.images import check_pixels
+from twoway.limits import check_pixels
 from twoway.models import checkpoint, kernels, loading
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
-from twoway.models.attention import ATTENTION, Attention, set_attention
+from twoway.models.attention import set_attention
+from twoway.models.config import AUTO, Attention, AttnImplementation, Setting
 from twoway.models.opening import open_start, warn_of_chat, write_as
 from twoway.models.processor import Style, ensure_mask_token, set_pixels
 from twoway.proof import probe
@@ -41,45 +44,36 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STYLES = tuple(style for style in get_args(Style) if style != "bare")
 _NOT_BARE = (
     "VLM2Vec numbers the tokens of a picture as text, and no checkpoint can say so: here they are numbered by rows and columns, as the "
     "family does. With pictures, scores of this model are not VLM2Vec's own; measure the source itself for those."
 )
 
 
-@dataclass(frozen=True)
+@settings
 class ConvertConfig:
     """The options of `convert`; what is not given comes from the source, and then from the defaults."""
 
-    attention: Attention = "two-way"
-    pooling: Literal["mean", "last", "eos"] | None = None
-    template: Literal["chat", "plain"] | None = None
-    processor: str | None = None
-    base: str | None = None
-    dtype: str = "auto"
-    mask_token: str | None = None
-    prompts: dict[str, str] = field(default_factory=dict)
-    max_length: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    dim: int | None = None
-    attn_implementation: str | kernels.AttnImplementation | None = None  # the result is tried and proved with it; it is not saved
+    attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
+    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the source's, or mean")
+    template: Literal["chat", "plain"] | None = Field(default=None, description="how inputs are written; default: the source's, or chat")
+    processor: str | None = Field(default=None, description="hub id or folder of the processor, where the source has none")
+    base: str | None = Field(default=None, description="hub id or folder of the model that an adapter belongs to")
+    dtype: str = Field(default="auto", description="type of the weights that are written; auto: the source's")
+    mask_token: str | None = Field(default=None, description="the token that stands for a masked word")
+    prompts: dict[str, str] = Field(default_factory=dict, description="instructions by name")
+    max_length: int | None = Field(default=None, description="tokens of an input, at most")
+    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
+    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
+    dim: int | None = Field(default=None, description="numbers of a vector; default: all")
+    attn_implementation: str | AttnImplementation | None = Field(
+        default=None, description="attention kernel that the result is proved with; it is not saved"
+    )
 
     def __post_init__(self) -> None:
         """Check the names at once, before anything heavy."""
-        if self.attention not in ATTENTION:
-            raise UsageError(
-                f"unknown attention {self.attention!r}{did_you_mean(self.attention, ATTENTION)} (there are: {', '.join(ATTENTION)})"
-            )
         check_pixels(self.min_pixels, self.max_pixels)
-        kernels.require(self.attn_implementation or kernels.AUTO, torch.device("cpu"), torch.float32)
-        if self.pooling is not None:
-            poolings.require_mode(self.pooling)
-        if self.template not in (None, *_STYLES):
-            raise UsageError(
-                f"unknown template {self.template!r}{did_you_mean(str(self.template), _STYLES)} (there are: {', '.join(_STYLES)})"
-            )
+        kernels.require(self.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ def convert(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     dim: int | None = None,
-    attn_implementation: kernels.Setting | None = None,
+    attn_implementation: Setting | None = None,
     overwrite: bool = False,
 ) -> ConvertResult:
     """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
@@ -155,7 +149,7 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         licence, bare = opened.licence, config.template is None and opened.layout.template == "bare"
         del opened  # the model on disk is the one to measure, and two do not always fit
         result = checkpoint.assemble(folder, settings)
-        kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or kernels.AUTO, dtype=torch.float32)
+        kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or AUTO, dtype=torch.float32)
         notes = (*((_NOT_BARE,) if bare else ()), *try_out(result, mode))
         written = checkpoint.Card(
             base=facts.get("base") or name,

@@ -11,28 +11,24 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from twoway.config import fill
+from twoway.config import fill, settings
+from twoway.data.config import MINED, PairSource, SourceConfig
 from twoway.data.dataset import data_folder
-from twoway.data.mixture import (
-    MINED,
-    PairSource,
-    SourceConfig,
-    open_pairs,
-    open_source_table,
-)
+from twoway.data.mixture import open_pairs, open_source_table
 from twoway.data.rows import BAD_ROWS, OnBad, Policy
 from twoway.embedding.bulk import embed_rows
 from twoway.embedding.opening import open_embedders, require_options
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
-from twoway.images import DEFAULT, Limits, ReadLimits, check_pixels
+from twoway.limits import DEFAULT, Limits, ReadLimits, check_pixels
 from twoway.progress import steps
 
 from . import negatives
@@ -195,22 +191,22 @@ def _part(out: Path, number: int) -> Path:
 # What the stage `mine` of a recipe can be told: the options of `twoway mine`.
 
 
-@dataclass(frozen=True)
+@settings
 class MineConfig:
     """Pairs that get hard negatives, and how those are chosen."""
 
-    data: tuple[PairSource, ...] = ()
-    corpus: tuple[SourceConfig, ...] = ()  # more candidates, for queries of every task
-    choice: NegativeChoice = field(default_factory=NegativeChoice)
-    pooling: Literal["mean", "last", "eos"] | None = None
-    max_length: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    processes: int | None = None  # default: one for each GPU
-    on_bad: Literal["fail", "skip"] = "fail"
-    limits: ReadLimits = field(default_factory=ReadLimits)
+    data: tuple[PairSource, ...] = Field(default=(), description="sources of the pairs")
+    corpus: tuple[SourceConfig, ...] = Field(default=(), description="more candidates, for queries of every task")
+    choice: NegativeChoice = Field(default_factory=NegativeChoice, description="how negatives are chosen")
+    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: as the model says")
+    max_length: int | None = Field(default=None, description="tokens of an input; default: as the model says")
+    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
+    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
+    device: str = Field(default="auto", description="device to compute on")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(default=None, description="type of the weights; default: the model's")
+    processes: int | None = Field(default=None, description="processes that embed; default: one for each GPU")
+    on_bad: Literal["fail", "skip"] = Field(default="fail", description="a bad row is an error, or is left out, counted and listed")
+    limits: ReadLimits = Field(default_factory=ReadLimits, description="what is longer, or takes more to read, is a bad row")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

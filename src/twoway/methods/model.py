@@ -13,7 +13,8 @@ from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, kernels, loading
 from twoway.models import processor as models_processor
-from twoway.models.attention import Attention, declared, set_attention
+from twoway.models.attention import declared, set_attention
+from twoway.models.config import AUTO, Attention, by_part
 from twoway.models.opening import Start, open_start, write_as
 from twoway.proof import probe
 from twoway.training.module import TrainingModule
@@ -156,12 +157,12 @@ def use_kernels(
     device: torch.device | None = None,
 ) -> None:
     """Give each part its attention kernel. A base is opened and proved on the CPU: what runs on a GPU alone waits until it is there."""
-    chosen = kernels.by_part(config.attn_implementation)
+    chosen = by_part(config.attn_implementation)
     if masks:
         kernels.require_masks(chosen)
     if device is None:
         waiting = {part: name for part, name in vars(chosen).items() if "flash" in name}
-        chosen = replace(chosen, **dict.fromkeys(waiting, kernels.AUTO))
+        chosen = replace(chosen, **dict.fromkeys(waiting, AUTO))
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     used = kernels.use_kernels(
         model, chosen, dtype=dtype, device=device or torch.device("cpu"), decoder=decoder, masks=masks, products=products

@@ -11,12 +11,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
+from twoway.config import settings
 from twoway.content import ContentError, Document, Text
 from twoway.data.formats import pair_of
 from twoway.embedding.nearest import nearest
@@ -53,31 +55,25 @@ SAME = 0.9999
 POSSIBLE = 0.9
 
 
-@dataclass(frozen=True)
+@settings
 class NegativeChoice:
     """How negatives are chosen. Margins are against the positive's score: absolute, and as a share of it."""
 
-    negatives: int = 7
-    first: int = 1  # rank of the nearest candidate that may be chosen
-    last: int = 100
-    margin: float | None = None  # a negative scores at least this much less than the positive
-    share: float | None = None  # a negative scores at most this share of the positive
-    most: float | None = None
-    least: float | None = None
-    random: float = 0.0  # share of the negatives that are drawn from all candidates
-    sampling: str = "top"  # the nearest within the ranks, or drawn among them: random
-    seed: int = 0
+    negatives: int = Field(default=7, ge=1, description="negatives of each pair")
+    first: int = Field(default=1, ge=1, description="rank of the nearest candidate that may be chosen")
+    last: int = Field(default=100, ge=1, description="rank of the farthest candidate that may be chosen")
+    margin: float | None = Field(default=None, description="a negative scores at least this much less than the positive")
+    share: float | None = Field(default=None, description="a negative scores at most this share of the positive")
+    most: float | None = Field(default=None, description="a negative scores at most this")
+    least: float | None = Field(default=None, description="a negative scores at least this")
+    random: float = Field(default=0.0, ge=0, le=1, description="share of the negatives that are drawn from all candidates")
+    sampling: Literal["top", "random"] = Field(default="top", description="the nearest within the ranks, or drawn among them")
+    seed: int = Field(default=0, description="seed of what is drawn")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.negatives < 1:
-            raise UsageError(f"--negatives is 1 or more, not {self.negatives}")
-        if not 1 <= self.first <= self.last:
-            raise UsageError(f"--ranks are two numbers in order from 1 on, not {self.first} {self.last}")
-        if not 0 <= self.random <= 1:
-            raise UsageError(f"--random is a share from 0 to 1, not {self.random}")
-        if self.sampling not in ("top", "random"):
-            raise UsageError(f"--sampling is top or random, not {self.sampling!r}")
+        if self.first > self.last:
+            raise UsageError(f"--ranks are two numbers in order, not {self.first} {self.last}")
         if self.most is not None and self.least is not None and self.most <= self.least:
             raise UsageError(f"no score is below {self.most} and above {self.least}; --max-score is the larger one")
 

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from twoway.config import dump, fill
-from twoway.data.mixture import SourceConfig
+from twoway.data.config import SourceConfig
 from twoway.data.rows import BAD_ROWS
 from twoway.errors import UsageError
 from twoway.files import disk_errors, write_whole
@@ -29,8 +29,9 @@ from twoway.models import checkpoint, kernels, loading
 from twoway.models.loading import first_line
 from twoway.training import distributed as between
 from twoway.training.checkpointing import Checkpoints, read_run, require_same_run
-from twoway.training.config import FREE, choose_dtype, resolve_dtype
+from twoway.training.config import FREE
 from twoway.training.distributed import launch
+from twoway.training.precision import choose_dtype, resolve_dtype
 from twoway.training.progress import read_log, require_tracker
 from twoway.training.trainer import Trainer
 

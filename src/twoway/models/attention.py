@@ -13,7 +13,7 @@ two-dimensional mask, from which some families count positions. In layers with a
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Mixed: two-way wherever the switch works, in a family with layers that run along the row and that no mask opens.
-Attention = Literal["two-way", "causal", "mixed"]
-ATTENTION: tuple[Attention, ...] = ("two-way", "causal", "mixed")
+    from .config import Attention
+
 MASKED_BACKENDS = ("sdpa", "eager", "flex_attention")
 
 

@@ -37,8 +37,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_torch_flex_attn_available
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
-from twoway.errors import UsageError, did_you_mean
+from twoway.errors import UsageError
 
+from .config import AUTO, FLASH, KERNELS, PARTS, SDPA, Setting, by_part
 from .loading import first_line
 
 if TYPE_CHECKING:
@@ -110,9 +111,6 @@ AttentionInterface.register(SHORT_ROWS, attend_short_rows)
 AttentionMaskInterface.register(SHORT_ROWS, sdpa_mask)
 
 
-AUTO, SDPA, FLASH = "auto", "sdpa", "flash_attention_2"
-KERNELS = (AUTO, SDPA, "eager", "flex_attention", FLASH, "flash_attention_3")
-PARTS = ("tower", "language", "decoder")
 _HERE = {
     "flex_attention": is_torch_flex_attn_available,
     "flash_attention_2": is_flash_attn_2_available,
@@ -123,43 +121,6 @@ _HALF = (torch.bfloat16, torch.float16)
 _SHORT = 128
 
 GROUPED, GROUPED_SHORT_ROWS = "twoway_sdpa_by_flash_borders", "twoway_short_rows_or_sdpa_by_flash_borders"
-
-
-@dataclass(frozen=True)
-class AttnImplementation:
-    """A kernel for each part; the decoder is the patch decoder of pre-training, and its `auto` is what the language model has."""
-
-    tower: str = AUTO
-    language: str = AUTO
-    decoder: str = AUTO
-
-    def __post_init__(self) -> None:
-        """Refuse names that are none."""
-        for part in PARTS:
-            name = getattr(self, part)
-            if name not in KERNELS:
-                near = did_you_mean(name, KERNELS)
-                raise UsageError(f"attn_implementation: unknown kernel {name!r} for the {part}{near} (there are: {', '.join(KERNELS)})")
-
-
-Setting = str | AttnImplementation
-
-
-def by_part(setting: Setting) -> AttnImplementation:
-    """Read a setting: parts, one name for all of them, or `tower=…,language=…` as the command line has it."""
-    if isinstance(setting, AttnImplementation):
-        return setting
-    if "=" not in setting:
-        return AttnImplementation(setting, setting, setting)
-    chosen: dict[str, str] = {}
-    for word in setting.split(","):
-        part, sign, name = (piece.strip() for piece in word.partition("="))
-        if part not in PARTS or not sign or part in chosen:
-            raise UsageError(
-                f"attn_implementation {setting!r} is one name, or PART=NAME for any of {', '.join(PARTS)}, with commas between"
-            )
-        chosen[part] = name
-    return AttnImplementation(**chosen)
 
 
 def is_installed(name: str) -> bool:

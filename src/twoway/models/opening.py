@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256
+from twoway.models.config import ATTENTION
 
 from . import adapters, checkpoint, kernels, loading, processor
-from .attention import ATTENTION
 from .checkpoint import open_sentence_model
 from .loading import DTYPES, PROCESSOR, first_line, load_config, locate, read_json, weight_files
 from .processor import set_template
@@ -24,7 +24,8 @@ from .processor import set_template
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from .attention import Attention
+    from twoway.models.config import Attention
+
     from .processor import Style
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import transformers
 from PIL import Image as PILImage
 
 from twoway.errors import TwowayError, UsageError
-from twoway.images import check_pixels
+from twoway.limits import check_pixels
 
 from .loading import SKELETON, first_line, is_hub_id, read_json
 

@@ -19,6 +19,7 @@ from transformers.utils import logging as tf_logging
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.models import kernels
+from twoway.models.config import SDPA
 from twoway.models.loading import first_line
 from twoway.models.opening import Declared, Opened, open_model
 
@@ -172,7 +173,7 @@ def _switch(model: Any, backend: str) -> str:
         return "not on this machine"
     try:
         model.set_attn_implementation(backend)
-        if backend == kernels.SDPA:
+        if backend == SDPA:
             kernels.use_kernels(model, backend)
     except (ValueError, ImportError, UsageError) as error:
         return f"not supported by this model: {first_line(error).split('. ')[0]}"

@@ -14,14 +14,16 @@ import numpy as np
 from twoway.config import load
 from twoway.content import ContentError, Text
 from twoway.data.collators import prompt_of
+from twoway.data.config import DOCUMENT, QUERY, PairSource, SourceConfig
 from twoway.data.dataset import open_source
-from twoway.data.mixture import DOCUMENT, QUERY, Mixture, Pairs, PairSource, SourceConfig, open_pairs, open_source_table, require_names
+from twoway.data.mixture import Mixture, Pairs, open_pairs, open_source_table, require_names
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.data.rows import Policy
 from twoway.data.sampler import small_of
 from twoway.errors import TwowayError, UsageError
-from twoway.images import Limits, image_size, open_document
+from twoway.images import image_size, open_document
+from twoway.limits import Limits
 from twoway.methods.convert import quiet
 from twoway.methods.duplicates import EvaluationContents, near_hashes, near_texts, perceptual_hashes
 from twoway.methods.finetune.config import FinetuneConfig

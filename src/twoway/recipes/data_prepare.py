@@ -20,16 +20,18 @@ import numpy as np
 
 from twoway.config import load
 from twoway.content import ContentError
+from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.lengths import room_for_pictures, row_lengths
-from twoway.data.mixture import PairSource, SourceConfig, open_mixture, open_pairs
+from twoway.data.mixture import open_mixture, open_pairs
 from twoway.data.readers import looking
 from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_errors
-from twoway.images import Limits
+from twoway.limits import Limits
 from twoway.methods.bridge import method
-from twoway.methods.bridge.rows import BridgeSource, open_bridge_mixture
+from twoway.methods.bridge.config import BridgeSource
+from twoway.methods.bridge.rows import open_bridge_mixture
 from twoway.methods.convert import quiet
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.finetune.config import FinetuneConfig

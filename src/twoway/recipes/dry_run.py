@@ -29,7 +29,7 @@ from twoway.models import loading
 from twoway.models.loading import locate
 from twoway.models.opening import open_reader, write_as
 from twoway.models.processor import set_pixels
-from twoway.training.config import choose_dtype, peak_rate
+from twoway.training.precision import choose_dtype, peak_rate
 from twoway.training.progress import peak_memory as memory_used
 from twoway.training.progress import read_log
 

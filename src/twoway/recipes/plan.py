@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
     from twoway.methods.counting import Anatomy, TrainingMemory
 
     from .recipe import StageRecipe

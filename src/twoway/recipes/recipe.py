@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from twoway.config import Given, build, layer, put_words, read, read_tree
+from twoway.config import Given, build, layer, put_words, read_tree
 from twoway.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
 
     from .stages import Kind
 
@@ -114,9 +114,9 @@ def _group(name: str, stage: Given) -> Given:
     """Return a stage's keys; an empty stage has none."""
     if not _NAME.fullmatch(name) or name == START:
         raise UsageError(f"{stage.where}: a stage cannot be called {name!r}; letters, digits, - and _ make a name")
-    if stage.children is None and stage.tag != "null":
+    if stage.children is None and not stage.is_null:
         raise UsageError(f"{stage.where}: {name} takes a group of keys, not {stage.shown}")
-    return dataclasses.replace(stage, children=stage.children or {}, scalar=None)
+    return dataclasses.replace(stage, children=stage.children or {})
 
 
 def _sort_words(words: Sequence[str], stages: Iterable[str]) -> tuple[Given, Given, dict[str, Given]]:
@@ -134,7 +134,7 @@ def _sort_words(words: Sequence[str], stages: Iterable[str]) -> tuple[Given, Giv
 def _kind(name: str, stage: Given, kinds: Mapping[str, Kind]) -> Kind:
     """Return what a stage does: its key `stage`, or else its name."""
     said = (stage.children or {}).get("stage")
-    verb = read(str, said, "stage") if said is not None else name
+    verb = build(str, said, "stage") if said is not None else name
     if verb not in kinds:
         raise UsageError(
             f"{(said or stage).where}: there is no stage {verb!r}{did_you_mean(verb, kinds)} (there are: {', '.join(kinds)}; "
@@ -148,7 +148,7 @@ def _kind(name: str, stage: Given, kinds: Mapping[str, Kind]) -> Kind:
 def _config(kind: Kind, stage: Given, whole: Given, every: Given, words: Given, home: Path) -> tuple[Any, dict[str, str]]:
     """Build a stage's configuration out of its layers; return beside it the keys that are the recipe's own."""
     said = layer(stage, words)
-    own = {key: read(str, one, key) for key, one in (said.children or {}).items() if key in _OWN}
+    own = {key: build(str, one, key) for key, one in (said.children or {}).items() if key in _OWN}
     layers = [_only(whole, kind.shared - {START})]
     if "recipe" in own:
         layers.append(_included(home / own["recipe"], stage))
@@ -231,7 +231,7 @@ def _base(whole: Given, stages: Sequence[StageRecipe]) -> str:
     """Return the model that the recipe starts from."""
     said = (whole.children or {}).get(START)
     if said is not None:
-        return str(read(str, said, START))
+        return str(build(str, said, START))
     if any(one.source == START for one in stages):
         raise UsageError(f"{whole.where}: no base is named; say what to start from (base: samples/base, or base=… behind the recipe)")
     return ""

@@ -19,7 +19,7 @@ import yaml
 
 import twoway
 from twoway import __version__
-from twoway.config import dump
+from twoway.config import defaults, dump
 from twoway.data.dataset import FINDERS, kind_of
 from twoway.data.rows import ReadOptions
 from twoway.data.samples import samples_folder, view
@@ -32,7 +32,7 @@ from .recipe import START, made_by, named, sources_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
 
     from .recipe import Recipe, StageRecipe
     from .stages import Kind
@@ -106,7 +106,7 @@ def plan(
 def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
     plain: dict[str, Any] = yaml.safe_load(dump(stage.config))
-    usual = {field.name: field.default for field in dataclasses.fields(stage.config)}
+    usual = defaults(type(stage.config))
     unsaid = {key for key in stage.kind.later if plain.get(key) == usual.get(key)}
     kept = {key: value for key, value in plain.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
     if kept.get("shards", 0) is None:

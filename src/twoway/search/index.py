@@ -20,7 +20,7 @@ from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.shards import Shards
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
-from twoway.images import DEFAULT, ReadLimits
+from twoway.limits import DEFAULT, ReadLimits
 from twoway.progress import steps
 
 from .lance import quoted

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from twoway.content import ContentError, Image
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import Limits, open_image
+from twoway.images import open_image
+from twoway.limits import Limits
 
 from .pictures import SIDE
 

@@ -21,17 +21,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
-from twoway import images
 from twoway.content import ContentError, Document, Image, Place
 from twoway.data.pdf import page as render
 from twoway.data.rows import ReadOptions
 from twoway.embedding.explain import Explainer
 from twoway.embedding.shards import cut
 from twoway.errors import UsageError
+from twoway.limits import Limits as ReadingLimits
 from twoway.search.pictures import thumbnail
 from twoway.search.store import Item, check_id, name_of, near
 
-from .schemas import ApiError, Asked, EmbeddingsAsked, ItemAsked, ItemsAsked, SearchAsked, read, schema
+from .schemas import ApiError, Asked, EmbeddingsAsked, ItemAsked, ItemsAsked, Limits, SearchAsked, read, schema
 from .service import Allowed, Here, Service
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from twoway.search.store import Hit, Store
 
     from .batching import Job
-    from .schemas import Contents, Limits
+    from .schemas import Contents
 
 
 # `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `GET /v1/models`.
@@ -308,7 +308,7 @@ def _render(item: Item, limits: Limits) -> bytes:
     if not path.is_file():
         message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
         raise ApiError(404, message, code="no_file")
-    bounds = images.Limits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
+    bounds = ReadingLimits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
     found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
     if isinstance(found, ContentError):
         raise ApiError(409, f"the page cannot be shown: {found.reason}", code="bad_page")

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from twoway import images
 from twoway.content import ContentError, Document, Image, Place
 from twoway.errors import BusyError, SlowError, TwowayError, UsageError, did_you_mean
+from twoway.limits import Limits as ReadingLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -296,7 +297,7 @@ class Contents:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.pictures = images.Limits(max_pixels=limits.pixels)
+        self.pictures = ReadingLimits(max_pixels=limits.pixels)
         self._pixels = self._characters = 0
 
     def text(self, text: str, where: str) -> Document:
@@ -340,7 +341,7 @@ class Contents:
 
 def pixels(document: Document, limits: Limits) -> int:
     """Return the pixels that lie in memory once a document is decoded."""
-    sizes = [images.image_size(image, place=document.place, limits=images.Limits(max_pixels=limits.pixels)) for image in document.images]
+    sizes = [images.image_size(image, place=document.place, limits=ReadingLimits(max_pixels=limits.pixels)) for image in document.images]
     return sum(width * height for width, height in sizes)
 
 

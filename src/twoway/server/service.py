@@ -19,13 +19,13 @@ from fastapi import Request as FastapiRequest
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from twoway import images
 from twoway.content import ContentError, Document, Text
 from twoway.embedding import Embedder
 from twoway.embedding.embedder import look
 from twoway.embedding.inputs import Item, prompt_of
 from twoway.embedding.shards import cut
 from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.limits import Limits as ReadingLimits
 
 from .batching import Ask, Batcher, Job, Metrics, Threads, Ticket
 from .schemas import ApiError, Contents, Limits, pixels
@@ -234,7 +234,7 @@ class Service:
     ) -> None:
         # The engine as it is, with the server's bounds on pictures.
         self.engine = Embedder(
-            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=images.Limits(max_pixels=limits.pixels))
+            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=ReadingLimits(max_pixels=limits.pixels))
         )
         self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
         self.name = name or Path(engine.name).name or "model"

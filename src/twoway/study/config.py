@@ -21,14 +21,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from pydantic import Field
 
-from twoway.config import Given, build, layer, put_words, read, read_tree
-from twoway.data.mixture import SourceConfig
+from twoway.config import Given, build, layer, put_words, read_tree, settings
+from twoway.data.config import SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.recipes.recipe import START, known_kinds, recipe_of
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-@dataclass(frozen=True)
+@settings
 class Curve:
     """Arms at doses of one thing, in order, and the arms of a control at the same doses."""
 
     axis: str
     points: dict[str, str]
-    control: dict[str, str] = field(default_factory=dict)
+    control: dict[str, str] = Field(default_factory=dict)
     best: str | None = None  # the dose that is said to be the best
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Curve:
                 raise UsageError(f"the control has a dose {dose} that the curve has not (it has: {', '.join(self.points)})")
 
 
-@dataclass(frozen=True)
+@settings
 class Claim:
     """The claim, the paper's figures, and the arms that decide it: one against another, or a curve."""
 
@@ -93,7 +93,7 @@ class Claim:
         return tuple(one for one in (self.better, self.than) if one is not None)
 
 
-@dataclass(frozen=True)
+@settings
 class Gate:
     """What must hold before an arm is trusted: the base uses its pictures, and the first arm is above chance."""
 
@@ -110,7 +110,7 @@ class Gate:
             raise UsageError("a gate has at least 2 rows, a gap of 0 or more, and times of 1 or more")
 
 
-@dataclass(frozen=True)
+@settings
 class Search:
     """How an arm's learning rate is found: short runs, measured on held-out rows of what it trains on; the best is kept."""
 
@@ -234,7 +234,7 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
     listed = {name: _stage(one) for name, one in stages.items()}
     listed |= {name: _stage(layer(shared, one), "finetune") for name, one in arms.items()}
     beside = {name: _beside(layer(shared, one) if name in arms else one, name) for name, one in (stages | arms).items()}
-    base = parts.get("base", Given(str(path), scalar=yaml.ScalarNode("tag:yaml.org,2002:null", "")))
+    base = parts.get("base", Given(str(path)))
     tree = Given(str(path), children={"base": base, "stages": Given(str(path), children=listed)})
     recipe = recipe_of(tree, path.stem, path.parent, kinds=kinds)
     found = {one.name: _with_rows(one, beside[one.name]) for one in recipe.stages}
@@ -243,13 +243,13 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         file=path,
         words=tuple(words),
         base=recipe.base,
-        seeds=read(tuple[int, ...], parts["seeds"], _SEEDS) if _SEEDS in parts else (1, 2, 3),
+        seeds=build(tuple[int, ...], parts["seeds"], _SEEDS) if _SEEDS in parts else (1, 2, 3),
         before=tuple(Before(found[name], beside[name].seeds or (getattr(found[name].config, "seed", 0),)) for name in stages),
         arms=tuple(Arm(found[name], beside[name].search) for name in arms),
         evaluate=build(EvaluateConfig, parts["evaluate"], "evaluate") if "evaluate" in parts else EvaluateConfig(),
         gate=build(Gate, parts["gate"], "gate") if "gate" in parts else Gate(),
-        claims=tuple(read(tuple[Claim, ...], parts["claims"], "claims")) if "claims" in parts else (),
-        smallest=read(float, parts["smallest"], "smallest") if "smallest" in parts else 0.01,
+        claims=tuple(build(tuple[Claim, ...], parts["claims"], "claims")) if "claims" in parts else (),
+        smallest=build(float, parts["smallest"], "smallest") if "smallest" in parts else 0.01,
     )
     study.require_whole()
     return study
@@ -276,15 +276,15 @@ def _parts(root: Given) -> dict[str, Given]:
 def _named(parts: Mapping[str, Given], key: str) -> dict[str, Given]:
     """Return a group of names; an empty entry takes the shared settings."""
     group = parts.get(key)
-    if group is None or group.tag == "null":
+    if group is None or group.is_null:
         return {}
     if group.children is None:
         raise UsageError(f"{group.where}: {key} takes names with what each does, not {group.shown}")
     found = {}
     for name, one in group.children.items():
-        if one.children is None and one.tag != "null":
+        if one.children is None and not one.is_null:
             raise UsageError(f"{one.where}: {key}.{name} takes a group of keys, not {one.shown}")
-        found[name] = dataclasses.replace(one, children=one.children or {}, scalar=None)
+        found[name] = dataclasses.replace(one, children=one.children or {})
     return found
 
 
@@ -295,7 +295,7 @@ def _stage(given: Given, verb: str | None = None) -> Given:
     if verb and "stage" in children:
         raise UsageError(f"{children['stage'].where}: an arm is a contrastive stage (finetune); other stages stand under stages:")
     for key, text in said.items():
-        children.setdefault(key, Given(given.where, scalar=yaml.ScalarNode("tag:yaml.org,2002:str", text)))
+        children.setdefault(key, Given(given.where, text, written=text))
     return dataclasses.replace(given, children=children)
 
 
@@ -308,8 +308,8 @@ def _beside(given: Given, name: str) -> _Beside:
     rows, seeds, rate = (children.get(key) for key in (_ROWS, _SEEDS, _RATE))
     return _Beside(
         given.where,
-        None if rows is None else read(int, rows, f"{name}.{_ROWS}"),
-        () if seeds is None else read(tuple[int, ...], seeds, f"{name}.{_SEEDS}"),
+        None if rows is None else build(int, rows, f"{name}.{_ROWS}"),
+        () if seeds is None else build(tuple[int, ...], seeds, f"{name}.{_SEEDS}"),
         build(Search, rate, f"{name}.{_RATE}") if rate is not None and _is_search(_RATE, rate) else None,
     )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.mixture import SourceConfig
+from twoway.config import settings
+from twoway.data.config import SourceConfig
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.evaluation.runner import items_path
@@ -255,11 +256,11 @@ def base_of(task: Task) -> str:
 GATE, GATE_FILE = "gate", "gate.json"
 
 
-@dataclass(frozen=True)
+@settings
 class LookConfig:
     """The rows on which a base is tested."""
 
-    data: tuple[SourceConfig, ...] = field(default=(SourceConfig("samples:pretrain"),))
+    data: tuple[SourceConfig, ...] = (SourceConfig("samples:pretrain"),)
     rows: int = 256
     max_length: int = 512
 
@@ -273,7 +274,7 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     from twoway.methods.pretrain.data import open_data
     from twoway.methods.pretrain.method import prepare
     from twoway.methods.pretrain.step import NOTHING_MASKED
-    from twoway.training.config import choose_dtype
+    from twoway.training.precision import choose_dtype
     from twoway.training.probes import SHUFFLED, Prober, measure_modalities, pair_pictured_rows
 
     asked = PretrainConfig(

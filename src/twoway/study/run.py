@@ -17,13 +17,13 @@ import threading
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from twoway.config import dump
+from twoway.config import defaults, dump
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError
 from twoway.files import write_whole
@@ -432,7 +432,7 @@ def resolved(study: Study) -> str:
     for arm in study.arms:
         said = {key: value for key, value in yaml.safe_load(dump(arm.recipe.config)).items() if key != "seed"}
         if arm.search is not None:
-            usual = {one.name: one.default for one in fields(arm.search)}
+            usual = defaults(type(arm.search))
             said["learning_rate"] = {
                 key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []
             }

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal
 
-import torch
+from pydantic import Field
 
+from twoway.config import settings
 from twoway.errors import UsageError
-
-if TYPE_CHECKING:
-    from .distributed import Ranks
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]
 # What may differ between the commands of one run: it changes how fast or how loud it is, and no number that it computes.
@@ -46,150 +41,38 @@ _SEEN = (
 FREE = frozenset((*_SPEED, *_SEEN))
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """What every training stage has. The defaults are those of the MoCa paper where it says one."""
 
-    seed: int = 0
-    learning_rate: float = 2e-6
-    warmup_steps: float = 0.1  # steps in which the rate rises; below 1, a share of all steps
-    max_grad_norm: float = 5.0  # largest norm of a step's gradient; 0 for none
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic (`precision`); weights and optimizer are float32
-    # auto: fsdp where the plan says that a rank's memory does not hold what ddp keeps on it
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
-    device: Literal["auto", "cpu"] = "auto"
-    gradient_checkpointing: bool = False
-    torch_compile: bool = False
-    save_steps: int = 200
-    save_minutes: float = 30.0  # a checkpoint at least this often, whatever the steps take; 0 for by steps alone
-    save_total_limit: int = 2
-    logging_steps: int = 1
-    eval_steps: int = 0  # 0 for at the start and at the end alone
-    report_to: TrackerName = "none"
-    timeout_minutes: float = 15.0  # how long ranks wait for one another in a step
+    seed: int = Field(default=0, ge=0, description="seed of everything that is drawn at random")
+    learning_rate: float = Field(default=2e-6, gt=0, lt=math.inf, description="learning rate at its peak")
+    warmup_steps: float = Field(
+        default=0.1, ge=0, lt=math.inf, description="steps in which the learning rate rises; below 1, a share of all steps"
+    )
+    max_grad_norm: float = Field(default=5.0, ge=0, description="largest norm of a step's gradient; 0: no limit")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="beta1 of AdamW")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="beta2 of AdamW")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="type of the arithmetic, beside float32 weights. auto: bfloat16 where the machine is fast in it",
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        default="auto", description="how ranks share a model. auto: fsdp where a rank's memory does not hold what ddp keeps on it"
+    )
+    device: Literal["auto", "cpu"] = Field(default="auto", description="device to train on")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass, to save memory")
+    torch_compile: bool = Field(default=False, description="compile the model with torch.compile")
+    save_steps: int = Field(default=200, ge=1, description="steps between checkpoints")
+    save_minutes: float = Field(default=30.0, ge=0, description="minutes between checkpoints at most; 0: save_steps alone decides")
+    save_total_limit: int = Field(default=2, ge=1, description="checkpoints that are kept")
+    logging_steps: int = Field(default=1, ge=1, description="steps between lines of the log")
+    eval_steps: int = Field(default=0, ge=0, description="steps between evaluations; 0: at the start and at the end alone")
+    report_to: TrackerName = Field(default="none", description="tracker that is logged to besides")
+    timeout_minutes: float = Field(default=15.0, gt=0, le=24 * 60, description="minutes that ranks wait for one another in a step")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        for name in ("save_steps", "save_total_limit", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("max_grad_norm", "weight_decay", "eval_steps", "seed", "save_minutes"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} may not be negative: {getattr(self, name)}")
-        if not 0 < self.timeout_minutes <= 24 * 60:
-            raise UsageError(f"timeout_minutes is above 0 and at most a day, not {self.timeout_minutes}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}")
-        if not 0 <= self.warmup_steps < math.inf or (self.warmup_steps > 1 and self.warmup_steps % 1):
+        """Refuse a part of a step."""
+        if self.warmup_steps > 1 and self.warmup_steps % 1:
             raise UsageError(f"warmup_steps is a whole number of steps, or a share of them below 1, not {self.warmup_steps}")
-        if not (0 <= self.adam_beta1 < 1 and 0 <= self.adam_beta2 < 1):
-            raise UsageError(f"adam_beta1 and adam_beta2 are from 0 to below 1, not {self.adam_beta1} and {self.adam_beta2}")
-
-
-# The type that training computes in: `auto` is bfloat16 where the machine is fast in it, and float32 elsewhere.
-#
-# Weights and optimizer are float32 either way; this is about the products. On CUDA torch knows which cards have
-# bfloat16 of their own. Of a CPU nothing tells it reliably: AVX2 alone computes a bfloat16 product at a tenth to a
-# hundredth of float32's rate, AVX-512 without its bf16 part gains nothing, and with it, or with AMX, bfloat16 is
-# twice to ten times as fast. So a product of a few milliseconds is timed in both, in one thread, once a process.
-# bfloat16 must be faster by `MARGIN`, which lies between the processors that have it (2 and more) and those that do
-# not (1 and less), so that noise does not decide. Time is that of this thread on a core, which other work changes
-# little.
-#
-# A run keeps the type that it began in (`methods.run.run_method`), and no fingerprint is over the choice.
-
-C = TypeVar("C", bound="TrainConfig")
-
-MARGIN = 1.4
-_LOOK, _SIDE, _ROUNDS = 256, 512, 5  # rows of the square matrices, for a first look and to measure
-_HOPELESS = 2.0  # so many times as slow at the first look, and nothing more is measured
-
-
-@dataclass(frozen=True)
-class DtypeChoice:
-    """The type for `auto`, and why, as a clause."""
-
-    dtype: Literal["float32", "bfloat16"]
-    why: str
-
-
-def choose_dtype(device: torch.device) -> DtypeChoice:
-    """Return what `auto` means on a device."""
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return DtypeChoice("bfloat16", "the device has bfloat16 products of its own")
-        return DtypeChoice("float32", "the device has no bfloat16 products of its own")
-    if device.type != "cpu":
-        return DtypeChoice("float32", f"nothing is known of bfloat16 on {device.type}")
-    return _measured()
-
-
-@cache
-def _measured() -> DtypeChoice:
-    """Time both types on this CPU."""
-    ratio = speed_ratio()
-    return DtypeChoice(
-        "bfloat16" if ratio >= MARGIN else "float32", f"a bfloat16 product is {ratio:.2g} times as fast as a float32 one here"
-    )
-
-
-def speed_ratio() -> float:
-    """Return how many times as fast a bfloat16 product is as one in float32 on a core of this CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of several, some would wait for others
-    try:
-        first = _ratio(_LOOK, 1)
-        return first if first * _HOPELESS < 1 else _ratio(_SIDE, _ROUNDS)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _ratio(side: int, rounds: int) -> float:
-    """Return the ratio by the best of some rounds, in turns; one more goes before, because the first product of a kind also prepares."""
-    left = torch.linspace(-1, 1, side * side).view(side, side)
-    pair = (left, left.bfloat16())
-    taken = [(_seconds(pair[0]), _seconds(pair[1])) for _ in range(rounds + 1)]
-    return min(one for one, _ in taken[1:]) / min(other for _, other in taken[1:])
-
-
-def _seconds(matrix: torch.Tensor) -> float:
-    start = time.thread_time()
-    matrix @ matrix
-    return max(time.thread_time() - start, 1e-9)
-
-
-def resolve_dtype(config: C, ranks: Ranks) -> C:
-    """Return a configuration whose type is chosen: the first rank's choice, for all."""
-    if config.dtype != "auto":
-        return config
-    chosen = ranks.all_gather_object(choose_dtype(ranks.device).dtype if ranks.is_main_process else None)[0]
-    return replace(config, dtype=chosen)
-
-
-# What the machine can do at most: the rate of one large matrix product in the type that training computes in.
-
-_PEAK_SIDE = {"cpu": 1024}
-_ELSEWHERE, _PEAK_ROUNDS = 8192, 4
-
-
-@cache
-def peak_rate(device: torch.device, dtype: str) -> float:
-    """Return operations a second, of the best of a few products; measured once, in a fraction of a second."""
-    side, best = _PEAK_SIDE.get(device.type, _ELSEWHERE), float("inf")
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    left = torch.linspace(-1, 1, side * side, device=device).view(side, side).to(kind)
-    for _ in range(_PEAK_ROUNDS):
-        _wait(device)
-        start = time.perf_counter()
-        left @ left
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()

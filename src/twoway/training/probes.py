@@ -23,7 +23,8 @@ import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from twoway.content import ContentError, Document, Image, Text
-from twoway.data.masking import NO_TARGET, CorruptConfig, Corrupted, corrupt
+from twoway.data.config import CorruptConfig
+from twoway.data.masking import NO_TARGET, Corrupted, corrupt
 
 from .module import to_device
 

@@ -20,8 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.files import write_whole
-
-from .config import peak_rate
+from twoway.training.precision import peak_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pydantic import Field
 
-from twoway.data.masking import CorruptConfig
-from twoway.errors import UsageError
+from twoway.config import settings
+from twoway.data.config import CorruptConfig, SourceConfig
+from twoway.errors import UsageError, did_you_mean
 from twoway.methods.config import MethodConfig
 
-from .rows import BridgeSource  # noqa: TC001 - read at run time
+
+@settings
+class BridgeSource(SourceConfig):
+    """One source; its template makes documents or pairs."""
+
+    def check_template(self) -> None:
+        """Refuse a template that there is not."""
+        from twoway.data.formats import FORMATS, PAIR_FORMATS, form_of
+
+        name = self.template
+        if name is None or name in PAIR_FORMATS or name in FORMATS:
+            return
+        if "{" not in name:
+            known = sorted({*FORMATS, *PAIR_FORMATS})
+            raise UsageError(f"there is no format {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+        form_of(name)
 
 
-@dataclass(frozen=True)
+@settings
 class TargetMask(CorruptConfig):
     """What is masked in B; pictures are left whole, because nothing restores them here."""
 
@@ -27,23 +43,21 @@ class TargetMask(CorruptConfig):
             raise UsageError("nothing would be learnt: mask.words is 0")
 
 
-@dataclass(frozen=True)
+@settings
 class BridgeConfig(MethodConfig):
     """Everything about one run of `bridge`."""
 
     data: tuple[BridgeSource, ...] = ()
     learning_rate: float = 2e-5
     num_train_epochs: int = 2
-    mask: TargetMask = field(default_factory=TargetMask)
-    eos_sees_target: bool = True  # as published, both of them; docs/cocoa.md has what closing the leak does
-    sources_see_eos: bool = True
-    max_target: int = 256  # tokens of B; more are cut and counted
-    text_cut: float = 0.5  # where a row of one text is cut into A and B; 0: such a row is bad
+    mask: TargetMask = Field(default_factory=TargetMask, description="what is masked in B")
+    eos_sees_target: bool = Field(default=True, description="EOS of A sees B too, as published")
+    sources_see_eos: bool = Field(default=True, description="the parts of A see EOS, as published")
+    max_target: int = Field(default=256, ge=1, description="tokens of B; more are cut, and counted")
+    text_cut: float = Field(default=0.5, ge=0, lt=1, description="where a row of one text is cut into A and B; 0: such a row is bad")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
-        if not 0 <= self.text_cut < 1:
-            raise UsageError(f"text_cut is a share from 0 to below 1, not {self.text_cut}")
-        if not 0 < self.max_target <= self.max_length - 2:
-            raise UsageError(f"max_target is at least 1 and leaves two tokens of max_length {self.max_length}, not {self.max_target}")
+        if self.max_target > self.max_length - 2:
+            raise UsageError(f"max_target leaves two tokens of max_length {self.max_length}, not {self.max_target}")

@@ -11,7 +11,7 @@ from twoway.data.mixture import held_out
 from twoway.data.processing import ordinary_ids
 from twoway.data.rows import Policy
 from twoway.data.sampler import Epochs
-from twoway.images import Limits
+from twoway.limits import Limits
 from twoway.methods.pretrain.data import RowData, row_costs
 from twoway.methods.tables import TABLES, for_cuda, lost_rows, opening_data
 

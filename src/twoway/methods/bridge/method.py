@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError
+from twoway.methods.bridge.config import BridgeSource
 from twoway.methods.model import PreparedModel, apply_memory_options, choose_trainable, open_base, require_two_way, use_kernels
 from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.pooling import require_lasting_eos
@@ -18,14 +19,14 @@ from twoway.models.pooling import require_lasting_eos
 from .callbacks import BridgeCallback
 from .config import BridgeConfig
 from .data import open_data
-from .rows import BridgeSource, require_eos
+from .rows import require_eos
 from .step import Bridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
 
 
 # The model of `bridge`: a base that is two-way already, with its head and a tokenizer that has an EOS.

@@ -22,16 +22,16 @@ import torch
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.collators import collate
 from twoway.data.dataset import FINDERS, RowTable, kind_of, open_table
-from twoway.data.formats import BESIDE, FORMATS, PAIR_FORMATS, POSITIVES, QUERIES, columns, form_of, pair_form_of, pair_of, read_pair
-from twoway.data.masking import CorruptConfig, Corrupted, corrupt
-from twoway.data.mixture import Mixture, SourceConfig, pair_finders, require_names
+from twoway.data.formats import BESIDE, PAIR_FORMATS, POSITIVES, QUERIES, columns, form_of, pair_form_of, pair_of, read_pair
+from twoway.data.masking import Corrupted, corrupt
+from twoway.data.mixture import Mixture, pair_finders, require_names
 from twoway.data.parquet import ParquetFinder
 from twoway.data.processing import Encoder, Example
 from twoway.data.readers import DiskFinder, JsonlFinder, TarFinder
 from twoway.data.rows import Policy, ReadOptions, document
 from twoway.data.samples import view
-from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import DEFAULT, Limits
+from twoway.errors import TwowayError, UsageError
+from twoway.limits import DEFAULT, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.content import Place
+    from twoway.data.config import CorruptConfig, SourceConfig
     from twoway.data.formats import PairRow
     from twoway.data.formats import Sides as FormatsSides
     from twoway.data.patches import Ints, PatchGeometry
@@ -257,21 +258,6 @@ def _longer(example: Example, ids: Tensor) -> Example:
 # A row with the columns of a pair (`formats.columns`) is one, any other is a document. A `template` that maps to
 # pairs makes pairs, one that maps to documents makes documents; a public data set that has both is read as pairs.
 # Views of the samples and PDFs are what they are.
-
-
-@dataclass(frozen=True)
-class BridgeSource(SourceConfig):
-    """One source; its template makes documents or pairs."""
-
-    def check_template(self) -> None:
-        """Refuse a template that there is not."""
-        name = self.template
-        if name is None or name in PAIR_FORMATS or name in FORMATS:
-            return
-        if "{" not in name:
-            known = sorted({*FORMATS, *PAIR_FORMATS})
-            raise UsageError(f"there is no format {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
-        form_of(name)
 
 
 def pair_or_document(row: Mapping[str, Any]) -> FormatsSides:

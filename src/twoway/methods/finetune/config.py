@@ -3,50 +3,100 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from twoway.data.mixture import PairSource  # noqa: TC001 - read at run time
+from pydantic import Field
+
+from twoway.config import settings
+from twoway.data.config import PairSource
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig
-from twoway.models.attention import Attention  # noqa: TC001 - read at run time
+from twoway.models.config import Attention
 
-from .step import ContrastiveConfig
+COLDEST = 0.01  # a learnt temperature stays above it, as CLIP's does
 
 
-@dataclass(frozen=True)
+@settings
+class ContrastiveConfig:
+    """What is compared with what, and how. The defaults are those of the MoCa paper where it says one."""
+
+    temperature: float = Field(
+        default=0.03, gt=0, lt=math.inf, description="what similarities are divided by; the papers use 0.02 and 0.03"
+    )
+    learn_temperature: bool = Field(default=False, description="train the temperature too")
+    negatives: Literal["own", "positives", "all"] = Field(
+        default="all", description="a query's own hard negatives; and other rows' positives; and their hard negatives too"
+    )
+    across_ranks: bool = Field(default=True, description="a step's batches see each other, on whatever ranks they are")
+    symmetric: bool = Field(default=False, description="each positive has to find its query too")
+    mask_copies: bool = Field(default=True, description="what answers a query as its positive does, by content, is no negative")
+    margin: float | None = Field(
+        default=None, ge=-2, le=2, description="negatives this near to the positive's similarity, or above it, are none"
+    )
+    margin_kind: Literal["absolute", "relative"] = Field(default="absolute", description="margin is a difference of cosines, or a share")
+    dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="Matryoshka: the loss is the mean of those of vectors cut to these lengths"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.learn_temperature and self.temperature < COLDEST:
+            raise UsageError(f"a learnt temperature starts at {COLDEST} or above, not {self.temperature}")
+        if self.symmetric and self.negatives == "own":
+            raise UsageError("symmetric needs other rows to compare with: negatives is positives or all, not own")
+        if len(set(self.dims)) < len(self.dims):
+            raise UsageError(f"dims are different numbers, not {', '.join(map(str, self.dims))}")
+
+
+@settings
 class FinetuneConfig(MethodConfig):
     """Everything about one run of `finetune`."""
 
     data: tuple[PairSource, ...] = ()
     learning_rate: float = 1e-5
-    global_batch_size: int = 2048  # rows of a global batch, over all ranks
-    mixed: bool = False  # rows of all tasks in a batch, instead of one task's
-    sampling: Literal["size", "smooth", "weight"] = "size"  # how tasks share the steps of an epoch
-    smoothing: float = 0.5  # the power of a task's size where sampling is smooth
-    task_weights: dict[str, float] = field(default_factory=dict)  # over the weights of sources
-    max_repeats: float = 1.0  # a task is gone through at most so often an epoch
-    small_tasks: Literal["fail", "keep"] = "keep"  # tasks that do not fill a batch: refused, or in batches of their size
-    hard_negatives: int = 2  # of each row; 0 for none
-    choose: Literal["first", "random"] = "first"  # which of them, where a row has more
-    fill_negatives: bool = False  # a row that has fewer has its last one again, as in the released code of MoCa and mmE5
-    loss: ContrastiveConfig = field(default_factory=ContrastiveConfig)
-    guide: str | None = None  # a model by whose vectors loss.margin is measured, instead of this one's own
-    attention: Attention = "two-way"
-    pooling: Literal["mean", "last", "eos"] | None = None  # default: the base's own, or mean
-    dim: int | None = None  # numbers of a vector; default: the base's own, or all
-    prompts: dict[str, str] = field(default_factory=dict)  # by query, document, TASK-query, TASK-document
-    prompt_place: Literal["user", "system"] | None = None  # default: user, or where a base with prompts writes them
-    calibrate: Literal["count", "none"] = "count"  # what an image token costs, where `cost` does not say: counted, or that of a word
-    worker_type: Literal["auto", "thread", "process"] = (
-        "auto"  # of `dataloader_num_workers`; auto: processes where a CUDA device would wait for threads
+    global_batch_size: int = Field(default=2048, ge=2, description="rows of a global batch, over all ranks")
+    mixed: bool = Field(default=False, description="rows of all tasks in a batch, instead of one task's")
+    sampling: Literal["size", "smooth", "weight"] = Field(default="size", description="how tasks share the steps of an epoch")
+    smoothing: float = Field(default=0.5, ge=0, le=1, description="the power of a task's size where sampling is smooth; 0: all alike")
+    task_weights: dict[str, Annotated[float, Field(gt=0, lt=math.inf)]] = Field(
+        default_factory=dict, description="weights of tasks, over those of sources"
     )
-    decoded_bytes: int = 64 << 20  # of decoded pictures that a rank keeps for the second pass over a batch; the others are decoded again
-    hold: float | None = None  # cost of the chunks that are not run twice; default: one budget's
-    eval_data: tuple[PairSource, ...] = ()  # retrieval is measured on these, beside held-out rows
-    eval_rows: int = 256  # of each task of them
-    held_out: int = 64  # of each task
-    load_best_model_at_end: bool = False  # the weights of the best evaluation become the model, instead of the last ones
+    max_repeats: float = Field(default=1.0, ge=1, lt=math.inf, description="times that an epoch goes through a task, at most")
+    small_tasks: Literal["fail", "keep"] = Field(
+        default="keep", description="tasks that do not fill a batch are refused, or have batches of their size"
+    )
+    hard_negatives: int = Field(default=2, ge=0, description="hard negatives of each row; 0: none")
+    choose: Literal["first", "random"] = Field(default="first", description="which of them, where a row has more")
+    fill_negatives: bool = Field(
+        default=False, description="a row that has fewer repeats its last one, as in the released code of MoCa and mmE5"
+    )
+    loss: ContrastiveConfig = Field(default_factory=ContrastiveConfig, description="the contrastive loss")
+    guide: str | None = Field(default=None, description="a model whose vectors measure loss.margin, instead of this one's own")
+    attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
+    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the base's, or mean")
+    dim: int | None = Field(default=None, ge=1, description="numbers of a vector; default: the base's own, or all")
+    prompts: dict[str, str] = Field(default_factory=dict, description="instructions by query, document, TASK-query, TASK-document")
+    prompt_place: Literal["user", "system"] | None = Field(
+        default=None, description="turn that holds the instruction; default: user, or where a base with prompts writes them"
+    )
+    calibrate: Literal["count", "none"] = Field(
+        default="count", description="what an image token costs where `cost` is not given: counted on the model, or as a word"
+    )
+    worker_type: Literal["auto", "thread", "process"] = Field(
+        default="auto", description="kind of `dataloader_num_workers`. auto: processes where a CUDA device would wait for threads"
+    )
+    decoded_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="bytes of decoded pictures kept for a batch's second pass; others are decoded again",
+    )
+    hold: float | None = Field(default=None, ge=0, lt=math.inf, description="cost of the chunks that are not run twice; default: `budget`")
+    eval_data: tuple[PairSource, ...] = Field(default=(), description="pairs that retrieval is measured on, beside held-out rows")
+    eval_rows: int = Field(default=256, ge=0, description="rows of each task of them")
+    held_out: int = Field(default=64, ge=0, description="rows of each task kept out of training to measure on")
+    load_best_model_at_end: bool = Field(
+        default=False, description="the weights of the best evaluation become the model, instead of the last ones"
+    )
 
     def all_prompts(self) -> dict[str, str]:
         """Return the instructions of all tasks, those of sources included."""
@@ -60,29 +110,11 @@ class FinetuneConfig(MethodConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
-        if self.global_batch_size < 2:
-            raise UsageError(f"global_batch_size is at least 2 rows, because each is told apart from others, not {self.global_batch_size}")
         if self.guide is not None and self.loss.margin is None:
             raise UsageError("a guide finds negatives that are too near: say how near with loss.margin (0 for nearer than the positive)")
         if self.batch_rows is not None:
             raise UsageError("global_batch_size is the rows of a step here, and budget bounds what runs at a time; leave batch_rows out")
-        if not 0 <= self.smoothing <= 1:
-            raise UsageError(f"smoothing is a power from 0 (all tasks alike) to 1 (by size), not {self.smoothing}")
-        if not 1 <= self.max_repeats < math.inf:
-            raise UsageError(f"max_repeats is at least 1, not {self.max_repeats}")
         if self.mixed and self.sampling != "size":
             raise UsageError(f"mixed batches take rows as they come: sampling is size, not {self.sampling}")
-        for task, weight in self.task_weights.items():
-            if not 0 < weight < math.inf:
-                raise UsageError(f"task_weights.{task} is above 0, not {weight}")
-        for name in ("hard_negatives", "eval_rows"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
-        if self.dim is not None and self.dim < 1:
-            raise UsageError(f"dim is at least 1, not {self.dim}")
-        if self.hold is not None and not 0 <= self.hold < math.inf:
-            raise UsageError(f"hold is 0 or more, not {self.hold}")
-        if self.decoded_bytes < 0:
-            raise UsageError(f"decoded_bytes is 0 or more, not {self.decoded_bytes}")
         if self.load_best_model_at_end and not self.eval_steps:
             raise UsageError("load_best_model_at_end needs eval_steps: the best of the evaluations on the way becomes the model")

@@ -16,16 +16,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
+from twoway.data.config import DOCUMENT, PLAIN, QUERY, CostWeights
 from twoway.data.loader import PairLoader
-from twoway.data.mixture import DOCUMENT, QUERY, Pairs, open_pairs
+from twoway.data.mixture import Pairs, open_pairs
 from twoway.data.patches import ramp
 from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
-from twoway.data.sampler import PLAIN, CostWeights, TaskEpochs
+from twoway.data.sampler import TaskEpochs
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import Limits, to_messages
+from twoway.images import to_messages
+from twoway.limits import Limits
 from twoway.methods.tables import LostRows, feeds_cuda, lost_rows, opening_data
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from twoway.data.mixture import PairSource
+from twoway.data.config import PairSource
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.model import (
     PreparedModel,

@@ -9,7 +9,7 @@ fits weights would hardly move it; it stays above 0.01, as CLIP's does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.base.modules import Dense
@@ -25,7 +25,6 @@ from twoway.losses.contrastive import (
     denominator,
     false_negatives,
     ranking,
-    require_temperature,
     same_group,
     too_near,
 )
@@ -38,35 +37,10 @@ if TYPE_CHECKING:
 
     from twoway.training.module import Batch
 
+from .config import COLDEST, ContrastiveConfig
+
 NAME = "contrastive"
-_REACH, _COLDEST = 100.0, 0.01
-
-
-@dataclass(frozen=True)
-class ContrastiveConfig:
-    """What is compared with what, and how. The defaults are those of the MoCa paper where it says one."""
-
-    temperature: float = 0.03
-    learn_temperature: bool = False
-    negatives: Literal["own", "positives", "all"] = "all"  # a query's own hard ones; and other rows' positives; and their hard ones
-    across_ranks: bool = True  # a step's batches see each other, on whatever ranks they are
-    symmetric: bool = False  # each positive has to find its query too
-    mask_copies: bool = True  # what answers a query as its positive does, by content, is no negative
-    margin: float | None = None  # negatives this near to the positive's similarity, or above it, are none
-    margin_kind: Literal["absolute", "relative"] = "absolute"
-    dims: tuple[int, ...] = ()  # Matryoshka: the loss is the mean of those of vectors cut to these
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        require_temperature(self.temperature)
-        if self.learn_temperature and self.temperature < _COLDEST:
-            raise UsageError(f"a learnt temperature starts at {_COLDEST} or above, not {self.temperature}")
-        if self.symmetric and self.negatives == "own":
-            raise UsageError("symmetric needs other rows to compare with: negatives is positives or all, not own")
-        if any(dim < 1 for dim in self.dims) or len(set(self.dims)) < len(self.dims):
-            raise UsageError(f"dims are different numbers of 1 or more, not {', '.join(map(str, self.dims))}")
-        if self.margin is not None and not -2 <= self.margin <= 2:
-            raise UsageError(f"margin is a difference of cosines or a share of one, not {self.margin}")
+_REACH = 100.0
 
 
 class ContrastiveModule(GradientCachedModule):
@@ -121,7 +95,7 @@ class ContrastiveModule(GradientCachedModule):
         """Return the temperature in use."""
         if not knobs:
             return self.config.temperature
-        return (self.config.temperature * torch.exp(_REACH * knobs[0][0])).clamp(min=_COLDEST)
+        return (self.config.temperature * torch.exp(_REACH * knobs[0][0])).clamp(min=COLDEST)
 
     def batch_metadata(self, batch: Batch, present: torch.Tensor) -> PairMetadata:
         """Return what ranks must know of a batch."""

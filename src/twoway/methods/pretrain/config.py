@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Literal
 
-from twoway.data.masking import CorruptConfig
+from pydantic import Field
+
+from twoway.config import settings
+from twoway.data.config import CorruptConfig
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig
 
 
-@dataclass(frozen=True)
+@settings
 class PretrainConfig(MethodConfig):
     """Everything about one run of `pretrain`."""
 
-    objective: Literal["reconstruct", "causal"] = "reconstruct"  # causal: plain next-token training, the control of equal compute
-    mask: CorruptConfig = field(default_factory=CorruptConfig)
-    masked_patches: Literal["noise", "skip"] = "noise"  # skip: the tower sees visible patches alone, which is cheaper
-    shift: bool = True  # a word is predicted from the position before it
-    mlm_weight: float = 1.0
-    mae_weight: float = 0.5
-    decoder_depth: int = 1
-    # What an image token and a picture cost, where `cost` says nothing: counted on the model, or measured in seconds and kept with the run.
-    calibrate: Literal["count", "time", "none"] = "count"
+    objective: Literal["reconstruct", "causal"] = Field(
+        default="reconstruct", description="restore what is masked, or plain next-token training: the control of equal compute"
+    )
+    mask: CorruptConfig = Field(default_factory=CorruptConfig, description="what is masked")
+    masked_patches: Literal["noise", "skip"] = Field(
+        default="noise", description="what the tower sees of masked patches: noise, or nothing at all, which is cheaper"
+    )
+    shift: bool = Field(default=True, description="a word is predicted from the position before it")
+    mlm_weight: float = Field(default=1.0, ge=0, lt=math.inf, description="weight of the loss on words")
+    mae_weight: float = Field(default=0.5, ge=0, lt=math.inf, description="weight of the loss on patches")
+    decoder_depth: int = Field(default=1, ge=1, description="layers of the patch decoder")
+    calibrate: Literal["count", "time", "none"] = Field(
+        default="count", description="what pictures cost where `cost` is not given: counted on the model, measured in seconds, or as words"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
-        for name in ("mlm_weight", "mae_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}")
         if self.objective == "causal":
             self._require_causal()
         elif not (self.mlm_weight and self.mask.words) and not (self.mae_weight and self.mask.patches):
             raise UsageError("nothing would be learnt: mlm_weight or mask.words is 0, and so is mae_weight or mask.patches")
-        if self.decoder_depth < 1:
-            raise UsageError(f"decoder_depth is at least 1, not {self.decoder_depth}")
 
     def _require_causal(self) -> None:
         """Refuse what next-token training has no use for; the weight of patches is 0 there, whatever its default."""

@@ -24,8 +24,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count
 
 from twoway.content import ContentError, Document, Image, Text
+from twoway.data.config import CostWeights
 from twoway.data.patches import ramp
-from twoway.data.sampler import CostWeights
 from twoway.files import write_whole
 from twoway.methods.tables import table_path
 from twoway.training.config import FREE

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from twoway.data.collators import collate
+from twoway.data.config import CostWeights
 from twoway.data.dataset import data_folder
 from twoway.data.lengths import measure
 from twoway.data.loader import Loader
@@ -23,9 +24,9 @@ from twoway.data.masking import corrupt
 from twoway.data.mixture import Mixture, held_out, open_mixture
 from twoway.data.processing import Encoder, ordinary_ids
 from twoway.data.rows import Policy
-from twoway.data.sampler import Costs, CostWeights, Epochs
+from twoway.data.sampler import Costs, Epochs
 from twoway.files import write_whole
-from twoway.images import Limits
+from twoway.limits import Limits
 from twoway.methods.tables import TABLES, LostRows, for_cuda, lost_rows, opening_data, table_path
 
 from .costs import known_work

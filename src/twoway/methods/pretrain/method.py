@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from twoway.data.mixture import SourceConfig
+    from twoway.data.config import SourceConfig
     from twoway.methods.model import OpenedBase
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from twoway.data.masking import CorruptConfig
+from twoway.data.config import CorruptConfig
 from twoway.data.patches import GRID, PIXELS
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss

@@ -1,0 +1,121 @@
+"""What can be told of data: its sources, what is masked, and what a batch's rows cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from twoway.config import SettingPath, settings
+from twoway.errors import TwowayError, UsageError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
+MINED = "mine.json"
+QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
+Unit = Literal["token", "word", "span"]
+
+
+@settings
+class SourceConfig:
+    """One source of training data."""
+
+    spec: str = Field(description="a file, a folder, samples:NAME or hub:NAME")
+    weight: float = Field(default=1.0, gt=0, le=1000, description="how often an epoch has its rows: 1 once, 2 twice, 0.5 every second one")
+    cap: int | None = Field(default=None, ge=1, description="read only its first rows, so many")
+    template: str | None = Field(default=None, description="the format of its rows by name, or a mapping of columns")
+    name: str | None = Field(default=None, description="its name in logs and identities; default: the file's")
+    root: SettingPath | None = Field(default=None, description="folder that the paths of its pictures are relative to")
+
+    def __post_init__(self) -> None:
+        """Refuse what no source can have."""
+        self.check_template()
+
+    def check_template(self) -> None:
+        """Refuse a template that there is not."""
+        if self.template is not None:
+            from .formats import form_of
+
+            form_of(self.template)
+
+    def picture_root(self) -> Path | None:
+        """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
+        mined = Path(self.spec.removeprefix("parquet:")) / MINED
+        if self.root is not None or self.spec.startswith("hub:") or not mined.is_file():
+            return self.root
+        try:
+            root = json.loads(mined.read_text(encoding="utf-8"))["root"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TwowayError(f"{mined} cannot be read ({error}); name the pictures' folder (root: …)") from error
+        return None if root is None else Path(root)
+
+    def said(self) -> dict[str, object]:
+        """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
+        return {"name": self.label, "weight": self.weight, "cap": self.cap, "template": self.template}
+
+    @property
+    def label(self) -> str:
+        """The name that identities begin with: by default the file's, without its folder, so that data can move."""
+        return self.name or (self.spec if self.spec.partition(":")[0] in ("samples", "hub") else Path(self.spec).name)
+
+
+@settings
+class PairSource(SourceConfig):
+    """One source of pairs; `template` is a ready mapping (`formats`), `task` the task of all its rows.
+
+    `query` and `document` are the instructions of its sides, where its rows are of one task.
+    """
+
+    task: str | None = Field(default=None, description="the task of all its rows")
+    query: str = Field(default="", description="the instruction of its queries")
+    document: str = Field(default="", description="the instruction of its documents")
+
+    def said(self) -> dict[str, object]:
+        """Return what of it a run is told by."""
+        return super().said() | {"task": self.task, "prompts": self.prompts()}
+
+    def prompts(self) -> dict[str, str]:
+        """Return its instructions by the names that a checkpoint has them under."""
+        named = ((QUERY, self.query), (DOCUMENT, self.document))
+        return {f"{self.task or self.label}-{side}": text for side, text in named if text}
+
+    def check_template(self) -> None:
+        """Refuse a mapping that there is not."""
+        if self.template is not None:
+            from .formats import pair_form_of
+
+            pair_form_of(self.template)
+
+
+@settings
+class CorruptConfig:
+    """What is masked."""
+
+    words: Share = Field(default=0.4, description="share of a document's tokens that is masked")
+    keep: Share = Field(default=0.0, description="share of the masked tokens that stay as they are")
+    random: Share = Field(default=0.0, description="share of the masked tokens that become a random one; the others become the mask token")
+    unit: Unit = Field(default="token", description="what is masked at once")
+    patches: Share = Field(default=0.5, description="share of each picture's tokens that is masked")
+    noise: Literal["independent", "shared"] = Field(default="independent", description="masked patches have noise of their own, or one")
+    masking: Literal["joint", "alternate"] = Field(default="joint", description="alternate: words in some rows, patches in the others")
+    whole_pictures: Share = Field(default=0.0, description="share of rows with words whose pictures are left whole")
+
+    def __post_init__(self) -> None:
+        """Refuse shares of more than all."""
+        if self.keep + self.random > 1:
+            raise UsageError(f"keep {self.keep} and random {self.random} are shares of the masked words and together at most 1")
+
+
+@settings
+class CostWeights:
+    """What an image token and a picture cost, in text tokens; 1 and 0 count the language model alone."""
+
+    image_token: float = Field(default=1.0, ge=1, description="cost of an image token, in text tokens")
+    image: float = Field(default=0.0, ge=0, description="cost of a picture beside its tokens")
+
+
+# The language model alone.
+PLAIN = CostWeights()
