@@ -111,13 +111,13 @@ def test_an_untrained_base_is_asked_first_and_decides_nothing(study, tmp_path, c
     out = tmp_path / "out"
     assert main(["study", str(study), str(out), "--jobs", "1"]) == 1
     said = capsys.readouterr().out
-    assert "not decidable: the base does not look at its pictures enough" in said
+    assert "not decidable: the base does not use its pictures enough" in said
     assert json.loads((out / "gate.json").read_text())["base"]["passed"] is False
     assert [one["state"] for one in json.loads((out / "study.json").read_text())["jobs"] if one["kind"] == "gate"] == ["done"]
     assert not (out / "results").exists()
-    assert "the base does not look at its pictures" in (out / "report.html").read_text()
+    assert "the base does not use its pictures" in (out / "report.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
     assert main(["study", str(study), str(out), "--report", "--write", str(tmp_path / "page.md")]) == 0
     assert "nothing run" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
-    assert "does not look at its pictures" in (tmp_path / "page.md").read_text()
+    assert "does not use its pictures" in (tmp_path / "page.md").read_text()

@@ -223,7 +223,7 @@ def test_a_full_disk_is_said_and_what_is_whole_stays(engine, data, tmp_path, mon
         write(self, number, *args, **kwargs)
 
     monkeypatch.setattr(Shards, "write", full)
-    with pytest.raises(TwowayError, match=r"no space left .* \(the same command goes on; 2 shards are whole\)"):
+    with pytest.raises(TwowayError, match=r"no space left .* \(the same command resumes; 2 shards are complete\)"):
         embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6)
     monkeypatch.undo()
     assert embed(engine, data, tmp_path / "out", on_bad="skip", shard_rows=6).vectors == ROWS - 2
@@ -253,7 +253,7 @@ def test_wrong_wishes_leave_nothing_behind(engine, data, tmp_path):
     (tmp_path / "file").write_text("")
     for wish, said in (
         ({"dim": 99}, "--dim 99 is out of range"),
-        ({"dim": 12, "precision": "binary"}, "12 is no multiple of 8"),
+        ({"dim": 12, "precision": "binary"}, "12 is not a multiple of 8"),
         ({"precision": "int4"}, "unknown precision 'int4'; did you mean int8"),
         ({"prompt_name": "passage"}, "the model has no prompt 'passage'"),
         ({"shard_rows": 0}, "--shard-rows is 1 or more"),

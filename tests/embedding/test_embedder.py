@@ -229,7 +229,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(engine, monkeypatch):
     assert np.abs(engine.array(documents) - right).max() < 1e-5
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
     most = 0
-    with pytest.raises(TwowayError, match="memory does not hold this document alone"):
+    with pytest.raises(TwowayError, match="does not fit into the device"):
         engine.array(documents)
 
 

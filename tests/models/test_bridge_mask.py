@@ -77,8 +77,8 @@ def test_nothing_of_a_reaches_b_past_eos_through_any_number_of_layers() -> None:
     [
         ("AAEBB", 5, "past the end of a row of 5 tokens"),
         ("AAEBB", -1, "past the end of a row of 5 tokens"),
-        (".AEBB", 0, "EOS lies in the padding"),
-        ("AAEB.", 4, "EOS lies in the padding"),
+        (".AEBB", 0, "EOS is in the padding"),
+        ("AAEB.", 4, "EOS is in the padding"),
         ("AAEBB", 0, "A is empty"),
         (".AEBB", 1, "A is empty"),
         ("AAEBB", 4, "B is empty"),

@@ -175,7 +175,7 @@ def test_wrong_use_and_missing_models_are_one_line(tmp_path: Path, capsys: pytes
     assert "no such model" in capsys.readouterr().err
     with pytest.raises(UsageError, match="did you mean eager"):
         twoway.check(tmp_path, backends=["eagre"])
-    with pytest.raises(UsageError, match="is not to be had here"):
+    with pytest.raises(UsageError, match="cannot be used here"):
         twoway.check(tmp_path, device="nowhere")
 
 

@@ -145,7 +145,7 @@ def test_two_runs_in_one_folder_are_refused(recipe, out, monkeypatch):
 def test_a_changed_stage_is_refused_with_the_difference(recipe, out):
     go(recipe, out)
     with pytest.raises(
-        UsageError, match=r"2-train was made of something else: steps was 4 and is 5\. --redo does train again, and with it tune, score"
+        UsageError, match=r"2-train was made of something else: steps was 4 and is 5\. --redo runs train again, and with it tune, score"
     ):
         go(recipe, out, "train.steps=5")
     assert LOG.calls == []
@@ -205,7 +205,7 @@ def test_only_and_from(recipe, out):
 def test_from_uses_what_stands_before_though_it_is_stale(recipe, out, capsys):
     go(recipe, out)
     assert go(recipe, out, "train.steps=5", start="tune") == []
-    assert "train: stands as it is, although steps was 4 and is 5" in capsys.readouterr().err
+    assert "train: used as it is, although steps was 4 and is 5" in capsys.readouterr().err
 
 
 def test_after_a_failure_the_command_named_does_again_what_is_left(recipe, out):
@@ -231,7 +231,7 @@ def test_folders_that_are_not_ours_are_left_alone(recipe, out):
     (out / "thesis.txt").unlink()
     go(recipe, out)
     (out / "2-train.json").unlink()
-    with pytest.raises(UsageError, match="2-train stands there, and nothing says what made it"):
+    with pytest.raises(UsageError, match="2-train exists already, and nothing says what made it"):
         go(recipe, out, redo=True)
     (out / "2-train.json").write_text("no json")
     with pytest.raises(TwowayError, match=r"2-train\.json is no record of a stage"):

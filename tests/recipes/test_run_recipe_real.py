@@ -39,7 +39,7 @@ def test_forecast_then_cut_off_then_done(recipe, tmp_path, capsys):
         run(recipe, out)
     # What is left of it is forecast by its own speed.
     forecast = dry_run(recipe, out)[1]
-    assert "goes on" in forecast.said
+    assert "resumes" in forecast.said
 
     assert main(["run", str(recipe), str(out)]) == 0
     assert "pretrain done; the whole of it is in" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_forecast_then_cut_off_then_done(recipe, tmp_path, capsys):
     assert main(["run", str(recipe), str(out), "--json"]) == 0
     assert [stage["action"] for stage in json.loads(capsys.readouterr().out)["stages"]] == ["keep", "keep"]
     assert main(["run", str(recipe), str(out), "--dry-run"]) == 0
-    assert "done before, kept" in capsys.readouterr().out.replace("\n", " ")
+    assert "finished, kept" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_forecast_says_what_it_cannot_know(recipe, tmp_path, capsys):

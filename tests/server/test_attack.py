@@ -347,7 +347,7 @@ def test_a_device_whose_memory_ends_costs_one_request_an_answer_and_nobody_else(
     most = 0
     answer = client.post("/v1/embeddings", json={"input": ["w1", "w2"]})
     assert answer.status_code == 503
-    assert "the device's memory does not hold this document alone" in answer.json()["error"]["message"]
+    assert "this document alone does not fit into the device's memory" in answer.json()["error"]["message"]
     assert "CUDA" not in answer.text
     most = 8
     assert client.post("/v1/embeddings", json={"input": "w1"}).status_code == 200

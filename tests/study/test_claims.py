@@ -63,8 +63,8 @@ def test_a_difference_that_may_be_the_luck_of_one_stage_says_so(tmp_path):
         (tmp_path / part).mkdir()
     (once,) = claim(tmp_path / "1", {"a": 0.3, "b": 0.34, "c": 0.3}, items=60, sources={"b": "moca", "c": "moca"}).found
     (several,) = claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, items=60, sources={"b": "moca"}, stage_seeds=(1, 2)).found
-    assert "the luck of moca, done once, is not in it" in once.verdict.why
-    assert "done once" not in several.verdict.why
+    assert "the variance of moca, run once, is not in it" in once.verdict.why
+    assert "run once" not in several.verdict.why
     evidence = Evidence(read_outcomes(tmp_path / "1"))
     assert evidence.once({"b": 1.0, "c": -1.0}, ("page",)) == []
 
@@ -196,7 +196,7 @@ def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_mod
     evidence = changed(tmp_path, mines)
     assert evidence.interval({"b": 1.0, "a": -1.0}, ("page",)) == before
     (one,) = read_claims(evidence)
-    assert "the luck of mine, done once, is not in it" in one.found[0].verdict.why
+    assert "the variance of mine, run once, is not in it" in one.found[0].verdict.why
 
 
 def test_other_candidates_are_other_items(tmp_path):

@@ -85,7 +85,7 @@ def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
     assert "0 of 6" in text
     (file,) = write_results([tmp_path], tmp_path / "results.md")
     assert "**not run**" in file.read_text()
-    assert "done once" not in file.read_text()
+    assert "run once" not in file.read_text()
 
 
 def test_a_gate_that_is_not_passed_is_said_everywhere(tmp_path):
@@ -139,7 +139,7 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     assert "0.0006, the largest tried" in lines["a"]
     assert ", at chance" in lines["d"]
     assert ", at chance" not in lines["a"]
-    assert "- claim 1, b minus a: seen, the interval lies above zero; b without seed 3: not begun" in text
+    assert "- claim 1, b minus a: seen, the interval is above zero; b without seed 3: not begun" in text
     assert "c not run (every seed: its learning rate is not known: c at 0.0002 failed: no disk)" in text.split("## Not run")[1]
     assert "8 of 12" in read(write_page(tmp_path)[0])
 

@@ -297,7 +297,7 @@ def forward(
             vectors = _run(engine, features, kwargs, dim)
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
-                trouble = "the device's memory does not hold this document alone; make it shorter (max_length) or its pictures smaller"
+                trouble = "this document alone does not fit into the device's memory; make it shorter (max_length) or its pictures smaller"
                 raise TwowayError(f"{items[0].document.place}: {trouble}") from error
             features.clear()
     if vectors is not None:

@@ -158,7 +158,7 @@ def _device(name: str) -> torch.device:
         place = torch.device(name)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} is not to be had here: {loading.first_line(error)}") from error
+        raise UsageError(f"device {name!r} cannot be used here: {loading.first_line(error)}") from error
     return place
 
 

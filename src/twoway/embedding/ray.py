@@ -96,7 +96,7 @@ def embed_on(
             for answer in steps(answers, f"embedding (shards of {writer.size:,} rows)", total=len(shards)):
                 _take(writer, answer, width)
             if writer.due != due:
-                raise TwowayError(f"Ray ended after {writer.due} of {due} shards; the same command goes on")
+                raise TwowayError(f"Ray ended after {writer.due} of {due} shards; the same command resumes")
 
         return fill(out, conditions, produce, normal=normal, sample=sample, **filling)
 
@@ -106,7 +106,7 @@ def _take(writer: Writer, answer: Mapping[str, Any], width: int) -> None:
     if answer["error"]:
         raise TwowayError(answer["error"])
     if answer["number"] != writer.due:
-        raise TwowayError(f"Ray gave shard {answer['number']} where {writer.due} was due; the same command goes on")
+        raise TwowayError(f"Ray gave shard {answer['number']} where {writer.due} was due; the same command resumes")
     numbers, rows, vectors, bad = read_answer(answer, width)
     for error in bad:
         writer.refuse(error)
@@ -136,7 +136,7 @@ def _answers(
     try:
         yield from answers.iter_rows()
     except ray.exceptions.RayError as error:
-        raise TwowayError(f"Ray gave up: {str(error).strip().splitlines()[-1]} (the same command goes on)") from error
+        raise TwowayError(f"Ray gave up: {str(error).strip().splitlines()[-1]} (the same command resumes)") from error
 
 
 def _gpus(cluster: Cluster, ray: Any) -> float:

@@ -75,7 +75,7 @@ class Shards:
             if had != asked:
                 numbers = f" ({had}, and {asked} is asked for)" if name in ("dim", "precision", "shard_rows") else ""
                 model = f" ({found.manifest.get('model')})" if name == "fingerprint" else ""
-                raise UsageError(f"{folder} holds {words}{model}{numbers}; choose another folder, or pass --overwrite to begin anew")
+                raise UsageError(f"{folder} holds {words}{model}{numbers}; choose another folder, or pass --overwrite to start over")
         for torn in folder.glob(".part-*.tmp"):
             torn.unlink()  # what a killed run was writing
         return found
@@ -89,11 +89,11 @@ class Shards:
         except FileNotFoundError as error:
             raise UsageError(f"{folder} holds no vectors: it has no {MANIFEST}; make them with 'twoway embed'") from error
         except (ValueError, OSError) as error:
-            raise TwowayError(f"{path} cannot be read ({error}); restore it, or begin anew with --overwrite") from error
+            raise TwowayError(f"{path} cannot be read ({error}); restore it, or start over with --overwrite") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise TwowayError(f"{path} is of a format that this version does not know; begin anew with --overwrite")
+            raise TwowayError(f"{path} has a format that this version does not know; start over with --overwrite")
         if missing := [name for name in ("model", *_MUST) if name not in manifest]:
-            raise TwowayError(f"{path} says nothing of {', '.join(missing)}; restore it, or begin anew with --overwrite")
+            raise TwowayError(f"{path} says nothing of {', '.join(missing)}; restore it, or start over with --overwrite")
         return cls(Path(folder), manifest)
 
     def note(self, **facts: Any) -> None:
@@ -113,7 +113,7 @@ class Shards:
         """Return the number of existing shards; a gap is an error, because no run leaves one."""
         found = self.paths()
         if found != [self.path(number) for number in range(len(found))]:
-            raise TwowayError(f"{self.folder} lacks a shard between others; restore it, or begin anew with --overwrite")
+            raise TwowayError(f"{self.folder} lacks a shard between others; restore it, or start over with --overwrite")
         return len(found)
 
     def counts(self) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def alone(folder: Path, *, make: bool = True) -> Iterator[None]:
         try:
             lock = (folder / ".lock").open("w")
         except FileNotFoundError as error:
-            raise TwowayError(f"{folder} is not there any more; put it back, or open it where it lies now") from error
+            raise TwowayError(f"{folder} no longer exists; restore it, or open it at its new location") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +206,7 @@ def require(precision: str, dim: int) -> None:
     if precision not in known:
         raise UsageError(f"unknown precision {precision!r}{did_you_mean(precision, known)} (there are: {', '.join(known)})")
     if precision == "binary" and dim % 8:
-        raise UsageError(f"binary vectors are packed eight to a byte, and {dim} is no multiple of 8; choose another --dim")
+        raise UsageError(f"binary vectors are packed eight to a byte, and {dim} is not a multiple of 8; choose another --dim")
 
 
 def scale_of(vectors: Matrix) -> float:

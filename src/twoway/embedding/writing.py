@@ -171,7 +171,7 @@ class Writer:
         try:
             self.shards.write(self.due, rows, kept, seen=seen)
         except TwowayError as error:
-            raise TwowayError(f"{error} (the same command goes on; {self.due} shards are whole)") from error
+            raise TwowayError(f"{error} (the same command resumes; {self.due} shards are complete)") from error
         self.due += 1
 
     def end(self) -> None:

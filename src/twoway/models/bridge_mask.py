@@ -59,9 +59,9 @@ def require_parts(eos: torch.Tensor, padding: torch.Tensor) -> None:
     past = (eos < 0) | (eos >= padding.shape[1])
     faults = {
         f"its EOS is past the end of a row of {padding.shape[1]} tokens": past,
-        "its EOS lies in the padding": padding.gather(1, eos.masked_fill(past, 0)),
-        "A is empty: no token stands before EOS": ~(~padding & (places < eos)).any(1, keepdim=True),
-        "B is empty: no token stands behind EOS": ~(~padding & (places > eos)).any(1, keepdim=True),
+        "its EOS is in the padding": padding.gather(1, eos.masked_fill(past, 0)),
+        "A is empty: there is no token before EOS": ~(~padding & (places < eos)).any(1, keepdim=True),
+        "B is empty: there is no token after EOS": ~(~padding & (places > eos)).any(1, keepdim=True),
     }
     for fault, found in faults.items():
         rows = found[:, 0].nonzero()[:, 0].tolist()

@@ -62,11 +62,11 @@ def locate(spec: str | Path, wanted: tuple[str, ...] = WANTED) -> Path:
     except GatedRepoError as error:
         raise TwowayError(f"{spec} is gated on the hub; ask for access there and log in with `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise TwowayError(f"no such model: {spec} is no folder here and the hub has no repository of that name") from error
+        raise TwowayError(f"no such model: {spec} is not a local folder, and the hub has no repository of that name") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-        raise TwowayError(f"no such model: {spec} is no folder here, and the hub cannot be reached to look there") from error
+        raise TwowayError(f"no such model: {spec} is not a local folder, and the hub cannot be reached") from error
     except (HfHubHTTPError, OSError) as error:
-        raise TwowayError(f"{spec} is no folder here, and the hub did not answer: {first_line(error)}") from error
+        raise TwowayError(f"{spec} is not a local folder, and the hub did not answer: {first_line(error)}") from error
 
 
 def is_hub_id(spec: str) -> bool:

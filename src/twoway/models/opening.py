@@ -135,7 +135,7 @@ def open_model(spec: str | Path, *, dtype: str = "float32", device: str = "cpu",
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {device!r} is not to be had here: {first_line(error)}") from error
+        raise UsageError(f"device {device!r} cannot be used here: {first_line(error)}") from error
     folder = locate(spec)
     provenance = checkpoint.read_card(folder)
     settings = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
@@ -211,7 +211,7 @@ def _open_plain(folder: Path, settings: dict[str, Any]) -> Any:
 def _open_sentence_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
     sentence = open_sentence_model(folder, settings, device)
     if not hasattr(sentence[0], "auto_model"):
-        raise TwowayError(f"{folder}: its first module is {type(sentence[0]).__name__}, which holds no transformers model to look into")
+        raise TwowayError(f"{folder}: its first module is {type(sentence[0]).__name__}, which contains no transformers model")
     return sentence
 
 
@@ -252,7 +252,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         heads = dataclasses.replace(heads, patch_decoder=checkpoint.read_patch_decoder(inside, loaded.model.config))
     ignored = [name for name in loaded.extra if not checkpoint.is_head(name)]
     if ignored:
-        log.warning("%s: %d tensors have no place in the model and are left out, %s for one", folder, len(ignored), ignored[0])
+        log.warning("%s: ignoring %d tensors that the model does not have, such as %s", folder, len(ignored), ignored[0])
     has_head = loaded.has_head or _put_head(loaded.model, heads)
     return Start(
         model=loaded.model,

@@ -226,10 +226,10 @@ class Step:
         """Say what is done about the stage."""
         way = f"{self.job.base or self.job.source} -> {self.folder.name}"
         said = {
-            "keep": "done before, kept",
-            "taken": "stands as it is" + (f", although {self.why}" if self.why else ""),
-            "leave": "not asked for",
-            "go on": f"goes on, {way}",
+            "keep": "finished, kept",
+            "taken": "used as it is" + (f", although {self.why}" if self.why else ""),
+            "leave": "not selected",
+            "go on": f"resumes, {way}",
             "do": way,
             "again": f"again, {way} ({self.why})",
         }
@@ -299,7 +299,7 @@ def _decide(job: Job, jobs: Sequence[Job], out: Path, chosen: set[str], *, redo:
     if job.name not in chosen:
         return Step(job, folder, base, "leave" if stand.standing == "new" else "taken", stand.why)
     if stand.standing == "foreign":
-        raise UsageError(f"{folder} stands there, and {stand.why}; move it away, or name another OUT")
+        raise UsageError(f"{folder} exists already, and {stand.why}; move it away, or name another OUT")
     if stand.standing == "new":
         return Step(job, folder, base, "do")
     if forced or stand.standing == "stale":
@@ -315,8 +315,8 @@ def _refuse(steps: Sequence[Step], redo: bool) -> None:
     first, others = stale[0], [step.job.name for step in stale[1:]]
     also = f", and with it {', '.join(others)}" if others else ""
     raise UsageError(
-        f"{first.folder} was made of something else: {first.why}. --redo does {first.job.name} again{also} (the old folder is kept in "
-        f"{first.folder.parent / STALE}); another OUT keeps both; --from takes what stands there as it is"
+        f"{first.folder} was made of something else: {first.why}. --redo runs {first.job.name} again{also} (the old folder is kept in "
+        f"{first.folder.parent / STALE}); another OUT keeps both; --from uses what is there unchanged"
     )
 
 

@@ -161,7 +161,7 @@ def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], small
     if unasked:
         caveats.append(f"without {', '.join(unasked)}, which the study has not scored")
     if once := evidence.once(asked.weights, scope):
-        caveats.append(f"the luck of {' and '.join(once)}, done once, is not in it")
+        caveats.append(f"the variance of {' and '.join(once)}, run once, is not in it")
     return Found(asked, Verdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
 
 
@@ -173,7 +173,7 @@ def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Ver
     if not evidence.any_above_chance(asked.weights, scope):
         return Verdict(UNDECIDED, f"{', '.join(asked.weights)} score no more than chance on each of these tasks")
     if not evidence.spreads(scope)[0].freedom:
-        return Verdict(UNDECIDED, "no arm has a second seed, so that nothing is known of the luck of training")
+        return Verdict(UNDECIDED, "no arm has a second seed, so the variance of training is unknown")
     return None
 
 
@@ -352,9 +352,9 @@ def verdict(found: Interval, smallest: float = SMALLEST) -> Verdict:
     """Return the verdict of an interval on a difference that is claimed to be above zero."""
     if -smallest <= found.low and found.high <= smallest:
         there = " (there is one, but a smaller one)" if found.low > 0 or found.high < 0 else ""
-        return Verdict(NOT_SEEN, f"the interval lies within ±{smallest:g}, the smallest difference that counts{there}")
+        return Verdict(NOT_SEEN, f"the interval is within ±{smallest:g}, the smallest difference that counts{there}")
     if found.low > 0:
-        return Verdict(SEEN, "the interval lies above zero")
+        return Verdict(SEEN, "the interval is above zero")
     if found.high < 0:
-        return Verdict(OPPOSITE, "the interval lies below zero")
-    return Verdict(UNDECIDED, f"the interval holds zero and differences of more than {smallest:g}")
+        return Verdict(OPPOSITE, "the interval is below zero")
+    return Verdict(UNDECIDED, f"the interval contains zero and differences of more than {smallest:g}")

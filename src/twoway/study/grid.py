@@ -247,7 +247,7 @@ def base_of(task: Task) -> str:
     return START if task.job.base is not None else task.job.source
 
 
-# The gates of a study: a base that does not look at its pictures, or a first arm at chance, decides nothing, whatever
+# The gates of a study: a base that does not use its pictures, or a first arm at chance, decides nothing, whatever
 # the others score.
 #
 # The base's gate foretells the words of held-out rows from their own picture and from another row's; the difference,
@@ -318,10 +318,10 @@ class GateVerdict:
     def why(self) -> str:
         """Describe in a sentence what does not hold, or is unknown yet."""
         if self.base is None:
-            return "the base has not been asked yet whether it looks at its pictures"
+            return "the base has not been tested yet"
         if not self.base["passed"]:
             return (
-                f"the base does not look at its pictures enough: the right one saves {self.base['gap']:.2f} nats a word over another "
+                f"the base does not use its pictures enough: the right one saves {self.base['gap']:.2f} nats a word over another "
                 f"row's, and {self.base['least']:g} is the least that a study takes"
             )
         if self.smoke is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 DONE = "done"
-_SAID = {"new": "not begun", "begun": "begun and not ended"}
+_SAID = {"new": "not begun", "begun": "started, not finished"}
 _NO_RATE = "its learning rate is not known yet"
 
 
@@ -186,7 +186,7 @@ def read_outcomes(out: str | Path) -> Reading:
             scores = {task: kept_scores(tasks[task].metric, items[task], keys) for task, keys in order.items()}
             runs.append(Run(int(one["seed"]), before, scores))
         arms[name] = Arm(name, arm, tuple(runs), tuple(missing))
-    gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tried yet"}
+    gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tested yet"}
     return Reading(out, about, gate, tasks, abouts, arms, baselines)
 
 
@@ -234,5 +234,5 @@ def _json(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UsageError(f"{path} cannot be read ({error}); give the study's command again") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{path} cannot be read: it is no mapping; give the study's command again")
+        raise UsageError(f"{path} cannot be read: it is not a mapping; run the study's command again")
     return found

@@ -39,14 +39,14 @@ _UNSEEN = "unseen"
 
 METHOD = (
     "Seeds are pooled and shown. An interval is a paired bootstrap over items, with the same draw for all arms and with items that share a "
-    "picture drawn together; to it comes the luck of seeds, estimated over all arms."
+    "picture drawn together, plus the variance between seeds, estimated over all arms."
 )
-MANY = "Of many intervals one in twenty leaves zero out by luck, so verdicts are given on whole claims and not on single tasks."
+MANY = "One interval in twenty excludes zero by chance, so verdicts are given on whole claims and not on single tasks."
 ONCE = (
-    "Every stage before the contrastive one was done once: the luck of that stage is not in the intervals, so that a difference between "
-    "arms from different stages may be that of two runs of one stage."
+    "Every stage before the contrastive one was run once: its variance is not in the intervals, so a difference between arms from different "
+    "stages may be that between two runs of one stage."
 )
-SEVERAL = "The luck of the stages before the contrastive one is in the intervals, as far as those with several seeds show it."
+SEVERAL = "The variance of earlier stages is in the intervals, as far as those with several seeds show it."
 
 
 def write_page(out: str | Path) -> list[Path]:
