@@ -43,8 +43,8 @@ METHOD = (
 )
 MANY = "One interval in twenty excludes zero by chance, so verdicts are given on whole claims and not on single tasks."
 ONCE = (
-    "Every stage before the contrastive one was run once: its variance is not in the intervals, so a difference between arms from different "
-    "stages may be that between two runs of one stage."
+    "Every stage before the contrastive one was run once: its variance is not in the intervals, so a difference between arms from "
+    "different stages may be that between two runs of one stage."
 )
 SEVERAL = "The variance of earlier stages is in the intervals, as far as those with several seeds show it."
 
@@ -425,7 +425,7 @@ def _study_parts(study: _Study) -> dict[str, Any]:
 
 
 def _notes(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
-    """Return what verdicts rest on, where that is more than where the interval lies; what was not run has a list of its own."""
+    """Return the reasons of verdicts besides their intervals; comparisons that were not run have a list of their own."""
     notes = []
     for claim in claims:
         for one in claim.found:
