@@ -85,30 +85,32 @@ class Ranks:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def wrap(self, task: TrainingModule, parallel: Parallel, dtype: str = "float32") -> Any:
-        """Put the task on the device, and share it with the other ranks; the first one's weights are everybody's.
+    def wrap(self, module: TrainingModule, parallel: Parallel, dtype: str = "float32") -> Any:
+        """Put the module on the device, and share it with the other ranks; the first one's weights are everybody's.
 
         The others may have it on the meta device, without weights.
         """
         if self.world_size == 1:
-            return task.to(self.device)
-        task.touch_unused_parameters = True
-        names = self.all_gather_object([name for name, _ in task.named_parameters()])
+            return module.to(self.device)
+        module.touch_unused_parameters = True
+        names = self.all_gather_object([name for name, _ in module.named_parameters()])
         if any(one != names[0] for one in names):
             raise TwowayError("ranks have different models; is the same version of everything installed on all machines?")
-        broadcast_plain_tensors(task, self)
+        broadcast_plain_tensors(module, self)
         if parallel == "fsdp":
-            weights = named_tensors(task) if self.is_main_process else {}
-            move_without_values(task, torch.device("meta"))
-            shared = apply_fsdp(task, dtype)
-            move_without_values(task, self.device)
-            broadcast_weights(task, weights, self)
+            weights = named_tensors(module) if self.is_main_process else {}
+            move_without_values(module, torch.device("meta"))
+            shared = apply_fsdp(module, dtype)
+            move_without_values(module, self.device)
+            broadcast_weights(module, weights, self)
             return shared
         if not self.is_main_process:
-            move_without_values(task, self.device)
-        task.to(self.device)
+            move_without_values(module, self.device)
+        module.to(self.device)
         # It gives the first one's weights to the others itself.
-        return DistributedDataParallel(task, device_ids=[self.device] if self.device.type != "cpu" else None, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            module, device_ids=[self.device] if self.device.type != "cpu" else None, gradient_as_bucket_view=True
+        )
 
     def no_sync(self, shared: Any, *, last: bool) -> AbstractContextManager[Any]:
         """Return the context of one accumulated batch: gradients travel after the last one only, unless they lie in pieces.
@@ -198,7 +200,7 @@ def launched_externally() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-# A task in pieces over ranks: FSDP2, with weights gathered in half precision where training computes in it.
+# A module in pieces over ranks: FSDP2, with weights gathered in half precision where training computes in it.
 #
 # Every layer of the language model is a unit of its own, gathered when it runs and let go of after it; the rest (the
 # tower, embeddings, head, norms, patch decoder) is one more unit, gathered once a pass: a batch without pictures does
@@ -208,32 +210,32 @@ def launched_externally() -> bool:
 # not cast, and embeddings are brought back to float32.
 
 
-def apply_fsdp(task: TrainingModule, dtype: str) -> Any:
-    """Cut a task, which may be on the meta device, into units over all ranks."""
+def apply_fsdp(module: TrainingModule, dtype: str) -> Any:
+    """Cut a module, which may be on the meta device, into units over all ranks."""
     half = dtype == "bfloat16"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in task.fsdp_units():
+    for block in module.fsdp_units():
         fully_shard(block, mp_policy=policy)
     if half:
-        for table in _embeddings(task):
+        for table in _embeddings(module):
             table.register_forward_hook(_to_float)
-    return fully_shard(task, mp_policy=policy)
+    return fully_shard(module, mp_policy=policy)
 
 
-def _embeddings(task: nn.Module) -> Iterable[nn.Module]:
-    return (module for module in task.modules() if isinstance(module, nn.Embedding))
+def _embeddings(module: nn.Module) -> Iterable[nn.Module]:
+    return (part for part in module.modules() if isinstance(part, nn.Embedding))
 
 
 def _to_float(_module: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor:
     return out.float()
 
 
-def named_tensors(task: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return all parameters and buffers by name, as they lie."""
-    return {name: one.detach() for name, one in (*task.named_parameters(), *task.named_buffers())}
+    return {name: one.detach() for name, one in (*module.named_parameters(), *module.named_buffers())}
 
 
-def move_without_values(task: nn.Module, device: torch.device) -> None:
+def move_without_values(module: nn.Module, device: torch.device) -> None:
     """Put parameters and buffers without their numbers on a device; what is one tensor stays one.
 
     On the meta device nothing has numbers; elsewhere those that have some already keep them.
@@ -249,19 +251,19 @@ def move_without_values(task: nn.Module, device: torch.device) -> None:
         return made[id(tensor)]
 
     # What is replaced is kept until the end: a tensor made in its place could have its id.
-    kept = [*task.parameters(), *task.buffers()]
-    for module in task.modules():
-        for place in (module._parameters, module._buffers):
+    kept = [*module.parameters(), *module.buffers()]
+    for part in module.modules():
+        for place in (part._parameters, part._buffers):
             for key, tensor in place.items():
                 if tensor is not None:
                     place[key] = moved(tensor)  # type: ignore[assignment]
     del kept
 
 
-def broadcast_weights(task: nn.Module, weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
-    """Fill a task in pieces from the first rank's weights, one tensor after another; a rank gets its piece."""
+def broadcast_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+    """Fill a module in pieces from the first rank's weights, one tensor after another; a rank gets its piece."""
     with torch.no_grad():
-        for name, target in (*task.named_parameters(), *task.named_buffers()):
+        for name, target in (*module.named_parameters(), *module.named_buffers()):
             value = (
                 weights[name].to(ranks.device)
                 if ranks.is_main_process
@@ -274,13 +276,13 @@ def broadcast_weights(task: nn.Module, weights: Mapping[str, torch.Tensor], rank
                 target.copy_(value)
 
 
-def broadcast_plain_tensors(task: nn.Module, ranks: Ranks) -> None:
+def broadcast_plain_tensors(module: nn.Module, ranks: Ranks) -> None:
     """Give the others what modules hold beside parameters and buffers, where they have no numbers for it."""
-    held = [(module, key) for module in task.modules() for key, one in vars(module).items() if isinstance(one, torch.Tensor)]
-    values = ranks.all_gather_object([getattr(module, key).cpu() for module, key in held] if ranks.is_main_process else None)[0]
-    for (module, key), value in zip(held, values, strict=True):
-        if getattr(module, key).is_meta:
-            setattr(module, key, value)
+    held = [(part, key) for part in module.modules() for key, one in vars(part).items() if isinstance(one, torch.Tensor)]
+    values = ranks.all_gather_object([getattr(part, key).cpu() for part, key in held] if ranks.is_main_process else None)[0]
+    for (part, key), value in zip(held, values, strict=True):
+        if getattr(part, key).is_meta:
+            setattr(part, key, value)
 
 
 # `--nproc N`: start N ranks on this machine, watch them, pass signals on, and bring the first error back in one line.

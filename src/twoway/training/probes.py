@@ -117,57 +117,57 @@ class Prober:
         config = CorruptConfig(words=words, patches=patches, keep=self.keep)
         return corrupt(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
 
-    def predict(self, task: Any, rows: Sequence[Corrupted]) -> Predictions:
+    def predict(self, module: Any, rows: Sequence[Corrupted]) -> Predictions:
         """Ask the model about rows; within `undisturbed`."""
         batch = {key: value for key, value in self.collate(rows).items() if key != "identities"}
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
-            answers: Predictions = task.predict(to_device(batch, torch.device(self.device)))
+            answers: Predictions = module.predict(to_device(batch, torch.device(self.device)))
         return answers
 
 
-def measure_modalities(task: Any, pairs: Sequence[ProbePair], prober: Prober) -> dict[str, float]:
-    """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `task.predict` answers for a batch."""
+def measure_modalities(module: Any, pairs: Sequence[ProbePair], prober: Prober) -> dict[str, float]:
+    """Return losses, accuracies and gaps by name; nothing where there is nothing to measure. `module.predict` answers for a batch."""
     found: dict[str, float] = {}
-    with evaluating(task):
-        if any(name in task.loss_weights for name in WORD_LOSSES):
-            sums = _sums(task, prober, pairs, prober.word_rows, words=True)
+    with evaluating(module):
+        if any(name in module.loss_weights for name in WORD_LOSSES):
+            sums = _sums(module, prober, pairs, prober.word_rows, words=True)
             for name, one in sums.items():
                 found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}
             found |= gaps("words", sums)
-        if "mae" in task.loss_weights:
-            sums = _sums(task, prober, pairs, prober.patch_rows, words=False)
+        if "mae" in module.loss_weights:
+            sums = _sums(module, prober, pairs, prober.patch_rows, words=False)
             found |= {f"patches_{name}": one.mean for name, one in sums.items()} | gaps("patches", sums)
     return {name: round(value, 6) for name, value in found.items()}
 
 
 @contextmanager
-def evaluating(task: Any, methods: Sequence[str] = ("predict",)) -> Iterator[None]:
-    """Run `methods` of a task without gradients in evaluation mode, and leave it and the random numbers as they were."""
-    modes = [(module, module.training) for module in task.modules()]
-    if isinstance(task, FSDPModule):
-        module: Any = task
+def evaluating(module: Any, methods: Sequence[str] = ("predict",)) -> Iterator[None]:
+    """Run `methods` of a module without gradients in evaluation mode, and leave it and the random numbers as they were."""
+    modes = [(part, part.training) for part in module.modules()]
+    if isinstance(module, FSDPModule):
+        sharded: Any = module
         for method in methods:
-            register_fsdp_forward_method(module, method)
+            register_fsdp_forward_method(sharded, method)
     try:
         # What is looked at now and then is not worth compiling for.
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings(), torch.random.fork_rng(), torch.no_grad():
             warnings.simplefilter("ignore")  # of many accelerators, all are kept
-            task.eval()
+            module.eval()
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for part, training in modes:
+            part.training = training
 
 
 def _sums(
-    task: Any, prober: Prober, pairs: Sequence[ProbePair], make: Callable[[ProbePair], dict[str, Corrupted] | None], *, words: bool
+    module: Any, prober: Prober, pairs: Sequence[ProbePair], make: Callable[[ProbePair], dict[str, Corrupted] | None], *, words: bool
 ) -> dict[str, RowLosses]:
     """Add the losses of each row up, in each of its cases."""
     cases: dict[str, list[RowLosses]] = defaultdict(list)
     for start in range(0, len(pairs), _AT_ONCE):
         made = [row for pair in pairs[start : start + _AT_ONCE] if (row := make(pair)) is not None]
         for name in made[0] if made else ():
-            answers = prober.predict(task, [row[name] for row in made])
+            answers = prober.predict(module, [row[name] for row in made])
             rows, loss = (answers.word_rows, answers.losses) if words else (answers.patch_rows, answers.patch_errors)
             hits = (answers.predicted == answers.targets).double() if words else torch.zeros_like(loss)
             index, each = rows.cpu().numpy(), (loss, torch.ones_like(loss), hits)

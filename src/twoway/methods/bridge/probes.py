@@ -95,10 +95,10 @@ class BridgeProber:
         )
         return made
 
-    def predict(self, task: Any, rows: Sequence[BridgeRow], *, cut_off: bool = False) -> Predictions:
+    def predict(self, module: Any, rows: Sequence[BridgeRow], *, cut_off: bool = False) -> Predictions:
         """Ask the model about rows; within `undisturbed`."""
         with self.precision():
-            answers: Predictions = task.predict(self.batch(rows) | {"cut_off": cut_off})
+            answers: Predictions = module.predict(self.batch(rows) | {"cut_off": cut_off})
         return answers
 
     def precision(self) -> torch.autocast:
@@ -106,33 +106,33 @@ class BridgeProber:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
 
 
-def measure_bridge(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber, *, vectors: bool = True) -> dict[str, float]:
+def measure_bridge(module: Any, pairs: Sequence[ProbePair], prober: BridgeProber, *, vectors: bool = True) -> dict[str, float]:
     """Return what was found, by name; nothing where there is nothing to measure."""
     found: dict[str, float] = {}
-    with evaluating(task, METHODS):
-        cases, modality = _losses(task, pairs, prober)
+    with evaluating(module, METHODS):
+        cases, modality = _losses(module, pairs, prober)
         if cases:
             found |= _said(cases, modality)
         if vectors and len(pairs) > 1:
-            found |= _vectors(task, pairs, prober)
+            found |= _vectors(module, pairs, prober)
     return {name: round(float(value), 6) for name, value in found.items()}
 
 
-def eos_attention(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> list[list[float]]:
+def eos_attention(module: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> list[list[float]]:
     """Return the share of its attention that EOS gives to each of `REGIONS`, layer by layer; empty where it cannot be seen."""
     shares: list[torch.Tensor] = []
-    with evaluating(task, METHODS), prober.precision():
+    with evaluating(module, METHODS), prober.precision():
         for start in range(0, len(pairs), _AT_ONCE):
             rows = [made[RIGHT] for pair in pairs[start : start + _AT_ONCE] if (made := prober.word_rows(pair)) is not None]
             if rows:
                 batch = prober.batch(rows)
-                mass = task.attend(batch, batch["inputs"]["input_ids"] == prober.geometry.image_token)
+                mass = module.attend(batch, batch["inputs"]["input_ids"] == prober.geometry.image_token)
                 shares.append(mass.cpu() * len(rows))
     found = torch.stack(shares).sum(0) if shares else torch.zeros(0)
     return [[round(float(one), 6) for one in layer / layer.sum()] for layer in found]
 
 
-def _losses(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> tuple[dict[str, tuple[RowLosses, RowLosses]], list[str]]:
+def _losses(module: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> tuple[dict[str, tuple[RowLosses, RowLosses]], list[str]]:
     """Add up, for each row and case, the loss of all masked words and of the first one alone."""
     cases: dict[str, list[tuple[RowLosses, RowLosses]]] = defaultdict(list)
     modality: list[str] = []
@@ -140,7 +140,7 @@ def _losses(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> tupl
         made = [(pair, rows) for pair in pairs[start : start + _AT_ONCE] if (rows := prober.word_rows(pair)) is not None]
         modality += [cut_in_two(pair.document).modality for pair, _ in made]
         for name in (RIGHT, SHUFFLED, NONE) if made else ():
-            answers = prober.predict(task, [rows[name] for _, rows in made], cut_off=name == NONE)
+            answers = prober.predict(module, [rows[name] for _, rows in made], cut_off=name == NONE)
             index, hits = answers.word_rows.cpu(), (answers.predicted == answers.targets).double()
             first = torch.cat([torch.ones(1, dtype=torch.bool), index[1:] != index[:-1]]).double()
             each = [one.double().cpu() for one in (answers.losses, torch.ones_like(answers.losses), hits)]
@@ -171,7 +171,7 @@ def _said(cases: dict[str, tuple[RowLosses, RowLosses]], modality: Sequence[str]
     return found
 
 
-def _vectors(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> dict[str, float]:
+def _vectors(module: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> dict[str, float]:
     """Embed A and B of every row, at EOS and as the mean of states, and say what their vectors are like."""
     made: dict[tuple[str, bool], list[np.ndarray[Any, Any]]] = defaultdict(list)
     texts: list[str] = []
@@ -190,7 +190,7 @@ def _vectors(task: Any, pairs: Sequence[ProbePair], prober: BridgeProber) -> dic
                 rows[case].append(one)
         for case, some in rows.items():
             with prober.precision():
-                vectors = task.embed(prober.batch(some)["inputs"])
+                vectors = module.embed(prober.batch(some)["inputs"])
             made[case].append((vectors.last if case[1] else vectors.mean).float().cpu().numpy())
     said: dict[str, float] = {}
     for name, eos in (("eos", True), ("mean", False)) if len(texts) > 1 else ():

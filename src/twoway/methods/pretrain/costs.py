@@ -1,6 +1,6 @@
 """How much work a batch is, counted on the model itself: what the share of the machine's peak and the costs of rows are told from.
 
-A few small batches of words and of pictures go through the task, forward and backward, while torch's FlopCounterMode adds up every
+A few small batches of words and of pictures go through the module, forward and backward, while torch's FlopCounterMode adds up every
 product. A line through them, in what is known of a batch without a model, tells the work of any batch: tokens with their padding and their
 squares (attention), both once more where the patch decoder reads them, image tokens, and their squares for each picture. What the heads do
 for a target is known. Counting
@@ -63,9 +63,9 @@ class BatchWork:
     line: tuple[float, ...]
     cost: CostWeights
 
-    def of(self, batch: Batch, task: Reconstruction, image_token: int) -> float:
+    def of(self, batch: Batch, module: Reconstruction, image_token: int) -> float:
         """Return the operations of a batch."""
-        return float(np.dot(self.line, _facts(batch, image_token))) + _heads(task, batch)
+        return float(np.dot(self.line, _facts(batch, image_token))) + _heads(module, batch)
 
 
 def known_work(
@@ -92,7 +92,7 @@ def known_work(
 
 
 def measure_work(
-    task: Reconstruction,
+    module: Reconstruction,
     make: Callable[[str, Document], Batch],
     image_token: int,
     *,
@@ -101,18 +101,18 @@ def measure_work(
     autocast: bool = False,
 ) -> BatchWork:
     """Try a few batches; training notices nothing of it but the place of the weights. Nothing is known where no row is short enough."""
-    task.to(device)
+    module.to(device)
     tried = [batch for words, sizes in _TRIED if (batch := _batch(make, words, sizes)) is not None]
     if not tried:
         return BatchWork((0.0,) * _FACTS, CostWeights())
-    with evaluating(task), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-        counted = [_count(task, batch, device, autocast=autocast) for batch in tried]
-        rest = [one - _heads(task, batch) for one, batch in zip(counted, tried, strict=True)]
+    with evaluating(module), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        counted = [_count(module, batch, device, autocast=autocast) for batch in tried]
+        rest = [one - _heads(module, batch) for one, batch in zip(counted, tried, strict=True)]
         line = _fit([_facts(batch, image_token) for batch in tried], rest)
         if by_time:
             tried = [batch for words, sizes in _TRIED if (batch := _batch(make, _LONGER * words, _LONGER * sizes)) is not None]
-            counted = _seconds(task, tried, device, autocast=autocast)
-    task.zero_grad(set_to_none=True)
+            counted = _seconds(module, tried, device, autocast=autocast)
+    module.zero_grad(set_to_none=True)
     return BatchWork(tuple(line), _weights(tried, counted, image_token))
 
 
@@ -124,13 +124,13 @@ def _weights(tried: Sequence[Batch], counted: Sequence[float], image_token: int)
     return CostWeights(round(1 + max(token / text, 0.0), 2), round(max(picture / text, 0.0), 1))
 
 
-def _heads(task: Reconstruction, batch: Batch) -> float:
+def _heads(module: Reconstruction, batch: Batch) -> float:
     """Return the operations of the heads: two for each weight and target, forward, back to the states, and to the weight if it trains."""
-    counts = task.count_targets(batch)
-    head = task.model.get_output_embeddings()
+    counts = module.count_targets(batch)
+    head = module.model.get_output_embeddings()
     found = {
-        task.word_loss_name: head.weight if head is not None else None,
-        PATCHES: task.decoder.to_values.weight if task.decoder else None,
+        module.word_loss_name: head.weight if head is not None else None,
+        PATCHES: module.decoder.to_values.weight if module.decoder else None,
     }
     return sum(counts.get(name, 0) * one.numel() * (4 + 2 * one.requires_grad) for name, one in found.items() if one is not None)
 
@@ -173,16 +173,16 @@ def _batch(make: Callable[[str, Document], Batch], words: int, sizes: tuple[tupl
         return None
 
 
-def _run(task: Reconstruction, batch: Batch, device: torch.device, *, autocast: bool) -> None:
+def _run(module: Reconstruction, batch: Batch, device: torch.device, *, autocast: bool) -> None:
     moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        total, _ = task(moved, task.loss_weights)
+        total, _ = module(moved, module.loss_weights)
     total.backward()
 
 
-def _count(task: Reconstruction, batch: Batch, device: torch.device, *, autocast: bool) -> float:
+def _count(module: Reconstruction, batch: Batch, device: torch.device, *, autocast: bool) -> float:
     with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_FUSED, _fused)) as counter:
-        _run(task, batch, device, autocast=autocast)
+        _run(module, batch, device, autocast=autocast)
     return float(counter.get_total_flops())
 
 
@@ -191,13 +191,13 @@ def _fused(*shapes: Any, **options: Any) -> int:
     return int(sdpa_backward_flop_count(*shapes[:4])) * 4 // 5  # type: ignore[no-untyped-call]
 
 
-def _seconds(task: Reconstruction, batches: Sequence[Batch], device: torch.device, *, autocast: bool) -> list[float]:
+def _seconds(module: Reconstruction, batches: Sequence[Batch], device: torch.device, *, autocast: bool) -> list[float]:
     """Return the median seconds of each batch, over rounds in which all are run in turns; the first round warms up."""
     taken: list[list[float]] = [[] for _ in batches]
     for _ in range(_ROUNDS + 1):
         for number, batch in enumerate(batches):
             start = time.perf_counter()
-            _run(task, batch, device, autocast=autocast)
+            _run(module, batch, device, autocast=autocast)
             if device.type != "cpu":
                 torch.accelerator.synchronize()
             taken[number].append(time.perf_counter() - start)
