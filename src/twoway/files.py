@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
 from .errors import TwowayError, UsageError
 
 if TYPE_CHECKING:
@@ -123,10 +121,12 @@ def contents(paths: Sequence[Path], most: int = 4 << 30) -> str:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn what safetensors says of a full disk into what the system says, so that it is met like any full disk."""
+    """Turn what safetensors and tokenizers say of a full disk into what the system says, so that it is met like any full disk."""
     try:
         yield
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more special
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if "No space left" in str(error) or any(f"os error {number})" in str(error) for number in full):
             raise OSError(errno.ENOSPC, "No space left on device") from error

@@ -307,7 +307,7 @@ def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
             return model
 
     with tempfile.TemporaryDirectory() as folder:
-        with write_errors(Path(folder)):
+        with write_errors(Path(folder)), disk_errors():
             processor.save_pretrained(folder)
         transformer = Ready(folder, **_called(settings))
     transformer.__class__ = Transformer
