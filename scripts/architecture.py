@@ -63,6 +63,7 @@ LAYERS = {
     "data": "files to batches",
     "models": "load, attention, pooling, save",
     "images": "pictures within bounds",
+    "limits": "the bounds of what is read",
     "config": "settings from YAML and key=value",
     "content": "a document: parts in order",
     "processes": "worker processes",
@@ -116,7 +117,8 @@ def draw_concepts(imports: Edges) -> str:
         (left, top), (right, bottom) = places[other], places[one]
         start, end, middle = left + WIDTH, right - 2, HEIGHT // 2
         bend = GAP * 2 // 3
-        curve = f"M{start} {top + middle}C{start + bend} {top + middle} {end - bend} {bottom + middle} {end} {bottom + middle}"
+        turn = max(start + bend, end - GAP // 2)  # a long arrow stays in its row until it is past the boxes between
+        curve = f"M{start} {top + middle}C{turn} {top + middle} {end - bend} {bottom + middle} {end} {bottom + middle}"
         parts.append(f'<path class="line" d="{curve}" marker-end="url(#a)"/>')
     for concept in CONCEPTS:
         left, top = places[concept.name]
