@@ -231,3 +231,41 @@ def test_a_wrong_word_is_named_itself(words, message):
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     assert "nowhere.yaml cannot be read (No such file or directory)" in refusal(tmp_path / "nowhere.yaml")
+
+
+def test_a_subclass_with_another_default_keeps_the_range_and_what_a_field_is_about():
+    @settings
+    class Rate:
+        rate: float = Field(default=1.0, gt=0, description="how fast")
+
+    @settings
+    class Slow(Rate):
+        rate: float = 0.1
+
+    assert Slow().rate == 0.1
+    assert Slow.__pydantic_fields__["rate"].description == "how fast"
+    for _ in range(2):  # the first object builds the validator
+        with pytest.raises(UsageError, match=r"^rate takes a number above 0, not '-1'$"):
+            Slow(-1)
+    with pytest.raises(UsageError, match=r"^rate=0: rate takes a number above 0, not '0'$"):
+        load(Slow, None, ["rate=0"])
+
+
+@settings
+class Span:
+    low: int = 0
+    high: int = 1
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise UsageError(f"low {self.low} is above high {self.high}")
+
+
+@settings
+class Whole:
+    span: Span = Field(default_factory=Span)
+
+
+def test_an_error_inside_a_group_has_the_place_of_the_group(write):
+    with pytest.raises(UsageError, match=r"^train\.yaml:1: low 3 is above high 1$"):
+        load(Whole, write("span:\n  low: 3\n"))

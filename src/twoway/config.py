@@ -27,7 +27,6 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import rebuild_dataclass
@@ -37,6 +36,7 @@ from .errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import yaml
     from pydantic_core import ErrorDetails
 
 Config = TypeVar("Config")
@@ -115,8 +115,6 @@ SettingPath = Annotated[Path, BeforeValidator(_require_path)]
 # From text to a tree that knows the line of every key.
 
 DEEPEST = 100  # levels of a configuration; far deeper ones would end in the parser, where the interpreter's own limit stands
-_OPENING = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _INT = re.compile(r"[+-]?(0|[1-9][0-9_]{0,40})$")
 _FLOAT = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][+-]?[0-9]+)?$|[+-]?\.(inf|Inf|INF)$")
 _CORE = "tag:yaml.org,2002:"
@@ -231,11 +229,17 @@ def layer(under: Given, over: Given) -> Given:
 
 def dump(config: object) -> str:
     """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
+    import yaml
+
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
 def read_tree(path: str | Path) -> Given:
     """Read a file into a tree that knows the line of every key."""
+    import yaml  # not for the classes of settings alone, which `--help` reads
+
+    opening = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
+    closing = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
     path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -246,7 +250,7 @@ def read_tree(path: str | Path) -> Given:
     try:
         depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            depth += isinstance(token, opening) - isinstance(token, closing)
             if depth > DEEPEST:
                 raise UsageError(f"{path}: invalid YAML (nested too deeply)")
             if isinstance(token, yaml.AliasToken):
@@ -264,6 +268,8 @@ def read_tree(path: str | Path) -> Given:
 
 def _from_word(word: str, text: str) -> Given:
     """Read the value of a `key=value` word; its text is kept for keys that take text, because nobody quotes for YAML in a shell."""
+    import yaml
+
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = Given(word) if node is None else _tree(node, word, None)
@@ -275,6 +281,8 @@ def _from_word(word: str, text: str) -> Given:
 
 def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
     """Turn nodes into a tree of places; within a file a place is its line, within a word the word."""
+    import yaml
+
     if not node.tag.startswith(_CORE) or "python/" in node.tag:
         raise UsageError(f"{_at(node, where, file)}: tags ({node.tag.replace(_CORE, '!!')}) are not read; write the value without it")
     if isinstance(node, yaml.SequenceNode):
@@ -323,6 +331,8 @@ def _place(root: Given, names: Sequence[str], value: Given, word: str) -> None:
 
 def _of_values(values: Mapping[str, Any], where: str) -> Given:
     """Turn Python's values into a tree, each through the YAML that it would be written as."""
+    import yaml
+
     children = {}
     for key, value in values.items():
         try:
@@ -399,7 +409,7 @@ def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, give
         said = str(error["ctx"]["error"])
         return f"{path} {said}" if said.startswith("takes ") else said
     more = ""
-    if error["type"] == "string_type" and not given.is_null and given.shown == repr(given.written):
+    if error["type"] in ("string_type", "path_type") and not given.is_null and given.shown == repr(given.written):
         more = "; put it in quotes"
     words = [word for kind in _kinds(hint) if get_origin(kind) is Literal for word in get_args(kind) if isinstance(word, str)]
     near = did_you_mean(given.written, words) if words else ""
@@ -444,6 +454,21 @@ def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]
         args = next((get_args(kind) for kind in _kinds(hint) if get_origin(kind) in origins), (Any, Any))
         hint, bounds = args[1 if isinstance(part, str) else 0 if args[-1] is Ellipsis else min(part, len(args) - 1)], ()
     return hint, bounds
+
+
+def settings_of(cls: Any) -> dict[str, tuple[Any, str]]:
+    """Return the settings that are groups of settings by name, each with its class and what it is about."""
+    found = {}
+    for name, field in cls.__pydantic_fields__.items():
+        if _groups(field.annotation) == _kinds(field.annotation):
+            found[name] = _groups(field.annotation)[0], field.description or ""
+    return found
+
+
+def choices(hint: Any) -> list[Any]:
+    """Return the values of which one is meant, where there are only so many."""
+    kinds = [get_args(kind) if get_origin(kind) is Literal else None for kind in _kinds(hint)]
+    return [] if None in kinds else [choice for kind in kinds for choice in kind or ()]
 
 
 def describe(hint: Any, bounds: Sequence[Any] = ()) -> str:

@@ -25,7 +25,7 @@ from PIL import UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from .content import ContentError, Document, Image, Part, Place, Text, unreadable
-from .limits import DEFAULT, Limits
+from .limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # `catch_warnings` changes and puts back is shared by all threads, and they would leave each other without any warning.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+DEFAULT = Limits()
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _TURNS = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,

@@ -38,9 +38,6 @@ class Limits(ReadLimits):
         return cls(**{field.name: getattr(limits, field.name) for field in dataclasses.fields(ReadLimits)})
 
 
-DEFAULT = Limits()
-
-
 def check_pixels(min_pixels: int | None, max_pixels: int | None) -> None:
     """Refuse bounds that no picture can have; whether a model's processor keeps them is measured by `model.pixels`."""
     for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -13,10 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from twoway.cli import main
-from twoway.cli.parser import add_limits, add_on_bad, add_opening, limits, opening, print_table
+from twoway.cli.parser import Parser, add_limits, add_on_bad, add_opening, add_settings, limits, opening, print_table, setting_words
+from twoway.config import _places, load
 from twoway.data.rows import BAD_ROWS, OnBad
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits
+from twoway.methods.bridge.config import BridgeConfig
+from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.pretrain.config import PretrainConfig
 from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan
 
@@ -46,7 +51,7 @@ def test_the_options_of_what_is_read_are_the_limits_of_python():
     assert options == {field.name for field in fields(ReadLimits)}
     assert limits(parser.parse_args([])) == ReadLimits()
     assert limits(parser.parse_args(["--max-characters", "7", "--max-page-memory", "9"])) == ReadLimits(max_characters=7, max_page_memory=9)
-    with pytest.raises(UsageError, match="max_characters is a whole number from 1"):
+    with pytest.raises(UsageError, match="max_characters takes a whole number from 1"):
         limits(parser.parse_args(["--max-characters", "0"]))
 
 
@@ -103,3 +108,40 @@ def test_a_table_breaks_no_word_of_a_header_and_no_number(width, capsys):
     assert all(len(line) <= width for line in said.splitlines())
     for word in ("task", "group", "characters", "alone", "out", "0.123", "chance", "1,234,567", "0.140", "12,345", "mean", "all"):
         assert word in said, said
+
+
+@pytest.mark.parametrize("config", [PretrainConfig, BridgeConfig, FinetuneConfig])
+def test_each_setting_of_a_training_verb_is_an_option_and_says_what_it_does(config):
+    parser = Parser(prog="x")
+    parser.set_defaults(words=[])
+    add_settings(parser, config, without=("data", "eval_data"))
+    options = {one.dest.removeprefix("setting."): one for one in parser._actions if one.dest.startswith("setting.")}
+    lists = ("data", "eval_data", "attn_implementation")
+    places = {place for place in _places(config) if place.partition(".")[0] not in lists}
+    groups = {place.partition(".")[0] for place in places if "." in place}
+    assert set(options) == (places - groups) | {"attn_implementation"}
+    assert [name for name, option in options.items() if not option.help] == []
+    said = parser.parse_args(["--learning-rate", "3e-4", "--lora.dropout", "0.2", "--no-freeze-tower", "--torch-compile"])
+    words = setting_words(said)
+    assert sorted(words) == ["freeze_tower=false", "learning_rate=3e-4", "lora.dropout=0.2", "torch_compile=true"]
+    assert load(config, None, words).learning_rate == 3e-4
+
+
+def test_a_wrong_option_of_a_setting_is_one_line_with_what_is_allowed(capsys):
+    assert main(["finetune", "base", "out", "--data", "samples:train", "--loss.temperature", "0"]) == 2
+    assert "loss.temperature takes a number above 0, not '0'" in capsys.readouterr().err
+    assert "--learning-rate" in help_of("finetune", capsys)
+    with pytest.raises(SystemExit):
+        main(["finetune", "base", "out", "--learning-rte", "1"])
+    assert "did you mean --learning-rate?" in capsys.readouterr().err
+
+
+def help_of(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    return capsys.readouterr().out
+
+
+def test_the_classes_of_settings_wait_for_no_heavy_library():
+    code = "import sys, twoway.methods.finetune.config; print([name for name in ('torch', 'numpy', 'PIL') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.embedding import Embedder, open_embedder
 from twoway.embedding.inputs import Lengths
 from twoway.errors import TwowayError, UsageError
-from twoway.limits import DEFAULT
+from twoway.images import DEFAULT
 
 
 def picture(number, width=40, height=52):

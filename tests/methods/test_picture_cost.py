@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from twoway.data.config import PLAIN, PairSource
+from twoway.data.config import PairSource
 from twoway.data.processing import Encoder
+from twoway.data.sampler import PLAIN
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.finetune.data import picture_cost
 from twoway.methods.finetune.method import prepare

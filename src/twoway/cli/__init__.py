@@ -57,8 +57,8 @@ class _Version(argparse.Action):
         parser.exit(message=f"twoway {__version__}\n")
 
 
-def build_parser() -> Parser:
-    """Build the whole grammar; importing no verb's heavy parts."""
+def build_parser(only: str | None = None) -> Parser:
+    """Build the whole grammar, or that of one verb, without the options of the others; importing no verb's heavy parts."""
     parser = Parser(prog="twoway", description=DESCRIPTION, epilog="'twoway VERB --help' explains a verb and shows an example.")
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="show log lines and, on failure, the whole traceback")
@@ -68,7 +68,8 @@ def build_parser() -> Parser:
         about, example = (getattr(module, f"{name.upper()}_{part}").strip() for part in ("HELP", "EXAMPLE"))
         verb = verbs.add_parser(name, help=about.splitlines()[0], description=about, epilog=f"example:\n  {example}")
         verb.set_defaults(_run=getattr(module, f"run_{name}"), _parser=verb)
-        getattr(module, f"configure_{name}")(verb)
+        if only in (None, name):
+            getattr(module, f"configure_{name}")(verb)
     return parser
 
 
@@ -79,7 +80,8 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] | None =
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
                 stream.reconfigure(errors="backslashreplace")  # a letter that a terminal does not have is no reason to fail
-        parser = build_parser()
+        words = sys.argv[1:] if argv is None else argv
+        parser = build_parser(next((word for word in words if not word.startswith("-")), "none"))
         args = parser.parse_args(argv)
         if args.verb is None:
             parser.print_help()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twoway.limits import ReadLimits
 
 
-# The command line's grammar: verbs, options, teaching help, and "did you mean".
+SETTING = "setting."  # before the name of an option's setting
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -75,6 +75,54 @@ class Parser(argparse.ArgumentParser):
         """Return the word for the argument a message is about."""
         name = message.partition(":")[0].removeprefix("argument ").split("/")[-1]
         return "verb" if name.lower() == "verb" else f"value for {name}:"
+
+
+# Options made from a class of settings: one for each setting, `--group.name` for those of a group. What they are given becomes a
+# `key=value` word, so that types, ranges and errors are those of the configuration.
+
+
+def add_settings(parser: argparse.ArgumentParser, cls: Any, *, without: Sequence[str] = ()) -> None:
+    """Declare an option for each setting of a class, a group of options for each group of settings."""
+    from twoway.config import settings_of
+
+    _add_options(parser.add_argument_group("settings (also as key=value, or in the YAML file)"), cls, "", without)
+    for name, (group, about) in settings_of(cls).items():
+        if name not in without:
+            _add_options(parser.add_argument_group(f"settings of {name}: {about}"), group, f"{name}.")
+
+
+def _add_options(group: argparse._ArgumentGroup, cls: Any, prefix: str, without: Sequence[str] = ()) -> None:
+    from twoway.config import describe, settings_of
+
+    for name, field in cls.__pydantic_fields__.items():
+        if name in without or name in settings_of(cls):
+            continue
+        option, default = f"--{prefix}{name.replace('_', '-')}", field.default
+        said = f" (default: {_as_word(default)})" if isinstance(default, str | int | float) and default != "" else ""
+        kinds: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {"metavar": _metavar(field)}
+        about = f"{field.description or describe(field.annotation, field.metadata)}{said}".replace("%", "%%")
+        group.add_argument(option, dest=f"{SETTING}{prefix}{name}", default=None, help=about, **kinds)
+
+
+def _metavar(field: Any) -> str:
+    """Return what stands for a value: the words that may be chosen, or its kind."""
+    from twoway.config import choices
+
+    words = choices(field.annotation)
+    return "|".join(map(str, words)) if words else "N" if field.annotation in (int, float, int | None, float | None) else "VALUE"
+
+
+def _as_word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def setting_words(args: argparse.Namespace) -> list[str]:
+    """Return what such options were given as `key=value` words, behind those that stand there as words."""
+    given = {name.removeprefix(SETTING): value for name, value in vars(args).items() if name.startswith(SETTING) and value is not None}
+    said = [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
+    return [*args.words, *said]
 
 
 # Options that several verbs have: how a model is opened, and what becomes of a bad row.

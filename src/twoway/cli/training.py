@@ -6,24 +6,24 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .parser import add_settings, setting_words
+
 if TYPE_CHECKING:
     import argparse
 
 
-def configure_stage(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def configure_stage(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Declare the arguments, and an option for each setting."""
+    parser.usage = "%(prog)s BASE OUT [options] [key=value ...]"
     parser.add_argument("base", metavar="BASE", help="hub id or folder of the model to start from")
     parser.add_argument("out", metavar="OUT", help="folder of the run; new, or a run to go on with")
     parser.add_argument("words", metavar="key=value", nargs="*", default=[], help="settings, over those of the recipe")
     parser.add_argument("--data", metavar="SPEC", action="append", default=[], help="a source; may be repeated; replaces the recipe's")
     parser.add_argument("--recipe", metavar="FILE", help="settings and data in a YAML file")
     parser.add_argument("--nproc", metavar="N", type=int, default=1, help="start N ranks on this machine")
-    parser.add_argument("--report-to", metavar="NAME", help="also log to a tracker: tensorboard (in OUT), wandb, mlflow, … (default: none)")
-    parser.add_argument(
-        "--on-bad", choices=("fail", "skip"), help="a bad row stops the run, or is left out, counted and listed (default: fail)"
-    )
     parser.add_argument("--force", action="store_true", help="go on although settings, base or data have changed")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
+    add_settings(parser, config, without=("data", "eval_data"))
 
 
 def run_words(args: argparse.Namespace, stage: Any) -> int:
@@ -32,9 +32,7 @@ def run_words(args: argparse.Namespace, stage: Any) -> int:
     from twoway.methods.run import configure, run_method
     from twoway.processes import Stopped
 
-    words = [*args.words]
-    words += [f"{key}={value}" for key, value in (("report_to", args.report_to), ("on_bad", args.on_bad)) if value]
-    config = configure(stage, load(stage.config, args.recipe, words), args.data, {})
+    config = configure(stage, load(stage.config, args.recipe, setting_words(args)), args.data, {})
     try:
         result = run_method(stage, args.base, args.out, config, nproc=args.nproc, force=args.force)
     except Stopped as stopped:
@@ -85,7 +83,9 @@ PRETRAIN_EXAMPLE = """twoway pretrain samples/base out --data samples:pretrain m
 
 def configure_pretrain(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    configure_stage(parser)
+    from twoway.methods.pretrain.config import PretrainConfig
+
+    configure_stage(parser, PretrainConfig)
 
 
 def run_pretrain(args: argparse.Namespace) -> int:
@@ -110,7 +110,9 @@ BRIDGE_EXAMPLE = """twoway bridge BASE out --data samples:pretrain max_steps=12
 
 def configure_bridge(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    configure_stage(parser)
+    from twoway.methods.bridge.config import BridgeConfig
+
+    configure_stage(parser, BridgeConfig)
 
 
 def run_bridge(args: argparse.Namespace) -> int:
@@ -137,7 +139,9 @@ FINETUNE_EXAMPLE = """twoway finetune samples/base out --data samples:train --ev
 
 def configure_finetune(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    configure_stage(parser)
+    from twoway.methods.finetune.config import FinetuneConfig
+
+    configure_stage(parser, FinetuneConfig)
     parser.add_argument("--eval", metavar="SPEC", action="append", default=[], help="pairs to measure retrieval on; may be repeated")
 
 

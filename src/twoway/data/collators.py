@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
-from twoway.data.config import DOCUMENT, PLAIN, QUERY, CostWeights
+from twoway.data.config import DOCUMENT, QUERY, CostWeights
+from twoway.data.sampler import PLAIN
 from twoway.errors import TwowayError
 
 from .masking import NO_TARGET

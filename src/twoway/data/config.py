@@ -115,7 +115,3 @@ class CostWeights:
 
     image_token: float = Field(default=1.0, ge=1, description="cost of an image token, in text tokens")
     image: float = Field(default=0.0, ge=0, description="cost of a picture beside its tokens")
-
-
-# The language model alone.
-PLAIN = CostWeights()

@@ -25,8 +25,7 @@ import numpy as np
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import cache_home, contents, fresh_folder, turn, write_whole
-from twoway.images import open_document
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT, open_document
 from twoway.processes import Team, count_of
 from twoway.progress import steps
 
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
+
+    from twoway.limits import Limits
 
     from .readers import Finder
     from .rows import Row, Rows

@@ -17,12 +17,14 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Place, Text
 from twoway.errors import UsageError, did_you_mean
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT
 
 from .rows import COLUMNS, MARKS, Watched, interleave, parts_of_messages, parts_of_row, say, unwrap
 
 if TYPE_CHECKING:
     from collections import Counter
+
+    from twoway.limits import Limits
 
     from .rows import Form, Parts
 

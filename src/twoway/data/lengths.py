@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image
-from twoway.data.config import PLAIN
+from twoway.data.sampler import PLAIN
 from twoway.errors import TwowayError
 from twoway.files import write_whole
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twoway.content import ContentError, Place
-from twoway.data.config import PLAIN, CostWeights
+from twoway.data.sampler import PLAIN
 from twoway.errors import TwowayError
 from twoway.images import image_size
 from twoway.processes import Team
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.content import Document
+    from twoway.data.config import CostWeights
 
     from .collators import Content, PairEncoder
     from .mixture import Mixture

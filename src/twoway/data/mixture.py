@@ -14,8 +14,7 @@ import numpy as np
 
 from twoway.content import Document, Place
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import image_size
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT, image_size
 
 from .config import PairSource, SourceConfig
 from .dataset import RowTable, open_table
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from twoway.limits import Limits
 
     from .formats import PairForm
     from .readers import Position

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, turn, write_errors
-from twoway.limits import DEFAULT
+from twoway.images import DEFAULT
 from twoway.sandbox import SANDBOX, BoundError, SandboxError
 
 from .readers import Base, how

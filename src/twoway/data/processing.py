@@ -21,8 +21,7 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.errors import TwowayError, UsageError
-from twoway.images import open_image
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT, open_image
 
 from .patches import Grid, Grids, Row, word_tokens
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from twoway.limits import Limits
 
     from .patches import Ints, PatchGeometry
 

@@ -17,11 +17,12 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import FORMATS
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT, FORMATS
 
 if TYPE_CHECKING:
     from re import Pattern
+
+    from twoway.limits import Limits
 
 
 # What happens to a bad row: the run fails at the first one (the default), or leaves it out, counted and listed; never

@@ -10,7 +10,7 @@ import numpy as np
 
 from twoway.errors import TwowayError, UsageError
 
-from .config import PLAIN, CostWeights
+from .config import CostWeights
 from .mixture import without
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ _log = logging.getLogger(__name__)
 WINDOW = 16384
 # Batches whose costs differ by less than this share of the dearest may meet at random in a global batch.
 _EQUAL = 0.05
+
+
+# The language model alone.
+PLAIN = CostWeights()
 
 
 def cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = PLAIN) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 from twoway.content import ContentError
 from twoway.embedding import Embedder
 from twoway.errors import UsageError
-from twoway.limits import DEFAULT, Limits, ReadLimits
+from twoway.images import DEFAULT
+from twoway.limits import Limits, ReadLimits
 from twoway.progress import steps
 
 from .inputs import prompt_of

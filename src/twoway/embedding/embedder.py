@@ -24,7 +24,7 @@ from twoway.content import ContentError, Document
 from twoway.data.formats import documents_of
 from twoway.data.lengths import clean, processor_settings
 from twoway.errors import TwowayError, UsageError, is_panic
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT
 
 from .inputs import Front, Inputs, Item, Lengths, batches, prompt_of, size_in_memory, windows
 from .prefetch import ahead
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.data.formats import Content
+    from twoway.limits import Limits
 
     from .inputs import Prepared, Side
 

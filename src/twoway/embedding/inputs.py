@@ -11,8 +11,7 @@ from PIL.Image import Image as PILImage
 
 from twoway.content import ContentError, Document, Text
 from twoway.errors import UsageError, did_you_mean, is_panic
-from twoway.images import image_size, open_document
-from twoway.limits import DEFAULT
+from twoway.images import DEFAULT, image_size, open_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from twoway.content import escaped
 from twoway.data.dataset import FINDERS, files_of, kind_of, open_source
 from twoway.data.rows import BAD_ROWS, OnBad, Policy, ReadOptions, Skip
 from twoway.errors import TwowayError, UsageError
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT
 from twoway.models.loading import versions
 
 from .shards import MANIFEST, Row, Shards, alone, cut, scale_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from twoway.content import ContentError, Document, Image
     from twoway.embedding import Embedder
+    from twoway.limits import Limits
 
     from .nearest import Sample
 

@@ -28,7 +28,8 @@ from twoway.embedding.opening import open_embedders, require_options
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
-from twoway.limits import DEFAULT, Limits, ReadLimits, check_pixels
+from twoway.images import DEFAULT
+from twoway.limits import Limits, ReadLimits, check_pixels
 from twoway.progress import steps
 
 from . import negatives

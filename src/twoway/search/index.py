@@ -20,7 +20,7 @@ from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.shards import Shards
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
-from twoway.limits import DEFAULT, ReadLimits
+from twoway.images import DEFAULT
 from twoway.progress import steps
 
 from .lance import quoted
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import ContentError
+    from twoway.limits import ReadLimits
 
     from .store import Store
 

@@ -18,8 +18,8 @@ from twoway.content import ContentError, Document
 from twoway.embedding.prefetch import ahead
 from twoway.embedding.writing import Sources, row_of
 from twoway.errors import TwowayError, UsageError
-from twoway.images import open_image
-from twoway.limits import DEFAULT, Limits, ReadLimits
+from twoway.images import DEFAULT, open_image
+from twoway.limits import Limits, ReadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ from twoway.data.readers import DiskFinder, JsonlFinder, TarFinder
 from twoway.data.rows import Policy, ReadOptions, document
 from twoway.data.samples import view
 from twoway.errors import TwowayError, UsageError
-from twoway.limits import DEFAULT, Limits
+from twoway.images import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from twoway.data.formats import Sides as FormatsSides
     from twoway.data.patches import Ints, PatchGeometry
     from twoway.data.processing import Style
+    from twoway.limits import Limits
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
-from twoway.data.config import DOCUMENT, PLAIN, QUERY, CostWeights
+from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.loader import PairLoader
 from twoway.data.mixture import Pairs, open_pairs
 from twoway.data.patches import ramp
 from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
-from twoway.data.sampler import TaskEpochs
+from twoway.data.sampler import PLAIN, TaskEpochs
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
