@@ -135,7 +135,7 @@ def _side(home: Path, side: str, kind: str) -> Ours | PlainLoop:
     data = home / f"{kind}.jsonl"
     if side in ("released", "plain"):
         return PlainLoop(home / "base", data, released=side == "released", half=DTYPE == "bfloat16")
-    options: dict[str, Any] = {"batch_rows": ROWS} if kind == "fixed" else {"budget": ROWS * MEAN}
+    options: dict[str, Any] = {"per_device_train_batch_size": ROWS} if kind == "fixed" else {"budget": ROWS * MEAN}
     options |= {"masked_patches": "skip"} if "visible" in side else {}
     return Ours(home / "base", data, Path(tempfile.mkdtemp(dir=home)) / "out", **options)
 

@@ -65,7 +65,7 @@ def compare(args: argparse.Namespace, folder: Path, core: int | None) -> None:
     ours = [sys.executable, "-m", "twoway", "serve", args.model, "--port", "0", "--device", "cpu", "--dtype", args.dtype]
     servers = {
         "encode, a request at a time": [sys.executable, "-m", "benchmarks.serve_plain", args.model, args.dtype],
-        "twoway, a document at a time": [*ours, "--batch", "1"],
+        "twoway, a document at a time": [*ours, "--batch-size", "1"],
         "twoway": ours,
     }
     for title, asked in {"the mix": mix, "short texts": short}.items():

@@ -106,7 +106,7 @@ def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int
     home, start = result.with_suffix(""), warm
     if name != NONE:
         start = home / "bridge"
-        steps = {"max_steps": args.steps, "batch_rows": args.rows, "learning_rate": 6e-4, "logging_steps": 10}
+        steps = {"max_steps": args.steps, "per_device_train_batch_size": args.rows, "learning_rate": 6e-4, "logging_steps": 10}
         bridge(warm, start, [TRAIN], seed=seed, on_bad="skip", **COMMON | steps | MASKS[name])
     found |= probe(start, MASKS.get(name, next(iter(MASKS.values()))), args.tested)
     tuned = home / "tuned"

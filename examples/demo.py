@@ -70,14 +70,14 @@ def gaps(folder: Path) -> None:
 
 def search(model: Path) -> None:
     """Embed all pictures of samples, and ask by words, and by a picture of a thing that fine-tuning has not seen for its other styles."""
-    command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --as document")
+    command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --side document")
     command(f"index {OUT / 'pictures'} --db {OUT / 'index'}")
-    command(f"search {OUT / 'index'} '{WORDS}' -k 5")
+    command(f"search {OUT / 'index'} '{WORDS}' --top-k 5")
     store = twoway.open_store(OUT / "index")
-    row = store.search(None, k=1, where=f"name = '{THING}'")[0].item
+    row = store.search(None, top_k=1, filter=f"name = '{THING}'")[0].item
     (OUT / "query.webp").write_bytes(row.thumbnail or b"")
     store.close()
-    command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} -k 5 --filter \"style != '{row.metadata['style']}'\"")
+    command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} --top-k 5 --filter \"style != '{row.metadata['style']}'\"")
 
 
 def main() -> None:

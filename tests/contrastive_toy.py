@@ -56,7 +56,7 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     settings = checkpoint.Settings(pooling=pooling)
     modules = checkpoint.modules_around(loading.inner(model), parts, settings)
     if lora:
-        adapters.add_adapters(model, rank=2, dropout=lora)
+        adapters.add_adapters(model, r=2, lora_dropout=lora)
         for name, one in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(one, std=0.1)

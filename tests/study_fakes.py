@@ -25,8 +25,8 @@ CALLS = "calls.log"  # beside the model: a line for each stage that began, with 
 @settings
 class ShapeConfig:
     seed: int = 0
-    batch_rows: int | None = None
-    shards: int | None = None
+    per_device_train_batch_size: int | None = None
+    batches_per_step: int | None = None
     max_steps: int = 2
     slow: float = 0.0  # seconds of a step
     fail: bool = False
@@ -110,7 +110,7 @@ def write(folder: Path, *, gap: float = 1.0, **changes: Any) -> Path:
     whole = {
         "base": str(base),
         "seeds": [1, 2],
-        "stages": {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}},
+        "stages": {"first": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8}},
         "finetune": {"from": "first", "rows": 4},
         "arms": {"causal": {"attention": "causal", "pooling": "last"}, "two-way": {}},
         "gate": {"data": [{"spec": str(rows)}]},

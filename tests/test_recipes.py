@@ -19,8 +19,8 @@ ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 SMALL = {
     "max_steps": 1,
     "max_length": 512,
-    "batch_rows": 2,
-    "shards": 1,
+    "per_device_train_batch_size": 2,
+    "batches_per_step": 1,
     "held_out": 2,
     "dataloader_num_workers": 0,
     "device": "cpu",
@@ -52,7 +52,7 @@ def test_the_large_recipes_have_the_values_of_the_paper(size, share):
     config = load(PretrainConfig, next(path for path in RECIPES if path.stem == f"moca-{size}-pretrain"))
     assert (config.mask.words, config.mask.patches) == share
     assert (config.learning_rate, config.warmup_steps, config.max_grad_norm, config.dtype) == (2e-6, 0.1, 5.0, "auto")
-    assert (config.max_length, config.shards, config.shift, config.mae_weight) == (2048, 128, True, 0.5)
+    assert (config.max_length, config.batches_per_step, config.shift, config.mae_weight) == (2048, 128, True, 0.5)
     assert (config.min_pixels, config.max_pixels, config.template) == (200_704, 802_816, "plain")
     assert [(source.template, source.cap) for source in config.data] == [("moca", 500_000)] * 10
     assert all(source.spec.startswith("hub:moca-embed/") for source in config.data)
@@ -94,7 +94,7 @@ def small(stage):
     if getattr(stage.config, "min_pixels", None):
         words |= {"min_pixels": 784, "max_pixels": 4 * 3136}  # the authors' are 256 tokens of the smallest picture
     if stage.kind.name == "finetune":
-        del words["batch_rows"]  # refused there: a batch is that of the loss
+        del words["per_device_train_batch_size"]  # refused there: a batch is that of the loss
         words |= {"global_batch_size": 4, "eval_data": "[]", "small_tasks": "keep"}
     if "data" in keys and not names_of(stage.config):
         words |= {"data": PAIRS if stage.kind.name in OF_PAIRS else DOCUMENTS}

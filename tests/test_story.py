@@ -35,14 +35,29 @@ def pairs(tmp_path, monkeypatch):
 def test_the_story_of_readme(tiny_model, pairs, tmp_path, capsys):
     base = tiny_model("qwen2_vl")
     assert main(["convert", str(base), "my-model"]) == 0
-    assert main(["mine", "my-model", "--data", str(pairs), "--out", "mined", "--negatives", "1", "--device", "cpu"]) == 0
+    assert main(["mine", "my-model", "--data", str(pairs), "--out", "mined", "--num-negatives", "1", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     following = next(line for line in said.splitlines() if "next: " in line).partition("next: ")[2]
     verb = shlex.split(following)[1:]
     assert verb == ["finetune", "my-model", "OUT", "--data", "mined"]
     assert main([*verb, *SMALL]) == 0
     assert (tmp_path / "OUT" / "modules.json").exists()
-    assert main(["bridge", "my-model", "bridged", "--data", "mined", "max_steps=1", "held_out=0", "batch_rows=2", "dtype=float32"]) == 0
+    assert (
+        main(
+            [
+                "bridge",
+                "my-model",
+                "bridged",
+                "--data",
+                "mined",
+                "max_steps=1",
+                "held_out=0",
+                "per_device_train_batch_size=2",
+                "dtype=float32",
+            ]
+        )
+        == 0
+    )
 
 
 GOLDEN = Path(__file__).parent / "golden"

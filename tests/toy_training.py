@@ -103,7 +103,7 @@ def train_toy(out, steps=12, *, stop=None, poison=None, dropout=0.2, die_at=None
         _die_at(die_at)
     settings = {"learning_rate": 0.05, "dtype": "float32", "save_steps": 3, "eval_steps": 4} | options
     config = TrainConfig(**settings)
-    ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu", timedelta(minutes=config.timeout_minutes))
+    ranks = Ranks("auto" if not torch.accelerator.is_available() else "cpu", timedelta(seconds=config.ddp_timeout))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(task or Toy(dropout), config, out, total_steps=steps, ranks=ranks, callbacks=[Slow()])

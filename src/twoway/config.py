@@ -31,7 +31,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import rebuild_dataclass
 
-from .errors import UsageError, did_you_mean
+from .errors import UsageError, did_you_mean, other_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -501,65 +501,12 @@ def _bounds(metadata: Sequence[Any]) -> str:
     return "".join(f" {word} {value:,}" if isinstance(value, int) else f" {word} {value:g}" for word, value in found)
 
 
-# Settings by the names that other trainers have for them, each with where it may be here, the likeliest first.
-_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "batch_size": ("global_batch_size", "batch_rows", "budget"),
-    "batch": ("global_batch_size", "batch_rows", "budget"),
-    "per_device_train_batch_size": ("global_batch_size", "batch_rows", "budget"),
-    "train_batch_size": ("global_batch_size", "batch_rows", "budget"),
-    "gradient_accumulation_steps": ("shards",),
-    "lr": ("learning_rate",),
-    "epochs": ("num_train_epochs",),
-    "num_epochs": ("num_train_epochs",),
-    "warmup": ("warmup_steps",),
-    "warmup_ratio": ("warmup_steps",),
-    "clip": ("max_grad_norm",),
-    "gradient_clipping": ("max_grad_norm",),
-    "beta1": ("adam_beta1",),
-    "beta2": ("adam_beta2",),
-    "log_steps": ("logging_steps",),
-    "save_total": ("save_total_limit",),
-    "workers": ("dataloader_num_workers",),
-    "num_workers": ("dataloader_num_workers",),
-    "prefetch": ("dataloader_prefetch_factor",),
-    "prefetch_factor": ("dataloader_prefetch_factor",),
-    "pin_memory": ("dataloader_pin_memory",),
-    "log": ("report_to",),
-    "keep": ("load_best_model_at_end",),
-    "compile": ("torch_compile",),
-    "bf16": ("dtype",),
-    "fp16": ("dtype",),
-    "torch_dtype": ("dtype",),
-    "mixed_precision": ("dtype",),
-    "max_seq_length": ("max_length",),
-    "max_len": ("max_length",),
-    "cutoff_len": ("max_length",),
-    "r": ("lora.rank",),
-    "lora_r": ("lora.rank",),
-    "lora_rank": ("lora.rank",),
-    "lora_alpha": ("lora.alpha",),
-    "lora_dropout": ("lora.dropout",),
-    "use_dora": ("lora.dora",),
-    "scale": ("loss.temperature",),
-    "num_hard_negatives": ("hard_negatives",),
-    "num_negatives": ("hard_negatives", "choice.negatives"),
-    "train_group_size": ("hard_negatives",),
-    "mlm_probability": ("mask.words",),
-    "mask_ratio": ("mask.patches",),
-    "matryoshka_dims": ("loss.dims",),
-    "dataset_name": ("data",),
-    "train_file": ("data",),
-    "train_data": ("data",),
-}
-
-
 def _nearest(cls: Any, key: str, prefix: str) -> str:
     """Point to the same key inside a group, to what another trainer's name means here, or to the nearest key; else list the keys."""
     places = _places(cls)
     inside = [place for place in places if place.rpartition(".")[2] == key and place != key]
-    known = [place for place in _ELSEWHERE.get(key, ()) if place in places]
-    if found := [*inside, *known]:
-        return f"; did you mean {prefix}{found[0]}?"
+    if near := f"; did you mean {inside[0]}?" if inside else other_name(key, places):
+        return near.replace("mean ", f"mean {prefix}", 1)
     near = did_you_mean(key, cls.__pydantic_fields__)
     return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(cls.__pydantic_fields__)})"
 

@@ -121,9 +121,9 @@ def test_each_setting_of_a_training_verb_is_an_option_and_says_what_it_does(conf
     groups = {place.partition(".")[0] for place in places if "." in place}
     assert set(options) == (places - groups) | {"attn_implementation"}
     assert [name for name, option in options.items() if not option.help] == []
-    said = parser.parse_args(["--learning-rate", "3e-4", "--lora.dropout", "0.2", "--no-freeze-tower", "--torch-compile"])
+    said = parser.parse_args(["--learning-rate", "3e-4", "--lora.lora-dropout", "0.2", "--no-freeze-tower", "--torch-compile"])
     words = setting_words(said)
-    assert sorted(words) == ["freeze_tower=false", "learning_rate=3e-4", "lora.dropout=0.2", "torch_compile=true"]
+    assert sorted(words) == ["freeze_tower=false", "learning_rate=3e-4", "lora.lora_dropout=0.2", "torch_compile=true"]
     assert load(config, None, words).learning_rate == 3e-4
 
 

@@ -26,7 +26,7 @@ def study(tiny_model, tmp_path):
     usual = {"dtype": "float32", "dataloader_num_workers": 0, "held_out": 0, "max_length": 64}
     whole = {
         "base": str(tiny_model("qwen2_vl")),
-        "stages": {"moca": {"stage": "pretrain", "batch_rows": 2, "rows": 8, "data": [{"spec": str(seen)}], **usual}},
+        "stages": {"moca": {"stage": "pretrain", "per_device_train_batch_size": 2, "rows": 8, "data": [{"spec": str(seen)}], **usual}},
         "finetune": {"data": [{"spec": str(pairs)}], "global_batch_size": 6, "rows": 12, "hard_negatives": 0, **usual},
         "evaluate": {"tasks": ["definition-term"]},
         "arms": {

@@ -16,13 +16,13 @@ VERBS = {
 # Options, as words of the command line with a place for each value; `VERB.NAME` goes before `NAME`.
 OPTIONS = {
     # what a model is and reads
-    "prompts": "--prompt {}",
+    "prompts": "--prompts {}",
     "device": "--device {}",
     "as_json": "--json",
     "backends": "--backends {}",
     # training
     "train_data": "--data {}",
-    "eval_data": "--eval {}",
+    "eval_data": "--eval-data {}",
     "eval_rows": "eval_rows={}",
     "on_bad": "--on-bad {}",
     "objective": "objective={}",
@@ -36,7 +36,7 @@ OPTIONS = {
     "eval_steps": "eval_steps={}",
     "dataloader_num_workers": "dataloader_num_workers={}",
     "training_device": "device={}",
-    "batch_rows": "batch_rows={}",
+    "batch_rows": "per_device_train_batch_size={}",
     "batch_size": "global_batch_size={}",
     "budget": "budget={}",
     "max_length": "max_length={}",
@@ -47,34 +47,35 @@ OPTIONS = {
     "hard_negatives": "hard_negatives={}",
     "temperature": "loss.temperature={}",
     "query_prompt": "prompts.query={}",
-    "lora_r": "lora.rank={}",
-    "lora_alpha": "lora.alpha={}",
-    "lora_dropout": "lora.dropout={}",
-    "lora_dora": "lora.dora={}",
+    "lora_r": "lora.r={}",
+    "lora_alpha": "lora.lora_alpha={}",
+    "lora_dropout": "lora.lora_dropout={}",
+    "lora_dora": "lora.use_dora={}",
     # vectors, index, search, server
     "data": "--data {}",
     "out": "--out {}",
-    "side": "--as {}",
+    "side": "--side {}",
     "shard_rows": "--shard-rows {}",
-    "truncate_dim": "--dim {}",
+    "truncate_dim": "--truncate-dim {}",
     "precision": "--precision {}",
     "db": "--db {}",
     "image": "--image {}",
     "like": "--like {}",
-    "top_k": "-k {}",
+    "top_k": "--top-k {}",
     "filter": "--filter {}",
     "hybrid": "--hybrid",
     "port": "--port {}",
     # scores and hard negatives
     "suite": "--suite {}",
     "output": "--output {}",
-    "negatives": "--negatives {}",
-    "ranks": "--ranks {}",
-    "relative_margin": "--share {}",
+    "negatives": "--num-negatives {}",
+    "range_min": "--range-min {}",
+    "range_max": "--range-max {}",
+    "relative_margin": "--relative-margin {}",
 }
 
 # Files and folders that commands leave, columns, keys of JSON and addresses of the server, where they are not as on the left.
-WRITTEN: dict[str, str] = {"lr": "learning_rate", "gradient": "grad_norm"}
+WRITTEN: dict[str, str] = {"lr": "learning_rate", "gradient": "grad_norm", "k": "top_k"}
 
 # Values that time, memory or the machine make, and sums over bytes of code or weights: never compared.
 NEVER = (

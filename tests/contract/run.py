@@ -126,7 +126,7 @@ def evaluate() -> Any:
 
 
 def mine() -> Any:
-    call("mine", "tuned", data="pairs.jsonl", out="mined", negatives=2, ranks=[1, 6], relative_margin=0.999, device="cpu")
+    call("mine", "tuned", data="pairs.jsonl", out="mined", negatives=2, range_min=0, range_max=6, relative_margin=0.001, device="cpu")
     return table("mined/part-*.parquet")
 
 

@@ -158,29 +158,29 @@ def test_twenty_kills_at_random(engine, data, tmp_path):
 
 def test_another_model_length_precision_prompt_or_data_is_refused(engine, tiny_encoder, data, tmp_path):
     out = tmp_path / "out"
-    embed(engine, data, out, on_bad="skip", dim=16)
+    embed(engine, data, out, on_bad="skip", truncate_dim=16)
     other = open_embedder(tiny_encoder("qwen2_vl", pooling="last"), device="cpu")
     for wish, said in (
         ({"model": other}, "holds vectors of another model"),
-        ({"dim": 8}, r"vectors of another length \(16, and 8 is asked for\)"),
+        ({"truncate_dim": 8}, r"vectors of another length \(16, and 8 is asked for\)"),
         ({"precision": "int8"}, r"vectors of another precision \(float32, and int8 is asked for\)"),
         ({"side": "query"}, "vectors made with another prompt"),
         ({"shard_rows": 3}, "shards of another size"),
         ({"data": [data, data]}, "vectors of other data"),
     ):
-        given = {"model": engine, "data": data, "out": out, "dim": 16, "on_bad": "skip"} | wish
+        given = {"model": engine, "data": data, "out": out, "truncate_dim": 16, "on_bad": "skip"} | wish
         with pytest.raises(UsageError, match=said):
             embed(**given)
     data.write_text(data.read_text() + '{"text": "one more"}\n')
     with pytest.raises(UsageError, match="or the data has changed since"):
-        embed(engine, data, out, dim=16, on_bad="skip")
-    assert embed(engine, data, out, dim=16, on_bad="skip", overwrite=True).rows == ROWS + 1
+        embed(engine, data, out, truncate_dim=16, on_bad="skip")
+    assert embed(engine, data, out, truncate_dim=16, on_bad="skip", overwrite=True).rows == ROWS + 1
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
 def test_coarser_vectors_are_near_the_whole_ones(precision, engine, data, tmp_path):
-    embed(engine, data, tmp_path / "float", on_bad="skip", dim=16)
-    result = embed(engine, data, tmp_path / "out", on_bad="skip", dim=16, precision=precision, measure_recall=True)
+    embed(engine, data, tmp_path / "float", on_bad="skip", truncate_dim=16)
+    result = embed(engine, data, tmp_path / "out", on_bad="skip", truncate_dim=16, precision=precision, measure_recall=True)
     _, true = table(tmp_path / "float")
     _, found = table(tmp_path / "out")
     assert pq.read_schema(tmp_path / "out/part-000000.parquet").field("vector").type.list_size == (2 if precision == "binary" else 16)
@@ -193,7 +193,7 @@ def test_coarser_vectors_are_near_the_whole_ones(precision, engine, data, tmp_pa
 
 def test_the_loss_of_recall_is_measured(engine, tmp_path):
     (tmp_path / "many.jsonl").write_text("".join(json.dumps({"text": f"{n * n} w{n}"}) + "\n" for n in range(120)))
-    result = embed(engine, tmp_path / "many.jsonl", tmp_path / "out", dim=16, precision="binary", measure_recall=True)
+    result = embed(engine, tmp_path / "many.jsonl", tmp_path / "out", truncate_dim=16, precision="binary", measure_recall=True)
     assert result.recall["32 x float32"] == 1
     assert result.recall["32 x float16"] > 0.95
     assert result.recall["16 x binary"] < result.recall["16 x int8"] <= 1
@@ -252,8 +252,8 @@ def test_a_folder_that_is_not_ours_or_is_damaged_is_refused(engine, data, tmp_pa
 def test_wrong_wishes_leave_nothing_behind(engine, data, tmp_path):
     (tmp_path / "file").write_text("")
     for wish, said in (
-        ({"dim": 99}, "--dim 99 is out of range"),
-        ({"dim": 12, "precision": "binary"}, "12 is not a multiple of 8"),
+        ({"truncate_dim": 99}, "truncate_dim 99 is out of range"),
+        ({"truncate_dim": 12, "precision": "binary"}, "12 is not a multiple of 8"),
         ({"precision": "int4"}, "unknown precision 'int4'; did you mean int8"),
         ({"prompt_name": "passage"}, "the model has no prompt 'passage'"),
         ({"shard_rows": 0}, "--shard-rows is 1 or more"),

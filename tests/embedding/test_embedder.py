@@ -148,14 +148,14 @@ def test_batches_keep_to_the_budget_and_rows_of_one_length_share_them(engine, mo
     assert len(shapes) < 60
 
 
-@pytest.mark.parametrize("asked", [{"side": "query"}, {"side": "document"}, {"instruction": "Find: "}, {"prompt_name": "other"}, {}])
+@pytest.mark.parametrize("asked", [{"side": "query"}, {"side": "document"}, {"prompt": "Find: "}, {"prompt_name": "other"}, {}])
 def test_prompts_are_those_of_encode(asked, tiny_encoder):
     engine = open_embedder(tiny_encoder("qwen2_vl", prompts={"query": "ask ", "document": "tell ", "other": "say "}), device="cpu")
     model, row = engine.sentence, "w4 w5 w6"
     if "side" in asked:
         right = {"query": model.encode_query, "document": model.encode_document}[asked["side"]]([row], show_progress_bar=False)
     else:
-        right = model.encode([row], prompt=asked.get("instruction"), prompt_name=asked.get("prompt_name"), show_progress_bar=False)
+        right = model.encode([row], prompt=asked.get("prompt"), prompt_name=asked.get("prompt_name"), show_progress_bar=False)
     found = engine.array([text(row)], **asked)
     assert np.abs(found - right).max() < 1e-5
     assert (np.abs(found - model.encode([row], show_progress_bar=False)).max() > 1e-3) == bool(asked)
@@ -167,10 +167,10 @@ def test_a_prompt_that_is_not_there_is_an_error(engine):
 
 
 def test_a_cut_vector_is_the_beginning_of_the_whole_at_length_one(engine):
-    whole, cut = engine.array([text("a b")]), engine.array([text("a b")], dim=8)
+    whole, cut = engine.array([text("a b")]), engine.array([text("a b")], truncate_dim=8)
     assert np.abs(cut - whole[:, :8] / np.linalg.norm(whole[:, :8])).max() < 1e-6
-    with pytest.raises(UsageError, match="--dim 33 is out of range: this model's vectors have 1 to 32 numbers"):
-        engine.embed([text("a")], dim=33)
+    with pytest.raises(UsageError, match="truncate_dim 33 is out of range: this model's vectors have 1 to 32 numbers"):
+        engine.embed([text("a")], truncate_dim=33)
 
 
 def test_a_bad_document_is_an_error_with_its_place_or_left_out(engine, tmp_path):

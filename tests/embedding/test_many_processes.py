@@ -17,7 +17,6 @@ from twoway.embedding.opening import Embedders, open_embedders
 from twoway.errors import UsageError
 from twoway.evaluation.runner import items_path
 from twoway.methods.mine import mine
-from twoway.methods.negatives import NegativeChoice
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -64,7 +63,7 @@ def test_two_processes_give_the_vectors_the_refusals_and_the_negatives_of_one(fo
 
     negatives = []
     for name, engine in (("one", one), ("two", two)):
-        mine(engine, pairs, tmp_path / name, choice=NegativeChoice(negatives=3, last=10))
+        mine(engine, pairs, tmp_path / name, num_negatives=3, range_max=10)
         negatives.append([row for path in sorted((tmp_path / name).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()])
     assert len(negatives[0]) == 24
     for first, second in zip(*negatives, strict=True):

@@ -31,7 +31,7 @@ def explainers(tiny_encoder):
 
 
 def query(engine, words="w4 w5", dim=None):
-    return engine.array([document(words)], side="query", dim=dim)[0]
+    return engine.array([document(words)], side="query", truncate_dim=dim)[0]
 
 
 def cosine(engine, one, wanted):
@@ -67,7 +67,7 @@ def test_a_part_is_the_state_times_the_query_over_the_length_of_the_sum(explaine
 
 
 def test_a_linear_layer_behind_the_mean_is_part_of_the_sum(explainers):
-    explain = explainers("qwen2_vl", dim=16)
+    explain = explainers("qwen2_vl", truncate_dim=16)
     why = explain(document(WIDE), query(explain.engine))
     assert why.method == "parts"
     assert np.sum(why.pulls) + why.rest == pytest.approx(why.score, abs=1e-5)

@@ -64,6 +64,6 @@ def test_a_server_of_ours_gives_the_vectors_of_the_model(prefix: str, served: tu
     model, url = served
     engine, asked = open_engine(f"{prefix}:{url}"), documents()
     assert engine.dimension == model.dimension
-    for how in ({}, {"side": "query"}, {"side": "document"}, {"instruction": "Say it: "}):
+    for how in ({}, {"side": "query"}, {"side": "document"}, {"prompt": "Say it: "}):
         found = dict(engine.embed(asked, **how))
         assert np.abs(np.stack([found[number] for number in range(len(asked))]) - model.array(asked, **how)).max() < 1e-4

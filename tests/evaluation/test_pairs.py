@@ -128,7 +128,7 @@ class Recorded:
 
     def embed(self, documents, *, refuse=None, **how):
         for number, document in enumerate(documents):
-            self.asked.append((how.get("instruction"), how["side"], document.texts[0]))
+            self.asked.append((how.get("prompt"), how["side"], document.texts[0]))
             yield number, np.array([1, len(document.texts[0])], np.float32)
 
     def close(self):

@@ -27,12 +27,12 @@ class Engine:
     def __init__(self, *, dimension: int = 3, stop: int = 99, spoil: str = "") -> None:
         self.dimension, self.stop, self.spoil, self.asked = dimension, stop, spoil, 0
 
-    def embed(self, documents: Any, *, side: Any = None, instruction: str = "", refuse: Any = None) -> Iterator[tuple[int, Any]]:
+    def embed(self, documents: Any, *, side: Any = None, prompt: str = "", refuse: Any = None) -> Iterator[tuple[int, Any]]:
         for number, document in enumerate(documents):
             if number == self.stop:
                 raise KeyboardInterrupt
             self.asked += 1
-            text = instruction + document.texts[0]
+            text = prompt + document.texts[0]
             yield number, np.full(self.dimension, np.nan if text == self.spoil else len(text) + len(side or ""), np.float32)
 
 
@@ -94,7 +94,7 @@ def test_a_vector_that_is_not_finite_is_none_and_is_not_kept(tmp_path: Path):
 def test_sides_and_instructions_have_vectors_of_their_own(tmp_path: Path):
     source = VectorSource(Engine(), tmp_path)
     kinds = [(None, None), ("query", None), ("document", None), ("query", "Find: "), (None, "Find: ")]
-    found = [float(source(ASKED[:1], side, "a", {}, instruction=told)[0, 0]) for side, told in kinds]
+    found = [float(source(ASKED[:1], side, "a", {}, prompt=told)[0, 0]) for side, told in kinds]
     assert found == [6.0, 11.0, 14.0, 17.0, 12.0]
     assert source.embedded == len(kinds)
 

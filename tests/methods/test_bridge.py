@@ -25,7 +25,7 @@ USUAL = {
     "seed": 1,
     "dtype": "float32",
     "learning_rate": 1e-3,
-    "batch_rows": 3,
+    "per_device_train_batch_size": 3,
     "dataloader_num_workers": 0,
     "max_target": 24,
 }
@@ -163,7 +163,7 @@ def test_what_cannot_be_bridged_is_refused(tiny_model, tiny_encoder, rows, tmp_p
 @pytest.mark.slow
 @pytest.mark.xdist_group("ranks")
 def test_two_ranks_make_the_model_of_one(tiny_encoder, rows, tmp_path):
-    options = USUAL | {"shards": 2, "max_steps": 3, "held_out": 0}
+    options = USUAL | {"batches_per_step": 2, "max_steps": 3, "held_out": 0}
     bridge(tiny_encoder("qwen2_vl"), tmp_path / "one", [str(rows)], **options)
     bridge(tiny_encoder("qwen2_vl"), tmp_path / "two", [str(rows)], nproc=2, **options)
     ours, theirs = read_log(tmp_path / "two"), read_log(tmp_path / "one")

@@ -87,13 +87,13 @@ def test_batches_of_a_step_see_each_other(tiny_model):
 @pytest.mark.usefixtures("quick_ranks")
 def test_two_ranks_have_the_gradients_of_one(tiny_model, tmp_path):
     folder = str(tiny_model("qwen2_vl"))
-    options = {"learn_temperature": True, "symmetric": True, "dims": (8, 32)}
+    options = {"learn_temperature": True, "symmetric": True, "matryoshka_dims": (8, 32)}
     cases = [
         ("ddp", "ddp", options, 2),
         ("ddp-kept", "ddp", options | {"hold": 150.0}, 5),
         ("fsdp", "fsdp", options, 5),
         ("fsdp-kept", "fsdp", options | {"hold": 150.0, "checkpointing": True}, 2),
-        ("local", "ddp", {"across_ranks": False}, 3),
+        ("local", "ddp", {"gather_across_devices": False}, 3),
         ("lora", "fsdp", {"lora": 1e-9}, 4),
     ]
     launch(2, rank_of_two, folder, str(tmp_path), cases)
@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused():
         ({"temperature": 0.0}, "temperature takes a number above 0"),
         ({"temperature": 0.001, "learn_temperature": True}, "starts at 0.01"),
         ({"symmetric": True, "negatives": "own"}, "symmetric needs other rows"),
-        ({"dims": (8, 8)}, "dims are different"),
+        ({"matryoshka_dims": (8, 8)}, "dims are different"),
         ({"margin": 5.0}, "margin takes a number from -2 to 2"),
     ]:
         with pytest.raises(UsageError, match=said):

@@ -84,7 +84,7 @@ def test_attention_can_stay_causal_and_says_so(tiny_encoder: Callable[..., Path]
 
 
 def test_a_shorter_vector_is_the_first_numbers_made_one_long_again(tiny_encoder: Callable[..., Path]) -> None:
-    whole, short = load(tiny_encoder("internvl")), load(tiny_encoder("internvl", dim=8))
+    whole, short = load(tiny_encoder("internvl")), load(tiny_encoder("internvl", truncate_dim=8))
     texts = ["some words", "other words"]
     cut = whole.encode(texts)[:, :8]
     assert np.abs(short.encode(texts) - cut / np.linalg.norm(cut, axis=1, keepdims=True)).max() < 1e-6
@@ -106,7 +106,7 @@ def test_prompts_and_limits_are_saved(tiny_model: Callable[[str], Path], tmp_pat
 
 
 def test_the_command_line_says_what_came_out(tiny_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["convert", str(tiny_model("internvl")), str(tmp_path / "out"), "--prompt", "query=find: ", "--json"]
+    words = ["convert", str(tiny_model("internvl")), str(tmp_path / "out"), "--prompts", "query=find: ", "--json"]
     assert cli.main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["attention"]["measured"] == "two-way"
@@ -127,7 +127,7 @@ def test_converting_again_keeps_what_the_source_says(tiny_model: Callable[[str],
     base = shutil.copytree(tiny_model("qwen3_vl"), tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
     first = twoway.convert(base, tmp_path / "first", prompts={"query": "find: "}, pooling="last")
-    second = twoway.convert(tmp_path / "first", tmp_path / "second", dim=16)
+    second = twoway.convert(tmp_path / "first", tmp_path / "second", truncate_dim=16)
     assert [step["source"] for step in second.card.chain] == ["base", "first"]
     assert second.card.chain[1]["source_weights"] == first.card.chain[0]["weights"] == second.card.chain[1]["weights"]
     assert (second.card.base, second.card.licence, second.card.pooling, second.card.dim) == ("base", "apache-2.0", "last", 16)
@@ -143,7 +143,7 @@ def test_converting_again_keeps_what_the_source_says(tiny_model: Callable[[str],
     [
         ({"attention": "two_way"}, "did you mean two-way"),
         ({"pooling": "means"}, "did you mean mean"),
-        ({"dim": 33}, "--dim 33"),
+        ({"truncate_dim": 33}, "truncate_dim 33"),
         ({"max_length": 5000}, "--max-length 5000"),
         ({"min_pixels": 900, "max_pixels": 100}, "is above max_pixels"),
         ({"max_pixels": 5}, "max_pixels 5"),

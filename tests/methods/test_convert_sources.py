@@ -32,7 +32,7 @@ def vectors(folder: Path) -> np.ndarray:
 
 def save_random_adapter(base: Path, out: Path, where: tuple[str, ...] = ("language", "tower")) -> torch.nn.Module:
     """Train nothing, but give the adapter an effect."""
-    adapted, _ = adapters.add_adapters(loading.load_model(base).model, where, rank=2, alpha=2)
+    adapted, _ = adapters.add_adapters(loading.load_model(base).model, where, r=2, lora_alpha=2)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:

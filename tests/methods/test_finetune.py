@@ -65,9 +65,9 @@ def test_options_of_python_are_read_as_the_commands_are(options, said):
 
 def test_groups_may_be_dicts_and_stand_over_a_configuration():
     given = FinetuneConfig(loss=ContrastiveConfig(margin=0.1), learning_rate=1e-4)
-    made = configure(METHOD, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(rank=4), "seed": np.int64(3)})
+    made = configure(METHOD, given, "rows.jsonl", {"loss": {"temperature": 0.02}, "lora": AdapterConfig(r=4), "seed": np.int64(3)})
     assert made == replace(
-        given, loss=ContrastiveConfig(margin=0.1, temperature=0.02), lora=AdapterConfig(rank=4), seed=3, data=(PairSource("rows.jsonl"),)
+        given, loss=ContrastiveConfig(margin=0.1, temperature=0.02), lora=AdapterConfig(r=4), seed=3, data=(PairSource("rows.jsonl"),)
     )
 
 
@@ -204,7 +204,7 @@ def test_a_loss_on_hard_negatives_alone_refuses_rows_without_any(tiny_model, tmp
 def test_a_causal_model_of_the_last_token_stays_causal(tiny_model, rows, tmp_path):
     """What VLM2Vec does: causal attention, last token, LoRA, temperature 0.02."""
     options = USUAL | {"max_steps": 2, "attention": "causal", "pooling": "last", "loss": ContrastiveConfig(temperature=0.02)}
-    config = load(FinetuneConfig, None, ["lora.rank=2"])
+    config = load(FinetuneConfig, None, ["lora.r=2"])
     finetune(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], config=config, **options, template="plain")
     facts = checkpoint.read_card(tmp_path / "out")
     assert facts["attention"]["measured"] == "causal"
@@ -223,7 +223,7 @@ def test_an_eos_token_ends_every_row_in_training_and_after_it(tiny_model, rows, 
 
 def test_the_command_takes_sources_to_measure_on(tiny_model, rows, tmp_path, capsys):
     options = [f"{key}={value}" for key, value in USUAL.items() if key not in ("prompts", "max_steps", "held_out")]
-    words = ["finetune", str(tiny_model("qwen2_vl")), str(tmp_path / "out"), "--data", str(rows), "--eval", str(rows), *options]
+    words = ["finetune", str(tiny_model("qwen2_vl")), str(tmp_path / "out"), "--data", str(rows), "--eval-data", str(rows), *options]
     assert main([*words, "max_steps=1", "held_out=0", "eval_rows=4"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{tmp_path / 'out'}: 1 steps done, two-way as measured; last contrastive ")
@@ -292,7 +292,7 @@ def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_
     [
         (["loss.temperature=0"], "loss.temperature=0: loss.temperature takes a number above 0"),
         (["global_batch_size=1"], "global_batch_size takes a whole number from 2"),
-        (["batch_rows=4"], "leave batch_rows out"),
+        (["per_device_train_batch_size=4"], "leave per_device_train_batch_size out"),
         (["max_repeats=0"], "max_repeats takes a number from 1"),
         (["mixed=true", "sampling=weight"], "sampling is size"),
         (["load_best_model_at_end=true"], "needs eval_steps"),
@@ -319,7 +319,7 @@ def test_a_sources_own_instructions_are_saved_under_its_task():
     [
         ({"prompts": {"color-query": "x"}}, r"prompts\.color-query: .*did you mean colour-query"),
         ({"task_weights": {"word": 2.0}}, "no task 'word'; did you mean words"),
-        ({"dim": 999}, "dim 999 is out of range"),
+        ({"truncate_dim": 999}, "truncate_dim 999 is out of range"),
         ({"load_best_model_at_end": True, "held_out": 0}, "load_best_model_at_end needs rows to measure on"),
     ],
 )

@@ -40,7 +40,7 @@ def test_two_ranks_have_rows_of_one_task_in_every_step(rows, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
-    options = USUAL | {"shards": 2, "parallel": parallel}
+    options = USUAL | {"batches_per_step": 2, "parallel": parallel}
     finetune(tiny_model("qwen2_vl"), tmp_path / "one", [str(rows)], **options)
     finetune(tiny_model("qwen2_vl"), tmp_path / "two", [str(rows)], nproc=2, **options)
     ours, theirs = ([line for line in read_log(tmp_path / name) if line["step"]] for name in ("two", "one"))

@@ -60,7 +60,7 @@ def reread(result):
 
 
 def test_a_right_answer_is_never_a_negative(engine, data, tmp_path):
-    result = mine(engine, data, tmp_path / "out", choice=NegativeChoice(negatives=200, last=300, random=0.5))
+    result = mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300, random_share=0.5)
     right: dict[bytes, set[bytes]] = {}
     found = reread(result)
     for pair in found:
@@ -84,7 +84,7 @@ def test_an_answer_saved_in_another_form_is_never_a_negative(engine, tmp_path):
         picture.resize((84, 84)).save(tmp_path / f"{number}.jpg", quality=70)
         rows += [{"query": f"{kind} {number}", "positive": {"image": f"{number}.{kind}"}} for kind in ("png", "jpg")]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = mine(engine, tmp_path / "pairs.jsonl", tmp_path / "out", choice=NegativeChoice(negatives=15, last=50))
+    result = mine(engine, tmp_path / "pairs.jsonl", tmp_path / "out", num_negatives=15, range_max=50)
     assert result.left_out["copy of an answer"] == 16
     for pair in reread(result):
         own = pair.positive.images[0].source.stem
@@ -95,7 +95,7 @@ def test_an_answer_saved_in_another_form_is_never_a_negative(engine, tmp_path):
 
 def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engine, data, tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"elsewhere {n}"}) + "\n" for n in range(5)))
-    result = mine(engine, data, tmp_path / "out", corpus=[tmp_path / "corpus.jsonl"], choice=NegativeChoice(negatives=60))
+    result = mine(engine, data, tmp_path / "out", corpus=[tmp_path / "corpus.jsonl"], num_negatives=60)
     for pair, row in zip(reread(result), read(tmp_path / "out"), strict=True):
         mined = pair.negatives[row["mined_from"].count("given") :]
         theirs = [one for one in mined if not any("elsewhere" in text for text in one.texts)]
@@ -114,15 +114,15 @@ def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engin
 
 def test_ranks_margins_and_scores_are_kept_to(engine, data, tmp_path):
     choices = {
-        "ranks": NegativeChoice(negatives=4, first=5, last=12),
-        "drawn ranks": NegativeChoice(negatives=4, first=5, last=12, sampling="random"),
-        "margin": NegativeChoice(negatives=5, margin=0.001),
-        "share": NegativeChoice(negatives=5, share=0.99),
-        "scores": NegativeChoice(negatives=5, most=0.97, least=0.9),
+        "ranks": {"num_negatives": 4, "range_min": 4, "range_max": 12},
+        "drawn ranks": {"num_negatives": 4, "range_min": 4, "range_max": 12, "sampling_strategy": "random"},
+        "margin": {"num_negatives": 5, "absolute_margin": 0.001},
+        "share": {"num_negatives": 5, "relative_margin": 0.01},
+        "scores": {"num_negatives": 5, "max_score": 0.97, "min_score": 0.9},
     }
     all_rows = {}
     for name, choice in choices.items():
-        mine(engine, data, tmp_path / name, choice=choice, vectors=tmp_path / "vectors")
+        mine(engine, data, tmp_path / name, **choice, vectors=tmp_path / "vectors")
         all_rows[name] = read(tmp_path / name)
     for row in all_rows["ranks"]:
         assert [rank for rank in row["mined_rank"] if rank] == [5, 6, 7, 8]
@@ -140,9 +140,9 @@ def test_ranks_margins_and_scores_are_kept_to(engine, data, tmp_path):
 
 
 def test_a_share_is_drawn_at_random_and_the_same_each_time(engine, data, tmp_path):
-    choice = NegativeChoice(negatives=8, random=0.5, last=20)
+    choice = {"num_negatives": 8, "random_share": 0.5, "range_max": 20}
     for name in ("one", "two"):
-        mine(engine, data, tmp_path / name, choice=choice, vectors=tmp_path / "vectors")
+        mine(engine, data, tmp_path / name, **choice, vectors=tmp_path / "vectors")
     one, two = read(tmp_path / "one"), read(tmp_path / "two")
     assert one == two
     for row in one:
@@ -151,7 +151,7 @@ def test_a_share_is_drawn_at_random_and_the_same_each_time(engine, data, tmp_pat
 
 
 def test_given_negatives_stay_and_are_not_mined_again(engine, data, tmp_path):
-    mine(engine, data, tmp_path / "out", choice=NegativeChoice(negatives=200, last=300))
+    mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300)
     (row,) = [row for row in read(tmp_path / "out") if row["query"][0]["text"] == "given"]
     assert row["mined_from"][0] == "given"
     paths = [side[0]["image"]["path"] for side in row["negatives"]]
@@ -160,7 +160,7 @@ def test_given_negatives_stay_and_are_not_mined_again(engine, data, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(engine, data, tmp_path):
-    mine(engine, data, tmp_path / "whole", choice=NegativeChoice(negatives=3), part_rows=9)
+    mine(engine, data, tmp_path / "whole", num_negatives=3, part_rows=9)
     for writes in (1, 4, 7, 3):  # each on what the one before left; there are twenty in all
         child = os.fork()
         if not child:
@@ -173,34 +173,34 @@ def test_a_killed_run_goes_on_and_gives_the_same(engine, data, tmp_path):
 
             os.replace = dying
             try:
-                mine(engine, data, tmp_path / "killed", choice=NegativeChoice(negatives=3), part_rows=9)
+                mine(engine, data, tmp_path / "killed", num_negatives=3, part_rows=9)
             finally:
                 os._exit(0)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    mine(engine, data, tmp_path / "killed", choice=NegativeChoice(negatives=3), part_rows=9)
+    mine(engine, data, tmp_path / "killed", num_negatives=3, part_rows=9)
     assert read(tmp_path / "killed") == read(tmp_path / "whole")
 
 
 def test_a_full_disk_is_said_wherever_it_comes_and_the_same_command_goes_on(engine, data, tmp_path):
-    mine(engine, data, tmp_path / "whole", choice=NegativeChoice(negatives=3), part_rows=9)
+    mine(engine, data, tmp_path / "whole", num_negatives=3, part_rows=9)
     largest = max(path.stat().st_size for path in tmp_path.rglob("whole*/**/*") if path.is_file())
     ends = 0
     for room in (64, 1024, 4096, 8192, 16384, 32768):
         if room < largest:
             with disk_full(room), pytest.raises(TwowayError, match=r"no space left on the disk while writing"):
-                mine(engine, data, tmp_path / "full", choice=NegativeChoice(negatives=3), part_rows=9)
+                mine(engine, data, tmp_path / "full", num_negatives=3, part_rows=9)
             ends += 1
     assert ends >= 3
-    mine(engine, data, tmp_path / "full", choice=NegativeChoice(negatives=3), part_rows=9)
+    mine(engine, data, tmp_path / "full", num_negatives=3, part_rows=9)
     assert read(tmp_path / "full") == read(tmp_path / "whole")
 
 
 def test_another_choice_needs_no_embedding_and_another_folder(engine, data, tmp_path, monkeypatch):
-    mine(engine, data, tmp_path / "out", choice=NegativeChoice(negatives=3))
-    with pytest.raises(UsageError, match="holds negatives mined with other wishes"):
-        mine(engine, data, tmp_path / "out", choice=NegativeChoice(negatives=4))
+    mine(engine, data, tmp_path / "out", num_negatives=3)
+    with pytest.raises(UsageError, match="holds negatives mined with other settings"):
+        mine(engine, data, tmp_path / "out", num_negatives=4)
     monkeypatch.setattr(type(engine.sentence), "forward", None)
-    result = mine(engine, data, tmp_path / "out", choice=NegativeChoice(negatives=4), overwrite=True)
+    result = mine(engine, data, tmp_path / "out", num_negatives=4, overwrite=True)
     assert result.negatives == 4 * result.rows
 
 
@@ -208,7 +208,7 @@ def test_bad_rows_are_an_error_or_left_out_on_both_sides(engine, data, tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:60])
     with pytest.raises(Exception, match=r"4\.png is broken"):
         mine(engine, data, tmp_path / "strict")
-    result = mine(engine, data, tmp_path / "out", on_bad="skip", choice=NegativeChoice(negatives=2))
+    result = mine(engine, data, tmp_path / "out", on_bad="skip", num_negatives=2)
     assert result.bad == 2  # the picture is a query and a positive
     assert all("'4.png'" not in str(row) for row in read(tmp_path / "out"))
 
@@ -223,7 +223,7 @@ def test_streams_of_the_hub_are_mined_with_the_template_and_the_cap_of_a_recipe(
     source = {"spec": f"hub:{tmp_path}/pairs:train", "template": "colpali", "cap": 6, "name": "pages"}
     (tmp_path / "recipe.yaml").write_text(json.dumps({"data": [source]}))
     asked = ["mine", tiny_encoder("qwen2_vl"), "--recipe", tmp_path / "recipe.yaml", "--corpus", f"hub:{tmp_path}/corpus"]
-    asked += ["--out", tmp_path / "out", "--negatives", 9, "--device", "cpu"]
+    asked += ["--out", tmp_path / "out", "--num-negatives", 9, "--device", "cpu"]
     assert main([str(word) for word in asked]) == 2
     assert "is a stream without an end; say with cap: N" in capsys.readouterr().err
     assert main([str(word) for word in [*asked, "--cap", 3, "--json"]]) == 0
@@ -246,11 +246,11 @@ def test_a_corpus_of_a_recipe_may_be_a_part_of_a_source():
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        ({"negatives": 0}, "negatives takes a whole number from 1"),
-        ({"first": 9, "last": 3}, "--ranks are two numbers in order"),
-        ({"random": 1.5}, "random takes a number from 0 to 1"),
-        ({"sampling": "best"}, "sampling takes one of top, random"),
-        ({"most": 0.1, "least": 0.2}, "no score is below 0.1 and above 0.2"),
+        ({"num_negatives": 0}, "num_negatives takes a whole number from 1"),
+        ({"range_min": 9, "range_max": 3}, "range_min is below range_max"),
+        ({"random_share": 1.5}, "random_share takes a number from 0 to 1"),
+        ({"sampling_strategy": "best"}, "sampling_strategy takes one of top, random"),
+        ({"max_score": 0.1, "min_score": 0.2}, "no score is below 0.1 and above 0.2"),
     ],
 )
 def test_wishes_that_cannot_be_are_refused(wish, said):

@@ -25,7 +25,7 @@ USUAL = {
     "save_steps": 2,
     "seed": 1,
     "dtype": "float32",
-    "batch_rows": 2,
+    "per_device_train_batch_size": 2,
     "dataloader_num_workers": 0,
 }
 

@@ -68,7 +68,7 @@ def rows(tmp_path_factory):
 def trained(base, rows, tmp_path_factory):
     """Both stages, the second without bounds of its own."""
     out = tmp_path_factory.mktemp("trained")
-    pretrain(base, out / "pretrained", [str(rows / "documents.jsonl")], **USUAL, **BOUNDS, batch_rows=3, max_length=64)
+    pretrain(base, out / "pretrained", [str(rows / "documents.jsonl")], **USUAL, **BOUNDS, per_device_train_batch_size=3, max_length=64)
     finetune(out / "pretrained", out / "tuned", [str(rows / "pairs.jsonl")], **USUAL, global_batch_size=3, hard_negatives=0, max_length=64)
     return out
 
@@ -211,7 +211,7 @@ def test_a_page_of_real_size_is_lost_without_bounds_and_kept_with_them(long_base
 @pytest.mark.parametrize("stage", [pretrain, finetune, bridge])
 def test_a_source_that_would_lose_a_tenth_stops_before_the_first_step(stage, long_base, pages, tmp_path):
     data = pages(1000, 150, pairs=stage is not pretrain)
-    batch = {"global_batch_size": 2, "hard_negatives": 0} if stage is finetune else {"batch_rows": 1}
+    batch = {"global_batch_size": 2, "hard_negatives": 0} if stage is finetune else {"per_device_train_batch_size": 1}
     words = r"150 of 1,000 rows \(15\.0%\): 150 for a picture of up to 4,819 tokens, where a row has room for [12],\d+; bound pictures"
     base = convert(long_base, tmp_path / "two-way").out if stage is bridge else long_base
     with pytest.raises(UsageError, match=words):
@@ -221,14 +221,14 @@ def test_a_source_that_would_lose_a_tenth_stops_before_the_first_step(stage, lon
 
 def test_a_source_that_would_lose_some_says_so_in_log_report_and_card(long_base, pages, tmp_path, caplog):
     data = pages(1000, 30)
-    pretrain(long_base, tmp_path / "out", [data], **USUAL, batch_rows=1, on_bad="skip", calibrate="none")
+    pretrain(long_base, tmp_path / "out", [data], **USUAL, per_device_train_batch_size=1, on_bad="skip", calibrate="none")
     said = "1000-30-False.jsonl loses 30 of 1,000 rows (3.0%): 30 for a picture of up to 4,819 tokens"
     assert said in caplog.text
     assert said in (tmp_path / "out" / "report.html").read_text()
     assert said in (tmp_path / "out" / "README.md").read_text()
     assert read_log(tmp_path / "out")[0]["rows_lost"] == 30
     caplog.clear()
-    pretrain(long_base, tmp_path / "bounded", [data], **USUAL, batch_rows=1, max_pixels=802_816, calibrate="none")
+    pretrain(long_base, tmp_path / "bounded", [data], **USUAL, per_device_train_batch_size=1, max_pixels=802_816, calibrate="none")
     assert "loses" not in caplog.text
     assert "rows_lost" not in read_log(tmp_path / "bounded")[0]
 
@@ -251,7 +251,7 @@ def test_rows_that_cannot_be_read_count_too(long_base, tmp_path):
     with pytest.raises(
         UsageError, match=r"200 of 1,000 rows \(20\.0%\): 200 that cannot be read \(the first: .*gone\.png.*; mend the source"
     ):
-        pretrain(long_base, tmp_path / "out", [str(rows)], **USUAL, batch_rows=1, on_bad="skip")
+        pretrain(long_base, tmp_path / "out", [str(rows)], **USUAL, per_device_train_batch_size=1, on_bad="skip")
 
 
 def test_looking_at_data_counts_pictures_that_fit_no_row(long_base, pages):

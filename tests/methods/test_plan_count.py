@@ -21,16 +21,16 @@ from twoway.models.attention import set_attention
 # Words of the two rows, and the image tokens down and across of the first row's picture.
 TEXT, DOWN, ACROSS, WORDS, PATCHES = (14, 50), 4, 3, 7, 5
 LENGTH = TEXT[0] + DOWN * ACROSS
-LORA = {"rank": 4, "parts": ("language", "tower")}
+LORA = {"r": 4, "parts": ("language", "tower")}
 OPTIONS = {
     "whole": {},
     "tower frozen": {"freeze_tower": True},
     "one layer": {"train_layers": 1},
     "computed again": {"gradient_checkpointing": True},
-    "adapters": {"lora": AdapterConfig(**LORA, dropout=0.0)},
-    "adapters of words": {"lora": AdapterConfig(rank=4, dropout=0.1)},
-    "adapters of named layers": {"lora": AdapterConfig(rank=4, dropout=0.0, target_modules=("q_proj", "o_proj", "down_proj"))},
-    "as in CoCoA": {"lora": AdapterConfig(**LORA, dora=True, dropout=0.1), "gradient_checkpointing": True},
+    "adapters": {"lora": AdapterConfig(**LORA, lora_dropout=0.0)},
+    "adapters of words": {"lora": AdapterConfig(r=4, lora_dropout=0.1)},
+    "adapters of named layers": {"lora": AdapterConfig(r=4, lora_dropout=0.0, target_modules=("q_proj", "o_proj", "down_proj"))},
+    "as in CoCoA": {"lora": AdapterConfig(**LORA, use_dora=True, lora_dropout=0.1), "gradient_checkpointing": True},
 }
 
 

@@ -27,7 +27,7 @@ USUAL = {
     "seed": 1,
     "dtype": "float32",
     "learning_rate": 1e-3,
-    "batch_rows": 3,
+    "per_device_train_batch_size": 3,
     "dataloader_num_workers": 0,
 }
 
@@ -198,7 +198,7 @@ def test_words_may_stand_before_and_behind_options():
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
-    options = USUAL | {"shards": 2, "parallel": parallel}
+    options = USUAL | {"batches_per_step": 2, "parallel": parallel}
     pretrain(tiny_model("qwen2_vl"), tmp_path / "one", [str(rows)], **options)
     pretrain(tiny_model("qwen2_vl"), tmp_path / "two", [str(rows)], nproc=2, **options)
     ours, theirs = read_log(tmp_path / "two"), read_log(tmp_path / "one")

@@ -19,7 +19,7 @@ from twoway.models import checkpoint
 from twoway.training.checkpointing import Checkpoints
 from twoway.training.progress import read_log
 
-USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "batch_rows": 2, "dataloader_num_workers": 0}
+USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from twoway.training.distributed import launch
 pytestmark = [pytest.mark.xdist_group("ranks"), pytest.mark.usefixtures("quick_ranks")]
 
 # What each of two ranks has in one step: no pictures, no words, several pictures in a row, nothing drawn, no row at all.
-LORA = AdapterConfig(rank=2, dropout=0.0, dora=True, parts=("language", "tower"))
+LORA = AdapterConfig(r=2, lora_dropout=0.0, use_dora=True, parts=("language", "tower"))
 STEPS = {
     "text and image": (("text", 0.5), ("image", 0.5)),
     "text alone": (("text", 0.5), ("text", 0.5)),

@@ -24,8 +24,8 @@ USUAL = {
     "seed": 1,
     "dtype": "float32",
     "learning_rate": 1e-3,
-    "batch_rows": 2,
-    "shards": 2,
+    "per_device_train_batch_size": 2,
+    "batches_per_step": 2,
     "dataloader_num_workers": 0,
     "held_out": 0,
 }
@@ -52,9 +52,9 @@ def losses(out):
 
 
 def test_adapters_are_merged_into_a_plain_model_and_a_tracker_has_the_numbers(plain, tiny_model, rows, tmp_path):
-    lora = AdapterConfig(rank=2, dropout=0.1, dora=True, parts=("language", "tower"))
+    lora = AdapterConfig(r=2, lora_dropout=0.1, use_dora=True, parts=("language", "tower"))
     out = tmp_path / "out"
-    pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL, lora=lora, gradient_checkpointing=True, log="tensorboard")
+    pretrain(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL, lora=lora, gradient_checkpointing=True, report_to="tensorboard")
     assert checkpoint.read_card(out)["attention"]["measured"] == "two-way"
     ours, base = load_file(out / "model.safetensors"), load_file(plain / "model.safetensors")
     assert ours.keys() == base.keys()
@@ -91,7 +91,7 @@ def test_ranks_that_others_start_make_the_curve_of_one_process(starter, parallel
 
 @pytest.mark.slow
 def test_compiled_layers_make_the_same_curve(plain, tiny_model, rows, tmp_path):
-    pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL, compile=True)
+    pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL, torch_compile=True)
     assert losses(tmp_path / "out") == pytest.approx(losses(plain), rel=1e-4)
 
 

@@ -108,7 +108,7 @@ def test_options_change_the_work_and_not_the_loss(tiny_model, options):
 def test_adapters_train_and_merge(tiny_model):
     from twoway.methods.config import AdapterConfig
 
-    prepared, _ = made("qwen2_vl", tiny_model, lora=AdapterConfig(rank=2, dropout=0.0))
+    prepared, _ = made("qwen2_vl", tiny_model, lora=AdapterConfig(r=2, lora_dropout=0.0))
     names = [name for name, one in prepared.module.named_parameters() if one.requires_grad]
     assert all("lora_" in name or name.startswith("decoder.") for name in names)
     assert any("lora_" in name for name in names)

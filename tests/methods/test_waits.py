@@ -87,13 +87,13 @@ def check(waits: Waits) -> None:
     assert waits.ours() == {("twoway/training/module.py:read_tensors", "a copy to the CPU"): 1}, waits.ours()
 
 
-@pytest.mark.parametrize("ways", [{}, {"masked_patches": "skip"}, {"lora": {"rank": 2}}], ids=["noise", "skip", "lora"])
+@pytest.mark.parametrize("ways", [{}, {"masked_patches": "skip"}, {"lora": {"r": 2}}], ids=["noise", "skip", "lora"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_pre_training(
     ways: dict[str, Any], count: int, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "lora" in ways:
-        ways = {"lora": AdapterConfig(rank=2)}
+        ways = {"lora": AdapterConfig(r=2)}
     prepared = prepare(tiny_model("qwen2_5_vl"), PretrainConfig(dtype="float32", **ways))
     kinds = ("both", "image", "text")[:count]
     batches = [masked.batch_of(prepared, kind, words=0.5, patches=0.5) for kind in kinds]

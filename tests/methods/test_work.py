@@ -128,7 +128,7 @@ def test_nothing_is_counted_where_that_is_not_wanted(tiny_model, tmp_path, monke
 
 
 def test_a_base_is_proved_without_the_adapters_that_are_to_train(tiny_model, monkeypatch):
-    prepared = prepare(tiny_model("qwen2_vl"), PretrainConfig(lora=AdapterConfig(rank=2, dora=True)))
+    prepared = prepare(tiny_model("qwen2_vl"), PretrainConfig(lora=AdapterConfig(r=2, use_dora=True)))
     train = [name for name, one in prepared.module.named_parameters() if one.requires_grad]
     with monkeypatch.context() as patch:
         patch.setattr(DoraLinearLayer, "forward", lambda *_, **__: pytest.fail("computed with DoRA"))

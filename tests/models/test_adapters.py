@@ -31,7 +31,7 @@ def test_merging_is_exact(family: str, dora: bool, tiny_model: Callable[[str], P
     ids = {"input_ids": torch.arange(20, 40).view(2, 10)}
     with torch.no_grad():
         before = model(**ids).logits
-        adapted, _ = adapters.add_adapters(model, ("language", "tower", "projector"), rank=4, alpha=8, dora=dora)
+        adapted, _ = adapters.add_adapters(model, ("language", "tower", "projector"), r=4, lora_alpha=8, use_dora=dora)
         disturb(adapted)
         adapted.eval()
         with_adapter = adapted(**ids).logits
@@ -49,7 +49,7 @@ def test_an_adapter_trains_its_part_and_nothing_else(family: str, part: str, tin
     total = model.num_parameters()
     found = loading.parts(model)
     prefix = {"language": found.language, "tower": found.tower}[part][0]
-    adapted, counted = adapters.add_adapters(model, (part,), rank=2)
+    adapted, counted = adapters.add_adapters(model, (part,), r=2)
     training = {name: parameter.numel() for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert counted.trainable == sum(training.values()) > 0
     assert counted.total == total + counted.trainable
@@ -60,7 +60,7 @@ def test_an_adapter_trains_its_part_and_nothing_else(family: str, part: str, tin
 def test_an_adapter_starts_from_gaussian_weights_and_on_named_layers(tiny_model: Callable[[str], Path]) -> None:
     model = loading.load_model(tiny_model("qwen2_vl")).model
     names = ["q_proj", "down_proj"]
-    adapted, _ = adapters.add_adapters(model, layers=names, rank=8, init="gaussian")
+    adapted, _ = adapters.add_adapters(model, target_modules=names, r=8, init_lora_weights="gaussian")
     first = {name: one for name, one in adapted.named_parameters() if "lora_A" in name}
     assert {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name in first} == set(names)
     drawn = torch.cat([one.flatten() for one in first.values()])
@@ -70,7 +70,7 @@ def test_an_adapter_starts_from_gaussian_weights_and_on_named_layers(tiny_model:
 
 def test_an_adapter_trained_without_the_head_fits_too(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     model = loading.load_model(tiny_model("internvl")).model
-    adapted, _ = adapters.add_adapters(loading.inner(model), ("language",), rank=2)
+    adapted, _ = adapters.add_adapters(loading.inner(model), ("language",), r=2)
     disturb(adapted)
     adapted.save_pretrained(tmp_path)
     expected = adapters.merge(adapted).state_dict()

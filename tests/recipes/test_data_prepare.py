@@ -30,7 +30,13 @@ def recipe(tiny_model, tmp_path):
     for name, rows in (("documents", documents), ("pairs", pairs)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stages = {
-        "first": {"stage": "pretrain", "data": [{"spec": str(tmp_path / "documents.jsonl")}], "on_bad": "skip", "batch_rows": 2, **USUAL},
+        "first": {
+            "stage": "pretrain",
+            "data": [{"spec": str(tmp_path / "documents.jsonl")}],
+            "on_bad": "skip",
+            "per_device_train_batch_size": 2,
+            **USUAL,
+        },
         "second": {"stage": "finetune", "data": [{"spec": str(tmp_path / "pairs.jsonl")}], "global_batch_size": 4, **USUAL},
     }
     path = tmp_path / "recipe.yaml"
@@ -60,8 +66,8 @@ def test_what_is_prepared_is_not_done_again_by_any_stage(recipe, tiny_model, tmp
     forbid(monkeypatch)
     options = {**USUAL, "cache_dir": tmp_path / "cache", "prepared_only": True}
     base = tiny_model("qwen2_vl")
-    pretrain(base, tmp_path / "out", [str(tmp_path / "documents.jsonl")], on_bad="skip", batch_rows=2, **options)
-    finetune(base, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], batch=4, **options)
+    pretrain(base, tmp_path / "out", [str(tmp_path / "documents.jsonl")], on_bad="skip", per_device_train_batch_size=2, **options)
+    finetune(base, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], global_batch_size=4, **options)
     main(words)
     assert [one["known"] for one in json.loads(capsys.readouterr().out)["sources"]] == [True, True]
 
@@ -129,7 +135,18 @@ def test_a_stream_is_copied_and_training_needs_no_net(recipe, tiny_model, tmp_pa
     forbid(monkeypatch)
     monkeypatch.setattr(parquet, "open_stream", lambda argument: pytest.fail("the stream was opened"))
     run = ["run", str(recipe), str(tmp_path / "out"), f"pretrain.cache_dir={tmp_path / 'cache'}", "pretrain.prepared_only=true"]
-    assert main([*run, "pretrain.dtype=float32", "pretrain.max_steps=1", "pretrain.dataloader_num_workers=0", "pretrain.batch_rows=2"]) == 0
+    assert (
+        main(
+            [
+                *run,
+                "pretrain.dtype=float32",
+                "pretrain.max_steps=1",
+                "pretrain.dataloader_num_workers=0",
+                "pretrain.per_device_train_batch_size=2",
+            ]
+        )
+        == 0
+    )
 
 
 def test_a_source_that_cannot_be_opened_stops_no_other(recipe, tmp_path, capsys):

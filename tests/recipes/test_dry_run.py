@@ -24,7 +24,7 @@ def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_ow
     data.write_text("".join(json.dumps({"parts": [{"image": f"{number}.png"}, {"text": "some words"}]}) + "\n" for number in range(4)))
     shared = {
         "dtype": "float32",
-        "batch_rows": 2,
+        "per_device_train_batch_size": 2,
         "dataloader_num_workers": 0,
         "held_out": 0,
         "max_steps": 2,
@@ -98,7 +98,12 @@ def test_streams_that_are_copied_are_counted(tmp_path, monkeypatch, tiny_model, 
     """A folder that `load_dataset` understands stands for the hub; once prepared, there are figures."""
     (tmp_path / "set").mkdir()
     (tmp_path / "set/train.jsonl").write_text("".join(json.dumps({"text": f"words {n}"}) + "\n" for n in range(8)))
-    config = {"data": [{"spec": f"hub:{tmp_path}/set:train", "cap": 8}], "max_steps": 2, "batch_rows": 2, "dtype": "float32"}
+    config = {
+        "data": [{"spec": f"hub:{tmp_path}/set:train", "cap": 8}],
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "dtype": "float32",
+    }
     recipe = tmp_path / "recipe.yaml"
     stages = {"pretrain": {**config, "dataloader_num_workers": 0, "held_out": 0, "cache_dir": str(tmp_path / "cache")}}
     recipe.write_text(yaml.safe_dump({"base": str(tiny_model("qwen2_vl")), "stages": stages}))

@@ -115,7 +115,7 @@ def test_shards_that_ranks_decide_count(tmp_path):
         return plan(read_recipe(path, words), **options)[0].fingerprint
 
     assert one(nproc=1) != one(nproc=2)
-    assert one(nproc=2) == one(["pretrain.shards=2"], nproc=1)
+    assert one(nproc=2) == one(["pretrain.batches_per_step=2"], nproc=1)
     assert one() == one(["pretrain.dataloader_num_workers=7", "pretrain.save_steps=3"])
 
 

@@ -79,14 +79,14 @@ def test_a_file_of_pairs_says_so_itself(data, tmp_path):
 
 def test_recipes_say_themselves_whether_they_are_of_pairs(data):
     recipe = data / "recipe.yaml"
-    recipe.write_text(f"batch: 4\ndata: [{{spec: {data / 'rows.jsonl'}}}]\n")
+    recipe.write_text(f"global_batch_size: 4\ndata: [{{spec: {data / 'rows.jsonl'}}}]\n")
     assert pairs_of(str(recipe), [], pairs=False).global_batch_size == 4
     recipe.write_text(f"data: [{{spec: {data / 'rows.jsonl'}}}]\n")
     assert pairs_of(str(recipe), [], pairs=False) is None
     assert pairs_of(str(recipe), [], pairs=True) is not None
     recipe.write_text(f"stages:\n  pretrain: {{data: [{{spec: x}}]}}\n  finetune: {{data: [{{spec: {data / 'rows.jsonl'}}}]}}\n")
     assert pairs_of(str(recipe), [], pairs=False).data[0].spec == str(data / "rows.jsonl")
-    recipe.write_text("mask: {words: 0.2}\nbatch: 3\n")
+    recipe.write_text("mask: {words: 0.2}\nglobal_batch_size: 3\n")
     with pytest.raises(UsageError, match="no stage has all of its keys"):
         pairs_of(str(recipe), [], pairs=True)
 

@@ -19,7 +19,14 @@ def recipe(tiny_model, tmp_path):
     data = tmp_path / "rows.jsonl"
     rows = [{"parts": [{"text": f"row {number} of " + "many " * number}]} for number in range(8)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shared = {"dtype": "float32", "batch_rows": 2, "dataloader_num_workers": 0, "held_out": 0, "save_steps": 1, "max_steps": 3}
+    shared = {
+        "dtype": "float32",
+        "per_device_train_batch_size": 2,
+        "dataloader_num_workers": 0,
+        "held_out": 0,
+        "save_steps": 1,
+        "max_steps": 3,
+    }
     whole = {"base": str(tiny_model("qwen2_vl")), **shared, "data": [{"spec": str(data)}]}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(whole | {"stages": {"convert": {"max_length": 64}, "pretrain": {}}}, sort_keys=False))

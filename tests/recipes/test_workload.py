@@ -77,7 +77,7 @@ def test_what_costs_more_is_said_to(tiny_model):
     assert bytes_needed(shape, again, dataclasses.replace(AMOUNT, batch=10**6)) < bytes_needed(
         shape, WORDS, dataclasses.replace(AMOUNT, batch=10**6)
     )
-    adapted = dataclasses.replace(WORDS, lora=AdapterConfig(rank=2))
+    adapted = dataclasses.replace(WORDS, lora=AdapterConfig(r=2))
     assert operations(shape, adapted, AMOUNT) == pytest.approx(plain * 2 / 3)
     assert bytes_needed(shape, adapted, AMOUNT) < bytes_needed(shape, WORDS, AMOUNT)
     pictures = dataclasses.replace(AMOUNT, image_tokens=20)

@@ -90,7 +90,7 @@ def test_a_run_writes_its_report_and_measures_at_both_ends(tiny_model, tmp_path)
         lines.append({"parts": [{"image": f"{number}.png"}, {"text": f"the caption of picture {number} says <so> and more"}]})
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out"
-    options = {"max_steps": 2, "seed": 1, "dtype": "float32", "batch_rows": 2, "dataloader_num_workers": 0}
+    options = {"max_steps": 2, "seed": 1, "dtype": "float32", "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
     pretrain(tiny_model("qwen2_vl"), out, [str(tmp_path / "rows.jsonl")], **options)
     measured = [line for line in read_log(out) if "words_rows" in line]
     assert [line["step"] for line in measured] == [0, 2]

@@ -42,7 +42,7 @@ def open_and(db, ask):
 
 
 def ids(db):
-    return open_and(db, lambda store: sorted(hit.item.id for hit in store.search(None, k=1000)))
+    return open_and(db, lambda store: sorted(hit.item.id for hit in store.search(None, top_k=1000)))
 
 
 @pytest.mark.parametrize("db", ["db", "index.db"])
@@ -62,7 +62,7 @@ def test_rows_come_with_what_a_page_shows(folder, db):
             assert max(small.size) == 240
         assert store.get("n1").thumbnail is None
         assert store.fields["price"] == "number"  # whole in the first file of vectors, not in the second
-        assert [hit.item.id for hit in store.search(rows[0], where="year > 1993 and price = 1.5", k=1)] != []
+        assert [hit.item.id for hit in store.search(rows[0], filter="year > 1993 and price = 1.5", top_k=1)] != []
         assert store.about.model == "my-model"
     finally:
         store.close()
@@ -127,7 +127,7 @@ def test_an_index_that_is_to_be_replaced_stands_until_the_new_one_is_whole(folde
     assert ids(db) == [f"n{number}" for number in range(5)]
     assert open_and(db, lambda one: (one.fingerprint, one.count("year = 1990"))) == ("f" * 64, 1)
     assert index("other", db, overwrite=True).items == 6
-    assert open_and(db, lambda one: one.search(rows[5], k=1)[0].item.id) == "n5"
+    assert open_and(db, lambda one: one.search(rows[5], top_k=1)[0].item.id) == "n5"
 
 
 @pytest.mark.parametrize(("db", "room"), [("db", 0), ("db", None), ("index.db", 6000)])
@@ -226,7 +226,7 @@ def test_coarser_vectors_are_restored(folder, precision, least):
     rows = vectors_of(folder / "data/data.jsonl", folder / "vectors", precision=precision)
     index("vectors", "db", thumbnails=False)
     for row, name in zip(rows, ("n0", "n1", "n2"), strict=False):
-        best = open_store("db").search(row, k=1)[0]
+        best = open_store("db").search(row, top_k=1)[0]
         assert best.item.id == name
         assert best.score > least
         assert best.item.thumbnail is None

@@ -49,7 +49,7 @@ def held(db):
     store = open_store(db)
     try:
         rows = {name: row for names, block in store.vectors() for name, row in zip(names, block, strict=True)}
-        return rows, len(store.search(None, words="fox", k=100)) if rows else 0
+        return rows, len(store.search(None, words="fox", top_k=100)) if rows else 0
     except UsageError as error:
         # A new index stands before its words are indexed, which is a step of its own; what to do is said.
         if f"has no index of words; 'twoway index --db {db} --compact' makes one" not in str(error):
@@ -237,4 +237,4 @@ def test_a_clock_that_goes_back_changes_nothing(folder, monkeypatch):
     for path in Path("db").rglob("*"):
         os.utime(path, (now() + 10_000_000, now() + 10_000_000))  # what lies there is of times to come
     check("delete", folder)
-    assert len(open_store("db").search(None, k=100, where="year >= 1990")) == ROWS - 1
+    assert len(open_store("db").search(None, top_k=100, filter="year >= 1990")) == ROWS - 1

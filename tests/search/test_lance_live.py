@@ -40,8 +40,8 @@ def test_a_reader_goes_on_when_the_files_it_read_are_taken_away(db):
         assert reader.count()  # it has seen the version that goes
         changed()
         writer.compact()
-        assert ids(reader.search(ROWS[1], k=9)) == ["b", "c", "d"]
-        assert ids(reader.search(None, words="fox", k=9)) == ["b", "c", "d"]
+        assert ids(reader.search(ROWS[1], top_k=9)) == ["b", "c", "d"]
+        assert ids(reader.search(None, words="fox", top_k=9)) == ["b", "c", "d"]
         assert reader.get("c").text == "fox c"
         assert reader.count("year >= 0") + reader.count("year is null") == 3
 
@@ -52,7 +52,7 @@ def test_an_index_built_anew_for_another_model_is_an_error_for_who_had_it_open(d
     reader = open_store(db)
     other = create_store(db, About("other", "0" * 64, dimension), overwrite=True)
     other.add([Item("x", np.eye(dimension, dtype=np.float32)[0], "fox")])
-    assert ids(reader.search(ROWS[0], k=9)) == ["a", "b", "c", "d"]  # until the new one takes its place
+    assert ids(reader.search(ROWS[0], top_k=9)) == ["a", "b", "c", "d"]  # until the new one takes its place
     other.publish()
     for asked in (
         lambda: reader.search(ROWS[0]),
@@ -72,4 +72,4 @@ def test_two_writers_declare_the_same_field(db):
     assert one.count() == other.count() == 4
     assert one.add([Item("e", ROWS[0], metadata={"shelf": "A"})]) == (1, 0)
     assert other.add([Item("f", ROWS[0], metadata={"shelf": "B"})]) == (1, 0)
-    assert ids(other.search(None, where="shelf in ('A', 'B')")) == ["e", "f"]
+    assert ids(other.search(None, filter="shelf in ('A', 'B')")) == ["e", "f"]

@@ -145,7 +145,7 @@ def test_a_server_that_is_too_old_is_said(address, monkeypatch):
 def test_what_the_server_of_a_file_does_not_know_is_not_logged(tmp_path, caplog):
     store = create_store(tmp_path / "index.db", ABOUT)
     store.add([Item("a", np.eye(4, dtype=np.float32)[0])])
-    assert store.search(np.ones(4, np.float32), k=1)[0].item.id == "a"
+    assert store.search(np.ones(4, np.float32), top_k=1)[0].item.id == "a"
     store.arrange(exact_below=1)
     store.close()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("grpc")] == []

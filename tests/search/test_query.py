@@ -53,16 +53,16 @@ def test_words_a_picture_and_both_are_one_vector_each(shelf, engine):
     ):
         expected = engine.array([Document(parts)], side="query")[0]
         np.testing.assert_allclose(finder.vector(text, image), expected, atol=1e-5)
-        hits = finder.search(text, image, k=3)
+        hits = finder.search(text, image, top_k=3)
         cosines = sorted((float(finder.store.get(f"n{number}").vector @ expected) for number in range(6)), reverse=True)
         np.testing.assert_allclose([hit.score for hit in hits], cosines[:3], atol=1e-4)
-    assert [hit.item.id for hit in finder.search("number 4", hybrid=True, where="year > 1993", k=1)] == ["n4"]
+    assert [hit.item.id for hit in finder.search("number 4", hybrid=True, filter="year > 1993", top_k=1)] == ["n4"]
 
 
 def test_a_row_is_found_by_itself(shelf, engine):
-    found = twoway.find(shelf / "db", image=shelf / "data/0.png", k=1, side="document", model=engine)
+    found = twoway.find(shelf / "db", image=shelf / "data/0.png", top_k=1, side="document", model=engine)
     assert (found[0].item.id, round(found[0].score, 3)) == ("n0", 1.0)
-    near = twoway.find(shelf / "db", like="n0", k=3)
+    near = twoway.find(shelf / "db", like="n0", top_k=3)
     assert len(near) == 3
     assert "n0" not in [hit.item.id for hit in near]
 
@@ -70,7 +70,7 @@ def test_a_row_is_found_by_itself(shelf, engine):
 def test_pictures_are_taken_as_they_come(shelf, engine):
     path = shelf / "data/0.png"
     for image in (str(path), path.read_bytes(), PILImage.open(path)):
-        found = twoway.find(shelf / "db", image=image, k=1, side="document", model=engine)
+        found = twoway.find(shelf / "db", image=image, top_k=1, side="document", model=engine)
         assert (found[0].item.id, round(found[0].score, 3)) == ("n0", 1.0)
 
 
@@ -88,9 +88,9 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     refused("nothing is asked", db)
     refused("leave the words and the picture out", db, "x", like="n0")
     refused("no item with the id 'n9'", db, like="n9")
-    refused(r"no field 'yaer'; did you mean year\?", db, "x", where="yaer > 1", model="a model that is never opened")
-    refused("k is 1 or more, not 0", db, like="n0", k=0)
-    refused(r"find has no option 'filter'; did you mean where\? \(there are: db, text, image", db, "x", filter="year > 1")
+    refused(r"no field 'yaer'; did you mean year\?", db, "x", filter="yaer > 1", model="a model that is never opened")
+    refused("top_k is 1 or more, not 0", db, like="n0", top_k=0)
+    refused(r"find has no option 'where'; did you mean filter\? \(there are: index, text, image", db, "x", where="year > 1")
     refused("find has no option 'devise'; did you mean device", db, "x", devise="cpu")
     refused("the image of part 1 is a number, not a path, bytes or a PIL image", db, image=3, model=engine)
     refused("a hybrid search needs words", db, image=shelf / "data/0.png", hybrid=True, model=engine)
@@ -101,7 +101,7 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
 
 
 def test_the_command_answers_in_a_table_and_in_json(shelf, capsys):
-    asked = ["search", str(shelf / "db"), "--like", "n5", "-k", "2", "--filter", "year < 1995"]
+    asked = ["search", str(shelf / "db"), "--like", "n5", "--top-k", "2", "--filter", "year < 1995"]
     assert main(asked) == 0
     table = capsys.readouterr().out
     assert main([*asked, "--json"]) == 0
@@ -143,7 +143,7 @@ def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
 
 def test_pictures_are_drawn_where_there_are_colours(shelf, monkeypatch):
     monkeypatch.setattr("os.environ", {"TERM": "xterm-256color"})
-    hits = twoway.find(shelf / "db", like="n5", k=2)
+    hits = twoway.find(shelf / "db", like="n5", top_k=2)
     for colours, drawn in (("truecolor", True), (None, False)):
         out = io.StringIO()
         show(hits, Console(file=out, force_terminal=bool(colours), color_system=colours, width=100))

@@ -66,7 +66,7 @@ def test_a_text_is_looked_for_as_it_stands_and_a_backslash_takes_a_wildcard_s_me
         for field in ("text", "said"):
             for sign, asks in (("has", whole), ("like", patterns)):
                 for asked, expected in asks.items():
-                    found = ids(store.search(None, where=f"{field} {sign} '{asked}'"))
+                    found = ids(store.search(None, filter=f"{field} {sign} '{asked}'"))
                     assert "".join(sorted(found)) == expected, (field, sign, asked)
                     assert store.count(f"not {field} {sign} '{asked}'") == len(texts) - len(expected)
     finally:
@@ -97,7 +97,7 @@ def test_the_nearest_come_first_with_their_cosine(store):
     expected = np.stack([item.vector for item in items()]) @ (near / np.linalg.norm(near))
     for scale in (1.0, 7.0):
         for exact in (False, True):
-            hits = store.search(near * scale, k=3, exact=exact)
+            hits = store.search(near * scale, top_k=3, exact=exact)
             assert ids(hits) == ["abcd"[place] for place in np.argsort(-expected)[:3]]
             np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1][:3], atol=1e-5)
             assert hits[0].item == items()[1]
@@ -137,8 +137,8 @@ def test_the_nearest_come_first_with_their_cosine(store):
 )
 def test_a_filter_means_the_same_in_every_engine(stores, where, expected):
     for store in stores:
-        assert sorted(ids(store.search(vectors(1)[0], where=where))) == list(expected), store
-        assert sorted(ids(store.search(None, where=where))) == list(expected), store
+        assert sorted(ids(store.search(vectors(1)[0], filter=where))) == list(expected), store
+        assert sorted(ids(store.search(None, filter=where))) == list(expected), store
         assert store.count(where) == len(expected)
 
 
@@ -154,14 +154,14 @@ def stores(tmp_path_factory):
 
 def test_words_find_by_text_and_together_with_a_vector(store):
     assert sorted(ids(store.search(None, words="fox"))) == ["a", "d"]
-    assert ids(store.search(None, words="fox", where="year = 1990")) == ["a"]
+    assert ids(store.search(None, words="fox", filter="year = 1990")) == ["a"]
     near = items()[2].vector
-    both = store.search(near, words="whale", k=2)
+    both = store.search(near, words="whale", top_k=2)
     assert sorted(ids(both)) == ["b", "c"]
     scores = {hit.item.id: hit.score for hit in both}
     assert scores["c"] == pytest.approx(1, abs=1e-5)
     assert scores["b"] == pytest.approx(float(near @ items()[1].vector), abs=1e-5)
-    assert store.search(None, words='text:nothing ("', k=3) == []  # words are words, no language
+    assert store.search(None, words='text:nothing ("', top_k=3) == []  # words are words, no language
 
 
 def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(location):
@@ -173,8 +173,8 @@ def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(location)
         assert store.search(None, words="wolf") == []
         store.add([Item("wolf", wolf, "a grey wolf")])
         assert ids(store.search(None, words="wolf")) == ["wolf"]
-        assert ids(store.search(wolf, k=1)) == ["wolf"]
-        assert sorted(ids(store.search(picture, words="wolf", k=2))) == ["picture", "wolf"]
+        assert ids(store.search(wolf, top_k=1)) == ["wolf"]
+        assert sorted(ids(store.search(picture, words="wolf", top_k=2))) == ["picture", "wolf"]
         store.add([Item("wolf", fox, "now a fox")])
         assert (ids(store.search(None, words="wolf")), ids(store.search(None, words="fox"))) == ([], ["wolf"])
         store.delete(["wolf"])
@@ -188,7 +188,9 @@ def test_an_id_is_an_id_whatever_stands_in_it(store):
     more = [Item(name, vector, metadata={"shelf": name}) for name, vector in zip(strange, vectors(len(strange), 9), strict=True)]
     assert store.add(more) == (len(more), 0)
     assert [store.get(one.id) for one in more] == more
-    assert [ids(store.search(None, where=f"id = '{name.replace(chr(39), chr(39) * 2)}'")) for name in strange] == [[one] for one in strange]
+    assert [ids(store.search(None, filter=f"id = '{name.replace(chr(39), chr(39) * 2)}'")) for name in strange] == [
+        [one] for one in strange
+    ]
     assert store.add(more) == (0, len(more))
     for name in strange:
         assert store.delete([name]) == 1
@@ -207,7 +209,7 @@ def test_an_item_takes_the_place_of_one_with_its_id(store):
     assert (store.count(), store.held("one"), store.held("two")) == (5, 3, 2)
     assert store.get("b") == new[0]
     assert store.fields["fresh"] == "string"
-    assert ids(store.search(new[0].vector, k=1)) == ["b"]
+    assert ids(store.search(new[0].vector, top_k=1)) == ["b"]
     store.arrange(exact_below=1000)
     assert ids(store.search(None, words="green")) == ["b"]
     assert ids(store.search(None, words="whale")) == []
@@ -222,8 +224,8 @@ def test_an_item_takes_the_place_of_one_with_its_id(store):
     [
         (lambda store: store.get("nobody"), "has no item with the id 'nobody'"),
         (lambda store: store.search(np.ones(5, np.float32)), "the query has 5 numbers, and the vectors in .* have 8"),
-        (lambda store: store.search(vectors(1)[0], k=0), "k is 1 or more"),
-        (lambda store: store.search(vectors(1)[0], where="yaer > 3"), "no field 'yaer'; did you mean year?"),
+        (lambda store: store.search(vectors(1)[0], top_k=0), "top_k is 1 or more"),
+        (lambda store: store.search(vectors(1)[0], filter="yaer > 3"), "no field 'yaer'; did you mean year?"),
         (lambda store: store.add([Item("x", np.ones(5, np.float32))]), "item 'x' has a vector of 5 numbers"),
         (lambda store: store.add([Item("x", np.full(8, np.nan, np.float32))]), "not finite"),
         (lambda store: store.add([Item("x")]), "item 'x' has no vector"),
@@ -248,7 +250,7 @@ def test_a_number_that_is_none_is_no_value(location):
         prices = {"a": 1.5, "b": float("nan"), "c": float("inf")}
         store.add([Item(name, vectors(1)[0], metadata={"price": price}) for name, price in prices.items()])
         assert [dict(store.get(name).metadata) for name in prices] == [{"price": 1.5}, {}, {}]
-        assert sorted(ids(store.search(None, where="price is null"))) == ["b", "c"]
+        assert sorted(ids(store.search(None, filter="price is null"))) == ["b", "c"]
         json.dumps([dict(hit.item.metadata) for hit in store.search(None)], allow_nan=False)
     finally:
         store.close()
@@ -277,11 +279,11 @@ def test_an_index_of_the_vectors_finds_what_comparing_all_finds(location):
         queries = vectors(10, 4)
         true = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
         for exact, least in ((True, 1.0), (False, 0.95)):
-            found = [[int(hit.item.id) for hit in store.search(query, k=10, exact=exact)] for query in queries]
+            found = [[int(hit.item.id) for hit in store.search(query, top_k=10, exact=exact)] for query in queries]
             assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(found, true, strict=True)]) >= least
         store.arrange(exact_below=5000)
         assert not store.arranged()
-        assert [int(name) for name in ids(store.search(queries[0], k=10))] == true[0].tolist()
+        assert [int(name) for name in ids(store.search(queries[0], top_k=10))] == true[0].tolist()
     finally:
         store.close()
 
@@ -307,7 +309,7 @@ def test_what_takes_another_s_place_is_seen_once_it_is_published_and_gone_where_
     for _ in range(2):  # the second takes away what the first left, which was killed
         killed = create_store(location, About("other", "0" * 64, 3), overwrite=True)
         killed.add([Item("x", np.ones(3, np.float32))])
-        assert (store.count(), ids(store.search(items()[1].vector, k=1))) == (4, ["b"])
+        assert (store.count(), ids(store.search(items()[1].vector, top_k=1))) == (4, ["b"])
     left = create_store(location, About("other", "0" * 64, 3), overwrite=True)
     left.close()
     assert (store.count(), ids(store.search(None, words="whale"))) == (4, ["b"])

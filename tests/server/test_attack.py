@@ -309,7 +309,7 @@ def test_tokens_of_one_request_are_bounded_with_the_prompt_before_each_text(serv
     client = serve(limits=Limits(queue_tokens=2000))
     asked = {"input": [f"w{number}" for number in range(20)]}
     assert client.post("/v1/embeddings", json=asked).status_code == 200
-    answer = client.post("/v1/embeddings", json={**asked, "instruction": "w1 w2 w3 w4 " * 40, "truncate": True})
+    answer = client.post("/v1/embeddings", json={**asked, "prompt": "w1 w2 w3 w4 " * 40, "truncate": True})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_long")
     assert "more than 2,000 tokens" in answer.json()["error"]["message"]
 

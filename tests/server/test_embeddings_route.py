@@ -73,7 +73,7 @@ def test_prompts_are_those_of_encode(client, engine):
     assert np.abs(ask(client, input="w4 w5", side="query") - engine.sentence.encode_query(row)).max() < 1e-5
     assert np.abs(ask(client, input="w4 w5", side="document") - engine.sentence.encode_document(row)).max() < 1e-5
     right = engine.sentence.encode(row, prompt="Find: ")
-    assert np.abs(ask(client, input="w4 w5", instruction="Find: ") - right).max() < 1e-5
+    assert np.abs(ask(client, input="w4 w5", prompt="Find: ") - right).max() < 1e-5
     system = {"role": "system", "content": "Find: "}
     assert np.abs(ask(client, messages=[system, {"role": "user", "content": "w4 w5"}]) - right).max() < 1e-5
     assert "other" in refused(client, input="w4", prompt_name="other")["message"]
@@ -101,13 +101,13 @@ def test_the_longest_text_that_fits_is_taken_and_one_token_more_is_not(client, e
 
 def test_an_instruction_counts_like_the_texts_that_it_stands_before(serve, engine):
     small = Embedder(engine.sentence, settings=replace(engine.settings, budget=512))
-    client = TestClient(create_app(small, limits=Limits(instruction=400)), raise_server_exceptions=False, base_url="http://localhost")
+    client = TestClient(create_app(small, limits=Limits(prompt=400)), raise_server_exceptions=False, base_url="http://localhost")
     with client:
         said = "w1 " * 100
-        long = client.post("/v1/embeddings", json={"input": [f"w{number}" for number in range(30)], "instruction": said}).json()
+        long = client.post("/v1/embeddings", json={"input": [f"w{number}" for number in range(30)], "prompt": said}).json()
         batches = int(re.search(r"twoway_batch_documents_count (\d+)", client.get("/metrics").text)[1])
         assert long["usage"]["total_tokens"] / batches <= 2 * 512
-        for asked in ({"instruction": "w" * 401}, {"instruction": "w" * 401, "truncate": True}):
+        for asked in ({"prompt": "w" * 401}, {"prompt": "w" * 401, "truncate": True}):
             assert "at most 400 are taken" in refused(client, input="w1", **asked)["message"]
         assert "at most 400" in refused(client, messages=[{"role": "system", "content": "w" * 401}, *as_message("w1")])["message"]
 

@@ -21,8 +21,8 @@ from twoway.server.schemas import Limits
 
 fuzzed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 POSTS = ("/v1/embeddings", "/v1/search", "/v1/index/items", "/v1/why")
-KEYS = ("input", "messages", "model", "dimensions", "encoding_format", "side", "truncate", "text", "image", "id", "k", "filter", "hybrid",
-        "items", "role", "content", "type", "image_url", "url", "parts", "metadata", "like", "detail")  # fmt: skip
+KEYS = ("input", "messages", "model", "dimensions", "encoding_format", "side", "truncate", "text", "image", "id", "top_k", "filter",
+        "hybrid", "items", "role", "content", "type", "image_url", "url", "parts", "metadata", "like", "detail")  # fmt: skip
 WORDS = ("query", "base64", "user", "system", "image_url", "text", "data:image/png;base64,AAAA", "data:,", "http://x/", "a/1", "shelf > 3",
          "shelf in (", "shelf > 1.5", "shelf = 1e400", "shelf < " + "9" * 5000, "'", "\x00", "../../etc/passwd", "w1")  # fmt: skip
 
@@ -33,7 +33,7 @@ values = st.recursive(
 RIGHT = [
     {"input": ["w1", "w2"], "dimensions": 4, "encoding_format": "float", "side": "query"},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "w1"}]}]},
-    {"text": "w1", "k": 2, "filter": "shelf > 3", "hybrid": True},
+    {"text": "w1", "top_k": 2, "filter": "shelf > 3", "hybrid": True},
     {"items": [{"id": "a/1", "text": "w1", "metadata": {"shelf": 7}}]},
     {"id": "a/1", "text": "w1"},
 ]

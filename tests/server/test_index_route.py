@@ -68,7 +68,7 @@ def test_who_asks_does_not_wait_for_those_who_change(client, store, monkeypatch)
         asked = [pool.submit(client.post, "/v1/index/items", json={"items": [{"id": f"n{number}", "text": "w9"}]}) for number in range(6)]
         try:
             assert begun.wait(60)
-            assert len(ids(client, text="w1", k=5)) == 3
+            assert len(ids(client, text="w1", top_k=5)) == 3
         finally:
             go.set()
         assert [one.result().json() for one in asked] == [{"added": 1, "replaced": 0}] * 6
@@ -94,7 +94,7 @@ def test_the_index_says_what_it_holds(client):
 
 
 def test_what_is_found_is_what_was_put_in_by_cosine(client, store, engine, picture, data_url):
-    hits = client.post("/v1/search", json={"text": "w1 w2 w3", "k": 2}).json()["hits"]
+    hits = client.post("/v1/search", json={"text": "w1 w2 w3", "top_k": 2}).json()["hits"]
     query = engine.sentence.encode_query([[{"role": "user", "content": "w1 w2 w3"}]])[0]
     item = engine.sentence.encode_document([[{"role": "user", "content": "w1 w2 w3"}]])[0]
     found = next(hit for hit in hits if hit["id"] == "a/1")
@@ -136,7 +136,7 @@ def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(serve, en
         assert ids(client, text="w5", hybrid=True) == ["p"]
         assert client.post("/v1/index/items", json={"items": [{"id": "t", "text": "w5 zebra"}]}).json() == {"added": 1, "replaced": 0}
         assert [hit.item.id for hit in store.search(None, words="zebra")] == ["t"]
-        assert ids(client, image=data_url(picture(3)), k=1) == ["p"]
+        assert ids(client, image=data_url(picture(3)), top_k=1) == ["p"]
         assert ids(client, text="zebra", hybrid=True)[0] == "t"
         assert client.post("/v1/index/items", json={"items": [{"id": "t", "text": "w5 horse"}]}).json() == {"added": 0, "replaced": 1}
         assert store.search(None, words="zebra") == []
@@ -224,8 +224,8 @@ def test_a_bad_item_adds_none(client):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"text": "w", "k": 0}, "k"),
-        ({"text": "w", "k": 10**6}, "at most"),
+        ({"text": "w", "top_k": 0}, "top_k"),
+        ({"text": "w", "top_k": 10**6}, "at most"),
         ({"id": "a/1", "text": "w"}, "without 'text'"),
         ({"id": "other"}, "no item 'other'"),
         ({"image": "/etc/passwd"}, "nothing is fetched"),

@@ -50,7 +50,7 @@ def test_a_body_of_very_many_values_is_not_looked_at(kind, monkeypatch):
 
 def test_commas_of_a_text_are_no_values():
     text = 'one, two, \\"three\\", \\\\' * 30_000
-    assert read(SearchAsked, f'{{"text": "{text}", "k": 3}}'.encode()).k == 3
+    assert read(SearchAsked, f'{{"text": "{text}", "top_k": 3}}'.encode()).top_k == 3
 
 
 @pytest.mark.parametrize(

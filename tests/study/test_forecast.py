@@ -8,7 +8,7 @@ from study_fakes import KINDS, write
 from twoway.errors import UsageError
 from twoway.study.forecast import forecast
 
-SAME = {"stage": "shape", "batch_rows": 4, "rows": 8}
+SAME = {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8}
 ARMS = {"a": {}, "b": {"from": "again", "learning_rate": 2.0}, "c": {"from": "after", "learning_rate": 3.0}}
 STAGES = {"first": SAME, "again": SAME, "after": SAME | {"from": "again", "rows": 16}}
 CLAIMS = [

@@ -8,7 +8,10 @@ from study_fakes import KINDS, write
 from twoway.study.config import read_study
 from twoway.study.grid import Layout
 
-TWO = {"first": {"stage": "shape", "batch_rows": 4, "rows": 8, "seeds": [5, 6]}, "second": {"stage": "shape", "from": "first"}}
+TWO = {
+    "first": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8, "seeds": [5, 6]},
+    "second": {"stage": "shape", "from": "first"},
+}
 
 
 def layout(path, out):
@@ -73,7 +76,7 @@ def test_arms_that_search_alike_share_the_search(tmp_path):
 
 
 def test_what_is_one_job_under_two_names_is_done_in_one_folder(tmp_path):
-    same = {"stage": "shape", "batch_rows": 4, "rows": 8}
+    same = {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8}
     path = write(tmp_path, stages={"first": same, "again": same}, arms={"a": {}, "b": {"from": "again", "learning_rate": 2.0}}, claims=[])
     grid = layout(path, tmp_path / "out").lay_out({})
     assert kinds_of(grid)["shape"] == 1

@@ -20,7 +20,7 @@ def read(path, *words):
 
 
 def test_rows_become_steps_and_what_all_arms_share_is_in_each(tmp_path):
-    study = read(write(tmp_path, stages={"first": {"stage": "shape", "batch_rows": 4, "shards": 2, "rows": 24}}))
+    study = read(write(tmp_path, stages={"first": {"stage": "shape", "per_device_train_batch_size": 4, "batches_per_step": 2, "rows": 24}}))
     assert study.before[0].recipe.config.max_steps == 3
     assert [arm.recipe.config.max_steps for arm in study.arms] == [2, 2]
     assert [(arm.name, arm.recipe.source, arm.recipe.config.attention) for arm in study.arms] == [
@@ -54,7 +54,7 @@ BAD = {
     "an arm of another stage": ({"arms": {"a": {"stage": "shape"}}, "claims": []}, "an arm is a contrastive stage"),
     "one name twice": ({"arms": {"first": {}}, "claims": []}, "is the name of a stage and of an arm"),
     "rows that make no whole step": ({"finetune": {"rows": 5}}, "multiple of the 2 rows of a step, not 5"),
-    "rows without a fixed step": ({"stages": {"first": {"stage": "shape", "rows": 8}}}, "set batch_rows beside rows"),
+    "rows without a fixed step": ({"stages": {"first": {"stage": "shape", "rows": 8}}}, "set per_device_train_batch_size beside rows"),
     "a seed twice": ({"seeds": [1, 1]}, "seeds are different numbers"),
     "a claim about no arm": ({"claims": [CLAIM | {"better": "two-wy", "than": "causal"}]}, "no arm 'two-wy'; did you mean two-way"),
     "a claim of one arm": ({"claims": [CLAIM | {"better": "two-way"}]}, "names two arms"),

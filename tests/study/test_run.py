@@ -92,7 +92,10 @@ def test_a_failed_job_takes_along_what_needs_it_and_nothing_else(tmp_path):
 
 
 def test_what_a_failed_stage_takes_along_says_so(tmp_path):
-    stages = {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "lost": {"stage": "shape", "from": "first", "fail": True}}
+    stages = {
+        "first": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8},
+        "lost": {"stage": "shape", "from": "first", "fail": True},
+    }
     rate = {"rates": [1.0, 3.0], "rows": 2}
     arms = {
         "good": {},

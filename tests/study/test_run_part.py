@@ -10,7 +10,10 @@ from twoway.errors import TwowayError, UsageError
 pytestmark = pytest.mark.xdist_group("ranks")
 
 THREE = {
-    "stages": {"first": {"stage": "shape", "batch_rows": 4, "rows": 8}, "second": {"stage": "shape", "batch_rows": 4, "rows": 16}},
+    "stages": {
+        "first": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8},
+        "second": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 16},
+    },
     "arms": {
         "causal": {},
         "two-way": {"learning_rate": {"like": "other"}},
@@ -57,7 +60,7 @@ def test_a_claim_takes_the_arm_whose_rate_it_uses_and_a_number_that_there_is_not
 
 
 def test_data_that_a_claim_does_not_need_may_be_missing(tmp_path):
-    gone = {"stage": "shape", "batch_rows": 4, "rows": 16, "data": [{"spec": str(tmp_path / "gone.jsonl")}]}
+    gone = {"stage": "shape", "per_device_train_batch_size": 4, "rows": 16, "data": [{"spec": str(tmp_path / "gone.jsonl")}]}
     path, out = write(tmp_path, **(THREE | {"stages": THREE["stages"] | {"second": gone}})), tmp_path / "out"
     with pytest.raises(TwowayError, match=r"gone\.jsonl"):
         do(path, out)

@@ -29,7 +29,15 @@ from twoway.training.precision import DtypeChoice, choose_dtype, resolve_dtype, 
 from twoway.training.progress import read_log
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
-USUAL = {"max_steps": 4, "save_steps": 2, "seed": 1, "learning_rate": 1e-3, "batch_rows": 3, "dataloader_num_workers": 0, "held_out": 0}
+USUAL = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "seed": 1,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 3,
+    "dataloader_num_workers": 0,
+    "held_out": 0,
+}
 
 
 @pytest.fixture

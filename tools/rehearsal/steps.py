@@ -46,7 +46,7 @@ RECIPES = {
 # What a step on two cores can hold; everything else is the recipe's. Rows are two, and pairs; nothing is measured beside the step, and
 # no work is counted ahead of it.
 LESS: dict[str, Any] = {
-    "max_steps": 1, "shards": 1, "dataloader_num_workers": 1, "budget": 2_400, "batch_rows": 2,
+    "max_steps": 1, "batches_per_step": 1, "dataloader_num_workers": 1, "budget": 2_400, "per_device_train_batch_size": 2,
     "global_batch_size": 2, "small_tasks": "keep", "dtype": "float32",
     "device": "cpu", "parallel": "ddp", "gradient_checkpointing": "false", "held_out": 0, "calibrate": "none", "on_bad": "fail",
 }  # fmt: skip
@@ -144,8 +144,12 @@ def _run(recipe: Path, model: Path, out: Path, stages: Sequence[StageRecipe]) ->
 def _less(stage: StageRecipe) -> dict[str, Any]:
     """Return what is smaller in a stage than in its recipe; fine-tuning's batch is its pairs."""
     lora = getattr(stage.config, "lora", None)
-    given = LESS | ({} if lora is not None and lora.rank else FROZEN)
-    return {key: value for key, value in given.items() if key in stage.kind.keys and (key, stage.kind.name) != ("batch_rows", "finetune")}
+    given = LESS | ({} if lora is not None and lora.r else FROZEN)
+    return {
+        key: value
+        for key, value in given.items()
+        if key in stage.kind.keys and (key, stage.kind.name) != ("per_device_train_batch_size", "finetune")
+    }
 
 
 def _read(model: Path, stages: Sequence[StageRecipe], known: dict[str, Source]) -> Iterator[Source]:

@@ -256,8 +256,8 @@ recipe, with its templates and caps; of a stream of the hub the first --cap rows
 
 OUT/part-*.parquet are pairs for finetune, each negative with its score, rank and place; OUT.vectors keeps the vectors, so that another
 choice costs no embedding. The same command goes on after any end."""
-MINE_EXAMPLE = """twoway mine my-model --data samples:train --out mined --negatives 3 --ranks 5 50 --share 0.95
-  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random 0.25 --margin 0.05
+MINE_EXAMPLE = """twoway mine my-model --data samples:train --out mined --num-negatives 3 --range-min 5 --relative-margin 0.05
+  twoway mine my-model --data pairs.jsonl --corpus pages.parquet --out mined --random-share 0.25 --absolute-margin 0.05
   twoway mine my-model --data hub:OWNER/PAIRS:train --cap 100000 --out mined
   twoway mine my-model --recipe recipes/moca-finetune.yaml --out mined"""
 
@@ -270,21 +270,24 @@ def configure_mine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cap", metavar="N", type=int, help="of each source named here the first N rows; a stream of the hub needs it")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the pairs with negatives; new, or one to go on with")
     parser.add_argument("--corpus", metavar="SPEC", nargs="+", default=[], help="more candidates, for queries of every task")
-    parser.add_argument("--negatives", metavar="N", type=int, default=7, help="how many a query gets")
+    parser.add_argument("--num-negatives", metavar="N", type=int, default=7, help="how many a query gets")
+    parser.add_argument("--range-min", metavar="N", type=int, default=0, help="skip the N nearest of the wrong candidates")
+    parser.add_argument("--range-max", metavar="N", type=int, default=100, help="take none beyond the Nth of them")
+    parser.add_argument("--absolute-margin", metavar="X", type=float, help="a negative scores at least X less than the positive")
     parser.add_argument(
-        "--ranks", metavar=("FIRST", "LAST"), nargs=2, type=int, default=(1, 100), help="which of the wrong candidates, the nearest is 1"
+        "--relative-margin", metavar="X", type=float, help="the same as a share of the positive's score (0.05: at most 95%% of it)"
     )
-    parser.add_argument("--margin", metavar="X", type=float, help="a negative scores at least X less than the positive")
-    parser.add_argument("--share", metavar="X", type=float, help="a negative scores at most this share of the positive (0.95, say)")
     parser.add_argument("--max-score", metavar="X", type=float, help="a negative scores at most X")
     parser.add_argument("--min-score", metavar="X", type=float, help="a negative scores at least X")
-    parser.add_argument("--random", metavar="SHARE", type=float, default=0.0, help="share of the negatives drawn from all candidates")
+    parser.add_argument("--random-share", metavar="X", type=float, default=0.0, help="share of the negatives drawn from all candidates")
     parser.add_argument(
-        "--sampling", choices=("top", "random"), default="top", help="within the ranks take the nearest, or draw among all of them"
+        "--sampling-strategy", choices=("top", "random"), default="top", help="within the range take the nearest, or draw among all of them"
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--query-instruction", metavar="TEXT", help="text before a query (default: the model's prompt for queries)")
-    parser.add_argument("--document-instruction", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
+    parser.add_argument("--query-prompt", metavar="TEXT", help="text before a query (default: the model's prompt for queries)")
+    parser.add_argument("--query-prompt-name", metavar="NAME", help="the model's prompt of this name before a query")
+    parser.add_argument("--corpus-prompt", metavar="TEXT", help="text before a candidate (default: the prompt for documents)")
+    parser.add_argument("--corpus-prompt-name", metavar="NAME", help="the model's prompt of this name before a candidate")
     parser.add_argument("--vectors", metavar="DIR", help="where the vectors are kept (default: OUT.vectors)")
     add_opening(parser)
     add_processes(parser)
@@ -296,7 +299,7 @@ def configure_mine(parser: argparse.ArgumentParser) -> None:
 
 def run_mine(args: argparse.Namespace) -> int:
     """Mine, and say what came out."""
-    from dataclasses import asdict
+    from dataclasses import asdict, fields
 
     from twoway.data.config import PairSource, SourceConfig
     from twoway.errors import UsageError
@@ -312,32 +315,25 @@ def run_mine(args: argparse.Namespace) -> int:
     if not data:
         raise UsageError("no pairs are named; pass --data SPEC, or --recipe FILE with one that names some")
 
-    names = ("negatives", "margin", "share", "random", "sampling", "seed")
-    wishes = {name: getattr(args, name) for name in names}
-    choice = NegativeChoice(first=args.ranks[0], last=args.ranks[1], most=args.max_score, least=args.min_score, **wishes)
-    prompts = [
-        None if text is None else {"side": side, "instruction": text}
-        for side, text in (("query", args.query_instruction), ("document", args.document_instruction))
-    ]
+    prompts = ("query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name")
+    asked = {name: getattr(args, name) for name in (*(one.name for one in fields(NegativeChoice)), *prompts)}
     result = mine(
         args.model,
         data,
         args.out,
         corpus=[SourceConfig(spec, cap=args.cap) for spec in args.corpus],
-        choice=choice,
-        query_prompt=prompts[0],
-        document_prompt=prompts[1],
         vectors=args.vectors,
         on_bad=args.on_bad,
         limits=limits(args),
         overwrite=args.overwrite,
+        **asked,
         **opening(args),
     )
     if args.json:
         sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
         return 0
     said = f"{result.out}: {result.rows:,} pairs with {result.negatives:,} mined negatives out of {result.candidates:,} candidates"
-    said += f"; {result.short:,} pairs have fewer than {args.negatives}" if result.short else ""
+    said += f"; {result.short:,} pairs have fewer than {args.num_negatives}" if result.short else ""
     said += f"; {result.bad:,} bad rows left out" if result.bad else ""
     lines = [said, *(f"  left out by {name}: {count:,}" for name, count in result.left_out.items() if count)]
     if result.root:

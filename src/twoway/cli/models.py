@@ -21,7 +21,7 @@ SRC is a hub id or a folder: a causal vision-language model, a sentence-transfor
 or a checkpoint as MoCa's or CoCoA's trainer saves it, whose pooling and way of writing inputs are kept. OUT is a plain
 sentence-transformers checkpoint with a model card; its attention is measured, not assumed, and the model is refused where it is not
 what was asked for."""
-CONVERT_EXAMPLE = """twoway convert Qwen/Qwen2-VL-2B-Instruct my-model --prompt "query=Find a picture of " --max-length 2048
+CONVERT_EXAMPLE = """twoway convert Qwen/Qwen2-VL-2B-Instruct my-model --prompts "query=Find a picture of " --max-length 2048
   twoway convert moca-checkpoint my-model --processor Qwen/Qwen2.5-VL-3B-Instruct"""
 
 
@@ -45,11 +45,11 @@ def configure_convert(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights; auto keeps SRC's"
     )
     parser.add_argument("--mask-token", metavar="TOKEN", help="token for masked training (default: an unused one, or a new one)")
-    parser.add_argument("--prompt", metavar="NAME=TEXT", action="append", default=[], help="a prompt to save; may be repeated")
+    parser.add_argument("--prompts", metavar="NAME=TEXT", action="append", default=[], help="a prompt to save; may be repeated")
     parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: what the model has positions for)")
     parser.add_argument("--min-pixels", metavar="N", type=int, help="enlarge smaller pictures to this area (default: as SRC's processor)")
     parser.add_argument("--max-pixels", metavar="N", type=int, help="shrink larger pictures to this area (default: as SRC's processor)")
-    parser.add_argument("--dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
+    parser.add_argument("--truncate-dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
     add_attn_implementation(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is whole")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -65,9 +65,9 @@ def run_convert(args: argparse.Namespace) -> int:
     from twoway.models.checkpoint import parse_prompts
 
     config = load(ConvertConfig, args.config)
-    names = [option.name for option in dataclasses.fields(ConvertConfig)]
+    names = [option.name for option in dataclasses.fields(ConvertConfig) if option.name != "prompts"]
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    config = dataclasses.replace(config, **given, prompts=config.prompts | parse_prompts(args.prompt))
+    config = dataclasses.replace(config, **given, prompts=config.prompts | parse_prompts(args.prompts))
     result = convert(args.src, args.out, config, overwrite=args.overwrite)
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")

@@ -22,8 +22,8 @@ EMBED_HELP = """Embed any amount of text, pictures, pages or all of them into a 
 MODEL is a folder or hub id: ours, any sentence-transformers model, a vision-language model, an adapter. --data takes JSONL, Parquet, PDFs,
 folders of pictures, patterns ('scans/**/*.png'), data sets. OUT/part-*.parquet hold id, place of origin, text, metadata and vector;
 OUT/manifest.json says by which model. The same command goes on after any end, a kill too: no row is lost and none is there twice."""
-EMBED_EXAMPLE = """twoway embed my-model --data scans --out vectors --as document
-  twoway embed my-model --data products.jsonl 'more/*.parquet' --out vectors --dim 128 --precision int8 --recall --on-bad skip
+EMBED_EXAMPLE = """twoway embed my-model --data scans --out vectors --side document
+  twoway embed my-model --data products.jsonl 'more/*.parquet' --out vectors --truncate-dim 128 --precision int8 --measure-recall
   twoway embed my-model --data /shared/scans --out vectors --engine ray --ray-address auto"""
 
 
@@ -32,14 +32,14 @@ def configure_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
     parser.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="one source or several, read one behind the other")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the vectors; new, or one to go on with")
-    parser.add_argument("--as", dest="side", choices=("query", "document"), help="put the model's prompt for this side before each row")
-    parser.add_argument("--prompt", metavar="NAME", help="put the model's prompt of this name before each row")
-    parser.add_argument("--instruction", metavar="TEXT", help="put this text before each row")
-    parser.add_argument("--dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
+    parser.add_argument("--side", choices=("query", "document"), help="put the model's prompt for this side before each row")
+    parser.add_argument("--prompt", metavar="TEXT", help="put this text before each row")
+    parser.add_argument("--prompt-name", metavar="NAME", help="put the model's prompt of this name before each row")
+    parser.add_argument("--truncate-dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
     parser.add_argument(
         "--precision", choices=("float32", "float16", "int8", "binary"), default="float32", help="what a number is stored as"
     )
-    parser.add_argument("--recall", action="store_true", help="measure and print what shorter and coarser vectors cost")
+    parser.add_argument("--measure-recall", action="store_true", help="measure and print what shorter and coarser vectors cost")
     add_opening(parser)
     add_processes(parser)
     parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
@@ -88,13 +88,13 @@ def run_embed(args: argparse.Namespace) -> int:
         args.data,
         args.out,
         side=args.side,
-        instruction=args.instruction,
-        prompt_name=args.prompt,
-        dim=args.dim,
+        prompt=args.prompt,
+        prompt_name=args.prompt_name,
+        truncate_dim=args.truncate_dim,
         precision=args.precision,
         on_bad=args.on_bad,
         shard_rows=args.shard_rows,
-        measure_recall=args.recall,
+        measure_recall=args.measure_recall,
         overwrite=args.overwrite,
         root=args.root,
         dpi=args.dpi,
@@ -107,7 +107,7 @@ def run_embed(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n")
         return 0
     sys.stdout.write(line(result) + "\n")
-    if args.recall:
+    if args.measure_recall:
         lines = [f"  {form:18s} {share:.3f}" for form, share in result.recall.items()]
         said = ["recall at 10 against whole float32 vectors, on a sample of the rows embedded now", *lines]
         sys.stdout.write("\n".join(said if lines else ["recall: too few rows were embedded now to measure it"]) + "\n")
@@ -126,7 +126,7 @@ def line(result: EmbedResult) -> str:
 
 INDEX_HELP = """Bring what 'twoway embed' wrote into a database: new rows are added, rows with a known id take the old one's place.
 
-With --model, DIR is the data itself (PDFs, pictures, JSONL, …): it is embedded first, as 'twoway embed --as document' does.
+With --model, DIR is the data itself (PDFs, pictures, JSONL, …): it is embedded first, as 'twoway embed --side document' does.
 --db is a folder (LanceDB), a Milvus server (milvus://host:port/collection) or a Milvus Lite file (NAME.db). Rows keep their text, their
 place, a thumbnail and their metadata, which filters may name. The database remembers the model; vectors of another are refused. Small ones
 are searched exactly; larger ones get an index whose recall is measured against exact search. The same command goes on after any end."""
@@ -229,22 +229,23 @@ SEARCH_HELP = """Find in an index what is nearest to words, to a picture, or to 
 The index names its model, and only that answers (--model says where it lies now). --filter compares metadata: fields, = != < <= > >=, in,
 has, like, between, is null, and, or, not. --hybrid fuses nearness with full-text search for the words themselves."""
 SEARCH_EXAMPLE = """twoway search my-index "a fox in the snow"
-  twoway search my-index "the same in blue" --image photo.jpg --filter "year >= 1990 and shelf = 'A'" -k 20
+  twoway search my-index "the same in blue" --image photo.jpg --filter "year >= 1990 and shelf = 'A'" --top-k 20
   twoway search milvus://localhost:19530/pages --like "report.pdf page 3" --json"""
 
 
 def configure_search(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("db", metavar="PATH", help="what 'twoway index' made: a folder, NAME.db, or milvus://host:port/collection")
+    parser.add_argument("index", metavar="INDEX", help="what 'twoway index' made: a folder, NAME.db, or milvus://host:port/collection")
     parser.add_argument("text", metavar="WORDS", nargs="*", help="what to look for, in quotation marks or without; always taken as text")
     parser.add_argument("--image", metavar="FILE", help="look for what is like this picture")
     parser.add_argument("--like", metavar="ID", help="look for what is like this item (needs no model)")
-    parser.add_argument("-k", metavar="N", type=int, default=10, help="how many to show (default: %(default)s)")
-    parser.add_argument("--filter", dest="where", metavar="TEXT", help='only among items that this holds of: "year > 1990"')
+    parser.add_argument("-k", "--top-k", metavar="N", type=int, default=10, help="how many to show (default: %(default)s)")
+    parser.add_argument("--filter", metavar="TEXT", help='only among items that this holds of: "year > 1990"')
     parser.add_argument("--hybrid", action="store_true", help="also look for the words in the texts, and fuse both")
     parser.add_argument("--exact", action="store_true", help="compare every vector, whatever the size")
-    parser.add_argument("--as", dest="side", choices=("query", "document"), default="query", help="the model's prompt for this side")
-    parser.add_argument("--instruction", metavar="TEXT", help="put this text before the question instead")
+    parser.add_argument("--side", choices=("query", "document"), default="query", help="the model's prompt for this side")
+    parser.add_argument("--prompt", metavar="TEXT", help="put this text before the question instead")
+    parser.add_argument("--prompt-name", metavar="NAME", help="put the model's prompt of this name before the question instead")
     parser.add_argument("--model", metavar="MODEL", help="where the model of the index lies now")
     add_opening(parser)
     parser.add_argument(
@@ -260,12 +261,12 @@ def run_search(args: argparse.Namespace) -> int:
     """Search, and show what was found."""
     from twoway.search.query import find
 
-    names = ("like", "k", "where", "hybrid", "exact", "side", "instruction", "model")
+    names = ("like", "top_k", "filter", "hybrid", "exact", "side", "prompt", "prompt_name", "model")
     asked = {name: getattr(args, name) for name in names}
-    for name, said in (("like", "--like"), ("where", "--filter"), ("instruction", "--instruction")):
+    for name, said in (("like", "--like"), ("filter", "--filter"), ("prompt", "--prompt")):
         asked[name] = words(asked[name], said)
     text = words(" ".join(args.text), "WORDS") or None
-    hits = find(args.db, text, args.image, **asked, **({} if args.like else opening(args)))
+    hits = find(args.index, text, args.image, **asked, **({} if args.like else opening(args)))
     if args.json:
         found = [
             {"id": hit.item.id, "score": hit.score, "text": hit.item.text, "place": hit.item.place, "metadata": dict(hit.item.metadata)}

@@ -48,7 +48,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", metavar="TOKENS", type=int, help="tokens of a batch, with padding (default: 2,048 on a CPU, else 8,192)"
     )
-    parser.add_argument("--batch", metavar="N", type=_some, help="documents of a batch at most (default: 256)")
+    parser.add_argument("--batch-size", metavar="N", type=_some, help="documents of a batch at most (default: 256)")
     parser.add_argument("--queue", metavar="N", type=_some, help="documents that may wait; past that, 429 (default: 4,096)")
     parser.add_argument("--timeout", metavar="SECONDS", type=_some, help="time a request may take (default: 60)")
     parser.add_argument("--max-body", metavar="MIB", type=_some, help="size of a request (default: 32)")
@@ -96,7 +96,7 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
     from twoway.server.app import create_app, warm
 
     store = open_store(args.db) if args.db else None
-    settings = {name: value for name, value in (("budget", args.budget), ("most", args.batch)) if value is not None}
+    settings = {name: value for name, value in (("budget", args.budget), ("batch_size", args.batch_size)) if value is not None}
     engine = open_embedder(args.model, **opening(args), **settings)
     if args.budget is None and engine.sentence.device.type == "cpu":
         # Larger batches are no faster there (`python -m benchmarks serve`), and who waits for one waits longer.

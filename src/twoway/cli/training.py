@@ -74,7 +74,7 @@ PRETRAIN_HELP = """Teach a vision-language model two-way attention: it restores 
 
 BASE is a hub id or a folder, a plain model or one that convert made. OUT becomes a two-way checkpoint as convert makes it, with the
 heads kept beside it. Settings are key=value words over a recipe (a YAML file): max_steps, learning_rate, seed, dtype, budget, mask.words,
-lora.rank and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is
+lora.r and so on; OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is
 done. objective=causal is the control of equal compute: plain next-token training on the same rows, and OUT stays causal."""
 PRETRAIN_EXAMPLE = """twoway pretrain samples/base out --data samples:pretrain max_steps=12 save_steps=3 seed=1
   twoway pretrain Qwen/Qwen2.5-VL-3B-Instruct out --recipe recipes/moca-3b-pretrain.yaml --nproc 8
@@ -102,10 +102,10 @@ BRIDGE_HELP = """Teach a two-way model to put all it reads into one token: B is 
 Rows become A [EOS] B. Of a pair, A is the query and B its positive; of a document, B is its last text and A the rest; a row of one text is
 cut in two. 70% of B's words are masked and B sees nothing of A but EOS. BASE is two-way already (pretrain and convert make such a model),
 and OUT a plain checkpoint pooled at EOS, with a report of what went through it. Settings are key=value words over a recipe (a YAML file):
-eos_sees_target, sources_see_eos, mask.words, max_target, lora.rank and so on; OUT/config.yaml shows them all. The same command goes on
+eos_sees_target, sources_see_eos, mask.words, max_target, lora.r and so on; OUT/config.yaml shows them all. The same command goes on
 where it stopped."""
 BRIDGE_EXAMPLE = """twoway bridge BASE out --data samples:pretrain max_steps=12
-  twoway bridge BASE out --data pairs.jsonl --nproc 8 lora.rank=8 lora.dora=true"""
+  twoway bridge BASE out --data pairs.jsonl --nproc 8 lora.r=8 lora.use_dora=true"""
 
 
 def configure_bridge(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ sentence-transformers loads. Rows have the columns query, positive and negatives
 reads them (data: template). All rows of a step's batch belong to one task. Settings are key=value words over a recipe (a YAML file):
 global_batch_size, learning_rate, loss.temperature, hard_negatives, attention, pooling, prompts.query, eval_steps and so on; OUT/config.yaml
 shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done."""
-FINETUNE_EXAMPLE = """twoway finetune samples/base out --data samples:train --eval samples:test max_steps=20 global_batch_size=64
+FINETUNE_EXAMPLE = """twoway finetune samples/base out --data samples:train --eval-data samples:test max_steps=20 global_batch_size=64
   twoway finetune moca-cpt out --recipe recipes/moca-finetune.yaml --nproc 8
   twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl attention=causal pooling=last   (as VLM2Vec does)"""
 
@@ -142,13 +142,13 @@ def configure_finetune(parser: argparse.ArgumentParser) -> None:
     from twoway.methods.finetune.config import FinetuneConfig
 
     configure_stage(parser, FinetuneConfig)
-    parser.add_argument("--eval", metavar="SPEC", action="append", default=[], help="pairs to measure retrieval on; may be repeated")
+    parser.add_argument("--eval-data", metavar="SPEC", action="append", default=[], help="pairs to measure retrieval on; may be repeated")
 
 
 def run_finetune(args: argparse.Namespace) -> int:
     """Train, or go on."""
     from twoway.methods.finetune.method import METHOD
 
-    if args.eval:
-        args.words = [*args.words, f"eval_data={json.dumps([{'spec': spec} for spec in args.eval], ensure_ascii=False)}"]
+    if args.eval_data:
+        args.words = [*args.words, f"eval_data={json.dumps([{'spec': spec} for spec in args.eval_data], ensure_ascii=False)}"]
     return run_words(args, METHOD)

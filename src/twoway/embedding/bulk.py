@@ -60,9 +60,9 @@ def embed(
     out: str | Path,
     *,
     side: Side | None = None,
-    instruction: str | None = None,
+    prompt: str | None = None,
     prompt_name: str | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     precision: Precision = "float32",
     on_bad: OnBad = "fail",
     shard_rows: int = SHARD_ROWS,
@@ -84,8 +84,8 @@ def embed(
     sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, limits=Limits.reading(limits))
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
-    prompts = {"side": side, "instruction": instruction, "prompt_name": prompt_name}
-    how: dict[str, Any] = {"dim": dim, "precision": precision, "shard_rows": shard_rows}
+    prompts = {"side": side, "prompt": prompt, "prompt_name": prompt_name}
+    how: dict[str, Any] = {"dim": truncate_dim, "precision": precision, "shard_rows": shard_rows}
     filling: dict[str, Any] = {"on_bad": on_bad, "overwrite": overwrite}
     if cluster is not None:
         from .ray import embed_on  # Ray takes seconds to import

@@ -50,7 +50,7 @@ class Settings:
     """How the engine works; none of it changes a vector beyond its last bits."""
 
     budget: int = 8192  # tokens of a batch, padding included
-    most: int = 256  # rows of a batch
+    batch_size: int = 256  # rows of a batch, at most
     window: int = 1024  # rows that are sorted together
     window_bytes: int = 256 << 20
     workers: int | None = None  # threads ahead of the model; 0 does all in turn
@@ -100,36 +100,36 @@ class Embedder:
     def close(self) -> None:
         """Let go of what else is at work for it: nothing here (`many`)."""
 
-    def check(self, *, side: Side | None, instruction: str | None, prompt_name: str | None, dim: int | None) -> str | None:
+    def check(self, *, side: Side | None, prompt: str | None, prompt_name: str | None, truncate_dim: int | None) -> str | None:
         """Refuse options of `embed` that cannot be; return the prompt."""
-        if dim is not None and not 0 < dim <= self.dimension:
-            raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
-        return prompt_of(self.sentence, side=side, instruction=instruction, prompt_name=prompt_name)
+        if truncate_dim is not None and not 0 < truncate_dim <= self.dimension:
+            raise UsageError(f"truncate_dim {truncate_dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
+        return prompt_of(self.sentence, side=side, prompt=prompt, prompt_name=prompt_name)
 
     def array(self, documents: Iterable[Content], **kwargs: Any) -> Vector:
         """Return the vectors of documents as rows of a matrix, in order; documents and options are those of `embed`."""
         rows = [vector for _, vector in self.embed(documents, ordered=True, **kwargs)]
-        return np.stack(rows) if rows else np.zeros((0, kwargs.get("dim") or self.dimension), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, kwargs.get("truncate_dim") or self.dimension), np.float32)
 
     def embed(
         self,
         documents: Iterable[Content],
         *,
         side: Side | None = None,
-        instruction: str | None = None,
+        prompt: str | None = None,
         prompt_name: str | None = None,
-        dim: int | None = None,
+        truncate_dim: int | None = None,
         ordered: bool = False,
         refuse: Refuse | None = None,
     ) -> Iterator[tuple[int, Vector]]:
         """Yield (number of the document, counted from 0; its vector), as they come or in order.
 
         Texts, PIL pictures, paths of pictures (`Path`), lists of parts, and objects with the columns of a document are taken as documents.
-        `dim` keeps the first numbers of each vector, brought back to length 1 where the model's vectors have it. A document that cannot be
-        embedded raises its `ContentError`, or goes to `refuse` and has no vector.
+        `truncate_dim` keeps the first numbers of each vector, brought back to length 1 where the model's vectors have it. A document that
+        cannot be embedded raises its `ContentError`, or goes to `refuse` and has no vector.
         """
-        prompt = self.check(side=side, instruction=instruction, prompt_name=prompt_name, dim=dim)
-        run = Pass(self, prompt, {} if side is None else {"task": side}, dim, refuse)
+        prompt = self.check(side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim)
+        run = Pass(self, prompt, {} if side is None else {"task": side}, truncate_dim, refuse)
         given = documents_of(documents)
         return _in_order(run.results(given)) if ordered else (pair for pair in run.results(given) if pair[1] is not None)
 
@@ -194,7 +194,7 @@ class Pass:
         """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
         settings = self.engine.settings
         for window in windows(looked, self._fresh, rows=settings.window, bytes_=settings.window_bytes):
-            yield from batches(window, budget=settings.budget, most=settings.most)
+            yield from batches(window, budget=settings.budget, most=settings.batch_size)
             yield []
 
     def _fresh(self, index: int, item: Item | ContentError) -> bool:

@@ -113,14 +113,14 @@ class Endpoint:
         documents: Iterable[Document],
         *,
         side: Side | None = None,
-        instruction: str | None = None,
+        prompt: str | None = None,
         refuse: Callable[[int, ContentError], None] | None = None,
     ) -> Iterator[tuple[int, Vector]]:
         """Yield (number of a document, its vector), several requests ahead."""
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="endpoint") as pool:
 
             def work(job: list[tuple[int, Document]]) -> list[tuple[int, Answer]]:
-                return list(zip([number for number, _ in job], self._embed([one for _, one in job], side, instruction), strict=True))
+                return list(zip([number for number, _ in job], self._embed([one for _, one in job], side, prompt), strict=True))
 
             for answers in ahead(self._jobs(documents), work, pool=pool, waiting=2 * self.at_once):
                 for number, found in answers:
@@ -147,20 +147,20 @@ class Endpoint:
         if texts:
             yield texts
 
-    def _embed(self, documents: list[Document], side: Side | None, instruction: str | None) -> list[Answer]:
+    def _embed(self, documents: list[Document], side: Side | None, prompt: str | None) -> list[Answer]:
         """Return a vector for each document of one request, or why it has none; a refused request is tried document by document."""
         try:
-            return list(self._vectors(self._body(documents, side, instruction), len(documents)))
+            return list(self._vectors(self._body(documents, side, prompt), len(documents)))
         except ContentError as error:
             if len(documents) > 1:
-                return [answer for document in documents for answer in self._embed([document], side, instruction)]
+                return [answer for document in documents for answer in self._embed([document], side, prompt)]
             return [ContentError(error.reason, documents[0].place)]
 
-    def _body(self, documents: list[Document], side: Side | None, instruction: str | None) -> dict[str, Any]:
+    def _body(self, documents: list[Document], side: Side | None, prompt: str | None) -> dict[str, Any]:
         """Return a request. `twoway serve` gets the side, and truncates rows that are too long, as the model in memory does."""
-        told: dict[str, Any] = {"truncate": True, "side": side, "instruction": instruction} if self._ours else {}
+        told: dict[str, Any] = {"truncate": True, "side": side, "prompt": prompt} if self._ours else {}
         told = {name: value for name, value in told.items() if value is not None}
-        before = None if self._ours else instruction
+        before = None if self._ours else prompt
         if not self.chat and not documents[0].images:
             return told | {"input": [(before or "") + "".join(document.texts) for document in documents]}
         messages = [{"role": "system", "content": [{"type": "text", "text": before}]}] if before else []

@@ -92,7 +92,7 @@ class Explainer:
         wanted = np.asarray(query, np.float32)
         picture, words = document.images[0], Text(text)
         seen = [Document(parts, document.place) for parts in ((picture, words), (words,), (picture,))]
-        vectors = self.engine.array(seen, side="document", dim=len(wanted))
+        vectors = self.engine.array(seen, side="document", truncate_dim=len(wanted))
         both, without_picture, without_text = vectors @ wanted / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted))
         falls = max(0.0, float(both - without_picture)), max(0.0, float(both - without_text))
         return falls[0] / sum(falls) if sum(falls) > 0 else None
@@ -171,7 +171,7 @@ class Explainer:
         picture: Any = document.images[0].source
         boxes = _boxes(*picture.size)
         seen = [document, *(_greyed(document, picture, box) for row in boxes for box in row)]
-        vectors = self.engine.array(seen, side="document", dim=len(query))
+        vectors = self.engine.array(seen, side="document", truncate_dim=len(query))
         scores = vectors @ query / np.linalg.norm(vectors, axis=1)
         falls = (scores[0] - scores[1:]).reshape(len(boxes), -1)
         return Why("occlusion", float(scores[0]), _rows(falls), None)

@@ -84,21 +84,21 @@ def _picture(source: Any) -> dict[str, Any]:
 
 # The prompt of a document, by sentence-transformers' own rules, so that both give the same vectors.
 #
-# A prompt is given by its name, by the side of a document (query or document), or as the text of an instruction.
+# A prompt is given by its name, by the side of a document (query or document), or as the text itself.
 
 Side = Literal["query", "document"]
 # The names that `SentenceTransformer.encode_query` and `encode_document` look for, in their order.
 _NAMES: Mapping[str, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def prompt_of(sentence: Any, *, side: Side | None = None, instruction: str | None = None, prompt_name: str | None = None) -> str | None:
+def prompt_of(sentence: Any, *, side: Side | None = None, prompt: str | None = None, prompt_name: str | None = None) -> str | None:
     """Return the prompt, or nothing."""
     if side is not None and side not in _NAMES:
         raise UsageError(f"a side is query or document, not {side!r}{did_you_mean(str(side), get_args(Side))}")
-    if instruction is not None and prompt_name is not None:
-        raise UsageError("an instruction and the name of a prompt were both given; one of them decides")
-    if instruction is not None:
-        return instruction
+    if prompt is not None and prompt_name is not None:
+        raise UsageError("a prompt and the name of a prompt were both given; one of them decides")
+    if prompt is not None:
+        return prompt
     if prompt_name is not None:
         if prompt_name not in sentence.prompts:
             known = ", ".join(sentence.prompts) or "none"

@@ -126,18 +126,14 @@ def open_embedder(
     return engine
 
 
-def require_options(
-    function: Callable[..., Any], given: Mapping[str, Any], *, also: Sequence[str] = (), elsewhere: Mapping[str, str] | None = None
-) -> None:
-    """Refuse further options of a function that opening a model does not know; `elsewhere` are names that others have for what it takes."""
+def require_options(function: Callable[..., Any], given: Mapping[str, Any], *, also: Sequence[str] = ()) -> None:
+    """Refuse further options of a function that opening a model does not know."""
     opening = {*inspect.signature(open_embedder).parameters, *(field.name for field in dataclasses.fields(Settings)), *also}
     own = [name for name, one in inspect.signature(function).parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     known = list(dict.fromkeys([*own, *sorted(opening - {"model", "settings"})]))
     for name in given:
         if name not in known:
-            meant = (elsewhere or {}).get(name)
-            near = f"; did you mean {meant}?" if meant else did_you_mean(name, known)
-            raise UsageError(f"{function.__name__} has no option {name!r}{near} (there are: {', '.join(known)})")
+            raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
 
 
 def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | None]) -> None:
@@ -282,14 +278,14 @@ class Embedders(Embedder):
         documents: Iterable[Content],
         *,
         side: Side | None = None,
-        instruction: str | None = None,
+        prompt: str | None = None,
         prompt_name: str | None = None,
-        dim: int | None = None,
+        truncate_dim: int | None = None,
         ordered: bool = False,
         refuse: Refuse | None = None,
     ) -> Iterator[tuple[int, Vector]]:
         """See `Embedder.embed`; vectors always come in order."""
-        how: dict[str, Any] = {"side": side, "instruction": instruction, "prompt_name": prompt_name, "dim": dim}
+        how: dict[str, Any] = {"side": side, "prompt": prompt, "prompt_name": prompt_name, "truncate_dim": truncate_dim}
         self.check(**how)
         return self._results(documents_of(documents), how, refuse)
 
@@ -344,7 +340,7 @@ def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[in
     engine = _OWN["engine"]
     bad: list[tuple[int, ContentError]] = []
     found = sorted(engine.embed(documents, refuse=lambda number, error: bad.append((number, error)), **how), key=lambda one: one[0])
-    rows = np.stack([vector for _, vector in found]) if found else np.zeros((0, how["dim"] or engine.dimension), np.float32)
+    rows = np.stack([vector for _, vector in found]) if found else np.zeros((0, how["truncate_dim"] or engine.dimension), np.float32)
     return [number for number, _ in found], rows, sorted(bad, key=lambda one: one[0])
 
 

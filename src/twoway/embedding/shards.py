@@ -206,7 +206,7 @@ def require(precision: str, dim: int) -> None:
     if precision not in known:
         raise UsageError(f"unknown precision {precision!r}{did_you_mean(precision, known)} (there are: {', '.join(known)})")
     if precision == "binary" and dim % 8:
-        raise UsageError(f"binary vectors are packed eight to a byte, and {dim} is not a multiple of 8; choose another --dim")
+        raise UsageError(f"binary vectors are packed eight to a byte, and {dim} is not a multiple of 8; choose another truncate_dim")
 
 
 def scale_of(vectors: Matrix) -> float:

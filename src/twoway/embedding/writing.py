@@ -138,7 +138,7 @@ def of_model(engine: Embedder) -> dict[str, Any]:
 def width_of(dim: int | None, longest: int) -> int:
     """Check the requested length of vectors."""
     if dim is not None and not 0 < dim <= longest:
-        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {longest} numbers")
+        raise UsageError(f"truncate_dim {dim} is out of range: this model's vectors have 1 to {longest} numbers")
     return dim or longest
 
 

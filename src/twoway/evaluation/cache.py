@@ -53,7 +53,7 @@ class Engine(Protocol):
     def embed(
         self, documents: Iterable[Document], *, side: Side | None = None, refuse: Callable[[int, ContentError], None] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (number of a document, its vector); an engine that has prompts takes `instruction`, too."""
+        """Yield (number of a document, its vector); an engine that has prompts takes `prompt`, too."""
         ...
 
 
@@ -157,20 +157,20 @@ class VectorSource:
         title: str,
         bad: dict[int, ContentError],
         *,
-        instruction: str | None = None,
+        prompt: str | None = None,
     ) -> NDArray[np.float32]:
         """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number.
 
-        An `instruction` replaces the prompt of the side.
+        A `prompt` replaces the prompt of the side.
         """
-        told = "" if instruction is None else f"{hashlib.sha256(instruction.encode()).hexdigest()[:16]}:"
+        told = "" if prompt is None else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}:"
         keys = [f"{side or ''}:{told}{document.fingerprint()}" for document in documents]
         with closing(Store(self.folder, self.fingerprint, self.engine.dimension)) as store:
             known = store.known(list(dict.fromkeys(keys)))
             missing: Mapping[str, int] = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
             self.taken += len(set(keys) & known)
             self.embedded += len(missing)
-            how: dict[str, Any] = {"side": side} | ({} if instruction is None else {"instruction": instruction})
+            how: dict[str, Any] = {"side": side} | ({} if prompt is None else {"prompt": prompt})
             store.add(self._embed(documents, sorted(missing.items(), key=lambda one: one[1]), how, title, bad))
             unique = list(dict.fromkeys(keys))
             rows = store.read(unique)

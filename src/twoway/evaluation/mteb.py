@@ -78,8 +78,8 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]
         place = f"mteb:{task_metadata.name}/{hf_split}" + (f"/{hf_subset}" if hf_subset != "default" else "") + f" {what}"
         rows = documents(inputs, self.mteb_model_meta.modalities, place)
         bad: dict[int, Any] = {}
-        instruction = self._instruction(get_prompt(self.model_prompts, task_metadata, prompt_type), side)
-        found = self.vectors(rows, side, f"{task_metadata.name}: {what}", bad, instruction=instruction)
+        prompt = self._instruction(get_prompt(self.model_prompts, task_metadata, prompt_type), side)
+        found = self.vectors(rows, side, f"{task_metadata.name}: {what}", bad, prompt=prompt)
         if bad:
             raise bad[min(bad)]
         return found

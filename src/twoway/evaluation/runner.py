@@ -164,9 +164,9 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
     how = similarity_of(vectors.engine)
     told, told_candidate = task.instructions
     title = f"{task.name}: candidates"
-    candidates = prepare_vectors(vectors(task.candidates, as_candidate, title, bad_candidates, instruction=told_candidate), how)
+    candidates = prepare_vectors(vectors(task.candidates, as_candidate, title, bad_candidates, prompt=told_candidate), how)
     asked_for, title = [item.query for item in task.items], f"{task.name}: queries"
-    queries = prepare_vectors(vectors(asked_for, as_query, title, bad_queries, instruction=told), how)
+    queries = prepare_vectors(vectors(asked_for, as_query, title, bad_queries, prompt=told), how)
     task, left_out = _without_bad(task, bad_candidates, policy)
     outcomes, asked = [], []
     for number, item in enumerate(task.items):

@@ -19,10 +19,10 @@ from twoway.training.config import TrainConfig
 class AdapterConfig:
     """LoRA: rank 0 trains the weights themselves."""
 
-    rank: int = Field(default=0, ge=0, description="rank of the adapter; 0: the weights themselves are trained")
-    alpha: int = Field(default=64, description="alpha of the adapter")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the adapter")
-    dora: bool = Field(default=False, description="DoRA: magnitude and direction apart")
+    r: int = Field(default=0, ge=0, description="rank of the adapter; 0: the weights themselves are trained")
+    lora_alpha: int = Field(default=64, description="alpha of the adapter")
+    lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout before the adapter")
+    use_dora: bool = Field(default=False, description="DoRA: magnitude and direction apart")
     parts: tuple[Literal["language", "tower", "projector"], ...] = Field(
         default=("language",), description="parts of the model that get the adapter"
     )
@@ -37,7 +37,7 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         """Refuse an adapter of nothing."""
-        if self.rank and not self.parts:
+        if self.r and not self.parts:
             raise UsageError("an adapter needs a part to be put on: language, tower or projector")
 
 
@@ -54,8 +54,8 @@ class MethodConfig(TrainConfig):
     template: Literal["chat", "plain"] = Field(default="chat", description="how a row is written: by the model's chat template, or bare")
     budget: float = Field(default=12_800.0, gt=0, lt=math.inf, description="cost of a rank's batch, in text tokens")
     cost: CostWeights = Field(default_factory=CostWeights, description="cost of an image token and of a picture, for the budget")
-    batch_rows: int | None = Field(default=None, ge=1, description="rows of a batch, instead of the budget")
-    shards: int | None = Field(
+    per_device_train_batch_size: int | None = Field(default=None, ge=1, description="rows of a batch, instead of the budget")
+    batches_per_step: int | None = Field(
         default=None, ge=1, description="batches of a step, over all ranks; a rank adds its own up. Default: one for each rank"
     )
     attn_implementation: str | AttnImplementation = Field(

@@ -65,7 +65,7 @@ class ConvertConfig:
     max_length: int | None = Field(default=None, description="tokens of an input, at most")
     min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
     max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
-    dim: int | None = Field(default=None, description="numbers of a vector; default: all")
+    truncate_dim: int | None = Field(default=None, description="numbers of a vector; default: all")
     attn_implementation: str | AttnImplementation | None = Field(
         default=None, description="attention kernel that the result is proved with; it is not saved"
     )
@@ -104,7 +104,7 @@ def convert(
     max_length: int | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    dim: int | None = None,
+    truncate_dim: int | None = None,
     attn_implementation: Setting | None = None,
     overwrite: bool = False,
 ) -> ConvertResult:
@@ -205,7 +205,7 @@ def _settings(opened: Start, config: ConvertConfig) -> checkpoint.Settings:
     """Return what the result says besides its model: what the source says, and above that what is asked for."""
     own = opened.settings
     mode = config.pooling or (None if own.behind else opened.layout.pooling or "mean")
-    settings = own.pooled(mode, config.dim)
+    settings = own.pooled(mode, config.truncate_dim)
     module = {key: value for key, value in settings.module.items() if config.template is None or key != "modality_config"}
     return dataclasses.replace(settings, prompts=settings.prompts | config.prompts, module=module)
 

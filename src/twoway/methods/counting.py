@@ -286,7 +286,7 @@ def count(model: Anatomy, training: Training, loads: Iterable[Load]) -> Products
         _tower(done, model, training, load)
         _language(done, model, training, load)
         _targets(done, model, training, load)
-    if training.lora is not None and training.lora.dora:
+    if training.lora is not None and training.lora.use_dora:
         _norms(done, model, training)
     return done
 
@@ -349,7 +349,7 @@ def _stack(done: Products, part: str, blocks: Blocks, places: float, flow: _Flow
         _line(done, part, line, places * share, flow.passes, flow, training, last=last)
         if line.name in blocks.first and flow.adapted and not flow.enters:
             lora = _adapter(training, flow, line)
-            done.needed[part] -= 2.0 * places * (line.size * _twice(lora) + (line.into * lora.rank if lora else 0))
+            done.needed[part] -= 2.0 * places * (line.size * _twice(lora) + (line.into * lora.r if lora else 0))
 
 
 def _line(
@@ -362,7 +362,7 @@ def _line(
     if flow.again and not (last and lora is None):
         done.again[part] += forward
     if lora is not None:
-        down, up = 2.0 * line.into * lora.rank * places, 2.0 * line.out * lora.rank * places
+        down, up = 2.0 * line.into * lora.r * places, 2.0 * line.out * lora.r * places
         _put(done, part, down + up, down * (inside + 1) + up * 2, training)
         done.again[part] += (down + up) * flow.again
 
@@ -385,7 +385,7 @@ def _norms(done: Products, model: Anatomy, training: Training) -> None:
     found = {"language": ("language model", model.language.lines), "tower": ("tower", model.tower.lines)}
     for name in lora.parts:
         part, lines = found.get(name, ("projector", model.projector))
-        once = training.calls * sum(2.0 * line.into * lora.rank * (line.into + line.out) for line in lines if lora.covers(line.name))
+        once = training.calls * sum(2.0 * line.into * lora.r * (line.into + line.out) for line in lines if lora.covers(line.name))
         done.needed[part] += once
         done.again[part] += once * (training.second + (training.checkpointing and name in found))
 
@@ -397,7 +397,7 @@ def _adapter(training: Training, flow: _Flow, line: LinearLayer) -> AdapterConfi
 
 def _twice(lora: AdapterConfig | None) -> float:
     """Say how often an adapted line runs the base's product."""
-    return 2.0 if lora is not None and lora.dora and lora.dropout else 1.0
+    return 2.0 if lora is not None and lora.use_dora and lora.lora_dropout else 1.0
 
 
 def _adapts(training: Training, part: str) -> bool:
@@ -470,7 +470,7 @@ def trained(model: Anatomy, training: Training) -> float:
     if training.lora is not None:
         lora, lines = training.lora, {"language": model.language.lines, "tower": model.tower.lines, "projector": model.projector}
         size = sum(
-            lora.rank * (one.into + one.out) + lora.dora * one.out for part in lora.parts for one in lines[part] if lora.covers(one.name)
+            lora.r * (one.into + one.out) + lora.use_dora * one.out for part in lora.parts for one in lines[part] if lora.covers(one.name)
         )
     elif training.train_layers:
         size = model.layer * training.train_layers + model.sizes["projector"]
@@ -541,7 +541,11 @@ def fits_whole(prepared: PreparedModel[Any], config: MethodConfig, ranks: int, r
         held = sum(one.numel() for one in prepared.module.parameters())
         train = sum(one.numel() for one in prepared.module.parameters() if one.requires_grad)
         return bool((_FULL + _HALF) * held + 3 * _FULL * train <= room / 2)
-    places = float(config.max_length * config.batch_rows) if config.batch_rows is not None else float(config.budget)
+    places = (
+        float(config.max_length * config.per_device_train_batch_size)
+        if config.per_device_train_batch_size is not None
+        else float(config.budget)
+    )
     return memory(known, training, places=places, image=_IMAGE, parallel="ddp", ranks=ranks, room=room).fits
 
 
@@ -569,7 +573,7 @@ def training_of(config: Any) -> Training:
     return Training(
         freeze_tower=config.freeze_tower,
         train_layers=config.train_layers,
-        lora=config.lora if config.lora.rank else None,
+        lora=config.lora if config.lora.r else None,
         checkpointing=config.gradient_checkpointing,
         decoder_depth=config.decoder_depth if restores else 0,
         logits=not contrastive and bool(getattr(config, "mlm_weight", 1.0)),

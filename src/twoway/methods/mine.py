@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from twoway.config import fill, settings
+from twoway.config import settings
 from twoway.data.config import MINED, PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.mixture import open_pairs, open_source_table
@@ -36,7 +35,7 @@ from . import negatives
 from .negatives import CorpusSide, Miner, NegativeChoice, UnitVectors, list_corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from twoway.embedding import Embedder
 
@@ -66,9 +65,20 @@ def mine(
     out: str | Path,
     *,
     corpus: Sequence[str | Path | SourceConfig] = (),
-    choice: NegativeChoice | Mapping[str, Any] | None = None,
-    query_prompt: Mapping[str, Any] | None = None,
-    document_prompt: Mapping[str, Any] | None = None,
+    num_negatives: int = 7,
+    range_min: int = 0,
+    range_max: int = 100,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    random_share: float = 0.0,
+    sampling_strategy: Literal["top", "random"] = "top",
+    seed: int = 0,
+    query_prompt: str | None = None,
+    query_prompt_name: str | None = None,
+    corpus_prompt: str | None = None,
+    corpus_prompt_name: str | None = None,
     vectors: str | Path | None = None,
     on_bad: OnBad = "fail",
     limits: ReadLimits = DEFAULT,
@@ -76,13 +86,26 @@ def mine(
     overwrite: bool = False,
     **opening: Any,
 ) -> MineResult:
-    """Write the pairs of `data` with hard negatives to `out`; prompts are arguments of `Embedder.embed` (default: the model's sides).
+    """Write the pairs of `data` with hard negatives to `out`, chosen by the words of `mine_hard_negatives` (`NegativeChoice`).
 
+    A prompt is a text, or the name of one that the model has (default: the model's own for queries and for documents).
     `opening` goes to `open_embedders`: with several processes, or on a machine with several GPUs, all of them embed.
     Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
     """
     require_options(mine, opening, also=("processes",))
-    out, choice = Path(out), fill(NegativeChoice, choice, "mine: choice") if isinstance(choice, Mapping) else choice or NegativeChoice()
+    choice = NegativeChoice(
+        num_negatives,
+        range_min,
+        range_max,
+        max_score,
+        min_score,
+        absolute_margin,
+        relative_margin,
+        random_share,
+        sampling_strategy,
+        seed,
+    )
+    out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
@@ -90,8 +113,10 @@ def mine(
     with contextlib.closing(engine), alone(home), alone(out):
         policy = Policy(on_bad, home / BAD_ROWS, keep=True)
         found = _open([data] if isinstance(data, str | Path) else data, corpus, policy, Limits.reading(limits))
-        asked = _embed(engine, found, "query", home / "queries", query_prompt, on_bad)
-        answers = _embed(engine, found, "document", home / "candidates", document_prompt, on_bad)
+        prompts = {"prompt": query_prompt, "prompt_name": query_prompt_name}
+        asked = _embed(engine, found, "query", home / "queries", prompts, on_bad)
+        prompts = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
+        answers = _embed(engine, found, "document", home / "candidates", prompts, on_bad)
         conditions = {
             "format": 1,
             "choice": asdict(choice),
@@ -129,11 +154,11 @@ def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path
     return list_corpus(open_pairs(given, **how), [open_source_table(one, **how) for one in more], policy)
 
 
-def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompt: Mapping[str, Any] | None, on_bad: OnBad) -> UnitVectors:
+def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompts: Mapping[str, Any], on_bad: OnBad) -> UnitVectors:
     """Embed one side, or take the vectors that are there, and map them as one array of length 1 each."""
     how = {"dim": engine.dimension, "precision": "float32", "shard_rows": 2048}
     source = CorpusSide(corpus, side)
-    done = embed_rows(engine, source, out, prompt or {"side": side}, how, on_bad=on_bad, title=f"embedding {out.name}")
+    done = embed_rows(engine, source, out, {"side": side, **prompts}, how, on_bad=on_bad, title=f"embedding {out.name}")
     path, shards = out / "vectors.npy", Shards.open(out)
     there = np.zeros(source.count(), bool)
     if done.embedded or not path.exists():
@@ -171,7 +196,7 @@ def _begin(out: Path, conditions: dict[str, Any], overwrite: bool) -> None:
         raise TwowayError(f"{path} cannot be read ({error}); begin anew with --overwrite") from error
     for name, value in json.loads(json.dumps(conditions)).items():
         if found.get(name) != value:
-            what = {"choice": "with other wishes", "fingerprint": "by another model", "prompts": "with other prompts"}.get(
+            what = {"choice": "with other settings", "fingerprint": "by another model", "prompts": "with other prompts"}.get(
                 name, "of other data"
             )
             raise UsageError(f"{out} holds negatives mined {what}; choose another folder, or pass --overwrite to begin anew")
@@ -193,12 +218,11 @@ def _part(out: Path, number: int) -> Path:
 
 
 @settings
-class MineConfig:
+class MineConfig(NegativeChoice):
     """Pairs that get hard negatives, and how those are chosen."""
 
     data: tuple[PairSource, ...] = Field(default=(), description="sources of the pairs")
     corpus: tuple[SourceConfig, ...] = Field(default=(), description="more candidates, for queries of every task")
-    choice: NegativeChoice = Field(default_factory=NegativeChoice, description="how negatives are chosen")
     pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: as the model says")
     max_length: int | None = Field(default=None, description="tokens of an input; default: as the model says")
     min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
@@ -211,10 +235,15 @@ class MineConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        super().__post_init__()
         check_pixels(self.min_pixels, self.max_pixels)
         for source in self.corpus:
             if source != SourceConfig(source.spec, cap=source.cap, template=source.template, root=source.root):
                 raise UsageError(f"every row of a corpus counts once: leave weight and name of {source.spec} out")
+
+    def selection(self) -> dict[str, Any]:
+        """Return how negatives are chosen."""
+        return {one.name: getattr(self, one.name) for one in fields(NegativeChoice)}
 
     def opening(self) -> dict[str, Any]:
         """Return how the model is opened."""

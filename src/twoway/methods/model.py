@@ -111,19 +111,19 @@ def _proved(base: OpenedBase) -> Verdict:
 def choose_trainable(model: Any, config: MethodConfig) -> Any:
     """Choose what trains; return the model as peft wraps it, where adapters do."""
     found = loading.parts(model)
-    if config.lora.rank:
+    if config.lora.r:
         lora = config.lora
         if config.freeze_tower or config.train_layers:
-            raise UsageError("with lora.rank only the adapters train: leave freeze_tower and train_layers out, and choose lora.parts")
+            raise UsageError("with lora.r only the adapters train: leave freeze_tower and train_layers out, and choose lora.parts")
         adapted, _ = adapters.add_adapters(
             model,
             lora.parts,
-            layers=lora.target_modules,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            dora=lora.dora,
-            init=lora.init_lora_weights,
+            target_modules=lora.target_modules,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            use_dora=lora.use_dora,
+            init_lora_weights=lora.init_lora_weights,
         )
         return adapted
     if config.freeze_tower:

@@ -57,29 +57,31 @@ POSSIBLE = 0.9
 
 @settings
 class NegativeChoice:
-    """How negatives are chosen. Margins are against the positive's score: absolute, and as a share of it."""
+    """Which candidates become negatives, in the words of sentence-transformers' `mine_hard_negatives`."""
 
-    negatives: int = Field(default=7, ge=1, description="negatives of each pair")
-    first: int = Field(default=1, ge=1, description="rank of the nearest candidate that may be chosen")
-    last: int = Field(default=100, ge=1, description="rank of the farthest candidate that may be chosen")
-    margin: float | None = Field(default=None, description="a negative scores at least this much less than the positive")
-    share: float | None = Field(default=None, description="a negative scores at most this share of the positive")
-    most: float | None = Field(default=None, description="a negative scores at most this")
-    least: float | None = Field(default=None, description="a negative scores at least this")
-    random: float = Field(default=0.0, ge=0, le=1, description="share of the negatives that are drawn from all candidates")
-    sampling: Literal["top", "random"] = Field(default="top", description="the nearest within the ranks, or drawn among them")
+    num_negatives: int = Field(default=7, ge=1, description="negatives of each pair")
+    range_min: int = Field(default=0, ge=0, description="so many of the nearest wrong candidates are skipped")
+    range_max: int = Field(default=100, ge=1, description="rank of the farthest candidate that may be chosen; the nearest has 1")
+    max_score: float | None = Field(default=None, description="a negative scores at most this")
+    min_score: float | None = Field(default=None, description="a negative scores at least this")
+    absolute_margin: float | None = Field(default=None, description="a negative scores at least this much less than the positive")
+    relative_margin: float | None = Field(
+        default=None, ge=0, le=1, description="the same as a share of the positive's score: 0.05 for at most 95% of it"
+    )
+    random_share: float = Field(default=0.0, ge=0, le=1, description="share of the negatives that are drawn from all candidates")
+    sampling_strategy: Literal["top", "random"] = Field(default="top", description="the nearest within the range, or drawn among them")
     seed: int = Field(default=0, description="seed of what is drawn")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.first > self.last:
-            raise UsageError(f"--ranks are two numbers in order, not {self.first} {self.last}")
-        if self.most is not None and self.least is not None and self.most <= self.least:
-            raise UsageError(f"no score is below {self.most} and above {self.least}; --max-score is the larger one")
+        if self.range_min >= self.range_max:
+            raise UsageError(f"range_min is below range_max, not {self.range_min} and {self.range_max}")
+        if self.max_score is not None and self.min_score is not None and self.max_score <= self.min_score:
+            raise UsageError(f"no score is below {self.max_score} and above {self.min_score}; max_score is the larger one")
 
     def drawn(self) -> int:
         """Return how many negatives are drawn from all candidates."""
-        return round(self.negatives * self.random)
+        return round(self.num_negatives * self.random_share)
 
 
 class Chosen(NamedTuple):
@@ -94,15 +96,14 @@ def eligible(scores: NDArray[np.float32], positive: float, choice: NegativeChoic
     """Say which candidates may be negatives by their scores; `why` counts the others."""
     out = np.zeros(len(scores), bool)
     rules: dict[str, NDArray[np.bool_]] = {}
-    if choice.margin is not None:
-        rules["margin"] = scores > positive - choice.margin
-    if choice.share is not None:
-        # A share of a negative score would let through what scores higher.
-        rules["share"] = scores > (positive * choice.share if positive > 0 else positive)
-    if choice.most is not None:
-        rules["max score"] = scores > choice.most
-    if choice.least is not None:
-        rules["min score"] = scores < choice.least
+    if choice.absolute_margin is not None:
+        rules["absolute_margin"] = scores > positive - choice.absolute_margin
+    if choice.relative_margin is not None:
+        rules["relative_margin"] = scores > positive * (1 - choice.relative_margin if positive > 0 else 1 + choice.relative_margin)
+    if choice.max_score is not None:
+        rules["max_score"] = scores > choice.max_score
+    if choice.min_score is not None:
+        rules["min_score"] = scores < choice.min_score
     for name, hit in rules.items():
         why[name] += int((hit & ~out).sum())
         out |= hit
@@ -111,14 +112,14 @@ def eligible(scores: NDArray[np.float32], positive: float, choice: NegativeChoic
 
 def choose(near: list[Chosen], drawn: list[Chosen], choice: NegativeChoice, draw: np.random.Generator) -> list[Chosen]:
     """Choose among eligible candidates: `near` by rank, `drawn` in random order; what the drawn lack the near make up for."""
-    within = [one for one in near if one.rank is not None and choice.first <= one.rank <= choice.last]
-    wanted = choice.negatives - min(choice.drawn(), len(drawn))
-    if choice.sampling == "random" and len(within) > wanted:
+    within = [one for one in near if one.rank is not None and choice.range_min < one.rank <= choice.range_max]
+    wanted = choice.num_negatives - min(choice.drawn(), len(drawn))
+    if choice.sampling_strategy == "random" and len(within) > wanted:
         kept = sorted(draw.choice(len(within), wanted, replace=False))
         within = [within[number] for number in kept]
     taken = within[:wanted]
     names = {one.candidate for one in taken}
-    return taken + [one for one in drawn if one.candidate not in names][: choice.negatives - len(taken)][: choice.drawn()]
+    return taken + [one for one in drawn if one.candidate not in names][: choice.num_negatives - len(taken)][: choice.drawn()]
 
 
 # What is mined: the queries of the pairs, and every different thing that may be an answer.
@@ -367,7 +368,7 @@ class Miner:
             may: NDArray[np.bool_] = ((theirs[None] == tasks[:, None]) | (theirs[None] < 0)) & self.there[None, start:stop]
             return may
 
-        k = min(self.choice.last + max(map(len, right)), len(self.candidates))
+        k = min(self.choice.range_max + max(map(len, right)), len(self.candidates))
         vectors = np.asarray(self.queries[asked])
         scores, found = nearest(vectors, self.candidates, k, allowed=allowed, device=self.device)
         written: list[tuple[PairRow, float, list[Negative]]] = []
@@ -382,7 +383,7 @@ class Miner:
                 policy.refuse(error)
                 continue
             negatives = [*(Negative(one, "given", None, None) for one in pair.negatives), *mined]
-            facts.update(rows=1, negatives=len(mined), short=int(len(mined) < self.choice.negatives))
+            facts.update(rows=1, negatives=len(mined), short=int(len(mined) < self.choice.num_negatives))
             written.append((pair, score, negatives))
         return written, facts
 
@@ -414,7 +415,7 @@ class Miner:
         score = float(query @ positive)
         near = self._wrong(found[found >= 0], right, positive, facts)
         place = {candidate: at for at, candidate in enumerate(found)}
-        ranked = [Chosen(int(one), float(scores[place[one]]), rank) for rank, one in enumerate(near, 1) if rank <= self.choice.last]
+        ranked = [Chosen(int(one), float(scores[place[one]]), rank) for rank, one in enumerate(near, 1) if rank <= self.choice.range_max]
         why: Counter[str] = Counter()
         ranked = _fit(ranked, score, self.choice, why)
         drawn: list[Chosen] = []

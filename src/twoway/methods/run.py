@@ -136,16 +136,16 @@ def configure(method: Method[C], config: C | None, data: Sequence[str | SourceCo
 
 def train(method: Method[C], base: str | Path, out: Path, config: C, force: bool) -> PreparedModel[Any]:
     """Be one rank of the run, from the last checkpoint to the end."""
-    ranks = between.Ranks(config.device, timedelta(minutes=config.timeout_minutes))
+    ranks = between.Ranks(config.device, timedelta(seconds=config.ddp_timeout))
     config = resolve_dtype(config, ranks)
     kernels.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
     with quiet():
         prepared = _prepare(method, base, config, ranks)
         config = dataclasses.replace(config, parallel=ranks.all_gather_object(choose_parallel(prepared, config, ranks))[0])
-        shards = config.shards or read_run(out).get("shards") or ranks.world_size
+        shards = config.batches_per_step or read_run(out).get("shards") or ranks.world_size
         if shards % ranks.world_size:
             raise UsageError(
-                f"{shards} shards cannot be shared by {ranks.world_size} ranks; set shards to a multiple of {ranks.world_size}"
+                f"{shards} batches a step cannot be shared by {ranks.world_size} ranks; set batches_per_step to a multiple of it"
             )
         if ranks.is_main_process and not Checkpoints(out).steps():
             # A proof looks into layers; compiled ones would be compiled for it alone.

@@ -47,18 +47,24 @@ def add_adapters(
     model: PreTrainedModel,
     where: Sequence[str] = ("language",),
     *,
-    layers: Sequence[str] = (),
-    rank: int = 8,
-    alpha: int = 64,
-    dropout: float = 0.1,
-    dora: bool = False,
-    init: Literal["default", "gaussian"] = "default",
+    target_modules: Sequence[str] = (),
+    r: int = 8,
+    lora_alpha: int = 64,
+    lora_dropout: float = 0.1,
+    use_dora: bool = False,
+    init_lora_weights: Literal["default", "gaussian"] = "default",
 ) -> tuple[peft.PeftModel, Trainable]:
     """Add adapters to the linear layers of these parts; only they train afterwards."""
-    chosen = [name for part in where for name in part_layers(model, part, layers)]
-    start: Any = "gaussian" if init == "gaussian" else True
+    chosen = [name for part in where for name in part_layers(model, part, target_modules)]
+    start: Any = "gaussian" if init_lora_weights == "gaussian" else True
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=chosen, init_lora_weights=start, bias="none"
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        use_dora=use_dora,
+        target_modules=chosen,
+        init_lora_weights=start,
+        bias="none",
     )
     with warnings.catch_warnings():
         # peft reads a property of the model that transformers is about to rename.

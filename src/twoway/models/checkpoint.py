@@ -85,7 +85,7 @@ class Settings:
         if (mode is None or mode == self.pooling) and (dim is None or dim == self.dim):
             return self
         if self.learnt:
-            raise UsageError(f"the source's {self.learnt} module belongs behind its own pooling; leave --pooling and --dim out")
+            raise UsageError(f"the source's {self.learnt} module belongs behind its own pooling; leave pooling and truncate_dim out")
         return replace(self, pooling=mode or self.pooling, dim=dim or self.dim, behind=(), truncate_dim=None if dim else self.truncate_dim)
 
     def bake(self, parts: Any) -> None:
@@ -351,7 +351,7 @@ def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
     pairs = [item.partition("=") for item in given]
     for item, (name, sign, _) in zip(given, pairs, strict=True):
         if not sign or not name.strip():
-            raise UsageError(f"--prompt {item!r} should be NAME=TEXT, such as query='Find an image of '")
+            raise UsageError(f"--prompts {item!r} should be NAME=TEXT, such as query='Find an image of '")
     return {name.strip(): text for name, _, text in pairs}
 
 

@@ -3,8 +3,8 @@
 `mean` and `last` are its own. `eos` reads the state at an EOS token that is appended to every row. If the chat template appended it,
 truncation at the length limit would lose it, so the tokenizer does: its post-processor reserves room for the token before it truncates,
 for padding on either side, and for any end of the template (a template's own EOS comes one position earlier). So the position is known by
-construction and is the last real token. `--dim` keeps the first numbers of the vector through a `Dense` whose matrix is a cut identity,
-before the normalisation, because a truncation set on a model object is not saved with it.
+construction and is the last real token. `truncate_dim` keeps the first numbers of the vector through a `Dense` whose matrix is a cut
+identity, before the normalisation, because a truncation set on a model object is not saved with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def require_mode(mode: str) -> str:
 def modules(mode: str, width: int, dim: int | None, dtype: torch.dtype) -> list[torch.nn.Module]:
     """Return what follows the transformer."""
     if dim is not None and not 0 < dim <= width:
-        raise UsageError(f"--dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
+        raise UsageError(f"truncate_dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
     cut = [] if dim is None or dim == width else [_first(width, dim, dtype)]
     return [Pooling(width, MODES[require_mode(mode)]), *cut, Normalize()]
 

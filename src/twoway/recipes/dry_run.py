@@ -180,7 +180,7 @@ def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
         config = replace(config, dtype=choose_dtype(here).dtype)
     begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
-        amount = count(config, reader, step.folder if begun else Path(folder), config.shards or nproc)
+        amount = count(config, reader, step.folder if begun else Path(folder), config.batches_per_step or nproc)
     needed = bytes_needed(reader.shape, config, amount, nproc)
     last = (
         next((entry for entry in reversed(read_log(step.folder)) if entry.get("tokens_per_second")), None) if step.folder.exists() else None
@@ -290,7 +290,7 @@ def operations(shape: Shape, config: Any, amount: Amount) -> float:
     forward += 2.0 * tower * amount.image_tokens * shape.patches + 2.0 * shape.head * words
     forward += 2.0 * _decoder(config) * language / shape.layers * amount.padded
     # Gradients of the states, and of the weights where they train; states that are computed again cost a third pass.
-    passes = 2 + (0 if config.lora.rank else 1) + bool(config.gradient_checkpointing) + amount.passes
+    passes = 2 + (0 if config.lora.r else 1) + bool(config.gradient_checkpointing) + amount.passes
     return forward * passes
 
 
@@ -298,13 +298,13 @@ def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> i
     """Return the memory of one rank."""
     half = config.dtype == "bfloat16"
     bytes_each = 2 if half else 4
-    training = _ADAPTED * shape.total if config.lora.rank else shape.total
+    training = _ADAPTED * shape.total if config.lora.r else shape.total
     # Weights in float32, their copy for arithmetic in half precision, and where they train a gradient and the optimizer's two states.
     held = (4 + 2 * half) * shape.total + 12 * training
     if config.parallel == "fsdp":
         held /= nproc
     states = amount.batch * _kept(shape.layers + _decoder(config), shape.width, config)
-    if "tower" in config.lora.parts if config.lora.rank else not config.freeze_tower:
+    if "tower" in config.lora.parts if config.lora.r else not config.freeze_tower:
         # Patches stand in the tower as tokens do in the language model, several for each image token.
         states += amount.batch_images * shape.patches * _kept(*shape.tower, config)
     logits = min(1024, _masked(config) * amount.batch) * shape.vocabulary * 12

@@ -203,7 +203,7 @@ def _run_as(stage: StagePlan) -> str:
 # products of them all.
 #
 # Rows come in batches as training makes them: by cost (an image token costs what the tower makes it cost, counted
-# here as `calibrate=count` counts it), by `batch_rows`, or, for pairs, as a global batch whose contents go through in
+# here as `calibrate=count` counts it), by `per_device_train_batch_size`, or, for pairs, as a global batch whose contents go through in
 # chunks of the budget, all but the first twice (gradient caching). Every place of a row is computed, padding
 # included.
 
@@ -253,11 +253,11 @@ def work_of(
     shares = [(one.rows or 0.0) / listed for _, one in means]
     mean = sum(share * length for share, length in zip(shares, each, strict=True))
     training = training_of(config)
-    shards = config.shards or ranks
+    shards = config.batches_per_step or ranks
     if contrastive:
         by_step = float(config.global_batch_size)
-    elif config.batch_rows is not None:
-        by_step = float(config.batch_rows * shards)
+    elif config.per_device_train_batch_size is not None:
+        by_step = float(config.per_device_train_batch_size * shards)
     else:
         weight = _image_cost(model, training, config)
         costs = (_cost(contents, weight) for contents in made)
@@ -266,7 +266,7 @@ def work_of(
     steps = max(rows / by_step, 1.0)
     each_step = mean * by_step * (1 + padding) / ranks  # places of a rank
     chunks = each_step / config.budget if contrastive else shards / ranks
-    hold = (config.budget if config.hold is None else config.hold) if contrastive else 0.0
+    hold = (config.budget if config.keep_graph_tokens is None else config.keep_graph_tokens) if contrastive else 0.0
     second = max(1 - hold / each_step, 0.0) if contrastive else 0.0
     training = replace(training, calls=max(steps * ranks * chunks, 1.0), second=second)
     loads = [
@@ -283,7 +283,11 @@ def work_of(
         Reads(name, rows * share, rows * share * length, one.assumed)
         for (name, one), share, length in zip(means, shares, each, strict=True)
     )
-    places = float(config.max_length * config.batch_rows) if config.batch_rows is not None else float(config.budget)
+    places = (
+        float(config.max_length * config.per_device_train_batch_size)
+        if config.per_device_train_batch_size is not None
+        else float(config.budget)
+    )
     return Work(steps, rows, text, image, max(shards / ranks, chunks), places, sources, products, training, notes)
 
 

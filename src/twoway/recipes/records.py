@@ -109,8 +109,8 @@ def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     usual = defaults(type(stage.config))
     unsaid = {key for key in stage.kind.later if plain.get(key) == usual.get(key)}
     kept = {key: value for key, value in plain.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
-    if kept.get("shards", 0) is None:
-        kept["shards"] = nproc  # that is what it then is
+    if kept.get("batches_per_step", 0) is None:
+        kept["batches_per_step"] = nproc  # that is what it then is
     return kept
 
 

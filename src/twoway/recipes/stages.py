@@ -166,7 +166,7 @@ def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapp
 
 def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:
     found = mine.mine(
-        base, config.data, out, corpus=config.corpus, choice=config.choice, on_bad=config.on_bad, limits=config.limits, **config.opening()
+        base, config.data, out, corpus=config.corpus, on_bad=config.on_bad, limits=config.limits, **config.selection(), **config.opening()
     )
     return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
 

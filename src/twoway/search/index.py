@@ -322,7 +322,7 @@ def measure(store: Store, queries: dict[str, NDArray[np.float32]], true: dict[st
     """Ask for the neighbours of items, which themselves do not count."""
     start, spent, shares = time.perf_counter(), time.process_time(), []
     for name, vector in queries.items():
-        found = [hit.item.id for hit in store.search(vector, k=K + 1) if hit.item.id != name]
+        found = [hit.item.id for hit in store.search(vector, top_k=K + 1) if hit.item.id != name]
         shares.append(len(true[name].intersection(found[:K])) / max(1, len(true[name])))
     took, spent = time.perf_counter() - start, time.process_time() - spent
     return Measured(effort, float(np.mean(shares)), took / len(queries) * 1000, spent / len(queries) * 1000)

@@ -429,17 +429,23 @@ class LanceStore:
         """What a filter may name, and its type."""
         return self._live.read("reading", lambda table: fields_of(table.schema))
 
-    def count(self, where: str | None = None) -> int:
+    def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
-        condition = self._condition(where)
+        condition = self._condition(filter)
         return int(self._live.read("reading", lambda table: table.count_rows(condition)))
 
     def search(
-        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+        self,
+        vector: NDArray[np.float32] | None,
+        *,
+        top_k: int = 10,
+        filter: str | None = None,
+        words: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """Return the best items: by vector, by words, or fused by rank."""
-        check_query(self, vector, k)
-        condition = self._condition(where)
+        check_query(self, vector, top_k)
+        condition = self._condition(filter)
 
         def ask(table: Any) -> pa.Table:
             if words is not None and not has_words(table):
@@ -450,7 +456,7 @@ class LanceStore:
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
-            return query.limit(max(k, _FUSED) if fused else k).to_arrow(timeout=self._time()).slice(0, k)
+            return query.limit(max(top_k, _FUSED) if fused else top_k).to_arrow(timeout=self._time()).slice(0, top_k)
 
         found = self._live.read("searching", ask)
         if vector is not None:
@@ -563,5 +569,5 @@ class LanceStore:
     def _time(self) -> timedelta | None:
         return None if self.seconds is None else timedelta(seconds=self.seconds)
 
-    def _condition(self, where: str | None) -> str | None:
-        return sql(parse(where, self.fields)) if where and where.strip() else None
+    def _condition(self, filter: str | None) -> str | None:
+        return sql(parse(filter, self.fields)) if filter and filter.strip() else None

@@ -109,22 +109,28 @@ class MilvusStore:
         with engine_errors(self.location, "reading"):
             return {**OPEN, **self._memory.now()["fields"]}
 
-    def count(self, where: str | None = None) -> int:
+    def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
-        return self._count(self._condition(where))
+        return self._count(self._condition(filter))
 
     def search(
-        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+        self,
+        vector: NDArray[np.float32] | None,
+        *,
+        top_k: int = 10,
+        filter: str | None = None,
+        words: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """Return the best items: by vector, by words, or fused by rank."""
-        check_query(self, vector, k)
-        condition = self._condition(where)
+        check_query(self, vector, top_k)
+        condition = self._condition(filter)
         arranged = self.arranged()  # which also says whether the vectors are still of the same model
         with engine_errors(self.location, "searching"):
             near = None if vector is None else unit(vector)
             if exact and near is not None and words is None and arranged:
-                return self._exact(near, condition, k)
-            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, k, arranged, self.seconds))
+                return self._exact(near, condition, top_k)
+            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, top_k, arranged, self.seconds))
         return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
 
     def get(self, name: str) -> Item:
@@ -234,8 +240,8 @@ class MilvusStore:
         finally:
             release(self._place, self._client)
 
-    def _condition(self, where: str | None) -> str:
-        return expression(parse(where, self.fields)) if where and where.strip() else ""
+    def _condition(self, filter: str | None) -> str:
+        return expression(parse(filter, self.fields)) if filter and filter.strip() else ""
 
     def _count(self, condition: str) -> int:
         with engine_errors(self.location, "reading"):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .store import About, Hit, Store
 
 Picture = str | Path | bytes | Image | PILImage.Image
-# Names that the command and others have for what `find` is told.
-_ELSEWHERE = {"filter": "where", "top_k": "k", "limit": "k", "n": "k", "query": "text", "as": "side"}
 
 
 class Finder:
@@ -35,7 +33,13 @@ class Finder:
         self.store, self.engine = store, engine
 
     def vector(
-        self, text: str | None, image: Picture | None = None, *, side: Side | None = "query", instruction: str | None = None
+        self,
+        text: str | None,
+        image: Picture | None = None,
+        *,
+        side: Side | None = "query",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
     ) -> NDArray[np.float32]:
         """Return the vector of a question, cut to the length of those in the index; a picture is a path, bytes, or PIL's."""
         parts: list[Part] = [] if image is None else [*Document.from_parts([{"image": image}]).parts]
@@ -43,7 +47,7 @@ class Finder:
         if not parts:
             raise UsageError("nothing is asked: give words, a picture, or both")
         vector: NDArray[np.float32] = self.engine.array(
-            [Document(tuple(parts))], side=side, instruction=instruction, dim=self.store.dimension
+            [Document(tuple(parts))], side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=self.store.dimension
         )[0]
         return vector
 
@@ -52,18 +56,19 @@ class Finder:
         text: str | None = None,
         image: Picture | None = None,
         *,
-        k: int = 10,
-        where: str | None = None,
+        top_k: int = 10,
+        filter: str | None = None,
         hybrid: bool = False,
         exact: bool = False,
         side: Side | None = "query",
-        instruction: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
     ) -> list[Hit]:
         """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves."""
         if hybrid and not text:
             raise UsageError("a hybrid search needs words")
-        vector = self.vector(text, image, side=side, instruction=instruction)
-        return self.store.search(vector, k=k, where=where, words=text if hybrid else None, exact=exact)
+        vector = self.vector(text, image, side=side, prompt=prompt, prompt_name=prompt_name)
+        return self.store.search(vector, top_k=top_k, filter=filter, words=text if hybrid else None, exact=exact)
 
 
 def check_model(store: Store, engine: Embedder) -> None:
@@ -79,17 +84,18 @@ def check_model(store: Store, engine: Embedder) -> None:
 
 
 def find(
-    db: str | Path,
+    index: str | Path,
     text: str | None = None,
     image: Picture | None = None,
     *,
     like: str | None = None,
-    k: int = 10,
-    where: str | None = None,
+    top_k: int = 10,
+    filter: str | None = None,
     hybrid: bool = False,
     exact: bool = False,
     side: Side | None = "query",
-    instruction: str | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     model: str | Path | Embedder | None = None,
     **opening: Any,
 ) -> list[Hit]:
@@ -97,18 +103,18 @@ def find(
     if opening:
         from twoway.embedding.opening import require_options
 
-        require_options(find, opening, elsewhere=_ELSEWHERE)
+        require_options(find, opening)
     if like is not None and (text or image is not None):
         raise UsageError("--like asks by an item; leave the words and the picture out")
     if like is None and not text and image is None:
         raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
-    store = open_store(db)
+    store = open_store(index)
     try:
         if not store.count():
-            raise TwowayError(f"{db} is empty; add to it with 'twoway index DIR --db {db}'")
-        store.count(where)  # a filter with a typing error is met before a model is loaded
+            raise TwowayError(f"{index} is empty; add to it with 'twoway index DIR --db {index}'")
+        store.count(filter)  # a filter with a typing error is met before a model is loaded
         if like is not None:
-            return near(store, store.get(like), k=k, where=where, exact=exact)
+            return near(store, store.get(like), top_k=top_k, filter=filter, exact=exact)
         from twoway.embedding import open_embedder
 
         try:
@@ -116,9 +122,11 @@ def find(
         except TwowayError as error:
             if model is not None:
                 raise
-            raise type(error)(f"{error} (the model that {db} names; where it lies elsewhere now, say so with --model)") from error
+            raise type(error)(f"{error} (the model that {index} names; where it lies elsewhere now, say so with --model)") from error
         finder = Finder(store, engine)
-        return finder.search(text, image, k=k, where=where, hybrid=hybrid, exact=exact, side=side, instruction=instruction)
+        return finder.search(
+            text, image, top_k=top_k, filter=filter, hybrid=hybrid, exact=exact, side=side, prompt=prompt, prompt_name=prompt_name
+        )
     finally:
         store.close()
 

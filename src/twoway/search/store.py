@@ -80,13 +80,19 @@ class Store(Protocol):
     def fields(self) -> Mapping[str, str]:
         """What a filter may name, and its type: string, integer, number or boolean."""
 
-    def count(self, where: str | None = None) -> int:
+    def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
 
     def search(
-        self, vector: NDArray[np.float32] | None, *, k: int = 10, where: str | None = None, words: str | None = None, exact: bool = False
+        self,
+        vector: NDArray[np.float32] | None,
+        *,
+        top_k: int = 10,
+        filter: str | None = None,
+        words: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
-        """Return the `k` best items, the best first: by vector, by words in their text, or by both together; of neither, any `k`."""
+        """Return the `top_k` best items, the best first: by vector, by words in their text, or by both together; of neither, any."""
 
     def get(self, name: str) -> Item:
         """Return one item with its vector, or say that there is none."""
@@ -149,20 +155,20 @@ def checked(items: Sequence[Item], dimension: int) -> None:
             raise TwowayError(f"the vector of item {one.id!r} has numbers that are not finite")
 
 
-def check_query(store: Store, vector: NDArray[np.float32] | None, k: int) -> None:
+def check_query(store: Store, vector: NDArray[np.float32] | None, top_k: int) -> None:
     """Refuse a query that an index cannot answer."""
-    if k < 1:
-        raise UsageError(f"k is 1 or more, not {k}")
+    if top_k < 1:
+        raise UsageError(f"top_k is 1 or more, not {top_k}")
     if vector is not None and np.shape(vector) != (store.dimension,):
         has = "x".join(str(size) for size in np.shape(vector))
         raise UsageError(f"the query has {has} numbers, and the vectors in {store.location} have {store.dimension}")
 
 
-def near(store: Store, one: Item, *, k: int, where: str | None = None, exact: bool = False) -> list[Hit]:
-    """Return the `k` best items for an item's own vector, itself left out."""
-    check_query(store, one.vector, k)
-    found = store.search(one.vector, k=k + 1, where=where, exact=exact)
-    return [hit for hit in found if hit.item.id != one.id][:k]
+def near(store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False) -> list[Hit]:
+    """Return the `top_k` best items for an item's own vector, itself left out."""
+    check_query(store, one.vector, top_k)
+    found = store.search(one.vector, top_k=top_k + 1, filter=filter, exact=exact)
+    return [hit for hit in found if hit.item.id != one.id][:top_k]
 
 
 def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

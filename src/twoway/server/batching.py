@@ -93,7 +93,7 @@ class Batcher:
             items=limits.queue_items,
             tokens=limits.queue_tokens,
             budget=settings.budget,
-            most=settings.most,
+            most=settings.batch_size,
             pixels=limits.batch_pixels,
         )
         metrics.watch(self.waiting)

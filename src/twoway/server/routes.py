@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `GET /v1/models`.
 #
 # The vectors are those of `SentenceTransformer.encode`. `dimensions` keeps the first numbers of each, at length 1
-# again (Matryoshka). A message of role `system` in front is an instruction, which is where sentence-transformers puts
+# again (Matryoshka). A message of role `system` in front is a prompt, which is where sentence-transformers puts
 # a prompt.
 
 embeddings_router = APIRouter()
@@ -58,7 +58,7 @@ async def embeddings(request: Request, service: Allowed) -> Response:
 
     async def work(body: bytearray) -> Response:
         asked, documents = await service.beside(lambda: _read_embeddings(body, service))
-        ask = service.ask(side=asked.side, instruction=asked.instruction, prompt_name=asked.prompt_name)
+        ask = service.ask(side=asked.side, prompt=asked.prompt, prompt_name=asked.prompt_name)
         job = await service.embed(documents, ask, truncate=asked.truncate)
         written = await service.beside(lambda: _write(asked, job, service))
         return Response(written, media_type="application/json")
@@ -103,15 +103,15 @@ def _read_embeddings(body: bytearray, service: Service) -> tuple[EmbeddingsAsked
 
 
 def _message(asked: EmbeddingsAsked, contents: Contents) -> Document:
-    """Return the one message of a request; an instruction before it goes where instructions go."""
+    """Return the one message of a request; a prompt before it goes where instructions go."""
     messages = asked.messages or []
     if messages and messages[0].role == "system":
         said = messages[0].content
         if not isinstance(said, str):
             said = "".join(part.text for part in said if part.type == "text")
-        if asked.instruction is not None:
-            raise ApiError(400, "a system message and 'instruction' were both given; one of them decides", param="messages")
-        asked.instruction = said
+        if asked.prompt is not None:
+            raise ApiError(400, "a system message and 'prompt' were both given; one of them decides", param="messages")
+        asked.prompt = said
         messages = messages[1:]
     if len(messages) != 1 or messages[0].role != "user":
         raise ApiError(400, "'messages' holds one message of role user, and at most a system message before it", param="messages")
@@ -182,8 +182,8 @@ def item_of(store: Store, name: str) -> Item:
 
 def _read_search(body: bytearray, service: Service) -> tuple[SearchAsked, Document | None]:
     asked = read(SearchAsked, body)
-    if asked.k > service.limits.found:
-        raise ApiError(400, f"'k' is {asked.k}; at most {service.limits.found} are given", code="invalid_value", param="k")
+    if asked.top_k > service.limits.found:
+        raise ApiError(400, f"'top_k' is {asked.top_k}; at most {service.limits.found} are given", code="invalid_value", param="top_k")
     if asked.id is not None and (asked.text is not None or asked.image is not None):
         raise ApiError(400, "'id' asks for more like that item; give it without 'text' and 'image'", code="invalid_value", param="id")
     if asked.hybrid and asked.text is None:
@@ -201,8 +201,8 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchAsked, Docume
 def _find(store: Store, asked: SearchAsked, vector: Any) -> list[Hit]:
     """Ask the index; an item is not among those like it."""
     if asked.id is None:
-        return store.search(vector, k=asked.k, where=asked.filter, words=asked.text if asked.hybrid else None)
-    return near(store, item_of(store, asked.id), k=asked.k, where=asked.filter)
+        return store.search(vector, top_k=asked.top_k, filter=asked.filter, words=asked.text if asked.hybrid else None)
+    return near(store, item_of(store, asked.id), top_k=asked.top_k, filter=asked.filter)
 
 
 # The index behind HTTP: what is in it, one item, its picture, its page; adding, replacing and deleting, unless the

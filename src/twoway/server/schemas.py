@@ -117,7 +117,7 @@ class Limits:
     parts: int = 32  # texts and pictures of one document
     characters: int = 1 << 20  # of one text
     request_characters: int = 4 << 20  # of all texts of one request
-    instruction: int = 8192  # characters of an instruction, which stands before every text of a request
+    prompt: int = 8192  # characters of a prompt, which stands before every text of a request
     pixels: int = 20_000_000  # of one picture, by its header
     request_pixels: int = 100_000_000  # of all pictures of one request
     batch_pixels: int = 40_000_000  # that are decoded at a time
@@ -183,14 +183,14 @@ Content = Annotated[
 
 
 class Message(Asked):
-    """A chat message; one of role `system` in front is an instruction."""
+    """A chat message; one of role `system` in front is a prompt."""
 
     role: Literal["system", "user"]
     content: Content
 
 
 class EmbeddingsAsked(Asked):
-    """`POST /v1/embeddings`: OpenAI's, vLLM's `messages`, and ours (`side`, `instruction`, `prompt_name`, `truncate`)."""
+    """`POST /v1/embeddings`: OpenAI's, vLLM's `messages`, and ours (`side`, `prompt`, `prompt_name`, `truncate`)."""
 
     model: str | None = None
     input: Any = Field(None, json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
@@ -199,7 +199,7 @@ class EmbeddingsAsked(Asked):
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
     side: Literal["query", "document"] | None = None
-    instruction: str | None = None
+    prompt: str | None = None
     prompt_name: str | None = None
     truncate: bool = False
 
@@ -227,7 +227,7 @@ class SearchAsked(Asked):
     text: str | None = None
     image: str | None = None
     id: str | None = None
-    k: Annotated[int, Field(ge=1)] = 20
+    top_k: Annotated[int, Field(ge=1)] = 20
     filter: str | None = None
     hybrid: bool = False
 

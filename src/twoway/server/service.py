@@ -255,12 +255,12 @@ class Service:
         """Return what makes the documents of one request."""
         return Contents(self.limits)
 
-    def ask(self, *, side: Side | None = None, instruction: str | None = None, prompt_name: str | None = None) -> Ask:
+    def ask(self, *, side: Side | None = None, prompt: str | None = None, prompt_name: str | None = None) -> Ask:
         """Return how documents are to be embedded; the prompts are those of sentence-transformers."""
-        if instruction is not None and len(instruction) > self.limits.instruction:
-            message = f"an instruction of {len(instruction):,} characters; at most {self.limits.instruction:,} are taken"
-            raise ApiError(400, message, code="too_long", param="instruction")
-        return Ask(prompt_of(self.engine.sentence, side=side, instruction=instruction, prompt_name=prompt_name), side)
+        if prompt is not None and len(prompt) > self.limits.prompt:
+            message = f"a prompt of {len(prompt):,} characters; at most {self.limits.prompt:,} are taken"
+            raise ApiError(400, message, code="too_long", param="prompt")
+        return Ask(prompt_of(self.engine.sentence, side=side, prompt=prompt, prompt_name=prompt_name), side)
 
     async def embed(self, documents: Sequence[Document], ask: Ask, *, truncate: bool = False) -> Job:
         """Take documents through the model, whole or not at all; the job has the vectors."""

@@ -325,7 +325,7 @@ def with_rows(config: Any, rows: int, where: str) -> Any:
     """Return the configuration with as many steps as `rows` make."""
     each = rows_of_step(config)
     if each is None:
-        raise UsageError(f"{where}: rows are counted in steps of a fixed number of rows; set batch_rows beside rows")
+        raise UsageError(f"{where}: rows are counted in steps of a fixed number of rows; set per_device_train_batch_size beside rows")
     if rows < each or rows % each:
         raise UsageError(
             f"{where}: rows is a multiple of the {each} rows of a step, not {rows} (the next: {max(1, round(rows / each)) * each})"
@@ -337,8 +337,8 @@ def rows_of_step(config: Any) -> int | None:
     """Return the rows of a training step, where they are fixed."""
     if (rows := getattr(config, "global_batch_size", None)) is not None:
         return int(rows)
-    each = getattr(config, "batch_rows", None)
-    return None if each is None else int(each) * (config.shards or 1)
+    each = getattr(config, "per_device_train_batch_size", None)
+    return None if each is None else int(each) * (config.batches_per_step or 1)
 
 
 def rows_read(config: Any) -> int | None:

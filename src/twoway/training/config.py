@@ -18,7 +18,7 @@ _SPEED = (
     "parallel",
     "device",
     "nproc",
-    "timeout_minutes",
+    "ddp_timeout",
     "attn_implementation",
     "cache_dir",
     "prepared_only",
@@ -70,7 +70,7 @@ class TrainConfig:
     logging_steps: int = Field(default=1, ge=1, description="steps between lines of the log")
     eval_steps: int = Field(default=0, ge=0, description="steps between evaluations; 0: at the start and at the end alone")
     report_to: TrackerName = Field(default="none", description="tracker that is logged to besides")
-    timeout_minutes: float = Field(default=15.0, gt=0, le=24 * 60, description="minutes that ranks wait for one another in a step")
+    ddp_timeout: float = Field(default=900.0, gt=0, le=24 * 3600, description="seconds that ranks wait for one another in a step")
 
     def __post_init__(self) -> None:
         """Refuse a part of a step."""

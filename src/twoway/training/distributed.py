@@ -48,7 +48,7 @@ Parallel = Literal["ddp", "fsdp"]
 # How long ranks wait for the first one. While it looks through a large data set, or copies a stream, the others only wait, and minutes
 # would end the run; a rank that dies is noticed by who started it.
 PATIENCE = timedelta(days=2)
-# How long they wait for one another in a step, where nobody says otherwise (`timeout_minutes`).
+# How long they wait for one another in a step, where nobody says otherwise (`ddp_timeout`).
 TIMEOUT = timedelta(minutes=15)
 # What torch says where another rank is gone, or does not answer.
 _SILENCE = ("timed out waiting", "application timeout", "connection closed by peer", "connection reset by peer", "broken pipe")
@@ -163,9 +163,9 @@ class Ranks:
         said = str(error).lower()
         if self.world_size == 1 or not (isinstance(error, distributed.DistError) or any(word in said for word in _SILENCE)):
             return None
-        minutes = self.timeout.total_seconds() / 60
         gone = "connection" in said or "broken pipe" in said
-        what = "another rank has ended" if gone else f"another rank has not answered for {minutes:g} minutes (timeout_minutes)"
+        silent = f"another rank has not answered for {self.timeout.total_seconds():g} seconds (ddp_timeout)"
+        what = "another rank has ended" if gone else silent
         return PeerLost(f"rank {self.rank} of {self.world_size}, step {step}: {what}; {stands}, and the same command goes on from there")
 
     def destroy(self) -> None:

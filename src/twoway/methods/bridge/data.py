@@ -68,7 +68,9 @@ def open_data(
     together = partial(collate_bridge, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES)
     held = held_out(mixture, config.held_out)
-    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
+    epochs = Epochs(
+        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held=held
+    )
     loader = CountingLoader(
         epochs,
         encode,

@@ -27,14 +27,16 @@ class ContrastiveConfig:
     negatives: Literal["own", "positives", "all"] = Field(
         default="all", description="a query's own hard negatives; and other rows' positives; and their hard negatives too"
     )
-    across_ranks: bool = Field(default=True, description="a step's batches see each other, on whatever ranks they are")
+    gather_across_devices: bool = Field(default=True, description="a step's batches see each other, on whatever ranks they are")
     symmetric: bool = Field(default=False, description="each positive has to find its query too")
     mask_copies: bool = Field(default=True, description="what answers a query as its positive does, by content, is no negative")
     margin: float | None = Field(
         default=None, ge=-2, le=2, description="negatives this near to the positive's similarity, or above it, are none"
     )
-    margin_kind: Literal["absolute", "relative"] = Field(default="absolute", description="margin is a difference of cosines, or a share")
-    dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    margin_strategy: Literal["absolute", "relative"] = Field(
+        default="absolute", description="margin is a difference of cosines, or a share"
+    )
+    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="Matryoshka: the loss is the mean of those of vectors cut to these lengths"
     )
 
@@ -44,8 +46,8 @@ class ContrastiveConfig:
             raise UsageError(f"a learnt temperature starts at {COLDEST} or above, not {self.temperature}")
         if self.symmetric and self.negatives == "own":
             raise UsageError("symmetric needs other rows to compare with: negatives is positives or all, not own")
-        if len(set(self.dims)) < len(self.dims):
-            raise UsageError(f"dims are different numbers, not {', '.join(map(str, self.dims))}")
+        if len(set(self.matryoshka_dims)) < len(self.matryoshka_dims):
+            raise UsageError(f"matryoshka_dims are different numbers, not {', '.join(map(str, self.matryoshka_dims))}")
 
 
 @settings
@@ -74,7 +76,7 @@ class FinetuneConfig(MethodConfig):
     guide: str | None = Field(default=None, description="a model whose vectors measure loss.margin, instead of this one's own")
     attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
     pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the base's, or mean")
-    dim: int | None = Field(default=None, ge=1, description="numbers of a vector; default: the base's own, or all")
+    truncate_dim: int | None = Field(default=None, ge=1, description="numbers of a vector; default: the base's own, or all")
     prompts: dict[str, str] = Field(default_factory=dict, description="instructions by query, document, TASK-query, TASK-document")
     prompt_place: Literal["user", "system"] | None = Field(
         default=None, description="turn that holds the instruction; default: user, or where a base with prompts writes them"
@@ -90,7 +92,9 @@ class FinetuneConfig(MethodConfig):
         ge=0,
         description="bytes of decoded pictures kept for a batch's second pass; others are decoded again",
     )
-    hold: float | None = Field(default=None, ge=0, lt=math.inf, description="cost of the chunks that are not run twice; default: `budget`")
+    keep_graph_tokens: float | None = Field(
+        default=None, ge=0, lt=math.inf, description="tokens of the chunks that keep their graphs; default: `budget`"
+    )
     eval_data: tuple[PairSource, ...] = Field(default=(), description="pairs that retrieval is measured on, beside held-out rows")
     eval_rows: int = Field(default=256, ge=0, description="rows of each task of them")
     held_out: int = Field(default=64, ge=0, description="rows of each task kept out of training to measure on")
@@ -112,8 +116,10 @@ class FinetuneConfig(MethodConfig):
         super().__post_init__()
         if self.guide is not None and self.loss.margin is None:
             raise UsageError("a guide finds negatives that are too near: say how near with loss.margin (0 for nearer than the positive)")
-        if self.batch_rows is not None:
-            raise UsageError("global_batch_size is the rows of a step here, and budget bounds what runs at a time; leave batch_rows out")
+        if self.per_device_train_batch_size is not None:
+            raise UsageError(
+                "global_batch_size is the rows of a step, and budget bounds what runs at a time; leave per_device_train_batch_size out"
+            )
         if self.mixed and self.sampling != "size":
             raise UsageError(f"mixed batches take rows as they come: sampling is size, not {self.sampling}")
         if self.load_best_model_at_end and not self.eval_steps:

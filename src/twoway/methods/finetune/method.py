@@ -47,10 +47,10 @@ def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[Contrasti
     if own.similarity not in (None, "cosine") and not any(isinstance(module, Normalize) for module in own.behind):
         raise TwowayError(f"{opened.start.name} is compared by {own.similarity} (similarity_fn_name), and the loss compares cosines")
     use_kernels(model, config, products=True)
-    settings = own.pooled(config.pooling, config.dim)
+    settings = own.pooled(config.pooling, config.truncate_dim)
     mode, width, dim = settings.pooling or "mean", loading.text_width(model), settings.dim
     if dim is not None and dim > width:
-        raise UsageError(f"dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
+        raise UsageError(f"truncate_dim {dim} is out of range: this model's vectors have 1 to {width} numbers")
     set_template(parts, style=config.template, place=place_of(config, own))
     if mode == "eos" and own.pooling != "eos":
         pooling.require_lasting_eos(parts)
@@ -66,7 +66,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[Contrasti
         model,
         modules,
         config.loss,
-        keep_graph_tokens=config.budget if config.hold is None else config.hold,
+        keep_graph_tokens=config.budget if config.keep_graph_tokens is None else config.keep_graph_tokens,
         pad_token=opened.pad_token,
         token_keys=opened.geometry.token_keys,
     )

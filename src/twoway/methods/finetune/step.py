@@ -60,11 +60,13 @@ class ContrastiveModule(GradientCachedModule):
 
         `token_keys` are inputs with one entry a token.
         """
-        super().__init__(NAME, keep_graph_tokens=keep_graph_tokens, across_ranks=config.across_ranks)
+        super().__init__(NAME, keep_graph_tokens=keep_graph_tokens, across_ranks=config.gather_across_devices)
         self.model, self.config = model, config
         width = next((module.out_features for module in modules if isinstance(module, Dense)), loading.text_width(model))
-        if max(config.dims, default=0) > width:
-            raise UsageError(f"dims: this model's vectors have {width} numbers, so none of them can be cut to {max(config.dims)}")
+        if max(config.matryoshka_dims, default=0) > width:
+            raise UsageError(
+                f"matryoshka_dims: this model's vectors have {width} numbers, so none of them can be cut to {max(config.matryoshka_dims)}"
+            )
         # In lists, so that each weight has one name: that of the model. What follows the model does not train.
         # They are made before adapters wrap the model, whose parts are changed in place.
         self._shipped: list[Any] = [module for module in modules if not isinstance(module, Normalize)]
@@ -112,7 +114,7 @@ class ContrastiveModule(GradientCachedModule):
         queries, candidates = gathered.vectors[pairs.queries], gathered.vectors[pairs.candidates]
         asked, positive = queries[mine], pairs.positive[mine]
         allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
-        options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.dims}
+        options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.matryoshka_dims}
         loss = contrastive_loss(asked, candidates, positive, allowed, **options)
         if self.config.symmetric:
             back = contrastive_loss(
@@ -136,7 +138,7 @@ class ContrastiveModule(GradientCachedModule):
         """Return which candidates each query is compared with, and how many were masked out as no true negatives."""
         config, positive = self.config, pairs.positive[mine]
         allowed = denominator(config.negatives, mine, pairs.owner, pairs.is_positive)
-        if not config.across_ranks:
+        if not config.gather_across_devices:
             allowed &= same_group(pairs.group[mine], pairs.group[pairs.owner])
         wrong = torch.zeros_like(allowed)
         if copies is not None:
@@ -151,14 +153,14 @@ class ContrastiveModule(GradientCachedModule):
         if pairs.guide is not None:
             asked, candidates = pairs.guide[pairs.queries[mine]], pairs.guide[pairs.candidates]
         left, right = (nn.functional.normalize(one.float(), dim=-1) for one in (asked, candidates))
-        options: dict[str, Any] = {"margin": self.config.margin, "relative": self.config.margin_kind == "relative"}
+        options: dict[str, Any] = {"margin": self.config.margin, "relative": self.config.margin_strategy == "relative"}
         pieces = zip(torch.split(left, CHUNK), torch.split(pairs.positive[mine], CHUNK), strict=True)
         return torch.cat([too_near(piece @ right.T, positive, **options) for piece, positive in pieces])
 
     def _allowed_back(self, pairs: PairMetadata, mine: torch.Tensor, copies: torch.Tensor | None) -> torch.Tensor:
         """Return which queries each of my positives is compared with."""
         allowed = torch.ones(len(mine), len(pairs.queries), dtype=torch.bool, device=mine.device)
-        if not self.config.across_ranks:
+        if not self.config.gather_across_devices:
             allowed &= same_group(pairs.group[mine], pairs.group)
         if copies is not None:
             allowed &= ~copies.T

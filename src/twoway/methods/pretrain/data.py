@@ -88,7 +88,9 @@ def open_data(
     weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
-    epochs = Epochs(mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.batch_rows, held=held)
+    epochs = Epochs(
+        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held=held
+    )
     loader = Loader(
         epochs,
         encode,

@@ -30,7 +30,7 @@ async function search({ count = PAGE, keep = false } = {}) {
   if (!more) results.waiting();
   find("more").hidden = true;
   try {
-    const body = { ...asked, k: count, ...(filter && { filter }), ...(hybrid && { hybrid: true }) };
+    const body = { ...asked, top_k: count, ...(filter && { filter }), ...(hybrid && { hybrid: true }) };
     const found = await post("/v1/search", body, leaving.signal);
     Object.assign(now, { hits: found.hits, count, asked, filter, hybrid });
     answer(found, from);
