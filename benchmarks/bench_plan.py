@@ -20,17 +20,17 @@ def measure() -> None:
     import numpy as np
 
     from twoway.data.config import CostWeights
-    from twoway.data.sampler import Costs, plan
+    from twoway.data.sampler import RowCosts, plan_batches
 
     draw = np.random.default_rng(0)
     text = np.minimum(draw.lognormal(4.5, 1, ROWS), 2048).astype(np.int32)
     images = draw.integers(0, 2, ROWS, dtype=np.int32)
-    costs = Costs.of(text, images * 196, images, CostWeights(2.0, 10.0))
+    costs = RowCosts.of(text, images * 196, images, CostWeights(2.0, 10.0))
     del text, images
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     rows = draw.permutation(ROWS)
-    made = plan(rows, costs.take(rows), seed=0, epoch=0, shards=32, budget=12_800)
+    made = plan_batches(rows, costs.take(rows), seed=0, epoch=0, shards=32, budget=12_800)
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     for step in range(0, len(made), max(1, len(made) // 1000)):

@@ -21,7 +21,7 @@ ROWS, PICTURES = 20_000, 2_000
 def main() -> None:
     """Make both sources, and look through each."""
     from twoway.data.dataset import open_table
-    from twoway.data.readers import looking
+    from twoway.data.readers import scan_options
     from twoway.processes import count_of
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -34,7 +34,7 @@ def main() -> None:
                 folder = home / f"tables-{name}-{processes}"
                 for again in (False, True):
                     began, used = time.perf_counter(), processor()
-                    with looking(processes=processes):
+                    with scan_options(processes=processes):
                         rows = len(open_table(spec, folder=folder))
                     seconds, spent = time.perf_counter() - began, processor() - used
                     label = f"{name}, {'the second call' if again else f'{processes} processes'}"

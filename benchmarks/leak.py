@@ -89,9 +89,9 @@ def warm_up(args: argparse.Namespace, out: Path) -> None:
 
 
 def _masks(**shares: float) -> Any:
-    from twoway.data.config import CorruptConfig
+    from twoway.data.config import MaskingConfig
 
-    return CorruptConfig(**shares)
+    return MaskingConfig(**shares)
 
 
 def one(args: argparse.Namespace, warm: Path, name: str, result: Path, seed: int) -> None:
@@ -141,7 +141,6 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
     from functools import partial
 
-    from twoway.data.formats import PairRow, as_document
     from twoway.methods.bridge.config import BridgeConfig
     from twoway.methods.bridge.method import prepare
     from twoway.methods.bridge.probes import BridgeProber, measure_bridge
@@ -154,8 +153,7 @@ def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
     words = partial(mask_target, config=config.mask, seed=0, mask_token=made.token.id, geometry=made.geometry)
     together = partial(collate_bridge, pad_token=made.pad_token, padding_side=made.processor.tokenizer.padding_side)
     prober = BridgeProber(encode, words, together, made.geometry, made.token.id)
-    rows = [as_document(PairRow(TASK, one.query, one.positive)) for one in tested(count)]
-    pairs = pair_rows([(f"{TEST}#{number}", cut_in_two(row).joined) for number, row in enumerate(rows)])
+    pairs = pair_rows([(f"{TEST}#{number}", cut_in_two(row).joined) for number, row in enumerate(tested(count))])
     found = measure_bridge(made.module, pairs, prober)
     made.module.eos_sees_target = False
     found |= {f"alone_{key}": value for key, value in measure_bridge(made.module, pairs, prober, vectors=False).items()}

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image as PILImage
 
-from twoway.content import Document
+from twoway.content import Document, Pair
 from twoway.data.collators import PairEncoder, collate_pairs
-from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.methods.finetune.config import ContrastiveConfig
@@ -76,7 +75,7 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
 def make(encode, rows, *, budget=60.0, **options):
     """Return the batch of some rows, in chunks of a budget."""
     documents = [[Document.from_parts(one) for one in (query, positive, *negatives)] for query, positive, negatives in rows]
-    pairs = [PairRow(f"task {number % 2}", one[0], one[1], tuple(one[2:])) for number, one in enumerate(documents)]
+    pairs = [Pair(one[0], (one[1],), tuple(one[2:]), f"task {number % 2}") for number, one in enumerate(documents)]
     examples = [encode((f"row {number}", pair), epoch=0) for number, pair in enumerate(pairs)]
     batch = collate_pairs(examples, budget=budget, **options)
     return batch | {"chunks": ChunkList(list(batch["chunks"]))}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twoway.data.config import PairSource
 from twoway.data.mixture import open_pairs
-from twoway.data.sampler import TaskEpochs
+from twoway.data.sampler import TaskBatchSampler
 from twoway.training.distributed import Ranks
 
 
@@ -15,7 +15,7 @@ def note_tasks(rows, out, steps):
     """Be a rank: write down which tasks the rows of each global batch have, on all ranks together."""
     ranks = Ranks("cpu")
     pairs = open_pairs([PairSource(str(rows))])
-    epochs = TaskEpochs(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.world_size)
+    epochs = TaskBatchSampler(pairs, batch=6, seed=1, sampling="smooth", max_repeats=2, shards=ranks.world_size)
     found = []
     for step in range(steps):
         _, pieces = epochs.rows(step, ranks.rank, ranks.world_size)

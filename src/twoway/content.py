@@ -1,4 +1,4 @@
-"""The content schema: a document is a list of parts in order, each a text or an image, and it is checked here once.
+"""The content schema: a document is a list of parts in order, each a text or an image, and it is checked here once; a pair is documents.
 
 A part is `{"text": str}` or `{"image": path | bytes | PIL image}`, nothing else. What a part is follows from its key alone:
 a text that looks like a path or a URL stays text. Texts are kept as they stand, white space at their ends too: a line break beside a
@@ -150,6 +150,11 @@ class Document:
         """The pictures, in order."""
         return tuple(part for part in self.parts if isinstance(part, Image))
 
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """Itself, as the only document of its row; see `Pair.documents`."""
+        return (self,)
+
     def cut(self, most: int | None) -> Document:
         """Return it with this many characters of text, the first ones; pictures stay."""
         if most is None or sum(map(len, self.texts)) <= most:
@@ -187,6 +192,44 @@ class Document:
             digest.update(f"{label} {len(payload)}\n".encode())
             digest.update(payload)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query, the documents that answer it (at least one), and documents that look like answers and are none.
+
+    Training takes the positives in turn, and none of them ever counts as wrong. `task` says which pairs may share a batch.
+    """
+
+    query: Document
+    positives: tuple[Document, ...]
+    negatives: tuple[Document, ...] = ()
+    task: str = ""
+    place: Place | None = field(default=None, compare=False)
+
+    @property
+    def positive(self) -> Document:
+        """The first of the positives."""
+        return self.positives[0]
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """All sides, the query first."""
+        return (self.query, *self.positives, *self.negatives)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of all sides."""
+        return tuple(text for one in self.documents for text in one.texts)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The pictures of all sides."""
+        return tuple(image for one in self.documents for image in one.images)
+
+
+# What a row of data becomes.
+DocumentOrPair = Document | Pair
 
 
 def escaped(text: str) -> str:

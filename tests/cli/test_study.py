@@ -43,8 +43,8 @@ def study(tiny_model, tmp_path):
 
 def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    passes, look = [], dataset._looked
-    monkeypatch.setattr(dataset, "_looked", lambda *given: passes.append(given[0]) or look(*given))
+    passes, look = [], dataset._scan_blocks
+    monkeypatch.setattr(dataset, "_scan_blocks", lambda *given: passes.append(given[0]) or look(*given))
     assert main(["study", str(study), str(out), "--dry-run", "--json", "--jobs", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert not out.exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twoway.data.config import CostWeights
-from twoway.data.sampler import Costs, cost, plan
+from twoway.data.sampler import RowCosts, plan_batches, row_cost
 from twoway.errors import TwowayError, UsageError
 
 WEIGHTS = CostWeights(image_token=1.5, image=20)
@@ -17,7 +17,7 @@ def epoch(count, seed=0):
     draw = np.random.default_rng([seed, 1])
     text = np.minimum(draw.lognormal(4, 1, count).astype(int) + 8, 2048)
     images = draw.integers(0, 3, count)
-    costs = Costs.of(text, images * draw.integers(16, 256, count), images, WEIGHTS)
+    costs = RowCosts.of(text, images * draw.integers(16, 256, count), images, WEIGHTS)
     return draw.permutation(count), costs
 
 
@@ -35,7 +35,7 @@ def prices(made, rows, costs):
 @pytest.fixture(scope="module")
 def many():
     rows, costs = epoch(100_000)
-    return rows, costs, plan(rows, costs, seed=3, epoch=1, shards=4, budget=8192)
+    return rows, costs, plan_batches(rows, costs, seed=3, epoch=1, shards=4, budget=8192)
 
 
 def test_each_row_is_there_exactly_once(many):
@@ -62,7 +62,7 @@ def test_padding_and_imbalance_are_small_and_as_reported(many):
     assert report["padding_share"] < 0.02
     assert report["imbalance"] < 0.03
     assert (report["rows"], report["steps"] * 4, report["rows_over_budget"]) == (100_000, report["batches"], 0)
-    plain = plan(rows, costs, seed=3, epoch=1, batch_rows=16, window=1).report()
+    plain = plan_batches(rows, costs, seed=3, epoch=1, batch_rows=16, window=1).report()
     assert plain["padding_share"] > 0.4
 
 
@@ -70,7 +70,7 @@ def test_a_plan_is_a_pure_function_of_seed_and_epoch():
     rows, costs = epoch(2000)
 
     def flat(**changed):
-        made = plan(rows, costs, **{"seed": 1, "epoch": 0, "shards": 2, "budget": 2048, **changed})
+        made = plan_batches(rows, costs, **{"seed": 1, "epoch": 0, "shards": 2, "budget": 2048, **changed})
         return [batch.tolist() for step in range(len(made)) for batch in made.batch(step)]
 
     assert flat() == flat()
@@ -81,7 +81,7 @@ def test_a_plan_is_a_pure_function_of_seed_and_epoch():
 @pytest.mark.parametrize("bound", [{"budget": 2048}, {"batch_rows": 7}, {"batch_rows": 7, "window": 1}])
 def test_ranks_share_the_same_global_batches(bound):
     rows, costs = epoch(3001)
-    made = plan(rows, costs, seed=1, epoch=0, shards=4, **bound)
+    made = plan_batches(rows, costs, seed=1, epoch=0, shards=4, **bound)
     for step in (0, len(made) - 1):
         alone = [batch.tolist() for batch in made.batch(step)]
         for ranks in (2, 4):
@@ -101,16 +101,16 @@ def test_ranks_do_nearly_equal_work_in_every_step(many):
 @pytest.mark.parametrize("window", [1, 2, 5, 64, 10_000])
 def test_the_budget_holds_across_windows(window):
     rows, costs = epoch(500, seed=window)
-    made = plan(rows, costs, seed=0, epoch=0, budget=3000, window=window)
+    made = plan_batches(rows, costs, seed=0, epoch=0, budget=3000, window=window)
     small = costs.length + costs.extra <= 3000
     found = prices(made, rows, costs)
-    assert (found > 3000).sum() == (~small).sum() == made.over
+    assert (found > 3000).sum() == (~small).sum() == made.over_budget
     assert found.sum() == pytest.approx(made.cost.sum(), rel=1e-4)
 
 
 def test_a_row_above_the_budget_is_a_batch_of_its_own():
-    costs = Costs.of(np.array([10, 500, 10]), np.zeros(3), np.zeros(3), CostWeights())
-    made = plan(np.arange(3), costs, seed=0, epoch=0, budget=100)
+    costs = RowCosts.of(np.array([10, 500, 10]), np.zeros(3), np.zeros(3), CostWeights())
+    made = plan_batches(np.arange(3), costs, seed=0, epoch=0, budget=100)
     batches = [batch.tolist() for step in range(len(made)) for batch in made.batch(step)]
     assert [1] in batches
     assert made.report()["rows_over_budget"] == 1
@@ -119,11 +119,11 @@ def test_a_row_above_the_budget_is_a_batch_of_its_own():
 @pytest.mark.parametrize(("count", "shards"), [(3, 2), (5, 4), (8, 4), (9, 8)])
 def test_shards_are_filled_and_where_rows_do_not_suffice_a_batch_is_empty(count, shards):
     rows, costs = epoch(count)
-    made = plan(rows, costs, seed=0, epoch=0, shards=shards, batch_rows=1)
+    made = plan_batches(rows, costs, seed=0, epoch=0, shards=shards, batch_rows=1)
     batches = [batch for step in range(len(made)) for batch in made.batch(step)]
     assert len(batches) % shards == 0
     assert sorted(np.concatenate(batches).tolist()) == list(range(count))
-    whole = plan(rows, costs, seed=0, epoch=0, shards=shards, batch_rows=count)
+    whole = plan_batches(rows, costs, seed=0, epoch=0, shards=shards, batch_rows=count)
     assert all(len(batch) for batch in whole.batch(0))
 
 
@@ -140,11 +140,11 @@ def test_shards_are_filled_and_where_rows_do_not_suffice_a_batch_is_empty(count,
 def test_what_is_no_plan_is_refused(settings, kind, words):
     rows, costs = epoch(8)
     with pytest.raises(kind, match=words):
-        plan(rows, costs, seed=0, epoch=0, **settings)
+        plan_batches(rows, costs, seed=0, epoch=0, **settings)
 
 
 def test_the_cost_is_counted_in_text_tokens():
-    assert cost(10, 4, 1, WEIGHTS) == 10 + 1.5 * 4 + 20
-    assert cost(10, 4, 1) == 14
+    assert row_cost(10, 4, 1, WEIGHTS) == 10 + 1.5 * 4 + 20
+    assert row_cost(10, 4, 1) == 14
     with pytest.raises(UsageError):
         CostWeights(image_token=-1)

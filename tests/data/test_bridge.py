@@ -10,9 +10,8 @@ import torch
 
 from documents import document, family, noise
 from tiny import FAMILIES
-from twoway.content import ContentError, Document, Place, Text
-from twoway.data.config import CorruptConfig
-from twoway.data.formats import PairRow, as_document
+from twoway.content import ContentError, Document, Pair, Place, Text
+from twoway.data.config import MaskingConfig
 from twoway.data.masking import NO_TARGET
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.bridge.config import BridgeSource
@@ -26,8 +25,13 @@ def encoder(name, tiny_model, **options):
     return known, BridgeEncoder(known.processor, known.geometry, **{"max_length": 300, "max_target": 40, **options})
 
 
+def pair(query, *sides):
+    """A pair of a query, its answer, and wrong answers."""
+    return Pair(query, sides[:1], sides[1:], "t")
+
+
 def masked(known, example, *, words=0.7, epoch=0):
-    return mask_target(example, epoch=epoch, config=CorruptConfig(words=words, patches=0.0), seed=3, mask_token=1, geometry=known.geometry)
+    return mask_target(example, epoch=epoch, config=MaskingConfig(words=words, patches=0.0), seed=3, mask_token=1, geometry=known.geometry)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +43,9 @@ def masked(known, example, *, words=0.7, epoch=0):
         (document(PICTURE, "a cat", PICTURE, "a dog"), 3, "a dog", "both"),
         (document(PICTURE, "a cat", PICTURE, "\n"), 3, "a cat", "both"),
         (document("first half of it and second half"), 1, "and second half", "text"),
-        (as_document(PairRow("t", document("a cat"), document(PICTURE))), 1, "a cat", "image"),
-        (as_document(PairRow("t", document("what?", PICTURE), document("a cat"), (document("a dog"),))), 2, "a cat", "both"),
-        (as_document(PairRow("t", document("Katze"), document("cat"))), 1, "cat", "text"),
+        (pair(document("a cat"), document(PICTURE)), 1, "a cat", "image"),
+        (pair(document("what?", PICTURE), document("a cat"), document("a dog")), 2, "a cat", "both"),
+        (pair(document("Katze"), document("cat")), 1, "cat", "text"),
     ],
 )
 def test_which_part_is_a_and_which_is_b(row, a, b, modality):
@@ -57,7 +61,7 @@ def test_which_part_is_a_and_which_is_b(row, a, b, modality):
         (document(PICTURE), 0.5, "B is empty: the row has no text"),
         (document("one text"), 0.0, "A is empty: the row is one text"),
         (document("x"), 0.5, "A is empty: .*too short"),
-        (as_document(PairRow("t", document(PICTURE), document(PICTURE))), 0.5, "both sides have pictures"),
+        (pair(document(PICTURE), document(PICTURE)), 0.5, "both sides have pictures"),
     ],
 )
 def test_rows_without_a_or_b_say_so(row, cut, message):
@@ -91,7 +95,7 @@ def test_the_split_is_where_the_row_was_joined_whatever_holds_eos(tiny_model):
         encode = BridgeEncoder(known.processor, known.geometry, max_length=300, max_target=40)
         try:
             for a, b in (("a", "b"), (f"a{tokenizer.eos_token}a", "b"), ("a", f"b{tokenizer.eos_token}b"), (f"{tokenizer.eos_token}", "b")):
-                row = as_document(PairRow("t", document(a), document(b)))
+                row = pair(document(a), document(b))
                 example = encode("row", row)
                 ids = example.inputs["input_ids"]
                 before = known.encoder()("row", document(a)).inputs["input_ids"]
@@ -123,12 +127,12 @@ def test_a_processor_that_appends_eos_gets_no_second_one(tiny_model, tiny_encode
 
 def test_long_sides_are_cut_and_counted_and_eos_stays(tiny_model):
     known, encode = encoder("qwen2_vl", tiny_model, max_length=60, max_target=10)
-    example = encode("row", as_document(PairRow("t", document("long " * 100), document("long " * 100))))
+    example = encode("row", pair(document("long " * 100), document("long " * 100)))
     assert len(example.words) == 60
     assert int(example.words.sum()) == 10
     assert int(example.inputs["input_ids"][example.eos]) == known.processor.tokenizer.eos_token_id
     assert {name: masked(known, example).counts[name] for name in ("targets_cut", "sources_cut")} == {"targets_cut": 1, "sources_cut": 1}
-    short = masked(known, encode("row", as_document(PairRow("t", document("a"), document("b")))))
+    short = masked(known, encode("row", pair(document("a"), document("b"))))
     assert (short.counts["targets_cut"], short.counts["sources_cut"]) == (0, 0)
     with pytest.raises(UsageError, match="max_target 59 leaves no room"):
         encoder("qwen2_vl", tiny_model, max_length=60, max_target=59)
@@ -139,7 +143,7 @@ def test_a_that_is_cut_is_what_the_model_embeds_of_it(parts, tiny_model):
     """With pictures, the end of the template goes when a row is cut."""
     known, encode = encoder("qwen2_vl", tiny_model, max_length=60, max_target=10)
     a = document(*parts)
-    example = encode("row", as_document(PairRow("t", a, document("long " * 100))))
+    example = encode("row", pair(a, document("long " * 100)))
     used = known.encoder(max_length=49, as_used=True)("row", a)
     assert example.cut
     assert example.inputs["input_ids"][: example.eos].tolist() == used.inputs["input_ids"].tolist()
@@ -198,4 +202,4 @@ def test_an_error_names_the_row(tiny_model):
     with pytest.raises(ContentError, match=r"rows\.jsonl:7: B is empty"):
         encode("row", Document(document(PICTURE).parts, Place("rows.jsonl", 7)))
     with pytest.raises(ContentError, match="B is empty"):
-        encode("row", as_document(PairRow("t", document("a"), Document((Text(" "),)))))
+        encode("row", pair(document("a"), Document((Text(" "),))))

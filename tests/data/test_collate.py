@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.data.collators import collate
-from twoway.data.config import CorruptConfig
-from twoway.data.masking import NO_TARGET, Corrupted, corrupt
+from twoway.data.config import MaskingConfig
+from twoway.data.masking import NO_TARGET, MaskedRow, mask_inputs
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.losses.masked_lm import word_loss
@@ -25,7 +25,7 @@ DOCUMENTS = {
     "mixed": [document("a text alone"), document("one ", noise(), " two"), document("b")],
     "text": [document("a text alone"), document("b")],
 }
-DEFAULT, NOTHING = CorruptConfig(), CorruptConfig(words=0, patches=0)
+DEFAULT, NOTHING = MaskingConfig(), MaskingConfig(words=0, patches=0)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -36,7 +36,7 @@ def name(request):
 def rows(fam, documents, config=DEFAULT):
     encode = fam.encoder()
     settings = {"seed": 0, "epoch": 0, "mask_token": 1, "geometry": fam.geometry}
-    return [corrupt(encode(f"a#{number}", one), config, **settings) for number, one in enumerate(documents)]
+    return [mask_inputs(encode(f"a#{number}", one), config, **settings) for number, one in enumerate(documents)]
 
 
 def batch(fam, made, **options):
@@ -143,7 +143,7 @@ def test_the_golden_batch_is_such_a_batch():
             shared = golden["pixel_values_masked"][patch : patch + patches].view(-1, geometry.values)[units]
             noised = geometry.put(clean, units, shared)
             inputs |= {**noised, "image_grid_thw": golden["image_grid_thw"][picture : picture + grids]}
-        made.append(Corrupted(str(number), inputs, golden["labels"][number][real], mask, targets, units, {}))
+        made.append(MaskedRow(str(number), inputs, golden["labels"][number][real], mask, targets, units, {}))
         picture, patch = picture + grids, patch + patches
     together = collate(made, pad_token=0)
     for ours, theirs in {

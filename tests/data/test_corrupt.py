@@ -11,8 +11,8 @@ from PIL import Image as PILImage
 
 from documents import document, family, noise
 from tiny import FAMILIES
-from twoway.data.config import CorruptConfig
-from twoway.data.masking import NO_TARGET, corrupt, stream
+from twoway.data.config import MaskingConfig
+from twoway.data.masking import NO_TARGET, mask_inputs, random_stream
 from twoway.data.processing import ordinary_ids
 from twoway.errors import UsageError
 
@@ -30,9 +30,9 @@ def qwen(tiny_model):
 
 
 def mask(fam, example, *, seed=0, epoch=0, **options):
-    return corrupt(
+    return mask_inputs(
         example,
-        CorruptConfig(**options),
+        MaskingConfig(**options),
         seed=seed,
         epoch=epoch,
         mask_token=MASK,
@@ -71,8 +71,8 @@ def test_masks_are_a_function_of_seed_epoch_and_identity_alone(qwen, unit, maski
 
 def test_streams_are_the_same_on_every_machine_and_in_every_version():
     """A run that is taken up again elsewhere must mask as it did before."""
-    assert stream("words", 1, 2, "a#1").integers(1000, size=6).tolist() == [529, 615, 911, 855, 139, 662]
-    assert stream("patches", 1, 2, "a#1").integers(1000, size=6).tolist() != [529, 615, 911, 855, 139, 662]
+    assert random_stream("words", 1, 2, "a#1").integers(1000, size=6).tolist() == [529, 615, 911, 855, 139, 662]
+    assert random_stream("patches", 1, 2, "a#1").integers(1000, size=6).tolist() != [529, 615, 911, 855, 139, 662]
 
 
 def test_nothing_of_the_example_is_changed(each):
@@ -117,7 +117,7 @@ def test_random_and_kept_words_have_their_shares_and_are_plain(qwen):
     assert len(others.unique()) > 50
     assert not torch.isin(others, torch.tensor(sorted(qwen.processor.tokenizer.added_tokens_decoder))).any()
     with pytest.raises(UsageError, match="ordinary ids"):
-        corrupt(example, CorruptConfig(random=0.5), seed=0, epoch=0, mask_token=MASK, geometry=qwen.geometry)
+        mask_inputs(example, MaskingConfig(random=0.5), seed=0, epoch=0, mask_token=MASK, geometry=qwen.geometry)
 
 
 def test_whole_words_are_masked_whole(qwen):
@@ -226,4 +226,4 @@ def test_words_are_masked_alike_whatever_is_asked_of_the_pictures(qwen):
 @pytest.mark.parametrize("wrong", [{"words": -0.1}, {"patches": 1.5}, {"keep": 0.6, "random": 0.6}])
 def test_shares_that_are_none_are_refused(wrong):
     with pytest.raises(UsageError, match=r"from 0 to 1|together at most 1"):
-        CorruptConfig(**wrong)
+        MaskingConfig(**wrong)

@@ -10,7 +10,7 @@ import pytest
 
 from twoway.content import ContentError, Text
 from twoway.data.config import SourceConfig
-from twoway.data.formats import FORMATS, form_of
+from twoway.data.formats import FORMATS, document_format
 from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
 from twoway.errors import UsageError
@@ -193,7 +193,7 @@ def test_a_missing_column_is_named_with_the_nearest(read):
 )
 def test_what_is_no_template_is_refused(template, words):
     with pytest.raises(UsageError) as caught:
-        form_of(template)
+        document_format(template)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from twoway.data.config import SourceConfig
-from twoway.data.mixture import held_out, open_mixture, without
+from twoway.data.mixture import drop_rows, held_out, open_mixture
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def test_no_epoch_has_a_held_row_nor_a_repetition_of_it(mixture_of):
     assert len(held) == len(set(held.tolist())) == 12
     for epoch in range(2):
         rows = mixture.epoch(1, epoch)
-        left = without(mixture, rows, held)
-        assert not set(mixture.columns(left).tolist()) & set(held.tolist())
+        left = drop_rows(mixture, rows, held)
+        assert not set(mixture.table_rows(left).tolist()) & set(held.tolist())
         assert len(left) < len(rows)
         assert set(rows.tolist()) - set(left.tolist()) == {row for row in rows.tolist() if row % len(mixture) in held}
 

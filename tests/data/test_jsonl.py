@@ -190,7 +190,7 @@ def test_a_column_with_pictures_that_is_not_read_is_said(jsonl, png, tmp_path, c
     path = jsonl(row, row)
     assert len(list(open_source(path))) == 2
     table = open_table(str(path))
-    assert table.unread == dict.fromkeys(unread, 2)
+    assert table.unread_pictures == dict.fromkeys(unread, 2)
     said = [record.getMessage() for record in caplog.records if "are not read" in record.getMessage()]
     assert len(said) == 2 * bool(unread)
     assert all(f"rows.jsonl: pictures in {name} " in line for name in unread for line in said)

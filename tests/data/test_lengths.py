@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import FAMILIES
 from twoway.data import lengths
 from twoway.data.config import CostWeights
-from twoway.data.lengths import measure, picture_tokens
+from twoway.data.lengths import estimate_costs, picture_tokens
 from twoway.data.mixture import open_mixture
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
@@ -52,7 +52,7 @@ def actual(mixture, encode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_estimates_are_near_for_every_family(family, tiny_model, mixture):
     encode = encoder(tiny_model(family))
-    estimated, counted = measure(mixture, encode).length, actual(mixture, encode)
+    estimated, counted = estimate_costs(mixture, encode).length, actual(mixture, encode)
     assert np.abs(estimated - counted).mean() < 0.06 * counted.mean()
     assert abs(estimated.sum() - counted.sum()) < 0.03 * counted.sum()
 
@@ -69,7 +69,7 @@ def test_a_processor_that_does_not_say_is_tried(tiny_model, mixture, monkeypatch
 
 def test_pictures_cost_what_their_weight_says(tiny_model, mixture):
     encode = encoder(tiny_model("qwen2_vl"))
-    plain, dear = measure(mixture, encode), measure(mixture, encode, CostWeights(2.0, 5.0))
+    plain, dear = estimate_costs(mixture, encode), estimate_costs(mixture, encode, CostWeights(2.0, 5.0))
     images = np.concatenate([table.images() for table in mixture.tables])
     tokens = np.concatenate([picture_tokens(table, encode) for table in mixture.tables])
     assert np.array_equal(plain.length, dear.length)
@@ -79,11 +79,11 @@ def test_pictures_cost_what_their_weight_says(tiny_model, mixture):
 
 def test_rows_longer_than_the_limit_count_as_the_limit(tiny_model, mixture):
     encode = encoder(tiny_model("qwen2_vl"), length=40)
-    found = measure(mixture, encode).length
+    found = estimate_costs(mixture, encode).length
     assert found.max() <= 40
     assert (found >= 39.5).sum() > 10
 
 
 def test_data_that_cannot_be_encoded_is_an_error(tiny_model, mixture):
     with pytest.raises(TwowayError, match=r"none of 32 rows of .*a\.jsonl that were tried can be used, the first: .*max_length 2"):
-        measure(mixture, encoder(tiny_model("qwen2_vl"), length=2))
+        estimate_costs(mixture, encoder(tiny_model("qwen2_vl"), length=2))

@@ -18,7 +18,7 @@ from twoway.data.config import CostWeights
 from twoway.data.loader import Loader
 from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
-from twoway.data.sampler import Costs, Epochs
+from twoway.data.sampler import CostBatchSampler, RowCosts
 from twoway.errors import TwowayError
 from twoway.processes import CONTEXT
 
@@ -32,8 +32,8 @@ def epochs(tmp_path, jsonl, png):
     def make(rows=10, broken=(), policy=None, **settings):
         lines = [{"image": "broken.png" if row in broken else "a.png", "text": "x" * (row + 1)} for row in range(rows)]
         mixture = open_mixture([str(jsonl(*lines))], policy=policy)
-        costs = Costs.of(np.concatenate([table.characters for table in mixture.tables]), np.zeros(rows), np.zeros(rows), CostWeights())
-        return Epochs(mixture, costs, **{"seed": 1, "shards": 2, "batch_rows": 2, **settings})
+        costs = RowCosts.of(np.concatenate([table.characters for table in mixture.tables]), np.zeros(rows), np.zeros(rows), CostWeights())
+        return CostBatchSampler(mixture, costs, **{"seed": 1, "shards": 2, "batch_rows": 2, **settings})
 
     return make
 
@@ -123,11 +123,11 @@ def test_any_step_of_a_long_run_is_found_at_once():
         def epoch(self, seed, epoch):
             return np.random.default_rng([seed, epoch]).permutation(len(self))
 
-        def columns(self, rows):
+        def table_rows(self, rows):
             return rows
 
-    costs = Costs(np.full(2_000_000, 10, np.float32), np.zeros(2_000_000, np.float32))
-    made = Epochs(Rows(), costs, seed=0, batch_rows=16)
+    costs = RowCosts(np.full(2_000_000, 10, np.float32), np.zeros(2_000_000, np.float32))
+    made = CostBatchSampler(Rows(), costs, seed=0, batch_rows=16)
     made.rows(0)
 
     def seconds(first):

@@ -21,7 +21,7 @@ def make(jsonl):
 
 
 def counts(mixture, epoch, seed=0):
-    return Counter(mixture.columns(mixture.epoch(seed, epoch)).tolist())
+    return Counter(mixture.table_rows(mixture.epoch(seed, epoch)).tolist())
 
 
 def test_an_epoch_has_each_row_once_in_an_order_of_its_own(make):

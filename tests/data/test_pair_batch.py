@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from twoway.content import Document, Image, Place, Text
-from twoway.data.collators import PairEncoder, collate_pairs, content_key, prompt_of
+from twoway.content import Document, Image, Pair, Place, Text
+from twoway.data.collators import PairEncoder, collate_pairs, content_key, task_prompt
 from twoway.data.config import CostWeights
-from twoway.data.formats import PairRow
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.models.loading import load_config
@@ -41,7 +40,7 @@ def made(encoder):
 
 
 def row(query, positive, *negatives, others=()):
-    return PairRow("t", query, positive, negatives, Place("rows", 1), others)
+    return Pair(query, (positive, *others), negatives, "t", Place("rows", 1))
 
 
 def test_a_content_is_embedded_once_and_found_by_its_number(made):
@@ -94,9 +93,9 @@ def test_negatives_are_the_first_or_drawn_anew_each_epoch(made):
 
 
 def test_prompts_are_those_of_the_task_or_of_the_side(made):
-    assert prompt_of({"query": "a", "t-query": "b"}, "t", "query") == "b"
-    assert prompt_of({"query": "a"}, "t", "query") == "a"
-    assert prompt_of({"query": "a"}, "t", "document") == ""
+    assert task_prompt({"query": "a", "t-query": "b"}, "t", "query") == "b"
+    assert task_prompt({"query": "a"}, "t", "query") == "a"
+    assert task_prompt({"query": "a"}, "t", "document") == ""
     rows = [row(text("same"), text("same"))]
     bare, asked = made(*rows), made(*rows, prompts={"query": "Find: "})
     # The same words are two contents where one of them has an instruction before it; as answers they are the same still.

@@ -15,15 +15,14 @@ import torch
 from PIL import Image as PILImage
 
 from contrastive_toy import text
-from twoway.content import ContentError, Document, Place
+from twoway.content import ContentError, Document, Pair, Place
 from twoway.data import loader as data_loader
 from twoway.data.collators import PairEncoder, assemble
-from twoway.data.formats import PairRow
 from twoway.data.loader import PairLoader
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.data.rows import Policy
-from twoway.data.sampler import cut
+from twoway.data.sampler import cut_chunks
 from twoway.errors import TwowayError
 from twoway.models import loading, processor
 
@@ -57,7 +56,7 @@ class Source:
             picture = {"image": picture["image"][:60]}
         parts = [[text("word " * (row + 1))], [picture, text("it")], [text("no")]]
         documents = [Document.from_parts(one, place=Place("rows", row)) for one in parts]
-        return f"row {row}", PairRow("task", documents[0], documents[1], tuple(documents[2:]))
+        return f"row {row}", Pair(documents[0], (documents[1],), tuple(documents[2:]), "task")
 
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
@@ -121,8 +120,8 @@ def test_a_guide_sees_each_content_once(encode):
 
 def test_nothing_runs_far_ahead(encode, monkeypatch):
     made = []
-    real = data_loader.make
-    monkeypatch.setattr(data_loader, "make", lambda *given: made.append(1) or real(*given))
+    real = data_loader.build_chunk
+    monkeypatch.setattr(data_loader, "build_chunk", lambda *given: made.append(1) or real(*given))
     steps = loader(encode, workers=2, prefetch=1, budget=1.0).steps(0, 1, 0, 2)
     (batch,) = next(steps)
     used = 0
@@ -177,12 +176,12 @@ def chunk_items(batch):
 
 def test_chunks_hold_contents_of_nearly_one_length():
     length = [10.0, 300.0, 12.0, 11.0, 9.0, 280.0, 500.0]
-    assert cut(length, [0.0] * 7, 700.0) == [[6], [1, 5], [2, 3, 0, 4]]
-    assert cut(length, [0.0] * 7, 1e9) == [[6], [1, 5], [2, 3, 0, 4]]
-    assert cut(length, [0.0] * 7, 1e9, start=1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
-    assert cut(length, [0.0] * 7, 1e9, start=0.0) == [[6], [1], [5], [2], [3], [0], [4]]
-    assert cut(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 700.0) == [[6], [1], [5], [2, 3, 0, 4]]
-    assert cut([], [], 600.0) == []
+    assert cut_chunks(length, [0.0] * 7, 700.0) == [[6], [1, 5], [2, 3, 0, 4]]
+    assert cut_chunks(length, [0.0] * 7, 1e9) == [[6], [1, 5], [2, 3, 0, 4]]
+    assert cut_chunks(length, [0.0] * 7, 1e9, start=1e9) == [[6, 1, 5, 2, 3, 0, 4]]  # where a run is dear beside padding
+    assert cut_chunks(length, [0.0] * 7, 1e9, start=0.0) == [[6], [1], [5], [2], [3], [0], [4]]
+    assert cut_chunks(length, [0.0, 400.0, 0.0, 0.0, 0.0, 0.0, 0.0], 700.0) == [[6], [1], [5], [2, 3, 0, 4]]
+    assert cut_chunks([], [], 600.0) == []
 
 
 def test_no_other_cut_is_cheaper():
@@ -195,5 +194,5 @@ def test_no_other_cut_is_cheaper():
             chunks = [length[first:last] for first, last in pairwise(bounds)]
             if all(len(chunk) == 1 or len(chunk) * chunk[0] <= 200 for chunk in chunks):
                 prices.append(sum(len(chunk) * chunk[0] + 30.0 for chunk in chunks))
-        ours = cut(length, [0.0] * 7, 200.0, start=30.0)
+        ours = cut_chunks(length, [0.0] * 7, 200.0, start=30.0)
         assert sum(len(chunk) * length[chunk[0]] + 30.0 for chunk in ours) == min(prices)

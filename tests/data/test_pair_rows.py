@@ -14,16 +14,16 @@ import pytest
 
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.data.config import PairSource
-from twoway.data.formats import columns, pair_of, read_pair
+from twoway.data.formats import pair_from_row
 from twoway.data.mixture import open_pairs
-from twoway.data.rows import Policy
+from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import TwowayError, UsageError
 
 PLACE = Place("rows.jsonl", 3)
 
 
 def pair(row, task="t"):
-    return pair_of(read_pair(row, PLACE, None, columns, task))
+    return pair_from_row(row, PLACE, None, ReadOptions(), task=task)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_sides_are_documents_of_texts_and_pictures_in_order(png):
 def test_no_negatives_are_fine_and_further_answers_are_kept():
     assert pair({"query": "q", "positive": "p"}).negatives == ()
     assert pair({"query": "q", "positive": "p", "negatives": []}).negatives == ()
-    assert pair({"query": "q", "positives": ["p", "r"]}).others == (Document((Text("r"),)),)
+    assert pair({"query": "q", "positives": ["p", "r"]}).positives[1:] == (Document((Text("r"),)),)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_a_kept_table_tells_the_task_of_all_rows_from_that_of_rows_that_name_non
 
 def test_a_reader_is_used_by_one_thread_at_a_time(jsonl, monkeypatch):
     pairs = open_pairs([PairSource(str(jsonl(*({"query": f"q{number}", "positive": "p"} for number in range(20)))))])
-    finder, busy = pairs.mixture.tables[0].finder, threading.Lock()
-    plain = finder.read
+    reader, busy = pairs.mixture.tables[0].reader, threading.Lock()
+    plain = reader.read
 
     def read(at):
         assert busy.acquire(blocking=False)
@@ -183,7 +183,7 @@ def test_a_reader_is_used_by_one_thread_at_a_time(jsonl, monkeypatch):
         busy.release()
         return found
 
-    monkeypatch.setattr(finder, "read", read)
+    monkeypatch.setattr(reader, "read", read)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(pairs.read, range(20)))
     assert [pair.query.texts for _, pair in found] == [(f"q{number}",) for number in range(20)]

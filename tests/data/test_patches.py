@@ -14,8 +14,8 @@ from transformers import AutoModelForImageTextToText
 from documents import document, family, noise
 from tiny import FAMILIES
 from twoway.content import ContentError, Place
-from twoway.data.config import CorruptConfig
-from twoway.data.masking import NO_TARGET, corrupt
+from twoway.data.config import MaskingConfig
+from twoway.data.masking import NO_TARGET, mask_inputs
 from twoway.data.patches import Grid, PatchGeometry, find_grid, line_places, overview_cells, ramp, tile_cells
 from twoway.errors import TwowayError
 from twoway.reports.training import to_pictures
@@ -178,9 +178,9 @@ def test_pixels_that_are_no_grid_stop_masked_patches_and_not_masked_words(tiny_m
         assert geometry.values
     example = fam.encoder()("a#1", document("some text", noise()))
     settings = {"seed": 0, "epoch": 0, "mask_token": 3, "geometry": geometry}
-    assert (corrupt(example, CorruptConfig(patches=0), **settings).labels != NO_TARGET).any()
+    assert (mask_inputs(example, MaskingConfig(patches=0), **settings).labels != NO_TARGET).any()
     with pytest.raises(TwowayError, match="no square grid"):
-        corrupt(example, CorruptConfig(), **settings)
+        mask_inputs(example, MaskingConfig(), **settings)
 
 
 def test_a_row_whose_tokens_and_pixels_differ_is_an_error_with_its_place(tiny_model):
@@ -188,7 +188,7 @@ def test_a_row_whose_tokens_and_pixels_differ_is_an_error_with_its_place(tiny_mo
     example = fam.encoder()("a#1", document(noise()))
     wrong = dataclasses.replace(example, pictures=example.pictures[:-1], place=Place("rows.jsonl", 7))
     with pytest.raises(ContentError, match=r"rows.jsonl:7: 3 image tokens do not cover"):
-        corrupt(wrong, CorruptConfig(), seed=0, epoch=0, mask_token=3, geometry=fam.geometry)
+        mask_inputs(wrong, MaskingConfig(), seed=0, epoch=0, mask_token=3, geometry=fam.geometry)
 
 
 def test_a_text_model_has_no_geometry(tiny_model):

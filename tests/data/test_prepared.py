@@ -18,7 +18,7 @@ from twoway.data import dataset as tables
 from twoway.data.config import PairSource
 from twoway.data.dataset import open_table
 from twoway.data.mixture import open_pairs
-from twoway.data.readers import looking
+from twoway.data.readers import scan_options
 from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 
@@ -48,7 +48,7 @@ def arrays(table):
 
 def test_processes_find_what_one_finds_in_the_same_order(rows, tmp_path, small_blocks):
     def found(processes, folder=None):
-        with looking(processes=processes):
+        with scan_options(processes=processes):
             pairs = open_pairs([PairSource(str(rows))], policy=Policy("skip", tmp_path / "bad"), folder=folder)
         return pairs.tasks, arrays(pairs.mixture.tables[0]), pairs.digest(), (tmp_path / "bad").read_text()
 
@@ -70,16 +70,16 @@ def test_a_large_source_takes_processes_by_itself_and_a_small_one_does_not(rows,
 
 
 def test_a_pass_that_was_cut_off_goes_on(jsonl, tmp_path, small_blocks, monkeypatch):
-    spec, looked, whole = str(jsonl(*({"text": "a" * number} for number in range(1, 31)))), [], tables._look
+    spec, looked, whole = str(jsonl(*({"text": "a" * number} for number in range(1, 31)))), [], tables._scan_block
 
-    def stops(spec, finder, first, positions):
+    def stops(spec, reader, first, positions):
         looked.append(first)
         if first == 15 and len(looked) < 7:
             raise KeyboardInterrupt
-        return whole(spec, finder, first, positions)
+        return whole(spec, reader, first, positions)
 
-    monkeypatch.setattr(tables, "_look", stops)
-    with looking(processes=1):
+    monkeypatch.setattr(tables, "_scan_block", stops)
+    with scan_options(processes=1):
         with pytest.raises(KeyboardInterrupt):
             open_table(spec, folder=tmp_path / "kept")
         assert looked == [0, 3, 6, 9, 12, 15]
@@ -98,17 +98,17 @@ def test_a_bad_row_that_was_mended_in_its_pictures_file_is_looked_at_again(jsonl
 
 
 def test_of_two_at_once_the_second_waits_and_takes_what_the_first_found(jsonl, tmp_path, small_blocks, monkeypatch, caplog):
-    spec, begun, go, whole, found = str(jsonl(*({"text": "a"},) * 9)), [], threading.Event(), tables._look, []
+    spec, begun, go, whole, found = str(jsonl(*({"text": "a"},) * 9)), [], threading.Event(), tables._scan_block, []
 
     def slow(*given):
         begun.append(given)
         go.wait(30)
         return whole(*given)
 
-    monkeypatch.setattr(tables, "_look", slow)
+    monkeypatch.setattr(tables, "_scan_block", slow)
 
     def call():
-        with looking(processes=1):
+        with scan_options(processes=1):
             found.append(open_table(spec, folder=tmp_path / "kept").digest())
 
     threads = [threading.Thread(target=call) for _ in range(2)]
@@ -127,7 +127,7 @@ def test_of_two_at_once_the_second_waits_and_takes_what_the_first_found(jsonl, t
 def test_what_is_not_the_same_is_told_in_one_line_and_done_or_refused(jsonl, tmp_path, caplog):
     path = jsonl({"text": "a"}, {"text": "bb"}, {"text": "ccc"})
     open_table(str(path), folder=tmp_path / "kept", cap=2)
-    with looking(prepared_only=True):
+    with scan_options(prepared_only=True):
         assert len(open_table(str(path), folder=tmp_path / "kept", cap=2)) == 2
         with pytest.raises(UsageError, match=r"rows.jsonl was prepared before and cannot be used as it is: another cap; prepare it first"):
             open_table(str(path), folder=tmp_path / "kept", cap=3)
@@ -148,7 +148,7 @@ def test_a_source_named_from_another_folder_is_the_same_and_its_bad_rows_are_fou
     path = jsonl({"text": "a"}, b"{")
     open_table(str(path), folder=tmp_path / "kept", policy=Policy("skip"))
     monkeypatch.chdir(path.parent)
-    with looking(prepared_only=True):
+    with scan_options(prepared_only=True):
         table = open_table("rows.jsonl", folder=tmp_path / "kept", policy=Policy("skip"))
     assert [str(error.place) for error in table.bad] == ["rows.jsonl:2"]
 
@@ -161,7 +161,7 @@ def test_a_process_that_dies_is_one_line_and_what_was_done_is_kept(jsonl, tmp_pa
     monkeypatch.setattr(tables, "_BLOCK", 3)
     monkeypatch.setattr(tables, "_ALONE", 2)
     monkeypatch.setattr(tables, "count_of", lambda asked: 2)
-    monkeypatch.setattr(tables, "_look_here", dies)
+    monkeypatch.setattr(tables, "_scan_in_worker", dies)
     spec = str(jsonl(*({"text": "a"},) * 30))
     with pytest.raises(TwowayError, match=r"a process that was looking through .*rows.jsonl died"):
         open_table(spec, folder=tmp_path / "kept")
@@ -176,7 +176,7 @@ def test_a_script_without_a_main_guard_may_look_through_data_by_processes(jsonl,
         textwrap.dedent(f"""
         import json
         from twoway.data import dataset as table
-        from twoway.data.readers import looking
+        from twoway.data.readers import scan_options as looking
         table._BLOCK = 2
         with looking(processes=2):
             print(json.dumps(table.open_table({spec!r}).characters.tolist()))

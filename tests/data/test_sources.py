@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
-import types
 
 import datasets
 import pyarrow as pa
@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
-import twoway.data
-from twoway.content import ContentError, Document, Image, Place
+from twoway.content import ContentError, Image, Place
 from twoway.data.dataset import open_source
 from twoway.errors import TwowayError, UsageError
 
@@ -58,12 +57,11 @@ def test_the_kind_follows_extension_prefix_or_an_odd_but_existing_name(tmp_path,
         assert [document.texts for document in open_source(spec)] == [("a",)]
 
 
-def test_samples_are_asked_for_by_name(monkeypatch):
-    module = types.ModuleType("twoway.data.samples")
-    module.documents = lambda name: iter([Document.from_parts([{"text": name}], place=Place("samples", 1))])
-    monkeypatch.setitem(sys.modules, "twoway.data.samples", module)
-    monkeypatch.setattr(twoway.data, "samples", module, raising=False)
-    assert [document.texts for document in open_source("samples:pairs/train")] == [("pairs/train",)]
+def test_samples_are_asked_for_by_name():
+    first, second = itertools.islice(open_source("samples:test", images="lazy"), 2)
+    assert (first.place, first.meta["role"], second.meta["role"]) == (Place("samples:test", 1), "query", "positive")
+    with pytest.raises(UsageError, match=r"samples:tests is no view of the samples; did you mean test\?"):
+        list(open_source("samples:tests"))
 
 
 def test_pictures_are_decoded_unless_they_are_to_stay_closed(jsonl, png, tmp_path):

@@ -19,7 +19,7 @@ from twoway.content import ContentError, Place
 from twoway.data import parquet as data_parquet
 from twoway.data import pdf as pdf_reader
 from twoway.data.dataset import open_source, open_table
-from twoway.data.formats import form_of
+from twoway.data.formats import ToDocument, document_format
 from twoway.data.rows import Policy, ReadOptions
 from twoway.errors import TwowayError, UsageError
 
@@ -98,7 +98,7 @@ def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
     for index in np.random.default_rng(0).permutation(40):
         for table in tables:
             assert len(table.read(int(index)).texts[0]) == 1000
-    assert len(data_parquet.GROUPS.held) == 2
+    assert len(data_parquet.ROW_GROUPS.held) == 2
 
 
 def test_a_folder_may_hold_more_files_than_are_open_at_a_time(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_folder_may_hold_more_files_than_are_open_at_a_time(tmp_path, monkeypa
     table = open_table(str(tmp_path / "rows"))
     for index in np.random.default_rng(0).permutation(14):
         assert table.read(int(index)).texts == (f"{index // 2} {index % 2}",)
-        assert len(table.finder._files) <= 2
+        assert len(table.reader._files) <= 2
 
 
 def test_a_table_is_kept_and_used_again_until_the_source_changes(sources, tmp_path, monkeypatch, jsonl):
@@ -117,7 +117,7 @@ def test_a_table_is_kept_and_used_again_until_the_source_changes(sources, tmp_pa
     for kind, spec in sources.items():
         first = open_table(spec, folder=folder)
         with monkeypatch.context() as patch:
-            patch.setattr(type(first.finder), "scan", lambda self: pytest.fail("the source was read again"))
+            patch.setattr(type(first.reader), "positions", lambda self: pytest.fail("the source was read again"))
             again = open_table(spec, folder=folder)
         assert again.digest() == first.digest() == open_table(spec).digest(), kind
         assert [again.read(index).texts for index in range(3)] == [first.read(index).texts for index in range(3)]
@@ -140,17 +140,17 @@ def test_a_forked_process_shares_no_open_file(sources):
     """Its place in the file is one: a worker that reads would move it under the others, and they would get other rows."""
     table, context = open_table(sources["jsonl"]), multiprocessing.get_context("fork")
     table.read(2)
-    before, said = table.finder._file, context.SimpleQueue()
+    before, said = table.reader._file, context.SimpleQueue()
     assert before is not None
 
     def worker():
-        said.put((table.read(2).texts, table.finder._file is before))
+        said.put((table.read(2).texts, table.reader._file is before))
 
     child = context.Process(target=worker)
     child.start()
     child.join()
     assert said.get() == (table.read(2).texts, False)
-    assert table.finder._file is before
+    assert table.reader._file is before
 
 
 def test_a_damaged_table_says_what_to_delete(sources, tmp_path):
@@ -170,8 +170,8 @@ def test_a_picture_that_was_mended_is_looked_at_again_and_no_other(jsonl, png, t
     before = open_table(spec, policy=Policy("skip"), folder=folder)
     assert before.numbers.tolist() == [1, 6]
     looked = []
-    measure = type(before.finder).measure
-    monkeypatch.setattr(type(before.finder), "measure", lambda self, at: looked.append(at[1]) or measure(self, at))
+    measure = type(before.reader).measure
+    monkeypatch.setattr(type(before.reader), "measure", lambda self, at: looked.append(at[1]) or measure(self, at))
     assert open_table(spec, policy=Policy("skip"), folder=folder).digest() == before.digest()
     assert looked == []
     for name in "ab":
@@ -239,9 +239,9 @@ def test_columns_of_other_names_need_a_form(tmp_path, png):
     path = str(parquet(tmp_path / "rows.parquet", [{"photo": png(size=(6, 5)), "caption": "a cat"}]))
     with pytest.raises(UsageError, match="none of the columns parts, image, images, messages, text"):
         open_table(path)
-    table = open_table(path, options=ReadOptions(form=form_of("{photo:image} {caption}")), folder=tmp_path / "tables")
+    table = open_table(path, convert=ToDocument(document_format("{photo:image} {caption}")), folder=tmp_path / "tables")
     assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[6, 5]])
-    other = open_table(path, options=ReadOptions(form=form_of("{caption}")), folder=tmp_path / "tables")
+    other = open_table(path, convert=ToDocument(document_format("{caption}")), folder=tmp_path / "tables")
     assert (len(other.read(0).parts), other.images().tolist()) == (1, [0])
 
 
@@ -252,7 +252,7 @@ def test_a_row_that_goes_bad_later_is_an_error_with_its_place(tmp_path, png, jso
     PILImage.new("RGB", (4, 3)).save(file, "PNG")
     jsonl(b'{"image": "a.png"')
     with pytest.raises(ContentError, match=r"rows.jsonl:1: invalid JSON"):
-        type(table.finder)(str(tmp_path / "rows.jsonl"), ReadOptions()).read((0, 1))
+        type(table.reader)(str(tmp_path / "rows.jsonl"), ReadOptions(), ToDocument()).read((0, 1))
 
 
 def test_samples_are_a_table_too():
@@ -284,7 +284,7 @@ def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the
     spec = stream(tmp_path / "data", png, 20)
     monkeypatch.setattr(data_parquet, "GROUP_ROWS", 2)
     monkeypatch.setattr(data_parquet, "FILE_ROWS", 4)
-    whole, asked = data_parquet.raw_rows, []
+    whole, asked = data_parquet.stream_rows, []
 
     def broken(table, label, root, passed):
         for number, row in enumerate(whole(table, label, root, passed)):
@@ -296,11 +296,11 @@ def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the
         asked.append(passed)
         return whole(table, label, root, passed)
 
-    monkeypatch.setattr(data_parquet, "raw_rows", broken)
+    monkeypatch.setattr(data_parquet, "stream_rows", broken)
     with pytest.raises(TwowayError, match="the line broke"):
         open_table(spec, folder=tmp_path / "tables", cap=18)
     assert not [path for path in (tmp_path / "tables").glob("hub-*") if path.suffix != ".part"]
-    monkeypatch.setattr(data_parquet, "raw_rows", noted)
+    monkeypatch.setattr(data_parquet, "stream_rows", noted)
     table = open_table(spec, folder=tmp_path / "tables", cap=18)
     assert asked == [8]
     assert [table.read(row).texts[0] for row in range(18)] == [f"row {row}" for row in range(18)]
@@ -309,7 +309,7 @@ def test_a_stream_that_fails_leaves_no_copy_and_the_next_call_goes_on_behind_the
 
 def test_row_groups_of_a_copy_end_by_their_bytes(tmp_path, png, monkeypatch):
     monkeypatch.setattr(data_parquet, "GROUP_BYTES", 3 * len(png()))
-    copy = open_table(stream(tmp_path / "data", png, 12), folder=tmp_path / "tables", cap=12).finder.paths
+    copy = open_table(stream(tmp_path / "data", png, 12), folder=tmp_path / "tables", cap=12).reader.paths
     (metadata,) = (pyarrow.parquet.read_metadata(path) for path in copy)
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [3, 3, 3, 3]
 
@@ -317,7 +317,7 @@ def test_row_groups_of_a_copy_end_by_their_bytes(tmp_path, png, monkeypatch):
 def test_a_column_that_comes_late_in_a_stream_is_not_lost_in_silence(tmp_path, png, monkeypatch):
     spec = stream(tmp_path / "data", png, 4)
     rows = [{"text": "a"}] * data_parquet.GROUP_ROWS + [{"text": "a", "page": "b"}]
-    monkeypatch.setattr(data_parquet, "raw_rows", lambda *_: iter(rows))
+    monkeypatch.setattr(data_parquet, "stream_rows", lambda *_: iter(rows))
     with pytest.raises(TwowayError, match="its first rows have no column page, and later ones do"):
         open_table(spec, folder=tmp_path / "tables", cap=len(rows))
 

@@ -14,8 +14,8 @@ from twoway.data.rows import Policy
 
 @pytest.fixture
 def passes(monkeypatch):
-    found, build = [], dataset._looked
-    monkeypatch.setattr(dataset, "_looked", lambda *given: found.append(given[0]) or build(*given))
+    found, build = [], dataset._scan_blocks
+    monkeypatch.setattr(dataset, "_scan_blocks", lambda *given: found.append(given[0]) or build(*given))
     return found
 
 

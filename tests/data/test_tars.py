@@ -13,10 +13,10 @@ import pytest
 
 from twoway.content import ContentError, Document
 from twoway.data.config import PairSource
-from twoway.data.dataset import files_of, kind_of, open_source, open_table
-from twoway.data.formats import form_of
+from twoway.data.dataset import open_source, open_table, source_files, source_kind
+from twoway.data.formats import ToDocument, document_format
 from twoway.data.mixture import open_pairs
-from twoway.data.rows import Policy, ReadOptions
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.bridge.config import BridgeSource
 from twoway.methods.bridge.rows import open_bridge_mixture
@@ -74,14 +74,14 @@ def test_a_folder_a_pattern_and_a_file_are_sources(shard, tmp_path):
     for number in range(3):
         tar(home / f"{number}.tar", *((f"{row:04d}.txt", f"{number} {row}".encode()) for row in range(2)))
     for spec in (str(home), str(home / "*.tar"), f"tars:{home}/[0-2].tar"):
-        assert kind_of(spec)[0] == "tars"
+        assert source_kind(spec)[0] == "tars"
         table = open_table(spec)
         assert [table.read(row).texts[0] for row in range(6)] == ["0 0", "0 1", "1 0", "1 1", "2 0", "2 1"]
-        assert [path.name for path in files_of(spec)] == ["0.tar", "1.tar", "2.tar"]
+        assert [path.name for path in source_files(spec)] == ["0.tar", "1.tar", "2.tar"]
     assert open_table(str(home), cap=3).read(2).place.file.endswith("1.tar")
     (home / "a.pdf").touch()
-    with pytest.raises(UsageError, match="holds both tars and others; write tars:"):
-        kind_of(str(home))
+    with pytest.raises(UsageError, match="holds both PDFs and tars; write pdf:"):
+        source_kind(str(home))
 
 
 def test_pairs_and_formats_read_tars_as_tables(png, tmp_path):
@@ -102,7 +102,7 @@ def test_pairs_and_formats_read_tars_as_tables(png, tmp_path):
     assert (second.positive.texts, pairs.tasks) == (("words",), ("pairs.tar", "other"))
     assert len(open_bridge_mixture([BridgeSource(str(path))])) == 2
     captions = tar(tmp_path / "captions.tar", ("1.png", png()), ("1.json", b'{"caption": "red"}'))
-    table = open_table(str(captions), options=ReadOptions(form=form_of("{image} It is {caption}")))
+    table = open_table(str(captions), convert=ToDocument(document_format("{image} It is {caption}")))
     assert table.read(0).texts == (" It is red",)
 
 

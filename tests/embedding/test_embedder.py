@@ -9,8 +9,8 @@ from PIL import Image as PILImage
 
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Image, Place, Text
+from twoway.data.lengths import PictureTokens
 from twoway.embedding import Embedder, open_embedder
-from twoway.embedding.inputs import Lengths
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 
@@ -41,10 +41,10 @@ def test_lengths_of_pictures_do_not_need_their_memory():
         def __setitem__(self, *_):
             pass
 
-    lengths = Lengths(None, None)
-    lengths.pictures = Forgetful()
+    count_tokens = PictureTokens(None)
+    count_tokens._known = Forgetful()
     document = Document((Image(picture(1)), Image(picture(2))))
-    assert lengths.images(document, DEFAULT) == pytest.approx(2 * 40 * 52 / 28**2)
+    assert count_tokens(document, DEFAULT) == pytest.approx(2 * 40 * 52 / 28**2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,7 +10,7 @@ import transformers
 
 from documents import document, noise
 from tiny import FAMILIES
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.data.masking import NO_TARGET
 from twoway.errors import TwowayError
 from twoway.methods.bridge.config import BridgeConfig
@@ -34,7 +34,7 @@ def made(family, tiny_encoder, *, target=True, source=True):
 
 def rows_of(prepared, *names, share=0.7):
     encode = BridgeEncoder(prepared.processor, prepared.geometry, max_length=200, max_target=30)
-    config = CorruptConfig(words=share, patches=0.0)
+    config = MaskingConfig(words=share, patches=0.0)
     options = {"config": config, "seed": 0, "mask_token": prepared.token.id, "geometry": prepared.geometry}
     return [mask_target(encode(name, ROWS[name]), epoch=0, **options) for name in names]
 

@@ -8,14 +8,14 @@ from PIL import Image as PILImage
 
 from twoway.content import Document
 from twoway.data.collators import collate
-from twoway.data.config import CorruptConfig
-from twoway.data.masking import corrupt
+from twoway.data.config import MaskingConfig
+from twoway.data.masking import mask_inputs
 from twoway.data.processing import Encoder
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare
 
 CAPTIONS = {"black": "a b c d", "white": "d c b a"}
-WORDS, PATCHES = CorruptConfig(words=1.0, patches=0.0), CorruptConfig(words=0.0, patches=1.0)
+WORDS, PATCHES = MaskingConfig(words=1.0, patches=0.0), MaskingConfig(words=0.0, patches=1.0)
 STEPS = 40
 
 
@@ -26,7 +26,7 @@ def batch_of(prepared, pairs, config, *, order=None):
     for colour, caption in pairs:
         document = Document.from_parts([{"image": PILImage.new("RGB", (56, 56), colour)}, {"text": caption}])
         example = encode("row", document)
-        rows.append(corrupt(example, config, seed=0, epoch=0, mask_token=prepared.token.id, geometry=prepared.geometry))
+        rows.append(mask_inputs(example, config, seed=0, epoch=0, mask_token=prepared.token.id, geometry=prepared.geometry))
     side = prepared.processor.tokenizer.padding_side
     return collate(rows, pad_token=prepared.pad_token, padding_side=side)
 

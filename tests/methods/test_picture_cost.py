@@ -7,7 +7,7 @@ import torch
 
 from twoway.data.config import PairSource
 from twoway.data.processing import Encoder
-from twoway.data.sampler import PLAIN
+from twoway.data.sampler import NO_EXTRA_COST
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.finetune.data import picture_cost
 from twoway.methods.finetune.method import prepare
@@ -59,4 +59,4 @@ def test_without_a_tower_an_image_token_is_a_word(prepared):
 
 
 def test_a_row_too_short_for_a_picture_counts_as_words(prepared):
-    assert counted(prepared, max_length=8) == PLAIN
+    assert counted(prepared, max_length=8) == NO_EXTRA_COST

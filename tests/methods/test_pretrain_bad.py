@@ -11,7 +11,7 @@ import torch
 from PIL import Image as PILImage
 from pyarrow import parquet as pq
 
-from twoway.data.config import CorruptConfig, SourceConfig
+from twoway.data.config import MaskingConfig, SourceConfig
 from twoway.errors import TwowayError, UsageError
 from twoway.methods import export, model
 from twoway.methods.pretrain.method import pretrain
@@ -48,7 +48,7 @@ def test_a_missing_column_is_named_with_those_that_there_are(tiny_model, tmp_pat
 @pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("document", [["red"], ["w"], ["red", "some words", "red"]], ids=["image", "one token", "both"])
 def test_all_or_nothing_masked_trains(document, share, rows, tiny_model, tmp_path):
-    mask = CorruptConfig(words=share, patches=1.0)
+    mask = MaskingConfig(words=share, patches=1.0)
     pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [rows(document, document)], **USUAL, mask=mask, held_out=0)
     (line,) = [line for line in read_log(tmp_path / "out") if "loss" in line]
     assert (line["mlm_targets"] > 0) == (share == 1.0 and document != ["red"])
@@ -59,8 +59,8 @@ def test_all_or_nothing_masked_trains(document, share, rows, tiny_model, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": CorruptConfig(words=0.0, patches=0.0)}, "nothing would be learnt"),
-        ({"mask": CorruptConfig(words=0.0), "mae_weight": 0.0}, "nothing would be learnt"),
+        ({"mask": MaskingConfig(words=0.0, patches=0.0)}, "nothing would be learnt"),
+        ({"mask": MaskingConfig(words=0.0), "mae_weight": 0.0}, "nothing would be learnt"),
         ({"mae_weight": -0.5}, "mae_weight takes a number from 0, not '-0.5'"),
     ],
 )
@@ -73,7 +73,7 @@ def test_a_negative_weight_of_a_source_and_a_share_that_is_none_are_refused():
     with pytest.raises(UsageError, match="weight takes a number above 0"):
         SourceConfig("rows", weight=-1.0)
     with pytest.raises(UsageError, match=r"words takes a number from 0 to 1, not '1\.5'"):
-        CorruptConfig(words=1.5)
+        MaskingConfig(words=1.5)
 
 
 def test_a_base_that_stays_causal_is_refused_before_anything_is_written(rows, tiny_model, tmp_path, monkeypatch):

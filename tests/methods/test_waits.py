@@ -12,7 +12,7 @@ import masked
 from contrastive_toy import ROWS, load
 from documents import document, noise
 from far_device import DEVICE, Far, Waits, moved
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.methods.bridge import method
 from twoway.methods.bridge.config import BridgeConfig
 from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_target
@@ -122,7 +122,7 @@ def test_fine_tuning(
 def test_the_bridge(tiny_encoder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = method.prepare(tiny_encoder("qwen2_5_vl"), BridgeConfig(dtype="float32"))
     encode = BridgeEncoder(prepared.processor, prepared.geometry, max_length=200, max_target=30)
-    options = {"config": CorruptConfig(words=0.7, patches=0.0), "mask_token": prepared.token.id, "geometry": prepared.geometry}
+    options = {"config": MaskingConfig(words=0.7, patches=0.0), "mask_token": prepared.token.id, "geometry": prepared.geometry}
     rows = [
         document(noise(28, 28), "a caption of a picture"),
         document("what is it?", noise(28, 28, seed=1), "an answer"),

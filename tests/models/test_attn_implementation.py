@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tiny
 from masked import batch_of
 from twoway.config import load
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.embedding import open_embedder
 from twoway.errors import UsageError
 from twoway.methods.convert import ConvertConfig, convert
@@ -262,7 +262,7 @@ def test_the_setting_is_read_from_files_and_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("family", "taken"), [("qwen2_vl", True), ("gemma3", False)])
 def test_a_decoder_may_differ_where_it_makes_its_own_masks(family: str, taken: bool, tiny_model: Callable[[str], Path]) -> None:
-    options = {"dtype": "float32", "mask": CorruptConfig(words=0.5, patches=0.5)}
+    options = {"dtype": "float32", "mask": MaskingConfig(words=0.5, patches=0.5)}
     found = {}
     for name in ("sdpa", "eager"):
         torch.manual_seed(0)

@@ -46,7 +46,7 @@ def recipe(tiny_model, tmp_path):
 
 def forbid(monkeypatch):
     """Let nothing look at data anew."""
-    monkeypatch.setattr(dataset, "_looked", lambda spec, *_: pytest.fail(f"{spec} was looked through again"))
+    monkeypatch.setattr(dataset, "_scan_blocks", lambda spec, *_: pytest.fail(f"{spec} was looked through again"))
     monkeypatch.setattr(lengths, "_rest", lambda *_: pytest.fail("rows were measured again"))
     monkeypatch.setattr(parquet, "_copy", lambda argument, *_: pytest.fail(f"{argument} was copied again"))
 

@@ -38,8 +38,8 @@ def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_ow
     }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"base": str(tiny_model("qwen2_vl")), **shared, "stages": stages}, sort_keys=False))
-    passes, look = [], dataset._looked
-    monkeypatch.setattr(dataset, "_looked", lambda *given: passes.append(given[0]) or look(*given))
+    passes, look = [], dataset._scan_blocks
+    monkeypatch.setattr(dataset, "_scan_blocks", lambda *given: passes.append(given[0]) or look(*given))
 
     large, _, small, again = dry_run(recipe, tmp_path / "out")
     assert passes == [str(data)]

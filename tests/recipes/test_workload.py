@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.data.patches import PatchGeometry
 from twoway.methods.config import AdapterConfig
 from twoway.methods.pretrain.config import PretrainConfig
@@ -20,7 +20,7 @@ from twoway.recipes.stages import Amount
 
 GEOMETRY = PatchGeometry(image_token=0, token_keys=(), patches=4)
 AMOUNT = Amount(steps=1, rows=1, tokens=40, image_tokens=0, padded=40, batch=40)
-WORDS = PretrainConfig(mask=CorruptConfig(words=1.0), mae_weight=0.0)
+WORDS = PretrainConfig(mask=MaskingConfig(words=1.0), mae_weight=0.0)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
@@ -63,7 +63,7 @@ def test_a_batch_keeps_what_autograd_saves_within_half_and_twice(tiny_model, dty
     tokens = inputs["input_ids"].numel()
     amount = dataclasses.replace(AMOUNT, batch=tokens, batch_images=int((inputs["input_ids"] == geometry.image_token).sum()))
     assert 2 * amount.batch_images > tokens
-    shape, config = shape_of(folder, geometry), PretrainConfig(mask=CorruptConfig(words=0.0), dtype=dtype)
+    shape, config = shape_of(folder, geometry), PretrainConfig(mask=MaskingConfig(words=0.0), dtype=dtype)
     kept = bytes_needed(shape, config, amount) - bytes_needed(shape, config, dataclasses.replace(amount, batch=0, batch_images=0))
     found = saved(model, inputs, dtype)
     assert 0.5 * found < kept < 2 * found

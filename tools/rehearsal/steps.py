@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.formats import PairRow
+from twoway.content import Document, Pair
 from twoway.data.mixture import open_mixture, open_pairs
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
@@ -30,7 +30,6 @@ from .rows import World
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from twoway.content import Document
 
 HOME = Path(__file__).parents[2]
 # Each full-size recipe with the family of its stand-in: those of Qwen2.5-VL's sizes have its own, and Qwen3-VL reads the 7B model's.
@@ -183,7 +182,7 @@ def _encoded(source: Any, encoder: Encoder, *, pairs: bool) -> Source:
 
 def _documents(row: Any) -> Iterator[Document]:
     """Return the documents of a row: of a pair, both sides and its negatives."""
-    yield from (row.query, row.positive, *row.negatives) if isinstance(row, PairRow) else (row,)
+    yield from (row.query, row.positive, *row.negatives) if isinstance(row, Pair) else (row,)
 
 
 def _table(sources: Iterator[Source]) -> list[str]:

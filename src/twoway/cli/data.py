@@ -81,11 +81,11 @@ def run_data(args: argparse.Namespace) -> int:
     """Check or prepare, print, and say with the exit code whether all is well."""
     if args.action == "prepare":
         return _prepare(args)
-    from twoway.data.readers import looking
+    from twoway.data.readers import scan_options
     from twoway.recipes.data_check import check_data, check_pairs, pairs_of
 
     options = {"model": args.model, "rows": args.rows, "decode": args.decode}
-    with looking(logged=False):  # what is odd stands in the report
+    with scan_options(logged=False):  # what is odd stands in the report
         config = pairs_of(args.what, args.words, pairs=args.pairs or bool(args.against))
         if config is not None:
             found = check_pairs(args.what, config, against=args.against, **options)
@@ -195,9 +195,9 @@ def _unread(source: SourceReport | PairsReport) -> list[str]:
     """Say which pictures are not read, and which texts look like pictures."""
     lines = [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
     if source.named_pictures:
-        from twoway.data.rows import say_named
+        from twoway.data.rows import describe_picture_paths
 
-        lines.append(f"  {say_named(source.named_pictures)}")
+        lines.append(f"  {describe_picture_paths(source.named_pictures)}")
     return lines
 
 

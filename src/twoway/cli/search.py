@@ -27,6 +27,9 @@ EMBED_EXAMPLE = """twoway embed my-model --data scans --out vectors --side docum
   twoway embed my-model --data /shared/scans --out vectors --engine ray --ray-address auto"""
 
 
+_ROW_TEMPLATE = "read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose"
+
+
 def configure_embed(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
@@ -45,6 +48,7 @@ def configure_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TOKENS", type=int, help="tokens of a batch, padding included; more needs more memory")
     parser.add_argument("--workers", metavar="N", type=int, help="threads that decode, resize and tokenize ahead of the model")
     parser.add_argument("--root", metavar="DIR", help="folder that picture paths are relative to (default: that of the file)")
+    parser.add_argument("--row-template", metavar="TEXT", help=_ROW_TEMPLATE)
     parser.add_argument("--dpi", type=int, default=144, help="resolution of PDF pages")
     parser.add_argument("--shard-rows", metavar="N", type=int, default=2048, help="rows of input a file covers; a kill costs at most these")
     parser.add_argument("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew")
@@ -97,6 +101,7 @@ def run_embed(args: argparse.Namespace) -> int:
         measure_recall=args.measure_recall,
         overwrite=args.overwrite,
         root=args.root,
+        row_template=args.row_template,
         dpi=args.dpi,
         limits=limits(args),
         cluster=_cluster(args),
@@ -157,6 +162,7 @@ def configure_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recall", metavar="X", type=float, default=0.95, help="recall that index is set to; 0 measures nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace the database by one of these vectors alone")
     model = parser.add_argument_group("with --model")
+    model.add_argument("--row-template", metavar="TEXT", help=_ROW_TEMPLATE)
     add_opening(model)
     add_on_bad(model)
     add_limits(parser)
@@ -185,7 +191,7 @@ def _embedded(args: argparse.Namespace) -> EmbedResult | None:
     """Embed the data where a model is named, and say what that gave."""
     said = {name: value for name, value in opening(args).items() if value != "auto"}
     if args.model is None:
-        given = [*said, *(["on_bad"] if args.on_bad != "fail" else []), *(["out"] if args.out else [])]
+        given = [*said, *(["on_bad"] if args.on_bad != "fail" else []), *(name for name in ("out", "row_template") if getattr(args, name))]
         if given:
             raise UsageError(f"--{given[0].replace('_', '-')} is for data that is embedded first; name the model with --model")
         return None
@@ -196,8 +202,8 @@ def _embedded(args: argparse.Namespace) -> EmbedResult | None:
     from twoway.embedding.bulk import embed
 
     out = args.out or f"{args.db.rstrip('/')}-vectors"
-    how = {"side": "document", "on_bad": args.on_bad, "root": args.root, "overwrite": args.overwrite, "limits": limits(args)}
-    return embed(args.model, args.vectors, out, **how, **said)
+    how = {"side": "document", "on_bad": args.on_bad, "root": args.root, "row_template": args.row_template, "overwrite": args.overwrite}
+    return embed(args.model, args.vectors, out, limits=limits(args), **how, **said)
 
 
 def _lines(result: IndexResult) -> list[str]:

@@ -13,25 +13,24 @@ from torch.nn import functional
 
 from twoway.content import ContentError
 from twoway.data.config import DOCUMENT, QUERY, CostWeights
-from twoway.data.sampler import PLAIN
+from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 
 from .masking import NO_TARGET
-from .sampler import cost, cut
+from .sampler import cut_chunks, extra_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from twoway.content import Document
+    from twoway.content import Document, Pair
 
-    from .formats import PairRow
-    from .masking import Corrupted
+    from .masking import MaskedRow
     from .processing import Encoder, Example
 
 
-def collate(rows: Sequence[Corrupted], *, pad_token: int, padding_side: Literal["left", "right"] = "right") -> dict[str, Any]:
+def collate(rows: Sequence[MaskedRow], *, pad_token: int, padding_side: Literal["left", "right"] = "right") -> dict[str, Any]:
     """Return `inputs` (what the model is called with), `labels`, `patch_mask`, `patch_targets`, `identities` and `counts`."""
     if not rows:
         raise TwowayError("a batch needs at least one row")
@@ -102,7 +101,7 @@ def _behind(tensors: list[Tensor]) -> Tensor:
 Choice = Literal["first", "random"]
 
 
-def prompt_of(prompts: Mapping[str, str], task: str, side: str) -> str:
+def task_prompt(prompts: Mapping[str, str], task: str, side: str) -> str:
     """Return the instruction of a task's side."""
     return prompts.get(f"{task}-{side}", prompts.get(side, ""))
 
@@ -113,7 +112,7 @@ def content_key(document: Document) -> int:
 
 
 @dataclass(frozen=True)
-class Content:
+class EncodedContent:
     """One side of a row as the model sees it; `key` is that of the document, without its instruction."""
 
     key: int
@@ -129,9 +128,9 @@ class PairExample:
 
     identity: str
     task: str
-    query: Content
-    positive: Content
-    negatives: tuple[Content, ...]
+    query: EncodedContent
+    positive: EncodedContent
+    negatives: tuple[EncodedContent, ...]
     answers: tuple[int, ...]
 
 
@@ -146,32 +145,32 @@ class PairEncoder:
     seed: int = 0
     fill: bool = False
 
-    def defer(self, identity: str, pair: PairRow) -> tuple[str, PairRow]:
+    def defer(self, identity: str, pair: Pair) -> tuple[str, Pair]:
         """Keep a row for `__call__`, which knows the epoch."""
         return identity, pair
 
-    def __call__(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+    def __call__(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
         """Encode one row as an epoch has it."""
         identity, pair = row
-        right = (pair.positive, *pair.others)
+        right = pair.positives
         positive = right[epoch % len(right)]
         chosen = [pair.negatives[number] for number in self._chosen(identity, len(pair.negatives), epoch)]
         answers = tuple(content_key(one) for one in right)
         wrong = tuple(self._content(identity, pair.task, DOCUMENT, one) for one in chosen)
-        asked, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
-        return PairExample(identity, pair.task, asked, answer, wrong, answers)
+        query, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
+        return PairExample(identity, pair.task, query, answer, wrong, answers)
 
-    def without_negatives(self, row: tuple[str, PairRow], *, epoch: int) -> PairExample:
+    def without_negatives(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
         """Encode one row, its hard negatives left aside."""
         return replace(self, negatives=0)(row, epoch=epoch)
 
-    def _content(self, identity: str, task: str, side: str, document: Document) -> Content:
-        instruction = prompt_of(self.prompts, task, side)
+    def _content(self, identity: str, task: str, side: str, document: Document) -> EncodedContent:
+        instruction = task_prompt(self.prompts, task, side)
         try:
             example = self.encode(identity, document, instruction)
         except ContentError as error:
             raise ContentError(error.reason, error.place or document.place) from error
-        return Content(content_key(document), instruction, example, document, side)
+        return EncodedContent(content_key(document), instruction, example, document, side)
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
         if not self.negatives or self.choose == "first" or count <= self.negatives:
@@ -181,12 +180,12 @@ class PairEncoder:
         return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
 
 
-def assemble(rows: Sequence[PairExample]) -> tuple[list[Content], dict[str, Any]]:
+def assemble(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[str, Any]]:
     """Return the different contents of some rows, and their batch but for the chunks."""
     numbers: dict[tuple[int, str], int] = {}
-    contents: list[Content] = []
+    contents: list[EncodedContent] = []
 
-    def number(content: Content) -> int:
+    def number(content: EncodedContent) -> int:
         key = content.key, content.instruction
         if key not in numbers:
             numbers[key] = len(contents)
@@ -221,19 +220,19 @@ def collate_pairs(
     pad_token: int,
     padding_side: Literal["left", "right"] = "right",
     budget: float,
-    weights: CostWeights = PLAIN,
+    weights: CostWeights = NO_EXTRA_COST,
 ) -> dict[str, Any]:
     """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
     contents, batch = assemble(rows)
     examples = [one.example for one in contents]
     chunks = []
-    for chosen in cut([len(one.inputs["input_ids"]) for one in examples], [extra_cost(one, weights) for one in contents], budget):
+    for chosen in cut_chunks([len(one.inputs["input_ids"]) for one in examples], [_extra_cost(one, weights) for one in contents], budget):
         inputs = model_inputs([examples[one].inputs for one in chosen], pad_token=pad_token, padding_side=padding_side)
         chunks.append({"inputs": inputs, "items": torch.tensor(chosen)})
     return batch | {"chunks": chunks}
 
 
-def extra_cost(content: Content, weights: CostWeights) -> float:
+def _extra_cost(content: EncodedContent, weights: CostWeights) -> float:
     """Return what a content's pictures cost besides their tokens."""
     tokens, pictures = int(content.example.image_tokens.sum()), len(content.document.images) - content.example.images_cut
-    return float(cost(0, tokens, pictures, weights)) - tokens
+    return float(extra_cost(tokens, pictures, weights))

@@ -14,7 +14,7 @@ from twoway.errors import TwowayError, UsageError
 Share = Annotated[float, Field(ge=0, le=1)]
 
 # Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
-MINED = "mine.json"
+MINED_FILE = "mine.json"
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 Unit = Literal["token", "word", "span"]
 
@@ -37,13 +37,13 @@ class SourceConfig:
     def check_template(self) -> None:
         """Refuse a template that there is not."""
         if self.template is not None:
-            from .formats import form_of
+            from .formats import document_format
 
-            form_of(self.template)
+            document_format(self.template)
 
     def picture_root(self) -> Path | None:
         """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
-        mined = Path(self.spec.removeprefix("parquet:")) / MINED
+        mined = Path(self.spec.removeprefix("parquet:")) / MINED_FILE
         if self.root is not None or self.spec.startswith("hub:") or not mined.is_file():
             return self.root
         try:
@@ -52,7 +52,7 @@ class SourceConfig:
             raise TwowayError(f"{mined} cannot be read ({error}); name the pictures' folder (root: …)") from error
         return None if root is None else Path(root)
 
-    def said(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
         return {"name": self.label, "weight": self.weight, "cap": self.cap, "template": self.template}
 
@@ -73,9 +73,9 @@ class PairSource(SourceConfig):
     query: str = Field(default="", description="the instruction of its queries")
     document: str = Field(default="", description="the instruction of its documents")
 
-    def said(self) -> dict[str, object]:
+    def conditions(self) -> dict[str, object]:
         """Return what of it a run is told by."""
-        return super().said() | {"task": self.task, "prompts": self.prompts()}
+        return super().conditions() | {"task": self.task, "prompts": self.prompts()}
 
     def prompts(self) -> dict[str, str]:
         """Return its instructions by the names that a checkpoint has them under."""
@@ -85,13 +85,13 @@ class PairSource(SourceConfig):
     def check_template(self) -> None:
         """Refuse a mapping that there is not."""
         if self.template is not None:
-            from .formats import pair_form_of
+            from .formats import pair_format
 
-            pair_form_of(self.template)
+            pair_format(self.template)
 
 
 @settings
-class CorruptConfig:
+class MaskingConfig:
     """What is masked."""
 
     words: Share = Field(default=0.4, description="share of a document's tokens that is masked")

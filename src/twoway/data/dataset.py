@@ -1,4 +1,4 @@
-"""A source: a stream of documents, or a table in which any row is found by its number and has a known cost."""
+"""A source by its spec: documents in order, or a table in which any row is found by its number and has a known size."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from array import array
 from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from twoway.content import ContentError, Document, Place
+from twoway.content import ContentError, Document, DocumentOrPair, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import cache_home, contents, fresh_folder, turn, write_whole
 from twoway.images import DEFAULT, open_document
 from twoway.processes import Team, count_of
 from twoway.progress import steps
 
-from . import parquet, pdf, readers
-from .formats import named_sides
-from .parquet import ParquetFinder, hub_finder
-from .pdf import PdfFinder
-from .readers import DiskFinder, JsonlFinder, PicturesFinder, SamplesFinder, TarFinder, how
-from .rows import SUFFIXES, OnBad, Policy, ReadOptions, Report, Skip, names_picture, say_named, say_unread
+from .formats import ToDocument, document_format, named_sides
+from .parquet import DiskReader, HubReader, ParquetReader
+from .pdf import PdfReader
+from .readers import ImageReader, JsonlReader, Reader, RowT, TarReader, current_scan_options, files_matching
+from .rows import OnBad, Policy, ReadOptions, Report, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
+from .samples import SamplesReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,130 +43,53 @@ if TYPE_CHECKING:
 
     from twoway.limits import Limits
 
-    from .readers import Finder
-    from .rows import Row, Rows
+    from .formats import Converter
+    from .readers import Position
 
 _log = logging.getLogger(__name__)
 
 
-# One call that turns a spec (a path, or `kind:name`) into documents, lazily, with the failure policy applied in this
-# one place.
+# The formats, and what a spec (a path, or `kind:name`) means.
 
 
-class Source:
-    """Documents of one spec; each iteration is a new pass, and `report()` tells of the latest."""
+class GlobReader(Reader[RowT]):
+    """The files that a pattern matches, each read as what it is, one behind the other."""
 
-    def __init__(
-        self, spec: str, rows: Callable[..., Rows], policy: Policy, options: ReadOptions, *, images: Literal["load", "lazy"]
-    ) -> None:
-        self.spec = spec
-        self.policy = policy
-        self._rows = rows
-        self._unread, self._said = options.unread, 0
-        self._load = images == "load"
-        self._limits = options.limits
-        self._report = Report(spec)
+    random_access = False
 
-    def __iter__(self) -> Iterator[Document]:
-        """Yield the good documents; bad rows go to the policy."""
-        self.policy.start()
-        report = self._report = Report(self.spec, bad_rows=self.policy.bad_rows)
-        for row in self._rows():
-            report.rows += 1
-            ready = self._ready(row)
-            if isinstance(ready, ContentError):
-                report.add_bad(ready)
-                self.policy.refuse(ready)
-                continue
-            report.kept += 1
-            yield ready
-        if not report.rows:
-            raise TwowayError(f"{self.spec} holds no rows")
-        if not report.kept:
-            raise TwowayError(f"every row of {self.spec} is bad ({report.bad:,}), the first: {report.first[0]}")
-        if report.bad:
-            _log.warning("%s", report)
+    def files(self) -> list[Path]:
+        """See `Reader`."""
+        return files_matching(self.source)
 
-    def rows(self, skip: Skip | int = 0) -> Iterator[Document | ContentError]:
-        """Yield every row, bad ones as the error that says why; the caller decides about those. A `skip` may go through several sources."""
-        return map(self._ready, self._rows(Skip(skip) if isinstance(skip, int) else skip))
+    def readers(self) -> Iterator[Reader[RowT]]:
+        """Open the files one by one."""
+        return (open_reader(str(path), self.options, self.convert) for path in self.files())
 
-    def report(self) -> Report:
-        """Return the counts of the latest pass."""
-        return self._report
+    def rows(self, skip: Skip | None = None) -> Iterator[RowT | ContentError]:
+        """See `Reader`."""
+        skip = skip or Skip()
+        for reader in self.readers():
+            yield from reader.rows(skip)
 
-    def _ready(self, row: Row) -> Row:
-        """Open the pictures of a good row, unless they are to stay closed."""
-        if len(self._unread) > self._said:
-            self._said = len(self._unread)
-            _log.warning("%s", say_unread(self.spec, self._unread))
-        if isinstance(row, ContentError):
-            return row if row.place is not None else ContentError(row.reason, Place(self.spec))
-        try:
-            return open_document(row, limits=self._limits) if self._load else row
-        except ContentError as error:
-            return error
+    def positions(self) -> Iterator[Position]:
+        """Refuse: there are none."""
+        raise UsageError(f"{self.source} matches files of several rows each; name them one by one, or their folder")
 
 
-def open_source(
-    spec: str | Path,
-    *,
-    on_bad: OnBad = "fail",
-    bad_rows: str | Path | None = None,
-    root: str | Path | None = None,
-    images: Literal["load", "lazy"] = "load",
-    limits: Limits = DEFAULT,
-    dpi: int = 144,
-    policy: Policy | None = None,
-) -> Source:
-    """Open data by its spec; nothing is read before the first iteration, but a spec that cannot be is refused here.
-
-    `images="load"` decodes every picture as its row passes, so that a broken one is found there; `"lazy"` leaves them to
-    `images.open_image`. `root` is the folder that picture paths are relative to and may not leave (default: the file's own).
-    A `policy` given replaces `on_bad` and `bad_rows`, and may be shared by several sources.
-    """
-    kind, argument = kind_of(str(spec))
-    reader = _KINDS[kind]
-    options = ReadOptions(None if root is None else Path(root), dpi, limits)
-    policy = Policy(on_bad, bad_rows) if policy is None else policy
-
-    def rows(skip: Skip | None = None) -> Rows:
-        return reader(argument, replace(options, skip=skip or Skip()))
-
-    return Source(str(spec), rows, policy, options, images=images)
-
-
-def _samples(argument: str, options: ReadOptions) -> Rows:
-    """Read data that the project ships."""
-    for found in import_module(".samples", __package__).documents(argument):
-        if not options.skip.take(1):
-            yield found
-
-
-def _matches(argument: str, options: ReadOptions) -> Rows:
-    """Read the files that a pattern matches, each as what it is."""
-    for path in _matching(argument):
-        yield from _KINDS[str(_SUFFIXES.get(path.suffix.lower()))](str(path), options)
-
-
-_KINDS: dict[str, Callable[[str, ReadOptions], Rows]] = {
-    "jsonl": readers.jsonl_rows,
-    "parquet": parquet.rows,
-    "pdf": pdf.rows,
-    "disk": parquet.disk_rows,
-    "hub": parquet.hub_rows,
-    "images": readers.picture_rows,
-    "tars": readers.tar_rows,
-    "glob": _matches,
-    "samples": _samples,
+# Every format, by the name that forces it (`jsonl:PATH`).
+READERS: dict[str, type[Reader[Any]]] = {
+    "jsonl": JsonlReader,
+    "parquet": ParquetReader,
+    "images": ImageReader,
+    "pdf": PdfReader,
+    "tars": TarReader,
+    "disk": DiskReader,
+    "hub": HubReader,
+    "samples": SamplesReader,
+    "glob": GlobReader,
 }
-_SUFFIXES = dict.fromkeys(SUFFIXES, "images") | {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pdf": "pdf",
-    readers.TAR_SUFFIX: "tars",
-}
+_SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
+_NAMED = ("hub", "samples")  # kinds whose sources are names, not paths
 POSSIBLE = (
     "a .jsonl, .parquet, .pdf or .tar file, a picture, a folder of Parquet files, tars, PDFs or pictures, a pattern such as "
     "'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, tars:PATH, pdf:PATH, "
@@ -175,18 +97,29 @@ POSSIBLE = (
 )
 
 
-def kind_of(spec: str) -> tuple[str, str]:
+def open_reader(spec: str, options: ReadOptions, convert: Converter[RowT]) -> Reader[RowT]:
+    """Open a source by its spec, with rows as `convert` makes them; no row is read yet."""
+    kind, source = source_kind(spec)
+    return READERS[kind](source, options, convert)
+
+
+def source_files(spec: str) -> list[Path]:
+    """Return the files on this machine that a spec reads, in a fixed order; none for what is fetched or shipped."""
+    return open_reader(spec, ReadOptions(), ToDocument()).files()
+
+
+def source_kind(spec: str) -> tuple[str, str]:
     """Find the kind of a spec and what its reader is given."""
     if not spec.strip():
         raise UsageError(f"no data is named (possible: {POSSIBLE})")
     path = Path(spec)
     kind, colon, rest = spec.partition(":")
     if colon and not path.exists():
-        if kind not in _KINDS:
-            raise UsageError(f"{spec} is no data: there is no kind {kind!r}{did_you_mean(kind, _KINDS)} (possible: {POSSIBLE})")
+        if kind not in READERS:
+            raise UsageError(f"{spec} is no data: there is no kind {kind!r}{did_you_mean(kind, READERS)} (possible: {POSSIBLE})")
         if not rest:
-            raise UsageError(f"{spec} names no data; write {kind}:{'NAME' if kind in ('hub', 'samples') else 'PATH'}")
-        if kind not in ("hub", "samples") and not Path(rest).exists() and not (kind == "tars" and readers.tar_files(rest)):
+            raise UsageError(f"{spec} names no data; write {kind}:{'NAME' if kind in _NAMED else 'PATH'}")
+        if kind not in _NAMED and not Path(rest).exists() and not (kind == "tars" and files_matching(rest)):
             raise UsageError(f"{spec}: there is no {rest}")
         return kind, rest
     if not path.exists() and glob.has_magic(spec):
@@ -204,41 +137,20 @@ def _folder_kind(folder: Path) -> str | None:
     """Tell what a folder holds by its files."""
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "disk"
-    found = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()} & {"parquet", "pdf", "images", "tars"}
-    if {"parquet", "pdf"} <= found:
-        raise UsageError(f"{folder} holds both Parquet files and PDFs; write parquet:{folder} or pdf:{folder}")
-    if {"images", "pdf"} <= found:
-        raise UsageError(f"{folder} holds both pictures and PDFs; write images:{folder} or pdf:{folder}")
-    if "tars" in found and len(found) > 1:
-        other = next(kind for kind in ("parquet", "pdf", "images") if kind in found)
-        raise UsageError(f"{folder} holds both tars and others; write tars:{folder} or {other}:{folder}")
-    # Pictures beside Parquet files are those that its rows name.
-    return next((kind for kind in ("parquet", "pdf", "tars", "images") if kind in found), None)
-
-
-def _matching(pattern: str) -> list[Path]:
-    """Return the files that a pattern matches, in a fixed order."""
-    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
-
-
-def files_of(spec: str) -> list[Path]:
-    """Return the files on this machine that a spec reads, in a fixed order; none for what is fetched or shipped."""
-    kind, argument = kind_of(spec)
-    path = Path(argument)
-    if kind in ("hub", "samples"):
-        return []
-    if kind in ("images", "tars"):
-        return (readers.picture_files if kind == "images" else readers.tar_files)(argument)
-    if kind == "glob":
-        return _matching(argument)
-    if kind == "disk":
-        return sorted(one for one in path.rglob("*") if one.is_file())
-    return {"parquet": parquet.parquet_files, "pdf": pdf.pdf_files}[kind](path) if path.is_dir() else [path]
+    held = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()}
+    found = [kind for kind, reader in READERS.items() if reader.in_folders and kind in held]
+    if "parquet" in found and "images" in found:
+        found.remove("images")  # pictures beside Parquet files are those that its rows name
+    if len(found) > 1:
+        first, second = found[:2]
+        what = f"{READERS[first].in_folders} and {READERS[second].in_folders}"
+        raise UsageError(f"{folder} holds both {what}; write {first}:{folder} or {second}:{folder}")
+    return found[0] if found else None
 
 
 def _pattern_kind(pattern: str) -> str:
     """Tell what a pattern's files are: pictures alone are a set of pictures, anything else is read file by file."""
-    matching = _matching(pattern)
+    matching = files_matching(pattern)
     if not matching:
         raise UsageError(f"no file matches {pattern}")
     odd = next((path for path in matching if path.suffix.lower() not in _SUFFIXES), None)
@@ -246,6 +158,89 @@ def _pattern_kind(pattern: str) -> str:
         raise UsageError(f"{odd}, which {pattern} matches, is not data of a known kind; narrow the pattern (possible: {POSSIBLE})")
     kinds = {_SUFFIXES[path.suffix.lower()] for path in matching}
     return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "tars"} else "glob"
+
+
+# Documents in order, lazily, with the failure policy applied in this one place.
+
+
+class Source:
+    """Documents of one spec; each iteration is a new pass, and `report()` tells of the latest."""
+
+    def __init__(
+        self, spec: str, policy: Policy, options: ReadOptions, convert: Converter[Document], *, images: Literal["load", "lazy"]
+    ) -> None:
+        self.spec = spec
+        self.policy = policy
+        self._options, self._convert = options, convert
+        self._unread_logged = 0
+        self._load = images == "load"
+        self._report = Report(spec)
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield the good documents; bad rows go to the policy."""
+        self.policy.start()
+        report = self._report = Report(self.spec, bad_rows=self.policy.bad_rows)
+        for row in self.rows():
+            report.rows += 1
+            if isinstance(row, ContentError):
+                report.add_bad(row)
+                self.policy.refuse(row)
+                continue
+            report.kept += 1
+            yield row
+        if not report.rows:
+            raise TwowayError(f"{self.spec} holds no rows")
+        if not report.kept:
+            raise TwowayError(f"every row of {self.spec} is bad ({report.bad:,}), the first: {report.first[0]}")
+        if report.bad:
+            _log.warning("%s", report)
+
+    def rows(self, skip: Skip | int = 0) -> Iterator[Document | ContentError]:
+        """Yield every row, bad ones as the error that says why; the caller decides about those. A `skip` may go through several sources."""
+        reader = open_reader(self.spec, self._options, self._convert)
+        return map(self._ready, reader.rows(Skip(skip) if isinstance(skip, int) else skip))
+
+    def report(self) -> Report:
+        """Return the counts of the latest pass."""
+        return self._report
+
+    def _ready(self, row: Document | ContentError) -> Document | ContentError:
+        """Open the pictures of a good row, unless they are to stay closed."""
+        unread = self._options.unread_pictures
+        if len(unread) > self._unread_logged:
+            self._unread_logged = len(unread)
+            _log.warning("%s", describe_unread_pictures(self.spec, unread))
+        if isinstance(row, ContentError):
+            return row if row.place is not None else ContentError(row.reason, Place(self.spec))
+        try:
+            return open_document(row, limits=self._options.limits) if self._load else row
+        except ContentError as error:
+            return error
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    on_bad: OnBad = "fail",
+    bad_rows: str | Path | None = None,
+    root: str | Path | None = None,
+    template: str | None = None,
+    images: Literal["load", "lazy"] = "load",
+    limits: Limits = DEFAULT,
+    dpi: int = 144,
+    policy: Policy | None = None,
+) -> Source:
+    """Open data by its spec; nothing is read before the first iteration, but a spec that cannot be is refused here.
+
+    `images="load"` decodes every picture as its row passes, so that a broken one is found there; `"lazy"` leaves them to
+    `images.open_image`. `root` is the folder that picture paths are relative to and may not leave (default: the file's own). A `template`
+    reads columns of other names, as in the sources of a training. A `policy` given replaces `on_bad` and `bad_rows`, and may be shared by
+    several sources.
+    """
+    source_kind(str(spec))
+    options = ReadOptions(None if root is None else Path(root), dpi, limits)
+    convert = ToDocument(document_format(template) if template else None)
+    return Source(str(spec), Policy(on_bad, bad_rows) if policy is None else policy, options, convert, images=images)
 
 
 # A source as a table: any row by its number, and what a row will cost, known without holding rows in memory.
@@ -265,15 +260,6 @@ def _pattern_kind(pattern: str) -> str:
 # too, and where one has changed that row is looked at once more.
 
 _VERSION = 6
-FINDERS: dict[str, Any] = {
-    "jsonl": JsonlFinder,
-    "parquet": ParquetFinder,
-    "pdf": PdfFinder,
-    "images": PicturesFinder,
-    "disk": DiskFinder,
-    "samples": SamplesFinder,
-    "tars": TarFinder,
-}
 _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
 # Rows that are looked at in one go, and how many such blocks this process does itself before others are started for the rest.
 _BLOCK, _ALONE = 2048, 8
@@ -297,7 +283,7 @@ class RowTable:
     """The good rows of one source. `first` says where a row's pictures begin in `sizes` (width, height); it has one entry more."""
 
     spec: str
-    finder: Finder
+    reader: Reader[Any]
     positions: NDArray[np.int64]
     numbers: NDArray[np.int64]  # of the row in its source, bad ones counted
     characters: NDArray[np.int64]
@@ -308,19 +294,22 @@ class RowTable:
     contents: str = ""  # a hash of what the source's files held
     bad: list[ContentError] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)  # of the same rows
-    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
-    named: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all, by side
+    unread_pictures: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
+    picture_paths: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # texts of the first rows that name picture files, and all, by side
     folder: Path | None = None
-    looked: bool = False  # whether the source was looked through just now
+    scanned: bool = False  # whether the source was looked through just now
 
     def __len__(self) -> int:
         """Count the good rows."""
         return len(self.positions)
 
-    def read(self, index: int) -> Document:
+    def read(self, index: int) -> DocumentOrPair:
         """Return a row, its pictures unopened; a row that went bad since the table was made raises a `ContentError`."""
         at = self.positions[index]
-        return self.finder.read((int(at[0]), int(at[1])))
+        item: DocumentOrPair = self.reader.read((int(at[0]), int(at[1])))
+        return item
 
     def images(self) -> NDArray[np.int64]:
         """Return the number of pictures of each row."""
@@ -352,54 +341,52 @@ def open_table(
     spec: str,
     *,
     options: ReadOptions | None = None,
+    convert: Converter[Any] | None = None,
     cap: int | None = None,
     folder: Path | None = None,
     policy: Policy | None = None,
-    finders: Mapping[str, Callable[..., Finder]] = FINDERS,
 ) -> RowTable:
     """Open a source for random access, with at most its first `cap` rows; `folder` keeps the table for the next time.
 
-    `looking` says by how many processes a new table is made, and whether it may be.
+    Rows are what `convert` makes of them (default: documents). `scan_options` says by how many processes a new table is made, and whether
+    it may be.
     """
-    options, policy = options or ReadOptions(), policy or Policy()
-    kind, argument = kind_of(spec)
-    if kind == "hub":
-        copy = hub_finder(argument, options, cap=cap, folder=folder, policy=policy)
-        finder: Finder = finders["hub copy"](copy, options) if "hub copy" in finders else copy
-    elif kind == "glob":
-        raise UsageError(f"{spec} matches files of several rows each; name them one by one, or their folder")
-    elif kind in finders:
-        finder = finders[kind](argument, options)
-    else:
+    options, policy, convert = options or ReadOptions(), policy or Policy(), convert or ToDocument()
+    kind, source = source_kind(spec)
+    if convert.makes == "pairs" and not READERS[kind].has_columns:
         raise UsageError(f"{spec} has documents, not pairs of a query and a positive")
-    asked = _asked(f"{kind}:{Path(argument).absolute()}" if Path(argument).exists() else spec, finder, options, cap)
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    kept = _Kept(folder, spec, key) if folder is not None and finder.files() else None
-    table = find(key) or (None if kept is None else kept.mended(finder, asked))
+    reader: Reader[Any] = READERS[kind](source, options, convert)
+    if isinstance(reader, HubReader):
+        reader = reader.copied(cap=cap, folder=folder, policy=policy)
+    conditions = _table_conditions(f"{kind}:{Path(source).absolute()}" if Path(source).exists() else spec, reader, cap)
+    key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+    kept = _TableCache(folder, spec, key) if folder is not None and reader.files() else None
+    table = find_shared(key) or (None if kept is None else kept.load_repaired(reader, conditions))
     if table is not None:
         policy.start()
         for error in table.bad:
             policy.refuse(error)
-        return _heard(table)
-    table = (
-        kept.make(finder, cap, policy, asked) if kept is not None else _whole(spec, finder, list(_looked(spec, finder, cap, policy, None)))
-    )
-    put(key, table)
-    return _heard(table)
+        return _log_warnings(table)
+    if kept is not None:
+        table = kept.make(reader, cap, policy, conditions)
+    else:
+        table = _join_blocks(spec, reader, list(_scan_blocks(spec, reader, cap, policy, None)))
+    share(key, table)
+    return _log_warnings(table)
 
 
-def _heard(table: RowTable) -> RowTable:
+def _log_warnings(table: RowTable) -> RowTable:
     """Say which pictures are not read, and which texts look like pictures, each time that a source is opened."""
-    if not how().logged:
+    if not current_scan_options().logged:
         return table
-    if table.unread:
-        _log.warning("%s", say_unread(table.spec, table.unread))
-    if table.named:
-        _log.warning("%s: %s", table.spec, say_named(table.named))
+    if table.unread_pictures:
+        _log.warning("%s", describe_unread_pictures(table.spec, table.unread_pictures))
+    if table.picture_paths:
+        _log.warning("%s: %s", table.spec, describe_picture_paths(table.picture_paths))
     return table
 
 
-class _Kept:
+class _TableCache:
     """A table's place in a folder of tables."""
 
     def __init__(self, folder: Path, spec: str, key: str) -> None:
@@ -408,82 +395,82 @@ class _Kept:
         self.home, self.folder, self.sign = folder, folder / f"{name}-{key}", name
         self.parts = folder / f"{name}-{key}.part"
 
-    def load(self, finder: Finder) -> RowTable | None:
+    def load(self, reader: Reader[Any]) -> RowTable | None:
         """Open the table, where it is there."""
         if not self.folder.is_dir():
             return None
         _log.info("%s was looked through before: %s", self.spec, self.folder)
-        return _load(self.spec, finder, self.folder)
+        return _load(self.spec, reader, self.folder)
 
-    def mended(self, finder: Finder, asked: dict[str, Any]) -> RowTable | None:
+    def load_repaired(self, reader: Reader[Any], conditions: dict[str, Any]) -> RowTable | None:
         """Open the table; bad rows whose pictures have changed since are looked at once more, and the table is kept as it then is."""
-        table = self.load(finder)
+        table = self.load(reader)
         if table is None or not any(row.changed() for row in table.bad_rows):
             return table
-        with self._turn():
-            table = self.load(finder) or table
+        with self._lock():
+            table = self.load(reader) or table
             changed = [row.changed() for row in table.bad_rows]
             if not any(changed):
                 return table
-            table = _looked_again(table, changed)
+            table = _scan_again(table, changed)
             try:
-                _keep(table, self.folder, asked)
+                _save(table, self.folder, conditions)
             except (OSError, TwowayError) as error:  # a cache that others keep
                 _log.warning("%s is not kept as it is now: %s", self.folder, error)
                 return table
-        return _load(self.spec, finder, self.folder)
+        return _load(self.spec, reader, self.folder)
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def _lock(self) -> AbstractContextManager[None]:
         lock = self.folder.with_name(f".{self.folder.name}.lock")
         return turn(lock, lambda: _log.warning("another process looks through %s; waiting for it", self.spec))
 
-    def make(self, finder: Finder, cap: int | None, policy: Policy, asked: dict[str, Any]) -> RowTable:
+    def make(self, reader: Reader[Any], cap: int | None, policy: Policy, conditions: dict[str, Any]) -> RowTable:
         """Look through the source, or wait for the process that does, and keep the table."""
-        other = self._told(asked)
-        if how().prepared_only:
+        other = self._describe_change(conditions)
+        if current_scan_options().prepared_only:
             raise UsageError(
                 f"{other or f'{self.spec} is not prepared'}; prepare it first (twoway data prepare), or set prepared_only=false"
             )
         if other:
             _log.warning("%s; it is looked through once more", other)
-        with self._turn():
-            table = self.load(finder)
+        with self._lock():
+            table = self.load(reader)
             if table is not None:
                 policy.start()
                 for error in table.bad:
                     policy.refuse(error)
                 return table
-            looked = list(_looked(self.spec, finder, cap, policy, self.parts))
+            blocks = list(_scan_blocks(self.spec, reader, cap, policy, self.parts))
             try:
-                _keep(_whole(self.spec, finder, looked), self.folder, asked)
+                _save(_join_blocks(self.spec, reader, blocks), self.folder, conditions)
             finally:
                 shutil.rmtree(self.parts, ignore_errors=True)
-        made = _load(self.spec, finder, self.folder)
-        made.looked = True
+        made = _load(self.spec, reader, self.folder)
+        made.scanned = True
         return made
 
-    def _told(self, asked: dict[str, Any]) -> str:
+    def _describe_change(self, conditions: dict[str, Any]) -> str:
         """Say in what the tables of the same source differ from the one that is asked for; nothing where there is none."""
         best: list[str] | None = None
         for path in self.home.glob(f"{self.sign}-*/table.json"):
             try:
-                before = json.loads(path.read_text())["asked"]
+                before = json.loads(path.read_text())["conditions"]
             except (OSError, ValueError, KeyError):
                 continue
-            if before.get("spec") == asked["spec"] and before.get("task") == asked["task"]:
-                now = json.loads(json.dumps(asked))
+            if before.get("spec") == conditions["spec"] and before.get("task") == conditions.get("task"):
+                now = json.loads(json.dumps(conditions))
                 differs = [name for name in now if now[name] != before.get(name)]
                 best = differs if best is None or len(differs) < len(best) else best
         if best is None:
             return ""
-        changed = [_SAID.get(name, f"another {name}") for name in best]
+        changed = [_CHANGES.get(name, f"another {name}") for name in best]
         return f"{self.spec} was prepared before and cannot be used as it is: {', '.join(changed)}"
 
 
-_SAID = {"files": "its files have changed since", "code": "by another version of the code that reads it"}
+_CHANGES = {"files": "its files have changed since", "code": "by another version of the code that reads it"}
 
 
-class _Looked(NamedTuple):
+class _ScannedBlock(NamedTuple):
     """What a block of rows was found to be: arrays as those of a table, and the bad rows by their number in the source."""
 
     arrays: dict[str, NDArray[Any]]
@@ -494,32 +481,32 @@ class _Looked(NamedTuple):
     unread: dict[str, int]
 
 
-def _looked(spec: str, finder: Finder, cap: int | None, policy: Policy, parts: Path | None) -> Iterator[_Looked]:
+def _scan_blocks(spec: str, reader: Reader[Any], cap: int | None, policy: Policy, parts: Path | None) -> Iterator[_ScannedBlock]:
     """Go through the source once, block by block: what lies in `parts` already is taken from there, and the rest goes there."""
     policy.start()
-    wanted = how().processes
+    wanted = current_scan_options().processes
     team: Team | None = None
-    waiting: list[tuple[int, Callable[[], _Looked]]] = []
+    waiting: list[tuple[int, Callable[[], _ScannedBlock]]] = []
 
-    def finish(number: int, wait: Callable[[], _Looked]) -> _Looked:
+    def finish(number: int, wait: Callable[[], _ScannedBlock]) -> _ScannedBlock:
         found = wait()
-        # What is bad may be mended before the next try, also in a picture's own file, which no key knows of.
-        if parts is not None and not found.bad and not (path := _part(parts, number)).exists():
+        # What is bad may be load_repaired before the next try, also in a picture's own file, which no key knows of.
+        if parts is not None and not found.bad and not (path := _block_file(parts, number)).exists():
             parts.mkdir(parents=True, exist_ok=True)
-            write_whole(path, _packed(found))
+            write_whole(path, _block_to_bytes(found))
         for error in found.bad:
             policy.refuse(error)
         return found
 
     try:
-        for number, (first, positions) in enumerate(steps(_blocks(finder, cap), f"looking through {spec}, {_BLOCK:,} rows a step")):
-            if parts is not None and _part(parts, number).exists():
-                wait: Callable[[], _Looked] = functools.partial(_unpacked, _part(parts, number))
+        for number, (first, positions) in enumerate(steps(_blocks(reader, cap), f"looking through {spec}, {_BLOCK:,} rows a step")):
+            if parts is not None and _block_file(parts, number).exists():
+                wait: Callable[[], _ScannedBlock] = functools.partial(_read_block, _block_file(parts, number))
             elif wanted == 1 or (wanted is None and (number < _ALONE or count_of(None) == 1)):
-                wait = functools.partial(_look, spec, finder, first, positions)
+                wait = functools.partial(_scan_block, spec, reader, first, positions)
             else:
-                team = team or Team(count_of(wanted), _begin_looking, spec, finder, title=f"looking through {spec}")
-                wait = team.submit(_look_here, first, positions)
+                team = team or Team(count_of(wanted), _start_worker, spec, reader, title=f"looking through {spec}")
+                wait = team.submit(_scan_in_worker, first, positions)
             waiting.append((number, wait))
             while len(waiting) > (2 * team.count if team is not None else 0):
                 yield finish(*waiting.pop(0))
@@ -530,13 +517,13 @@ def _looked(spec: str, finder: Finder, cap: int | None, policy: Policy, parts: P
             team.close()
 
 
-def _blocks(finder: Finder, cap: int | None) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _blocks(reader: Reader[Any], cap: int | None) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Cut the positions of a source into blocks, with the number of rows before each; what is read together is in one block."""
-    found, together, first, last = array("q"), getattr(finder, "together", None), 0, None
-    for number, at in enumerate(finder.scan()):
+    found, first, last = array("q"), 0, None
+    for number, at in enumerate(reader.positions()):
         if number == cap:
             break
-        group = None if together is None else together(at)
+        group = reader.read_with(at)
         if len(found) >= 2 * _BLOCK and (group is None or group != last):
             yield first, np.array(found, np.int64).reshape(-1, 2)
             first, found = number, array("q")
@@ -546,48 +533,47 @@ def _blocks(finder: Finder, cap: int | None) -> Iterator[tuple[int, NDArray[np.i
         yield first, np.array(found, np.int64).reshape(-1, 2)
 
 
-_OWN: dict[str, Any] = {}  # of a process that looks through a source: what it reads
+_WORKER: dict[str, Any] = {}  # of a process that looks through a source: what it reads
 
 
-def _begin_looking(spec: str, finder: Finder) -> None:
-    _OWN.update(spec=spec, finder=finder)
+def _start_worker(spec: str, reader: Reader[Any]) -> None:
+    _WORKER.update(spec=spec, reader=reader)
 
 
-def _look_here(first: int, positions: NDArray[np.int64]) -> _Looked:
-    return _look(_OWN["spec"], _OWN["finder"], first, positions)
+def _scan_in_worker(first: int, positions: NDArray[np.int64]) -> _ScannedBlock:
+    return _scan_block(_WORKER["spec"], _WORKER["reader"], first, positions)
 
 
-def _look(spec: str, finder: Finder, before: int, positions: NDArray[np.int64]) -> _Looked:
+def _scan_block(spec: str, reader: Reader[Any], before: int, positions: NDArray[np.int64]) -> _ScannedBlock:
     """Measure a block of rows."""
     numbers, characters, first, sizes, kinds = array("q"), array("q"), array("q", [0]), array("i"), array("i")
     good, names, bad, bad_rows = array("q"), dict[str, int](), list[ContentError](), list[BadRow]()
-    counter: Any = getattr(getattr(finder, "options", None), "unread", Counter())
+    counter = reader.options.unread_pictures
     known = Counter(counter)
     for number, (one, other) in enumerate(positions.tolist(), before + 1):
         at = one, other
         try:
-            count, pictures = finder.measure(at)
-            kind = finder.kind(at)
+            size = reader.measure(at)
         except ContentError as error:
             bad.append(error if error.place is not None else ContentError(error.reason, Place(spec, number)))
-            bad_rows.append(BadRow(number, at, _pictures(finder, at)))
+            bad_rows.append(BadRow(number, at, _pictures(reader, at)))
             continue
         good.extend(at)
         numbers.append(number)
-        kinds.append(names.setdefault(kind, len(names)))
-        characters.append(count)
-        for picture in pictures:
+        kinds.append(names.setdefault(size.task, len(names)))
+        characters.append(size.characters)
+        for picture in size.pictures:
             sizes.extend(picture)
         first.append(len(sizes) // 2)
     lists = {"positions": good, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
     arrays = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
-    return _Looked(arrays, list(names), bad, bad_rows, len(positions), dict(counter - known))
+    return _ScannedBlock(arrays, list(names), bad, bad_rows, len(positions), dict(counter - known))
 
 
-def _pictures(finder: Finder, at: tuple[int, int]) -> tuple[tuple[str, int, int], ...]:
+def _pictures(reader: Reader[Any], at: tuple[int, int]) -> tuple[tuple[str, int, int], ...]:
     """Return the files of a row's pictures as they are; nothing where the row itself cannot be read."""
     try:
-        paths = [str(image.path()) for image in finder.read(at).images if isinstance(image.source, Path)]
+        paths = [str(image.path()) for image in reader.read(at).images if isinstance(image.source, Path)]
     except ContentError:
         return ()
     return tuple((path, *_stamp(path)) for path in paths)
@@ -601,16 +587,18 @@ def _stamp(path: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _looked_again(table: RowTable, chosen: Sequence[bool]) -> RowTable:
+def _scan_again(table: RowTable, chosen: Sequence[bool]) -> RowTable:
     """Look at these bad rows once more, and put those that are good now where they belong."""
     rows = [row for row, again in zip(table.bad_rows, chosen, strict=True) if again]
     left = [pair for pair, again in zip(zip(table.bad, table.bad_rows, strict=True), chosen, strict=True) if not again]
     arrays = {name: np.ravel(getattr(table, name)) for name in _ARRAYS}
-    before = _Looked(arrays, list(table.names), [one for one, _ in left], [row for _, row in left], len(table) + len(left), table.unread)
-    after = [_look(table.spec, table.finder, row.number - 1, np.array([row.at], np.int64)) for row in rows]
+    before = _ScannedBlock(
+        arrays, list(table.names), [one for one, _ in left], [row for _, row in left], len(table) + len(left), table.unread_pictures
+    )
+    after = [_scan_block(table.spec, table.reader, row.number - 1, np.array([row.at], np.int64)) for row in rows]
     _log.info("%s: %d bad rows whose pictures have changed were looked at again", table.spec, len(rows))
-    made = _whole(table.spec, table.finder, [before, *after], held=table.contents)
-    made.looked = False
+    made = _join_blocks(table.spec, table.reader, [before, *after], held=table.contents)
+    made.scanned = False
     order = np.argsort(made.numbers, kind="stable")
     counts = made.images()[order]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -625,16 +613,16 @@ def _looked_again(table: RowTable, chosen: Sequence[bool]) -> RowTable:
     return made
 
 
-def _whole(spec: str, finder: Finder, looked: list[_Looked], held: str | None = None) -> RowTable:
+def _join_blocks(spec: str, reader: Reader[Any], blocks: list[_ScannedBlock], held: str | None = None) -> RowTable:
     """Put the blocks together; `held` is what the source's files are known to hold."""
-    bad = [error for one in looked for error in one.bad]
-    if not any(len(one.arrays["numbers"]) for one in looked):
+    bad = [error for one in blocks for error in one.bad]
+    if not any(len(one.arrays["numbers"]) for one in blocks):
         first = f", the first: {bad[0]}" if bad else ""
         raise TwowayError(f"every row of {spec} is bad ({len(bad):,}){first}" if bad else f"{spec} holds no rows")
     names: dict[str, int] = {}
     arrays: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
     pictures = 0
-    for one in looked:
+    for one in blocks:
         kinds = np.array([names.setdefault(name, len(names)) for name in one.names], np.int32)
         for name in ("positions", "numbers", "characters", "sizes"):
             arrays[name].append(one.arrays[name])
@@ -646,54 +634,60 @@ def _whole(spec: str, finder: Finder, looked: list[_Looked], held: str | None = 
     for name in ("positions", "sizes"):
         made[name] = made[name].reshape(-1, 2)
     if bad:
-        _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in looked), bad[0])
-    unread = sum((Counter(one.unread) for one in looked), Counter[str]())
+        _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in blocks), bad[0])
+    unread = sum((Counter(one.unread) for one in blocks), Counter[str]())
     if held is None:
-        held = contents([path for path in finder.files() if path.exists()]) if finder.files() else ""
-    known: dict[str, Any] = {"contents": held, "unread": dict(unread), "named": _named(finder, made["positions"][:_FIRST])}
-    known |= {"bad": bad, "bad_rows": [row for one in looked for row in one.bad_rows]}
-    return RowTable(spec, finder, **made, names=tuple(names) or ("",), looked=True, **known)
+        held = contents([path for path in reader.files() if path.exists()]) if reader.files() else ""
+    known: dict[str, Any] = {
+        "contents": held,
+        "unread_pictures": dict(unread),
+        "picture_paths": _count_picture_paths(reader, made["positions"][:_FIRST]),
+    }
+    known |= {"bad": bad, "bad_rows": [row for one in blocks for row in one.bad_rows]}
+    return RowTable(spec, reader, **made, names=tuple(names) or ("",), scanned=True, **known)
 
 
-def _named(finder: Finder, positions: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
+def _count_picture_paths(reader: Reader[Any], positions: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
     """Count the texts of each side that name picture files which are there, and all of its texts."""
     found: dict[str, tuple[int, int]] = {}
-    if not isinstance(finder, JsonlFinder | ParquetFinder | DiskFinder):
+    if not reader.names_files:
         return found  # the others' rows name no files
     for one, other in positions.tolist():
-        document = finder.read((one, other))
-        own = Path(document.place.file) if document.place is not None else Path()
-        folders = [finder.options.root or (own if own.is_dir() else own.parent), Path()]
-        for side, documents in named_sides(document).items():
+        item = reader.read((one, other))
+        own = Path(item.place.file) if item.place is not None else Path()
+        folders = [reader.options.root or (own if own.is_dir() else own.parent), Path()]
+        for side, documents in named_sides(item).items():
             texts = [text for one in documents for text in one.texts]
             count, many = found.get(side, (0, 0))
-            found[side] = count + sum(names_picture(text, folders) for text in texts), many + len(texts)
+            found[side] = count + sum(is_picture_path(text, folders) for text in texts), many + len(texts)
     return {side: counts for side, counts in found.items() if counts[0]}
 
 
-def _part(folder: Path, number: int) -> Path:
+def _block_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.npz"
 
 
-def _packed(looked: _Looked) -> bytes:
+def _block_to_bytes(block: _ScannedBlock) -> bytes:
     """Return a block as bytes that numpy reads without pickle."""
-    said, file = json.dumps([looked.names, _said(looked.bad), looked.seen, looked.unread]), io.BytesIO()
-    arrays: dict[str, Any] = {"said": np.frombuffer(said.encode(), np.uint8), **looked.arrays}
+    description, file = json.dumps([block.names, _errors_as_json(block.bad), block.seen, block.unread]), io.BytesIO()
+    arrays: dict[str, Any] = {"description": np.frombuffer(description.encode(), np.uint8), **block.arrays}
     np.savez(file, **arrays)
     return file.getvalue()
 
 
-def _unpacked(path: Path) -> _Looked:
+def _read_block(path: Path) -> _ScannedBlock:
     try:
         with np.load(path, allow_pickle=False) as file:
-            names, bad, seen, unread = json.loads(file["said"].tobytes())
+            names, bad, seen, unread = json.loads(file["description"].tobytes())
             errors = [ContentError(why, Place(*at)) for why, *at in bad]
-            return _Looked({name: file[name] for name in _ARRAYS}, names, errors, [], seen, unread)  # a block with bad rows is not kept
+            return _ScannedBlock(
+                {name: file[name] for name in _ARRAYS}, names, errors, [], seen, unread
+            )  # a block with bad rows is not kept
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise TwowayError(f"{path} cannot be read ({error}); delete the folder {path.parent} and it is made again") from error
 
 
-def _said(bad: Sequence[ContentError]) -> list[list[Any]]:
+def _errors_as_json(bad: Sequence[ContentError]) -> list[list[Any]]:
     return [[error.reason, *(vars(error.place).values() if error.place else (None, None, "row"))] for error in bad]
 
 
@@ -706,33 +700,37 @@ def reading_code() -> str:
     return found.hexdigest()[:16]
 
 
-def _asked(spec: str, finder: Finder, options: ReadOptions, cap: int | None) -> dict[str, Any]:
+def _table_conditions(spec: str, reader: Reader[Any], cap: int | None) -> dict[str, Any]:
     """Return what this very table is known by: its source's files as they are, and how they are read."""
-    stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in finder.files() if path.exists()]
-    task = getattr(finder, "task", None)
+    stamps = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in reader.files() if path.exists()]
     return {
         "version": _VERSION,
         "code": reading_code(),
-        "reader": type(finder).__name__,
-        "task": [task] if getattr(finder, "alone", False) else task,  # of all rows, or of some
+        "reader": type(reader).__name__,
         "spec": spec,
         "cap": cap,
-        "root": str(options.root),
-        "dpi": options.dpi,
-        "limits": vars(options.limits),
-        "template": getattr(options.form, "pieces", None) or getattr(options.form, "__name__", None),
+        "root": str(reader.options.root),
+        "dpi": reader.options.dpi,
+        "limits": vars(reader.options.limits),
         "files": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        **reader.convert.conditions(),
     }
 
 
-def _keep(table: RowTable, folder: Path, asked: Mapping[str, Any]) -> None:
+def _save(table: RowTable, folder: Path, conditions: Mapping[str, Any]) -> None:
     """Write the arrays and the bad rows."""
     with fresh_folder(folder, overwrite=True) as beside:
         for name, kind in _ARRAYS.items():
             np.save(beside / f"{name}.npy", np.asarray(getattr(table, name), kind))
-        said = {"spec": table.spec, "rows": len(table), "names": table.names, "contents": table.contents, "bad": _said(table.bad)}
-        said |= {"bad_rows": table.bad_rows, "asked": asked, "unread": table.unread, "named": table.named}
-        (beside / "table.json").write_text(json.dumps(said, ensure_ascii=False))
+        saved = {
+            "spec": table.spec,
+            "rows": len(table),
+            "names": table.names,
+            "contents": table.contents,
+            "bad": _errors_as_json(table.bad),
+        }
+        saved |= {"bad_rows": table.bad_rows, "conditions": conditions, "unread": table.unread_pictures, "named": table.picture_paths}
+        (beside / "table.json").write_text(json.dumps(saved, ensure_ascii=False))
 
 
 def _mapped(folder: Path) -> dict[str, Any]:
@@ -743,24 +741,24 @@ def _mapped(folder: Path) -> dict[str, Any]:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
 
 
-def _load(spec: str, finder: Finder, folder: Path) -> RowTable:
+def _load(spec: str, reader: Reader[Any], folder: Path) -> RowTable:
     """Open a table that was kept."""
     try:
-        said = json.loads((folder / "table.json").read_text())
-        old, new = (one.partition(":")[2] if one.partition(":")[0] in FINDERS else one for one in (said["spec"], spec))
+        saved = json.loads((folder / "table.json").read_text())
+        old, new = (one.partition(":")[2] if one.partition(":")[0] in READERS else one for one in (saved["spec"], spec))
         bad = []
-        for reason, file, row, unit in said["bad"]:
+        for reason, file, row, unit in saved["bad"]:
             # The same source may be named in another way now: from another folder, say.
             moved = new + file.removeprefix(old) if file and file.startswith(old) else file
             bad.append(ContentError(reason, None if file is None else Place(moved, row, unit)))
         rows = [
-            BadRow(number, tuple(at), tuple((path, size, time) for path, size, time in files)) for number, at, files in said["bad_rows"]
+            BadRow(number, tuple(at), tuple((path, size, time) for path, size, time in files)) for number, at, files in saved["bad_rows"]
         ]
-        known = {"names": tuple(said["names"]), "contents": said["contents"], "unread": said["unread"], "bad_rows": rows}
-        known["named"] = {side: tuple(counts) for side, counts in said["named"].items()}
+        known = {"names": tuple(saved["names"]), "contents": saved["contents"], "unread_pictures": saved["unread"], "bad_rows": rows}
+        known["picture_paths"] = {side: tuple(counts) for side, counts in saved["named"].items()}
     except (OSError, ValueError, KeyError) as error:
         raise TwowayError(f"the table in {folder} cannot be read ({error}); delete that folder and it is made again") from error
-    return RowTable(spec, finder, **_mapped(folder), **known, bad=bad, folder=folder)
+    return RowTable(spec, reader, **_mapped(folder), **known, bad=bad, folder=folder)
 
 
 def data_folder(cache_dir: Path | None = None) -> Path:
@@ -788,12 +786,12 @@ def shared_tables() -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def find(key: str) -> RowTable | None:
+def find_shared(key: str) -> RowTable | None:
     """Return a table that was opened in this block."""
     return (_SHARED.get() or {}).get(key)
 
 
-def put(key: str, table: RowTable) -> None:
+def share(key: str, table: RowTable) -> None:
     """Keep a table for the rest of the block; outside of one nothing is kept."""
     shared = _SHARED.get()
     if shared is not None:

@@ -8,25 +8,33 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, Place, Text
+from twoway.content import ContentError, Document, DocumentOrPair, Pair, Place, Text
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import DEFAULT
 
-from .rows import COLUMNS, MARKS, Watched, interleave, parts_of_messages, parts_of_row, say, unwrap
+from .rows import (
+    COLUMNS,
+    MARKS,
+    TrackedRow,
+    append_text,
+    document_from_row,
+    interleave,
+    parts_of_messages,
+    parts_of_row,
+    require_columns,
+    unwrap,
+)
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from twoway.limits import Limits
 
-    from .rows import Form, Parts
+    from .rows import DocumentFormat, Parts, ReadOptions
 
 
 # Rows with columns of their own become parts: a template such as `"{photo:image}{caption}"`, or a ready mapping by
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
 # downloads anything: where a data set has addresses instead of pictures, they are fetched beforehand into a column
 # `image`.
 
-FORMATS: dict[str, Form] = {}
+FORMATS: dict[str, DocumentFormat] = {}
 _KINDS = ("text", "image")
 # Where MoCa's prepared sets have a picture in their texts.
 _MOCA = re.compile(re.escape("<|vision_start|><|image_pad|><|vision_end|>"))
@@ -46,7 +54,7 @@ _MOCA = re.compile(re.escape("<|vision_start|><|image_pad|><|vision_end|>"))
 _PICTURES = ("image", "images")
 
 
-def form_of(template: str) -> Form:
+def document_format(template: str) -> DocumentFormat:
     """Return the form of a template (it holds braces) or of a ready mapping."""
     if "{" in template:
         return _Template(template)
@@ -78,21 +86,21 @@ class _Template:
         """Fill the template."""
         parts: Parts = []
         for literal, name, picture in self.pieces:
-            say(parts, literal)
+            append_text(parts, literal)
             if not name:
                 continue
             value = column(row, name)
             if picture:
                 parts += pictures_of(value)
             elif value is not None:
-                say(parts, value if isinstance(value, str) else str(value))
+                append_text(parts, value if isinstance(value, str) else str(value))
         return parts
 
 
-def _format(name: str) -> Callable[[Form], Form]:
+def _format(name: str) -> Callable[[DocumentFormat], DocumentFormat]:
     """Register a mapping."""
 
-    def register(form: Form) -> Form:
+    def register(form: DocumentFormat) -> DocumentFormat:
         FORMATS[name] = form
         return form
 
@@ -173,7 +181,7 @@ def colpali_documents(row: Mapping[str, Any]) -> Parts:
 
 def _page(pictures: Parts, text: str) -> Parts:
     """Return pictures and then a text, if there is one."""
-    say(pictures, text)
+    append_text(pictures, text)
     return pictures
 
 
@@ -202,26 +210,21 @@ def pictures_of(value: Any) -> Parts:
 #
 # Each side is a document: texts and pictures in any order. A row of a table says its sides in columns (`query`,
 # `positive`, `negatives` and the like, see `columns`), or a ready mapping of a public data set does.
-#
-# A pair goes through tables and mixtures as one document with all its parts, so that everything that counts
-# characters and looks at pictures' headers serves pairs too; the pair itself lies in its `meta`, and `pair_of` takes
-# it out.
 
-_PAIR = "pair"
 # What the two sides of a row may be called.
 QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
 _NEGATIVES = "negative"
 # A side may stand in several columns: `query_image` and `query_text`, say.
-BESIDE = ("", "_image", "_images", "_text")
+SIDE_SUFFIXES = ("", "_image", "_images", "_text")
 
 
 # What Python may give where a document is asked for (`document_of`).
-Content = Document | str | bytes | Path | PILImage.Image | Mapping[str, Any] | Sequence[Any]
+DocumentLike = Document | str | bytes | Path | PILImage.Image | Mapping[str, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The sides of a row before they are checked: each a list of parts, `others` right answers besides the first."""
+    """The sides of a row before they are checked, each whatever `parts_of` takes; the answers are all right."""
 
     query: Any
     positives: Sequence[Any]
@@ -230,79 +233,157 @@ class Sides:
 
 
 # Turns a row with columns of its own into sides.
-PairForm = Callable[[Mapping[str, Any]], Sides]
+PairFormat = Callable[[Mapping[str, Any]], Sides]
 
 
-@dataclass(frozen=True)
-class PairRow:
-    """A query, its answer, and wrong answers. `others` are further right answers: taken in turn, and never counted as wrong."""
-
-    task: str
-    query: Document
-    positive: Document
-    negatives: tuple[Document, ...] = ()
-    place: Place | None = field(default=None, compare=False)
-    others: tuple[Document, ...] = ()
-
-    @property
-    def documents(self) -> tuple[Document, ...]:
-        """All sides, the query first."""
-        return (self.query, self.positive, *self.others, *self.negatives)
-
-
-def pair_of(document: Document) -> PairRow:
-    """Return the pair that a document stands for."""
-    found = document.meta.get(_PAIR)
-    if not isinstance(found, PairRow):
-        raise ContentError("the row is a document and no pair of query and positive", document.place)
-    return found
-
-
-def named_sides(document: Document) -> Mapping[str, tuple[Document, ...]]:
-    """Return the sides of a row by their names; a row that is no pair has its text alone."""
-    pair = document.meta.get(_PAIR)
-    if not isinstance(pair, PairRow):
-        return {"text": (document,)}
-    return {"query": (pair.query,), "positive": (pair.positive, *pair.others), "negative": pair.negatives}
-
-
-def as_document(pair: PairRow) -> Document:
-    """Return the document that stands for a pair."""
-    return Document(tuple(part for one in pair.documents for part in one.parts), pair.place, {_PAIR: pair})
-
-
-def read_pair(
-    row: object,
-    place: Place,
-    root: Path | None,
-    form: PairForm,
-    task: str = "",
-    unread: Counter[str] | None = None,
-    limits: Limits = DEFAULT,
-) -> Document:
-    """Turn one row into the document that stands for a pair, or raise a `ContentError`; `task` is that of rows that name none."""
+def pair_from_row(
+    row: object, place: Place, folder: Path | None, options: ReadOptions, format_: PairFormat | None = None, task: str = ""
+) -> Pair:
+    """Turn one row into a pair, or raise a `ContentError`; `task` is that of rows that name none."""
+    root, limits = options.root or folder, options.limits
     try:
         if not isinstance(row, Mapping):
             raise ContentError(f"the row is a {type(row).__name__}, not an object with query and positive")
-        watched = Watched(row)
-        sides = form(watched)
+        tracked = TrackedRow(row)
+        sides = (format_ or pair_columns)(tracked)
         query = _side(sides.query, "query", place, root, limits)
         if not sides.positives:
             raise ContentError("the row has no positive: nothing answers its query")
-        first, *others = (_side(one, "positive", place, root, limits) for one in sides.positives)
+        positives = tuple(_side(one, "positive", place, root, limits) for one in sides.positives)
         negatives = tuple(_side(one, f"negative {number}", place, root, limits) for number, one in enumerate(sides.negatives, 1))
     except ContentError as error:
         raise ContentError(error.reason, place) from error
     for number, negative in enumerate(negatives, 1):
-        if negative in (first, *others):
+        if negative in positives:
             raise ContentError(f"negative {number} is the positive itself", place)
-    pair = PairRow(sides.task or task, query, first, negatives, place, tuple(others))
-    if unread is not None:
-        unread.update(watched.unread(pictures=any(one.images for one in pair.documents)))
-    return as_document(pair)
+    pair = Pair(query, positives, negatives, sides.task or task, place)
+    options.unread_pictures.update(tracked.unread_pictures(pictures=bool(pair.images)))
+    return pair
 
 
-def columns(row: Mapping[str, Any]) -> Sides:
+def named_sides(item: DocumentOrPair) -> Mapping[str, tuple[Document, ...]]:
+    """Return the sides of a pair by their names; a document is the side `text`."""
+    if isinstance(item, Document):
+        return {"text": (item,)}
+    return {"query": (item.query,), "positive": item.positives, "negative": item.negatives}
+
+
+def is_pair(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row has the columns of a pair: a query and an answer."""
+
+    def has_any(names: Sequence[str]) -> bool:
+        return any(row.get(f"{name}{kind}") is not None for name in names for kind in SIDE_SUFFIXES)
+
+    return has_any(QUERIES) and has_any(POSITIVES)
+
+
+# What readers make of a row: a document, a pair, or whichever of the two the row is. A reader is given one of these
+# and knows nothing else about it; `row` is a mapping of columns, or what the shipped samples already have as an item.
+
+RowT_co = TypeVar("RowT_co", bound=DocumentOrPair, covariant=True)
+
+
+class Converter(Protocol[RowT_co]):
+    """Turns rows into items. What it holds can be pickled, and decides what a row becomes."""
+
+    makes: ClassVar[Literal["documents", "pairs", "either"]]
+
+    def __call__(self, row: object, place: Place, folder: Path | None, options: ReadOptions) -> RowT_co:
+        """Return what a row becomes, or raise a `ContentError` with its place; `folder` is that of the row's file."""
+
+    def require_columns(self, names: Sequence[str], label: object) -> None:
+        """Refuse a table whose columns no row can be made of."""
+
+    def reads(self, column: str) -> bool:
+        """Tell whether a column may be read; pictures of the others are not fetched."""
+
+    def conditions(self) -> dict[str, object]:
+        """Return what changes when rows become something else."""
+
+
+@dataclass(frozen=True)
+class ToDocument:
+    """Rows become documents, by the columns of a document or by a format."""
+
+    makes: ClassVar[Literal["documents", "pairs", "either"]] = "documents"
+    format: DocumentFormat | None = None
+
+    def __call__(self, row: object, place: Place, folder: Path | None, options: ReadOptions) -> Document:
+        """See `Converter`."""
+        return row if isinstance(row, Document) else document_from_row(row, place, folder, options, self.format)
+
+    def require_columns(self, names: Sequence[str], label: object) -> None:
+        """See `Converter`; a format says of each row what it lacks."""
+        if self.format is None:
+            require_columns(names, label)
+
+    def reads(self, column: str) -> bool:
+        """See `Converter`."""
+        return self.format is not None or column in COLUMNS
+
+    def conditions(self) -> dict[str, object]:
+        """See `Converter`."""
+        return {"makes": self.makes, "template": _format_name(self.format)}
+
+
+@dataclass(frozen=True)
+class ToPair:
+    """Rows become pairs; `task` is that of rows that name none, or, with `one_task`, of all rows."""
+
+    makes: ClassVar[Literal["documents", "pairs", "either"]] = "pairs"
+    format: PairFormat | None = None
+    task: str = ""
+    one_task: bool = False
+
+    def __call__(self, row: object, place: Place, folder: Path | None, options: ReadOptions) -> Pair:
+        """See `Converter`."""
+        pair = row if isinstance(row, Pair) else pair_from_row(row, place, folder, options, self.format, self.task)
+        return replace(pair, task=self.task) if self.one_task else pair
+
+    def require_columns(self, names: Sequence[str], label: object) -> None:
+        """See `Converter`: a pair may stand in many columns, and each row says what it lacks."""
+
+    def reads(self, column: str) -> bool:
+        """See `Converter`."""
+        return True
+
+    def conditions(self) -> dict[str, object]:
+        """See `Converter`."""
+        return {"makes": self.makes, "template": _format_name(self.format), "task": [self.task] if self.one_task else self.task}
+
+
+@dataclass(frozen=True)
+class ToEither:
+    """A row with the columns of a pair becomes a pair, any other a document."""
+
+    makes: ClassVar[Literal["documents", "pairs", "either"]] = "either"
+
+    def __call__(self, row: object, place: Place, folder: Path | None, options: ReadOptions) -> DocumentOrPair:
+        """See `Converter`."""
+        if isinstance(row, Document | Pair):
+            return row
+        if isinstance(row, Mapping) and is_pair(row):
+            return pair_from_row(row, place, folder, options)
+        return document_from_row(row, place, folder, options)
+
+    def require_columns(self, names: Sequence[str], label: object) -> None:
+        """See `Converter`; each row says what it lacks."""
+
+    def reads(self, column: str) -> bool:
+        """See `Converter`."""
+        return True
+
+    def conditions(self) -> dict[str, object]:
+        """See `Converter`."""
+        return {"makes": self.makes}
+
+
+def _format_name(format_: Any) -> Any:
+    """Return what tells a format from others, for tables that are kept."""
+    return getattr(format_, "pieces", None) or getattr(format_, "__name__", None)
+
+
+def pair_columns(row: Mapping[str, Any]) -> Sides:
     """Read the columns that most data sets have: query (or anchor), positive (or positives), negative, negatives, negative_1 and so on.
 
     A side is a text, a picture, a list of parts or of chat messages, or an object with the columns of a document (`rows`); `positives` and
@@ -341,7 +422,7 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _beside(row: Mapping[str, Any], name: str) -> Any:
     """Return the side that stands in `NAME_image` or `NAME_images`, and `NAME_text`."""
-    given = {kind: row.get(f"{name}{kind}") for kind in BESIDE if kind}
+    given = {kind: row.get(f"{name}{kind}") for kind in SIDE_SUFFIXES if kind}
     given = {kind.removeprefix("_"): value for kind, value in given.items()}
     return {kind: value for kind, value in given.items() if value is not None} or None
 
@@ -399,11 +480,11 @@ def parts_of(value: Any) -> list[Any]:
 # `root`. Texts stay as they stand, line breaks at both ends included, and so do instructions that a data set writes
 # into them (MMEB); for others (VisRAG, text pairs) they are the recipe's `prompts`.
 
-PAIR_FORMATS: dict[str, PairForm] = {"columns": columns}
+PAIR_FORMATS: dict[str, PairFormat] = {"columns": pair_columns}
 
 
 @dataclass(frozen=True)
-class Drawing:
+class RandomFormat:
     """A mapping that draws: what it draws is a function of a run's seed and of the row alone."""
 
     form: Callable[[Mapping[str, Any], int], Sides]
@@ -419,7 +500,7 @@ class Drawing:
         return self.form.__name__, self.seed
 
 
-def pair_form_of(name: str | None, seed: int = 0) -> PairForm:
+def pair_format(name: str | None, seed: int = 0) -> PairFormat:
     """Return a mapping by name; without one, rows have the usual columns. What it draws is a function of the seed and of the row."""
     name = name or "columns"
     if name not in PAIR_FORMATS:
@@ -427,13 +508,13 @@ def pair_form_of(name: str | None, seed: int = 0) -> PairForm:
             f"there is no format of pairs {name!r}{did_you_mean(name, PAIR_FORMATS)} (there are: {', '.join(sorted(PAIR_FORMATS))})"
         )
     found = PAIR_FORMATS[name]
-    return replace(found, seed=seed) if isinstance(found, Drawing) else found
+    return replace(found, seed=seed) if isinstance(found, RandomFormat) else found
 
 
-def _pair_format(name: str) -> Callable[[PairForm], PairForm]:
+def _pair_format(name: str) -> Callable[[PairFormat], PairFormat]:
     """Register a mapping."""
 
-    def register(form: PairForm) -> PairForm:
+    def register(form: PairFormat) -> PairFormat:
         PAIR_FORMATS[name] = form
         return form
 
@@ -450,8 +531,8 @@ def _hard_negatives(row: Mapping[str, Any], seed: int) -> Sides:
     texts, paths = _listed(row, "neg_text"), _listed(row, "neg_image_path")
     count = max(len(texts), len(paths))
     texts, paths = ([*given, *([(given or [""])[-1]] * (count - len(given)))] for given in (texts, paths))
-    said = _filled(texts, row, seed)
-    negatives = [_marked(said[at], paths[at]) for at in range(count) if texts[at] or paths[at]]
+    filled = _filled(texts, row, seed)
+    negatives = [_marked(filled[at], paths[at]) for at in range(count) if texts[at] or paths[at]]
     return Sides(query, [positive] if positive else [], negatives)
 
 
@@ -470,7 +551,7 @@ def _filled(texts: list[str], row: Mapping[str, Any], seed: int) -> list[str]:
 
 # MMEB-train as its authors share it, with mined negatives as mmE5's do (and mmE5's synthetic sets), and MoCa's `MoCa-CL-Pairs`, which has
 # pages in the same columns.
-PAIR_FORMATS |= {name: Drawing(_hard_negatives) for name in ("mmeb-train", "mme5", "moca-pairs")}
+PAIR_FORMATS |= {name: RandomFormat(_hard_negatives) for name in ("mmeb-train", "mme5", "moca-pairs")}
 
 
 @_pair_format("vlm2vec-v2")

@@ -20,19 +20,22 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image
-from twoway.data.sampler import PLAIN
+from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 from twoway.files import write_whole
+from twoway.images import image_size
 
 from .dataset import reading_code
-from .sampler import Costs
+from .sampler import RowCosts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from twoway.data.config import CostWeights
+    from twoway.limits import Limits
 
     from .dataset import RowTable
     from .mixture import Mixture
@@ -43,54 +46,90 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SAMPLE, _SIZES = 32, 64
+# A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
+_PIXELS_A_TOKEN, _SIZES_KEPT = 28 * 28, 1 << 16
 # What says where a processor comes from, not what it does.
 _ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "_attn_implementation")
 _OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an encoder
 
 
-class Encodes(Protocol):
+def tokens_of_sizes(processor: Any, sizes: Sequence[Sequence[int]]) -> Floats | None:
+    """Ask the processor for the tokens of pictures by (width, height); `None` where it does not say."""
+    try:
+        found = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height in sizes])
+        return np.array(found["num_image_tokens"], np.float64)
+    except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
+        return None
+
+
+class PictureTokens:
+    """Counts the tokens of documents' pictures from the sizes in their headers; the processor is asked for each size once.
+
+    Where it does not say, a picture's area stands for them: these counts only decide which rows share a batch.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self._known: dict[tuple[int, int], float] = {}
+
+    def __call__(self, document: Document, limits: Limits) -> float:
+        """Count; a picture whose header cannot be read is an error of its row."""
+        return sum(self.of_size(image_size(image, place=document.place, limits=limits)) for image in document.images)
+
+    def of_size(self, size: tuple[int, int]) -> float:
+        """Return the tokens of a picture of this width and height."""
+        tokens = self._known.get(size)
+        if tokens is None:
+            found = tokens_of_sizes(self.processor, [size])
+            if len(self._known) > _SIZES_KEPT:
+                self._known.clear()  # which another thread may do at any time
+            tokens = self._known[size] = size[0] * size[1] / _PIXELS_A_TOKEN if found is None else float(found[0])
+        return tokens
+
+
+class RowEncoder(Protocol):
     """What turns a row into tokens, as far as their number goes; where rows are in two parts, `source` is what encodes the first."""
 
     processor: Any
     max_length: int
 
-    def __call__(self, identity: str, document: Document, /) -> Example:
-        """Encode one row."""
+    def __call__(self, identity: str, item: Any, /) -> Example:
+        """Encode one row: a document, or what else the encoder's mixture holds."""
 
 
-def measure(mixture: Mixture, encoder: Encodes, weights: CostWeights = PLAIN, *, folder: Path | None = None) -> Costs:
+def estimate_costs(mixture: Mixture, encoder: RowEncoder, weights: CostWeights = NO_EXTRA_COST, *, folder: Path | None = None) -> RowCosts:
     """Estimate what every row of a mixture costs, cut at the encoder's longest row; a `folder` keeps what was found of each source."""
     found = row_lengths(mixture, encoder, folder=folder)
     rest, shown = (np.concatenate([one[place] for one in found]) for place in (0, 1))
     images = np.concatenate([np.asarray(table.images()) for table in mixture.tables])
     # What does not fit is cut from the end; a row keeps at least a token of text.
     rest = np.clip(rest, 1, encoder.max_length)
-    return Costs.of(rest, np.minimum(shown, encoder.max_length - rest), images, weights)
+    return RowCosts.of(rest, np.minimum(shown, encoder.max_length - rest), images, weights)
 
 
-def row_lengths(mixture: Mixture, encoder: Encodes, *, folder: Path | None = None) -> list[tuple[Floats, Floats]]:
+def row_lengths(mixture: Mixture, encoder: RowEncoder, *, folder: Path | None = None) -> list[tuple[Floats, Floats]]:
     """Return for each source the tokens of its rows before anything is cut, those of pictures apart."""
-    said = None if folder is None else json.loads(json.dumps(_conditions(encoder), default=str))
-    return [_lengths(mixture, number, encoder, folder, said) for number in range(len(mixture.tables))]
+    conditions = None if folder is None else json.loads(json.dumps(_conditions(encoder), default=str))
+    return [_lengths(mixture, number, encoder, folder, conditions) for number in range(len(mixture.tables))]
 
 
-def _lengths(mixture: Mixture, number: int, encoder: Encodes, folder: Path | None, said: Any) -> tuple[Floats, Floats]:
+def _lengths(mixture: Mixture, number: int, encoder: RowEncoder, folder: Path | None, conditions: Any) -> tuple[Floats, Floats]:
     """Return the tokens of each row of a source, those of pictures apart; from the folder, where they were found before."""
     table = mixture.tables[number]
     if folder is None:
         tokens = picture_tokens(table, encoder)
         return _rest(mixture, number, tokens, encoder), tokens
     rows = table.digest()
-    key = hashlib.sha256(json.dumps([said, rows], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([conditions, rows], sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"lengths-{rows[:16]}-{key}.npy"
     if not path.exists():
-        before = [name for other in sorted(folder.glob(f"lengths-{rows[:16]}-*.json")) for name in _differs(said, other)]
+        before = [name for other in sorted(folder.glob(f"lengths-{rows[:16]}-*.json")) for name in _differs(conditions, other)]
         if before:
             _log.warning("%s was measured before with another %s; it is measured once more", table.spec, before[0])
         tokens, content = picture_tokens(table, encoder), io.BytesIO()
         np.save(content, np.stack([_rest(mixture, number, tokens, encoder), tokens]), allow_pickle=False)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path.with_suffix(".json"), json.dumps(said))
+        write_whole(path.with_suffix(".json"), json.dumps(conditions))
         write_whole(path, content.getvalue())
     try:
         rest, tokens = np.load(path, allow_pickle=False)
@@ -99,7 +138,7 @@ def _lengths(mixture: Mixture, number: int, encoder: Encodes, folder: Path | Non
     return rest, tokens
 
 
-def _conditions(encoder: Encodes) -> dict[str, Any]:
+def _conditions(encoder: RowEncoder) -> dict[str, Any]:
     """Return all that decides how long a row is, beside the row."""
     processor = processor_settings(encoder.processor)
     # Special tokens are never read out of a text; and a stage that masks may have made one of its own.
@@ -121,13 +160,13 @@ def _settings(value: Any) -> Any:
     return None
 
 
-def _differs(said: dict[str, Any], other: Path) -> list[str]:
-    """Return what else was said when the same rows were measured before."""
+def _differs(conditions: dict[str, Any], other: Path) -> list[str]:
+    """Return which conditions were others when the same rows were measured before."""
     try:
         before = json.loads(other.read_text())
     except (OSError, ValueError):
         return []
-    return [name for name in said if said[name] != before.get(name)]
+    return [name for name in conditions if conditions[name] != before.get(name)]
 
 
 def _hash(value: Any) -> str:
@@ -146,8 +185,8 @@ def processor_settings(processor: Any) -> dict[str, Any]:
         found["image"] = clean(image.to_dict())
     backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):
-        said = json.loads(backend.to_str())
-        found["tokenizer"] = {key: value for key, value in said.items() if key not in ("padding", "truncation")}
+        settings = json.loads(backend.to_str())
+        found["tokenizer"] = {key: value for key, value in settings.items() if key not in ("padding", "truncation")}
         found["side"] = [getattr(tokenizer, name, None) for name in ("padding_side", "truncation_side")]
     return found
 
@@ -161,13 +200,13 @@ def clean(value: Any) -> Any:
     return value
 
 
-def picture_tokens(table: RowTable, encoder: Encodes) -> Floats:
+def picture_tokens(table: RowTable, encoder: RowEncoder) -> Floats:
     """Return how many tokens the pictures of each row get together."""
     sums = np.concatenate([[0.0], np.cumsum(_each(table, encoder))])
     return np.asarray(sums[table.first[1:]] - sums[table.first[:-1]], np.float64)
 
 
-def decisive_pictures(table: RowTable, encoder: Encodes, *, pairs: bool = False) -> Floats:
+def deciding_picture_tokens(table: RowTable, encoder: RowEncoder, *, pairs: bool = False) -> Floats:
     """Return the tokens of the picture that decides whether a row can be used: a document's first, or the largest of a pair's sides."""
     each, first = _each(table, encoder), np.asarray(table.first)
     found = np.zeros(len(table))
@@ -178,9 +217,9 @@ def decisive_pictures(table: RowTable, encoder: Encodes, *, pairs: bool = False)
     return found
 
 
-def room_for_pictures(encoder: Encodes) -> int:
+def room_for_pictures(encoder: RowEncoder) -> int:
     """Return how many tokens a row has for its first picture, beside what the template writes around it."""
-    encode: Encodes = getattr(encoder, "source", encoder)
+    encode: RowEncoder = getattr(encoder, "source", encoder)
     try:
         example = encode("blank", Document((Image(PILImage.new("RGB", (8, 8))),)))
     except ContentError:
@@ -188,7 +227,7 @@ def room_for_pictures(encoder: Encodes) -> int:
     return encode.max_length - (len(example.words) - int(example.image_tokens.sum()))
 
 
-def _each(table: RowTable, encoder: Encodes) -> Floats:
+def _each(table: RowTable, encoder: RowEncoder) -> Floats:
     """Return how many tokens each picture of a table gets."""
     if not len(table.sizes):
         return np.zeros(0)
@@ -196,27 +235,18 @@ def _each(table: RowTable, encoder: Encodes) -> Floats:
     key = (np.asarray(table.sizes[:, 0], np.int64) << 32) | np.asarray(table.sizes[:, 1], np.int64)
     kinds, which = np.unique(key, return_inverse=True)
     sizes = np.stack([kinds >> 32, kinds & 0xFFFFFFFF], axis=1)
-    each = _asked(sizes, encoder.processor)
-    each = _tried(sizes, encoder) if each is None else each
+    each = tokens_of_sizes(encoder.processor, sizes.tolist())
+    each = _tokens_by_trial(sizes, encoder) if each is None else each
     return np.asarray(each[which], np.float64)
 
 
-def _asked(sizes: NDArray[np.int64], processor: Any) -> Floats | None:
-    """Ask the processor for the tokens of pictures by (width, height); `None` where it does not say."""
-    try:
-        said = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height in sizes])
-        return np.array(said["num_image_tokens"], np.float64)
-    except (AttributeError, NotImplementedError, KeyError, TypeError):
-        return None
-
-
-def _tried(sizes: NDArray[np.int64], encoder: Encodes) -> Floats:
+def _tokens_by_trial(sizes: NDArray[np.int64], encoder: RowEncoder) -> Floats:
     """Encode blank pictures of a few sizes, and give every size the tokens of the nearest one in width and height."""
     ratio = np.log(sizes.astype(np.float64))
     order = np.lexsort((ratio[:, 0] - ratio[:, 1], ratio.sum(axis=1)))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _SIZES).astype(int))]
     found = []
-    encode: Encodes = getattr(encoder, "source", encoder)
+    encode: RowEncoder = getattr(encoder, "source", encoder)
     for width, height in sizes[chosen]:
         blank = Document((Image(PILImage.new("RGB", (int(width), int(height)))),))
         try:
@@ -230,7 +260,7 @@ def _tried(sizes: NDArray[np.int64], encoder: Encodes) -> Floats:
     return np.array(found)[nearest]
 
 
-def _rest(mixture: Mixture, number: int, tokens: Floats, encoder: Encodes) -> Floats:
+def _rest(mixture: Mixture, number: int, tokens: Floats, encoder: RowEncoder) -> Floats:
     """Fit the part of the length that is no picture on a few rows of one source."""
     table, start = mixture.tables[number], int(mixture.starts[number])
     known = np.stack([np.ones(len(table)), np.asarray(table.characters, np.float64), np.asarray(table.images(), np.float64)], axis=1)

@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twoway.content import ContentError, Place
-from twoway.data.sampler import PLAIN
+from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
-from twoway.images import image_size
 from twoway.processes import Team
 
 from .collators import PairExample, assemble, model_inputs
+from .lengths import PictureTokens
 from .rows import Policy
-from .sampler import cost, cut
+from .sampler import cut_chunks, extra_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from twoway.content import Document
     from twoway.data.config import CostWeights
 
-    from .collators import Content, PairEncoder
+    from .collators import EncodedContent, PairEncoder
     from .mixture import Mixture
     from .processing import Encoder
-    from .sampler import Epochs, Ints
+    from .sampler import CostBatchSampler, Ints
 
 
 # Batches made ahead of time, in workers: read, open the pictures, encode, mask, put together; from any step on, in
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 
-class Task(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a worker is asked for: the rows of one batch."""
 
     epoch: int
@@ -59,33 +59,33 @@ class Task(NamedTuple):
     rows: Ints
 
 
-class Made(NamedTuple):
+class BatchResult(NamedTuple):
     """What a worker gives back; `failed` is what no policy decides about, said with the row that it came from."""
 
-    task: Task
+    request: BatchRequest
     batch: Batch | None
     bad: tuple[ContentError, ...]
     failed: TwowayError | None = None
 
 
-class BatchDataset(Dataset[Made]):
+class BatchDataset(Dataset[BatchResult]):
     """Makes one batch; runs in a worker."""
 
-    def __init__(self, mixture: Mixture, encode: Callable[..., Any], corrupt: Callable[..., Any], collate: Callable[..., Batch]) -> None:
-        self.mixture, self.encode, self.corrupt, self.collate = mixture, encode, corrupt, collate
+    def __init__(self, mixture: Mixture, encode: Callable[..., Any], mask: Callable[..., Any], collate: Callable[..., Batch]) -> None:
+        self.mixture, self.encode, self.mask, self.collate = mixture, encode, mask, collate
 
-    def __getitem__(self, task: Task) -> Made:
+    def __getitem__(self, task: BatchRequest) -> BatchResult:
         """Make the batch of some rows; errors of rows are part of the answer, because an exception would lose its place on the way."""
         good, bad = [], []
         for row in task.rows:
             try:
                 identity, document = self.mixture.read(int(row))
-                good.append(self.corrupt(self.encode(identity, document), epoch=task.epoch))
+                good.append(self.mask(self.encode(identity, document), epoch=task.epoch))
             except ContentError as error:
                 bad.append(error)
             except TwowayError as error:
-                return Made(task, None, (), TwowayError(f"{self.mixture.identity(int(row))}: {error}"))
-        return Made(task, self.collate(good) if good else None, tuple(bad))
+                return BatchResult(task, None, (), TwowayError(f"{self.mixture.identity(int(row))}: {error}"))
+        return BatchResult(task, self.collate(good) if good else None, tuple(bad))
 
 
 class Loader:
@@ -97,9 +97,9 @@ class Loader:
 
     def __init__(
         self,
-        epochs: Epochs,
+        epochs: CostBatchSampler,
         encode: Callable[..., Any],
-        corrupt: Callable[..., Any],
+        mask: Callable[..., Any],
         collate: Callable[..., Batch],
         *,
         workers: int = 0,
@@ -113,7 +113,7 @@ class Loader:
         Where an accelerator is at work it should be one that does not fork (`processes.CONTEXT`).
         """
         self.epochs, self.policy = epochs, policy or Policy()
-        self.maker = BatchDataset(epochs.mixture, encode, corrupt, collate)
+        self.dataset = BatchDataset(epochs.mixture, encode, mask, collate)
         self.workers, self.prefetch, self.pin_memory, self.context = workers, prefetch, pin_memory, context
         self.rows = self.bad = 0
         self._fruitless = 0
@@ -125,60 +125,60 @@ class Loader:
             # A forked tokenizer with threads of its own would warn, or wait for a lock that nobody holds any more.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             settings = {"prefetch_factor": self.prefetch, "multiprocessing_context": self.context}
-        tasks = _Tasks(self.epochs, range(start, stop), rank, ranks)
+        tasks = _RequestSampler(self.epochs, range(start, stop), rank, ranks)
         batches: list[Batch | None] = []
-        made: Made | None = None
+        result: BatchResult | None = None
         loader = DataLoader(
-            self.maker,
+            self.dataset,
             batch_size=None,
             sampler=tasks,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
-            collate_fn=_unchanged,
+            collate_fn=_identity,
             generator=torch.Generator(),  # the global one is training's
             **settings,
         )
-        for made in _living(loader):
-            if made.failed is not None:
-                raise made.failed
-            self._account(made, ranks)
-            batches.append(made.batch)
-            if not made.task.left:
+        for result in _report_dead_workers(loader):
+            if result.failed is not None:
+                raise result.failed
+            self._account(result, ranks)
+            batches.append(result.batch)
+            if not result.request.left:
                 yield tuple(batches)
                 batches = []
-        if made is not None and self.rows and self.bad == self.rows and ranks == 1:
-            raise self._all_bad(made)
+        if result is not None and self.rows and self.bad == self.rows and ranks == 1:
+            raise self._all_bad(result)
 
-    def _account(self, made: Made, ranks: int) -> None:
+    def _account(self, result: BatchResult, ranks: int) -> None:
         """Count, and let the policy decide about bad rows."""
-        self.rows += len(made.task.rows)
-        for error in made.bad:
+        self.rows += len(result.request.rows)
+        for error in result.bad:
             self.bad += 1
             self.policy.refuse(error)
-        self._fruitless = 0 if made.batch is not None else self._fruitless + len(made.task.rows)
-        if self._fruitless and self._fruitless >= len(self.epochs.plan(made.task.epoch).rows) // ranks:
-            raise self._all_bad(made)
+        self._fruitless = 0 if result.batch is not None else self._fruitless + len(result.request.rows)
+        if self._fruitless and self._fruitless >= len(self.epochs.plan(result.request.epoch).rows) // ranks:
+            raise self._all_bad(result)
 
-    def _all_bad(self, made: Made) -> TwowayError:
+    def _all_bad(self, result: BatchResult) -> TwowayError:
         """Say that there is nothing to train on."""
-        return TwowayError(f"all rows of the data are bad ({self.bad:,} tried)" + (f", the latest: {made.bad[-1]}" if made.bad else ""))
+        return TwowayError(f"all rows of the data are bad ({self.bad:,} tried)" + (f", the latest: {result.bad[-1]}" if result.bad else ""))
 
 
-class _Tasks(Sampler[Task]):
+class _RequestSampler(Sampler[BatchRequest]):
     """The batches of one rank in order, one by one; it runs where training runs, so that only the rows asked for travel to a worker."""
 
-    def __init__(self, epochs: Epochs, steps: Sequence[int], rank: int, ranks: int) -> None:
+    def __init__(self, epochs: CostBatchSampler, steps: Sequence[int], rank: int, ranks: int) -> None:
         self.epochs, self.numbers, self.rank, self.ranks = epochs, steps, rank, ranks
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         """Yield the tasks of all steps."""
         for step in self.numbers:
             epoch, batches = self.epochs.rows(step, self.rank, self.ranks)
             for number, rows in enumerate(batches):
-                yield Task(epoch, step, len(batches) - number - 1, rows)
+                yield BatchRequest(epoch, step, len(batches) - number - 1, rows)
 
 
-def _living(loader: DataLoader[Made]) -> Iterator[Made]:
+def _report_dead_workers(loader: DataLoader[BatchResult]) -> Iterator[BatchResult]:
     """Go through what workers make; one that died is one line."""
     try:
         yield from loader
@@ -191,7 +191,7 @@ def _living(loader: DataLoader[Made]) -> Iterator[Made]:
         ) from error
 
 
-def _unchanged(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     """Keep what a worker made: it is a batch already."""
     return value
 
@@ -220,7 +220,7 @@ class PairLoader:
         pad_token: int,
         padding_side: Literal["left", "right"] = "right",
         budget: float,
-        weights: CostWeights = PLAIN,
+        weights: CostWeights = NO_EXTRA_COST,
         workers: int = 0,
         processes: bool = False,
         prefetch: int = 2,
@@ -235,14 +235,14 @@ class PairLoader:
         """
         self.epochs, self.encode, self.policy, self.workers = epochs, encode, policy or Policy(), workers
         self.guide, self.processes, self.pin_memory = guide, processes, pin_memory
-        self.cutting = Cutting(budget, weights, pad_token, padding_side, workers * prefetch, keep)
+        self.chunk_config = ChunkConfig(budget, weights, pad_token, padding_side, workers * prefetch, keep)
         self.rows = self.bad = 0
         self._fruitless = 0
 
     def steps(self, start: int, stop: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch | None, ...]]:
         """Yield, for each step from `start` to before `stop`, the batches of one rank; `None` where all rows of a batch were bad."""
-        maker = Maker(self.encode, self.cutting.weights, self.epochs.mixture)
-        workers = Workers(maker, self.workers, processes=self.processes, pin=self.pin_memory)
+        builder = ChunkBuilder(self.encode, self.chunk_config.weights, self.epochs.mixture)
+        workers = WorkerPool(builder, self.workers, processes=self.processes, pin=self.pin_memory)
         try:
             coming = self._read(workers, start, rank, ranks) if start < stop else []
             for step in range(start, stop):
@@ -253,13 +253,13 @@ class PairLoader:
         finally:
             workers.close()
 
-    def _read(self, workers: Workers, step: int, rank: int, ranks: int) -> list[list[Callable[[], Any]]]:
+    def _read(self, workers: WorkerPool, step: int, rank: int, ranks: int) -> list[list[Callable[[], Any]]]:
         """Begin to read the rows of a step."""
         epoch, batches = self.epochs.rows(step, rank, ranks)
         blocks = [[rows[at : at + _BLOCK] for at in range(0, len(rows), _BLOCK)] for rows in batches]
-        return [[workers.sketch(epoch, block) for block in one] for one in blocks]
+        return [[workers.read_rows(epoch, block) for block in one] for one in blocks]
 
-    def _batch(self, workers: Workers, found: Sequence[PairExample | ContentError], ranks: int) -> Batch | None:
+    def _batch(self, workers: WorkerPool, found: Sequence[PairExample | ContentError], ranks: int) -> Batch | None:
         """Make a batch of the rows that are good."""
         rows = [one for one in found if isinstance(one, PairExample)]
         self.rows += len(found)
@@ -274,7 +274,7 @@ class PairLoader:
         contents, batch = assemble(rows)
         if self.guide is not None:
             batch["guide"] = self.guide([one.document for one in contents], [one.side for one in contents])
-        chunks = Streamed(self.cutting, workers, contents, self.refuse)
+        chunks = ChunkStream(self.chunk_config, workers, contents, self.refuse)
         chunks.begin()
         return batch | {"chunks": chunks}
 
@@ -292,11 +292,11 @@ class PairLoader:
 # encoder of its own, because a tokenizer changes its own settings while it works. What is made is the same either
 # way, and in the same order.
 
-_LETTERS, _PIXELS = 4, 28 * 28  # of a token, where nothing better is known: lengths only decide what shares a chunk
+_LETTERS = 4  # of a token: lengths only decide what shares a chunk
 
 
 @dataclass(frozen=True)
-class Cutting:
+class ChunkConfig:
     """How chunks are made: of what cost, padded how, so many ahead, so many bytes of those with pictures kept."""
 
     budget: float
@@ -308,7 +308,7 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingItem:
     """A content whose pictures are not opened yet, with the length and the cost that are to be expected."""
 
     identity: str
@@ -318,31 +318,21 @@ class Waiting:
     extra: float
 
 
-class Shy:
+class LazyEncoder:
     """Encodes texts, and leaves pictures for later."""
 
     def __init__(self, encoder: Encoder, weights: CostWeights) -> None:
         self.encoder, self.weights = encoder, weights
-        self.tokens: dict[tuple[int, int], float] = {}
+        self.count_tokens = PictureTokens(encoder.processor)
 
     def __call__(self, identity: str, document: Document, instruction: str = "") -> Any:
         """Return the example of a text, or what waits."""
         if not document.images:
             return self.encoder(identity, document, instruction)
-        pictures = sum(self._tokens(image_size(image, place=document.place, limits=self.encoder.limits)) for image in document.images)
+        pictures = self.count_tokens(document, self.encoder.limits)
         length = min(pictures + (sum(map(len, document.texts)) + len(instruction)) / _LETTERS, self.encoder.max_length)
-        extra = float(cost(0, pictures, len(document.images), self.weights)) - pictures
-        return Waiting(identity, document, instruction, length, extra)
-
-    def _tokens(self, size: tuple[int, int]) -> float:
-        if size not in self.tokens:
-            width, height = size
-            try:
-                said = self.encoder.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
-                self.tokens[size] = float(said["num_image_tokens"][0])
-            except (AttributeError, NotImplementedError, KeyError, TypeError):
-                self.tokens[size] = width * height / _PIXELS
-        return self.tokens[size]
+        extra = float(extra_cost(pictures, len(document.images), self.weights))
+        return PendingItem(identity, document, instruction, length, extra)
 
 
 class Chunk(NamedTuple):
@@ -354,7 +344,7 @@ class Chunk(NamedTuple):
     cut: int = 0  # contents that are longer than a row may be
 
 
-class Maker:
+class ChunkBuilder:
     """Makes what is asked for, in whatever thread or process it is: examples of rows, and chunks. `pairs` gives the rows."""
 
     def __init__(self, encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
@@ -367,11 +357,11 @@ class Maker:
         if not hasattr(self.own, "pair"):
             with self.lock:
                 self.own.single = copy.deepcopy(self.encode.encode)
-            shy: Any = Shy(self.own.single, self.weights)
-            self.own.pair = replace(self.encode, encode=shy)
+            lazy: Any = LazyEncoder(self.own.single, self.weights)
+            self.own.pair = replace(self.encode, encode=lazy)
         return self.own.pair, self.own.single
 
-    def sketch(self, epoch: int, rows: Any) -> list[PairExample | ContentError]:
+    def read_rows(self, epoch: int, rows: Any) -> list[PairExample | ContentError]:
         """Read some rows, with pictures left for later."""
         found: list[PairExample | ContentError] = []
         for row in rows:
@@ -383,37 +373,39 @@ class Maker:
                 raise TwowayError(f"{self.pairs.mixture.identity(int(row))}: {error}") from error
         return found
 
-    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
         """Make one chunk."""
-        return make(self, cutting, parts)
+        return build_chunk(self, config, parts)
 
 
-class Workers:
+class WorkerPool:
     """Threads or processes; without any, work is done when its result is asked for. With `pin`, chunks lie in page-locked memory."""
 
-    def __init__(self, maker: Maker, count: int, *, processes: bool = False, pin: bool = False) -> None:
-        self.maker, self.pin = maker, pin
-        self.team = Team(count, _begin, maker.encode, maker.weights, maker.pairs, title="making batches") if count and processes else None
+    def __init__(self, builder: ChunkBuilder, count: int, *, processes: bool = False, pin: bool = False) -> None:
+        self.builder, self.pin = builder, pin
+        self.team = (
+            Team(count, _begin, builder.encode, builder.weights, builder.pairs, title="making batches") if count and processes else None
+        )
         self.pool = ThreadPoolExecutor(count, thread_name_prefix="pairs") if count and not processes else None
 
-    def sketch(self, epoch: int, rows: Any) -> Callable[[], list[PairExample | ContentError]]:
+    def read_rows(self, epoch: int, rows: Any) -> Callable[[], list[PairExample | ContentError]]:
         """Have rows read; what is returned waits for them."""
         if self.team is not None:
             wait = self.team.submit(_sketch_here, epoch, rows)
             return lambda: pickle.loads(wait())  # noqa: S301 - of a process that this one started
-        return self._begin(self.maker.sketch, epoch, rows)
+        return self._begin(self.builder.read_rows, epoch, rows)
 
-    def chunk(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Callable[[], Chunk]:
+    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Callable[[], Chunk]:
         """Have a chunk made; what is returned waits for it."""
         if self.team is not None:
-            given = _dumped(parts)
-            wait = self.team.submit(_chunk_here, cutting, given)
-            return (lambda: _pinned(wait())) if self.pin else wait
-        return self._begin(self._chunk_of, cutting, parts)
+            given = _dump(parts)
+            wait = self.team.submit(_chunk_here, config, given)
+            return (lambda: _pin(wait())) if self.pin else wait
+        return self._begin(self._chunk_of, config, parts)
 
-    def _chunk_of(self, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
-        found = self.maker.chunk(cutting, parts)
-        return _pinned(found) if self.pin else found
+    def _chunk_of(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
+        found = self.builder.chunk(config, parts)
+        return _pin(found) if self.pin else found
 
     def _begin(self, work: Callable[..., Any], *given: Any) -> Callable[[], Any]:
         return (lambda: work(*given)) if self.pool is None else self.pool.submit(work, *given).result
@@ -426,23 +418,23 @@ class Workers:
             self.team.close()
 
 
-_OWN: dict[str, Maker] = {}  # of a process that makes batches
+_WORKER: dict[str, ChunkBuilder] = {}  # of a process that makes batches
 
 
 def _begin(encode: PairEncoder, weights: CostWeights, pairs: Any) -> None:
     torch.set_num_threads(1)
-    _OWN["maker"] = Maker(encode, weights, pairs)
+    _WORKER["builder"] = ChunkBuilder(encode, weights, pairs)
 
 
 def _sketch_here(epoch: int, rows: Any) -> bytes:
-    return _dumped(_OWN["maker"].sketch(epoch, rows))
+    return _dump(_WORKER["builder"].read_rows(epoch, rows))
 
 
-def _chunk_here(cutting: Cutting, parts: bytes) -> Chunk:
-    return _OWN["maker"].chunk(cutting, pickle.loads(parts))  # noqa: S301 - of the process that started this one
+def _chunk_here(config: ChunkConfig, parts: bytes) -> Chunk:
+    return _WORKER["builder"].chunk(config, pickle.loads(parts))  # noqa: S301 - of the process that started this one
 
 
-class _Small(pickle.Pickler):
+class _ArrayPickler(pickle.Pickler):
     """Writes tensors as plain arrays: each shared tensor would hold an open file, and a step has tens of thousands of short ones."""
 
     def reducer_override(self, value: Any) -> Any:
@@ -450,31 +442,33 @@ class _Small(pickle.Pickler):
         return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
 
 
-def _dumped(value: Any) -> bytes:
+def _dump(value: Any) -> bytes:
     file = io.BytesIO()
-    _Small(file, protocol=5).dump(value)
+    _ArrayPickler(file, protocol=5).dump(value)
     return file.getvalue()
 
 
-def _pinned(chunk: Chunk) -> Chunk:
+def _pin(chunk: Chunk) -> Chunk:
     """Put a chunk where a GPU can fetch it while the interpreter goes on."""
     return chunk if chunk.inputs is None else chunk._replace(inputs={name: value.pin_memory() for name, value in chunk.inputs.items()})
 
 
-class Streamed:
+class ChunkStream:
     """The chunks of one batch, made as they are asked for (see `training.cached`)."""
 
-    def __init__(self, cutting: Cutting, workers: Workers, contents: Sequence[Content], refuse: Callable[[ContentError], None]) -> None:
-        self.cutting, self.workers, self.refuse = cutting, workers, refuse
+    def __init__(
+        self, config: ChunkConfig, workers: WorkerPool, contents: Sequence[EncodedContent], refuse: Callable[[ContentError], None]
+    ) -> None:
+        self.config, self.workers, self.refuse = config, workers, refuse
         found = [content.example for content in contents]
-        length = [one.length if isinstance(one, Waiting) else float(len(one.inputs["input_ids"])) for one in found]
-        extra = [one.extra if isinstance(one, Waiting) else 0.0 for one in found]
-        numbers = cut(length, extra, cutting.budget)
+        length = [one.length if isinstance(one, PendingItem) else float(len(one.inputs["input_ids"])) for one in found]
+        extra = [one.extra if isinstance(one, PendingItem) else 0.0 for one in found]
+        numbers = cut_chunks(length, extra, config.budget)
         self.costs = [len(chosen) * length[chosen[0]] + sum(extra[one] for one in chosen) for chosen in numbers]
         self.parts = [[(one, found[one]) for one in chosen] for chosen in numbers]
         self.kept: dict[int, Chunk] = {}
         self.begun: dict[int, Callable[[], Chunk]] = {}
-        self.left = cutting.keep
+        self.left = config.keep
 
     def begin(self) -> None:
         """Have the first chunks made."""
@@ -489,7 +483,7 @@ class Streamed:
             for error in chunk.bad:
                 self.refuse(error)
             size = sum(value.nbytes for value in (chunk.inputs or {}).values())
-            if not any(isinstance(part, Waiting) for _, part in self.parts[number]) or size <= self.left:
+            if not any(isinstance(part, PendingItem) for _, part in self.parts[number]) or size <= self.left:
                 self.kept[number] = chunk
                 self.left -= size
             yield {"inputs": chunk.inputs, "items": chunk.items, "cut": chunk.cut}
@@ -503,25 +497,25 @@ class Streamed:
 
     def _ahead(self, numbers: Sequence[int], place: int) -> None:
         """Begin the next few chunks that are not there."""
-        for number in numbers[place : place + max(1, self.cutting.ahead)]:
+        for number in numbers[place : place + max(1, self.config.ahead)]:
             if number not in self.kept and number not in self.begun:
-                self.begun[number] = self.workers.chunk(self.cutting, self.parts[number])
+                self.begun[number] = self.workers.chunk(self.config, self.parts[number])
 
     def _finish(self, number: int) -> Chunk:
         return self.begun.pop(number)()
 
 
-def make(maker: Maker, cutting: Cutting, parts: Sequence[tuple[int, Any]]) -> Chunk:
+def build_chunk(builder: ChunkBuilder, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
     """Open the pictures of a chunk and put it together."""
     items, inputs, bad, shortened = [], [], [], 0
     for item, part in parts:
         try:
-            example = maker.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, Waiting) else part
+            example = builder.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, PendingItem) else part
         except ContentError as error:
             bad.append(ContentError(error.reason, error.place or part.document.place or Place(part.identity)))
             continue
         items.append(item)
         inputs.append(example.inputs)
         shortened += example.cut
-    together = model_inputs(inputs, pad_token=cutting.pad_token, padding_side=cutting.padding_side) if inputs else None
+    together = model_inputs(inputs, pad_token=config.pad_token, padding_side=config.padding_side) if inputs else None
     return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad), shortened)

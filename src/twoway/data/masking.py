@@ -23,7 +23,7 @@ from twoway.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .config import CorruptConfig, Unit
+    from .config import MaskingConfig, Unit
     from .patches import Bools, Ints, PatchGeometry
     from .processing import Example
 
@@ -31,7 +31,7 @@ NO_TARGET = -100
 
 
 @dataclass(frozen=True)
-class Corrupted:
+class MaskedRow:
     """One row with masks: what the model sees, and what it shall restore."""
 
     identity: str
@@ -43,33 +43,33 @@ class Corrupted:
     counts: dict[str, int]
 
 
-def corrupt(
+def mask_inputs(
     example: Example,
-    config: CorruptConfig,
+    config: MaskingConfig,
     *,
     seed: int,
     epoch: int,
     mask_token: int,
     geometry: PatchGeometry,
     ordinary: Ints | None = None,
-) -> Corrupted:
+) -> MaskedRow:
     """Mask one row; `ordinary` are the ids that a random word is drawn from."""
     key = (seed, epoch, example.identity)
     has_words, has_patches = bool(example.words.any()), bool(example.image_tokens.any())
     masks_words, masks_patches = has_words, has_patches
     if config.masking == "alternate" and has_words and has_patches:
-        masks_patches = bool(stream("alternate", *key).random() < 0.5)
+        masks_patches = bool(random_stream("alternate", *key).random() < 0.5)
         masks_words = not masks_patches
-    if has_words and config.whole_pictures and stream("whole pictures", *key).random() < config.whole_pictures:
+    if has_words and config.whole_pictures and random_stream("whole pictures", *key).random() < config.whole_pictures:
         masks_words, masks_patches = True, False
     inputs = dict(example.inputs)
     labels = torch.full_like(inputs["input_ids"], NO_TARGET)
     if masks_words:
         places = example.words.numpy().nonzero()[0]
         words = None if example.units is None else example.units.numpy()[places]
-        chosen = torch.from_numpy(places[choose(len(places), config.words, config.unit, words, stream("words", *key))])
+        chosen = torch.from_numpy(places[choose_tokens(len(places), config.words, config.unit, words, random_stream("words", *key))])
         labels[chosen] = inputs["input_ids"][chosen]
-        written = _written(labels[chosen].numpy(), config, mask_token, ordinary, stream("random words", *key))
+        written = _written(labels[chosen].numpy(), config, mask_token, ordinary, random_stream("random words", *key))
         inputs["input_ids"] = inputs["input_ids"].index_copy(0, chosen, torch.from_numpy(written))
     patch_mask = torch.zeros_like(example.image_tokens)
     targets, units = torch.zeros(0, geometry.width), np.zeros(0, np.int64)
@@ -78,7 +78,7 @@ def corrupt(
             found = geometry.places(inputs, example.pictures, example.grids)
         except ContentError as error:
             raise ContentError(error.reason, example.place) from error
-        masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, stream("patches", *key))
+        masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, random_stream("patches", *key))
         units = found.units[masked]
         targets = geometry.take(inputs, units)
         inputs = geometry.put(inputs, units, noise(config, geometry, len(units), key))
@@ -92,21 +92,21 @@ def corrupt(
         "cut": int(example.cut),
         "images_cut": example.images_cut,
     }
-    return Corrupted(example.identity, inputs, labels, patch_mask, targets, units, counts)
+    return MaskedRow(example.identity, inputs, labels, patch_mask, targets, units, counts)
 
 
-def stream(purpose: str, seed: int, epoch: int, identity: str) -> np.random.Generator:
+def random_stream(purpose: str, seed: int, epoch: int, identity: str) -> np.random.Generator:
     """Return the generator of one purpose for one row."""
     digest = hashlib.sha256("\0".join((purpose, str(seed), str(epoch), identity)).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def noise(config: CorruptConfig, geometry: PatchGeometry, count: int, key: tuple[int, int, str]) -> Tensor:
+def noise(config: MaskingConfig, geometry: PatchGeometry, count: int, key: tuple[int, int, str]) -> Tensor:
     """Draw unit Gaussian noise for `count` tokens: each its own, or the epoch's one patch repeated."""
     if config.noise == "shared":
-        one = stream("shared noise", key[0], key[1], "").standard_normal(geometry.values // geometry.patches, dtype=np.float32)
+        one = random_stream("shared noise", key[0], key[1], "").standard_normal(geometry.values // geometry.patches, dtype=np.float32)
         return torch.from_numpy(one).repeat(geometry.patches).expand(count, -1)
-    return torch.from_numpy(stream("noise", *key).standard_normal((count, geometry.values), dtype=np.float32))
+    return torch.from_numpy(random_stream("noise", *key).standard_normal((count, geometry.values), dtype=np.float32))
 
 
 def choose_patches(units: Ints, cells: Ints, pictures: Ints, share: float, draw: np.random.Generator) -> Bools:
@@ -115,12 +115,12 @@ def choose_patches(units: Ints, cells: Ints, pictures: Ints, share: float, draw:
     for picture in np.unique(pictures):
         here = (pictures == picture) & (units >= 0)
         own = np.unique(cells[here])
-        chosen = draw.permutation(own)[: rounded(share, len(own), draw)]
+        chosen = draw.permutation(own)[: round_randomly(share, len(own), draw)]
         masked |= here & np.isin(cells, chosen)
     return masked
 
 
-def _written(ids: Ints, config: CorruptConfig, mask_token: int, ordinary: Ints | None, draw: np.random.Generator) -> Ints:
+def _written(ids: Ints, config: MaskingConfig, mask_token: int, ordinary: Ints | None, draw: np.random.Generator) -> Ints:
     """Return what stands in the place of the masked words: mostly the mask token (BERT, arXiv 1810.04805, section 3.1)."""
     written = np.full_like(ids, mask_token)
     if config.keep or config.random:
@@ -145,16 +145,16 @@ def _written(ids: Ints, config: CorruptConfig, mask_token: int, ordinary: Ints |
 SPAN = 3
 
 
-def rounded(share: float, count: int, draw: np.random.Generator) -> int:
+def round_randomly(share: float, count: int, draw: np.random.Generator) -> int:
     """Return `share * count` rounded up or down at random, so that the mean is exact."""
     # A share such as 0.1 is not exact in binary: what is meant as a whole number must not be rounded at random.
     exact = round(share * count, 9)
     return min(count, int(exact) + int(draw.random() < exact - int(exact)))
 
 
-def choose(count: int, share: float, unit: Unit, words: Ints | None, draw: np.random.Generator) -> Bools:
+def choose_tokens(count: int, share: float, unit: Unit, words: Ints | None, draw: np.random.Generator) -> Bools:
     """Choose among `count` tokens; `words` has the number of each token's word where whole words are asked for."""
-    wanted = rounded(share, count, draw)
+    wanted = round_randomly(share, count, draw)
     if unit == "span":
         return _spans(count, wanted, draw)
     if unit == "word":

@@ -6,33 +6,30 @@ import hashlib
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.content import Document, Place
+from twoway.content import ContentError, Pair
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import DEFAULT, image_size
+from twoway.images import DEFAULT
 
 from .config import PairSource, SourceConfig
-from .dataset import RowTable, open_table
-from .formats import PairRow, as_document, form_of, pair_form_of, pair_of, read_pair
-from .parquet import ParquetFinder
-from .readers import Base, DiskFinder, JsonlFinder, SamplesFinder, TarFinder
+from .dataset import open_table
+from .formats import ToDocument, ToPair, document_format, pair_format
 from .rows import Policy, ReadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from twoway.content import DocumentOrPair
     from twoway.limits import Limits
 
-    from .formats import PairForm
-    from .readers import Position
+    from .dataset import RowTable
+    from .formats import Converter
 
     Ints = NDArray[np.int64]
 
@@ -81,8 +78,8 @@ class Mixture:
         np.random.default_rng([seed, epoch, 0x52]).shuffle(found)
         return found
 
-    def read(self, row: int) -> tuple[str, Document]:
-        """Return identity and document of a row of an epoch; raises a `ContentError` where the row went bad."""
+    def read(self, row: int) -> tuple[str, DocumentOrPair]:
+        """Return the identity of a row of an epoch, and its document or pair; raises a `ContentError` where the row went bad."""
         copy, source, index = self._find(row)
         return self._identity(copy, source, index), self.tables[source].read(index)
 
@@ -90,13 +87,13 @@ class Mixture:
         """Return the identity of a row of an epoch."""
         return self._identity(*self._find(row))
 
-    def columns(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def table_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where the rows of an epoch stand among all rows: what to index an array with that has one entry a row."""
         return rows % len(self)
 
     def source_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the source number of each row of an epoch."""
-        return np.searchsorted(self.starts, self.columns(rows), side="right") - 1
+        return np.searchsorted(self.starts, self.table_rows(rows), side="right") - 1
 
     def digest(self) -> list[dict[str, object]]:
         """Say what the data is, for a run that goes on: equal as long as rows, weights and names are."""
@@ -127,10 +124,18 @@ def open_mixture(
     return Mixture(given, tuple(open_source_table(source, folder=folder, policy=policy, limits=limits) for source in given))
 
 
-def open_source_table(source: SourceConfig, *, folder: Path | None, policy: Policy, limits: Limits = DEFAULT) -> RowTable:
-    """Open one source as its configuration says."""
-    options = ReadOptions(root=source.picture_root(), limits=limits, form=form_of(source.template) if source.template else None)
-    return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy)
+def open_source_table(
+    source: SourceConfig,
+    *,
+    folder: Path | None,
+    policy: Policy,
+    limits: Limits = DEFAULT,
+    convert: Converter[Any] | None = None,
+) -> RowTable:
+    """Open one source as its configuration says, with rows as `convert` makes them (default: documents)."""
+    options = ReadOptions(root=source.picture_root(), limits=limits)
+    convert = convert or ToDocument(document_format(source.template) if source.template else None)
+    return open_table(source.spec, options=options, convert=convert, cap=source.cap, folder=folder, policy=policy)
 
 
 def require_names(sources: Sequence[SourceConfig]) -> None:
@@ -158,18 +163,18 @@ def held_out(mixture: Mixture, rows: int) -> NDArray[np.int64]:
     count = min(rows, len(mixture) // _ONE_IN)
     if count < 1:
         return np.zeros(0, np.int64)
-    return np.sort(np.argpartition(draws(mixture), count - 1)[:count]).astype(np.int64)
+    return np.sort(np.argpartition(row_draws(mixture), count - 1)[:count]).astype(np.int64)
 
 
-def draws(mixture: Mixture) -> NDArray[np.uint64]:
+def row_draws(mixture: Mixture) -> NDArray[np.uint64]:
     """Return a number for each row of a mixture that looks random and depends on its identity alone."""
     sources = zip(mixture.sources, mixture.tables, strict=True)
     return np.concatenate([_draw(np.asarray(table.numbers), source.label) for source, table in sources])
 
 
-def without(mixture: Mixture, rows: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
+def drop_rows(mixture: Mixture, rows: NDArray[np.int64], held: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rows of an epoch that are not held out, in their order."""
-    return rows if not len(held) else rows[~np.isin(mixture.columns(rows), held)]
+    return rows if not len(held) else rows[~np.isin(mixture.table_rows(rows), held)]
 
 
 def _draw(numbers: NDArray[np.int64], name: str) -> NDArray[np.uint64]:
@@ -182,88 +187,10 @@ def _draw(numbers: NDArray[np.int64], name: str) -> NDArray[np.uint64]:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-# Random access to pairs: the finders of documents, with rows read as pairs (`formats`). A row's kind is its task.
-
-
-class _Pairs(Base):
-    """What finders of pairs share. `task` is that of rows that name none; with `alone`, of all rows."""
-
-    task: str
-    alone: bool
-    _last: tuple[Position, str] | None = None
-
-    def _document(self, row: object, place: Place, root: Path | None) -> Document:
-        """Turn a row into the document that stands for a pair."""
-        form = cast("PairForm", self.options.form)
-        return self._named(read_pair(row, place, self.options.root or root, form, self.task, self.options.unread, self.options.limits))
-
-    def _named(self, document: Document) -> Document:
-        if not self.alone:
-            return document
-        pair = pair_of(document)
-        return as_document(PairRow(self.task, pair.query, pair.positive, pair.negatives, pair.place, pair.others))
-
-    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
-        """See `Finder`; all sides together."""
-        found = self.read(at)
-        # What the row says of itself is kept for the question that follows.
-        self._last = at, pair_of(found).task
-        return sum(map(len, found.texts)), [image_size(image, place=found.place, limits=self.options.limits) for image in found.images]
-
-    def kind(self, at: Position) -> str:
-        """Return the row's task."""
-        return self._last[1] if self._last is not None and self._last[0] == at else pair_of(self.read(at)).task
-
-
-class JsonlPairs(_Pairs, JsonlFinder):
-    """Pairs in JSON lines."""
-
-
-class ParquetPairs(_Pairs, ParquetFinder):
-    """Pairs in Parquet files."""
-
-
-class TarPairs(_Pairs, TarFinder):
-    """Pairs in tars of WebDataset."""
-
-
-class DiskPairs(_Pairs, DiskFinder):
-    """Pairs in a folder of `datasets.save_to_disk`."""
-
-
-class SamplesPairs(_Pairs, SamplesFinder):
-    """Pairs of a view of the shipped samples."""
-
-    def _all(self) -> list[Document]:
-        """Make the view."""
-        if self._documents is None:
-            found = import_module(".samples", __package__).pairs(self.name)
-            self._documents = [
-                self._named(as_document(PairRow(one.task, one.query, one.positive, place=Place(f"samples:{self.name}", number))))
-                for number, one in enumerate(found, 1)
-            ]
-        return self._documents
-
-
-def pair_finders(task: str, *, alone: bool = False) -> Mapping[str, Any]:
-    """Return what opens pairs, by kind of source (the form in `ReadOptions` is one of pairs); `alone` gives every row the task."""
-    made = {"jsonl": JsonlPairs, "parquet": ParquetPairs, "disk": DiskPairs, "samples": SamplesPairs, "tars": TarPairs}
-
-    def make(kind: Any, *given: Any) -> Any:
-        finder = kind(*given)
-        finder.task, finder.alone = task, alone
-        return finder
-
-    def of_copy(copy: ParquetFinder, options: ReadOptions) -> Any:
-        return make(ParquetPairs, str(copy.paths[0].parent), options, copy.label, copy.root)
-
-    return {name: partial(make, kind) for name, kind in made.items()} | {"hub copy": of_copy}
-
-
 # Several sources of pairs as one, and which task each row belongs to.
 #
 # A task is what a row says of itself, or what its source is told to be, or the source's name. Rows are numbered
-# through all sources, as those of a `Mixture`, and a row is read as a `PairRow`.
+# through all sources, as those of a `Mixture`, and a row is read as a `Pair`.
 
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 
@@ -292,11 +219,13 @@ class Pairs:
         """Take a lock of its own."""
         vars(self).update(state, reading=threading.Lock())
 
-    def read(self, row: int) -> tuple[str, PairRow]:
+    def read(self, row: int) -> tuple[str, Pair]:
         """Return identity and pair of a row; raises a `ContentError` where the row went bad."""
         with self.reading:
-            identity, document = self.mixture.read(row)
-        return identity, pair_of(document)
+            identity, pair = self.mixture.read(row)
+        if not isinstance(pair, Pair):
+            raise ContentError("the row is a document and no pair of query and positive", pair.place)
+        return identity, pair
 
     def rows(self, task: str) -> Ints:
         """Return the rows of a task."""
@@ -315,11 +244,11 @@ class Pairs:
         if not rows:
             return np.zeros(0, np.int64)
         each = (self.rows(task) for task in self.tasks)
-        return np.sort(np.concatenate([self.drawn(own)[: min(rows, len(own) // _ONE_IN)] for own in each]))
+        return np.sort(np.concatenate([self.shuffled(own)[: min(rows, len(own) // _ONE_IN)] for own in each]))
 
-    def drawn(self, rows: Ints) -> Ints:
+    def shuffled(self, rows: Ints) -> Ints:
         """Return rows in an order that looks random and depends on their identities alone."""
-        return rows[np.argsort(draws(self.mixture)[rows], kind="stable")]
+        return rows[np.argsort(row_draws(self.mixture)[rows], kind="stable")]
 
     def digest(self) -> Any:
         """Say what the data is, for a run that goes on."""
@@ -344,16 +273,11 @@ def open_pairs(
     given = tuple(PairSource(source) if isinstance(source, str) else source for source in sources)
     require_names(given)
     policy = policy or Policy()
-    tables = tuple(_open(source, folder, policy, limits, seed) for source in given)
+    tables = []
+    for source in given:
+        task = getattr(source, "task", None)
+        convert = ToPair(pair_format(source.template, seed), task or source.label, one_task=task is not None)
+        tables.append(open_source_table(source, folder=folder, policy=policy, limits=limits, convert=convert))
     tasks = tuple(dict.fromkeys(name for table in tables for name in table.names))
     numbers = [np.array([tasks.index(name) for name in table.names], np.int32)[np.asarray(table.kinds)] for table in tables]
-    return Pairs(Mixture(given, tables), tasks, np.concatenate(numbers))
-
-
-def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits, seed: int) -> Any:
-    """Open one source as its configuration says."""
-    form: Any = pair_form_of(source.template, seed)
-    options = ReadOptions(root=source.picture_root(), limits=limits, form=form)
-    task = getattr(source, "task", None)
-    finders = pair_finders(task or source.label, alone=task is not None)
-    return open_table(source.spec, options=options, cap=source.cap, folder=folder, policy=policy, finders=finders)
+    return Pairs(Mixture(given, tuple(tables)), tasks, np.concatenate(numbers))

@@ -1,4 +1,4 @@
-"""Parquet files and Hugging Face `datasets`: as a stream, and by random access."""
+"""Parquet files and Hugging Face `datasets`: files and folders by random access, the hub as a stream or a local copy of its first rows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from twoway.content import ContentError, Document, Place
+from twoway.content import ContentError, Place
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, turn, write_errors
 from twoway.images import DEFAULT
 from twoway.sandbox import SANDBOX, BoundError, SandboxError
 
-from .readers import Base, how
-from .rows import COLUMNS, document, require_columns
+from .readers import Reader, RowT, current_scan_options, files_below
+from .rows import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from .formats import Converter
     from .readers import Position
-    from .rows import Policy, ReadOptions, Rows, Skip
+    from .rows import Policy, ReadOptions
 
 _log = logging.getLogger(__name__)
 
@@ -43,26 +44,7 @@ _BATCH_ROWS = 32
 _LARGE, _PACKED = 256 << 20, 1000
 
 
-def rows(argument: str, options: ReadOptions) -> Rows:
-    """Read every file in order of its name; rows are counted within their file."""
-    path = Path(argument)
-    for file in parquet_files(path):
-        place = str(file)
-        for number, row in _records(file, options.skip):
-            where = Place(place, number)
-            yield (
-                ContentError(f"the row cannot be read ({row})", where)
-                if isinstance(row, Exception)
-                else document(row, where, options.root or file.parent, unread=options.unread, limits=options.limits)
-            )
-
-
-def parquet_files(path: Path) -> list[Path]:
-    """Return the files of a folder in a fixed order, or the one file."""
-    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-
-
-def require_sound(table: Any, file: Path) -> None:
+def check_file(table: Any, file: Path) -> None:
     """Refuse a file that names a column twice, says of its rows what is not so, or unpacks to far more than data does."""
     names = table.schema_arrow.names
     twin = next((name for name, times in Counter(names).items() if times > 1), None)
@@ -75,8 +57,8 @@ def require_sound(table: Any, file: Path) -> None:
         given = {"file": str(file.absolute()), "large": _LARGE, "packed": _PACKED}
         trouble, _ = SANDBOX.call(f"{__name__}:child_trouble", given, seconds=DEFAULT.max_page_seconds, memory=DEFAULT.max_page_memory)
     except SandboxError as error:
-        said = f"the file {error}" if isinstance(error, BoundError) else str(error).splitlines()[0]
-        raise TwowayError(f"{file} is no readable Parquet file ({said})") from error
+        message = f"the file {error}" if isinstance(error, BoundError) else str(error).splitlines()[0]
+        raise TwowayError(f"{file} is no readable Parquet file ({message})") from error
     if trouble:
         raise TwowayError(f"{file} {trouble}")
 
@@ -100,34 +82,6 @@ def child_trouble(file: str, large: int, packed: int) -> tuple[str, bytes]:
     return "", b""
 
 
-def _records(file: Path, skip: Skip) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
-    """Read the rows of one file as plain objects with their numbers, with the error in the place of one that cannot be converted."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            require_columns(table.schema_arrow.names, file)
-            require_sound(table, file)
-            groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-            first = bisect.bisect_right([*itertools.accumulate(groups)], skip.left)
-            number = skip.take(sum(groups[:first]))
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[*range(first, len(groups))]):
-                passed = skip.take(batch.num_rows)
-                for index in range(passed, batch.num_rows):
-                    try:
-                        yield number + index + 1, batch.slice(index, 1).to_pylist()[0]
-                    except (ValueError, ArithmeticError) as error:  # text that is not UTF-8, dates out of range
-                        yield number + index + 1, error
-                number += batch.num_rows
-            if number != sum(groups):
-                raise TwowayError(f"{file} is damaged: {number:,} of its {sum(groups):,} rows are there")
-    except (OSError, pyarrow.ArrowException) as error:
-        raise TwowayError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]})") from error
-
-
-# Random access to the rows of Parquet files, and to a stream of the hub through a local copy of its first rows.
-
 # Row groups in memory, in one process, and the size from which a row group is worth a warning.
 _CACHE_BYTES, _LARGE_GROUP = 256 << 20, 64 << 20
 # What one row group may unpack to: a value that stands once in a file may be one of millions of rows. And so many rows at a time.
@@ -136,7 +90,7 @@ _GROUP_BYTES, _READ_ROWS = 4 << 30, 256
 _OPEN_FILES = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16)
 
 
-class Groups:
+class RowGroupCache:
     """The latest row groups of all sources of a process: ten sources in each of many workers must not hold ten times the bound each."""
 
     def __init__(self) -> None:
@@ -157,31 +111,50 @@ class Groups:
         return found
 
 
-GROUPS = Groups()
+ROW_GROUPS = RowGroupCache()
 
 
-class ParquetFinder(Base):
-    """Rows of Parquet files; the latest row groups stay in memory, up to a bound."""
+class ParquetReader(Reader[RowT]):
+    """Rows of Parquet files by file and row. In order they are read a few at a time; at random the latest row groups stay in memory."""
 
+    suffixes, in_folders, names_files = (".parquet",), "Parquet files", True
     _transient = ("_files", "_mark")
 
-    def __init__(self, argument: str, options: ReadOptions, label: str | None = None, root: Path | None = None) -> None:
+    def __init__(
+        self, source: str, options: ReadOptions, convert: Converter[RowT], *, label: str | None = None, root: Path | None = None
+    ) -> None:
         """Take a file or a folder; a `label` stands for the files of a copy in the places of rows, and `root` for their folder."""
-        super().__init__(options)
-        self.paths, self.label, self.root = parquet_files(Path(argument)), label, root
+        super().__init__(source, options, convert)
+        self.paths, self.label, self.root = files_below(self.path, self.suffixes), label, root
         self._files: OrderedDict[int, tuple[Any, list[int]]] | None = None
         self._mark: object | None = None  # what tells its row groups from another's
 
     def files(self) -> list[Path]:
-        """See `Finder`."""
+        """See `Reader`."""
         return self.paths
 
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
+    def rows(self, skip: Skip | None = None) -> Iterator[RowT | ContentError]:
+        """See `Reader`; only a batch of rows is in memory."""
+        import pyarrow
+
+        skip = skip or Skip()
+        for number, path in enumerate(self.paths):
+            try:
+                for row, table in self._batches(number, skip):
+                    try:
+                        yield self._item(number, row, table)
+                    except ContentError as error:
+                        yield error
+            except (OSError, pyarrow.ArrowException) as error:
+                raise _unreadable(path, error) from error
+            finally:
+                self._close(number)
+
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
         for number, path in enumerate(self.paths):
             table, starts = self._open(number)
-            if self.options.form is None:
-                require_columns(table.schema_arrow.names, path)
+            self.convert.require_columns(table.schema_arrow.names, path)
             sizes = [table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)]
             if max(sizes, default=0) > _LARGE_GROUP and len(sizes) > 1:
                 _log.warning(
@@ -192,29 +165,44 @@ class ParquetFinder(Base):
                 )
             yield from ((number, row) for row in range(starts[-1]))
 
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
+    def read(self, at: Position) -> RowT:
+        """See `Reader`."""
         number, row = at
-        # A file of a copy is called by its first row.
-        place = Place(self.label, int(self.paths[number].stem) + row + 1) if self.label else Place(str(self.paths[number]), row + 1)
-        try:
-            values = self._row(number, row)
-        except (ValueError, ArithmeticError) as error:  # text that is not UTF-8, dates out of range
-            raise ContentError(f"the row cannot be read ({error})", place) from error
-        return self._document(values, place, self.root if self.label else self.paths[number].parent)
-
-    def together(self, at: Position) -> tuple[int, int]:
-        """Return what a row is read with: its file and row group."""
-        return at[0], bisect.bisect_right(self._open(at[0])[1], at[1]) - 1
-
-    def _row(self, number: int, row: int) -> Any:
-        """Return one row as plain values."""
         _, starts = self._open(number)
         group = bisect.bisect_right(starts, row) - 1
         found = self._group(number, group)
-        if not found.num_rows:
-            raise ValueError(f"its row group unpacks to more than {_GROUP_BYTES >> 20:,} MB; write it with a smaller row_group_size")
-        return found.slice(row - starts[group], 1).to_pylist()[0]
+        return self._item(number, row, found.slice(row - starts[group], 1) if found.num_rows else None)
+
+    def read_with(self, at: Position) -> tuple[int, int]:
+        """Return a row's file and row group."""
+        return at[0], bisect.bisect_right(self._open(at[0])[1], at[1]) - 1
+
+    def _item(self, number: int, row: int, table: Any) -> RowT:
+        """Turn a table of one row into an item; without a table its row group is too large."""
+        path = self.paths[number]
+        # A file of a copy is called by its first row.
+        place = Place(self.label, int(path.stem) + row + 1) if self.label else Place(str(path), row + 1)
+        if table is None:
+            reason = f"its row group unpacks to more than {_GROUP_BYTES >> 20:,} MB; write it with a smaller row_group_size"
+            raise ContentError(f"the row cannot be read ({reason})", place)
+        try:
+            values = table.to_pylist()[0]
+        except (ValueError, ArithmeticError) as error:  # text that is not UTF-8, dates out of range
+            raise ContentError(f"the row cannot be read ({error})", place) from error
+        return self.convert_row(values, place, self.root if self.label else path.parent)
+
+    def _batches(self, number: int, skip: Skip) -> Iterator[tuple[int, Any]]:
+        """Go through the rows of one file that are not skipped, each as a table of one row; whole row groups are passed over unread."""
+        (table, starts), path = self._open(number), self.paths[number]
+        self.convert.require_columns(table.schema_arrow.names, path)
+        first = bisect.bisect_right(starts[1:], skip.left)
+        row = skip.take(starts[first])
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[*range(first, len(starts) - 1)]):
+            for index in range(skip.take(batch.num_rows), batch.num_rows):
+                yield row + index, batch.slice(index, 1)
+            row += batch.num_rows
+        if row != starts[-1]:
+            raise TwowayError(f"{path} is damaged: {row:,} of its {starts[-1]:,} rows are there")
 
     def _open(self, number: int) -> tuple[Any, list[int]]:
         """Return a file and the first row of each of its groups, the number of rows at the end."""
@@ -228,12 +216,17 @@ class ParquetFinder(Base):
             try:
                 table = pyarrow.parquet.ParquetFile(self.paths[number])
             except (OSError, pyarrow.ArrowException) as error:
-                raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
-            require_sound(table, self.paths[number])
+                raise _unreadable(self.paths[number], error) from error
+            check_file(table, self.paths[number])
             rows = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
             files[number] = table, [0, *itertools.accumulate(rows)]
         files.move_to_end(number)
         return files[number]
+
+    def _close(self, number: int) -> None:
+        """Close a file that was gone through."""
+        if self._files and number in self._files:
+            self._files.pop(number)[0].close()
 
     def _group(self, number: int, group: int) -> Any:
         """Return a row group, from memory where it is there."""
@@ -241,9 +234,9 @@ class ParquetFinder(Base):
 
         self._mark = self._mark or object()
         try:
-            return GROUPS.get((self._mark, number, group), lambda: self._unpack(number, group))
+            return ROW_GROUPS.get((self._mark, number, group), lambda: self._unpack(number, group))
         except (OSError, pyarrow.ArrowException) as error:
-            raise TwowayError(f"{self.paths[number]} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+            raise _unreadable(self.paths[number], error) from error
 
     def _unpack(self, number: int, group: int) -> Any:
         """Read a row group; one beyond the bound is an empty table."""
@@ -255,10 +248,15 @@ class ParquetFinder(Base):
             size += batch.nbytes
             if size > _GROUP_BYTES:
                 return table.schema_arrow.empty_table()
-        rows, said = sum(batch.num_rows for batch in batches), table.metadata.row_group(group).num_rows
-        if rows != said:
-            raise pyarrow.ArrowInvalid(f"row group {group + 1} has {rows:,} of its {said:,} rows")
+        rows, expected = sum(batch.num_rows for batch in batches), table.metadata.row_group(group).num_rows
+        if rows != expected:
+            raise pyarrow.ArrowInvalid(f"row group {group + 1} has {rows:,} of its {expected:,} rows")
         return pyarrow.Table.from_batches(batches, schema=table.schema_arrow)
+
+
+def _unreadable(path: Path, error: Exception) -> TwowayError:
+    """Say in one line why a file cannot be read."""
+    return TwowayError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})")
 
 
 # Hugging Face `datasets`: a folder that `save_to_disk` wrote, or a data set of the hub, streamed.
@@ -286,18 +284,80 @@ def load_disk(argument: str) -> Any:
     return table
 
 
-def disk_rows(argument: str, options: ReadOptions) -> Rows:
-    """Read a folder that `save_to_disk` wrote."""
-    table = load_disk(argument)
-    # As a stream, because a change of features rewrites a table on disk as a whole.
-    passed = options.skip.take(len(table))
-    yield from _rows(table.to_iterable_dataset().skip(passed), argument, options, options.root or Path(argument), passed)
+class DiskReader(Reader[RowT]):
+    """Rows of a folder that `save_to_disk` wrote by their number, mapped into memory by `datasets`."""
+
+    names_files = True
+    _transient = ("_table",)
+    _table: Any = None
+
+    def files(self) -> list[Path]:
+        """See `Reader`."""
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
+        self.convert.require_columns(self._opened().column_names, self.path)
+        yield from ((0, row) for row in range(len(self._opened())))
+
+    def read(self, at: Position) -> RowT:
+        """See `Reader`."""
+        place = Place(str(self.path), at[1] + 1)
+        try:
+            row = self._opened()[at[1] : at[1] + 1].to_pylist()[0]
+        except (ValueError, ArithmeticError) as error:
+            raise ContentError(f"the row cannot be read ({error})", place) from error
+        return self.convert_row({key: _fetched(value, self.path, place) for key, value in row.items()}, place, self.path)
+
+    def _opened(self) -> Any:
+        """Open the folder, as Arrow, because plain rows would come with their pictures decoded."""
+        if self._table is None:
+            self._table = load_disk(self.source).with_format("arrow")
+        return self._table
 
 
-def hub_rows(argument: str, options: ReadOptions) -> Rows:
-    """Read the rows of a stream."""
-    table, local = open_stream(argument)
-    yield from _rows(table, f"hub:{argument}", options, options.root or local)
+class HubReader(Reader[RowT]):
+    """Rows of a stream of the hub, which has no end that is known and no random access; `copied` gives a reader that has both."""
+
+    random_access = False
+
+    def files(self) -> list[Path]:
+        """Return nothing: what is fetched is not on this machine."""
+        return []
+
+    def rows(self, skip: Skip | None = None) -> Iterator[RowT | ContentError]:
+        """See `Reader`."""
+        skip, label = skip or Skip(), f"hub:{self.source}"
+        table, root = open_stream(self.source)
+        if table.column_names is not None:
+            self.convert.require_columns(table.column_names, label)
+        for number, row in enumerate(stream_rows(table, label, self.options.root or root, reads=self.convert.reads), 1):
+            if skip.take(1):
+                continue
+            try:
+                if isinstance(row, ContentError):
+                    raise row
+                yield self.convert_row(row, Place(label, number), root)
+            except ContentError as error:
+                yield error
+
+    def positions(self) -> Iterator[Position]:
+        """Refuse: there are none."""
+        raise UsageError(f"hub:{self.source} is a stream; save it with datasets.save_to_disk and name the folder")
+
+    def copied(self, *, cap: int | None, folder: Path | None, policy: Policy) -> ParquetReader[RowT]:
+        """Copy the first `cap` rows into `folder`, unless they are there, and give access to the copy."""
+        label = f"hub:{self.source}"
+        if cap is None or folder is None:
+            raise UsageError(f"{label} is a stream without an end; say with cap: N how many of its first rows are used")
+        copy = copy_of(self.source, cap, folder)
+        if not copy.is_dir():
+            if current_scan_options().prepared_only:
+                raise UsageError(f"{label} is not prepared; prepare it first (twoway data prepare), or set prepared_only=false")
+            with turn(folder / f".{copy.name}.lock", lambda: _log.warning("another process copies %s; waiting for it", label)):
+                if not copy.is_dir():
+                    _copy(self.source, label, self.convert, cap, copy, policy)
+        return ParquetReader(str(copy), self.options, self.convert, label=label, root=local_root(self.source))
 
 
 def open_stream(argument: str) -> tuple[Any, Path | None]:
@@ -327,7 +387,7 @@ def repository_of(argument: str) -> str | None:
     return None if match is None else match["name"]
 
 
-def ask_for(repository: str) -> Literal["there", "gated", "missing", "unreachable"]:
+def repository_status(repository: str) -> Literal["there", "gated", "missing", "unreachable"]:
     """Say whether the hub has a data set, and gives it to anybody; nothing of it is fetched."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -351,33 +411,16 @@ def local_root(argument: str) -> Path | None:
     return Path(folder) if colon and Path(folder).is_dir() else None
 
 
-def raw_rows(table: Any, label: str, root: Path | None, passed: int = 0) -> Iterator[dict[str, Any] | ContentError]:
-    """Go through a stream's rows as they are, pictures undecoded but with their bytes; the first few are passed over."""
+def stream_rows(
+    table: Any, label: str, root: Path | None, passed: int = 0, *, reads: Callable[[str], bool] = lambda _: True
+) -> Iterator[dict[str, Any] | ContentError]:
+    """Go through a stream's rows, pictures undecoded but with their bytes in the columns that are read; the first few are passed over."""
     table = table.cast(undecoded(table.features)) if table.features else table
     for number, row in enumerate(_guarded(table.skip(passed) if passed else table, label), passed + 1):
         try:
-            yield {key: _fetched(value, root, Place(label, number)) for key, value in row.items()}
+            yield {key: _fetched(value, root, Place(label, number)) if reads(key) else value for key, value in row.items()}
         except ContentError as error:
             yield error
-
-
-def _rows(table: Any, label: str, options: ReadOptions, root: Path | None, passed: int = 0) -> Rows:
-    """Go through a stream, of which some rows were passed over before."""
-    names = table.column_names
-    if names is not None:
-        require_columns(names, label)
-    if table.features is not None:
-        table = table.cast(undecoded(table.features))
-    for number, row in enumerate(_guarded(table, label), passed + 1):
-        if options.skip.take(1):
-            continue
-        place = Place(label, number)
-        try:
-            row = {key: _fetched(row[key], root, place) if key in COLUMNS else row[key] for key in row}
-        except ContentError as error:
-            yield error
-            continue
-        yield document(row, place, root, unread=options.unread, limits=options.limits)
 
 
 def _guarded(table: Any, label: str) -> Iterator[dict[str, Any]]:
@@ -448,22 +491,6 @@ GROUP_ROWS, GROUP_BYTES = 256, 1 << 20
 FILE_ROWS, FILE_BYTES = 32_768, 256 << 20
 
 
-def hub_finder(argument: str, options: ReadOptions, *, cap: int | None, folder: Path | None, policy: Policy) -> ParquetFinder:
-    """Copy the first `cap` rows into `folder`, unless they are there, and give access to the copy."""
-    label = f"hub:{argument}"
-    if cap is None or folder is None:
-        raise UsageError(f"{label} is a stream without an end; say with cap: N how many of its first rows are used")
-    local = local_root(argument)
-    copy = copy_of(argument, cap, folder)
-    if not copy.is_dir():
-        if how().prepared_only:
-            raise UsageError(f"{label} is not prepared; prepare it first (twoway data prepare), or set prepared_only=false")
-        with turn(folder / f".{copy.name}.lock", lambda: _log.warning("another process copies %s; waiting for it", label)):
-            if not copy.is_dir():
-                _copy(argument, label, options, cap, copy, policy)
-    return ParquetFinder(str(copy), options, label, local)
-
-
 def copy_of(argument: str, cap: int, folder: Path) -> Path:
     """Return where the copy of a stream's first `cap` rows lies, or would lie."""
     local = local_root(argument)
@@ -471,11 +498,11 @@ def copy_of(argument: str, cap: int, folder: Path) -> Path:
     return folder / f"hub-{name}"
 
 
-def _copy(argument: str, label: str, options: ReadOptions, cap: int, copy: Path, policy: Policy) -> None:
+def _copy(argument: str, label: str, convert: Converter[Any], cap: int, copy: Path, policy: Policy) -> None:
     """Copy a stream, or go on with a copy that was cut off."""
     table, root = open_stream(argument)
-    if options.form is None and table.column_names is not None:
-        require_columns(table.column_names, label)
+    if table.column_names is not None:
+        convert.require_columns(table.column_names, label)
     part = copy.with_name(f"{copy.name}.part")
     with write_errors(part):
         part.mkdir(parents=True, exist_ok=True)
@@ -506,7 +533,7 @@ def _write(table: Any, label: str, root: Path | None, cap: int, folder: Path, po
         schema, done = schema or kept.schema.to_arrow_schema(), int(path.stem) + kept.num_rows
     if done:
         _log.info("%s: %d rows were copied before", label, done)
-    groups = _groups(itertools.islice(raw_rows(table, label, root, done), max(cap - done, 0)), policy)
+    groups = _groups(itertools.islice(stream_rows(table, label, root, done), max(cap - done, 0)), policy)
     beside = folder / ".rows.tmp"
     try:
         while group := next(groups, None):

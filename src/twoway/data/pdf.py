@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
@@ -21,34 +20,22 @@ from twoway.content import ContentError, Document, Place
 from twoway.errors import UsageError
 from twoway.sandbox import SANDBOX, BoundError, SandboxError
 
-from .readers import Base
+from .readers import Reader, RowSize, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from twoway.limits import Limits
 
+    from .formats import Converter
     from .readers import Position
-    from .rows import ReadOptions, Row, Rows
+    from .rows import ReadOptions
 
 _POINTS_PER_INCH = 72
 _OPEN_FILES = 4
 # What a text layer holds besides text: control characters, lone surrogates, and PDFium's marks for hyphens and unknown glyphs.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-
-
-def pdf_files(folder: Path) -> list[Path]:
-    """Return the PDFs below a folder in a fixed order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
-
-
-def rows(argument: str, options: ReadOptions) -> Rows:
-    """Render page by page; only one page is in memory at a time."""
-    if options.dpi < 1:
-        raise UsageError(f"dpi is a positive number, not {options.dpi}")
-    path = Path(argument)
-    for file in pdf_files(path) if path.is_dir() else [path]:
-        yield from _pages(file, options)
 
 
 def count_pages(file: Path, limits: Limits) -> int:
@@ -62,8 +49,8 @@ def count_pages(file: Path, limits: Limits) -> int:
     return int(pages)
 
 
-def page(file: Path, index: int, place: Place, options: ReadOptions) -> Row:
-    """Return one page as a document, or the error that says why it is none."""
+def page(file: Path, index: int, place: Place, options: ReadOptions) -> Document:
+    """Return one page as a document, or raise what says why it is none."""
     most = options.limits.max_characters
     try:
         (pages, size, text), pixels = _page(file, index, options, render=True)
@@ -71,9 +58,7 @@ def page(file: Path, index: int, place: Place, options: ReadOptions) -> Row:
         parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
         return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": pages}, max_characters=most)
     except SandboxError as error:
-        return ContentError(str(error), place)
-    except ContentError as error:
-        return error
+        raise ContentError(str(error), place) from error
 
 
 def measure(file: Path, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
@@ -87,23 +72,11 @@ def measure(file: Path, index: int, place: Place, options: ReadOptions) -> tuple
     return (width, height), text
 
 
-def _pages(file: Path, options: ReadOptions) -> Rows:
-    """Go through the pages of one file."""
-    try:
-        pages = count_pages(file, options.limits)
-    except ContentError as error:
-        if not options.skip.take(1):
-            yield error
-        return
-    for index in range(options.skip.take(pages), pages):
-        yield page(file, index, Place(str(file), index + 1, "page"), options)
-
-
 def _page(file: Path, index: int, options: ReadOptions, *, render: bool) -> tuple[Any, bytes]:
     """Ask for one page."""
     limits = options.limits
-    asked = {"dpi": options.dpi, "max_pixels": limits.max_pixels, "max_characters": limits.max_characters, "render": render}
-    return _call("child_page", file, limits, index=index, **asked)
+    request = {"dpi": options.dpi, "max_pixels": limits.max_pixels, "max_characters": limits.max_characters, "render": render}
+    return _call("child_page", file, limits, index=index, **request)
 
 
 def _call(name: str, file: Path, limits: Limits, **given: Any) -> tuple[Any, bytes]:
@@ -162,8 +135,8 @@ def _opened(file: str) -> Any:
             _open[key] = pypdfium2.PdfDocument(file)
     except (pypdfium2.PdfiumError, OSError) as error:
         locked = "password" in str(error).lower()
-        said = getattr(error, "strerror", None) or error
-        reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({said})"
+        message = getattr(error, "strerror", None) or error
+        reason = "the PDF is encrypted; save it without a password" if locked else f"the PDF is broken ({message})"
         raise ContentError(reason) from error
     _open.move_to_end(key)
     while len(_open) > _OPEN_FILES:
@@ -177,25 +150,23 @@ def _fitting(width: float, height: float, max_pixels: int) -> float:
     return float(((sides**2 + 4 * area * (max_pixels - 1)) ** 0.5 - sides) / (2 * area))
 
 
-# Random access to the pages of PDFs; a page is measured from its box and its text layer, without being rendered.
+class PdfReader(Reader[Document]):
+    """Pages by file and number; one page is in memory at a time. Page 0 stands for a file that cannot be opened."""
 
+    suffixes, in_folders, has_columns = (".pdf",), "PDFs", False
 
-class PdfFinder(Base):
-    """Pages by file and number. Page 0 stands for a file that cannot be opened."""
-
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
+    def __init__(self, source: str, options: ReadOptions, convert: Converter[Document]) -> None:
+        super().__init__(source, options, convert)
         if options.dpi < 1:
             raise UsageError(f"dpi is a positive number, not {options.dpi}")
-        path = Path(argument)
-        self.paths = pdf_files(path) if path.is_dir() else [path]
+        self.paths = files_below(self.path, self.suffixes)
 
     def files(self) -> list[Path]:
-        """See `Finder`."""
+        """See `Reader`."""
         return self.paths
 
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
         for number, path in enumerate(self.paths):
             try:
                 pages = count_pages(path, self.options.limits)
@@ -205,16 +176,13 @@ class PdfFinder(Base):
             yield from ((number, page) for page in range(1, pages + 1))
 
     def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        found = page(*self._at(at), self.options)
-        if isinstance(found, ContentError):
-            raise found
-        return found
+        """See `Reader`."""
+        return page(*self._at(at), self.options)
 
-    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
-        """See `Finder`."""
+    def measure(self, at: Position) -> RowSize:
+        """See `Reader`; a page is measured from its box and its text layer, and is not rendered."""
         (width, height), text = measure(*self._at(at), self.options)
-        return len(text), [(math.ceil(width), math.ceil(height))]
+        return RowSize(len(text), [(math.ceil(width), math.ceil(height))], "")
 
     def _at(self, at: Position) -> tuple[Path, int, Place]:
         """Return file, index and place of a page; of a file that cannot be opened, raise why."""

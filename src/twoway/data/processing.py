@@ -99,7 +99,7 @@ class Encoder:
         self.processor, self.tokenizer, self.geometry = processor, processor.tokenizer, geometry
         self.max_length, self.whole_words, self.as_used, self.limits = max_length, whole_words, as_used, limits
         self.template = Template(processor, template)
-        self.marks = Marks(processor)
+        self.marks = ControlStrings(processor)
         self.grids = Grids(processor, geometry.side)
         self.takes_text_alone = self._takes_text_alone()
 
@@ -265,7 +265,7 @@ _PRIVATE = range(0xE002, 0xF8FF)
 
 
 @dataclass(frozen=True)
-class Hidden:
+class HiddenTexts:
     """Texts as the processor gets them; `mark` stands for each of the `hidden` strings, in order."""
 
     shown: tuple[str, ...]
@@ -273,7 +273,7 @@ class Hidden:
     mark: str = ""
 
 
-class Marks:
+class ControlStrings:
     """The control strings of one processor."""
 
     def __init__(self, processor: Any) -> None:
@@ -288,16 +288,16 @@ class Marks:
         strings = sorted(control.values(), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, strings)) or r"(?!)")
 
-    def hide(self, texts: Sequence[str]) -> Hidden:
+    def hide(self, texts: Sequence[str]) -> HiddenTexts:
         """Put a private character, one that the texts do not hold, in the place of each control string."""
         if not any(map(self._pattern.search, texts)):
-            return Hidden(tuple(texts))
+            return HiddenTexts(tuple(texts))
         present = set("".join(texts))
         mark = next(char for char in map(chr, _PRIVATE) if char not in present)
         found = tuple(match for text in texts for match in self._pattern.findall(text))
-        return Hidden(tuple(self._pattern.sub(mark, text) for text in texts), found, mark)
+        return HiddenTexts(tuple(self._pattern.sub(mark, text) for text in texts), found, mark)
 
-    def spell(self, row: Row, texts: Hidden, tokenizer: Any, place: Place | None) -> tuple[Ints, Ints]:
+    def spell(self, row: Row, texts: HiddenTexts, tokenizer: Any, place: Place | None) -> tuple[Ints, Ints]:
         """Return, for the row with its control strings spelt out, which old token each token comes from, and the new ids."""
         ranges = [row.covering((match.start(), match.end())) for match in re.finditer(texts.mark, row.text)]
         sources: list[Ints] = []

@@ -1,6 +1,23 @@
-"""Readers of JSON lines, pictures and tar files; what random access to rows is, for every format.
+"""Readers: one class for each format. It gives a source's rows in order, and where the format has random access any row by its position.
 
-Parquet and the hub are in `parquet`, PDFs in `pdf`.
+What a row becomes is not the reader's business: it is given a function that turns rows into documents, pairs or either of them
+(`formats.ToDocument`, `ToPair`, `ToEither`). So whatever is read for one purpose is read for all.
+
+A new format is one class, here or in a file of its own, and one line in the table `dataset.READERS`:
+
+    class CsvReader(Reader[RowT]):
+        suffixes, names_files = (".csv",), True
+
+        def files(self):
+            return [self.path]
+
+        def positions(self):
+            yield from ((byte, number) for byte, number, _ in ...)  # two whole numbers by which `read` finds a row again
+
+        def read(self, at):
+            return self.convert_row(values, Place(str(self.path), at[1]), self.path.parent)
+
+Parquet, saved data sets and the hub are in `parquet`, PDFs in `pdf`, the shipped samples in `samples`.
 """
 
 from __future__ import annotations
@@ -13,200 +30,104 @@ from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from twoway.content import ContentError, Document, Image, Place
+from twoway.content import ContentError, Document, DocumentOrPair, Image, Pair, Place
 from twoway.errors import TwowayError, UsageError
 from twoway.images import image_size
 
-from .rows import SUFFIXES, require_columns
-from .rows import document as document_rows
+from .rows import SUFFIXES, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from .rows import ReadOptions, Row, Rows
+    from .formats import Converter
+    from .rows import ReadOptions
 
-
-# Random access to rows: a reader that lists the positions of its rows once, and finds any of them again without
-# holding the others.
-#
-# A position is two whole numbers: byte and line of a JSONL file, file and row of Parquet files, file and page of
-# PDFs, row of a saved data set, number of a sample. A finder can be pickled: what is open or in memory stays behind
-# and is opened again where it is needed.
-
+# Where a row is, in two whole numbers: byte and line of a JSONL file, file and row of Parquet files, file and page of PDFs.
 Position = tuple[int, int]
+RowT = TypeVar("RowT", bound=DocumentOrPair)
 
 
-class Finder(Protocol):
-    """Random access to the rows of one source."""
+class RowSize(NamedTuple):
+    """What is known of a row without decoding a pixel: the characters of its texts, (width, height) of its pictures, the task of a pair."""
+
+    characters: int
+    pictures: list[tuple[int, int]]
+    task: str
+
+
+class Reader(Generic[RowT]):
+    """The rows of one source. It can be pickled: what is open or large stays behind and is opened again where it is needed."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of the names of files of this format
+    in_folders: ClassVar[str] = ""  # what a folder of such files is said to hold; without it folders are not read
+    random_access: ClassVar[bool] = True  # whether `positions` and `read` are there
+    has_columns: ClassVar[bool] = True  # whether rows are columns, which may be those of a pair
+    names_files: ClassVar[bool] = False  # whether texts of rows may name picture files by mistake
+
+    _transient: ClassVar[tuple[str, ...]] = ()  # attributes that stay behind
+    _process: int | None = None
+
+    def __init__(self, source: str, options: ReadOptions, convert: Converter[RowT]) -> None:
+        """Take a source without its kind, and what a row becomes; no row is read yet."""
+        self.source, self.path, self.options, self.convert = source, Path(source), options, convert
 
     def files(self) -> list[Path]:
-        """Return the files that the rows come from; where they change, positions are void."""
+        """Return the files that the rows come from, in a fixed order; where they change, positions are void."""
+        return [self.path]
 
-    def scan(self) -> Iterator[Position]:
-        """Go through the positions of all rows, in order."""
+    def rows(self, skip: Skip | None = None) -> Iterator[RowT | ContentError]:
+        """Go through all rows in order, a bad one as the error that says why; what is skipped is not read."""
+        skip = skip or Skip()
+        for at in self.positions():
+            if skip.take(1):
+                continue
+            try:
+                yield self.read(at)
+            except ContentError as error:
+                yield error
 
-    def read(self, at: Position) -> Document:
-        """Return the row at a position, its pictures unopened, or raise a `ContentError` that says why it is none."""
+    def positions(self) -> Iterator[Position]:
+        """Go through the positions of all rows, bad ones among them, in order."""
+        raise NotImplementedError
 
-    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
-        """Return the characters of the row's texts and (width, height) of its pictures, no pixel decoded."""
+    def read(self, at: Position) -> RowT:
+        """Return the row at a position, its pictures unopened, or raise a `ContentError` that says why it is bad."""
+        raise NotImplementedError
 
-    def kind(self, at: Position) -> str:
-        """Return which kind of row it is, where a source has several; it is asked right after `measure`."""
+    def measure(self, at: Position) -> RowSize:
+        """Return the size of a row."""
+        item = self.read(at)
+        sizes = [image_size(image, place=item.place, limits=self.options.limits) for image in item.images]
+        # Of rows that may be pairs the task is not asked: a source of both kinds has none.
+        return RowSize(sum(map(len, item.texts)), sizes, item.task if isinstance(item, Pair) and self.convert.makes == "pairs" else "")
 
+    def read_with(self, at: Position) -> tuple[int, int] | None:
+        """Return what is read together with a row, where rows are read in groups."""
+        return None
 
-class Base:
-    """What finders share."""
-
-    _transient: tuple[str, ...] = ()
-    _process: int | None = None
+    def convert_row(self, row: object, place: Place, folder: Path | None) -> RowT:
+        """Turn what was read into an item; `folder` is that of the row's file."""
+        return self.convert(row, place, folder, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what is open or large."""
         return {key: None if key in self._transient else value for key, value in vars(self).items()}
 
-    def _part(self) -> None:
+    def _reopen_after_fork(self) -> None:
         """Let go of what was open before this process was forked: a file has one place, and two would move it under each other."""
         if self._process != os.getpid():
             vars(self).update(dict.fromkeys(self._transient), _process=os.getpid())
 
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        raise NotImplementedError
 
-    def measure(self, at: Position) -> tuple[int, list[tuple[int, int]]]:
-        """See `Finder`."""
-        found = self.read(at)
-        return sum(map(len, found.texts)), [image_size(image, place=found.place, limits=self.options.limits) for image in found.images]
-
-    def kind(self, at: Position) -> str:
-        """See `Finder`."""
-        return ""
-
-    def __init__(self, options: ReadOptions) -> None:
-        self.options = options
-
-    def _document(self, row: object, place: Place, root: Path | None) -> Document:
-        """Turn a row into a document, or raise."""
-        found = document_rows(row, place, self.options.root or root, self.options.form, self.options.unread, limits=self.options.limits)
-        if isinstance(found, ContentError):
-            raise found
-        return found
-
-
-class JsonlFinder(Base):
-    """Lines by their byte."""
-
-    _transient = ("_file",)
-
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
-        self.path = Path(argument)
-        self._file: BinaryIO | None = None
-
-    def files(self) -> list[Path]:
-        """See `Finder`."""
-        return [self.path]
-
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
-        try:
-            with self.path.open("rb") as file:
-                yield from ((at, number) for at, number, _ in json_lines(file, self.options.limits.max_line_bytes))
-        except OSError as error:
-            raise TwowayError(f"{self.path} cannot be read ({error.strerror})") from error
-
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        self._part()
-        try:
-            if self._file is None:
-                self._file = self.path.open("rb")
-            self._file.seek(at[0])
-            longest = self.options.limits.max_line_bytes
-            line = self._file.readline(longest + 1)
-        except OSError as error:
-            raise TwowayError(f"{self.path} cannot be read ({error.strerror})") from error
-        place = Place(str(self.path), at[1])
-        value = parse_json(line.removeprefix(BOM) if at[0] == 0 else line, place, longest)
-        if isinstance(value, ContentError):
-            raise value
-        return self._document(value, place, self.path.parent)
-
-
-class DiskFinder(Base):
-    """Rows of a folder that `datasets.save_to_disk` wrote, mapped into memory by `datasets`."""
-
-    _transient = ("_table",)
-
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
-        self.path = Path(argument)
-        self._table: Any = None
-
-    def files(self) -> list[Path]:
-        """See `Finder`."""
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
-
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
-        if self.options.form is None:
-            require_columns(self._rows().column_names, self.path)
-        yield from ((0, row) for row in range(len(self._rows())))
-
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        place = Place(str(self.path), at[1] + 1)
-        try:
-            # As Arrow, because plain rows would come with their pictures decoded.
-            row = self._rows()[at[1] : at[1] + 1].to_pylist()[0]
-        except (ValueError, ArithmeticError) as error:
-            raise ContentError(f"the row cannot be read ({error})", place) from error
-        return self._document(row, place, self.path)
-
-    def _rows(self) -> Any:
-        """Open the folder."""
-        if self._table is None:
-            self._table = import_module(".parquet", __package__).load_disk(str(self.path)).with_format("arrow")
-        return self._table
-
-
-class SamplesFinder(Base):
-    """Rows of a view of the shipped samples, which are small and held in memory."""
-
-    _transient = ("_documents",)
-
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
-        self.name = argument
-        self._documents: list[Document] | None = None
-
-    def files(self) -> list[Path]:
-        """See `Finder`."""
-        return []
-
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
-        yield from ((0, row) for row in range(len(self._all())))
-
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        return self._all()[at[1]]
-
-    def _all(self) -> list[Document]:
-        """Make the view."""
-        if self._documents is None:
-            self._documents = list(import_module(".samples", __package__).documents(self.name))
-        return self._documents
+# How a source that is new is gone through: by so many processes, or not at all.
 
 
 @dataclass(frozen=True)
-class Looking:
+class ScanOptions:
     """How a new source is looked through: by so many processes (`None`: more than one where it is large), or not at all.
 
     `logged` says whether what is odd about a source goes into the log each time that it is opened.
@@ -217,25 +138,23 @@ class Looking:
     logged: bool = True
 
 
-_USUAL = Looking()
-
-
-_LOOKING: ContextVar[Looking] = ContextVar("how sources are looked through", default=_USUAL)
+_DEFAULT_SCAN = ScanOptions()
+_SCAN_OPTIONS: ContextVar[ScanOptions] = ContextVar("how sources are looked through", default=_DEFAULT_SCAN)
 
 
 @contextmanager
-def looking(*, processes: int | None = None, prepared_only: bool = False, logged: bool = True) -> Iterator[None]:
+def scan_options(*, processes: int | None = None, prepared_only: bool = False, logged: bool = True) -> Iterator[None]:
     """Say for a block how sources are looked through; with `prepared_only` one that was not is refused."""
-    token = _LOOKING.set(Looking(processes, prepared_only, logged))
+    token = _SCAN_OPTIONS.set(ScanOptions(processes, prepared_only, logged))
     try:
         yield
     finally:
-        _LOOKING.reset(token)
+        _SCAN_OPTIONS.reset(token)
 
 
-def how() -> Looking:
+def current_scan_options() -> ScanOptions:
     """Return what the block says."""
-    return _LOOKING.get()
+    return _SCAN_OPTIONS.get()
 
 
 # JSON lines: one object a line, picture paths relative to the file; blank lines are passed over but counted.
@@ -244,17 +163,45 @@ BOM = b"\xef\xbb\xbf"
 _PIECE = 1 << 20
 
 
-def jsonl_rows(argument: str, options: ReadOptions) -> Rows:
-    """Read a file line by line."""
-    path = Path(argument)
-    root = options.root or path.parent
-    try:
-        with path.open("rb") as file:
-            for _, number, line in json_lines(file, options.limits.max_line_bytes):
-                if not options.skip.take(1):
-                    yield _jsonl_row(line, Place(str(path), number), root, options)
-    except OSError as error:
-        raise TwowayError(f"{path} cannot be read ({error.strerror})") from error
+class JsonlReader(Reader[RowT]):
+    """Lines by their byte."""
+
+    suffixes, names_files = (".jsonl", ".ndjson"), True
+    _transient = ("_file",)
+    _file: BinaryIO | None = None
+
+    def rows(self, skip: Skip | None = None) -> Iterator[RowT | ContentError]:
+        """See `Reader`; the file is gone through once."""
+        skip = skip or Skip()
+        for _, number, line in self._lines():
+            if skip.take(1):
+                continue
+            try:
+                yield self._parse(line, number)
+            except ContentError as error:
+                yield error
+
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
+        yield from ((at, number) for at, number, _ in self._lines())
+
+    def read(self, at: Position) -> RowT:
+        """See `Reader`."""
+        self._reopen_after_fork()
+        with _readable(self.path):
+            if self._file is None:
+                self._file = self.path.open("rb")
+            self._file.seek(at[0])
+            line = self._file.readline(self.options.limits.max_line_bytes + 1)
+        return self._parse(line.removeprefix(BOM) if at[0] == 0 else line, at[1])
+
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        with _readable(self.path), self.path.open("rb") as file:
+            yield from json_lines(file, self.options.limits.max_line_bytes)
+
+    def _parse(self, line: bytes, number: int) -> RowT:
+        place = Place(str(self.path), number)
+        return self.convert_row(parse_json(line, place, self.options.limits.max_line_bytes), place, self.path.parent)
 
 
 def json_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]:
@@ -279,24 +226,18 @@ def json_lines(file: BinaryIO, longest: int) -> Iterator[tuple[int, int, bytes]]
         at += size
 
 
-def _jsonl_row(line: bytes, place: Place, root: Path, options: ReadOptions) -> Row:
-    """Read one line."""
-    value = parse_json(line, place, options.limits.max_line_bytes)
-    return value if isinstance(value, ContentError) else document_rows(value, place, root, unread=options.unread, limits=options.limits)
-
-
 def parse_json(line: bytes, place: Place, longest: int) -> Any:
-    """Return the value of one line, or the error that says why it has none."""
+    """Return the value of one line."""
     if len(line) > longest:
-        return ContentError(f"the line is longer than {longest:,} bytes; cut it into several rows", place)
+        raise ContentError(f"the line is longer than {longest:,} bytes; cut it into several rows", place)
     try:
         return json.loads(line.decode("utf-8"), object_pairs_hook=_no_twins, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        return ContentError(f"the line is not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1})", place)
+        raise ContentError(f"the line is not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1})", place) from error
     except json.JSONDecodeError as error:
-        return ContentError(f"invalid JSON ({error.msg} at column {error.colno})", place)
+        raise ContentError(f"invalid JSON ({error.msg} at column {error.colno})", place) from error
     except (ValueError, RecursionError) as error:
-        return ContentError(f"invalid JSON ({error})", place)
+        raise ContentError(f"invalid JSON ({error})", place) from error
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -320,45 +261,38 @@ def _no_constant(name: str) -> None:
 # is a bad row.
 
 
-def picture_files(argument: str) -> list[Path]:
-    """Return the pictures of a folder or a pattern in a fixed order, or the one file."""
-    path = Path(argument)
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(argument, recursive=True))
-    return sorted(one for one in found if one.suffix.lower() in SUFFIXES and one.is_file())
+def files_below(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder that end in one of these, at any depth, in a fixed order; of a file, the file."""
+    return sorted(one for one in path.rglob("*") if one.suffix.lower() in suffixes and one.is_file()) if path.is_dir() else [path]
 
 
-def picture_rows(argument: str, options: ReadOptions) -> Rows:
-    """Go through the files; none is opened here."""
-    found = picture_files(argument)
-    for path in found[options.skip.take(len(found)) :]:
-        yield document(path)
+def files_matching(pattern: str) -> list[Path]:
+    """Return the files that a pattern matches, in a fixed order."""
+    return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
 
 
-def document(path: Path) -> Document:
-    """Return one picture."""
-    return Document((Image(path),), Place(str(path)))
+class ImageReader(Reader[Document]):
+    """Picture files by number."""
 
+    suffixes, in_folders, has_columns = SUFFIXES, "pictures", False
 
-class PicturesFinder(Base):
-    """Random access by number; see `finders`."""
-
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
-        self.paths = picture_files(argument)
+    def __init__(self, source: str, options: ReadOptions, convert: Converter[Document]) -> None:
+        super().__init__(source, options, convert)
+        matching = [path for path in files_matching(source) if path.suffix.lower() in SUFFIXES]
+        self.paths = files_below(self.path, SUFFIXES) if self.path.exists() else matching
 
     def files(self) -> list[Path]:
-        """See `Finder`."""
+        """See `Reader`."""
         return self.paths
 
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
         yield from ((number, 0) for number in range(len(self.paths)))
 
     def read(self, at: Position) -> Document:
-        """See `Finder`."""
-        return document(self.paths[at[0]])
+        """See `Reader`."""
+        path = self.paths[at[0]]
+        return Document((Image(path),), Place(str(path)))
 
 
 # WebDataset: tar files in which the files of one stem stand one behind the other and form a row (`0001.jpg`,
@@ -373,7 +307,6 @@ class PicturesFinder(Base):
 # in it, or in which a stem comes a second time, is an error that names the file and the byte, whatever the policy for
 # bad rows: nobody knows how many rows are lost. Compressed tars have no positions; they are refused.
 
-TAR_SUFFIX = ".tar"
 _BLOCK = tarfile.BLOCKSIZE
 _TEXTS = ("txt", "text", "caption", "cls")
 # A position's first number holds the file and the row: no tar has more rows than this.
@@ -391,71 +324,51 @@ class Member(NamedTuple):
     size: int
 
 
-def tar_files(argument: str) -> list[Path]:
-    """Return the tars of a folder or a pattern in a fixed order, or the one file."""
-    path = Path(argument)
-    if path.is_file():
-        return [path]
-    found = path.rglob(f"*{TAR_SUFFIX}") if path.is_dir() else map(Path, glob.glob(argument, recursive=True))
-    return sorted(one for one in found if one.is_file())
-
-
-def tar_rows(argument: str, options: ReadOptions) -> Rows:
-    """Go through the rows of all files."""
-    finder = TarFinder(argument, options)
-    for at in finder.scan():
-        if options.skip.take(1):
-            continue
-        try:
-            yield finder.read(at)
-        except ContentError as error:
-            yield error
-
-
-class TarFinder(Base):
+class TarReader(Reader[RowT]):
     """Rows by the byte of their first header; a few files are open at a time."""
 
+    suffixes, in_folders = (".tar",), "tars"
     _transient = ("_open",)
 
-    def __init__(self, argument: str, options: ReadOptions) -> None:
-        super().__init__(options)
-        self.paths = tar_files(argument)
+    def __init__(self, source: str, options: ReadOptions, convert: Converter[RowT]) -> None:
+        super().__init__(source, options, convert)
+        self.paths = files_below(self.path, self.suffixes) if self.path.exists() else files_matching(source)
         if not self.paths:
-            raise UsageError(f"{argument} holds no {TAR_SUFFIX} files")
+            raise UsageError(f"{source} holds no {self.suffixes[0]} files")
         self._open: OrderedDict[int, BinaryIO] | None = None
 
     def files(self) -> list[Path]:
-        """See `Finder`."""
+        """See `Reader`."""
         return self.paths
 
-    def scan(self) -> Iterator[Position]:
-        """See `Finder`."""
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
         for number, path in enumerate(self.paths):
-            met: set[str] = set()
+            keys: set[str] = set()
             current, row = None, 0
-            with _errors(path), path.open("rb") as file:
+            with _readable(path), path.open("rb") as file:
                 for member in _members(path, file, 0):
                     if member.stem == current:
                         continue
-                    if member.stem in met:
+                    if member.stem in keys:
                         where = f"{path}: the key {member.stem} comes a second time, at byte {member.header:,}"
                         raise TwowayError(f"{where}; the files of a row stand together, and no two rows have one key")
-                    met.add(member.stem)
+                    keys.add(member.stem)
                     current, row = member.stem, row + 1
                     yield number * _ROWS + row, member.header
 
-    def read(self, at: Position) -> Document:
-        """See `Finder`."""
+    def read(self, at: Position) -> RowT:
+        """See `Reader`."""
         number, row = divmod(at[0], _ROWS)
         path = self.paths[number]
         place = Place(str(path), row)
-        with _errors(path):
+        with _readable(path):
             found = _tar_row(path, self._file(number), at[1], place)
-        return self._document(found, place, path.parent)
+        return self.convert_row(found, place, path.parent)
 
     def _file(self, number: int) -> BinaryIO:
         """Open a file, and close the one that was not used for longest."""
-        self._part()
+        self._reopen_after_fork()
         files = self._open = OrderedDict() if self._open is None else self._open
         if number not in files:
             while len(files) >= _OPEN:
@@ -545,7 +458,7 @@ def _require_end(path: Path, file: BinaryIO, size: int) -> None:
 
 
 @contextmanager
-def _errors(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     """Say in one line what the system says of a file."""
     try:
         yield

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,8 @@ class Policy:
                     break  # another process is writing it
                 self._read += len(line)
                 with suppress(ValueError):  # half a line, where a kill or a full disk ended an earlier run
-                    said = json.loads(line)
-                    self._listed.add(Place(said["file"], said["row"], said["unit"]))
+                    listed = json.loads(line)
+                    self._listed.add(Place(listed["file"], listed["row"], listed["unit"]))
 
     def _ends_torn(self) -> bool:
         """Say whether the list ends in half a line, to which nothing may be added."""
@@ -137,17 +137,13 @@ class Report:
 #   messages, and the pictures of
 #   the row's `images` stand where the messages leave a place for them, by the same rule.
 #
-# Every reader yields documents and, in the place of a bad row, the `ContentError` that says what is wrong; it never
-# raises for a row, so that the failure policy decides in one place. Columns besides these are kept as the document's
-# `meta`; one that holds pictures is counted (`ReadOptions.unread`), because a picture that nobody reads is usually a
-# mistake.
+# Columns besides these are kept as the document's `meta`; one that holds pictures is counted
+# (`ReadOptions.unread_pictures`), because a picture that nobody reads is usually a mistake.
 
-Row = Document | ContentError
-Rows = Iterator[Row]
 Parts = list[dict[str, Any]]
 COLUMNS = ("parts", "image", "images", "messages", "text")
 # Turns a row with columns of its own into the parts of a document.
-Form = Callable[[Mapping[str, Any]], Parts]
+DocumentFormat = Callable[[Mapping[str, Any]], Parts]
 # Where a picture stands in a text, in the words of the models that data sets were made for.
 MARKS = re.compile(r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>")
 SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
@@ -170,18 +166,15 @@ class Skip:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What every reader is told; `root` is the folder that picture paths are relative to and may not leave (default: the file's).
+    """How every format is read; `root` is the folder that picture paths are relative to and may not leave (default: the file's).
 
-    A `form` reads tables with columns of their own; only random access (`finders`) knows it. `unread` counts, for each column that holds
-    pictures and is not read, the rows where that was so.
+    `unread_pictures` counts, for each column that holds pictures and is not read, the rows where that was so.
     """
 
     root: Path | None = None
     dpi: int = 144
     limits: Limits = DEFAULT
-    form: Form | None = None
-    skip: Skip = field(default_factory=Skip, compare=False)
-    unread: Counter[str] = field(default_factory=Counter, compare=False)
+    unread_pictures: Counter[str] = field(default_factory=Counter, compare=False)
 
 
 def require_columns(names: Sequence[str], label: object) -> None:
@@ -191,31 +184,27 @@ def require_columns(names: Sequence[str], label: object) -> None:
         raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
 
 
-def document(
-    row: object,
-    place: Place,
-    root: Path | None,
-    form: Form | None = None,
-    unread: Counter[str] | None = None,
-    *,
-    limits: Limits = DEFAULT,
-) -> Row:
-    """Turn one row into a document, or into the error that says why it is none; a `form` reads columns of other names."""
+def document_from_row(
+    row: object, place: Place, folder: Path | None, options: ReadOptions, format_: DocumentFormat | None = None
+) -> Document:
+    """Turn one row into a document, or raise a `ContentError`; a format reads other columns, `folder` is that of the row's file."""
+    if not isinstance(row, Mapping):
+        raise ContentError(f"the row is a {type(row).__name__}, not an object with parts, image or text", place)
+    tracked = TrackedRow(row)
     try:
-        if not isinstance(row, Mapping):
-            raise ContentError(f"the row is a {type(row).__name__}, not an object with parts, image or text", place)
-        watched = Watched(row)
-        parts = parts_of_row(watched) if form is None else form(watched)
-        # What a form reads is its business; without one, the other columns describe the document.
-        meta = {str(key): _finite(value) for key, value in row.items() if key not in COLUMNS} if form is None else {}
-        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, max_characters=limits.max_characters)
-        if unread is not None:
-            unread.update(watched.unread(pictures=bool(found.images)))
-        return found
+        parts = parts_of_row(tracked) if format_ is None else format_(tracked)
+        # What a format reads is its business; without one, the other columns describe the document.
+        meta = {str(key): _finite(value) for key, value in row.items() if key not in COLUMNS} if format_ is None else {}
+        root, most = options.root or folder, options.limits.max_characters
+        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, max_characters=most)
     except ContentError as error:
-        return error if error.place is not None else ContentError(error.reason, place)
-    except RecursionError:
-        return ContentError("the row is nested too deeply", place)
+        if error.place is not None:
+            raise
+        raise ContentError(error.reason, place) from error
+    except RecursionError as error:
+        raise ContentError("the row is nested too deeply", place) from error
+    options.unread_pictures.update(tracked.unread_pictures(pictures=bool(found.images)))
+    return found
 
 
 def _finite(value: Any) -> Any:
@@ -227,25 +216,25 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-class Watched(dict[str, Any]):
+class TrackedRow(dict[str, Any]):
     """A row that remembers which of its columns were asked for."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
-        self.asked: set[str] = set()
+        self.columns_read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
-        self.asked.add(key)
+        self.columns_read.add(key)
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a column, or what stands for it."""
-        self.asked.add(key)
+        self.columns_read.add(key)
         return super().get(key, default)
 
-    def unread(self, *, pictures: bool) -> list[str]:
+    def unread_pictures(self, *, pictures: bool) -> list[str]:
         """Return the columns that hold pictures and were not asked for; a path counts only where the row has no `pictures` otherwise."""
-        return [str(key) for key, value in self.items() if key not in self.asked and _holds_picture(value, paths=not pictures)]
+        return [str(key) for key, value in self.items() if key not in self.columns_read and _holds_picture(value, paths=not pictures)]
 
 
 def _holds_picture(value: object, *, paths: bool) -> bool:
@@ -261,20 +250,20 @@ def _holds_picture(value: object, *, paths: bool) -> bool:
     return isinstance(value, PILImage.Image)
 
 
-def say_unread(spec: str, unread: Mapping[str, int]) -> str:
+def describe_unread_pictures(spec: str, unread: Mapping[str, int]) -> str:
     """Say which columns hold pictures that are not read."""
     columns = ", ".join(f"{name} ({rows:,} rows)" for name, rows in unread.items())
     return f'{spec}: pictures in {columns} are not read; name such a column in a template, as in "{{{next(iter(unread))}:image}}{{text}}"'
 
 
-def names_picture(text: str, folders: Sequence[Path]) -> bool:
+def is_picture_path(text: str, folders: Sequence[Path]) -> bool:
     """Say whether a text is the path of a picture file that is there; only a short one with the ending of a picture is looked for."""
     if len(text) > _LONGEST_PATH or not text.lower().endswith(SUFFIXES):
         return False
     return any(os.path.isfile(os.path.join(folder, text)) for folder in folders)
 
 
-def say_named(named: Mapping[str, tuple[int, int]]) -> str:
+def describe_picture_paths(named: Mapping[str, tuple[int, int]]) -> str:
     """Say which texts name picture files."""
     counted = ", ".join(f"{count} of {texts} texts of `{side}`" for side, (count, texts) in named.items())
     return f'{counted} name existing image files (among the first rows); write {{"image": …}} if you mean pictures'
@@ -317,11 +306,11 @@ def parts_of_messages(messages: Any, pictures: Parts) -> Parts:
         content = turn.get("content") if isinstance(turn, Mapping) else None
         if not isinstance(content, str | Sequence):
             raise ContentError('a message is not {"role": …, "content": …}')
-        say(parts, "\n" if number else "")
+        append_text(parts, "\n" if number else "")
         for piece in [content] if isinstance(content, str) else content:
             found = _piece(piece)
             if "text" in found:
-                say(parts, found["text"])
+                append_text(parts, found["text"])
             else:
                 parts.append(found)
     return interleave(parts, pictures)
@@ -342,15 +331,15 @@ def _piece(piece: Any) -> dict[str, Any]:
     raise ContentError(f"a message holds a part of type {kind!r}, which is not read; a part is a text or an image")
 
 
-def interleave(said: str | Parts, pictures: Parts, marks: Pattern[str] = MARKS, *, strict: bool = False) -> Parts:
+def interleave(content: str | Parts, pictures: Parts, marks: Pattern[str] = MARKS, *, strict: bool = False) -> Parts:
     """Put pictures at their places in a text, or in parts: `{"image": None}` is one, else the marks in the texts are.
 
     Without any place the pictures come first; another number of places than pictures is an error. Marks that are numbered
     (`<|image_2|>`) say which picture they mean. With no picture, a mark is text, or with `strict` an error.
     """
-    parts: Parts = [] if isinstance(said, str) else said
-    if isinstance(said, str):
-        say(parts, said)
+    parts: Parts = [] if isinstance(content, str) else content
+    if isinstance(content, str):
+        append_text(parts, content)
     places = [number for number, part in enumerate(parts) if "image" in part and part["image"] is None]
     if places:
         if len(places) != len(pictures):
@@ -371,10 +360,10 @@ def interleave(said: str | Parts, pictures: Parts, marks: Pattern[str] = MARKS, 
             made.append(part)
             continue
         for mark in marks.finditer(text):
-            say(made, text[at : mark.start()])
+            append_text(made, text[at : mark.start()])
             made.append(next(ordered))
             at = mark.end()
-        say(made, text[at:])
+        append_text(made, text[at:])
     return made
 
 
@@ -388,7 +377,7 @@ def _numbered(marks: Sequence[re.Match[str]], pictures: Parts) -> Parts:
     return [pictures[number - 1] for number in numbers]
 
 
-def say(parts: Parts, text: str) -> None:
+def append_text(parts: Parts, text: str) -> None:
     """Put text behind the parts, into the last one where that is text too."""
     if text and parts and "text" in parts[-1]:
         parts[-1] = {"text": parts[-1]["text"] + text}

@@ -11,7 +11,7 @@ import numpy as np
 from twoway.errors import TwowayError, UsageError
 
 from .config import CostWeights
-from .mixture import without
+from .mixture import drop_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,35 +44,40 @@ _EQUAL = 0.05
 
 
 # The language model alone.
-PLAIN = CostWeights()
+NO_EXTRA_COST = CostWeights()
 
 
-def cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = PLAIN) -> Any:
+def row_cost(text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights = NO_EXTRA_COST) -> Any:
     """Return the cost of rows, in text tokens."""
     return text_tokens + weights.image_token * image_tokens + weights.image * images
 
 
+def extra_cost(image_tokens: Any, images: Any, weights: CostWeights) -> Any:
+    """Return what pictures cost beside the place that their tokens take in a row."""
+    return row_cost(0, image_tokens, images, weights) - image_tokens
+
+
 @dataclass(frozen=True)
-class Costs:
+class RowCosts:
     """What each row costs: its length in the language model, and what its pictures cost besides."""
 
     length: Floats
     extra: Floats
 
     @classmethod
-    def of(cls, text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights) -> Costs:
+    def of(cls, text_tokens: Any, image_tokens: Any, images: Any, weights: CostWeights) -> RowCosts:
         """Build from counts."""
         length = np.asarray(text_tokens + image_tokens, np.float32)
         # Not as a difference of two sums, which would leave crumbs where an image token costs as much as a word.
-        return cls(length, np.asarray(cost(0, image_tokens, images, weights) - image_tokens, np.float32))
+        return cls(length, np.asarray(extra_cost(image_tokens, images, weights), np.float32))
 
-    def take(self, columns: Ints) -> Costs:
+    def take(self, columns: Ints) -> RowCosts:
         """Return the costs of some rows."""
-        return Costs(self.length[columns], self.extra[columns])
+        return RowCosts(self.length[columns], self.extra[columns])
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """The batches of one epoch."""
 
     rows: Ints  # in the order of the batches
@@ -80,7 +85,7 @@ class Plan:
     groups: Ints  # (steps, shards): the batches of each global batch
     cost: Floats  # of each batch, padding included
     padding: float  # share of the tokens
-    over: int  # rows that cost more than the budget all alone
+    over_budget: int  # rows that cost more than the budget all alone
 
     @property
     def steps(self) -> int:
@@ -110,13 +115,13 @@ class Plan:
             "rows_per_batch": round(len(self.rows) / len(self.cost), 2),
             "padding_share": round(self.padding, 4),
             "imbalance": round(1 - float(costs.mean()) / float(costs.max(axis=1).mean()), 4),
-            "rows_over_budget": self.over,
+            "rows_over_budget": self.over_budget,
         }
 
 
-def plan(
+def plan_batches(
     rows: Ints,
-    costs: Costs,
+    costs: RowCosts,
     *,
     seed: int,
     epoch: int,
@@ -124,7 +129,7 @@ def plan(
     budget: float | None = None,
     batch_rows: int | None = None,
     window: int = WINDOW,
-) -> Plan:
+) -> EpochPlan:
     """Cut an epoch's rows (in random order, with their costs in the same order) into batches of one budget, or of a number of rows.
 
     Both bounds are of one batch of one rank; a row that is dearer than the budget is a batch of its own. A `window` of 1 sorts nothing.
@@ -147,7 +152,7 @@ def plan(
     price = (tokens + sums[starts[1:]] - sums[starts[:-1]]).astype(np.float32)
     over = int((costs.length + costs.extra > budget).sum()) if budget is not None else 0
     padding = 1 - float(costs.length.sum(dtype=np.float64)) / float(tokens.sum()) if tokens.any() else 0.0
-    return Plan(rows, starts, _group(price, shards, np.random.default_rng([seed, epoch, 0x53])), price, padding, over)
+    return EpochPlan(rows, starts, _group(price, shards, np.random.default_rng([seed, epoch, 0x53])), price, padding, over)
 
 
 def _windows(length: Floats, window: int) -> Ints:
@@ -216,35 +221,35 @@ def _group(price: Floats, shards: int, draw: np.random.Generator) -> Ints:
 # and reads no row.
 
 
-class Epochs:
+class CostBatchSampler:
     """The plans of all epochs of a mixture; `costs` has one entry for each row of it."""
 
     def __init__(
         self,
         mixture: Mixture,
-        costs: Costs,
+        costs: RowCosts,
         *,
         seed: int,
         shards: int = 1,
         budget: float | None = None,
         batch_rows: int | None = None,
         window: int = WINDOW,
-        held: Ints | None = None,
+        held_out: Ints | None = None,
     ) -> None:
         """Keep what plans are made from; `batch_rows`, where it is given, stands instead of the budget. Rows of `held` are in no epoch."""
         self.mixture, self.costs, self.seed, self.shards = mixture, costs, seed, shards
         self.budget, self.batch_rows, self.window = None if batch_rows is not None else budget, batch_rows, window
-        self.held: Ints = np.zeros(0, np.int64) if held is None else held
+        self.held_out: Ints = np.zeros(0, np.int64) if held_out is None else held_out
         self._lengths: list[int] = []
-        self._latest: tuple[int, Plan] | None = None
+        self._latest: tuple[int, EpochPlan] | None = None
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Return the plan of an epoch; the latest is kept."""
         if self._latest is None or self._latest[0] != epoch:
-            rows = without(self.mixture, self.mixture.epoch(self.seed, epoch), self.held)
+            rows = drop_rows(self.mixture, self.mixture.epoch(self.seed, epoch), self.held_out)
             bounds = {"budget": self.budget, "batch_rows": self.batch_rows}
-            costs = self.costs.take(self.mixture.columns(rows))
-            made = plan(rows, costs, seed=self.seed, epoch=epoch, shards=self.shards, window=self.window, **bounds)  # type: ignore[arg-type]
+            costs = self.costs.take(self.mixture.table_rows(rows))
+            made = plan_batches(rows, costs, seed=self.seed, epoch=epoch, shards=self.shards, window=self.window, **bounds)  # type: ignore[arg-type]
             self._latest = epoch, made
         return self._latest[1]
 
@@ -274,10 +279,10 @@ class Epochs:
 # their cost allows.
 
 # The padding tokens that cost what starting another run does: 10 ms of a nano model on a CPU, 30 ms of 3B weights on an accelerator.
-START = 96.0
+CHUNK_START_COST = 96.0
 
 
-def cut(length: Sequence[float], extra: Sequence[float], budget: float, *, start: float = START) -> list[list[int]]:
+def cut_chunks(length: Sequence[float], extra: Sequence[float], budget: float, *, start: float = CHUNK_START_COST) -> list[list[int]]:
     """Return the numbers of the contents of each chunk; one that is dearer than the budget is a chunk of its own.
 
     A content costs the longest length of its chunk, and what its pictures cost besides (`extra`); a chunk costs `start` more.
@@ -334,8 +339,8 @@ class TaskPlan:
         return len(self.order)
 
 
-class TaskEpochs:
-    """The batches of all epochs; stands where `Epochs` stands for documents."""
+class TaskBatchSampler:
+    """The batches of all epochs; stands where `CostBatchSampler` stands for documents."""
 
     def __init__(
         self,
@@ -349,7 +354,7 @@ class TaskEpochs:
         max_repeats: float = 1.0,
         small_tasks: Literal["fail", "keep"] = "keep",
         mixed: bool = False,
-        held: Ints | None = None,
+        held_out: Ints | None = None,
         shards: int = 1,
     ) -> None:
         """Share the rows out; `batch` is the rows of a global batch, `weights` of tasks go over those of their sources.
@@ -364,21 +369,21 @@ class TaskEpochs:
         self.mixture: Any = pairs
         self.seed, self.mixed, self.shards = seed, mixed, shards
         kept = np.ones(len(pairs), bool)
-        if held is not None:
-            kept[held] = False
+        if held_out is not None:
+            kept[held_out] = False
         own = [np.flatnonzero(kept)] if mixed else [np.flatnonzero(kept & (pairs.task_of == number)) for number in range(len(pairs.tasks))]
         names = (MIXED,) if mixed else pairs.tasks
         self.tasks = tuple(name for name, rows in zip(names, own, strict=True) if len(rows))
-        self.own = [rows for rows in own if len(rows)]
-        if small := small_of({task: len(rows) for task, rows in zip(self.tasks, self.own, strict=True)}, batch):
+        self.rows_by_task = [rows for rows in own if len(rows)]
+        if small := describe_small_tasks({task: len(rows) for task, rows in zip(self.tasks, self.rows_by_task, strict=True)}, batch):
             if small_tasks == "fail":
                 raise UsageError(f"{small}; take a smaller batch, give such sources one task, or let small_tasks=keep make smaller batches")
             _log.warning("%s; their batches are smaller", small)
-        sizes = np.array([len(rows) for rows in self.own])
+        sizes = np.array([len(rows) for rows in self.rows_by_task])
         self.batches = -(-sizes // batch)  # in one turn of each task
         given = pairs.weights() | dict(weights or {})
         weight = np.array([given.get(name, 1.0) for name in self.tasks])
-        self.counts = shares(self.batches, sizes, weight, sampling=sampling, smoothing=smoothing, max_repeats=max_repeats)
+        self.counts = batches_per_task(self.batches, sizes, weight, sampling=sampling, smoothing=smoothing, max_repeats=max_repeats)
         self._latest: tuple[int, TaskPlan] | None = None
         self._orders: dict[int, tuple[int, Ints]] = {}
 
@@ -386,7 +391,7 @@ class TaskEpochs:
         """Say of each task how many rows and batches it has, and how often an epoch goes through it."""
         found = []
         for number, task in enumerate(self.tasks):
-            rows, turn, count = len(self.own[number]), int(self.batches[number]), int(self.counts[number])
+            rows, turn, count = len(self.rows_by_task[number]), int(self.batches[number]), int(self.counts[number])
             found.append({"task": task, "rows": rows, "batch": -(-rows // turn), "batches": count, "repeats": round(count / turn, 3)})
         return found
 
@@ -399,7 +404,7 @@ class TaskEpochs:
             for task in range(len(self.tasks)):
                 chosen = order == task
                 turn[chosen] = np.arange(int(chosen.sum()))
-            self._latest = epoch, TaskPlan(order, turn, np.concatenate(self.own))
+            self._latest = epoch, TaskPlan(order, turn, np.concatenate(self.rows_by_task))
         return self._latest[1]
 
     def steps(self, epochs: int) -> int:
@@ -410,7 +415,7 @@ class TaskEpochs:
         """Return the epoch that a step falls into and its number there."""
         return divmod(step, int(self.counts.sum()))
 
-    def whole(self, step: int) -> tuple[str, Ints]:
+    def global_batch(self, step: int) -> tuple[str, Ints]:
         """Return task and rows of a step's global batch."""
         epoch, place = self.locate(step)
         plan = self.plan(epoch)
@@ -423,18 +428,18 @@ class TaskEpochs:
         if self.shards % ranks:
             raise UsageError(f"{self.shards} shards cannot be shared by {ranks} ranks; set shards to a multiple of {ranks}")
         each = self.shards // ranks
-        pieces = np.array_split(self.whole(step)[1], self.shards)
+        pieces = np.array_split(self.global_batch(step)[1], self.shards)
         return self.locate(step)[0], tuple(pieces[rank * each : (rank + 1) * each])
 
     def _order(self, task: int, round_: int) -> Ints:
         """Return a task's rows in the order of one turn; the latest of each task is kept."""
         if self._orders.get(task, (-1,))[0] != round_:
             draw = np.random.default_rng([self.seed, task, round_, 0x55])
-            self._orders[task] = round_, draw.permutation(self.own[task])
+            self._orders[task] = round_, draw.permutation(self.rows_by_task[task])
         return self._orders[task][1]
 
 
-def shares(batches: Ints, sizes: Ints, weights: Any, *, sampling: Sampling, smoothing: float, max_repeats: float) -> Ints:
+def batches_per_task(batches: Ints, sizes: Ints, weights: Any, *, sampling: Sampling, smoothing: float, max_repeats: float) -> Ints:
     """Return how many batches each task has in an epoch.
 
     An epoch has as many steps as going through every task once would take. What the bound on repeats takes from small tasks goes to
@@ -462,7 +467,7 @@ def shares(batches: Ints, sizes: Ints, weights: Any, *, sampling: Sampling, smoo
     return np.clip(whole, 1, bound).astype(np.int64)
 
 
-def small_of(rows: Mapping[str, int], batch: int) -> str:
+def describe_small_tasks(rows: Mapping[str, int], batch: int) -> str:
     """Name the tasks that do not fill a batch, of these with their rows; nothing where all do."""
     small = [f"{task} ({count:,})" for task, count in rows.items() if count < batch]
     return f"a batch has {batch:,} rows of one task, more than there are in {', '.join(small)}" if small else ""

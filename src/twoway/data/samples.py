@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.content import Document, Image, Place, Text
+from twoway.content import Document, Image, Pair, Place, Text
 from twoway.errors import TwowayError, UsageError, did_you_mean
+
+from .readers import Reader, RowT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from twoway.content import Part
+
+    from .readers import Position
 
 
 # Pairs of the samples: what is asked and what answers it, in several tasks.
@@ -39,15 +43,6 @@ STYLED = {
     "flat": "the same in flat colours", "high-contrast": "the same in black and white", "outline": "the same as a line drawing",
     "filled": "the same as a dark shape",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A query and the document that answers it."""
-
-    task: str
-    query: Document
-    positive: Document
 
 
 def read_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
@@ -85,7 +80,7 @@ def names_of(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Ite
         for task in ("picture-name", "name-picture"):
             language = _language(concept, rng)
             word = _document(row, Text(concept["names"][language]), language=language)
-            yield Pair(task, picture, word) if task == "picture-name" else Pair(task, word, picture)
+            yield _pair(task, picture, word) if task == "picture-name" else _pair(task, word, picture)
 
 
 def _definitions(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
@@ -95,7 +90,7 @@ def _definitions(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) ->
         if gloss:
             picture, words = _document(row, Image(row["image"])), _document(row, Text(gloss))
             forth = random.Random(f"definitions/{seed}/{row['id']}").random() < 0.5
-            yield Pair("picture-definition", picture, words) if forth else Pair("definition-picture", words, picture)
+            yield _pair("picture-definition", picture, words) if forth else _pair("definition-picture", words, picture)
 
 
 def _questions(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
@@ -104,7 +99,7 @@ def _questions(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> I
         concept = world.concepts[row["concept"]]
         language = random.Random(f"questions/{seed}/{row['id']}").choice([one for one in LANGUAGES if one in concept["names"]])
         query = _document(row, Image(row["image"]), Text(CALLED[language]), language=language)
-        yield Pair("question-name", query, _document(row, Text(concept["names"][language]), language=language))
+        yield _pair("question-name", query, _document(row, Text(concept["names"][language]), language=language))
 
 
 def _flags(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
@@ -114,10 +109,10 @@ def _flags(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Itera
         name, facts = concept["names"]["en"], concept["facts"]
         if facts.get("capital"):
             query = _document(row, Image(row["image"]), Text("What is the capital of this country?"))
-            yield Pair("flag-capital", query, _document(row, Text(facts["capital"])))
+            yield _pair("flag-capital", query, _document(row, Text(facts["capital"])))
         if facts.get("continent"):
             query = _document(row, Image(row["image"]), Text("On which continent is this country?"))
-            yield Pair("flag-continent", query, _document(row, Text(f"{name} is in {facts['continent']}")))
+            yield _pair("flag-continent", query, _document(row, Text(f"{name} is in {facts['continent']}")))
 
 
 def _styles(drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
@@ -132,7 +127,7 @@ def _styles(drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
             if others:
                 wished = random.Random(f"styles/{seed}/{row['id']}").choice(others)
                 query = _document(row, Image(row["image"]), Text(STYLED[wished["style"]]))
-                yield Pair("style", query, _document(wished, Image(wished["image"])))
+                yield _pair("style", query, _document(wished, Image(wished["image"])))
 
 
 def _page_pairs(world: World, half: str, torn: set[str]) -> Iterator[Pair]:
@@ -141,7 +136,7 @@ def _page_pairs(world: World, half: str, torn: set[str]) -> Iterator[Pair]:
         if row["half"] == half and not torn & set(row["concepts"]):
             for language, query in sorted(row["queries"].items()):
                 meta = {"id": row["id"], "half": half}
-                yield Pair(
+                yield _pair(
                     "page", Document((Text(query),), meta={**meta, "language": language}), Document((Image(row["image"]),), meta=meta)
                 )
 
@@ -151,7 +146,7 @@ def _text_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
     torn = world.torn()
     for row in world.texts:
         if row["half"] == half:
-            yield Pair("definition-term", _document(row, Text(row["gloss"])), _document(row, Text(row["term"])))
+            yield _pair("definition-term", _document(row, Text(row["gloss"])), _document(row, Text(row["term"])))
     for key, concept in world.concepts.items():
         others = [
             language for language in LANGUAGES[1:] if concept["names"].get(language, concept["names"]["en"]) != concept["names"]["en"]
@@ -161,7 +156,12 @@ def _text_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
             query, positive = (
                 Document((Text(concept["names"][one]),), meta={"concept": key, "half": half, "language": one}) for one in ("en", language)
             )
-            yield Pair("name-name", query, positive)
+            yield _pair("name-name", query, positive)
+
+
+def _pair(task: str, query: Document, positive: Document) -> Pair:
+    """Make a pair of one answer."""
+    return Pair(query, (positive,), task=task)
 
 
 def _document(row: Mapping[str, Any], *parts: Part, **meta: Any) -> Document:
@@ -365,7 +365,8 @@ def pairs(name: str, *, seed: int = 0, folder: Path | None = None) -> Iterator[P
     if not chosen.pairs:
         known = ", ".join(key for key, one in VIEWS.items() if one.pairs)
         raise UsageError(f"samples:{name} holds documents, not pairs; views with pairs: {known}")
-    return chosen.read(load(folder), seed)
+    numbered = enumerate(chosen.read(load(folder), seed), 1)
+    return (replace(pair, place=Place(f"samples:{name}", number)) for number, pair in numbered)
 
 
 def documents(name: str, *, seed: int = 0, folder: Path | None = None) -> Iterator[Document]:
@@ -383,6 +384,33 @@ def _flat(name: str, found: Iterator[Any]) -> Iterator[Document]:
             yield Document(one.positive.parts, place, {**one.positive.meta, "task": one.task, "role": "positive"})
         else:
             yield Document(one.parts, place, one.meta)
+
+
+class SamplesReader(Reader[RowT]):
+    """Rows of a view, which are few and held in memory; a view of pairs is also read as its documents."""
+
+    _transient = ("_items",)
+    _items: list[Document] | list[Pair] | None = None
+
+    def files(self) -> list[Path]:
+        """Return nothing: views are chosen by name."""
+        return []
+
+    def positions(self) -> Iterator[Position]:
+        """See `Reader`."""
+        yield from ((0, row) for row in range(len(self._all())))
+
+    def read(self, at: Position) -> RowT:
+        """See `Reader`."""
+        row = self._all()[at[1]]
+        return self.convert_row(row, row.place or Place(f"samples:{self.source}", at[1] + 1), None)
+
+    def _all(self) -> list[Document] | list[Pair]:
+        """Make the view."""
+        if self._items is None:
+            as_pairs = self.convert.makes == "pairs" or (self.convert.makes == "either" and view(self.source).pairs)
+            self._items = list(pairs(self.source)) if as_pairs else list(documents(self.source))
+        return self._items
 
 
 def _more(world: World, seed: int) -> Iterator[Pair]:

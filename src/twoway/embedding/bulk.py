@@ -70,18 +70,23 @@ def embed(
     overwrite: bool = False,
     root: str | Path | None = None,
     dpi: int = 144,
+    row_template: str | None = None,
     limits: ReadLimits = DEFAULT,
     cluster: Cluster | None = None,
     **opening: Any,
 ) -> EmbedResult:
     """Embed documents into `out`, or resume an earlier run; `opening` goes to `open_embedders`.
 
+    A `row_template` reads columns of other names, as in the sources of a training: `"{title} {photo:image}"`, or a format by its name.
+
     With a `cluster`, Ray runs it on all machines of the cluster.
     """
     require_options(embed, opening, also=("processes",))
     if shard_rows < 1:
         raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
-    sources = Sources([data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, limits=Limits.reading(limits))
+    sources = Sources(
+        [data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, template=row_template, limits=Limits.reading(limits)
+    )
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     prompts = {"side": side, "prompt": prompt, "prompt_name": prompt_name}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.data.formats import Content
+    from twoway.data.formats import DocumentLike
     from twoway.limits import Limits
 
     from .inputs import Prepared, Side
@@ -106,14 +106,14 @@ class Embedder:
             raise UsageError(f"truncate_dim {truncate_dim} is out of range: this model's vectors have 1 to {self.dimension} numbers")
         return prompt_of(self.sentence, side=side, prompt=prompt, prompt_name=prompt_name)
 
-    def array(self, documents: Iterable[Content], **kwargs: Any) -> Vector:
+    def array(self, documents: Iterable[DocumentLike], **kwargs: Any) -> Vector:
         """Return the vectors of documents as rows of a matrix, in order; documents and options are those of `embed`."""
         rows = [vector for _, vector in self.embed(documents, ordered=True, **kwargs)]
         return np.stack(rows) if rows else np.zeros((0, kwargs.get("truncate_dim") or self.dimension), np.float32)
 
     def embed(
         self,
-        documents: Iterable[Content],
+        documents: Iterable[DocumentLike],
         *,
         side: Side | None = None,
         prompt: str | None = None,
@@ -269,7 +269,7 @@ def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | Content
     for document in documents:
         try:
             kind = engine.inputs.kind(document)
-            pictures = engine.lengths.images(document, engine.settings.limits)
+            pictures = engine.lengths.pictures(document, engine.settings.limits)
             found.append(Item(document, document.fingerprint(), kind, pictures))
         except ContentError as error:
             found.append(error)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from PIL.Image import Image as PILImage
 
 from twoway.content import ContentError, Document, Text
+from twoway.data.lengths import PictureTokens
 from twoway.errors import UsageError, did_you_mean, is_panic
-from twoway.images import DEFAULT, image_size, open_document
+from twoway.images import DEFAULT, open_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -114,8 +115,6 @@ def prompt_of(sentence: Any, *, side: Side | None = None, prompt: str | None = N
 # Lengths only decide which rows share a batch, so the tokens of a template (the same for all) are not counted, and if
 # a processor does not give the number of tokens of a picture, its area is used.
 
-# A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
-_PIXELS_A_TOKEN = 28 * 28
 _CHARACTERS_A_TOKEN = 4
 # Text beyond this many characters a token of the longest row is cut by the model, and no tokenizer sees it.
 _MOST = 32
@@ -133,8 +132,7 @@ class Lengths:
             self.backend.no_padding()
             self.backend.no_truncation()
         self.cuts_the_end = getattr(tokenizer, "truncation_side", "right") == "right"
-        self.processor = processor
-        self.pictures: dict[tuple[int, int], float] = {}
+        self.pictures = PictureTokens(processor)
 
     def words(self, texts: Sequence[str]) -> list[tuple[float, int | None]]:
         """Return of each text its tokens, counted up to one more than the longest row, and how many characters a tokenizer need see.
@@ -166,26 +164,6 @@ class Lengths:
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         return [len(encoding) for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def images(self, document: Document, limits: Limits) -> float:
-        """Return the tokens of a document's pictures; a picture whose header cannot be read is an error of its row."""
-        return sum(self._picture(image_size(image, place=document.place, limits=limits)) for image in document.images)
-
-    def _picture(self, size: tuple[int, int]) -> float:
-        found = self.pictures.get(size)
-        if found is None:
-            if len(self.pictures) > 1 << 16:
-                self.pictures.clear()  # which another thread may do at any time
-            found = self.pictures[size] = self._ask(size)
-        return found
-
-    def _ask(self, size: tuple[int, int]) -> float:
-        width, height = size
-        try:
-            said = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
-            return float(said["num_image_tokens"][0])
-        except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
-            return width * height / _PIXELS_A_TOKEN
 
 
 def _blank(text: str) -> int:
@@ -230,12 +208,12 @@ def size_in_memory(document: Document) -> int:
 
 
 def windows(
-    looked: Iterable[list[tuple[int, Item | ContentError]]], fresh: Callable[[int, Item | ContentError], bool], *, rows: int, bytes_: int
+    chunks: Iterable[list[tuple[int, Item | ContentError]]], fresh: Callable[[int, Item | ContentError], bool], *, rows: int, bytes_: int
 ) -> Iterator[list[Item]]:
     """Cut a stream into windows of items that are `fresh`; what is not counts too, so that a window always comes to its end."""
     window: list[Item] = []
     seen = held = 0
-    for chunk in looked:
+    for chunk in chunks:
         for index, item in chunk:
             seen += 1
             if fresh(index, item) and isinstance(item, Item):

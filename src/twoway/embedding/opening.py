@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from twoway.data.formats import Content
+    from twoway.data.formats import DocumentLike
     from twoway.models.config import Attention
     from twoway.models.processor import Style
 
@@ -275,7 +275,7 @@ class Embedders(Embedder):
 
     def embed(
         self,
-        documents: Iterable[Content],
+        documents: Iterable[DocumentLike],
         *,
         side: Side | None = None,
         prompt: str | None = None,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.content import ContentError, Place
-from twoway.data.dataset import FINDERS, files_of, kind_of
+from twoway.data.dataset import GlobReader
 from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.progress import steps
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import Document
-    from twoway.data.readers import Finder
-    from twoway.data.rows import ReadOptions
+    from twoway.data.readers import Reader
 
     from .writing import Sources
 
@@ -184,7 +183,7 @@ def _sigterm_given_back() -> Iterator[None]:
 # The position of each row of a run, so that any machine can read any shard by itself: rows are found once, in order,
 # and read by position.
 #
-# A position is three integers: the source, and the two by which its finder knows the row. Files are named by path, so
+# A position is three integers: the source, and the two by which its reader knows the row. Files are named by path, so
 # every machine that reads must see them under the same path.
 
 
@@ -192,34 +191,31 @@ class Places:
     """The rows of several sources, one behind the other, by their places; it is sent to other machines without what is open in it."""
 
     def __init__(self, sources: Sources) -> None:
-        self.finders: list[tuple[str, Finder]] = []
-        for spec in sources.specs:
-            self.finders.extend(_finders(spec, sources.options))
+        self.readers = [found for spec, reader in sources.readers() for found in _with_positions(spec, reader)]
 
     def shards(self, rows: int) -> Iterator[NDArray[np.int64]]:
         """Go through all rows, so many at a time."""
-        found = ((number, *at) for number, (_, finder) in enumerate(self.finders) for at in finder.scan())
+        found = ((number, *at) for number, (_, reader) in enumerate(self.readers) for at in reader.positions())
         while shard := list(itertools.islice(found, rows)):
             yield np.array(shard, np.int64)
 
     def read(self, places: NDArray[np.int64]) -> Iterator[Document | ContentError]:
         """Read rows; a bad row is its error."""
         for number, *at in places.tolist():
-            spec, finder = self.finders[number]
+            spec, reader = self.readers[number]
             try:
-                yield finder.read((at[0], at[1]))
+                yield reader.read((at[0], at[1]))
             except ContentError as error:
                 yield error if error.place is not None else ContentError(error.reason, Place(spec))
 
 
-def _finders(spec: str, options: ReadOptions) -> Iterator[tuple[str, Any]]:
-    """Open a source for random access."""
-    kind, argument = kind_of(spec)
-    if kind == "glob":
-        for path in files_of(spec):
-            yield from _finders(str(path), options)
-    elif kind in FINDERS:
-        yield spec, FINDERS[kind](argument, options)
+def _with_positions(spec: str, reader: Reader[Document]) -> Iterator[tuple[str, Reader[Document]]]:
+    """Give readers that have random access: of a pattern, those of its files."""
+    if isinstance(reader, GlobReader):
+        for path, one in zip(reader.files(), reader.readers(), strict=True):
+            yield from _with_positions(str(path), one)
+    elif reader.random_access:
+        yield spec, reader
     else:
         raise UsageError(
             f"{spec} is a stream, and Ray's machines read rows by their place; save it with datasets.save_to_disk and name the folder"

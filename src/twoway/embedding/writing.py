@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.content import escaped
-from twoway.data.dataset import FINDERS, files_of, kind_of, open_source
+from twoway.data.dataset import open_reader, open_source
+from twoway.data.formats import ToDocument, document_format
+from twoway.data.readers import ImageReader
 from twoway.data.rows import BAD_ROWS, OnBad, Policy, ReadOptions, Skip
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import ContentError, Document, Image
+    from twoway.data.readers import Reader
     from twoway.embedding import Embedder
     from twoway.limits import Limits
 
@@ -43,10 +46,18 @@ _FILES, _BYTES = 2000, 4 << 30
 class Sources:
     """Several sources, one behind the other."""
 
-    def __init__(self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT) -> None:
-        self.specs = [str(spec) for spec in specs]
+    def __init__(
+        self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT, template: str | None = None
+    ) -> None:
+        self.specs, self.template = [str(spec) for spec in specs], template
         self.options = ReadOptions(None if root is None else Path(root), dpi, limits)
-        self.sources = [open_source(spec, root=root, dpi=dpi, images="lazy", limits=limits) for spec in self.specs]
+        given: dict[str, Any] = {"root": root, "dpi": dpi, "limits": limits, "template": template}
+        self.sources = [open_source(spec, images="lazy", **given) for spec in self.specs]
+
+    def readers(self) -> Iterator[tuple[str, Reader[Document]]]:
+        """Open each source, with its spec."""
+        convert = ToDocument(document_format(self.template) if self.template else None)
+        return ((spec, open_reader(spec, self.options, convert)) for spec in self.specs)
 
     def rows(self, skip: int) -> Iterator[Document | ContentError]:
         """Yield every row from one on."""
@@ -57,24 +68,24 @@ class Sources:
     def identity(self) -> dict[str, Any]:
         """Return what identifies the data: files with size and time; for a data set on the hub, only its name."""
         digest = hashlib.sha256()
-        for spec in self.specs:
-            for path in files_of(spec):
+        for _, reader in self.readers():
+            for path in reader.files():
                 said = path.stat()
                 digest.update(json.dumps([str(path), said.st_size, said.st_mtime_ns]).encode())
-        return {"specs": self.specs, "root": str(self.options.root or ""), "dpi": self.options.dpi, "files": digest.hexdigest()}
+        known = {"specs": self.specs, "root": str(self.options.root or ""), "dpi": self.options.dpi, "files": digest.hexdigest()}
+        return known | ({"template": self.template} if self.template else {})
 
     def count(self) -> int | None:
         """Count the rows, bad ones too, where that is quick."""
         total = 0
-        for spec in self.specs:
-            kind, argument = kind_of(spec)
-            files = files_of(spec)
-            if kind == "images":
+        for _, reader in self.readers():
+            files = reader.files()
+            if isinstance(reader, ImageReader):
                 total += len(files)
                 continue
-            if kind not in FINDERS or len(files) > _FILES or sum(path.stat().st_size for path in files) > _BYTES:
+            if not reader.random_access or len(files) > _FILES or sum(path.stat().st_size for path in files) > _BYTES:
                 return None
-            total += sum(1 for _ in FINDERS[kind](argument, self.options).scan())
+            total += sum(1 for _ in reader.positions())
         return total
 
 

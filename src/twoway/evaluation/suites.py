@@ -228,7 +228,7 @@ def _read(pairs: Pairs, policy: Policy) -> tuple[Pool, dict[str, Document], dict
             continue
         key = pair.query.fingerprint()
         queries.setdefault(key, pair.query)
-        right[pairs.tasks[pairs.task_of[row]], key].update(pool.add(one) for one in (pair.positive, *pair.others))
+        right[pairs.tasks[pairs.task_of[row]], key].update(pool.add(one) for one in pair.positives)
         for one in pair.negatives:
             pool.add(one)
     return pool, queries, right

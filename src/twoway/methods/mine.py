@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from twoway.config import settings
-from twoway.data.config import MINED, PairSource, SourceConfig
+from twoway.data.config import MINED_FILE, PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.mixture import open_pairs, open_source_table
 from twoway.data.rows import BAD_ROWS, OnBad, Policy
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from .negatives import Corpus
 
-MANIFEST, PART = MINED, 1024
+MANIFEST, PART = MINED_FILE, 1024
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from pydantic import Field
 
 from twoway.config import settings
 from twoway.content import ContentError, Document, Text
-from twoway.data.formats import pair_of
 from twoway.embedding.nearest import nearest
 from twoway.errors import UsageError
 from twoway.files import write_whole
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twoway.content import Pair
     from twoway.data.dataset import RowTable
-    from twoway.data.formats import PairRow
     from twoway.data.mixture import Pairs
     from twoway.data.rows import Policy
 
@@ -153,17 +152,18 @@ class Corpus:
     root: Path | None = None  # the deepest folder that all pictures on disk lie in
     same_query: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def pair(self, query: int) -> PairRow:
+    def pair(self, query: int) -> Pair:
         """Return the pair of a query."""
-        return pair_of(self.pairs.mixture.read(int(self.rows[query]))[1])
+        return self.pairs.read(int(self.rows[query]))[1]
 
     def candidate(self, number: int) -> Document:
         """Return a candidate."""
         source, row, which = (int(value) for value in self.origins[number])
         if source >= 0:
-            return self.tables[source].read(row)
-        pair = pair_of(self.pairs.mixture.read(row)[1])
-        return (pair.positive, *pair.others)[which]
+            (document,) = self.tables[source].read(row).documents
+            return document
+        pair = self.pairs.read(row)[1]
+        return pair.positives[which]
 
     def answers(self, query: int) -> set[int]:
         """Return all candidates that are right for a query: its own answers, those of rows with the same query, and the query itself."""
@@ -196,12 +196,12 @@ def list_corpus(pairs: Pairs, tables: Sequence[RowTable], policy: Policy) -> Cor
 
     for row in steps(range(len(pairs)), "listing pairs", total=len(pairs)):
         try:
-            pair = pair_of(pairs.mixture.read(row)[1])
+            pair = pairs.read(row)[1]
             query = key_of(pair.query)
             for one in (pair.query, *pair.negatives):
                 note(one)
             task = int(pairs.task_of[row])
-            answers = [candidate(one, task, (-1, row, which)) for which, one in enumerate((pair.positive, *pair.others))]
+            answers = [candidate(one, task, (-1, row, which)) for which, one in enumerate(pair.positives)]
         except ContentError as error:
             policy.refuse(error)
             continue
@@ -211,7 +211,8 @@ def list_corpus(pairs: Pairs, tables: Sequence[RowTable], policy: Policy) -> Cor
     for source, table in enumerate(tables):
         for row in steps(range(len(table)), f"listing {table.spec}", total=len(table)):
             try:
-                candidate(table.read(row), _ANY, (source, row, 0))
+                (document,) = table.read(row).documents
+                candidate(document, _ANY, (source, row, 0))
             except ContentError as error:
                 policy.refuse(error)
     positive = np.array([one[0] for one in right], np.int64)
@@ -284,12 +285,12 @@ class Negative(NamedTuple):
     rank: int | None
 
 
-def write_pairs(path: Path, rows: Sequence[tuple[PairRow, float, Sequence[Negative]]], root: Path | None, facts: Mapping[str, int]) -> None:
+def write_pairs(path: Path, rows: Sequence[tuple[Pair, float, Sequence[Negative]]], root: Path | None, facts: Mapping[str, int]) -> None:
     """Write one file, whole or not at all; `facts` are counts kept with it."""
     written = [
         {
             "query": _side(pair.query, root),
-            "positives": [_side(one, root) for one in (pair.positive, *pair.others)],
+            "positives": [_side(one, root) for one in pair.positives],
             "negatives": [_side(one.document, root) for one in negatives],
             "task": pair.task,
             "place": None if pair.place is None else str(pair.place),
@@ -354,7 +355,7 @@ class Miner:
         self._sketch = lru_cache(_SKETCHES)(lambda number: sketch(corpus.candidate(number)))
         self.pools = {task: np.flatnonzero(self._of(task) & self.there) for task in range(len(corpus.pairs.tasks))}
 
-    def rows(self, numbers: Sequence[int], policy: Policy) -> tuple[list[tuple[PairRow, float, list[Negative]]], Counter[str]]:
+    def rows(self, numbers: Sequence[int], policy: Policy) -> tuple[list[tuple[Pair, float, list[Negative]]], Counter[str]]:
         """Return the pairs of these queries with their negatives, and what was counted on the way."""
         facts: Counter[str] = Counter(rows=0, negatives=0, short=0)
         asked = np.array([number for number in numbers if self.known[number] and self.there[self.corpus.positive[number]]], np.int64)
@@ -371,7 +372,7 @@ class Miner:
         k = min(self.choice.range_max + max(map(len, right)), len(self.candidates))
         vectors = np.asarray(self.queries[asked])
         scores, found = nearest(vectors, self.candidates, k, allowed=allowed, device=self.device)
-        written: list[tuple[PairRow, float, list[Negative]]] = []
+        written: list[tuple[Pair, float, list[Negative]]] = []
         for at, number in enumerate(asked):
             try:
                 pair = self.corpus.pair(int(number))

@@ -246,7 +246,7 @@ def _says_type(config: MethodConfig, ranks: between.Ranks, *, begun: bool) -> st
 
 def _run(method: Method[C], base: str | Path, config: C) -> dict[str, Any]:
     """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
-    sources = [one.said() for one in config.data]
+    sources = [one.conditions() for one in config.data]
     return {"stage": method.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from twoway.data.dataset import data_folder
-from twoway.data.lengths import decisive_pictures, room_for_pictures
-from twoway.data.readers import how, looking
+from twoway.data.lengths import deciding_picture_tokens, room_for_pictures
+from twoway.data.readers import current_scan_options, scan_options
 from twoway.errors import UsageError
 from twoway.processes import CONTEXT
 from twoway.training.checkpointing import read_run
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.data.dataset import RowTable
-    from twoway.data.lengths import Encodes
+    from twoway.data.lengths import RowEncoder
     from twoway.data.mixture import Mixture
     from twoway.training.trainer import Trainer
 
@@ -44,7 +44,7 @@ def opening_data(config: Any) -> Iterator[Path]:
     """Give the folder that a stage's data is kept in; within the block data that was not prepared may be refused."""
     folder = data_folder(config.cache_dir)
     _log.info("what is found out about data is kept in %s", folder)
-    with looking(processes=how().processes, prepared_only=config.prepared_only):
+    with scan_options(processes=current_scan_options().processes, prepared_only=config.prepared_only):
         yield folder
 
 
@@ -120,7 +120,7 @@ class LostRows:
         return f"{self.source} loses {many}: {', '.join(one for one in why if one)}"
 
 
-def lost_rows(mixture: Mixture, encoder: Encodes, *, most: float, pairs: bool = False) -> tuple[LostRows, ...]:
+def lost_rows(mixture: Mixture, encoder: RowEncoder, *, most: float, pairs: bool = False) -> tuple[LostRows, ...]:
     """Return the sources that would lose much; one that would lose more than the share `most` of its rows is refused."""
     found, room = [], None
     for source, table in zip(mixture.sources, mixture.tables, strict=True):
@@ -143,15 +143,15 @@ def describe_excess(found: Sequence[LostRows], most: float) -> str:
     return f"{'; '.join(map(str, worst))}; {large}, or allow it with max_bad_share (now {most:g})" if worst else ""
 
 
-def count_lost(name: str, table: RowTable, encoder: Encodes, room: int, *, pairs: bool = False) -> LostRows:
+def count_lost(name: str, table: RowTable, encoder: RowEncoder, room: int, *, pairs: bool = False) -> LostRows:
     """Count what one source would lose."""
-    tokens = decisive_pictures(table, encoder, pairs=pairs)
+    tokens = deciding_picture_tokens(table, encoder, pairs=pairs)
     large = [(int(row), int(tokens[row])) for row in np.flatnonzero(tokens > room)]
     first = str(table.bad[0]) if table.bad else ""
     return LostRows(name, len(table) + len(table.bad), len(table.bad), len(large), int(tokens.max(initial=0)), room, first, tuple(large))
 
 
-def describe_too_large(tables: Sequence[RowTable], encoder: Encodes | None, *, pairs: bool = False) -> list[str]:
+def describe_too_large(tables: Sequence[RowTable], encoder: RowEncoder | None, *, pairs: bool = False) -> list[str]:
     """Say, where rows are looked at before any run, how many have a picture that fits no row; nothing where none has."""
     found: list[str] = []
     if encoder is None:

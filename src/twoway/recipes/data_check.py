@@ -13,14 +13,14 @@ import numpy as np
 
 from twoway.config import load
 from twoway.content import ContentError, Text
-from twoway.data.collators import prompt_of
+from twoway.data.collators import task_prompt
 from twoway.data.config import DOCUMENT, QUERY, PairSource, SourceConfig
 from twoway.data.dataset import open_source
 from twoway.data.mixture import Mixture, Pairs, open_pairs, open_source_table, require_names
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.data.rows import Policy
-from twoway.data.sampler import small_of
+from twoway.data.sampler import describe_small_tasks
 from twoway.errors import TwowayError, UsageError
 from twoway.images import image_size, open_document
 from twoway.limits import Limits
@@ -40,8 +40,7 @@ from .recipe import read_recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from twoway.content import Document
-    from twoway.data.formats import PairRow
+    from twoway.content import Document, Pair
     from twoway.data.processing import Example
 
 
@@ -167,8 +166,8 @@ def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, deco
         characters=int(np.asarray(table.characters).sum()),
         megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64), axis=1).sum()) / 1e6, 3),
         bad=list(dict.fromkeys([*bad, *failed])),
-        unread=table.unread,
-        named_pictures=table.named,
+        unread=table.unread_pictures,
+        named_pictures=table.picture_paths,
         only_first=first,
         shown=shown,
     )
@@ -179,7 +178,8 @@ def _undecodable(mixture: Mixture) -> list[str]:
     found = []
     for row in steps(range(len(mixture)), f"decoding {mixture.sources[0].label}", total=len(mixture)):
         try:
-            open_document(mixture.read(row)[1])
+            for document in mixture.read(row)[1].documents:
+                open_document(document)
         except ContentError as error:
             found.append(str(error))
     return found
@@ -190,7 +190,8 @@ def _show(mixture: Mixture, encoder: Encoder | None) -> tuple[Shown | None, list
     failed = []
     for row in range(min(len(mixture), 16)):
         try:
-            identity, document = mixture.read(row)
+            identity, item = mixture.read(row)
+            (document,) = item.documents
             opened = open_document(document)
             example = None if encoder is None else encoder(identity, opened)
         except ContentError as error:
@@ -337,7 +338,7 @@ def check_pairs(
     for one in reports:
         tasks.update({task or one.name: rows for task, rows in one.tasks.items()})
     whole = not config.mixed and all(one.only_first is None and one.error is None for one in reports)
-    small = small_of(tasks, config.global_batch_size) if whole else ""
+    small = describe_small_tasks(tasks, config.global_batch_size) if whole else ""
     return PairsCheck(what, None if model is None else str(model), tuple(against), reports, small)
 
 
@@ -363,7 +364,7 @@ def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:
             continue
         for row in steps(range(len(pairs)), f"reading {spec}", total=len(pairs)):
             identity, pair = pairs.read(row)
-            yield from ((identity, document) for document in (pair.query, pair.positive, *pair.others))
+            yield from ((identity, document) for document in (pair.query, *pair.positives))
 
 
 def _check_pairs(
@@ -396,7 +397,7 @@ def _check_pairs(
     bad = [*large, *(str(error) for error in table.bad)]
     counts = {task: int((pairs.task_of == number).sum()) for number, task in enumerate(pairs.tasks)}
     bad += found.pop("bad")
-    found |= {"unread": table.unread, "named_pictures": table.named}
+    found |= {"unread": table.unread_pictures, "named_pictures": table.picture_paths}
     return replace(report, rows=len(pairs), tasks=counts, bad=bad, only_first=first, shown=shown, **found)
 
 
@@ -412,7 +413,7 @@ def _show_pairs(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str
                     identity, str(pair.place), [describe(part) if not isinstance(part, Text) else part.text for part in opened.parts]
                 )
                 if encoder is not None:
-                    asked = prompt_of(prompts, pair.task, QUERY if side == "query" else DOCUMENT)
+                    asked = task_prompt(prompts, pair.task, QUERY if side == "query" else DOCUMENT)
                     shown = seen(shown, opened, encoder, encoder(identity, opened, asked))
                 found[side] = shown
         except ContentError:
@@ -476,14 +477,14 @@ def measure(pairs: Pairs, decode: bool, known: EvaluationContents | None) -> dic
     return {"sides": sides, **lists}
 
 
-def sides_of(pair: PairRow) -> Iterator[tuple[str, Document]]:
+def sides_of(pair: Pair) -> Iterator[tuple[str, Document]]:
     """Yield the documents of a pair with the sides they stand on."""
     yield "query", pair.query
-    yield from (("positive", one) for one in (pair.positive, *pair.others))
+    yield from (("positive", one) for one in pair.positives)
     yield from (("negative", one) for one in pair.negatives)
 
 
-def _twins(pair: PairRow, decode: bool) -> bool:
+def _twins(pair: Pair, decode: bool) -> bool:
     """Say whether a query is nearly its answer: their texts, and where pictures are decoded their pictures too."""
     query, positive = pair.query, pair.positive
     if len(query.images) != len(positive.images) or bool(query.texts) != bool(positive.texts):
@@ -497,7 +498,7 @@ def _twins(pair: PairRow, decode: bool) -> bool:
     )
 
 
-def _overlap(identity: str, pair: PairRow, known: EvaluationContents, lists: dict[str, list[str]]) -> None:
+def _overlap(identity: str, pair: Pair, known: EvaluationContents, lists: dict[str, list[str]]) -> None:
     """List a row that holds a content of the evaluation set."""
     for _, document in sides_of(pair):
         if (name := known.exact(document)) is not None:

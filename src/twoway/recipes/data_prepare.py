@@ -24,7 +24,7 @@ from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.lengths import room_for_pictures, row_lengths
 from twoway.data.mixture import open_mixture, open_pairs
-from twoway.data.readers import looking
+from twoway.data.readers import scan_options
 from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_errors
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twoway.data.dataset import RowTable
-    from twoway.data.lengths import Encodes
+    from twoway.data.lengths import RowEncoder
     from twoway.data.mixture import Mixture
 
 _OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain_method.METHOD, method.METHOD, finetune_method.METHOD)}
@@ -125,7 +125,7 @@ def prepare_data(
         job = SimpleNamespace(name=stage.name, config=stage.config, source=stage.source, base=base, kind=stage.kind)
         chain.append(SimpleNamespace(job=job, base=base, action="do"))
         cache = cache_dir or getattr(stage.config, "cache_dir", None) or cache
-        with looking(processes=count):
+        with scan_options(processes=count):
             found += _stage(
                 stage, chain, data_folder(cache_dir or getattr(stage.config, "cache_dir", None)), notes, known=bool(recipe.base)
             )
@@ -203,10 +203,10 @@ def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepa
         source.label,
         rows=rows,
         bad=[str(error) for error in table.bad],
-        known=not table.looked,
+        known=not table.scanned,
         seconds=round(seconds, 3),
         rows_per_second=round(rows / max(seconds, 1e-9), 1),
-        bytes_read=sum(path.stat().st_size for path in table.finder.files() if path.exists()),
+        bytes_read=sum(path.stat().st_size for path in table.reader.files() if path.exists()),
         kept=None if table.folder is None else str(table.folder),
     ), mixture
 
@@ -238,7 +238,7 @@ def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path, most:
     """Say which rows of a source are lost or cut; pairs are cut side by side, and no side is measured before it is read."""
     began = time.perf_counter()
     table, pairs = mixture.tables[0], isinstance(mixture.sources[0], PairSource)
-    reads: Encodes = encoder.encode if pairs else encoder
+    reads: RowEncoder = encoder.encode if pairs else encoder
     lost = count_lost(one.source, table, reads, room_for_pictures(reads), pairs=pairs)
     large = [
         f"{_place(table, row)}: a picture of {tokens:,} tokens, where a row has room for {lost.room:,}"

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from twoway.data.dataset import data_folder, shared_tables
-from twoway.data.parquet import ask_for, copy_of, repository_of
+from twoway.data.parquet import copy_of, repository_of, repository_status
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.methods.convert import ConvertConfig, quiet
@@ -148,7 +148,7 @@ def _streams(step: Step) -> tuple[int, list[str], list[str]]:
     states: dict[str | None, str] = {None: "there"}  # a folder of this machine, read as a stream
     for name in left.values():
         if name not in states and "unreachable" not in states.values():
-            states[name] = ask_for(str(name))
+            states[name] = repository_status(str(name))
     found: dict[str, list[str]] = {}
     for spec, name in left.items():
         found.setdefault(states.get(name, "unreachable"), []).append(spec)

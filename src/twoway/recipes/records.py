@@ -20,8 +20,7 @@ import yaml
 import twoway
 from twoway import __version__
 from twoway.config import defaults, dump
-from twoway.data.dataset import FINDERS, kind_of
-from twoway.data.rows import ReadOptions
+from twoway.data.dataset import source_files, source_kind
 from twoway.data.samples import samples_folder, view
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, sha256, write_whole
@@ -123,16 +122,16 @@ def _said_twice(stage: StageRecipe) -> list[str]:
 
 def data_identity(source: SourceConfig) -> str:
     """Return what identifies the content of a source."""
-    kind, argument = kind_of(source.spec)
+    kind, argument = source_kind(source.spec)
     if kind == "hub":
         return source.spec
     if kind == "samples":
         view(argument)
         home = samples_folder()
         return f"samples:{argument} {_files(home, [*home.glob('*.parquet'), home / 'manifest.json'])}"
-    if kind not in FINDERS:
+    if kind == "glob":
         raise UsageError(f"{source.spec} cannot be trained on row by row; name its files one by one, or their folder")
-    files = FINDERS[kind](argument, ReadOptions()).files()
+    files = source_files(source.spec)
     return _files(Path(os.path.commonpath([path.absolute().parent for path in files])), [path.absolute() for path in files])
 
 

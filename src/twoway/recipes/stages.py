@@ -71,7 +71,7 @@ def count_rows(open_data: Callable[..., Any], config: Any, reader: Any, folder: 
     data = open_data(config, reader, folder, shards=shards, bad_rows=None)
     tokens, plan, steps = data.epochs.costs.length, data.epochs.plan(0), data.total(config)
     pictures = np.minimum(np.concatenate([picture_tokens(table, data.encode) for table in data.mixture.tables]), tokens)
-    share, rows, sizes = steps / len(plan), data.mixture.columns(plan.rows), np.diff(plan.starts)
+    share, rows, sizes = steps / len(plan), data.mixture.table_rows(plan.rows), np.diff(plan.starts)
     padded = np.maximum.reduceat(tokens[rows], plan.starts[:-1][sizes > 0]) * sizes[sizes > 0]
     shown = np.add.reduceat(pictures[rows], plan.starts[:-1][sizes > 0])
     return Amount(
@@ -89,7 +89,7 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
     """Count for a stage of pairs: lengths from a sample of encoded rows, because a pair has several contents of unknown length."""
     data = open_data(config, reader, folder, shards=shards, bad_rows=None)
     steps, epoch = data.total(config), data.epochs.plan(0)
-    rows = round(sum(len(data.epochs.whole(step)[1]) for step in range(len(epoch))) * steps / len(epoch))
+    rows = round(sum(len(data.epochs.global_batch(step)[1]) for step in range(len(epoch))) * steps / len(epoch))
     lengths, images, tried = [], [], 0
     for row in epoch.rows[np.linspace(0, len(epoch.rows) - 1, _SAMPLE).astype(int)]:
         try:

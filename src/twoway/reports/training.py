@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from twoway.data.masking import Corrupted
+    from twoway.data.masking import MaskedRow
     from twoway.data.patches import PatchGeometry
     from twoway.training.probes import Predictions, ProbePair, Prober
 
@@ -143,7 +143,7 @@ def restore_examples(task: Any, pairs: Sequence[ProbePair], prober: Any, process
     return examples
 
 
-def _sentence(task: Any, rows: dict[str, Corrupted], prober: Prober, processor: Any) -> Sentence:
+def _sentence(task: Any, rows: dict[str, MaskedRow], prober: Prober, processor: Any) -> Sentence:
     pictures, words = {}, {}
     for name in (RIGHT, SHUFFLED):
         seen = [] if prober.geometry.trouble else to_pictures(prober.geometry, rows[name].inputs, processor.image_processor)
@@ -153,7 +153,7 @@ def _sentence(task: Any, rows: dict[str, Corrupted], prober: Prober, processor: 
     return Sentence(pictures, words)
 
 
-def _words(row: Corrupted, answers: Predictions, tokenizer: Any) -> list[Word]:
+def _words(row: MaskedRow, answers: Predictions, tokenizer: Any) -> list[Word]:
     """Write the text around the masked words, and the words; special tokens are left out."""
     ids, labels = row.inputs["input_ids"].tolist(), row.labels.tolist()
     places = [place for place, label in enumerate(labels) if label != NO_TARGET]
@@ -179,7 +179,7 @@ def _piece(tokenizer: Any, ids: list[int], place: int, token: int) -> str:
     return longer[len(text) :] if longer.startswith(text) else tokenizer.decode([token], skip_special_tokens=True)
 
 
-def _restored_picture(task: Any, pair: ProbePair, row: Corrupted, prober: Prober, processor: Any) -> RestoredPicture | None:
+def _restored_picture(task: Any, pair: ProbePair, row: MaskedRow, prober: Prober, processor: Any) -> RestoredPicture | None:
     answers = prober.predict(task, [row])
     geometry = prober.geometry
     rows = {

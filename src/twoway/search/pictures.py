@@ -51,7 +51,8 @@ class Pictures:
         self._rows: Iterator[Document | ContentError] = iter(())
         self._at = -1
         try:
-            self._sources = Sources(said["specs"], root=root or said["root"] or None, dpi=_DPI, limits=Limits.reading(limits))
+            known = {"root": root or said["root"] or None, "template": said.get("template")}
+            self._sources = Sources(said["specs"], **known, dpi=_DPI, limits=Limits.reading(limits))
             changed = self._sources.identity()["files"] != said["files"]
         except TwowayError as error:
             raise UsageError(

@@ -309,9 +309,10 @@ def _render(item: Item, limits: Limits) -> bytes:
         message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
         raise ApiError(404, message, code="no_file")
     bounds = ReadingLimits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
-    found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
-    if isinstance(found, ContentError):
-        raise ApiError(409, f"the page cannot be shown: {found.reason}", code="bad_page")
+    try:
+        found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
+    except ContentError as error:
+        raise ApiError(409, f"the page cannot be shown: {error.reason}", code="bad_page") from error
     text, picture = "\n".join(found.texts), cast("PILImage.Image", found.images[0].source)
     same_text = text.startswith(item.text) and bool(item.text) == bool(text)  # an engine may keep the beginning of a long text
     if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or _differs(picture, item.thumbnail):

@@ -23,8 +23,8 @@ import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from twoway.content import ContentError, Document, Image, Text
-from twoway.data.config import CorruptConfig
-from twoway.data.masking import NO_TARGET, Corrupted, corrupt
+from twoway.data.config import MaskingConfig
+from twoway.data.masking import NO_TARGET, MaskedRow, mask_inputs
 
 from .module import to_device
 
@@ -71,7 +71,7 @@ class Prober:
     """Everything that turns a row into masked input, and how the model is run. Masks are `words` and `patches`, shares of a row."""
 
     encode: Callable[[str, Document], Example]
-    collate: Callable[[Sequence[Corrupted]], dict[str, Any]]
+    collate: Callable[[Sequence[MaskedRow]], dict[str, Any]]
     geometry: PatchGeometry
     mask_token: int
     words: float = 0.4
@@ -81,7 +81,7 @@ class Prober:
     device: str = "cpu"
     autocast: bool = False
 
-    def word_rows(self, pair: ProbePair) -> dict[str, Corrupted] | None:
+    def word_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
         """Return a row with the same words masked under each picture; None where nothing can be compared."""
         alone = Document(tuple(part for part in pair.document.parts if isinstance(part, Text)), pair.document.place)
         documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Image), NONE: alone}
@@ -102,7 +102,7 @@ class Prober:
                 row.labels[(row.labels != NO_TARGET).nonzero()[0]] = NO_TARGET
         return masked if bool((masked[RIGHT].labels != NO_TARGET).any()) else None
 
-    def patch_rows(self, pair: ProbePair) -> dict[str, Corrupted] | None:
+    def patch_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
         """Return a row with the same patches masked under each caption; None where a long caption leaves other patches."""
         documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Text)}
         try:
@@ -112,12 +112,12 @@ class Prober:
         same = torch.equal(masked[RIGHT].patch_targets, masked[SHUFFLED].patch_targets)
         return masked if same and len(masked[RIGHT].patch_targets) else None
 
-    def mask(self, example: Example, *, words: float = 0.0, patches: float = 0.0) -> Corrupted:
+    def mask(self, example: Example, *, words: float = 0.0, patches: float = 0.0) -> MaskedRow:
         """Mask an encoded row, the same way every time."""
-        config = CorruptConfig(words=words, patches=patches, keep=self.keep)
-        return corrupt(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
+        config = MaskingConfig(words=words, patches=patches, keep=self.keep)
+        return mask_inputs(example, config, seed=self.seed, epoch=_EPOCH, mask_token=self.mask_token, geometry=self.geometry)
 
-    def predict(self, module: Any, rows: Sequence[Corrupted]) -> Predictions:
+    def predict(self, module: Any, rows: Sequence[MaskedRow]) -> Predictions:
         """Ask the model about rows; within `undisturbed`."""
         batch = {key: value for key, value in self.collate(rows).items() if key != "identities"}
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
@@ -160,7 +160,7 @@ def evaluating(module: Any, methods: Sequence[str] = ("predict",)) -> Iterator[N
 
 
 def _sums(
-    module: Any, prober: Prober, pairs: Sequence[ProbePair], make: Callable[[ProbePair], dict[str, Corrupted] | None], *, words: bool
+    module: Any, prober: Prober, pairs: Sequence[ProbePair], make: Callable[[ProbePair], dict[str, MaskedRow] | None], *, words: bool
 ) -> dict[str, RowLosses]:
     """Add the losses of each row up, in each of its cases."""
     cases: dict[str, list[RowLosses]] = defaultdict(list)

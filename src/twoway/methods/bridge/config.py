@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from twoway.config import settings
-from twoway.data.config import CorruptConfig, SourceConfig
+from twoway.data.config import MaskingConfig, SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.methods.config import MethodConfig
 
@@ -16,7 +16,7 @@ class BridgeSource(SourceConfig):
 
     def check_template(self) -> None:
         """Refuse a template that there is not."""
-        from twoway.data.formats import FORMATS, PAIR_FORMATS, form_of
+        from twoway.data.formats import FORMATS, PAIR_FORMATS, document_format
 
         name = self.template
         if name is None or name in PAIR_FORMATS or name in FORMATS:
@@ -24,11 +24,11 @@ class BridgeSource(SourceConfig):
         if "{" not in name:
             known = sorted({*FORMATS, *PAIR_FORMATS})
             raise UsageError(f"there is no format {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
-        form_of(name)
+        document_format(name)
 
 
 @settings
-class TargetMask(CorruptConfig):
+class TargetMask(MaskingConfig):
     """What is masked in B; pictures are left whole, because nothing restores them here."""
 
     words: float = 0.7

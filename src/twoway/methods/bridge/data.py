@@ -10,7 +10,7 @@ from twoway.data.loader import Batch, Loader
 from twoway.data.mixture import held_out
 from twoway.data.processing import ordinary_ids
 from twoway.data.rows import Policy
-from twoway.data.sampler import Epochs
+from twoway.data.sampler import CostBatchSampler
 from twoway.limits import Limits
 from twoway.methods.pretrain.data import RowData, row_costs
 from twoway.methods.tables import TABLES, for_cuda, lost_rows, opening_data
@@ -68,8 +68,8 @@ def open_data(
     together = partial(collate_bridge, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES)
     held = held_out(mixture, config.held_out)
-    epochs = Epochs(
-        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held=held
+    epochs = CostBatchSampler(
+        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held_out=held
     )
     loader = CountingLoader(
         epochs,

@@ -10,26 +10,20 @@ The paper trains on captioned pictures and on pairs. The last rule is ours, so t
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Image, Pair, Text
 from twoway.data.collators import collate
-from twoway.data.dataset import FINDERS, RowTable, kind_of, open_table
-from twoway.data.formats import BESIDE, PAIR_FORMATS, POSITIVES, QUERIES, columns, form_of, pair_form_of, pair_of, read_pair
-from twoway.data.masking import Corrupted, corrupt
-from twoway.data.mixture import Mixture, pair_finders, require_names
-from twoway.data.parquet import ParquetFinder
+from twoway.data.formats import PAIR_FORMATS, ToDocument, ToEither, ToPair, document_format, pair_format
+from twoway.data.masking import MaskedRow, mask_inputs
+from twoway.data.mixture import Mixture, open_source_table, require_names
 from twoway.data.processing import Encoder, Example
-from twoway.data.readers import DiskFinder, JsonlFinder, TarFinder
-from twoway.data.rows import Policy, ReadOptions, document
-from twoway.data.samples import view
+from twoway.data.rows import Policy
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 
@@ -39,10 +33,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from twoway.content import Place
-    from twoway.data.config import CorruptConfig, SourceConfig
-    from twoway.data.formats import PairRow
-    from twoway.data.formats import Sides as FormatsSides
+    from twoway.content import DocumentOrPair
+    from twoway.data.config import MaskingConfig, SourceConfig
+    from twoway.data.formats import Converter
     from twoway.data.patches import Ints, PatchGeometry
     from twoway.data.processing import Style
     from twoway.limits import Limits
@@ -66,13 +59,10 @@ class BridgeSides:
         return Document((*self.a.parts, Text(self.b)), self.a.place)
 
 
-def cut_in_two(document: Document, cut: float = 0.5) -> BridgeSides:
+def cut_in_two(document: DocumentOrPair, cut: float = 0.5) -> BridgeSides:
     """Cut a row in two, or say why it cannot be."""
-    pair = None
-    with contextlib.suppress(ContentError):  # it is a document
-        pair = pair_of(document)
-    if pair is not None:
-        return _of_pair(pair)
+    if isinstance(document, Pair):
+        return _of_pair(document)
     texts = [place for place, part in enumerate(document.parts) if isinstance(part, Text) and part.text.strip()]
     if not texts:
         raise ContentError("B is empty: the row has no text that could be restored", document.place)
@@ -83,7 +73,7 @@ def cut_in_two(document: Document, cut: float = 0.5) -> BridgeSides:
     return _checked(Document(rest, document.place), last.text if isinstance(last, Text) else "")
 
 
-def _of_pair(pair: PairRow) -> BridgeSides:
+def _of_pair(pair: Pair) -> BridgeSides:
     a, b = pair.query, pair.positive
     if b.images and not a.images:
         a, b = b, a
@@ -120,7 +110,7 @@ def _checked(a: Document, b: str) -> BridgeSides:
 # chat template and all; B is words alone, as the tokenizer cuts them; so EOS ids inside a template, A or B are tokens
 # like any other. Where a base already appends EOS to what it reads, that EOS is the one.
 #
-# What is masked in B is drawn as for pre-training (`corrupt`): a pure function of seed, epoch and the row's identity.
+# What is masked in B is drawn as for pre-training (`mask_inputs`): a pure function of seed, epoch and the row's identity.
 # A loses nothing.
 #
 # Deviation: the paper does not say what becomes of a long target. Here B is cut at `max_target` tokens, which is
@@ -136,7 +126,7 @@ class BridgeExample(Example):
 
 
 @dataclass(frozen=True)
-class BridgeRow(Corrupted):
+class BridgeRow(MaskedRow):
     """One row with masks."""
 
     eos: int = 0
@@ -165,7 +155,7 @@ class BridgeEncoder:
         self.target = Encoder(processor, geometry, max_length=max_target + _BESIDE, template="plain", whole_words=whole_words)
         self.appends = appends_eos(processor.tokenizer)
 
-    def __call__(self, identity: str, document: Document) -> BridgeExample:
+    def __call__(self, identity: str, document: DocumentOrPair) -> BridgeExample:
         """Encode one row."""
         found = cut_in_two(document, self.text_cut)
         target = self.target(identity, Document((Text(found.b),), document.place))
@@ -212,14 +202,14 @@ def mask_target(
     example: BridgeExample,
     *,
     epoch: int,
-    config: CorruptConfig,
+    config: MaskingConfig,
     seed: int,
     mask_token: int,
     geometry: PatchGeometry,
     ordinary: Ints | None = None,
 ) -> BridgeRow:
     """Mask words of B."""
-    row = corrupt(example, config, seed=seed, epoch=epoch, mask_token=mask_token, geometry=geometry, ordinary=ordinary)
+    row = mask_inputs(example, config, seed=seed, epoch=epoch, mask_token=mask_token, geometry=geometry, ordinary=ordinary)
     counts = row.counts | {"targets_cut": int(example.target_cut), "sources_cut": int(example.cut)}
     return BridgeRow(**vars(row) | {"counts": counts}, eos=example.eos)
 
@@ -256,53 +246,9 @@ def _longer(example: Example, ids: Tensor) -> Example:
 
 # Sources of rows `A [EOS] B`: pairs and documents in one mixture, each row read as what it is.
 #
-# A row with the columns of a pair (`formats.columns`) is one, any other is a document. A `template` that maps to
+# A row with the columns of a pair (`formats.pair_columns`) is one, any other is a document. A `template` that maps to
 # pairs makes pairs, one that maps to documents makes documents; a public data set that has both is read as pairs.
 # Views of the samples and PDFs are what they are.
-
-
-def pair_or_document(row: Mapping[str, Any]) -> FormatsSides:
-    """Stand in `ReadOptions` for "pairs, or documents": a mapping, so that no reader asks a table for a document's columns."""
-    return columns(row)
-
-
-class _Either:
-    """A finder whose rows are pairs or documents."""
-
-    options: ReadOptions
-
-    def _document(self, row: object, place: Place, root: Path | None) -> Document:
-        if isinstance(row, Mapping) and is_pair(row):
-            return read_pair(row, place, self.options.root or root, columns, unread=self.options.unread, limits=self.options.limits)
-        found = document(row, place, self.options.root or root, unread=self.options.unread, limits=self.options.limits)
-        if isinstance(found, ContentError):
-            raise found
-        return found
-
-
-class JsonlEither(_Either, JsonlFinder):
-    """Rows of JSON lines."""
-
-
-class ParquetEither(_Either, ParquetFinder):
-    """Rows of Parquet files."""
-
-
-class TarEither(_Either, TarFinder):
-    """Rows of tars of WebDataset."""
-
-
-class DiskEither(_Either, DiskFinder):
-    """Rows of a folder of `datasets.save_to_disk`."""
-
-
-def is_pair(row: Mapping[str, Any]) -> bool:
-    """Tell whether a row has the columns of a pair: a question and an answer."""
-
-    def some(names: Sequence[str]) -> bool:
-        return any(row.get(f"{name}{kind}") is not None for name in names for kind in BESIDE)
-
-    return some(QUERIES) and some(POSITIVES)
 
 
 def open_bridge_mixture(
@@ -311,28 +257,14 @@ def open_bridge_mixture(
     """Open every source; a `folder` keeps the tables, and one policy serves all sources."""
     require_names(sources)
     policy = policy or Policy()
-    return Mixture(tuple(sources), tuple(_open(source, folder, policy, limits) for source in sources))
+    kept: dict[str, Any] = {"folder": folder, "policy": policy, "limits": limits}
+    return Mixture(tuple(sources), tuple(open_source_table(source, convert=_converter(source), **kept) for source in sources))
 
 
-def _open(source: SourceConfig, folder: Path | None, policy: Policy, limits: Limits) -> RowTable:
-    kind, argument = kind_of(source.spec)
-    name = source.template
-    form: Any = None
-    finders: Mapping[str, Any] = FINDERS
-    if name is not None and name in PAIR_FORMATS:
-        form, finders = pair_form_of(name), pair_finders(source.label)
-    elif name is not None:
-        form = form_of(name)
-    elif kind == "samples" and view(argument).pairs:
-        finders = pair_finders(source.label)
-    elif kind not in ("samples", "pdf"):
-        form, finders = pair_or_document, {**FINDERS, **_EITHER}
-    options: dict[str, Any] = {"root": source.picture_root(), "form": form, "limits": limits}
-    return open_table(source.spec, options=ReadOptions(**options), cap=source.cap, folder=folder, policy=policy, finders=finders)
-
-
-def _of_copy(copy: ParquetFinder, options: ReadOptions) -> ParquetEither:
-    return ParquetEither(str(copy.paths[0].parent), options, copy.label, copy.root)
-
-
-_EITHER: dict[str, Any] = {"jsonl": JsonlEither, "parquet": ParquetEither, "disk": DiskEither, "tars": TarEither, "hub copy": _of_copy}
+def _converter(source: SourceConfig) -> Converter[Any]:
+    """Return what a source's rows become."""
+    if source.template is None:
+        return ToEither()
+    if source.template in PAIR_FORMATS:
+        return ToPair(pair_format(source.template), source.label)
+    return ToDocument(document_format(source.template))

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from twoway.content import Document
-    from twoway.data.formats import PairRow
+    from twoway.content import Document, Pair
     from twoway.evaluation.metrics import Outcome
     from twoway.methods.model import PreparedModel
 
@@ -158,7 +157,7 @@ class EvalVectors:
     answers: torch.Tensor
     documents: list[Document]  # of the answers
     right: torch.Tensor  # (queries, answers)
-    rows: list[PairRow]
+    rows: list[Pair]
 
 
 def measure_retrieval(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
@@ -188,7 +187,7 @@ def retrieval_entry(found: Sequence[Retrieval]) -> dict[str, float]:
 
 def _vectors(task: Any, data: FinetuneData, measured: EvalRows, device: torch.device, autocast: bool) -> EvalVectors | None:
     """Embed the rows of one task of one set."""
-    rows: list[PairRow] = []
+    rows: list[Pair] = []
     queries: list[torch.Tensor] = []
     answers: dict[int, torch.Tensor] = {}
     documents: dict[int, Document] = {}
@@ -211,7 +210,7 @@ def _vectors(task: Any, data: FinetuneData, measured: EvalRows, device: torch.de
     return EvalVectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
 
 
-def _read(data: FinetuneData, measured: EvalRows) -> Iterator[list[tuple[PairRow, Any]]]:
+def _read(data: FinetuneData, measured: EvalRows) -> Iterator[list[tuple[Pair, Any]]]:
     """Read and encode the rows, a few at a time, hard negatives left aside; the policy decides about bad rows, as in training."""
     for start in range(0, len(measured.rows), _AT_ONCE):
         examples = []

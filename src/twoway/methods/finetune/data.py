@@ -22,7 +22,7 @@ from twoway.data.mixture import Pairs, open_pairs
 from twoway.data.patches import ramp
 from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
-from twoway.data.sampler import PLAIN, TaskEpochs
+from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
@@ -64,7 +64,7 @@ class FinetuneData:
     pairs: Pairs
     encode: PairEncoder
     collate: Callable[..., Any]  # of rows that are looked at
-    epochs: TaskEpochs
+    epochs: TaskBatchSampler
     loader: PairLoader
     eval_rows: tuple[EvalRows, ...]
     lost: tuple[LostRows, ...] = ()  # sources that lose many rows
@@ -96,7 +96,7 @@ def open_data(
     write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
     encode = PairEncoder(write, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
     held = pairs.held_out(config.held_out)
-    epochs = TaskEpochs(
+    epochs = TaskBatchSampler(
         pairs,
         batch=config.global_batch_size,
         seed=config.seed,
@@ -106,11 +106,11 @@ def open_data(
         max_repeats=config.max_repeats,
         small_tasks=config.small_tasks,
         mixed=config.mixed,
-        held=held,
+        held_out=held,
         shards=shards,
     )
     chunks: dict[str, Any] = {"pad_token": prepared.pad_token, "padding_side": parts.tokenizer.padding_side}
-    weights = config.cost if config.cost != PLAIN else _picture_cost(config, prepared, encoder, chunks)
+    weights = config.cost if config.cost != NO_EXTRA_COST else _picture_cost(config, prepared, encoder, chunks)
     chunks |= {"budget": config.budget, "weights": weights}
     loader = PairLoader(
         epochs,
@@ -178,7 +178,7 @@ def _picture_cost(
 ) -> CostWeights:
     """Count what an image token costs on the model; a forecast has none to count on."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
-        return PLAIN
+        return NO_EXTRA_COST
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if elsewhere else None
     return picture_cost(prepared.module, encoder, device or torch.device("cpu"), **padding)
@@ -201,7 +201,7 @@ def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None
     for number, task in enumerate(pairs.tasks):
         own = rows[pairs.task_of[rows] == number]
         if len(own):
-            found.append(EvalRows(name, task, pairs, np.sort(pairs.drawn(own)[:most]), len(own)))
+            found.append(EvalRows(name, task, pairs, np.sort(pairs.shuffled(own)[:most]), len(own)))
     return found
 
 
@@ -228,7 +228,7 @@ def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: An
         text = encode("cost", Document((Text("some word " * _WORDS),))).inputs
         shown = encode("cost", Document((Image(ramp(_SIDE, _SIDE)), Text("some word"))))
     except ContentError:
-        return PLAIN
+        return NO_EXTRA_COST
     tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
     # As long as the other row, so that attention costs both the same.
     alone = {name: value[:tokens] for name, value in text.items()}
@@ -236,7 +236,7 @@ def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: An
         task.to(device)
         words, pictures = (_operations(task.embed, to_device(model_inputs([row], **padding), device)) for row in (alone, shown.inputs))
     each = words / len(alone["input_ids"])
-    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else PLAIN
+    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else NO_EXTRA_COST
 
 
 def _operations(embed: Callable[[Any], Any], inputs: dict[str, Any]) -> float:

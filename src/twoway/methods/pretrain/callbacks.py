@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .step import Reconstruction
 
 
-def readable_rows(data: RowData, as_trained: Callable[[Document], Document] = lambda document: document) -> list[tuple[str, Document]]:
+def readable_rows(data: RowData, as_trained: Callable[[Any], Document] = lambda document: document) -> list[tuple[str, Document]]:
     """Return the held-out rows, as a stage looks at them, each encoded once; the policy decides about bad ones, as in training."""
     rows = []
     for row in data.held:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from twoway.config import settings
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig
 
@@ -20,7 +20,7 @@ class PretrainConfig(MethodConfig):
     objective: Literal["reconstruct", "causal"] = Field(
         default="reconstruct", description="restore what is masked, or plain next-token training: the control of equal compute"
     )
-    mask: CorruptConfig = Field(default_factory=CorruptConfig, description="what is masked")
+    mask: MaskingConfig = Field(default_factory=MaskingConfig, description="what is masked")
     masked_patches: Literal["noise", "skip"] = Field(
         default="noise", description="what the tower sees of masked patches: noise, or nothing at all, which is cheaper"
     )

@@ -18,13 +18,13 @@ import torch
 from twoway.data.collators import collate
 from twoway.data.config import CostWeights
 from twoway.data.dataset import data_folder
-from twoway.data.lengths import measure
+from twoway.data.lengths import estimate_costs
 from twoway.data.loader import Loader
-from twoway.data.masking import corrupt
+from twoway.data.masking import mask_inputs
 from twoway.data.mixture import Mixture, held_out, open_mixture
 from twoway.data.processing import Encoder, ordinary_ids
 from twoway.data.rows import Policy
-from twoway.data.sampler import Costs, Epochs
+from twoway.data.sampler import CostBatchSampler, RowCosts
 from twoway.files import write_whole
 from twoway.limits import Limits
 from twoway.methods.tables import TABLES, LostRows, for_cuda, lost_rows, opening_data, table_path
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.data.lengths import Encodes
+    from twoway.data.lengths import RowEncoder
     from twoway.methods.config import MethodConfig
     from twoway.methods.model import PreparedModel
 
@@ -56,7 +56,7 @@ class RowData:
     encode: Any  # encode(identity, document)
     mask: Callable[..., Any]  # mask(example, epoch=…)
     collate: Callable[..., Any]
-    epochs: Epochs
+    epochs: CostBatchSampler
     loader: Loader
     held: NDArray[np.int64]  # rows of the mixture that no epoch has
     lost: tuple[LostRows, ...] = ()  # sources that lose many rows
@@ -83,13 +83,13 @@ def open_data(
     encode = Encoder(parts, geometry, max_length=prepared.max_length, template=config.template, whole_words=whole_words)
     lost = lost_rows(mixture, encode, most=config.max_bad_share)
     ordinary = ordinary_ids(parts) if masks.random else None
-    mask = partial(corrupt, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
+    mask = partial(mask_inputs, config=masks, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
     held = held_out(mixture, config.held_out)
-    epochs = Epochs(
-        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held=held
+    epochs = CostBatchSampler(
+        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held_out=held
     )
     loader = Loader(
         epochs,
@@ -119,17 +119,22 @@ def _work(config: PretrainConfig, prepared: PreparedModel[Reconstruction], make:
 
 
 def row_costs(
-    mixture: Mixture, encode: Encodes, config: MethodConfig, prepared: PreparedModel[Any], folder: Path, weights: CostWeights | None = None
-) -> Costs:
+    mixture: Mixture,
+    encode: RowEncoder,
+    config: MethodConfig,
+    prepared: PreparedModel[Any],
+    folder: Path,
+    weights: CostWeights | None = None,
+) -> RowCosts:
     """Estimate what every row costs, or read what was estimated when the run began."""
     weights = weights or config.cost
     bounds = [config.min_pixels, config.max_pixels]
     said = [mixture.digest(), encode.max_length, config.template, vars(weights), *([bounds] if any(bounds) else [])]
     path = table_path(folder, "costs", said, prepared, ".npy")
     if not path.exists():
-        made, content = measure(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
+        made, content = estimate_costs(mixture, encode, weights, folder=data_folder(config.cache_dir)), io.BytesIO()
         np.save(content, np.stack([made.length, made.extra]), allow_pickle=False)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
     length, extra = np.load(path, allow_pickle=False)
-    return Costs(length, extra)
+    return RowCosts(length, extra)

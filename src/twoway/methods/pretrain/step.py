@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from twoway.data.config import CorruptConfig
+from twoway.data.config import MaskingConfig
 from twoway.data.patches import GRID, PIXELS
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
@@ -210,7 +210,7 @@ class Reconstruction(TrainingModule):
 # stays causal. As in `reconstruction`, words of the template and the tokens of pictures are no target.
 
 # Every word is chosen and stays as it is: a target, and seen by what comes after it.
-NOTHING_MASKED = CorruptConfig(words=1.0, keep=1.0, patches=0.0)
+NOTHING_MASKED = MaskingConfig(words=1.0, keep=1.0, patches=0.0)
 
 
 class NextToken(Reconstruction):
