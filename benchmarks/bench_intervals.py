@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twoway.study.claims import Evidence
-from twoway.study.outcomes import Arm, Reading, Run, Task
+from twoway.study.outcomes import ArmRuns, ScoredRun, ScoredTask, StudyOutcomes
 
 STUDIES, DRAWS, TASKS = 400, 400, ("one", "two")
 WORLDS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 
 def drawn(
     random: np.random.Generator, *, items: int, luck: float, stages: tuple[str, ...] = (), stage_luck: float = 0.0, more: int = 0
-) -> Reading:
+) -> StudyOutcomes:
     """Return a study of three arms of one true level, from a world of items; `more` arms start from the models of `b`."""
     others = [f"b{number}" for number in range(more)]
     hard, taste = random.normal(0, 0.2, items), {name: random.normal(0, 0.2, items) for name in ("a", "b", "c", *others)}
@@ -48,11 +48,11 @@ def drawn(
             for seed in range(3):
                 scores = hard + taste[name] + before + random.normal(0, luck) + random.normal(0, 0.1, items)
                 parts = dict(zip(TASKS, (scores[: items // 2], scores[items // 2 :]), strict=True))
-                runs.append(Run(seed, f"{source} {stage}", parts))
-        arms[name] = Arm(name, {"from": source}, tuple(runs), ())
-    tasks = {name: Task(name, "mrr", "retrieval", (), items // 2, 0.0, 0.0) for name in TASKS}
+                runs.append(ScoredRun(seed, f"{source} {stage}", parts))
+        arms[name] = ArmRuns(name, {"from": source}, tuple(runs), ())
+    tasks = {name: ScoredTask(name, "mrr", "retrieval", (), items // 2, 0.0, 0.0) for name in TASKS}
     abouts: dict[str, list[tuple[str, ...]]] = {name: [() for _ in range(items // 2)] for name in tasks}
-    return Reading(Path(), {}, {"passed": True}, tasks, abouts, arms, {})
+    return StudyOutcomes(Path(), {}, {"passed": True}, tasks, abouts, arms, {})
 
 
 def held(random: np.random.Generator, studies: int, **world: Any) -> tuple[float, float]:

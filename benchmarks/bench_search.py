@@ -19,9 +19,9 @@ import torch
 import twoway
 from twoway.data.samples import samples_folder
 from twoway.embedding import open_embedder
-from twoway.search.index import EFFORTS, Measured, measure, neighbours
+from twoway.search.index import EFFORTS, EffortMeasurement, measure_effort, true_neighbours
 from twoway.search.query import create_store
-from twoway.search.store import About, Item, unit
+from twoway.search.store import IndexInfo, Item, normalized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def real(scratch: Path) -> NDArray[np.float32]:
     twoway.convert(samples_folder() / "base", scratch / "model", dtype="float32")
     engine = open_embedder(scratch / "model", device="cpu")
     rows = twoway.open_source("samples:pictures", images="lazy")
-    return unit(engine.array(islice(rows, REAL)))
+    return normalized(engine.array(islice(rows, REAL)))
 
 
 def made(count: int, dim: int) -> NDArray[np.float32]:
@@ -51,27 +51,27 @@ def made(count: int, dim: int) -> NDArray[np.float32]:
     random = np.random.default_rng(0)
     centres = random.normal(size=(CLUSTERS, dim)).astype(np.float32)
     noise = random.normal(size=(count, dim)).astype(np.float32)
-    return unit(centres[random.integers(CLUSTERS, size=count)] + noise)
+    return normalized(centres[random.integers(CLUSTERS, size=count)] + noise)
 
 
 def compare(title: str, vectors: NDArray[np.float32], folder: Path) -> None:
     """Measure comparing every vector, and each kind of index up to the effort that finds enough."""
-    store = create_store(folder, About("samples", "0" * 64, vectors.shape[1]))
+    store = create_store(folder, IndexInfo("samples", "0" * 64, vectors.shape[1]))
     for number in range(0, len(vectors), 4096):
         store.add([Item(f"{number + place}", vector) for place, vector in enumerate(vectors[number : number + 4096])])
-    store.arrange(exact_below=len(vectors) + 1)
-    queries, true = neighbours(store)
-    exact = measure(store, queries, true, 1)
+    store.build_indexes(exact_below=len(vectors) + 1)
+    queries, true = true_neighbours(store)
+    exact = measure_effort(store, queries, true, 1)
     print(f"\n{title}: recall at 10, and searches a second")
     print(f"  {'':10s}{'effort':>8s}{'recall':>8s}{'a second':>10s}{'ratio':>8s}{'built in':>10s}")
     show("exact", exact, exact, "")
     for kind in KINDS:
         start = time.process_time()
-        store.arrange(exact_below=1, kind=kind)
+        store.build_indexes(exact_below=1, kind=kind)
         built = f"{time.process_time() - start:.1f} s"
         for effort in EFFORTS:
-            store.tune(effort)
-            found = measure(store, queries, true, effort)
+            store.set_effort(effort)
+            found = measure_effort(store, queries, true, effort)
             show(kind, found, exact, built)
             built = ""
             if found.recall >= WANTED:
@@ -79,7 +79,7 @@ def compare(title: str, vectors: NDArray[np.float32], folder: Path) -> None:
     store.close()
 
 
-def show(kind: str, found: Measured, exact: Measured, built: str) -> None:
+def show(kind: str, found: EffortMeasurement, exact: EffortMeasurement, built: str) -> None:
     """Print a line; the ratio is to comparing every vector."""
     rate = 1000 / found.cpu_milliseconds
     ratio = exact.cpu_milliseconds / found.cpu_milliseconds

@@ -16,7 +16,7 @@ from documents import noise, pdf
 from twoway.content import Document, Image, Text
 from twoway.search.pictures import thumbnail
 from twoway.search.query import create_store
-from twoway.search.store import About, Item
+from twoway.search.store import IndexInfo, Item
 
 HOSTILE = '<img src=x onerror="owned=1"><script>owned=1</script>\'"><svg onload=owned=1>'
 COLOURS = ("red", "green", "blue", "orange", "purple", "teal")
@@ -49,7 +49,7 @@ def items(engine):
 
 
 def make_store(folder, engine, content):
-    store = create_store(folder, About("tiny", engine.fingerprint, engine.dimension))
+    store = create_store(folder, IndexInfo("tiny", engine.fingerprint, engine.dimension))
     store.add(content)
     return store
 

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from twoway.content import Document, Image, Text
 from twoway.embedding import open_embedder
 from twoway.embedding.opening import open_engine
-from twoway.server.app import Server, address, bind, create_app
+from twoway.server.app import Server, address, bind_socket, create_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def documents() -> list[Document]:
 def served(tiny_encoder: Any) -> Iterator[tuple[Any, str]]:
     """Yield a model, and the address of a server that has it."""
     folder = tiny_encoder("qwen2_vl", prompts={"query": "Find: ", "document": "A page: "})
-    app, taken = create_app(open_embedder(folder, device="cpu"), name="tiny"), bind("127.0.0.1", 0)
+    app, taken = create_app(open_embedder(folder, device="cpu"), name="tiny"), bind_socket("127.0.0.1", 0)
     server = Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, ws="none"), app.state.service, 90.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()

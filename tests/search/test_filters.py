@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from twoway.errors import UsageError
 from twoway.search.filters import LONGEST, Comparison, Group, parse
-from twoway.search.lance import sql
-from twoway.search.milvus import expression
+from twoway.search.lance import to_sql
+from twoway.search.milvus import to_expression
 
 FIELDS = {"year": "integer", "price": "number", "shelf": "string", "sold": "boolean", "two words": "string", "and": "string"}
 
@@ -35,13 +35,13 @@ FIELDS = {"year": "integer", "price": "number", "shelf": "string", "sold": "bool
     ],
 )
 def test_what_is_written_is_what_is_asked(text, condition):
-    assert sql(parse(text, FIELDS)) == condition
+    assert to_sql(parse(text, FIELDS)) == condition
 
 
 def test_a_negation_is_carried_down_to_keys_that_are_there():
-    said = expression(parse("not (year > 1 or shelf = 'a')", FIELDS))
+    said = to_expression(parse("not (year > 1 or shelf = 'a')", FIELDS))
     assert said == '((exists $meta["year"]) and $meta["year"] <= 1) and ((exists $meta["shelf"]) and $meta["shelf"] != "a")'
-    assert expression(parse("not not year > 1", FIELDS)) == expression(parse("year > 1", FIELDS))
+    assert to_expression(parse("not not year > 1", FIELDS)) == to_expression(parse("year > 1", FIELDS))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def depth(one):
     filters, st.lists(st.fixed_dictionaries({"year": st.none() | st.integers(-2, 2), "shelf": st.none() | st.text(max_size=1)}), min_size=1)
 )
 def test_any_filter_is_read_as_it_is_meant_and_no_deeper(one, rows):
-    found = parse(sql(one), FIELDS)
-    assert parse(sql(found), FIELDS) == found
+    found = parse(to_sql(one), FIELDS)
+    assert parse(to_sql(found), FIELDS) == found
     assert [value(found, row) for row in rows] == [value(one, row) for row in rows]
     assert depth(found) <= depth(one) + 1
 
@@ -153,7 +153,7 @@ def test_any_filter_is_read_as_it_is_meant_and_no_deeper(one, rows):
     ],
 )
 def test_what_says_nothing_is_not_handed_on(text, condition):
-    assert sql(parse(text, FIELDS)) == condition
+    assert to_sql(parse(text, FIELDS)) == condition
 
 
 @given(st.text(max_size=60))

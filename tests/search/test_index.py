@@ -63,7 +63,7 @@ def test_rows_come_with_what_a_page_shows(folder, db):
         assert store.get("n1").thumbnail is None
         assert store.fields["price"] == "number"  # whole in the first file of vectors, not in the second
         assert [hit.item.id for hit in store.search(rows[0], filter="year > 1993 and price = 1.5", top_k=1)] != []
-        assert store.about.model == "my-model"
+        assert store.info.model == "my-model"
     finally:
         store.close()
 
@@ -344,5 +344,5 @@ def test_a_larger_index_is_measured_and_set_to_a_recall(folder):
     assert result.kind == "ivf-pq"
     assert result.measured[-1].recall >= 0.9
     assert all(one.recall < 0.9 for one in result.measured[:-1])
-    assert result.effort == result.measured[-1].effort == open_store("db").arranged()["effort"]
+    assert result.effort == result.measured[-1].effort == open_store("db").index_settings()["effort"]
     assert index("vectors", "db", exact_below=1000, kind="ivf-pq", thumbnails=False).measured == []

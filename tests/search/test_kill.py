@@ -20,7 +20,7 @@ from full_disk import disk_full
 from made_vectors import vectors_of
 from twoway.errors import TwowayError, UsageError
 from twoway.search.index import index
-from twoway.search.query import exists, open_store
+from twoway.search.query import open_store, store_exists
 
 pytestmark = pytest.mark.xdist_group("engines")
 ROWS, SHARD = 12, 4
@@ -110,7 +110,7 @@ def begin(run):
 def check(run, found):
     """Hold that what lies there is whole, and that the same again brings what a run that nobody stops does."""
     if run == "new":
-        rows = held("db")[0] if exists("db") else {}
+        rows = held("db")[0] if store_exists("db") else {}
         assert len(rows) % SHARD == 0
         assert same(rows, found["vectors"])
     elif run == "overwrite":

@@ -10,10 +10,10 @@ import pytest
 from twoway.errors import TwowayError
 from twoway.search import lance
 from twoway.search.query import create_store, open_store
-from twoway.search.store import About, Item
+from twoway.search.store import IndexInfo, Item
 
 pytestmark = pytest.mark.xdist_group("engines")
-ABOUT = About("my-model", "f" * 64, 4)
+ABOUT = IndexInfo("my-model", "f" * 64, 4)
 ROWS = np.eye(4, dtype=np.float32)
 
 
@@ -30,7 +30,7 @@ def db(tmp_path):
     store = create_store(tmp_path / "db", ABOUT)
     for one in items("a", "b", "c", "d"):
         store.add([one])
-    store.arrange(exact_below=100)
+    store.build_indexes(exact_below=100)
     return tmp_path / "db"
 
 
@@ -50,7 +50,7 @@ def test_a_reader_goes_on_when_the_files_it_read_are_taken_away(db):
 def test_an_index_built_anew_for_another_model_is_an_error_for_who_had_it_open(db, monkeypatch, dimension):
     monkeypatch.setattr(lance, "FRESH", timedelta(0))
     reader = open_store(db)
-    other = create_store(db, About("other", "0" * 64, dimension), overwrite=True)
+    other = create_store(db, IndexInfo("other", "0" * 64, dimension), overwrite=True)
     other.add([Item("x", np.eye(dimension, dtype=np.float32)[0], "fox")])
     assert ids(reader.search(ROWS[0], top_k=9)) == ["a", "b", "c", "d"]  # until the new one takes its place
     other.publish()

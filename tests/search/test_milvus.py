@@ -10,12 +10,12 @@ import pytest
 
 from twoway.errors import TwowayError, UsageError
 from twoway.search import milvus_client
-from twoway.search.milvus_client import Place
-from twoway.search.query import create_store, exists, open_store
-from twoway.search.store import About, Item
+from twoway.search.milvus_client import MilvusAddress
+from twoway.search.query import create_store, open_store, store_exists
+from twoway.search.store import IndexInfo, Item
 
 pytestmark = pytest.mark.xdist_group("engines")
-ABOUT = About("my-model", "f" * 64, 4)
+ABOUT = IndexInfo("my-model", "f" * 64, 4)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_collections_of_a_server_are_indexes_of_their_own(address):
     store = create_store(pages, ABOUT)
     store.add([Item("a", np.eye(4, dtype=np.float32)[0], "x" * 70_000, b"small", metadata={"year": 1990})])
     store.close()
-    assert [exists(pages), exists(shelf)] == [True, False]
+    assert [store_exists(pages), store_exists(shelf)] == [True, False]
     again, other = open_store(pages), create_store(shelf, ABOUT)
     assert (again.count("year = 1990"), other.count(), again.fingerprint) == (1, 0, "f" * 64)
     assert len(again.get("a").text) == 60_000  # what Milvus holds of a longer one
@@ -58,7 +58,7 @@ def test_programs_of_one_server_see_what_the_others_have_changed(address, monkey
         one.add([Item("a", row), Item("c", row, metadata={"long": "x" * 70_000})])
     assert one.count("year = 1990") == 1  # nothing of what was refused is there
     one.close()
-    anew = create_store(f"{address}/pages", About("other", "0" * 64, 4), overwrite=True)
+    anew = create_store(f"{address}/pages", IndexInfo("other", "0" * 64, 4), overwrite=True)
     anew.add([Item("x", row)])
     assert other.count() == 2
     anew.publish()
@@ -77,7 +77,7 @@ def test_who_reads_follows_to_what_is_built_anew_by_the_same_model(address):
     for _ in range(2):
         anew = create_store(f"{address}/pages", ABOUT, overwrite=True)
         anew.add([Item("new", row), Item("newer", row)])
-        anew.arrange(exact_below=1)
+        anew.build_indexes(exact_below=1)
         assert [hit.item.id for hit in reader.search(row)] != ["new", "newer"]
         anew.publish()
         anew.close()
@@ -114,19 +114,19 @@ def test_a_collection_of_another_maker_stands_until_an_index_takes_its_place(add
     anew = create_store(f"{address}/pages", ABOUT, overwrite=True)
     anew.publish()
     anew.close()
-    assert exists(f"{address}/pages")
+    assert store_exists(f"{address}/pages")
     assert len(store._client.list_collections()) == 4
     store.close()
 
 
 def test_what_cannot_be_made_leaves_nothing(address, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
-        patched.setattr(milvus_client, "make", lambda *_: 1 / 0)
+        patched.setattr(milvus_client, "make_collection", lambda *_: 1 / 0)
         create_store(f"{address}/pages", ABOUT)
     store = create_store(f"{address}/shelf", ABOUT)
     store.add([Item("a", np.eye(4, dtype=np.float32)[0])])
     with monkeypatch.context() as patched, pytest.raises(TwowayError, match="fails while making it"):
-        patched.setattr(milvus_client, "make", lambda *_: 1 / 0)
+        patched.setattr(milvus_client, "make_collection", lambda *_: 1 / 0)
         create_store(f"{address}/shelf", ABOUT, overwrite=True)
     assert store._client.list_collections() == ["shelf", "shelf_about"]
     assert store.count() == 1
@@ -139,14 +139,14 @@ def test_a_server_that_is_too_old_is_said(address, monkeypatch):
     monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.3.5-lite")
     with pytest.raises(UsageError, match=r"runs Milvus v2\.3\.5-lite; an index needs 2\.5 or later"):
         create_store(f"{address}/pages", ABOUT)
-    assert not exists(f"{address}/pages")
+    assert not store_exists(f"{address}/pages")
 
 
 def test_what_the_server_of_a_file_does_not_know_is_not_logged(tmp_path, caplog):
     store = create_store(tmp_path / "index.db", ABOUT)
     store.add([Item("a", np.eye(4, dtype=np.float32)[0])])
     assert store.search(np.ones(4, np.float32), top_k=1)[0].item.id == "a"
-    store.arrange(exact_below=1)
+    store.build_indexes(exact_below=1)
     store.close()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("grpc")] == []
 
@@ -160,7 +160,7 @@ def test_only_what_is_damaged_is_taken_away_to_be_built_anew(tmp_path, monkeypat
     with monkeypatch.context() as patched, pytest.raises(TwowayError, match=r"index\.db did not open in \d+ seconds; try again"):
         patched.setattr("pymilvus.MilvusClient", lambda **_: _raise(RuntimeError("DEADLINE_EXCEEDED")))
         create_store(location, ABOUT, overwrite=True)
-    assert exists(location)
+    assert store_exists(location)
     (tmp_path / "photos.db").mkdir()
     (tmp_path / "photos.db/one.png").write_bytes(b"x")
     with pytest.raises(UsageError, match="holds other files"):
@@ -190,5 +190,5 @@ def test_a_server_that_is_away_is_said(monkeypatch):
     ],
 )
 def test_an_address_names_server_and_collection(location, uri, collection):
-    place = Place.of(location)
+    place = MilvusAddress.of(location)
     assert (place.uri, place.collection, place.file) == (uri, collection, None)

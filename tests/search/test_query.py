@@ -21,7 +21,7 @@ from twoway.cli import main
 from twoway.content import Document, Image, Text
 from twoway.errors import TwowayError
 from twoway.search.store import Hit, Item
-from twoway.search.terminal import picture, show
+from twoway.search.terminal import print_hits, thumbnail_cell
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -146,13 +146,13 @@ def test_pictures_are_drawn_where_there_are_colours(shelf, monkeypatch):
     hits = twoway.find(shelf / "db", like="n5", top_k=2)
     for colours, drawn in (("truecolor", True), (None, False)):
         out = io.StringIO()
-        show(hits, Console(file=out, force_terminal=bool(colours), color_system=colours, width=100))
+        print_hits(hits, Console(file=out, force_terminal=bool(colours), color_system=colours, width=100))
         assert ("▀" in out.getvalue()) == drawn
 
 
 def printed(hits, **options):
     out = io.StringIO()
-    show(hits, Console(file=out, force_terminal=True, width=200, **options), pictures="blocks")
+    print_hits(hits, Console(file=out, force_terminal=True, width=200, **options), pictures="blocks")
     return out.getvalue()
 
 
@@ -188,7 +188,7 @@ def test_a_drawn_picture_has_its_colours_and_shape():
     whole.paste((0, 0, 255), (0, 20, 40, 40))
     file = io.BytesIO()
     whole.save(file, "WEBP", lossless=True)
-    drawn = picture(file.getvalue(), columns=4, rows=2)
+    drawn = thumbnail_cell(file.getvalue(), columns=4, rows=2)
     assert drawn.plain == "▀▀▀▀\n▀▀▀▀"
     assert [str(span.style) for span in drawn.spans[:1] + drawn.spans[-1:]] == ["#ff0000 on #ff0000", "#0000ff on #0000ff"]
 

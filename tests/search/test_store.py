@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from twoway.errors import TwowayError, UsageError
-from twoway.search.query import create_store, exists, open_store
-from twoway.search.store import About, Item
+from twoway.search.query import create_store, open_store, store_exists
+from twoway.search.store import IndexInfo, Item
 
 pytestmark = pytest.mark.xdist_group("engines")
 DIM = 8
-ABOUT = About("my-model", "f" * 64, DIM)
+ABOUT = IndexInfo("my-model", "f" * 64, DIM)
 ROWS = [
     {"shelf": "A", "year": 1990, "price": 1.5, "sold": True},
     {"shelf": "B", "year": 2000, "price": 2, "sold": False},
@@ -47,7 +47,7 @@ def location(request, tmp_path):
 def store(location):
     found = create_store(location, ABOUT)
     found.add(items(), origin="one")
-    found.arrange(exact_below=1000)
+    found.build_indexes(exact_below=1000)
     yield found
     found.close()
 
@@ -169,7 +169,7 @@ def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(location)
     try:
         picture, wolf, fox = vectors(3, 5)
         store.add([Item("picture", picture, thumbnail=b"small")])
-        store.arrange(exact_below=1000)
+        store.build_indexes(exact_below=1000)
         assert store.search(None, words="wolf") == []
         store.add([Item("wolf", wolf, "a grey wolf")])
         assert ids(store.search(None, words="wolf")) == ["wolf"]
@@ -204,13 +204,13 @@ def test_an_id_is_an_id_whatever_stands_in_it(store):
 
 def test_an_item_takes_the_place_of_one_with_its_id(store):
     new = [Item("b", vectors(1, 7)[0], "now green", None, "x", {"year": 5}), Item("e", vectors(1, 8)[0], metadata={"fresh": "yes"})]
-    assert store.held("one") == 4
+    assert store.count_origin("one") == 4
     assert store.add(new, origin="two") == (1, 1)
-    assert (store.count(), store.held("one"), store.held("two")) == (5, 3, 2)
+    assert (store.count(), store.count_origin("one"), store.count_origin("two")) == (5, 3, 2)
     assert store.get("b") == new[0]
     assert store.fields["fresh"] == "string"
     assert ids(store.search(new[0].vector, top_k=1)) == ["b"]
-    store.arrange(exact_below=1000)
+    store.build_indexes(exact_below=1000)
     assert ids(store.search(None, words="green")) == ["b"]
     assert ids(store.search(None, words="whale")) == []
     assert store.delete(["b", "nobody", "a"]) == 2
@@ -234,7 +234,7 @@ def test_an_item_takes_the_place_of_one_with_its_id(store):
             lambda store: store.add([Item("x", vectors(1)[0], metadata={"year": "never"})]),
             "'year' is of the type integer in the index, and string",
         ),
-        (lambda store: store.arrange(exact_below=1, kind="hsnw"), "unknown kind of index 'hsnw'; did you mean hnsw?"),
+        (lambda store: store.build_indexes(exact_below=1, kind="hsnw"), "unknown kind of index 'hsnw'; did you mean hnsw?"),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(stores, wrong, said):
@@ -259,7 +259,7 @@ def test_a_number_that_is_none_is_no_value(location):
 def test_an_empty_index_answers_with_nothing(location):
     store = create_store(location, ABOUT)
     try:
-        store.arrange(exact_below=0)
+        store.build_indexes(exact_below=0)
         assert store.count() == 0
         assert store.search(vectors(1)[0]) == []
         assert store.search(None) == []
@@ -272,29 +272,29 @@ def test_an_index_of_the_vectors_finds_what_comparing_all_finds(location):
     try:
         rows = vectors(1200, 3)
         store.add([Item(f"{number}", row) for number, row in enumerate(rows)])
-        store.arrange(exact_below=1000)
-        assert store.arranged()["kind"] == "hnsw"
-        store.tune(4)
-        assert store.arranged()["effort"] == 4
+        store.build_indexes(exact_below=1000)
+        assert store.index_settings()["kind"] == "hnsw"
+        store.set_effort(4)
+        assert store.index_settings()["effort"] == 4
         queries = vectors(10, 4)
         true = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
         for exact, least in ((True, 1.0), (False, 0.95)):
             found = [[int(hit.item.id) for hit in store.search(query, top_k=10, exact=exact)] for query in queries]
             assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(found, true, strict=True)]) >= least
-        store.arrange(exact_below=5000)
-        assert not store.arranged()
+        store.build_indexes(exact_below=5000)
+        assert not store.index_settings()
         assert [int(name) for name in ids(store.search(queries[0], top_k=10))] == true[0].tolist()
     finally:
         store.close()
 
 
 def test_what_is_there_is_not_made_again_unless_asked(store, location):
-    assert exists(location)
+    assert store_exists(location)
     with pytest.raises(TwowayError, match=r"exist|already"):
         create_store(location, ABOUT)
     assert store.count() == 4
     store.close()
-    other = create_store(location, About("other", "0" * 64, 3), overwrite=True)
+    other = create_store(location, IndexInfo("other", "0" * 64, 3), overwrite=True)
     try:
         assert (other.count(), other.dimension) == (0, 3)
         other.publish()
@@ -307,10 +307,10 @@ def test_what_is_there_is_not_made_again_unless_asked(store, location):
 
 def test_what_takes_another_s_place_is_seen_once_it_is_published_and_gone_where_it_is_not(store, location):
     for _ in range(2):  # the second takes away what the first left, which was killed
-        killed = create_store(location, About("other", "0" * 64, 3), overwrite=True)
+        killed = create_store(location, IndexInfo("other", "0" * 64, 3), overwrite=True)
         killed.add([Item("x", np.ones(3, np.float32))])
         assert (store.count(), ids(store.search(items()[1].vector, top_k=1))) == (4, ["b"])
-    left = create_store(location, About("other", "0" * 64, 3), overwrite=True)
+    left = create_store(location, IndexInfo("other", "0" * 64, 3), overwrite=True)
     left.close()
     assert (store.count(), ids(store.search(None, words="whale"))) == (4, ["b"])
     new = create_store(location, ABOUT, overwrite=True)
@@ -327,7 +327,7 @@ def test_what_takes_another_s_place_is_seen_once_it_is_published_and_gone_where_
 
 
 def test_what_is_not_there_is_said(location, tmp_path):
-    assert not exists(location)
+    assert not store_exists(location)
     with pytest.raises(UsageError, match="does not exist; make an index with 'twoway index DIR --db"):
         open_store(location)
     (tmp_path / "file").write_text("x")

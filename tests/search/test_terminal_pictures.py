@@ -12,7 +12,7 @@ from rich.console import Console
 
 from twoway.errors import UsageError
 from twoway.search.store import Hit, Item
-from twoway.search.terminal import COLUMNS, show, way_of
+from twoway.search.terminal import COLUMNS, detect_mode, print_hits
 
 
 def webp(width, height, noise=False):
@@ -25,7 +25,7 @@ def webp(width, height, noise=False):
 def printed(thumbnail, way, *, terminal=True):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, color_system="truecolor" if terminal else None, width=100)
-    show([Hit(Item("n1", text="a fox", thumbnail=thumbnail), 0.5), Hit(Item("n2"), 0.4)], console, pictures=way)
+    print_hits([Hit(Item("n1", text="a fox", thumbnail=thumbnail), 0.5), Hit(Item("n2"), 0.4)], console, pictures=way)
     return out.getvalue()
 
 
@@ -46,7 +46,7 @@ def printed(thumbnail, way, *, terminal=True):
     ],
 )
 def test_the_environment_tells_what_a_terminal_can_show(environment, way):
-    assert way_of(environment) == way
+    assert detect_mode(environment) == way
 
 
 @pytest.mark.parametrize(

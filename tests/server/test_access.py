@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from twoway.errors import UsageError
-from twoway.server.service import LOCAL, VARIABLE, Access, read_keys
+from twoway.server.service import KEYS_VARIABLE, LOCAL, Access, read_keys
 
 KEY, OTHER = "k" * 16, "abcdefgh-01234567"
 
@@ -49,7 +49,7 @@ def test_a_local_server_answers_to_local_names_alone(serve, host):
 def test_keys_come_from_a_file_and_the_environment(tmp_path):
     (tmp_path / "keys").write_text(f"# ours\n{KEY}\n\n{OTHER}  \n")
     assert read_keys(tmp_path / "keys", {}) == (KEY, OTHER)
-    assert read_keys(None, {VARIABLE: f"{OTHER}, {KEY}"}) == (OTHER, KEY)
+    assert read_keys(None, {KEYS_VARIABLE: f"{OTHER}, {KEY}"}) == (OTHER, KEY)
     assert read_keys(None, {}) == ()
 
 

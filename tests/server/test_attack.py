@@ -24,9 +24,9 @@ from twoway.embedding.embedder import look
 from twoway.errors import UsageError
 from twoway.search.index import index
 from twoway.search.query import create_store
-from twoway.search.store import About, Item
-from twoway.server.app import Connection, Server, address, bind, configured, create_app
-from twoway.server.schemas import Limits
+from twoway.search.store import IndexInfo, Item
+from twoway.server.app import Connection, Server, address, bind_socket, create_app, uvicorn_config
+from twoway.server.schemas import ServerLimits
 
 pytestmark = pytest.mark.xdist_group("ranks")
 NAMES = ["a\nb", "a\n", "a", "\n", "...", "a/../b", "a/./b", "../x", "a\\b", "a%2Fb", "é\u2028\x00\r", " ", "a?b#c", "x/thumbnail"]
@@ -34,7 +34,7 @@ NAMES = ["a\nb", "a\n", "a", "\n", "...", "a/../b", "a/./b", "../x", "a\\b", "a%
 
 @pytest.fixture
 def store(engine, tmp_path):
-    store = create_store(tmp_path / "home" / "index", About("tiny", engine.fingerprint, engine.dimension))
+    store = create_store(tmp_path / "home" / "index", IndexInfo("tiny", engine.fingerprint, engine.dimension))
     vectors = engine.array([Document((Text(f"w{number}"),)) for number in range(6)])
     store.add([Item(f"n{number}", vector, f"w{number}", metadata={"row": number}) for number, vector in enumerate(vectors)])
     return store
@@ -96,7 +96,7 @@ def test_a_filter_that_the_engine_does_not_read_is_the_askers_mistake_and_no_dam
 
 
 def test_a_search_that_takes_too_long_is_given_up_and_its_thread_is_free(serve, store):
-    client = serve(store, limits=Limits(search_seconds=1e-6))
+    client = serve(store, limits=ServerLimits(search_seconds=1e-6))
     for body in ({}, {"text": "w1"}, {"text": "w1", "hybrid": True}, {"id": "n1"}):
         status, said = found(client, **body)
         assert (status, said["error"]["code"]) == (504, "timeout"), said
@@ -107,7 +107,7 @@ def test_a_search_that_takes_too_long_is_given_up_and_its_thread_is_free(serve, 
 
 
 def test_it_is_not_ready_while_nothing_can_be_answered(serve, store, monkeypatch):
-    client = serve(store, limits=Limits(stuck_seconds=0.3))
+    client = serve(store, limits=ServerLimits(stuck_seconds=0.3))
     with ThreadPoolExecutor(4) as pool, held(monkeypatch, store) as waiting:
         asked = [pool.submit(found, client) for _ in range(4)]
         until(lambda: len(waiting) == 4)
@@ -120,7 +120,7 @@ def test_it_is_not_ready_while_nothing_can_be_answered(serve, store, monkeypatch
 
 
 def test_it_is_not_ready_while_the_model_is_at_one_batch_for_longer_than_a_request_may_take(serve, engine, monkeypatch):
-    client, go, begun = serve(limits=Limits(seconds=0.3)), threading.Event(), threading.Event()
+    client, go, begun = serve(limits=ServerLimits(seconds=0.3)), threading.Event(), threading.Event()
 
     def slow(*_, **__):
         begun.set()
@@ -137,8 +137,8 @@ def test_it_is_not_ready_while_the_model_is_at_one_batch_for_longer_than_a_reque
 
 @contextmanager
 def running(engine, grace=60.0, **options):
-    app, taken = create_app(engine, **options), bind("127.0.0.1", 0)
-    server = Server(configured(app), app.state.service, grace)
+    app, taken = create_app(engine, **options), bind_socket("127.0.0.1", 0)
+    server = Server(uvicorn_config(app), app.state.service, grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
     thread.start()
     until(lambda: server.started)
@@ -175,12 +175,12 @@ def test_stopping_waits_no_longer_than_it_was_told(engine, store, monkeypatch):
 
 def test_refusals_do_not_keep_it_from_ending(engine):
     with running(engine, grace=2.0) as (server, thread, where):
-        server.service.receiver.running += 1  # a request that was there before
+        server.service.reader.running += 1  # a request that was there before
         server.handle_exit(signal.SIGTERM, None)
         with _opened(where) as late:
             late.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n")
             until(lambda: server.server_state.tasks)
-            server.service.receiver.running -= 1
+            server.service.reader.running -= 1
             thread.join(90)
         assert not thread.is_alive()
         assert not server.service.cut_off
@@ -288,7 +288,7 @@ def test_what_an_engine_says_of_its_files_names_no_folder(serve, store, monkeypa
             def fail(_, path=path):
                 raise RuntimeError(f"lance error: {path}/items.lance/data/x.lance is odd")
 
-            patch.setattr("twoway.search.lance.index_settings", fail)
+            patch.setattr("twoway.search.lance.read_settings", fail)
             answer = client.post("/v1/search", json={"text": "w1"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "items.lance/data/x.lance is odd" in answer.json()["error"]["message"]
@@ -297,7 +297,7 @@ def test_what_an_engine_says_of_its_files_names_no_folder(serve, store, monkeypa
 
 
 def test_texts_of_one_request_are_bounded_together(serve):
-    client = serve(limits=Limits(characters=1000, request_characters=2500))
+    client = serve(limits=ServerLimits(characters=1000, request_characters=2500))
     asked = {"input": ["w1 " * 300, "w2 " * 300, "w3 " * 300], "truncate": True}
     answer = client.post("/v1/embeddings", json=asked)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_long")
@@ -306,7 +306,7 @@ def test_texts_of_one_request_are_bounded_together(serve):
 
 
 def test_tokens_of_one_request_are_bounded_with_the_prompt_before_each_text(serve):
-    client = serve(limits=Limits(queue_tokens=2000))
+    client = serve(limits=ServerLimits(queue_tokens=2000))
     asked = {"input": [f"w{number}" for number in range(20)]}
     assert client.post("/v1/embeddings", json=asked).status_code == 200
     answer = client.post("/v1/embeddings", json={**asked, "prompt": "w1 w2 w3 w4 " * 40, "truncate": True})
@@ -424,7 +424,7 @@ def test_more_connections_than_may_be_cost_those_that_ask_nothing(engine, monkey
         for number in range(8):
             asking.append(_opened(where))
             asking[-1].sendall(head.encode() + body)
-            until(lambda number=number: len(batcher.waiting.tickets) == number + 1)
+            until(lambda number=number: len(batcher.queue.documents) == number + 1)
         with _opened(where) as late:
             said = _read(late)
         assert said.startswith(b"HTTP/1.1 503"), said

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image as PILImage
 
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 
 
 def bomb(width=50_000, height=50_000):
@@ -57,7 +57,7 @@ def test_a_bomb_is_refused_before_a_pixel_is_decoded(client, monkeypatch):
 
 
 def test_pictures_of_a_request_are_bounded_together(serve, picture, data_url):
-    client = serve(limits=Limits(pixels=5_000, request_pixels=8_000, batch_pixels=1))
+    client = serve(limits=ServerLimits(pixels=5_000, request_pixels=8_000, batch_pixels=1))
     one = data_url(picture(1, 60, 60))
     assert ask(client, one, one)[0] == 200
     status, message = ask(client, one, one, one)
@@ -67,7 +67,7 @@ def test_pictures_of_a_request_are_bounded_together(serve, picture, data_url):
 
 
 def test_parts_texts_and_their_lengths_are_bounded(serve):
-    client = serve(limits=Limits(parts=3, inputs=2, characters=50))
+    client = serve(limits=ServerLimits(parts=3, inputs=2, characters=50))
     assert "at most 3" in ask(client, words=["w"] * 4)[1]
     assert "51 characters" in client.post("/v1/embeddings", json={"input": "w" * 51}).json()["error"]["message"]
     assert "at most 2" in client.post("/v1/embeddings", json={"input": ["w"] * 3}).json()["error"]["message"]

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from twoway.embedding import Embedder
 from twoway.server.app import create_app
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 
 TEXTS = ["w4 w5 w6", "a much longer text " * 4, "https://example.org/cat.png", "/etc/passwd"]
 
@@ -101,7 +101,7 @@ def test_the_longest_text_that_fits_is_taken_and_one_token_more_is_not(client, e
 
 def test_an_instruction_counts_like_the_texts_that_it_stands_before(serve, engine):
     small = Embedder(engine.sentence, settings=replace(engine.settings, budget=512))
-    client = TestClient(create_app(small, limits=Limits(prompt=400)), raise_server_exceptions=False, base_url="http://localhost")
+    client = TestClient(create_app(small, limits=ServerLimits(prompt=400)), raise_server_exceptions=False, base_url="http://localhost")
     with client:
         said = "w1 " * 100
         long = client.post("/v1/embeddings", json={"input": [f"w{number}" for number in range(30)], "prompt": said}).json()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from twoway.search.query import create_store
-from twoway.search.store import About
+from twoway.search.store import IndexInfo
 from twoway.server.app import create_app
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 
 fuzzed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 POSTS = ("/v1/embeddings", "/v1/search", "/v1/index/items", "/v1/why")
@@ -41,8 +41,8 @@ RIGHT = [
 
 @pytest.fixture(scope="module")
 def client(engine, tmp_path_factory):
-    store = create_store(tmp_path_factory.mktemp("fuzz") / "index", About("tiny", engine.fingerprint, engine.dimension))
-    limits = Limits(seconds=20, pixels=100_000, body_bytes=1 << 20)
+    store = create_store(tmp_path_factory.mktemp("fuzz") / "index", IndexInfo("tiny", engine.fingerprint, engine.dimension))
+    limits = ServerLimits(seconds=20, pixels=100_000, body_bytes=1 << 20)
     with TestClient(create_app(engine, store, limits), raise_server_exceptions=False) as client:
         assert client.post("/v1/index/items", json=RIGHT[3]).status_code == 200
         yield client

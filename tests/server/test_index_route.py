@@ -17,9 +17,9 @@ from documents import endless_pdf, pdf
 from full_disk import disk_full
 from page_server import PAGE_TEXT, make_pages
 from twoway.search.query import create_store, open_store
-from twoway.search.store import About
+from twoway.search.store import IndexInfo
 from twoway.server import routes
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 from twoway.server.service import _unnamed
 
 ITEMS = [
@@ -30,7 +30,7 @@ ITEMS = [
 
 @pytest.fixture
 def store(engine, tmp_path):
-    return create_store(tmp_path / "index", About("tiny", engine.fingerprint, engine.dimension))
+    return create_store(tmp_path / "index", IndexInfo("tiny", engine.fingerprint, engine.dimension))
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_an_item_and_its_picture_have_addresses(client):
 
 @pytest.mark.parametrize("place", ["index", "index.db"])
 def test_what_is_added_is_found_at_once_by_words_by_vector_and_by_both(serve, engine, tmp_path, picture, data_url, place):
-    store = create_store(tmp_path / place, About("tiny", engine.fingerprint, engine.dimension))
+    store = create_store(tmp_path / place, IndexInfo("tiny", engine.fingerprint, engine.dimension))
     client = serve(store)
     try:
         assert client.post("/v1/index/items", json={"items": [{"id": "p", "image": data_url(picture(3))}]}).status_code == 200
@@ -180,7 +180,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(client, store):
 
 
 def test_metadata_do_not_grow_the_index_beyond_use(serve, store):
-    client = serve(store, limits=Limits(fields=5))
+    client = serve(store, limits=ServerLimits(fields=5))
 
     def put(**metadata):
         return client.post("/v1/index/items", json={"items": [{"id": "a", "text": "w1", "metadata": metadata}]})
@@ -266,14 +266,14 @@ def test_an_index_that_fails_is_the_servers_trouble_and_no_folder_is_named(serve
 
 
 def test_items_at_a_time_are_bounded(serve, store):
-    assert "at most 1" in refused(serve(store, limits=Limits(added=1)).post("/v1/index/items", json={"items": ITEMS}))[1]
+    assert "at most 1" in refused(serve(store, limits=ServerLimits(added=1)).post("/v1/index/items", json={"items": ITEMS}))[1]
 
 
 @pytest.fixture
 def pages(engine, serve, tmp_path):
     """Return a client of an index of a PDF's two pages, the file, and the ids of its pages."""
     store, file = make_pages(tmp_path, engine)
-    return serve(store, Limits(pages=2)), file, [f"{file} page {number}" for number in (1, 2)]
+    return serve(store, ServerLimits(pages=2)), file, [f"{file} page {number}" for number in (1, 2)]
 
 
 def page_of(client, name):
@@ -349,7 +349,7 @@ def test_an_item_that_was_added_over_http_opens_no_file_whatever_it_says(pages, 
 
 def test_rendering_is_bounded_in_pixels_in_time_and_in_how_many_wait(pages, serve, monkeypatch):
     client, file, names = pages
-    client = serve(client.app.state.service.store, Limits(pages=2, page_pixels=50_000, page_seconds=1))
+    client = serve(client.app.state.service.store, ServerLimits(pages=2, page_pixels=50_000, page_seconds=1))
     with PILImage.open(io.BytesIO(page_of(client, names[0]).content)) as shown:
         assert shown.width * shown.height <= 50_000
     file.write_bytes(endless_pdf(8, 10))  # a few lines that ask for a billion strokes

@@ -17,7 +17,7 @@ from page_server import COLOURS, HOSTILE, LONG_NAME, PAGE_TEXT, PICTURES, drawn,
 from twoway.embedding import open_embedder
 from twoway.search.query import open_store
 from twoway.server.app import create_app
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 from twoway.server.service import Access
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -36,7 +36,7 @@ def sites(tiny_encoder, tmp_path_factory):
         "full": create_app(engine, full),
         "empty": create_app(engine, empty),
         "none": create_app(engine),
-        "small": create_app(engine, full, Limits(body_bytes=10_000)),
+        "small": create_app(engine, full, ServerLimits(body_bytes=10_000)),
         "marked": create_app(engine, full, name=HOSTILE),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
         "pages": create_app(engine, make_pages(folder, engine)[0]),

@@ -11,7 +11,7 @@ import pytest
 
 from twoway.server import routes
 from twoway.server.app import create_app
-from twoway.server.schemas import Limits
+from twoway.server.schemas import ServerLimits
 
 JSON = {"content-type": "application/json"}
 
@@ -21,7 +21,7 @@ def post(client, content, **headers):
 
 
 def test_a_body_that_is_too_large_is_refused_whatever_it_says_of_its_size(serve):
-    client = serve(limits=Limits(body_bytes=100))
+    client = serve(limits=ServerLimits(body_bytes=100))
     assert post(client, b'{"input": "w1"}').status_code == 200
     read = []
 
@@ -33,16 +33,16 @@ def test_a_body_that_is_too_large_is_refused_whatever_it_says_of_its_size(serve)
     for answer in (post(client, b" " * 101), post(client, pieces()), post(client, b'{"input": "w1"}', **{"content-length": "999"})):
         assert answer.status_code == 413
         assert answer.headers["connection"] == "close"
-    assert client.app.state.service.receiver.held == 0
+    assert client.app.state.service.reader.held_bytes == 0
 
 
 def test_all_bodies_together_are_bounded(serve):
-    client = serve(limits=Limits(bodies_bytes=100))
-    client.app.state.service.receiver.held = 90
+    client = serve(limits=ServerLimits(bodies_bytes=100))
+    client.app.state.service.reader.held_bytes = 90
     answer = post(client, b'{"input": "w1"}')
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "2"
-    assert client.app.state.service.receiver.held == 90
+    assert client.app.state.service.reader.held_bytes == 90
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
@@ -103,18 +103,18 @@ def test_an_asker_that_leaves_takes_its_documents_out_of_the_queue(engine):
     async def main():
         app = create_app(engine)
         service = app.state.service
-        let_go, waiting = held_up(service), service.batcher.waiting
+        let_go, waiting = held_up(service), service.batcher.queue
         running = [asyncio.create_task(Asking(app, json.dumps({"input": [f"w{number}", "w"]}).encode()).run()) for number in range(4)]
-        await until(lambda: len(waiting.tickets) == 8)
+        await until(lambda: len(waiting.documents) == 8)
         last = Asking(app, b'{"input": ["w9", "w8", "w7"]}')
         leaving = asyncio.create_task(last.run())
-        await until(lambda: len(waiting.tickets) == 11)
+        await until(lambda: len(waiting.documents) == 11)
         last.left.set()
         assert await leaving == 499
-        assert len(waiting.tickets) == 8
+        assert len(waiting.documents) == 8
         let_go()
         assert await asyncio.gather(*running) == [200] * 4
-        assert (service.receiver.running, service.receiver.held) == (0, 0)
+        assert (service.reader.running, service.reader.held_bytes) == (0, 0)
         assert b"twoway_documents_left_queue_total 3.0" in service.metrics.text()
 
     asyncio.run(main())
@@ -122,11 +122,11 @@ def test_an_asker_that_leaves_takes_its_documents_out_of_the_queue(engine):
 
 def test_past_its_time_a_request_is_given_up_and_leaves_the_queue(engine):
     async def main():
-        app = create_app(engine, limits=Limits(seconds=0.3))
+        app = create_app(engine, limits=ServerLimits(seconds=0.3))
         service = app.state.service
         let_go = held_up(service)
         assert await asyncio.gather(*[Asking(app).run() for _ in range(3)]) == [504] * 3
-        assert service.batcher.waiting.tickets == []
+        assert service.batcher.queue.documents == []
         let_go()
 
     asyncio.run(main())
@@ -134,7 +134,7 @@ def test_past_its_time_a_request_is_given_up_and_leaves_the_queue(engine):
 
 def test_a_body_that_does_not_come_is_given_up(engine):
     async def main():
-        asker = Asking(create_app(engine, limits=Limits(upload_seconds=0.1)))
+        asker = Asking(create_app(engine, limits=ServerLimits(upload_seconds=0.1)))
         asker.body = None
         assert await asker.run() == 408
 
@@ -143,7 +143,7 @@ def test_a_body_that_does_not_come_is_given_up(engine):
 
 def test_a_full_queue_answers_429_and_then_recovers(engine):
     async def main():
-        app = create_app(engine, limits=Limits(queue_items=2))
+        app = create_app(engine, limits=ServerLimits(queue_items=2))
         let_go = held_up(app.state.service)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             asked = [asyncio.create_task(client.post("/v1/embeddings", json={"input": f"w{number}"})) for number in range(9)]
@@ -171,7 +171,7 @@ def test_requests_that_come_while_the_model_works_share_a_batch(engine, monkeypa
         let_go = held_up(service)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             asked = [asyncio.create_task(client.post("/v1/embeddings", json={"input": f"w{number}"})) for number in range(16)]
-            await until(lambda: len(service.batcher.waiting.tickets) == 16)
+            await until(lambda: len(service.batcher.queue.documents) == 16)
             let_go()
             answers = await asyncio.gather(*asked)
         return [one.json()["data"][0]["embedding"] for one in answers]

@@ -8,19 +8,19 @@ import tracemalloc
 import pytest
 from pydantic import ValidationError
 
-from twoway.server.schemas import ApiError, EmbeddingsAsked, ItemsAsked, SearchAsked, read
+from twoway.server.schemas import AddItemsRequest, ApiError, EmbeddingsRequest, SearchRequest, parse_body
 
 
 def bodies(count):
     keys = b",".join(b'"%x":[]' % number for number in range(count))
     ones = b",".join([b"1"] * count)
     return {
-        "messages": (EmbeddingsAsked, b'{"messages":[' + ones + b"]}", "messages.0"),
-        "parts": (EmbeddingsAsked, b'{"messages":[{"role":"user","content":[' + ones + b"]}]}", "messages.0.content"),
-        "items": (ItemsAsked, b'{"items":[' + ones + b"]}", "items.0"),
-        "item parts": (ItemsAsked, b'{"items":[{"id":"a","parts":[' + ones + b"]}]}", "items.0"),
-        "metadata": (ItemsAsked, b'{"items":[{"id":"a","text":"b","metadata":{' + keys + b"}}]}", "an item has at most 64"),
-        "keys": (SearchAsked, b"{" + keys + b"}", "unknown key '0'"),
+        "messages": (EmbeddingsRequest, b'{"messages":[' + ones + b"]}", "messages.0"),
+        "parts": (EmbeddingsRequest, b'{"messages":[{"role":"user","content":[' + ones + b"]}]}", "messages.0.content"),
+        "items": (AddItemsRequest, b'{"items":[' + ones + b"]}", "items.0"),
+        "item parts": (AddItemsRequest, b'{"items":[{"id":"a","parts":[' + ones + b"]}]}", "items.0"),
+        "metadata": (AddItemsRequest, b'{"items":[{"id":"a","text":"b","metadata":{' + keys + b"}}]}", "an item has at most 64"),
+        "keys": (SearchRequest, b"{" + keys + b"}", "unknown key '0'"),
     }
 
 
@@ -30,7 +30,7 @@ def test_many_mistakes_are_one_and_take_no_memory(kind):
     tracemalloc.start()
     try:
         with pytest.raises(ApiError) as refused:
-            read(model, body)
+            parse_body(model, body)
         assert tracemalloc.get_traced_memory()[1] < 50 * len(body) + (1 << 20 if kind != "keys" else 1 << 25)
     finally:
         tracemalloc.stop()
@@ -45,12 +45,12 @@ def test_a_body_of_very_many_values_is_not_looked_at(kind, monkeypatch):
     model, body, _ = bodies(70_000)[kind]
     monkeypatch.setattr(model, "model_validate_json", lambda *_: pytest.fail("it was looked at"))
     with pytest.raises(ApiError, match="the body holds more than 65,536 values"):
-        read(model, body)
+        parse_body(model, body)
 
 
 def test_commas_of_a_text_are_no_values():
     text = 'one, two, \\"three\\", \\\\' * 30_000
-    assert read(SearchAsked, f'{{"text": "{text}", "top_k": 3}}'.encode()).top_k == 3
+    assert parse_body(SearchRequest, f'{{"text": "{text}", "top_k": 3}}'.encode()).top_k == 3
 
 
 @pytest.mark.parametrize(
@@ -59,5 +59,5 @@ def test_commas_of_a_text_are_no_values():
 def test_a_body_without_end_is_counted_in_time(body):
     start = time.process_time()
     with pytest.raises(ApiError):
-        read(SearchAsked, b'{"text":' + b"," * 70_000 + body)
+        parse_body(SearchRequest, b'{"text":' + b"," * 70_000 + body)
     assert time.process_time() - start < 2

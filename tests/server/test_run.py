@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 
 from snippets import ROOT, blocks, commands
 from twoway.errors import TwowayError, UsageError
-from twoway.server.app import Server, address, bind, configured, create_app, is_local
-from twoway.server.schemas import Limits
+from twoway.server.app import Server, address, bind_socket, create_app, is_local, uvicorn_config
+from twoway.server.schemas import ServerLimits
 from twoway.server.service import Access
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -30,8 +30,8 @@ def running(engine):
     begun = []
 
     def start(grace=90.0, **options):
-        app, taken = create_app(engine, **options), bind("127.0.0.1", 0)
-        server = Server(configured(app), app.state.service, grace)
+        app, taken = create_app(engine, **options), bind_socket("127.0.0.1", 0)
+        server = Server(uvicorn_config(app), app.state.service, grace)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
         thread.start()
         begun.append((server, thread))
@@ -53,12 +53,12 @@ def until(said):
 
 @pytest.fixture(scope="module")
 def server(running):
-    return running(access=Access.of((KEY,)), name="tiny", limits=Limits(body_bytes=1 << 20))
+    return running(access=Access.of((KEY,)), name="tiny", limits=ServerLimits(body_bytes=1 << 20))
 
 
 def test_an_asker_that_reads_nothing_of_its_answer_is_cut_off(monkeypatch):
     monkeypatch.setattr("twoway.server.app._UNREAD", 1)
-    with bind("127.0.0.1", 0) as taken, socket.create_connection(taken.getsockname()):
+    with bind_socket("127.0.0.1", 0) as taken, socket.create_connection(taken.getsockname()):
         answering, _ = taken.accept()
         with answering, pytest.raises(TimeoutError) as cut:
             answering.settimeout(60)
@@ -135,7 +135,7 @@ def test_told_to_stop_it_finishes_what_is_running_and_takes_nothing_new(running)
     answers = []
     asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{where}v1/embeddings", json={"input": "w1"}, timeout=90)))
     asking.start()
-    until(lambda: batcher.waiting.tickets)
+    until(lambda: batcher.queue.documents)
     assert httpx.get(f"{where}readyz", timeout=60).status_code == 200
     server.handle_exit(15, None)
     for path, method in (("readyz", "GET"), ("v1/embeddings", "POST")):
@@ -156,7 +156,7 @@ def test_it_does_not_wait_for_ever(running):
     server.service.batcher._slot.acquire()
     asking = threading.Thread(target=lambda: httpx.post(f"{where}v1/embeddings", json={"input": "w1"}, timeout=90))
     asking.start()
-    until(lambda: server.service.batcher.waiting.tickets)
+    until(lambda: server.service.batcher.queue.documents)
     server.handle_exit(15, None)
     server.handle_exit(15, None)
     server.service.batcher._slot.release()
@@ -166,15 +166,15 @@ def test_it_does_not_wait_for_ever(running):
 
 
 def test_an_address_that_cannot_be_taken_is_named():
-    with bind("127.0.0.1", 0) as taken:
+    with bind_socket("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert is_local(taken)
         assert address(taken) == f"http://127.0.0.1:{port}/"
         with pytest.raises(TwowayError, match=rf"127.0.0.1:{port} cannot be taken.*another program has the port.*--port"):
-            bind("127.0.0.1", port)
+            bind_socket("127.0.0.1", port)
     with pytest.raises(UsageError, match="--port 99999"):
-        bind("127.0.0.1", 99999)
+        bind_socket("127.0.0.1", 99999)
     with pytest.raises(TwowayError, match="this machine has no such address"):
-        bind("192.0.2.1", 0)
-    with bind("0.0.0.0", 0) as taken:
+        bind_socket("192.0.2.1", 0)
+    with bind_socket("0.0.0.0", 0) as taken:
         assert not is_local(taken)

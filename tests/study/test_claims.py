@@ -39,7 +39,7 @@ def claim(out, levels, about=CLAIM, **options):
     ],
 )
 def test_the_verdict_is_what_was_planted(tmp_path, levels, options, word):
-    (found,) = claim(tmp_path, levels, **options).found
+    (found,) = claim(tmp_path, levels, **options).results
     assert found.verdict.word == word
     assert (found.interval is None) == (word == NOT_RUN)
 
@@ -52,7 +52,7 @@ def test_doubts_and_missing_arms_are_named(tmp_path):
         claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, failed=("b",)),
         claim(tmp_path / "3", {"a": -0.3, "b": -0.3}),
     ]
-    whys = [one.found[0].verdict.why for one in said]
+    whys = [one.results[0].verdict.why for one in said]
     assert "ignores its pictures" in whys[0]
     assert "b was not run (every seed: the loss is not a number" in whys[1]
     assert "no more than chance" in whys[2]
@@ -61,8 +61,8 @@ def test_doubts_and_missing_arms_are_named(tmp_path):
 def test_a_difference_that_may_be_the_luck_of_one_stage_says_so(tmp_path):
     for part in "12":
         (tmp_path / part).mkdir()
-    (once,) = claim(tmp_path / "1", {"a": 0.3, "b": 0.34, "c": 0.3}, items=60, sources={"b": "moca", "c": "moca"}).found
-    (several,) = claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, items=60, sources={"b": "moca"}, stage_seeds=(1, 2)).found
+    (once,) = claim(tmp_path / "1", {"a": 0.3, "b": 0.34, "c": 0.3}, items=60, sources={"b": "moca", "c": "moca"}).results
+    (several,) = claim(tmp_path / "2", {"a": 0.3, "b": 0.34}, items=60, sources={"b": "moca"}, stage_seeds=(1, 2)).results
     assert "the variance of moca, run once, is not in it" in once.verdict.why
     assert "run once" not in several.verdict.why
     evidence = Evidence(read_outcomes(tmp_path / "1"))
@@ -72,14 +72,14 @@ def test_a_difference_that_may_be_the_luck_of_one_stage_says_so(tmp_path):
 def test_a_claim_about_some_tasks_is_decided_on_them(tmp_path):
     one = claim(tmp_path, {"a": 0.3, "b": 0.34}, CLAIM | {"groups": ["unseen style"], "tasks": ["page"]})
     assert one.scope == ("name-picture", "page")
-    assert set(one.found[0].groups) == {"retrieval", "documents", "unseen style", "known style"}
-    assert set(one.found[0].tasks) == set(one.scope)
+    assert set(one.results[0].groups) == {"retrieval", "documents", "unseen style", "known style"}
+    assert set(one.results[0].tasks) == set(one.scope)
 
 
 def test_a_curve_asks_for_growth_or_for_its_best_point_or_against_its_control(tmp_path):
     levels = {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42, "e": 0.3}
     axis = {"axis": "rows, % of the base's", "points": DOSES}
-    (grows,) = claim(tmp_path, levels, CLAIM | {"curve": axis}).found
+    (grows,) = claim(tmp_path, levels, CLAIM | {"curve": axis}).results
     assert grows.verdict.word == SEEN
     assert grows.interval.value == pytest.approx(0.12, abs=0.02)
     reading = read_outcomes(tmp_path)
@@ -93,7 +93,7 @@ def test_a_curve_asks_for_growth_or_for_its_best_point_or_against_its_control(tm
 
 def test_a_curve_is_drawn_through_the_points_that_were_run(tmp_path):
     about = CLAIM | {"curve": {"axis": "rows", "points": DOSES}}
-    (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("c",)).found
+    (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("c",)).results
     assert found.verdict.word == SEEN
     assert "without 50: not run" in found.comparison.says
 
@@ -118,7 +118,7 @@ def lost(arm, seed):
 
 def test_two_of_four_doses_are_no_curve(tmp_path):
     about = CLAIM | {"curve": {"axis": "rows", "points": DOSES}}
-    (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("b", "c"), items=60).found
+    (found,) = claim(tmp_path, {"a": 0.3, "b": 0.32, "c": 0.36, "d": 0.42}, about, failed=("b", "c"), items=60).results
     assert found.verdict.word == NOT_RUN
     assert "b was not run" in found.verdict.why
     assert "c was not run" in found.verdict.why
@@ -127,8 +127,8 @@ def test_two_of_four_doses_are_no_curve(tmp_path):
 def test_a_verdict_without_one_of_its_seeds_names_it(tmp_path):
     made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60)
     (one,) = read_claims(changed(tmp_path, lost("b", 2)))
-    assert one.found[0].verdict.word == SEEN
-    assert "b without seed 2: the loss is not a number" in one.found[0].verdict.why
+    assert one.results[0].verdict.word == SEEN
+    assert "b without seed 2: the loss is not a number" in one.results[0].verdict.why
 
 
 def test_a_rate_at_the_end_of_three_is_named(tmp_path):
@@ -138,14 +138,14 @@ def test_a_rate_at_the_end_of_three_is_named(tmp_path):
 
     made(tmp_path, {"a": 0.3, "b": 0.34}, [CLAIM], items=60)
     (one,) = read_claims(changed(tmp_path, tried))
-    assert one.found[0].caveats == ("b took 0.0006, the largest tried",)
+    assert one.results[0].caveats == ("b took 0.0006, the largest tried",)
 
 
 def test_a_task_that_was_not_scored_is_named(tmp_path):
     about = CLAIM | {"tasks": ["page", "poem"], "groups": ["documents", "maps"]}
     one = claim(tmp_path, {"a": 0.3, "b": 0.34}, about, items=60)
     assert one.scope == ("page",)
-    assert "without poem, maps, which the study has not scored" in one.found[0].verdict.why
+    assert "without poem, maps, which the study has not scored" in one.results[0].verdict.why
 
 
 def test_a_smallest_difference_of_none_is_none(tmp_path):
@@ -154,8 +154,8 @@ def test_a_smallest_difference_of_none_is_none(tmp_path):
 
 def test_a_gate_that_is_not_passed_is_why_nothing_was_run(tmp_path):
     one = claim(tmp_path, {"a": 0.3, "b": 0.34}, items=60, failed=("a", "b"), gate={"passed": False, "why": "it looks away"})
-    assert one.found[0].verdict.word == NOT_RUN
-    assert "the gate is not passed: it looks away" in one.found[0].verdict.why
+    assert one.results[0].verdict.word == NOT_RUN
+    assert "the gate is not passed: it looks away" in one.results[0].verdict.why
 
 
 CURVE = {"axis": "rows", "points": {"15": "a", "50": "b", "100": "c"}, "control": {"15": "x", "50": "y", "100": "z"}}
@@ -196,7 +196,7 @@ def test_the_luck_of_rows_that_were_mined_once_is_named_and_that_of_a_shared_mod
     evidence = changed(tmp_path, mines)
     assert evidence.interval({"b": 1.0, "a": -1.0}, ("page",)) == before
     (one,) = read_claims(evidence)
-    assert "the variance of mine, run once, is not in it" in one.found[0].verdict.why
+    assert "the variance of mine, run once, is not in it" in one.results[0].verdict.why
 
 
 def test_other_candidates_are_other_items(tmp_path):
@@ -236,5 +236,5 @@ def test_every_seed_is_shown_and_their_mean_is_the_score(tmp_path):
     seeds = [evidence.by_seed(arm, one.scope) for arm in one.arms]
     assert [list(found) for found in seeds] == [["1", "2", "3"]] * 2
     gap = np.mean(list(seeds[0].values())) - np.mean(list(seeds[1].values()))
-    assert one.found[0].interval.value == pytest.approx(gap)
+    assert one.results[0].interval.value == pytest.approx(gap)
     assert set(evidence.reading.tasks) == set(TASKS)

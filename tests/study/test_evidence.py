@@ -7,7 +7,7 @@ import pytest
 from benchmarks.bench_intervals import TASKS, drawn, held
 
 from twoway.study.claims import Evidence
-from twoway.study.outcomes import Arm, Reading, Run
+from twoway.study.outcomes import ArmRuns, ScoredRun, StudyOutcomes
 
 STUDIES = 120
 
@@ -33,9 +33,9 @@ def test_items_alone_are_too_sure_where_seeds_vary():
 def test_the_luck_of_a_shared_stage_falls_out_and_of_another_does_not():
     random = np.random.default_rng(9)
     reading = drawn(random, items=200, luck=0.001, stages=("1", "2", "3"), stage_luck=0.05)
-    shared = Arm("d", {"from": "moca"}, tuple(Run(run.seed, run.before, run.scores) for run in reading.arms["b"].runs), ())
+    shared = ArmRuns("d", {"from": "moca"}, tuple(ScoredRun(run.seed, run.before, run.scores) for run in reading.arms["b"].runs), ())
     arms = reading.arms | {"d": shared}
-    evidence = Evidence(Reading(reading.out, {}, {}, reading.tasks, reading.abouts, arms, {}), draws=400)
+    evidence = Evidence(StudyOutcomes(reading.out, {}, {}, reading.tasks, reading.abouts, arms, {}), draws=400)
     alike, apart = (evidence.interval({"b": 1.0, other: -1.0}, ("one", "two")) for other in ("d", "c"))
     assert alike.half < 0.01 < 0.05 < apart.half
     seeds, stages = evidence.spreads(("one", "two"))

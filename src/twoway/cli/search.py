@@ -282,7 +282,7 @@ def run_search(args: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    from twoway.search.terminal import show
+    from twoway.search.terminal import print_hits
 
-    show(hits, Console(file=sys.stdout, highlight=False), pictures=args.pictures)
+    print_hits(hits, Console(file=sys.stdout, highlight=False), pictures=args.pictures)
     return 0

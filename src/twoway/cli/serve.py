@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from twoway.server.schemas import Limits
+    from twoway.server.schemas import ServerLimits
     from twoway.server.service import Access
 
 SERVE_HELP = """Put a model behind HTTP: embeddings as the OpenAI client asks for them, search in an index, and a page to look at.
@@ -59,7 +59,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     try:
-        from twoway.server.app import address, bind, is_local
+        from twoway.server.app import address, bind_socket, is_local
         from twoway.server.app import run as serve
     except ImportError as error:
         from twoway.errors import UsageError, with_extra
@@ -68,7 +68,7 @@ def run_serve(args: argparse.Namespace) -> int:
     from twoway.server.service import LOCAL, Access, read_keys
 
     keys = read_keys(args.api_keys)
-    with bind(args.host, args.port) as taken:
+    with bind_socket(args.host, args.port) as taken:
         local = is_local(taken)
         if not local and not keys:
             _say("warning: without API keys, anybody who reaches this address may use the model and change the index; see --api-keys")
@@ -93,7 +93,7 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
 
     from twoway.embedding import open_embedder
     from twoway.search.query import check_model, open_store
-    from twoway.server.app import create_app, warm
+    from twoway.server.app import create_app, warm_up
 
     store = open_store(args.db) if args.db else None
     settings = {name: value for name, value in (("budget", args.budget), ("batch_size", args.batch_size)) if value is not None}
@@ -103,20 +103,20 @@ def _open(args: argparse.Namespace, access: Access) -> tuple[FastAPI, str]:
         engine.settings = replace(engine.settings, budget=_CPU_BUDGET)
     if store is not None:
         check_model(store, engine)
-    warm(engine)
+    warm_up(engine)
     app = create_app(engine, store, _limits(args), access=access, name=args.name, read_only=args.read_only)
     return app, f"{app.state.service.name}, {engine.dimension} numbers a vector" + (
         f", {store.count():,} items in {args.db}" if store else ""
     )
 
 
-def _limits(args: argparse.Namespace) -> Limits:
+def _limits(args: argparse.Namespace) -> ServerLimits:
     """Return the limits, with what was asked for."""
     from dataclasses import replace
 
-    from twoway.server.schemas import Limits
+    from twoway.server.schemas import ServerLimits
 
-    limits = Limits()
+    limits = ServerLimits()
     asked = {"queue_items": args.queue, "seconds": args.timeout, "pixels": args.decode_pixels}
     asked["body_bytes"] = None if args.max_body is None else args.max_body << 20
     limits = replace(limits, **{name: value for name, value in asked.items() if value is not None})

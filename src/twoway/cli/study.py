@@ -15,7 +15,7 @@ from .parser import print_table
 if TYPE_CHECKING:
     import argparse
 
-    from twoway.study.forecast import Forecasts
+    from twoway.study.forecast import StudyForecast
 
 STUDY_HELP = """Test claims: train arms that differ in one thing each, with several seeds, score them on the same items, and say what holds.
 
@@ -141,7 +141,7 @@ def _said(args: argparse.Namespace, what: str, written: list[Path]) -> None:
     sys.stdout.write(f"{args.out}: {what}; {', '.join(str(path) for path in written)}\n")
 
 
-def show(study: str, found: Forecasts) -> None:
+def show(study: str, found: StudyForecast) -> None:
     """Print a line for each kind of job, the whole, and what stands in the way."""
     from rich.console import Console
     from rich.table import Table

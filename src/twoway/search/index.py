@@ -23,10 +23,10 @@ from twoway.files import sha256
 from twoway.images import DEFAULT
 from twoway.progress import steps
 
-from .lance import quoted
-from .pictures import Name, Pictures
-from .query import create_store, exists, open_store
-from .store import About, Item, check_id, kinds_of, unit
+from .lance import sql_literal
+from .pictures import RowKey, ThumbnailReader
+from .query import create_store, open_store, store_exists
+from .store import IndexInfo, Item, check_id, field_types, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,12 +58,12 @@ class IndexResult:
     bad_rows: str | None  # where those are listed
     kind: str  # exact, or the index of the vectors
     effort: int
-    measured: list[Measured]
+    measured: list[EffortMeasurement]
     embedded_all: bool  # whether 'twoway embed' had ended
     seconds: float
 
 
-class _Brought:
+class _Counts:
     """What a run has brought so far; pictures that cannot be read are listed."""
 
     def __init__(self, listed: Path) -> None:
@@ -98,9 +98,9 @@ def index(
     """
     start, gone = time.monotonic(), list(delete)
     _check(bool(vectors is not None or gone or compact), ids, recall)
-    source = None if vectors is None else Source(Path(vectors), ids)
-    brought = _Brought(_list_of(str(db)))
-    pictures = Pictures(source.shards.manifest, root=root, limits=limits, bad=brought.refuse) if source and thumbnails else None
+    source = None if vectors is None else VectorFolder(Path(vectors), ids)
+    brought = _Counts(_list_of(str(db)))
+    pictures = ThumbnailReader(source.shards.manifest, root=root, limits=limits, bad=brought.refuse) if source and thumbnails else None
     store = _open(str(db), source, overwrite=overwrite)
     try:
         with store.writing():
@@ -126,18 +126,18 @@ def _check(something: bool, ids: str, recall: float) -> None:
         raise UsageError(f"the recall that is wanted is from 0 to 1, not {recall:g}")
 
 
-def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
+def _open(db: str, source: VectorFolder | None, *, overwrite: bool) -> Store:
     """Open or make the database, and refuse to mix models."""
-    if source is not None and (overwrite or not exists(db)):
-        return create_store(db, source.about, overwrite=overwrite)
+    if source is not None and (overwrite or not store_exists(db)):
+        return create_store(db, source.info, overwrite=overwrite)
     store = open_store(db)
     if source is None:
         return store
-    these = source.about.model
+    these = source.info.model
     other = f"and these are of {these}" if these != store.model else "which has changed since, or was opened otherwise"
     for had, new, what in (
-        (store.fingerprint, source.about.fingerprint, f"vectors of another model ({store.model}, {other})"),
-        (store.dimension, source.about.dimension, f"vectors of {store.dimension} numbers, and these have {source.about.dimension}"),
+        (store.fingerprint, source.info.fingerprint, f"vectors of another model ({store.model}, {other})"),
+        (store.dimension, source.info.dimension, f"vectors of {store.dimension} numbers, and these have {source.info.dimension}"),
     ):
         if had != new:
             store.close()
@@ -145,21 +145,21 @@ def _open(db: str, source: Source | None, *, overwrite: bool) -> Store:
     return store
 
 
-def _bring(store: Store, source: Source, pictures: Pictures | None, brought: _Brought, *, anew: bool) -> None:
+def _bring(store: Store, source: VectorFolder, pictures: ThumbnailReader | None, brought: _Counts, *, anew: bool) -> None:
     """Add every shard that does not stand there as it is."""
     brought.policy.start()
-    store.declare(source.fields)
+    store.add_fields(source.fields)
     size = int(source.shards.manifest["shard_rows"])
     for number, path in steps(source.steps(), f"indexing {source.many} shards", total=source.many):
         table = source.shards.read(number)
         origin = f"{sha256(path)[:32]}{'+' if pictures else ''}"
-        if store.held(origin) == len(table):
+        if store.count_origin(origin) == len(table):
             brought.unchanged += len(table)
             continue
         bad = brought.bad
         seen = int(table.schema.metadata[b"twoway.rows"])
-        rows = [Name(*row) for row in zip(*(table[column].to_pylist() for column in ("id", "file", "row")), strict=True)]
-        small: list[bytes | None] = pictures.of(number * size, seen, rows) if pictures else [None] * len(table)
+        rows = [RowKey(*row) for row in zip(*(table[column].to_pylist() for column in ("id", "file", "row")), strict=True)]
+        small: list[bytes | None] = pictures.read(number * size, seen, rows) if pictures else [None] * len(table)
         brought.pictures += sum(one is not None for one in small)
         if not len(table):
             continue
@@ -174,25 +174,32 @@ def _bring(store: Store, source: Source, pictures: Pictures | None, brought: _Br
 
 def _take_out(store: Store, names: list[str]) -> tuple[list[str], int]:
     """Delete items, and return which of them are not there and how many were."""
-    missing = [name for name in names if not store.count(f"id = {quoted(name)}")]
+    missing = [name for name in names if not store.count(f"id = {sql_literal(name)}")]
     return missing, store.delete(names) if names else 0
 
 
-def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, changed: bool) -> list[Measured]:
+def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, changed: bool) -> list[EffortMeasurement]:
     """Bring the indexes up to date, and set how hard that of the vectors looks."""
-    before = dict(store.arranged())
-    store.arrange(exact_below=exact_below, kind=kind)
-    now = store.arranged()
+    before = dict(store.index_settings())
+    store.build_indexes(exact_below=exact_below, kind=kind)
+    now = store.index_settings()
     if not now or recall <= 0 or not (changed or before != now):
         return []
     return find_effort(store, recall)
 
 
 def _result(
-    store: Store, source: Source | None, brought: _Brought, *, deleted: int, missing: list[str], measured: list[Measured], seconds: float
+    store: Store,
+    source: VectorFolder | None,
+    brought: _Counts,
+    *,
+    deleted: int,
+    missing: list[str],
+    measured: list[EffortMeasurement],
+    seconds: float,
 ) -> IndexResult:
     """Put together what lies there and what was done."""
-    said = store.arranged()
+    said = store.index_settings()
     return IndexResult(
         db=store.location,
         items=store.count(),
@@ -224,17 +231,17 @@ def _list_of(db: str) -> Path:
 _NAMES, _METAS = ["id", "file", "row", "unit"], ["file", "row", "unit", "meta"]
 
 
-class Source:
+class VectorFolder:
     """A folder of vectors, looked through before anything is written."""
 
     def __init__(self, folder: Path, ids: str) -> None:
         self.shards = Shards.open(folder)
         self.place = ids == "place"
         model, manifest = Path(str(self.shards.manifest["model"])), self.shards.manifest
-        self.about = About(str(model.resolve()) if model.is_dir() else manifest["model"], manifest["fingerprint"], manifest["dim"])
+        self.info = IndexInfo(str(model.resolve()) if model.is_dir() else manifest["model"], manifest["fingerprint"], manifest["dim"])
         self.many = self.shards.done()
         self._check()
-        self.fields = kinds_of(meta for table in self.shards.tables(_METAS) for meta in self.metas(table))
+        self.fields = field_types(meta for table in self.shards.tables(_METAS) for meta in self.metas(table))
 
     def steps(self) -> Iterator[tuple[int, Path]]:
         """Yield the number and the file of every shard."""
@@ -263,7 +270,7 @@ class Source:
             "" if file is None else str(Place(file, row, kind))
             for file, row, kind in zip(*(table[column].to_pylist() for column in _METAS[:3]), strict=True)
         ]
-        vectors, texts = unit(self.shards.vectors(table)), (text or "" for text in table["text"].to_pylist())
+        vectors, texts = normalized(self.shards.vectors(table)), (text or "" for text in table["text"].to_pylist())
         columns = zip(self.names(table), vectors, texts, small, places, self.metas(table), strict=True)
         return [Item(*one) for one in columns]
 
@@ -297,7 +304,7 @@ EFFORTS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Measured:
+class EffortMeasurement:
     """Recall of the ten nearest against exact search, at one effort."""
 
     effort: int
@@ -306,29 +313,29 @@ class Measured:
     cpu_milliseconds: float  # of all threads of this process, which other work on the machine does not change
 
 
-def find_effort(store: Store, wanted: float) -> list[Measured]:
+def find_effort(store: Store, wanted: float) -> list[EffortMeasurement]:
     """Set the smallest effort that reaches a recall (or the largest there is), and return what was measured on the way."""
-    queries, true = neighbours(store)
-    found: list[Measured] = []
+    queries, true = true_neighbours(store)
+    found: list[EffortMeasurement] = []
     for effort in EFFORTS if len(queries) else ():
-        store.tune(effort)
-        found.append(measure(store, queries, true, effort))
+        store.set_effort(effort)
+        found.append(measure_effort(store, queries, true, effort))
         if found[-1].recall >= wanted:
             break
     return found
 
 
-def measure(store: Store, queries: dict[str, NDArray[np.float32]], true: dict[str, set[str]], effort: int) -> Measured:
+def measure_effort(store: Store, queries: dict[str, NDArray[np.float32]], true: dict[str, set[str]], effort: int) -> EffortMeasurement:
     """Ask for the neighbours of items, which themselves do not count."""
     start, spent, shares = time.perf_counter(), time.process_time(), []
     for name, vector in queries.items():
         found = [hit.item.id for hit in store.search(vector, top_k=K + 1) if hit.item.id != name]
         shares.append(len(true[name].intersection(found[:K])) / max(1, len(true[name])))
     took, spent = time.perf_counter() - start, time.process_time() - spent
-    return Measured(effort, float(np.mean(shares)), took / len(queries) * 1000, spent / len(queries) * 1000)
+    return EffortMeasurement(effort, float(np.mean(shares)), took / len(queries) * 1000, spent / len(queries) * 1000)
 
 
-def neighbours(store: Store, *, many: int = QUERIES, seed: int = 0) -> tuple[dict[str, NDArray[np.float32]], dict[str, set[str]]]:
+def true_neighbours(store: Store, *, many: int = QUERIES, seed: int = 0) -> tuple[dict[str, NDArray[np.float32]], dict[str, set[str]]]:
     """Draw items as queries, and return them with the ids of their true nearest; the vectors are gone through twice, block by block."""
     from twoway.embedding.nearest import nearest
 
@@ -338,7 +345,7 @@ def neighbours(store: Store, *, many: int = QUERIES, seed: int = 0) -> tuple[dic
     asked = np.stack(list(queries.values())) if queries else np.zeros((0, store.dimension), np.float32)
     best: list[list[tuple[float, str]]] = [[] for _ in queries]
     for names, block in store.vectors() if queries else ():
-        scores, places = nearest(asked, unit(block), min(K + 1, len(block)))
+        scores, places = nearest(asked, normalized(block), min(K + 1, len(block)))
         for mine, near, found in zip(best, scores.tolist(), places.tolist(), strict=True):
             mine[:] = sorted([*mine, *((score, names[place]) for score, place in zip(near, found, strict=True))], reverse=True)[: K + 1]
     true = {name: [other for _, other in mine if other != name][:K] for name, mine in zip(queries, best, strict=True)}
@@ -350,5 +357,5 @@ def _picked(blocks: Iterable[tuple[list[str], NDArray[np.float32]]], drawn: set[
     start = 0
     for names, block in blocks:
         for place in sorted(number - start for number in drawn if start <= number < start + len(names)):
-            yield names[place], unit(block[place])
+            yield names[place], normalized(block[place])
         start += len(names)

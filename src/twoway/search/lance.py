@@ -25,22 +25,22 @@ from twoway.files import require_room
 
 from .filters import Group, parse
 from .store import (
-    OPEN,
-    OWN,
-    About,
+    FILTERABLE,
+    RESERVED,
     Hit,
+    IndexInfo,
     Item,
-    as_kind,
+    check_items,
     check_query,
-    checked,
-    cut_off,
     engine_errors,
-    files,
-    fitting,
+    field_name,
+    field_types,
     is_slow,
-    kinds_of,
-    name_of,
-    unit,
+    missing_fields,
+    normalized,
+    table_files,
+    to_field_type,
+    truncated_files,
 )
 
 if TYPE_CHECKING:
@@ -55,21 +55,21 @@ if TYPE_CHECKING:
 # A filter in the words of LanceDB, which takes the conditions of SQL.
 
 
-def sql(one: Filter) -> str:
+def to_sql(one: Filter) -> str:
     """Return the condition."""
     if isinstance(one, Group):
         if one.how == "not":
-            return f"NOT ({sql(one.parts[0])})"
-        return f" {one.how.upper()} ".join(f"({sql(part)})" for part in one.parts)
+            return f"NOT ({to_sql(one.parts[0])})"
+        return f" {one.how.upper()} ".join(f"({to_sql(part)})" for part in one.parts)
     name = f"`{one.field}`"
     if one.sign == "null":
         return f"{name} IS NULL"
     if one.sign == "in":
-        return f"{name} IN ({', '.join(quoted(value) for value in one.values)})"
-    return f"{name} {one.sign.upper()} {quoted(one.values[0])}"
+        return f"{name} IN ({', '.join(sql_literal(value) for value in one.values)})"
+    return f"{name} {one.sign.upper()} {sql_literal(one.values[0])}"
 
 
-def quoted(value: Literal) -> str:
+def sql_literal(value: Literal) -> str:
     """Return a value as SQL writes it."""
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
@@ -82,19 +82,19 @@ TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "
 _KINDS = {kind: name for name, kind in TYPES.items()}
 
 
-def schema_of(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
+def make_schema(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
     """Return the columns of an empty table, which remembers something under a key."""
     kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
     vector = pa.field("vector", pa.list_(pa.float32(), dimension))
     return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
 
 
-def fields_of(schema: pa.Schema) -> dict[str, str]:
+def schema_fields(schema: pa.Schema) -> dict[str, str]:
     """Return what a filter may name, and its type."""
-    return OPEN | {field.name: _KINDS[field.type] for field in schema if field.name not in OWN}
+    return FILTERABLE | {field.name: _KINDS[field.type] for field in schema if field.name not in RESERVED}
 
 
-def rows_of(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: int) -> pa.Table:
+def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: int) -> pa.Table:
     """Return items as rows."""
     flat = pa.array(np.concatenate([np.asarray(one.vector, np.float32) for one in items]))
     columns: dict[str, Any] = {
@@ -105,23 +105,23 @@ def rows_of(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
         "origin": [origin] * len(items),
         "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
     }
-    rows = [{name_of(key): value for key, value in one.metadata.items()} for one in items]
-    for name, kind in fields_of(schema).items():
+    rows = [{field_name(key): value for key, value in one.metadata.items()} for one in items]
+    for name, kind in schema_fields(schema).items():
         if name not in columns:
-            columns[name] = [as_kind(row.get(name), kind) for row in rows]
+            columns[name] = [to_field_type(row.get(name), kind) for row in rows]
     return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def items_of(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Iterator[Item]:
+def to_items(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Iterator[Item]:
     """Return rows as items."""
-    names = [field.name for field in found.schema if field.name not in OWN and not field.name.startswith("_")]
+    names = [field.name for field in found.schema if field.name not in RESERVED and not field.name.startswith("_")]
     kinds = {name: "number" if pa.types.is_floating(found.schema.field(name).type) else "" for name in names}
     for number, row in enumerate(found.select(["id", "text", "place", "thumbnail", *names]).to_pylist()):
-        meta = {name: value for name in names if (value := as_kind(row[name], kinds[name])) is not None}
+        meta = {name: value for name in names if (value := to_field_type(row[name], kinds[name])) is not None}
         yield Item(row["id"], None if vectors is None else vectors[number], row["text"] or "", row["thumbnail"], row["place"] or "", meta)
 
 
-def matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:
+def vector_matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:
     """Return the vectors of a result as rows."""
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in found["vector"].chunks]
     return np.concatenate(chunks).reshape(-1, dimension) if chunks else np.zeros((0, dimension), np.float32)
@@ -138,21 +138,21 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 # the one that was there before.
 
 Answer = TypeVar("Answer")
-TABLE, ABOUT = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
+TABLE, INFO_KEY = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
 FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 
 
-def about_of(table: Any) -> dict[str, Any] | None:
+def read_info(table: Any) -> dict[str, Any] | None:
     """Return what a table remembers of its vectors; nothing where it is no table of ours."""
-    said = (table.schema.metadata or {}).get(ABOUT)
+    said = (table.schema.metadata or {}).get(INFO_KEY)
     return None if said is None else dict(json.loads(said))
 
 
-class Live:
+class CurrentTable:
     """One table, read and written as it is now."""
 
-    def __init__(self, table: Any, location: str, about: About) -> None:
-        self.table, self.location, self._about = table, location, asdict(about)
+    def __init__(self, table: Any, location: str, info: IndexInfo) -> None:
+        self.table, self.location, self._info = table, location, asdict(info)
         self._folder = Path(location) / f"{table.name}.lance"
 
     def read(self, doing: str, ask: Callable[[Any], Answer]) -> Answer:
@@ -165,7 +165,7 @@ class Live:
             except Exception as error:
                 if is_slow(error):
                     raise  # and no second time
-                self.newest()
+                self.refresh()
                 found = ask(self.table)
             self._check()  # behind the answer, because versions only go forward: the one that was asked was no later
             return found
@@ -173,7 +173,7 @@ class Live:
     def write(self, doing: str, change: Callable[[Any], Answer]) -> Answer:
         """Change the table, or leave it as it was."""
         with engine_errors(self.location, doing):
-            there, version = files(self._folder), self.table.version
+            there, version = table_files(self._folder), self.table.version
             try:
                 done = change(self.table)
             except Exception:
@@ -184,7 +184,7 @@ class Live:
 
     def _take_back(self, there: set[Path], version: int) -> None:
         """Go back to a version where the disk has cut a file off that was written since, and say that."""
-        torn = cut_off(files(self._folder) - there)
+        torn = truncated_files(table_files(self._folder) - there)
         for path in torn:
             path.unlink()  # which makes room for going back
         if torn and self.table.version != version:
@@ -192,13 +192,13 @@ class Live:
         if torn:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def newest(self) -> None:
+    def refresh(self) -> None:
         """Go to the newest version, which is what is written to."""
         self.table.checkout_latest()
         self._check()
 
     def _check(self) -> None:
-        if about_of(self.table) != self._about:
+        if read_info(self.table) != self._info:
             raise TwowayError(f"{self.location} was built anew after this program opened it; open it again")
 
 
@@ -214,7 +214,7 @@ _NOTE = "twoway.search"
 _IDS = 10_000  # from this many items on a list of ids pays
 
 
-def arrange(table: Any, *, exact_below: int, kind: str) -> None:
+def build_table_indexes(table: Any, *, exact_below: int, kind: str) -> None:
     """Make what is missing, and bring the rest up to date."""
     from lancedb.index import BTree
 
@@ -226,15 +226,15 @@ def arrange(table: Any, *, exact_below: int, kind: str) -> None:
         index_words(table)
     if "id" not in there and rows >= _IDS:
         table.create_index("id", config=BTree())
-    had = index_settings(table)
+    had = read_settings(table)
     if rows < exact_below:
         if had:
             table.drop_index("vector_idx")
-            note(table, {})
+            write_settings(table, {})
     elif had.get("kind") != kind or rows > 2 * int(had.get("rows") or 0):
         # An index takes new rows in, but its cells and scales stay those of the rows it was made from.
         table.create_index("vector", config=_config(kind))
-        note(table, {"kind": kind, "rows": rows, "effort": 1})
+        write_settings(table, {"kind": kind, "rows": rows, "effort": 1})
     table.optimize()
 
 
@@ -250,14 +250,14 @@ def has_words(table: Any) -> bool:
     return any("text" in one.columns for one in table.list_indices())
 
 
-def index_settings(table: Any) -> dict[str, Value]:
+def read_settings(table: Any) -> dict[str, Value]:
     """Return what stands beside the column of the vectors."""
     said = (table.schema.field("vector").metadata or {}).get(_NOTE.encode())
     found: dict[str, Value] = json.loads(said) if said else {}
     return found
 
 
-def note(table: Any, said: Mapping[str, Value]) -> None:
+def write_settings(table: Any, said: Mapping[str, Value]) -> None:
     """Write it there."""
     table.update_field_metadata({"path": "vector", "metadata": {_NOTE: json.dumps(dict(said)) if said else None}})
 
@@ -276,7 +276,7 @@ def search_query(table: Any, vector: NDArray[np.float32] | None, words: str | No
     return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
 
 
-def ask_words(query: Any, said: Mapping[str, Value], *, exact: bool) -> Any:
+def with_effort(query: Any, said: Mapping[str, Value], *, exact: bool) -> Any:
     """Tell a query how hard to look."""
     if not said:
         return query
@@ -301,7 +301,7 @@ def _config(kind: str) -> Any:
 # Who reads sees the old index until then, and a run that fails, or is killed, has changed nothing of it. That takes
 # room for both, and for the copy of the new one.
 
-BESIDE = f"{TABLE}-anew"
+NEW_TABLE = f"{TABLE}-anew"
 
 
 def connect(location: str) -> Any:
@@ -318,7 +318,7 @@ def table_exists(location: str) -> bool:
     return any((Path(location) / f"{TABLE}.lance").glob("_versions/*.manifest"))
 
 
-def make(location: str, about: About, *, overwrite: bool) -> Any:
+def make_table(location: str, info: IndexInfo, *, overwrite: bool) -> Any:
     """Make an empty table, beside the one that is there where there is one; one that is damaged goes, since nothing can follow it."""
     folder = Path(location)
     if folder.is_file():
@@ -332,18 +332,18 @@ def make(location: str, about: About, *, overwrite: bool) -> Any:
         if anew and not _opens(location):
             shutil.rmtree(folder / f"{TABLE}.lance")
             anew = False
-        name = BESIDE if anew else TABLE
-        shutil.rmtree(folder / f"{BESIDE}.lance", ignore_errors=True)  # of a run that was killed
+        name = NEW_TABLE if anew else TABLE
+        shutil.rmtree(folder / f"{NEW_TABLE}.lance", ignore_errors=True)  # of a run that was killed
         try:
-            table = connect(location).create_table(name, schema=schema_of(about.dimension, ABOUT, asdict(about)))
-            Live(table, location, about).write("making", index_words)
+            table = connect(location).create_table(name, schema=make_schema(info.dimension, INFO_KEY, asdict(info)))
+            CurrentTable(table, location, info).write("making", index_words)
         except BaseException:
             shutil.rmtree(folder / f"{name}.lance", ignore_errors=True)  # or a half would stand in the way of the next try
             raise
     return table
 
 
-def publish(table: Any, location: str, about: About) -> Any:
+def publish_table(table: Any, location: str, info: IndexInfo) -> Any:
     """Put a table that was made beside in the place of the one there, and return that; the folder is held by who calls."""
     connection = connect(location)
 
@@ -362,15 +362,15 @@ def publish(table: Any, location: str, about: About) -> Any:
 
     with engine_errors(location, "opening"):
         standing = connection.open_table(TABLE)
-    Live(standing, location, about).write("writing", put)
-    shutil.rmtree(Path(location) / f"{BESIDE}.lance", ignore_errors=True)
+    CurrentTable(standing, location, info).write("writing", put)
+    shutil.rmtree(Path(location) / f"{NEW_TABLE}.lance", ignore_errors=True)
     return standing
 
 
-def discard(location: str) -> None:
+def discard_new_table(location: str) -> None:
     """Take away what was made beside and is not to be; another run may have begun its own, which is left alone."""
     with suppress(BusyError), alone(Path(location)):
-        shutil.rmtree(Path(location) / f"{BESIDE}.lance", ignore_errors=True)
+        shutil.rmtree(Path(location) / f"{NEW_TABLE}.lance", ignore_errors=True)
 
 
 def _opens(location: str) -> bool:
@@ -392,10 +392,10 @@ _MARGIN = 16 << 20  # bytes that have to be free on top of what is added
 class LanceStore:
     """A table of items; see `Store`."""
 
-    def __init__(self, location: str, table: Any, about: About) -> None:
-        self.location, self.about = location, about
+    def __init__(self, location: str, table: Any, info: IndexInfo) -> None:
+        self.location, self.info = location, info
         self.seconds: float | None = None
-        self._table, self._live = table, Live(table, location, about)
+        self._table, self._current = table, CurrentTable(table, location, info)
         self._lock, self._depth = threading.RLock(), 0
         self._held = ExitStack()
 
@@ -408,31 +408,31 @@ class LanceStore:
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
             table = connect(location).open_table(TABLE)
-            said = about_of(table)
+            said = read_info(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
-        return cls(location, table, About(**said))
+        return cls(location, table, IndexInfo(**said))
 
     @classmethod
-    def create(cls, location: str, about: About, *, overwrite: bool = False) -> LanceStore:
+    def create(cls, location: str, info: IndexInfo, *, overwrite: bool = False) -> LanceStore:
         """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
-        return cls(location, make(location, about, overwrite=overwrite), about)
+        return cls(location, make_table(location, info, overwrite=overwrite), info)
 
     exists = staticmethod(table_exists)
 
-    model = property(lambda self: self.about.model)
-    fingerprint = property(lambda self: self.about.fingerprint)
-    dimension = property(lambda self: self.about.dimension)
+    model = property(lambda self: self.info.model)
+    fingerprint = property(lambda self: self.info.fingerprint)
+    dimension = property(lambda self: self.info.dimension)
 
     @property
     def fields(self) -> Mapping[str, str]:
         """What a filter may name, and its type."""
-        return self._live.read("reading", lambda table: fields_of(table.schema))
+        return self._current.read("reading", lambda table: schema_fields(table.schema))
 
     def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
         condition = self._condition(filter)
-        return int(self._live.read("reading", lambda table: table.count_rows(condition)))
+        return int(self._current.read("reading", lambda table: table.count_rows(condition)))
 
     def search(
         self,
@@ -452,90 +452,90 @@ class LanceStore:
                 raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
             query = search_query(table, vector, words)
             if vector is not None:
-                query = ask_words(query.distance_type("cosine"), index_settings(table), exact=exact)
+                query = with_effort(query.distance_type("cosine"), read_settings(table), exact=exact)
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
             return query.limit(max(top_k, _FUSED) if fused else top_k).to_arrow(timeout=self._time()).slice(0, top_k)
 
-        found = self._live.read("searching", ask)
+        found = self._current.read("searching", ask)
         if vector is not None:
-            scores = matrix(found, self.dimension) @ unit(vector)
+            scores = vector_matrix(found, self.dimension) @ normalized(vector)
         else:
             scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
-        return [Hit(item, float(score)) for item, score in zip(items_of(found), scores, strict=True)]
+        return [Hit(item, float(score)) for item, score in zip(to_items(found), scores, strict=True)]
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
-        asked = f"id = {quoted(name)}"
-        found = self._live.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
+        asked = f"id = {sql_literal(name)}"
+        found = self._current.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
         if not len(found):
             raise UsageError(f"{self.location} has no item with the id {name!r}")
-        return next(items_of(found, matrix(found, self.dimension)))
+        return next(to_items(found, vector_matrix(found, self.dimension)))
 
-    def declare(self, fields: Mapping[str, str]) -> None:
+    def add_fields(self, fields: Mapping[str, str]) -> None:
         """Add the columns that are missing."""
         with self.writing():
-            fresh = [pa.field(name, TYPES[kind]) for name, kind in fitting(fields, self.fields).items()]
+            fresh = [pa.field(name, TYPES[kind]) for name, kind in missing_fields(fields, self.fields).items()]
             if fresh:
-                self._live.write("writing", lambda table: table.add_columns(fresh))
+                self._current.write("writing", lambda table: table.add_columns(fresh))
 
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items in one step, each in place of one with its id."""
         if not items:
             return 0, 0
-        checked(items, self.dimension)
+        check_items(items, self.dimension)
         require_room(self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN)
         with self.writing():
-            self.declare(kinds_of(one.metadata for one in items))
+            self.add_fields(field_types(one.metadata for one in items))
 
             def merge(table: Any) -> Any:
                 how = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                return how.execute(rows_of(items, origin, table.schema, self.dimension))
+                return how.execute(to_rows(items, origin, table.schema, self.dimension))
 
-            done = self._live.write("writing", merge)
+            done = self._current.write("writing", merge)
         return int(done.num_inserted_rows), int(done.num_updated_rows)
 
-    def held(self, origin: str) -> int:
+    def count_origin(self, origin: str) -> int:
         """Count the items of one origin."""
-        return int(self._live.read("reading", lambda table: table.count_rows(f"origin = {quoted(origin)}")))
+        return int(self._current.read("reading", lambda table: table.count_rows(f"origin = {sql_literal(origin)}")))
 
     def delete(self, names: Sequence[str]) -> int:
         """Take items out."""
         gone = 0
         with self.writing():
             for start in range(0, len(names), _NAMES):
-                listed = f"id IN ({', '.join(quoted(name) for name in names[start : start + _NAMES])})"
-                gone += int(self._live.write("writing", lambda table, listed=listed: table.delete(listed)).num_deleted_rows)  # type: ignore[misc]
+                listed = f"id IN ({', '.join(sql_literal(name) for name in names[start : start + _NAMES])})"
+                gone += int(self._current.write("writing", lambda table, listed=listed: table.delete(listed)).num_deleted_rows)  # type: ignore[misc]
         return gone
 
-    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+    def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the indexes of words, ids and vectors up to date."""
         with self.writing():
-            self._live.write("indexing", lambda table: arrange(table, exact_below=exact_below, kind=kind))
+            self._current.write("indexing", lambda table: build_table_indexes(table, exact_below=exact_below, kind=kind))
 
-    def arranged(self) -> Mapping[str, Value]:
+    def index_settings(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
-        return self._live.read("reading", index_settings)
+        return self._current.read("reading", read_settings)
 
-    def tune(self, effort: int) -> None:
+    def set_effort(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
         with self.writing():
-            said = dict(self.arranged()) | {"effort": effort}
-            self._live.write("writing", lambda table: note(table, said))
+            said = dict(self.index_settings()) | {"effort": effort}
+            self._current.write("writing", lambda table: write_settings(table, said))
 
     def compact(self) -> None:
         """Merge small files and take away old versions."""
         with self.writing():
-            self._live.write("compacting", lambda table: table.optimize())  # old versions go only once the new one is known to be whole
-            self._live.write("compacting", lambda table: table.optimize(cleanup_older_than=timedelta(milliseconds=1)))
+            self._current.write("compacting", lambda table: table.optimize())  # old versions go only once the new one is known to be whole
+            self._current.write("compacting", lambda table: table.optimize(cleanup_older_than=timedelta(milliseconds=1)))
 
     def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Go through all ids and vectors, block by block."""
         with engine_errors(self.location, "reading"):
             for batch in self._table.search().select(["id", "vector"]).to_batches(batch_size=8192):
                 table = pa.Table.from_batches([batch])
-                yield table["id"].to_pylist(), matrix(table, self.dimension)
+                yield table["id"].to_pylist(), vector_matrix(table, self.dimension)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -546,7 +546,7 @@ class LanceStore:
                 if self._depth == 1:
                     self._held.enter_context(alone(Path(self.location), make=False))
                     with engine_errors(self.location, "opening"):
-                        self._live.newest()
+                        self._current.refresh()
                 yield
             finally:
                 self._depth -= 1
@@ -557,17 +557,17 @@ class LanceStore:
         """Put what was made beside an older index in its place, in one step."""
         if self._table.name != TABLE:
             with self.writing():
-                self._table = publish(self._table, self.location, self.about)
-                self._live = Live(self._table, self.location, self.about)
+                self._table = publish_table(self._table, self.location, self.info)
+                self._current = CurrentTable(self._table, self.location, self.info)
 
     def close(self) -> None:
         """Let go; LanceDB keeps nothing open between calls. What was made beside and not published goes."""
         self._held.close()
         if self._table.name != TABLE:
-            discard(self.location)
+            discard_new_table(self.location)
 
     def _time(self) -> timedelta | None:
         return None if self.seconds is None else timedelta(seconds=self.seconds)
 
     def _condition(self, filter: str | None) -> str | None:
-        return sql(parse(filter, self.fields)) if filter and filter.strip() else None
+        return to_sql(parse(filter, self.fields)) if filter and filter.strip() else None

@@ -22,19 +22,33 @@ from twoway.files import require_room
 from .filters import Group, parse
 from .milvus_client import (
     LONGEST_ID,
-    Beside,
-    Memory,
-    Place,
+    IndexRecord,
+    MilvusAddress,
+    NewIndexRecord,
     clear_damaged,
+    collection_exists,
     connect,
     connected,
-    items_of,
-    known,
+    items_collection,
+    read_index_record,
     release,
-    stands,
     vector_index,
 )
-from .store import OPEN, OWN, About, Hit, Item, as_kind, check_query, checked, engine_errors, fitting, kinds_of, name_of, unit
+from .store import (
+    FILTERABLE,
+    RESERVED,
+    Hit,
+    IndexInfo,
+    Item,
+    check_items,
+    check_query,
+    engine_errors,
+    field_name,
+    field_types,
+    missing_fields,
+    normalized,
+    to_field_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,61 +67,61 @@ _MARGIN = 64 << 20  # bytes that have to be free beside a file's own size: Milvu
 class MilvusStore:
     """A collection of items; see `Store`."""
 
-    def __init__(self, place: Place, client: Any, memory: Memory) -> None:
+    def __init__(self, place: MilvusAddress, client: Any, memory: IndexRecord) -> None:
         self.location = place.location
         self.seconds: float | None = None
-        self.about = About(**memory.now()["about"])
-        self._place, self._client, self._memory = place, client, memory
+        self.info = IndexInfo(**memory.read()["about"])
+        self._place, self._client, self._record = place, client, memory
         self._lock = threading.RLock()
 
     @classmethod
     def open(cls, location: str) -> MilvusStore:
         """Open an index that is there."""
-        place = Place.of(location)
+        place = MilvusAddress.of(location)
         with connected(place, make=False) as client, engine_errors(location, "opening"):
-            said = known(client, place)
+            said = read_index_record(client, place)
             if said is None:
                 raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
-            client.load_collection(items_of(place, said))
-            return cls(place, client, Memory(client, place, said))
+            client.load_collection(items_collection(place, said))
+            return cls(place, client, IndexRecord(client, place, said))
 
     @classmethod
-    def create(cls, location: str, about: About, *, overwrite: bool = False) -> MilvusStore:
+    def create(cls, location: str, info: IndexInfo, *, overwrite: bool = False) -> MilvusStore:
         """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
-        place = Place.of(location)
+        place = MilvusAddress.of(location)
         if place.file is not None:
             require_room(location, _MARGIN)
             if overwrite:
                 clear_damaged(place)
         with connected(place, make=True) as client, engine_errors(location, "making"):
-            if not stands(client, place):
-                return cls(place, client, Memory.first(client, place, about))
+            if not collection_exists(client, place):
+                return cls(place, client, IndexRecord.create(client, place, info))
             if not overwrite:
                 raise UsageError(f"{location}: the collection {place.collection!r} is there already; pass --overwrite to replace it")
-            return cls(place, client, Beside.begin(client, place, about))
+            return cls(place, client, NewIndexRecord.begin(client, place, info))
 
     @classmethod
     def exists(cls, location: str) -> bool:
         """Say whether there is such a collection."""
-        place = Place.of(location)
+        place = MilvusAddress.of(location)
         if place.file and not place.file.exists():
             return False
         client = connect(place, make=False)
         try:
             with engine_errors(location, "opening"):
-                return stands(client, place)
+                return collection_exists(client, place)
         finally:
             release(place, client)
 
-    model = property(lambda self: self.about.model)
-    fingerprint = property(lambda self: self.about.fingerprint)
-    dimension = property(lambda self: self.about.dimension)
+    model = property(lambda self: self.info.model)
+    fingerprint = property(lambda self: self.info.fingerprint)
+    dimension = property(lambda self: self.info.dimension)
 
     @property
     def fields(self) -> Mapping[str, str]:
         """What a filter may name, and its type."""
         with engine_errors(self.location, "reading"):
-            return {**OPEN, **self._memory.now()["fields"]}
+            return {**FILTERABLE, **self._record.read()["fields"]}
 
     def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
@@ -125,51 +139,51 @@ class MilvusStore:
         """Return the best items: by vector, by words, or fused by rank."""
         check_query(self, vector, top_k)
         condition = self._condition(filter)
-        arranged = self.arranged()  # which also says whether the vectors are still of the same model
+        arranged = self.index_settings()  # which also says whether the vectors are still of the same model
         with engine_errors(self.location, "searching"):
-            near = None if vector is None else unit(vector)
+            near = None if vector is None else normalized(vector)
             if exact and near is not None and words is None and arranged:
                 return self._exact(near, condition, top_k)
-            rows = self._memory.ask(lambda items: found(self._client, items, near, words, condition, top_k, arranged, self.seconds))
-        return [hit_of(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
+            rows = self._record.query(lambda items: query_rows(self._client, items, near, words, condition, top_k, arranged, self.seconds))
+        return [to_hit(row["entity"] | {"id": row["id"]}, near, float(row["distance"])) for row in rows]
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
         with engine_errors(self.location, "reading"):
-            asked = {"filter": among([name]), "output_fields": SHOWN, "timeout": self.seconds}
-            rows = self._memory.ask(lambda items: self._client.query(items, **asked))
+            asked = {"filter": ids_in([name]), "output_fields": SHOWN, "timeout": self.seconds}
+            rows = self._record.query(lambda items: self._client.query(items, **asked))
         if not rows:
             raise UsageError(f"{self.location} has no item with the id {name!r}")
-        return item_of(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
+        return to_item(rows[0], vector=np.asarray(rows[0]["vector"], np.float32))
 
-    def declare(self, fields: Mapping[str, str]) -> None:
+    def add_fields(self, fields: Mapping[str, str]) -> None:
         """Remember the fields that are new."""
         with self.writing(), engine_errors(self.location, "writing"):
-            there = self._memory.now(fresh=True)["fields"]
-            fresh = fitting(fields, {**OPEN, **there})
+            there = self._record.read(fresh=True)["fields"]
+            fresh = missing_fields(fields, {**FILTERABLE, **there})
             if fresh:
-                self._memory.change(fields={**there, **fresh})
+                self._record.update(fields={**there, **fresh})
 
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id."""
-        checked(items, self.dimension)
+        check_items(items, self.dimension)
         check_sizes(items)
         with self.writing(), engine_errors(self.location, "writing"):
-            self.declare(kinds_of(one.metadata for one in items))
+            self.add_fields(field_types(one.metadata for one in items))
             replaced = self._among([one.id for one in items])
             rows: list[dict[str, Any]] = []
             size = 0
             for one in items:
-                rows.append(row_of(one, origin, self.fields))
+                rows.append(to_row(one, origin, self.fields))
                 size += 4 * self.dimension + len(rows[-1]["text"]) + len(rows[-1]["thumbnail"])
                 if size > _REQUEST:
-                    self._client.upsert(self._memory.items, rows)
+                    self._client.upsert(self._record.items, rows)
                     rows, size = [], 0
             if rows:
-                self._client.upsert(self._memory.items, rows)
+                self._client.upsert(self._record.items, rows)
         return len(items) - replaced, replaced
 
-    def held(self, origin: str) -> int:
+    def count_origin(self, origin: str) -> int:
         """Count the items of one origin."""
         return self._count(f"origin == {literal(origin)}")
 
@@ -178,40 +192,40 @@ class MilvusStore:
         with self.writing(), engine_errors(self.location, "writing"):
             there = self._among(names)
             for start in range(0, len(names), _NAMES):
-                self._client.delete(self._memory.items, filter=among(names[start : start + _NAMES]))
+                self._client.delete(self._record.items, filter=ids_in(names[start : start + _NAMES]))
         return there
 
-    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+    def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the index of the vectors up to date; that of the words keeps itself so."""
         with self.writing(), engine_errors(self.location, "indexing"):
             rows = self._count("")
             wanted = kind if rows >= exact_below else ""
-            if wanted != (self.arranged().get("kind") or ""):
-                vector_index(self._client, self._memory.items, wanted)
-                self._memory.change(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
+            if wanted != (self.index_settings().get("kind") or ""):
+                vector_index(self._client, self._record.items, wanted)
+                self._record.update(arranged={"kind": wanted, "rows": rows, "effort": 1} if wanted else {})
 
-    def arranged(self) -> Mapping[str, Value]:
+    def index_settings(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
         with engine_errors(self.location, "reading"):
-            said: Mapping[str, Value] = self._memory.now()["arranged"]
+            said: Mapping[str, Value] = self._record.read()["arranged"]
         return said
 
-    def tune(self, effort: int) -> None:
+    def set_effort(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""
         with self.writing(), engine_errors(self.location, "writing"):
-            self._memory.change(arranged={**self._memory.now(fresh=True)["arranged"], "effort": effort})
+            self._record.update(arranged={**self._record.read(fresh=True)["arranged"], "effort": effort})
 
     def compact(self) -> None:
         """Ask Milvus to merge its segments."""
         with self.writing(), engine_errors(self.location, "compacting"):
-            self._client.flush(self._memory.items)
-            self._client.compact(self._memory.items)
-            self._memory.clear()
+            self._client.flush(self._record.items)
+            self._client.compact(self._record.items)
+            self._record.drop_replaced()
 
     def vectors(self, condition: str = "") -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Go through all ids and vectors, block by block."""
         with engine_errors(self.location, "reading"):
-            rows = self._client.query_iterator(self._memory.items, batch_size=_BLOCK, filter=condition, output_fields=["id", "vector"])
+            rows = self._client.query_iterator(self._record.items, batch_size=_BLOCK, filter=condition, output_fields=["id", "vector"])
             try:
                 while block := rows.next():
                     yield [row["id"] for row in block], np.asarray([row["vector"] for row in block], np.float32)
@@ -228,39 +242,39 @@ class MilvusStore:
 
     def publish(self) -> None:
         """Put what was made beside an older index in its place, in one step."""
-        if isinstance(self._memory, Beside):
+        if isinstance(self._record, NewIndexRecord):
             with self.writing(), engine_errors(self.location, "writing"):
-                self._memory = self._memory.publish()
+                self._record = self._record.publish()
 
     def close(self) -> None:
         """Let go of the server, or of the file. What was made beside and not published goes."""
         try:
-            if isinstance(self._memory, Beside):
-                self._memory.discard()
+            if isinstance(self._record, NewIndexRecord):
+                self._record.discard()
         finally:
             release(self._place, self._client)
 
     def _condition(self, filter: str | None) -> str:
-        return expression(parse(filter, self.fields)) if filter and filter.strip() else ""
+        return to_expression(parse(filter, self.fields)) if filter and filter.strip() else ""
 
     def _count(self, condition: str) -> int:
         with engine_errors(self.location, "reading"):
             asked = {"filter": condition, "output_fields": ["count(*)"], "timeout": self.seconds}
-            return int(self._memory.ask(lambda items: self._client.query(items, **asked))[0]["count(*)"])
+            return int(self._record.query(lambda items: self._client.query(items, **asked))[0]["count(*)"])
 
     def _among(self, names: Sequence[str]) -> int:
         """Count which of these ids are there."""
         parts = (names[start : start + _NAMES] for start in range(0, len(names), _NAMES))
-        return sum(len(self._client.query(self._memory.items, filter=among(part), output_fields=["id"])) for part in parts)
+        return sum(len(self._client.query(self._record.items, filter=ids_in(part), output_fields=["id"])) for part in parts)
 
     def _exact(self, vector: NDArray[np.float32], condition: str, k: int) -> list[Hit]:
         """Compare every vector, one after the other: slow, and the measure of what is fast."""
         best: list[tuple[float, str]] = []
         for names, block in self.vectors(condition):
-            best = sorted([*best, *zip((unit(block) @ vector).tolist(), names, strict=True)], reverse=True)[:k]
-        listed = self._client.query(self._memory.items, filter=among(name for _, name in best), output_fields=SHOWN) if best else []
+            best = sorted([*best, *zip((normalized(block) @ vector).tolist(), names, strict=True)], reverse=True)[:k]
+        listed = self._client.query(self._record.items, filter=ids_in(name for _, name in best), output_fields=SHOWN) if best else []
         rows = {row["id"]: row for row in listed}
-        return [hit_of(rows[name], vector, score) for score, name in best]
+        return [to_hit(rows[name], vector, score) for score, name in best]
 
 
 # A filter in the words of Milvus, where metadata are keys that an item may lack.
@@ -274,17 +288,17 @@ _BETWEEN, _ESCAPE = re.compile(r"(%*+)((?:[^%_\\]|\\[^%_])*+)(%*+)", re.DOTALL),
 _OPPOSITE = {"=": "!=", "!=": "==", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
 
-def expression(one: Filter, *, negated: bool = False) -> str:
+def to_expression(one: Filter, *, negated: bool = False) -> str:
     """Return the expression."""
     if not isinstance(one, Group):
         return _test(one, negated=negated)
     if one.how == "not":
-        return expression(one.parts[0], negated=not negated)
+        return to_expression(one.parts[0], negated=not negated)
     how = one.how if not negated else {"and": "or", "or": "and"}[one.how]
-    return f" {how} ".join(f"({expression(part, negated=negated)})" for part in one.parts)
+    return f" {how} ".join(f"({to_expression(part, negated=negated)})" for part in one.parts)
 
 
-def among(names: Iterable[str]) -> str:
+def ids_in(names: Iterable[str]) -> str:
     """Return the expression of items with these ids; the client's own is open to whatever stands in an id."""
     return f"id in [{', '.join(map(literal, names))}]"
 
@@ -295,7 +309,7 @@ def literal(value: Literal) -> str:
 
 
 def _test(one: Comparison, *, negated: bool) -> str:
-    own = one.field in OPEN
+    own = one.field in FILTERABLE
     name = one.field if own else f"$meta[{json.dumps(one.field, ensure_ascii=False)}]"
     there = f'{name} != ""' if own else f"(exists {name})"  # in brackets: older servers take what comes after it as its own
     if one.sign == "null":
@@ -350,13 +364,13 @@ def check_sizes(items: Sequence[Item]) -> None:
                 raise UsageError(f"the {what} of the item {one.id[:60]!r} has {size:,} bytes; {most:,} are the most in Milvus")
 
 
-def row_of(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:
+def to_row(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:
     """Return an item as a row; of a very long text the beginning.
 
     A field that the item lacks is written as nothing, since a row that takes another's place may otherwise keep what that one had.
     """
-    named = {name_of(key): value for key, value in one.metadata.items()}
-    meta: dict[str, Any] = {name: as_kind(named.get(name), kind) for name, kind in kinds.items() if name not in OPEN}
+    named = {field_name(key): value for key, value in one.metadata.items()}
+    meta: dict[str, Any] = {name: to_field_type(named.get(name), kind) for name, kind in kinds.items() if name not in FILTERABLE}
     return meta | {
         "id": one.id,
         "text": one.text.encode()[:_LONGEST_TEXT].decode(errors="ignore"),
@@ -367,20 +381,22 @@ def row_of(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def item_of(row: Mapping[str, Any], vector: NDArray[np.float32] | None = None) -> Item:
+def to_item(row: Mapping[str, Any], vector: NDArray[np.float32] | None = None) -> Item:
     """Return a row as an item."""
-    meta = {name: value for name, value in row.items() if name not in (*OWN, "sparse") and not name.startswith("$") and value is not None}
+    meta = {
+        name: value for name, value in row.items() if name not in (*RESERVED, "sparse") and not name.startswith("$") and value is not None
+    }
     small = row.get("thumbnail")
     return Item(str(row["id"]), vector, row.get("text") or "", base64.b64decode(small) if small else None, row.get("place") or "", meta)
 
 
-def hit_of(row: Mapping[str, Any], near: NDArray[np.float32] | None, score: float) -> Hit:
+def to_hit(row: Mapping[str, Any], near: NDArray[np.float32] | None, score: float) -> Hit:
     """Return a row as a hit, with its cosine where there is a vector to compare."""
     # Of words, Milvus gives what is the larger the better, and Milvus Lite the same below zero.
-    return Hit(item_of(row), abs(score) if near is None else float(near @ np.asarray(row["vector"], np.float32)))
+    return Hit(to_item(row), abs(score) if near is None else float(near @ np.asarray(row["vector"], np.float32)))
 
 
-def found(
+def query_rows(
     client: Any,
     name: str,
     near: NDArray[np.float32] | None,

@@ -21,7 +21,7 @@ from twoway.files import write_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from .store import About
+    from .store import IndexInfo
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _open: Counter[str] = Counter()  # stores of this process by Milvus Lite file
 
 
 @dataclass(frozen=True)
-class Place:
+class MilvusAddress:
     """Where a collection is."""
 
     location: str
@@ -50,7 +50,7 @@ class Place:
     file: Path | None
 
     @classmethod
-    def of(cls, location: str) -> Place:
+    def of(cls, location: str) -> MilvusAddress:
         """Read a location."""
         if not location.startswith("milvus"):
             return cls(location, location, _DEFAULT, Path(location))
@@ -62,7 +62,7 @@ class Place:
         return cls(location, f"{scheme}://{found['host']}:{port}", found["collection"] or _DEFAULT, None)
 
 
-def connect(place: Place, *, make: bool) -> Any:
+def connect(place: MilvusAddress, *, make: bool) -> Any:
     """Return a client; a file that is not there is made only with `make`."""
     try:
         from pymilvus import MilvusClient
@@ -90,7 +90,7 @@ def connect(place: Place, *, make: bool) -> Any:
 
 
 @contextmanager
-def connected(place: Place, *, make: bool) -> Iterator[Any]:
+def connected(place: MilvusAddress, *, make: bool) -> Iterator[Any]:
     """Give a client that is kept, but for a failure: then it is let go of, and a file that was only begun goes, too."""
     fresh = place.file is not None and not place.file.exists()
     client = connect(place, make=make)
@@ -103,7 +103,7 @@ def connected(place: Place, *, make: bool) -> Iterator[Any]:
         raise
 
 
-def release(place: Place, client: Any) -> None:
+def release(place: MilvusAddress, client: Any) -> None:
     """Close a client, and with the last one of this process the file."""
     client.close()
     if place.file is not None:
@@ -111,7 +111,7 @@ def release(place: Place, client: Any) -> None:
         _let_go(place)
 
 
-def clear_damaged(place: Place) -> None:
+def clear_damaged(place: MilvusAddress) -> None:
     """Take away a file that is to be replaced and cannot be opened; one that another program has open is not touched."""
     if place.file is None or not place.file.is_dir() or _locked(place.file / "LOCK"):
         return
@@ -131,7 +131,7 @@ def clear_damaged(place: Place) -> None:
             shutil.rmtree(place.file)
 
 
-def _let_go(place: Place) -> None:
+def _let_go(place: MilvusAddress) -> None:
     """Let other processes have a file that no store of this one has open."""
     if place.file is not None and _open[str(place.file.resolve())] <= 0:
         from milvus_lite.server_manager import server_manager_instance
@@ -139,7 +139,7 @@ def _let_go(place: Place) -> None:
         server_manager_instance.release_server(str(place.file))
 
 
-def _trouble(place: Place, error: Exception) -> str:
+def _trouble(place: MilvusAddress, error: Exception) -> str:
     """Say why it cannot be opened."""
     first = " ".join(str(error).split())[:200]
     if place.file is None:
@@ -175,7 +175,7 @@ _INDEXES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def make(client: Any, name: str, dimension: int) -> None:
+def make_collection(client: Any, name: str, dimension: int) -> None:
     """Make the collection of items."""
     from pymilvus import DataType, Function, FunctionType, MilvusClient
 
@@ -210,20 +210,20 @@ def vector_index(client: Any, name: str, kind: str) -> None:
     client.load_collection(name)
 
 
-def drop(client: Any, name: str) -> None:
+def drop_collection(client: Any, name: str) -> None:
     """Take a collection away, where it is there."""
     if client.has_collection(name):
         client.drop_collection(name)
 
 
-def keep(client: Any, name: str, said: dict[str, Any]) -> None:
+def write_record(client: Any, name: str, said: dict[str, Any]) -> None:
     """Write what an index remembers, in one request; the collection for it is made with the first."""
     if not client.has_collection(_about(name)):
         _make_about(client, name)
     client.upsert(_about(name), [{"id": "about", "said": said, "vector": [0.0, 1.0]}])
 
 
-def kept(client: Any, name: str) -> dict[str, Any] | None:
+def read_record(client: Any, name: str) -> dict[str, Any] | None:
     """Read it."""
     if not client.has_collection(_about(name)):
         return None
@@ -232,9 +232,9 @@ def kept(client: Any, name: str) -> dict[str, Any] | None:
     return dict(found[0]["said"]) if found else None
 
 
-def forget(client: Any, name: str) -> None:
+def delete_record(client: Any, name: str) -> None:
     """Take it away."""
-    drop(client, _about(name))
+    drop_collection(client, _about(name))
 
 
 def _make_about(client: Any, name: str) -> None:
@@ -265,103 +265,103 @@ _FRESH = 1.0  # seconds that what was read is believed while others may write
 _NEXT, _LAST = "next", "last"  # the collections that are being built, and that were replaced and are to go
 
 
-class Memory:
+class IndexRecord:
     """What an index remembers, as it is now: another process may change it, or build the index anew."""
 
-    def __init__(self, client: Any, place: Place, said: dict[str, Any]) -> None:
+    def __init__(self, client: Any, place: MilvusAddress, said: dict[str, Any]) -> None:
         self._client, self._place = client, place
         self._said, self._read = said, time.monotonic()
 
     @classmethod
-    def first(cls, client: Any, place: Place, about: About) -> Memory:
+    def create(cls, client: Any, place: MilvusAddress, info: IndexInfo) -> IndexRecord:
         """Begin an index where there is none; a failure leaves nothing."""
-        said = _empty(about)
-        _drop_spare(client, kept(client, place.collection))
+        said = _empty(info)
+        _drop_spare(client, read_record(client, place.collection))
         try:
-            keep(client, place.collection, said)  # first, so that a collection of items is never without
-            make(client, place.collection, about.dimension)
+            write_record(client, place.collection, said)  # first, so that a collection of items is never without
+            make_collection(client, place.collection, info.dimension)
         except BaseException:
             with _undoing(place.collection):
-                drop(client, place.collection)
-                forget(client, place.collection)
+                drop_collection(client, place.collection)
+                delete_record(client, place.collection)
             raise
         return cls(client, place, said)
 
     @property
     def items(self) -> str:
         """Name the collection that holds the items."""
-        return items_of(self._place, self.now())
+        return items_collection(self._place, self.read())
 
-    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
+    def read(self, *, fresh: bool = False) -> Mapping[str, Any]:
         """Return it; vectors of another model are an error of who opened the index before they came."""
         if fresh or time.monotonic() - self._read > _FRESH:
-            said = kept(self._client, self._place.collection)
+            said = read_record(self._client, self._place.collection)
             if said is None or said.get("about") != self._said["about"]:
                 raise TwowayError(f"{self._place.location} was built anew, or taken away, after this program opened it; open it again")
             self._said, self._read = said, time.monotonic()
         return self._said
 
-    def change(self, **facts: Any) -> None:
+    def update(self, **facts: Any) -> None:
         """Write some of it."""
-        said = {**self.now(fresh=True), **facts}
-        keep(self._client, self._place.collection, said)
+        said = {**self.read(fresh=True), **facts}
+        write_record(self._client, self._place.collection, said)
         self._said = said
 
-    def ask(self, question: Callable[[str], Answer]) -> Answer:
+    def query(self, question: Callable[[str], Answer]) -> Answer:
         """Ask the collection of the items, once more where another program has put a new one in its place."""
         name = self.items
         try:
             return question(name)
         except Exception:
-            self.now(fresh=True)
+            self.read(fresh=True)
             if self.items == name:
                 raise
             return question(self.items)
 
-    def clear(self) -> None:
+    def drop_replaced(self) -> None:
         """Take away what was replaced and is still there."""
-        said = self.now(fresh=True)
+        said = self.read(fresh=True)
         if said.get(_LAST):
-            drop(self._client, said[_LAST])
-            self.change(**{_LAST: ""})
+            drop_collection(self._client, said[_LAST])
+            self.update(**{_LAST: ""})
 
 
-class Beside(Memory):
+class NewIndexRecord(IndexRecord):
     """That of an index that is being built beside the one there: known to this program alone until it is published."""
 
     @classmethod
-    def begin(cls, client: Any, place: Place, about: About) -> Beside:
+    def begin(cls, client: Any, place: MilvusAddress, info: IndexInfo) -> NewIndexRecord:
         """Make an empty collection beside; what an earlier run has left half-built goes."""
-        there = kept(client, place.collection) or {}
+        there = read_record(client, place.collection) or {}
         _drop_spare(client, there)
         name = f"{place.collection}_{secrets.token_hex(4)}"
-        found = cls(client, place, {**_empty(about), "items": name})
+        found = cls(client, place, {**_empty(info), "items": name})
         try:
-            keep(client, place.collection, {**there, _NEXT: name, _LAST: ""})  # so that a run that is killed leaves nothing unknown
-            make(client, name, about.dimension)
+            write_record(client, place.collection, {**there, _NEXT: name, _LAST: ""})  # so that a run that is killed leaves nothing unknown
+            make_collection(client, name, info.dimension)
         except BaseException:
             found.discard()
             raise
         return found
 
-    def now(self, *, fresh: bool = False) -> Mapping[str, Any]:
+    def read(self, *, fresh: bool = False) -> Mapping[str, Any]:
         """Return it."""
         return self._said
 
-    def change(self, **facts: Any) -> None:
+    def update(self, **facts: Any) -> None:
         """Note some of it."""
         self._said = {**self._said, **facts}
 
-    def publish(self) -> Memory:
+    def publish(self) -> IndexRecord:
         """Put it in the place of what is there, in one step, and drop that."""
-        there = kept(self._client, self._place.collection) or {}
+        there = read_record(self._client, self._place.collection) or {}
         if there.get(_NEXT) != self._said["items"]:
             raise TwowayError(f"another program has begun to build {self._place.location} anew meanwhile; what was there is as it was")
-        last = items_of(self._place, there)
-        keep(self._client, self._place.collection, {**self._said, _LAST: last})
-        after = Memory(self._client, self._place, {**self._said, _LAST: last})
+        last = items_collection(self._place, there)
+        write_record(self._client, self._place.collection, {**self._said, _LAST: last})
+        after = IndexRecord(self._client, self._place, {**self._said, _LAST: last})
         try:
-            after.clear()
+            after.drop_replaced()
         except Exception as error:
             _log.warning("the collection %r, which was replaced, is still there (%s); --compact drops it", last, error)
         return after
@@ -370,37 +370,37 @@ class Beside(Memory):
         """Take it away."""
         name, client = self._said["items"], self._client
         with _undoing(name):
-            drop(client, name)
-            there = kept(client, self._place.collection) or {}
+            drop_collection(client, name)
+            there = read_record(client, self._place.collection) or {}
             if "about" not in there:
-                forget(client, self._place.collection)
+                delete_record(client, self._place.collection)
             elif there.get(_NEXT) == name:
-                keep(client, self._place.collection, {**there, _NEXT: ""})
+                write_record(client, self._place.collection, {**there, _NEXT: ""})
 
 
-def items_of(place: Place, said: Mapping[str, Any] | None) -> str:
+def items_collection(place: MilvusAddress, said: Mapping[str, Any] | None) -> str:
     """Name the collection of the items: the index's own name, until it is built anew."""
     return str((said or {}).get("items") or place.collection)
 
 
-def stands(client: Any, place: Place) -> bool:
+def collection_exists(client: Any, place: MilvusAddress) -> bool:
     """Say whether there is an index, or what else has its name."""
-    return any(client.has_collection(name) for name in {place.collection, items_of(place, kept(client, place.collection))})
+    return any(client.has_collection(name) for name in {place.collection, items_collection(place, read_record(client, place.collection))})
 
 
-def known(client: Any, place: Place) -> dict[str, Any] | None:
+def read_index_record(client: Any, place: MilvusAddress) -> dict[str, Any] | None:
     """Return what an index remembers, where there is one."""
-    said = kept(client, place.collection)
-    return said if said and "about" in said and client.has_collection(items_of(place, said)) else None
+    said = read_record(client, place.collection)
+    return said if said and "about" in said and client.has_collection(items_collection(place, said)) else None
 
 
-def _empty(about: About) -> dict[str, Any]:
-    return {"about": asdict(about), "fields": {}, "arranged": {}}
+def _empty(info: IndexInfo) -> dict[str, Any]:
+    return {"about": asdict(info), "fields": {}, "arranged": {}}
 
 
 def _drop_spare(client: Any, said: Mapping[str, Any] | None) -> None:
     for name in filter(None, ((said or {}).get(_NEXT), (said or {}).get(_LAST))):
-        drop(client, name)
+        drop_collection(client, name)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _DPI = 40  # of PDF pages: A4 gets 331 x 468 pixels
 
 
-class Name(NamedTuple):
+class RowKey(NamedTuple):
     """What tells a row of the data from all others."""
 
     id: str
@@ -40,7 +40,7 @@ class Name(NamedTuple):
     row: int | None
 
 
-class Pictures:
+class ThumbnailReader:
     """Thumbnails of the rows of one folder of vectors."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Pictures:
         if changed:
             _log.warning("the data has changed since it was embedded, or was moved; pictures are those of now")
 
-    def of(self, start: int, seen: int, names: Sequence[Name]) -> list[bytes | None]:
+    def read(self, start: int, seen: int, names: Sequence[RowKey]) -> list[bytes | None]:
         """Return the thumbnails of a shard of these rows, which covers `seen` rows of the data from `start` on."""
         if self._at != start:
             self._rows = self._sources.rows(start)
@@ -80,13 +80,13 @@ class Pictures:
             self._bad(ContentError(f"{name[0]!r} is no longer in the data"))
         return found
 
-    def _matching(self, start: int, seen: int, wanted: dict[Name, int]) -> Iterator[tuple[int, Document]]:
+    def _matching(self, start: int, seen: int, wanted: dict[RowKey, int]) -> Iterator[tuple[int, Document]]:
         """Yield the documents that the shard holds with their number in it, and take them off the list."""
         for number in range(start, start + seen):
             row = next(self._rows, None)
             if row is None:
                 return
-            if isinstance(row, Document) and (index := wanted.pop(Name(*row_of(number, row)[:3]), None)) is not None:
+            if isinstance(row, Document) and (index := wanted.pop(RowKey(*row_of(number, row)[:3]), None)) is not None:
                 yield index, row
 
     def _small(self, task: tuple[int, Document]) -> tuple[int, bytes | ContentError | None]:

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from twoway.content import Document, Image, Text
 from twoway.errors import TwowayError, UsageError
 
-from .store import near
+from .store import search_near_item
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from twoway.embedding import Embedder
     from twoway.embedding.inputs import Side
 
-    from .store import About, Hit, Store
+    from .lance import LanceStore
+    from .milvus import MilvusStore
+    from .store import Hit, IndexInfo, Store
 
-Picture = str | Path | bytes | Image | PILImage.Image
+ImageInput = str | Path | bytes | Image | PILImage.Image
 
 
 class Finder:
@@ -35,7 +37,7 @@ class Finder:
     def vector(
         self,
         text: str | None,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         *,
         side: Side | None = "query",
         prompt: str | None = None,
@@ -54,7 +56,7 @@ class Finder:
     def search(
         self,
         text: str | None = None,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         *,
         top_k: int = 10,
         filter: str | None = None,
@@ -86,7 +88,7 @@ def check_model(store: Store, engine: Embedder) -> None:
 def find(
     index: str | Path,
     text: str | None = None,
-    image: Picture | None = None,
+    image: ImageInput | None = None,
     *,
     like: str | None = None,
     top_k: int = 10,
@@ -114,7 +116,7 @@ def find(
             raise TwowayError(f"{index} is empty; add to it with 'twoway index DIR --db {index}'")
         store.count(filter)  # a filter with a typing error is met before a model is loaded
         if like is not None:
-            return near(store, store.get(like), top_k=top_k, filter=filter, exact=exact)
+            return search_near_item(store, store.get(like), top_k=top_k, filter=filter, exact=exact)
         from twoway.embedding import open_embedder
 
         try:
@@ -131,53 +133,34 @@ def find(
         store.close()
 
 
-# Which engine a location means: a folder LanceDB, `milvus://host:port/collection` a server, a name ending in `.db`
-# Milvus Lite.
+# Which engine a location means. A new engine is a class with the methods of `Store`, and a line in `find_engine`.
+
+
+def find_engine(location: str | Path) -> type[LanceStore] | type[MilvusStore]:
+    """Return the engine of a location: Milvus for `milvus://host:port/collection` and `NAME.db`, LanceDB for a folder."""
+    place = str(location)
+    scheme, separator, _ = place.partition("://")
+    if separator and scheme not in ("milvus", "milvus+https"):
+        raise UsageError(f"{place}: an index is a folder, a Milvus Lite file that ends in .db, or milvus://host:port/collection")
+    if separator or Path(place).suffix == ".db":
+        from .milvus import MilvusStore
+
+        return MilvusStore
+    from .lance import LanceStore
+
+    return LanceStore
 
 
 def open_store(location: str | Path) -> Store:
     """Open an index that is there."""
-    place = _checked(location)
-    if _is_milvus(place):
-        from .milvus import MilvusStore
-
-        return MilvusStore.open(place)
-    from .lance import LanceStore
-
-    return LanceStore.open(place)
+    return find_engine(location).open(str(location))
 
 
-def create_store(location: str | Path, about: About, *, overwrite: bool = False) -> Store:
-    """Make an empty index; with `overwrite` beside one that is there, which stands until the new one is published (`Store.publish`)."""
-    place = _checked(location)
-    if _is_milvus(place):
-        from .milvus import MilvusStore
-
-        return MilvusStore.create(place, about, overwrite=overwrite)
-    from .lance import LanceStore
-
-    return LanceStore.create(place, about, overwrite=overwrite)
+def create_store(location: str | Path, info: IndexInfo, *, overwrite: bool = False) -> Store:
+    """Make an empty index; with `overwrite` beside one that is there, which answers until the new one is published (`Store.publish`)."""
+    return find_engine(location).create(str(location), info, overwrite=overwrite)
 
 
-def exists(location: str | Path) -> bool:
+def store_exists(location: str | Path) -> bool:
     """Say whether there is an index at a location; what cannot be reached is an error."""
-    place = _checked(location)
-    if _is_milvus(place):
-        from .milvus import MilvusStore
-
-        return MilvusStore.exists(place)
-    from .lance import LanceStore
-
-    return LanceStore.exists(place)
-
-
-def _checked(location: str | Path) -> str:
-    place = str(location)
-    scheme, found, _ = place.partition("://")
-    if found and scheme not in ("milvus", "milvus+https"):
-        raise UsageError(f"{place}: an index is a folder, a Milvus Lite file that ends in .db, or milvus://host:port/collection")
-    return place
-
-
-def _is_milvus(place: str) -> bool:
-    return place.startswith(("milvus://", "milvus+https://")) or Path(place).suffix == ".db"
+    return find_engine(location).exists(str(location))

@@ -1,7 +1,8 @@
-"""What an index of vectors is, whatever engine holds it: items, hits, and the few things that are asked of it.
+"""The protocol of an index (`Store`), whatever engine holds the vectors, and what all engines share.
 
-`open_store` names the engine by the look of the location: a folder is LanceDB, `milvus://host:port/collection` a Milvus server, and a file
-that ends in `.db` Milvus Lite. An index remembers the model of its vectors, so that no query of another model is ever compared with them.
+This is an extension point. A new engine is one file beside `lance.py` and `milvus.py`: a class with the methods of `Store` and the class
+methods `open`, `create` and `exists`, and its kind of location in `query.py::find_engine`. The tests of `tests/search/test_store.py` hold
+for every engine. An index remembers the model of its vectors, so that no query of another model is ever compared with them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class About:
+class IndexInfo:
     """What an index remembers of the vectors in it."""
 
     model: str  # folder or hub id
@@ -61,7 +62,7 @@ class Store(Protocol):
     """An open index. Every call is whole or fails with a `TwowayError`; calls may come from several threads."""
 
     location: str
-    about: About
+    info: IndexInfo
     seconds: float | None  # that one question may take; past it the engine gives up and its thread is free (None: as long as it takes)
 
     @property
@@ -97,25 +98,25 @@ class Store(Protocol):
     def get(self, name: str) -> Item:
         """Return one item with its vector, or say that there is none."""
 
-    def declare(self, fields: Mapping[str, str]) -> None:
+    def add_fields(self, fields: Mapping[str, str]) -> None:
         """Make room for metadata of these names and types; an item's own are declared when it is added."""
 
     def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
         """Add items, each in place of one with its id; return how many are new and how many took another's place."""
 
-    def held(self, origin: str) -> int:
+    def count_origin(self, origin: str) -> int:
         """Count the items that were added under this `origin` and stand as they were then."""
 
     def delete(self, names: Sequence[str]) -> int:
         """Take items out and return how many there were."""
 
-    def arrange(self, *, exact_below: int, kind: str = "hnsw") -> None:
+    def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring what makes searching fast up to date: the index of words and, from a size on, one of the vectors."""
 
-    def arranged(self) -> Mapping[str, Value]:
+    def index_settings(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands; nothing where search is exact."""
 
-    def tune(self, effort: int) -> None:
+    def set_effort(self, effort: int) -> None:
         """Set how hard an index of the vectors looks (1 is the engine's own measure), for every search from now on."""
 
     def compact(self) -> None:
@@ -140,7 +141,7 @@ def check_id(name: str, place: str = "") -> None:
         raise UsageError(f"{place + ': ' if place else ''}an item has the id {name!r}, which no address can have; give it another")
 
 
-def checked(items: Sequence[Item], dimension: int) -> None:
+def check_items(items: Sequence[Item], dimension: int) -> None:
     """Refuse items that an index cannot hold."""
     seen: set[str] = set()
     for one in items:
@@ -164,14 +165,14 @@ def check_query(store: Store, vector: NDArray[np.float32] | None, top_k: int) ->
         raise UsageError(f"the query has {has} numbers, and the vectors in {store.location} have {store.dimension}")
 
 
-def near(store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False) -> list[Hit]:
+def search_near_item(store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False) -> list[Hit]:
     """Return the `top_k` best items for an item's own vector, itself left out."""
     check_query(store, one.vector, top_k)
     found = store.search(one.vector, top_k=top_k + 1, filter=filter, exact=exact)
     return [hit for hit in found if hit.item.id != one.id][:top_k]
 
 
-def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalized(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a vector, or each row of a matrix, at length 1."""
     values = np.asarray(vector, np.float32)
     found: NDArray[np.float32] = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), np.float32(1e-12))
@@ -185,18 +186,18 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 # text.
 
 # What an item has by itself; the first three may be asked for in a filter too.
-OPEN = {"id": "string", "text": "string", "place": "string"}
-OWN = (*OPEN, "thumbnail", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
+FILTERABLE = {"id": "string", "text": "string", "place": "string"}
+RESERVED = (*FILTERABLE, "thumbnail", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
 _LONGEST_NAME = 120
 
 
-def name_of(key: str) -> str:
+def field_name(key: str) -> str:
     """Return the name of a metadata column: engines take no dots and quotes, and an item's own columns are taken."""
     name = re.sub(r"[^\w -]", "_", key).strip()[:_LONGEST_NAME] or "_"
-    return f"meta_{name}" if name in OWN or name.startswith(("_", "$")) else name
+    return f"meta_{name}" if name in RESERVED or name.startswith(("_", "$")) else name
 
 
-def kind_of(value: object) -> str | None:
+def field_type(value: object) -> str | None:
     """Return the type of a value; of nothing there is none."""
     if value is None:
         return None
@@ -207,14 +208,14 @@ def kind_of(value: object) -> str | None:
     return "number" if isinstance(value, float) else "string"
 
 
-def merged(one: str | None, other: str | None) -> str | None:
+def common_type(one: str | None, other: str | None) -> str | None:
     """Return the type that holds values of both."""
     if one is None or other is None or one == other:
         return one or other
     return "number" if {one, other} == {"integer", "number"} else "string"
 
 
-def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def field_types(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return names and types of all columns that these rows need."""
     found: dict[str, str | None] = {}
     names: dict[str, str] = {}
@@ -222,25 +223,25 @@ def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     for row in rows:
         for key, value in row.items():
             if key not in names:
-                name = names[key] = name_of(key)
+                name = names[key] = field_name(key)
                 if taken.setdefault(name, key) != key:
                     raise UsageError(f"the metadata {taken[name]!r} and {key!r} would both be the field {name!r}; rename one of them")
-            found[names[key]] = merged(found.get(names[key]), kind_of(value))
+            found[names[key]] = common_type(found.get(names[key]), field_type(value))
     return {name: kind for name, kind in found.items() if kind is not None}
 
 
-def fitting(wanted: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+def missing_fields(wanted: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
     """Return the fields that an index has yet to get; values that no field of it can hold are refused."""
     for name, kind in wanted.items():
         had = there.get(name)
-        if had is not None and merged(had, kind) != had and had != "string":
+        if had is not None and common_type(had, kind) != had and had != "string":
             raise UsageError(
                 f"the field {name!r} is of the type {had} in the index, and {kind} in what is to be added; rename it in the data"
             )
     return {name: kind for name, kind in wanted.items() if name not in there}
 
 
-def as_kind(value: Any, kind: str) -> Value:
+def to_field_type(value: Any, kind: str) -> Value:
     """Return a value as a field of this type holds it; a number that is none, or without end, is no value: JSON has no sign for it."""
     if value is None or (kind == "number" and not math.isfinite(value)):
         return None
@@ -315,12 +316,12 @@ _OTHERS = {".manifest": b"LANC", ".parquet": b"PAR1", ".json": b"}"}  # of versi
 _PARTS = ("data", "_indices", "_deletions")
 
 
-def files(folder: Path) -> set[Path]:
+def table_files(folder: Path) -> set[Path]:
     """Return the files of a table."""
     return {path for part in _PARTS for path in (folder / part).rglob("*") if path.suffix in _ENDS}
 
 
-def cut_off(made: set[Path]) -> list[Path]:
+def truncated_files(made: set[Path]) -> list[Path]:
     """Return which of these files have no end."""
     return [path for path in made if not _ended(path)]
 

@@ -34,9 +34,9 @@ _LONGEST = 240
 _SHOWN_AS = "\ufffd"  # of a sign that is none
 
 
-def show(hits: Sequence[Hit], console: Console, *, pictures: str = "auto") -> None:
+def print_hits(hits: Sequence[Hit], console: Console, *, pictures: str = "auto") -> None:
     """Print hits; `pictures` is what the terminal can do, or `blocks` (into a file, too), `kitty` or `iterm` (never), or `never`."""
-    way = _way(console, pictures) if any(hit.item.thumbnail for hit in hits) else None
+    way = _choose_mode(console, pictures) if any(hit.item.thumbnail for hit in hits) else None
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 1 if way else 0, 0))
     table.add_column(justify="right", style="bold")
     table.add_column(justify="right")
@@ -44,12 +44,12 @@ def show(hits: Sequence[Hit], console: Console, *, pictures: str = "auto") -> No
         table.add_column(width=COLUMNS)
     table.add_column(overflow="fold", ratio=1)
     for number, hit in enumerate(hits, 1):
-        small = [picture(hit.item.thumbnail, way)] if way else []
+        small = [thumbnail_cell(hit.item.thumbnail, way)] if way else []
         table.add_row(f"{number}", f"{hit.score:.3f}", *small, _words(hit.item))
     console.print(table if hits else "nothing found")
 
 
-def _way(console: Console, pictures: str) -> Way | None:
+def _choose_mode(console: Console, pictures: str) -> DrawMode | None:
     """Return how pictures are drawn, if they are."""
     if pictures not in PICTURES:
         raise UsageError(f"pictures are {', '.join(PICTURES)}, not {pictures!r}{did_you_mean(pictures, PICTURES)}")
@@ -58,12 +58,12 @@ def _way(console: Console, pictures: str) -> Way | None:
     if pictures == "never" or not console.is_terminal:
         return None
     if pictures in ("kitty", "iterm"):
-        return cast("Way", pictures)
-    way = way_of(os.environ)
+        return cast("DrawMode", pictures)
+    way = detect_mode(os.environ)
     return way if way != "blocks" or console.color_system in ("truecolor", "256") else None
 
 
-def picture(thumbnail: bytes | None, way: Way = "blocks", *, columns: int = COLUMNS, rows: int = _ROWS) -> Text | Drawn:
+def thumbnail_cell(thumbnail: bytes | None, way: DrawMode = "blocks", *, columns: int = COLUMNS, rows: int = _ROWS) -> Text | TerminalImage:
     """Return a picture; what an index holds may be none, or larger than any of ours."""
     if thumbnail is None:
         return Text()
@@ -71,7 +71,7 @@ def picture(thumbnail: bytes | None, way: Way = "blocks", *, columns: int = COLU
         small = open_image(Image(thumbnail), limits=_SMALL)
     except ContentError:
         return Text()
-    return _blocks(small, columns, rows) if way == "blocks" else Drawn(small, way, columns=columns, rows=rows)
+    return _blocks(small, columns, rows) if way == "blocks" else TerminalImage(small, way, columns=columns, rows=rows)
 
 
 def _blocks(small: PILImage.Image, columns: int, rows: int) -> Text:
@@ -117,14 +117,14 @@ def _plain(text: str) -> str:
 #
 # kitty: https://sw.kovidgoyal.net/kitty/graphics-protocol/; iTerm2: https://iterm2.com/documentation-images.html
 
-Way = Literal["blocks", "kitty", "iterm"]
+DrawMode = Literal["blocks", "kitty", "iterm"]
 _CHUNK = 4096  # characters of base64 in one of kitty's commands, at most
-_PROGRAMS: Mapping[str, Way] = {"ghostty": "kitty", "iTerm.app": "iterm", "WezTerm": "iterm"}
-_TERMS: Mapping[str, Way] = {"xterm-kitty": "kitty", "xterm-ghostty": "kitty"}
+_PROGRAMS: Mapping[str, DrawMode] = {"ghostty": "kitty", "iTerm.app": "iterm", "WezTerm": "iterm"}
+_TERMS: Mapping[str, DrawMode] = {"xterm-kitty": "kitty", "xterm-ghostty": "kitty"}
 _INSIDE = ("TMUX", "STY")  # multiplexers draw the screen themselves, and know nothing of pictures
 
 
-def way_of(environment: Mapping[str, str]) -> Way:
+def detect_mode(environment: Mapping[str, str]) -> DrawMode:
     """Return how the terminal of this environment draws pictures best; what started it may have left names of its own behind."""
     term = environment.get("TERM", "")
     if any(environment.get(name) for name in _INSIDE) or term.startswith(("screen", "tmux")):
@@ -138,16 +138,16 @@ def way_of(environment: Mapping[str, str]) -> Way:
     return "kitty" if environment.get("KITTY_WINDOW_ID") else "blocks"
 
 
-class Drawn:
+class TerminalImage:
     """A picture over a cell of a table; a cell is taken to be twice as high as it is wide."""
 
-    def __init__(self, picture: PILImage.Image, way: Way, *, columns: int, rows: int) -> None:
+    def __init__(self, picture: PILImage.Image, way: DrawMode, *, columns: int, rows: int) -> None:
         self._columns = columns
         scale = min(columns / picture.width, 2 * rows / picture.height)
         self._lines = max(1, min(rows, math.ceil(picture.height * scale / 2)))
         sink = io.BytesIO()
         picture.save(sink, "PNG")
-        draw = kitty if way == "kitty" else iterm
+        draw = kitty_sequence if way == "kitty" else iterm_sequence
         wide = columns / picture.width <= 2 * rows / picture.height
         self._drawn = draw(sink.getvalue(), columns=columns, rows=self._lines, wide=wide)
 
@@ -163,7 +163,7 @@ class Drawn:
         yield Segment(said, None, [(ControlType.CURSOR_UP, self._lines - 1)])  # of no width, and for terminals alone
 
 
-def kitty(png: bytes, *, columns: int, rows: int, wide: bool) -> str:
+def kitty_sequence(png: bytes, *, columns: int, rows: int, wide: bool) -> str:
     """Return the commands that draw a picture at the cursor, which stays; no answer is asked for (q=2), or it would stand in the shell.
 
     One of columns and rows is said, and the terminal finds the other by the true shape of its cells.
@@ -177,7 +177,7 @@ def kitty(png: bytes, *, columns: int, rows: int, wide: bool) -> str:
     )
 
 
-def iterm(png: bytes, *, columns: int, rows: int, wide: bool) -> str:
+def iterm_sequence(png: bytes, *, columns: int, rows: int, wide: bool) -> str:
     """Return the command that draws a picture at the cursor, in its own shape within these cells."""
     size = f"size={len(png)};width={columns if wide else 'auto'};height={'auto' if wide else rows}"
     return f"\x1b]1337;File=inline=1;{size};preserveAspectRatio=1:{base64.b64encode(png).decode()}\x07"

@@ -20,8 +20,8 @@ from twoway.content import Document, Text
 from twoway.errors import TwowayError, UsageError
 
 from . import routes
-from .batching import Counted
-from .schemas import Limits, answer_errors
+from .batching import MetricsMiddleware
+from .schemas import ServerLimits, answer_errors
 from .service import Access, Service
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ ROUTERS = (routes.health_router, routes.embeddings_router, routes.search_router,
 
 
 def create_app(
-    engine: Embedder, store: Store | None = None, limits: Limits | None = None, *, access: Access | None = None, **options: Any
+    engine: Embedder, store: Store | None = None, limits: ServerLimits | None = None, *, access: Access | None = None, **options: Any
 ) -> FastAPI:
     """Return the application that answers for a model and an index; `options` are `name` and `read_only`."""
-    service = Service(engine, store, limits or Limits(), access or Access(), **options)
+    service = Service(engine, store, limits or ServerLimits(), access or Access(), **options)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -53,7 +53,7 @@ def create_app(
     answer_errors(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.add_middleware(Counted, metrics=service.metrics)
+    app.add_middleware(MetricsMiddleware, metrics=service.metrics)
     return app
 
 
@@ -72,7 +72,7 @@ _UNREAD = 60  # seconds that an answer waits for an asker that reads nothing of 
 _LAST = 5  # seconds for connections to close once their answers are made
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """Take an address, or say why not; the port 0 takes any that is free."""
     where = f"{host}:{port}"
     if not 0 <= port <= 65535:
@@ -107,18 +107,18 @@ def address(taken: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def warm(engine: Embedder) -> None:
+def warm_up(engine: Embedder) -> None:
     """Embed a word: a model that cannot is met before it is asked, and the first asker does not wait for first times."""
     engine.array([Document((Text("warm"),))])
 
 
 def run(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
     """Answer requests until a signal says to stop."""
-    make_room()
-    Server(configured(app), app.state.service, grace).run(sockets=[taken])
+    raise_file_limit()
+    Server(uvicorn_config(app), app.state.service, grace).run(sockets=[taken])
 
 
-def configured(app: FastAPI) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI) -> uvicorn.Config:
     """Return how uvicorn serves an application of ours."""
     return uvicorn.Config(
         app,
@@ -147,26 +147,30 @@ class Server(uvicorn.Server):
             return
         self._told = time.monotonic()
         self.service.stopping = True
-        self.service.until = self._told + self.grace
+        self.service.deadline = self._told + self.grace
         self.config.encoded_headers.append((b"connection", b"close"))  # who is told so asks no more on this connection
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
 
     async def on_tick(self, counter: int) -> bool:
         """Stop once nothing is running, or the time for it is over."""
-        if self._told is not None and (not self.service.receiver.running or time.monotonic() - self._told > self.grace):
+        if self._told is not None and (not self.service.reader.running or time.monotonic() - self._told > self.grace):
             self.should_exit = True
-            self.service.cut_off = bool(self.service.receiver.running)
+            self.service.cut_off = bool(self.service.reader.running)
         over: bool = await super().on_tick(counter)
         return over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give the address back, answer who has come before that, and end within the time that is left."""
-        rest = accept_rest(sockets or [])
+        rest = accept_pending(sockets or [])
         for server in self.servers:
             server.close()
-        await adopt(self, rest)
+        await serve_accepted(self, rest)
         end = time.monotonic() + _LAST if self._told is None else min(time.monotonic() + _LAST, self._told + self.grace)
-        while not self.force_exit and time.monotonic() < end and any(getattr(one, "asks", False) for one in self.server_state.connections):
+        while (
+            not self.force_exit
+            and time.monotonic() < end
+            and any(getattr(one, "expects_answer", False) for one in self.server_state.connections)
+        ):
             await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = max(0, end - time.monotonic())  # type: ignore[assignment]
         await super().shutdown(sockets)
@@ -179,8 +183,8 @@ class Server(uvicorn.Server):
 # first. A connection that the system has taken before the address is given back is answered like any other; it is not
 # the asker's fault that it came in the last moment.
 
-HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte on
-MOST = 1000  # connections, if the system has as many files to give
+HEAD_TIMEOUT = 10.0  # for the head of a request, from the connection or its first byte on
+MAX_CONNECTIONS = 1000  # connections, if the system has as many files to give
 _MOMENT = 0.5  # seconds after which a connection that has asked nothing will not, when the server stops
 _SPARE = 200  # files that are not for connections
 _SAID = b'{"error": {"message": "as many connections as may be are open", "type": "server_error", "param": null, "code": "busy"}}'
@@ -190,11 +194,11 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n
 class Connection(H11Protocol):
     """One connection."""
 
-    head_seconds, most = HEAD_SECONDS, MOST
+    head_seconds, most = HEAD_TIMEOUT, MAX_CONNECTIONS
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.since = time.monotonic()
+        self.opened_at = time.monotonic()
         self._head: asyncio.TimerHandle | None = None
 
     @property
@@ -204,9 +208,9 @@ class Connection(H11Protocol):
         return cycle is not None and not cycle.response_complete
 
     @property
-    def asks(self) -> bool:
+    def expects_answer(self) -> bool:
         """Say whether something may come that wants an answer: a request is running, has begun, or has had no time yet to come."""
-        return self.answering or bool(self.conn.trailing_data[0]) or (self._fresh and time.monotonic() - self.since < _MOMENT)
+        return self.answering or bool(self.conn.trailing_data[0]) or (self._fresh and time.monotonic() - self.opened_at < _MOMENT)
 
     @property
     def _fresh(self) -> bool:
@@ -216,7 +220,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take it, in the place of one that asks nothing where there are too many."""
         super().connection_made(transport)
-        self.since = time.monotonic()
+        self.opened_at = time.monotonic()
         # One that is being closed is still among them.
         there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
         if len(there) > self.most:
@@ -225,7 +229,7 @@ class Connection(H11Protocol):
                 transport.write(_BUSY)
                 transport.close()
                 return
-            min(silent, key=lambda one: one.since).transport.abort()
+            min(silent, key=lambda one: one.opened_at).transport.abort()
         self._time_head()
 
     def data_received(self, data: bytes) -> None:
@@ -255,7 +259,7 @@ class Connection(H11Protocol):
             self._head = None
 
 
-def make_room() -> None:
+def raise_file_limit() -> None:
     """Let this process have as many files as the system allows, and no more connections than that."""
     try:
         import resource
@@ -267,10 +271,10 @@ def make_room() -> None:
     except ImportError:  # a system without such limits
         return
     if soft != resource.RLIM_INFINITY:
-        Connection.most = max(16, min(MOST, soft - _SPARE))
+        Connection.most = max(16, min(MAX_CONNECTIONS, soft - _SPARE))
 
 
-def accept_rest(taken: Iterable[socket.socket]) -> list[socket.socket]:
+def accept_pending(taken: Iterable[socket.socket]) -> list[socket.socket]:
     """Take the connections that the system has made and nobody has taken yet."""
     found = []
     for one in taken:
@@ -280,7 +284,7 @@ def accept_rest(taken: Iterable[socket.socket]) -> list[socket.socket]:
     return found
 
 
-async def adopt(server: uvicorn.Server, rest: Iterable[socket.socket]) -> None:
+async def serve_accepted(server: uvicorn.Server, rest: Iterable[socket.socket]) -> None:
     """Have a server answer them."""
     loop = asyncio.get_running_loop()
 

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from twoway.embedding import Embedder
     from twoway.embedding.inputs import Prepared
 
-    from .schemas import Limits
+    from .schemas import ServerLimits
 
 _log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
 
-class Threads:
+class WorkerThreads:
     """Threads for one kind of work, which is known to be under way, so that a server can say that none of them is free."""
 
     def __init__(self, many: int, name: str, *, most: int | None = None) -> None:
@@ -48,7 +48,7 @@ class Threads:
         self._most, self._asked = most, 0
         self._since: dict[object, float] = {}
 
-    async def do(self, work: Callable[..., Answer], *given: Any) -> Answer:
+    async def run(self, work: Callable[..., Answer], *given: Any) -> Answer:
         """Do some work in one of them."""
         if self._most is not None and self._asked >= self._most:
             raise ApiError(429, "as much work of this kind waits as may; try again later", code="queue_full", wait=5)
@@ -86,40 +86,40 @@ class Threads:
 class Batcher:
     """The way of documents through the model."""
 
-    def __init__(self, engine: Embedder, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, engine: Embedder, limits: ServerLimits, metrics: Metrics) -> None:
         self.engine, self.metrics = engine, metrics
         settings = engine.settings
-        self.waiting = Waiting(
+        self.queue = DocumentQueue(
             items=limits.queue_items,
             tokens=limits.queue_tokens,
             budget=settings.budget,
             most=settings.batch_size,
             pixels=limits.batch_pixels,
         )
-        metrics.watch(self.waiting)
-        self.look = Threads(max(1, settings.threads()), "look")
-        self.beside = self.look.do
+        metrics.observe_queue(self.queue)
+        self.preparers = WorkerThreads(max(1, settings.threads()), "look")
+        self.run_in_thread = self.preparers.run
         self._since: float | None = None  # when the model began what it is at
         self._lane: SimpleQueue[Any] = SimpleQueue()
         self._slot = threading.Semaphore(1)
         self._threads = [threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._prepare_all, self._run_all)]
         self._begun = threading.Lock()
 
-    async def on_model(self, work: Callable[[], Answer]) -> Answer:
+    async def run_in_model_thread(self, work: Callable[[], Answer]) -> Answer:
         """Do some work in the model's thread, between two batches."""
         self._begin()
         done: Future[Answer] = Future()
         self._lane.put((done, work))
         return await asyncio.wrap_future(done)
 
-    async def through(self, job: Job, tickets: list[Ticket]) -> None:
+    async def embed(self, job: EmbedJob, tickets: list[QueuedDocument]) -> None:
         """Take a request's documents through the model; whatever ends this takes them out of the queue."""
         self._begin()
-        self.waiting.put(tickets)
+        self.queue.put(tickets)
         try:
             await asyncio.wrap_future(job.done)
         finally:
-            self.metrics.left(self.waiting.leave(job))
+            self.metrics.count_dropped(self.queue.remove_job(job))
 
     @property
     def alive(self) -> bool:
@@ -134,15 +134,15 @@ class Batcher:
     @property
     def busy(self) -> bool:
         """Say whether a thread is at work."""
-        return self.look.busy or self._since is not None
+        return self.preparers.busy or self._since is not None
 
     def close(self, until: float) -> None:
         """Do what is waiting, and end, at that time at the latest; called once no more comes."""
-        self.waiting.close()
+        self.queue.close()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(timeout=max(0.0, until - time.monotonic()))
-        self.look.close(until)
+        self.preparers.close(until)
 
     def _begin(self) -> None:
         with self._begun:
@@ -154,18 +154,18 @@ class Batcher:
         """Prepare batch after batch, one ahead of the model."""
         while True:
             self._slot.acquire()
-            batch = self.waiting.take()
+            batch = self.queue.take_batch()
             if batch is None:
                 self._lane.put(None)
                 return
-            ask = batch[0].job.ask
+            ask = batch[0].job.options
             try:
                 prepared = self.engine.front.prepare(cast("list[Item]", batch), ask.prompt, ask.kwargs)
             except Exception as error:
                 self._slot.release()
                 _fail(batch, error)
                 continue
-            for ticket, trouble in cast("list[tuple[Ticket, ContentError]]", prepared.failed):
+            for ticket, trouble in cast("list[tuple[QueuedDocument, ContentError]]", prepared.failed):
                 ticket.job.fail(trouble)
             self._lane.put(prepared)
 
@@ -177,7 +177,7 @@ class Batcher:
                 _do(*work)
             else:
                 self._slot.release()
-                tickets = cast("list[Ticket]", work.items)
+                tickets = cast("list[QueuedDocument]", work.items)
                 try:
                     if not all(ticket.job.over for ticket in tickets):
                         self._run(work, tickets)
@@ -185,17 +185,17 @@ class Batcher:
                     _fail(tickets, error)
             self._since = None
 
-    def _run(self, prepared: Prepared, tickets: list[Ticket]) -> None:
+    def _run(self, prepared: Prepared, tickets: list[QueuedDocument]) -> None:
         """Run the model on one batch and hand out its vectors."""
         start = time.perf_counter()
-        ask = tickets[0].job.ask
+        ask = tickets[0].job.options
         counts = dict(zip(map(id, tickets), _tokens(prepared), strict=True))
         for items, vectors in forward(self.engine, prepared.items, prepared.features, prompt=ask.prompt, kwargs=ask.kwargs, dim=None):
-            part, end = cast("list[Ticket]", items), time.perf_counter()
+            part, end = cast("list[QueuedDocument]", items), time.perf_counter()
             length = sum(ticket.length for ticket in part)
-            self.waiting.rate += 0.2 * (length / max(end - start, 1e-6) - self.waiting.rate)
+            self.queue.rate += 0.2 * (length / max(end - start, 1e-6) - self.queue.rate)
             # Counted before it is handed out: who has an answer finds it in the metrics.
-            self.metrics.batch(rows=len(part), tokens=sum(counts[id(ticket)] for ticket in part), seconds=end - start)
+            self.metrics.count_batch(rows=len(part), tokens=sum(counts[id(ticket)] for ticket in part), seconds=end - start)
             for ticket, vector, good in zip(part, vectors, finite(vectors), strict=True):
                 if good:
                     ticket.job.answer(ticket.index, vector, counts[id(ticket)])
@@ -212,7 +212,7 @@ def _tokens(prepared: Prepared) -> list[int]:
     return [int(count) for count in mask.sum(1).tolist()]
 
 
-def _fail(tickets: list[Ticket], error: Exception) -> None:
+def _fail(tickets: list[QueuedDocument], error: Exception) -> None:
     for ticket in tickets:
         ticket.job.fail(error)
 
@@ -236,7 +236,7 @@ def _do(done: Future[Any], work: Callable[[], Any]) -> None:
 # that lie decoded at a time. A request that is over takes its documents along.
 
 
-class Ask(NamedTuple):
+class EncodeOptions(NamedTuple):
     """How documents are embedded; those of one batch agree in it."""
 
     prompt: str | None = None
@@ -248,11 +248,11 @@ class Ask(NamedTuple):
         return {} if self.task is None else {"task": self.task}
 
 
-class Job:
+class EmbedJob:
     """The documents of one request, on their way through the model; `done` may be cancelled at any time."""
 
-    def __init__(self, ask: Ask, count: int) -> None:
-        self.ask = ask
+    def __init__(self, ask: EncodeOptions, count: int) -> None:
+        self.options = ask
         self.vectors: list[Any] = [None] * count
         self.tokens = [0] * count
         self.done: Future[None] = Future()
@@ -282,66 +282,66 @@ class Job:
 
 
 @dataclass(kw_only=True, eq=False)
-class Ticket(Item):
+class QueuedDocument(Item):
     """One document that waits."""
 
-    job: Job
+    job: EmbedJob
     index: int
     pixels: int = 0
     due: float = 0.0
 
 
-class Waiting:
+class DocumentQueue:
     """A bounded queue that is emptied by batches."""
 
     def __init__(self, *, items: int, tokens: float, budget: float, most: int, pixels: int) -> None:
         self.bounds = (items, tokens)
         self.budget, self.most, self.pixels = budget, most, pixels
         self.rate = float(budget)  # tokens a second, as measured lately
-        self.tickets: list[Ticket] = []
+        self.documents: list[QueuedDocument] = []
         self.tokens = 0.0
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, tickets: list[Ticket]) -> None:
+    def put(self, tickets: list[QueuedDocument]) -> None:
         """Add the documents of one request, all of them or none; one alone is taken whatever its size."""
         with self._changed:
             if self._closed:
                 raise ApiError(503, "the server is stopping", code="stopping", wait=5)
             items, tokens = self.bounds
             more = sum(ticket.length for ticket in tickets)
-            if self.tickets and (len(self.tickets) + len(tickets) > items or self.tokens + more > tokens):
-                raise self.full()
+            if self.documents and (len(self.documents) + len(tickets) > items or self.tokens + more > tokens):
+                raise self.full_error()
             ahead, now = 0.0, time.monotonic()
             for ticket in tickets:
                 ticket.due = now + ahead / self.rate
                 ahead += ticket.length
-            self.tickets += tickets
+            self.documents += tickets
             self.tokens += more
             self._changed.notify()
 
-    def full(self) -> ApiError:
+    def full_error(self) -> ApiError:
         """Return the refusal of a full queue: worth another try when half of it is done."""
         wait = min(60.0, self.tokens / self.rate / 2)
         return ApiError(429, "the server has as much work waiting as it takes; try again later", code="queue_full", wait=wait)
 
-    def take(self) -> list[Ticket] | None:
+    def take_batch(self) -> list[QueuedDocument] | None:
         """Wait for work and return the next batch; nothing, once the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self.tickets or self._closed)
-            if not self.tickets:
+            self._changed.wait_for(lambda: self.documents or self._closed)
+            if not self.documents:
                 return None
-            lead = min(self.tickets, key=lambda ticket: ticket.due)
-            like = cast("list[Item]", [one for one in self.tickets if one.kind == lead.kind and one.job.ask == lead.job.ask])
-            cut = cast("list[list[Ticket]]", list(batches(like, budget=self.budget, most=self.most)))
+            lead = min(self.documents, key=lambda ticket: ticket.due)
+            like = cast("list[Item]", [one for one in self.documents if one.kind == lead.kind and one.job.options == lead.job.options])
+            cut = cast("list[list[QueuedDocument]]", list(batches(like, budget=self.budget, most=self.most)))
             batch = self._decodable(next(found for found in cut if any(one is lead for one in found)))
             self._remove({id(ticket) for ticket in batch})
             return batch
 
-    def leave(self, job: Job) -> int:
+    def remove_job(self, job: EmbedJob) -> int:
         """Take out what is left of a request and return how many documents that was."""
         with self._changed:
-            gone = {id(ticket) for ticket in self.tickets if ticket.job is job}
+            gone = {id(ticket) for ticket in self.documents if ticket.job is job}
             self._remove(gone)
         return len(gone)
 
@@ -351,9 +351,9 @@ class Waiting:
             self._closed = True
             self._changed.notify_all()
 
-    def _decodable(self, batch: list[Ticket]) -> list[Ticket]:
+    def _decodable(self, batch: list[QueuedDocument]) -> list[QueuedDocument]:
         """Leave the last due of a batch waiting where its pictures would be too many to hold."""
-        kept: list[Ticket] = []
+        kept: list[QueuedDocument] = []
         held = 0
         for ticket in sorted(batch, key=lambda ticket: ticket.due):
             if not kept or held + ticket.pixels <= self.pixels:
@@ -362,8 +362,8 @@ class Waiting:
         return kept
 
     def _remove(self, gone: set[int]) -> None:
-        self.tickets = [ticket for ticket in self.tickets if id(ticket) not in gone]
-        self.tokens = sum(ticket.length for ticket in self.tickets)
+        self.documents = [ticket for ticket in self.documents if id(ticket) not in gone]
+        self.tokens = sum(ticket.length for ticket in self.documents)
 
 
 # What Prometheus reads at `/metrics`; each application has a registry of its own.
@@ -390,16 +390,16 @@ class Metrics:
         self.embedded = Counter("documents", "Documents embedded", **kept)
         self.embedded_tokens = Counter("tokens", "Their tokens", **kept)
 
-    def watch(self, waiting: Waiting) -> None:
+    def observe_queue(self, waiting: DocumentQueue) -> None:
         """Show a queue."""
-        self.items.set_function(lambda: len(waiting.tickets))
+        self.items.set_function(lambda: len(waiting.documents))
         self.tokens.set_function(lambda: waiting.tokens)
 
-    def left(self, documents: int) -> None:
+    def count_dropped(self, documents: int) -> None:
         """Count documents that were not waited for."""
         self.gone.inc(documents)
 
-    def batch(self, *, rows: int, tokens: int, seconds: float) -> None:
+    def count_batch(self, *, rows: int, tokens: int, seconds: float) -> None:
         """Count one batch."""
         self.rows.observe(rows)
         self.worked.inc(seconds)
@@ -412,7 +412,7 @@ class Metrics:
         return written
 
 
-class Counted:
+class MetricsMiddleware:
     """Counts what passes through an application; routes by their pattern, so that no asker makes new names."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

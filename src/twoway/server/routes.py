@@ -27,19 +27,29 @@ from twoway.data.rows import ReadOptions
 from twoway.embedding.explain import Explainer
 from twoway.embedding.shards import cut
 from twoway.errors import UsageError
-from twoway.limits import Limits as ReadingLimits
+from twoway.limits import Limits
 from twoway.search.pictures import thumbnail
-from twoway.search.store import Item, check_id, name_of, near
+from twoway.search.store import Item, check_id, field_name, search_near_item
 
-from .schemas import ApiError, Asked, EmbeddingsAsked, ItemAsked, ItemsAsked, Limits, SearchAsked, read, schema
-from .service import Allowed, Here, Service
+from .schemas import (
+    AddItemsRequest,
+    ApiError,
+    EmbeddingsRequest,
+    NewItem,
+    RequestModel,
+    SearchRequest,
+    ServerLimits,
+    body_schema,
+    parse_body,
+)
+from .service import AuthorizedService, CurrentService, Service
 
 if TYPE_CHECKING:
     from twoway.embedding import Embedder
     from twoway.search.store import Hit, Store
 
-    from .batching import Job
-    from .schemas import Contents
+    from .batching import EmbedJob
+    from .schemas import DocumentBuilder
 
 
 # `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `GET /v1/models`.
@@ -52,28 +62,28 @@ embeddings_router = APIRouter()
 _BORN = int(time.time())
 
 
-@embeddings_router.post("/v1/embeddings", openapi_extra=schema(EmbeddingsAsked))
-async def embeddings(request: Request, service: Allowed) -> Response:
+@embeddings_router.post("/v1/embeddings", openapi_extra=body_schema(EmbeddingsRequest))
+async def embeddings(request: Request, service: AuthorizedService) -> Response:
     """Return a vector for each text, or one for the messages."""
 
     async def work(body: bytearray) -> Response:
-        asked, documents = await service.beside(lambda: _read_embeddings(body, service))
-        ask = service.ask(side=asked.side, prompt=asked.prompt, prompt_name=asked.prompt_name)
+        asked, documents = await service.run_in_thread(lambda: _read_embeddings(body, service))
+        ask = service.encode_options(side=asked.side, prompt=asked.prompt, prompt_name=asked.prompt_name)
         job = await service.embed(documents, ask, truncate=asked.truncate)
-        written = await service.beside(lambda: _write(asked, job, service))
+        written = await service.run_in_thread(lambda: _write(asked, job, service))
         return Response(written, media_type="application/json")
 
-    return await service.receiver.answer(request, work)
+    return await service.reader.respond(request, work)
 
 
 @embeddings_router.get("/v1/models")
-async def models(service: Allowed) -> dict[str, Any]:
+async def models(service: AuthorizedService) -> dict[str, Any]:
     """Name the model."""
     return {"object": "list", "data": [_model(service)]}
 
 
 @embeddings_router.get("/v1/models/{name:path}")
-async def model(name: str, service: Allowed) -> dict[str, Any]:
+async def model(name: str, service: AuthorizedService) -> dict[str, Any]:
     """Describe the model, where it has that name."""
     service.require_model(name)
     return _model(service)
@@ -84,9 +94,9 @@ def _model(service: Service) -> dict[str, Any]:
     return {"id": service.name, "object": "model", "created": _BORN, "owned_by": "twoway", **sizes}
 
 
-def _read_embeddings(body: bytearray, service: Service) -> tuple[EmbeddingsAsked, list[Document]]:
+def _read_embeddings(body: bytearray, service: Service) -> tuple[EmbeddingsRequest, list[Document]]:
     """Check a request and make its documents."""
-    asked, contents = read(EmbeddingsAsked, body), service.contents()
+    asked, contents = parse_body(EmbeddingsRequest, body), service.document_builder()
     service.require_model(asked.model)
     if asked.dimensions is not None and asked.dimensions > service.engine.dimension:
         message = f"'dimensions' is {asked.dimensions}; this model's vectors have 1 to {service.engine.dimension} numbers"
@@ -102,7 +112,7 @@ def _read_embeddings(body: bytearray, service: Service) -> tuple[EmbeddingsAsked
     return asked, [contents.text(text, f"input[{number}]" if len(texts) > 1 else "input") for number, text in enumerate(texts)]
 
 
-def _message(asked: EmbeddingsAsked, contents: Contents) -> Document:
+def _message(asked: EmbeddingsRequest, contents: DocumentBuilder) -> Document:
     """Return the one message of a request; a prompt before it goes where instructions go."""
     messages = asked.messages or []
     if messages and messages[0].role == "system":
@@ -118,7 +128,7 @@ def _message(asked: EmbeddingsAsked, contents: Contents) -> Document:
     return contents.parts(messages[0].content, "messages.content")
 
 
-def _write(asked: EmbeddingsAsked, job: Job, service: Service) -> bytes:
+def _write(asked: EmbeddingsRequest, job: EmbedJob, service: Service) -> bytes:
     """Return the answer as JSON."""
     vectors = np.stack(job.vectors)
     if asked.dimensions is not None:
@@ -137,31 +147,31 @@ def _write(asked: EmbeddingsAsked, job: Job, service: Service) -> bytes:
 search_router = APIRouter()
 
 
-@search_router.post("/v1/search", openapi_extra=schema(SearchAsked))
-async def search(request: Request, service: Allowed) -> Response:
+@search_router.post("/v1/search", openapi_extra=body_schema(SearchRequest))
+async def search(request: Request, service: AuthorizedService) -> Response:
     """Return the nearest items, the nearest first."""
 
     async def work(body: bytearray) -> Response:
         start = time.perf_counter()
-        service.index()
-        asked, document = await service.beside(lambda: _read_search(body, service))
+        service.require_index()
+        asked, document = await service.run_in_thread(lambda: _read_search(body, service))
         vector = None if document is None else await service.query(document)
-        found = await service.indexed(lambda store: _find(store, asked, vector))
+        found = await service.run_on_index(lambda store: _find(store, asked, vector))
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({"hits": [{**shown(hit.item), "score": hit.score} for hit in found], "took_ms": took})
+        return JSONResponse({"hits": [{**item_json(hit.item), "score": hit.score} for hit in found], "took_ms": took})
 
-    return await service.receiver.answer(request, work)
+    return await service.reader.respond(request, work)
 
 
-def shown(item: Item) -> dict[str, Any]:
+def item_json(item: Item) -> dict[str, Any]:
     """Return what an asker sees of an item."""
     home = f"/v1/index/items/{quote(item.id, safe='')}"
     small = f"{home}/thumbnail" if item.thumbnail is not None else None
-    page = f"{home}/page" if page_of(item) is not None else None
+    page = f"{home}/page" if pdf_page(item) is not None else None
     return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
 
 
-def page_of(item: Item) -> tuple[Path, int] | None:
+def pdf_page(item: Item) -> tuple[Path, int] | None:
     """Return file and number of the PDF page that an item is; nothing for any other.
 
     The place is what `twoway index` writes and no request can: metadata alone, which one can, names no file.
@@ -172,7 +182,7 @@ def page_of(item: Item) -> tuple[Path, int] | None:
     return (Path(file), number) if file.lower().endswith(".pdf") else None
 
 
-def item_of(store: Store, name: str) -> Item:
+def get_item(store: Store, name: str) -> Item:
     """Return one item of the index."""
     try:
         return store.get(name)
@@ -180,8 +190,8 @@ def item_of(store: Store, name: str) -> Item:
         raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id") from error
 
 
-def _read_search(body: bytearray, service: Service) -> tuple[SearchAsked, Document | None]:
-    asked = read(SearchAsked, body)
+def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Document | None]:
+    asked = parse_body(SearchRequest, body)
     if asked.top_k > service.limits.found:
         raise ApiError(400, f"'top_k' is {asked.top_k}; at most {service.limits.found} are given", code="invalid_value", param="top_k")
     if asked.id is not None and (asked.text is not None or asked.image is not None):
@@ -195,14 +205,14 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchAsked, Docume
         raise ApiError(400, message, code="too_long", param="text")
     if asked.text is None and asked.image is None:
         return asked, None
-    return asked, service.contents().simple(asked.text, asked.image, "")
+    return asked, service.document_builder().from_text_and_image(asked.text, asked.image, "")
 
 
-def _find(store: Store, asked: SearchAsked, vector: Any) -> list[Hit]:
+def _find(store: Store, asked: SearchRequest, vector: Any) -> list[Hit]:
     """Ask the index; an item is not among those like it."""
     if asked.id is None:
         return store.search(vector, top_k=asked.top_k, filter=asked.filter, words=asked.text if asked.hybrid else None)
-    return near(store, item_of(store, asked.id), top_k=asked.top_k, filter=asked.filter)
+    return search_near_item(store, get_item(store, asked.id), top_k=asked.top_k, filter=asked.filter)
 
 
 # The index behind HTTP: what is in it, one item, its picture, its page; adding, replacing and deleting, unless the
@@ -224,27 +234,27 @@ _PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy":
 
 
 @index_router.get("")
-async def index(service: Allowed) -> dict[str, Any]:
+async def index(service: AuthorizedService) -> dict[str, Any]:
     """Say what the index holds."""
 
     def about(store: Store) -> dict[str, Any]:
         fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
         return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields}
 
-    found: dict[str, Any] = await service.receiver.in_time(service.indexed(about))
+    found: dict[str, Any] = await service.reader.with_timeout(service.run_on_index(about))
     return found
 
 
-@index_router.post("/items", openapi_extra=schema(ItemsAsked))
-async def add(request: Request, service: Allowed) -> Response:
+@index_router.post("/items", openapi_extra=body_schema(AddItemsRequest))
+async def add(request: Request, service: AuthorizedService) -> Response:
     """Embed items and add them, each in place of one with its id; all of them or none."""
     _require_writable(service)
 
     async def work(body: bytearray) -> Response:
-        service.index()
-        asked, documents, small = await service.beside(lambda: _read_items(body, service))
-        job = await service.embed(documents, service.ask(side="document"))
-        width = service.index().dimension
+        service.require_index()
+        asked, documents, small = await service.run_in_thread(lambda: _read_items(body, service))
+        job = await service.embed(documents, service.encode_options(side="document"))
+        width = service.require_index().dimension
         items = [
             Item(one.id, cut(vector[None], width, normal=True)[0], "\n".join(document.texts), picture, "added over HTTP", one.metadata)
             for one, vector, document, picture in zip(asked.items, job.vectors, documents, small, strict=True)
@@ -254,43 +264,43 @@ async def add(request: Request, service: Allowed) -> Response:
             _require_room(store, items, service.limits.fields)
             return store.add(items)
 
-        new, replaced = await service.indexed(put, change=True)
+        new, replaced = await service.run_on_index(put, change=True)
         return JSONResponse({"added": new, "replaced": replaced})
 
-    return await service.receiver.answer(request, work)
+    return await service.reader.respond(request, work)
 
 
 @index_router.get("/items/{name:id}/thumbnail")
-async def picture(name: str, request: Request, service: Allowed) -> Response:
+async def picture(name: str, request: Request, service: AuthorizedService) -> Response:
     """Return the small picture of an item."""
     if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
         return JSONResponse(await one(f"{name}/thumbnail", service))  # the slash was written as a part of the id
-    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
+    item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
     if item.thumbnail is None:
         raise ApiError(404, f"the item {name[:200]!r} has no picture", code="no_picture")
     return Response(item.thumbnail, media_type="image/webp", headers=_PICTURE)
 
 
 @index_router.get("/items/{name:id}/page")
-async def page_index(name: str, request: Request, service: Allowed) -> Response:
+async def page_index(name: str, request: Request, service: AuthorizedService) -> Response:
     """Return the page of a PDF that an item is, at reading size, rendered from the file that was indexed."""
     if not request.scope.get("raw_path", b"/page").endswith(b"/page"):
         return JSONResponse(await one(f"{name}/page", service))  # the slash was written as a part of the id
-    item: Item = await service.receiver.in_time(service.indexed(lambda store: item_of(store, name)))
-    if page_of(item) is None:
+    item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
+    if pdf_page(item) is None:
         raise ApiError(404, f"the item {name[:200]!r} is no page of a PDF that 'twoway index' has read", code="no_page")
-    drawn = await service.receiver.in_time(service.pages.do(_render, item, service.limits))
+    drawn = await service.reader.with_timeout(service.pages.run(_render, item, service.limits))
     return Response(drawn, media_type="image/jpeg", headers=_PICTURE)
 
 
 @index_router.get("/items/{name:id}")
-async def one(name: str, service: Allowed) -> dict[str, Any]:
+async def one(name: str, service: AuthorizedService) -> dict[str, Any]:
     """Return one item."""
-    return shown(await service.receiver.in_time(service.indexed(lambda store: item_of(store, name))))
+    return item_json(await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name))))
 
 
 @index_router.delete("/items/{name:id}")
-async def delete(name: str, service: Allowed) -> dict[str, Any]:
+async def delete(name: str, service: AuthorizedService) -> dict[str, Any]:
     """Take one item out."""
     _require_writable(service)
 
@@ -298,17 +308,17 @@ async def delete(name: str, service: Allowed) -> dict[str, Any]:
         if not store.delete([name]):
             raise ApiError(404, f"there is no item {name[:200]!r}", code="no_such_item", param="id")
 
-    await service.receiver.in_time(service.indexed(out, change=True))
+    await service.reader.with_timeout(service.run_on_index(out, change=True))
     return {"deleted": name}
 
 
-def _render(item: Item, limits: Limits) -> bytes:
+def _render(item: Item, limits: ServerLimits) -> bytes:
     """Render the page that an item is, in the child process that renders PDFs; what is another page by now is refused."""
-    path, number = cast("tuple[Path, int]", page_of(item))
+    path, number = cast("tuple[Path, int]", pdf_page(item))
     if not path.is_file():
         message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
         raise ApiError(404, message, code="no_file")
-    bounds = ReadingLimits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
+    bounds = Limits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
     try:
         found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
     except ContentError as error:
@@ -335,21 +345,21 @@ def _differs(picture: PILImage.Image, small: bytes | None) -> bool:
 def _require_room(store: Store, items: list[Item], most: int) -> None:
     """Refuse items that would make more fields than an index of use has."""
     there = store.fields
-    fresh = {name for one in items for name in map(name_of, one.metadata)} - set(there)
+    fresh = {name for one in items for name in map(field_name, one.metadata)} - set(there)
     if fresh and len(there) + len(fresh) > most:
         message = f"the index has {len(there):,} fields, and these items would add {len(fresh):,}; at most {most:,} are kept"
         raise ApiError(400, message, code="too_many", param="items")
 
 
 def _require_writable(service: Service) -> None:
-    service.index()
+    service.require_index()
     if service.read_only:
         raise ApiError(403, "the index of this server is read-only", code="read_only")
 
 
-def _read_items(body: bytearray, service: Service) -> tuple[ItemsAsked, list[Document], list[bytes | None]]:
+def _read_items(body: bytearray, service: Service) -> tuple[AddItemsRequest, list[Document], list[bytes | None]]:
     """Check a request, make its documents and their small pictures."""
-    asked, contents = read(ItemsAsked, body), service.contents()
+    asked, contents = parse_body(AddItemsRequest, body), service.document_builder()
     if len(asked.items) > service.limits.added:
         raise ApiError(400, f"{len(asked.items)} items; at most {service.limits.added} are added at a time", code="too_many", param="items")
     documents = []
@@ -364,11 +374,10 @@ def _read_items(body: bytearray, service: Service) -> tuple[ItemsAsked, list[Doc
     return asked, documents, small
 
 
-def _document(item: ItemAsked, contents: Any, where: str) -> Document:
-    found: Document = (
-        contents.simple(item.text, item.image, f"{where}.") if item.parts is None else contents.parts(item.parts, f"{where}.parts")
-    )
-    return found
+def _document(item: NewItem, builder: DocumentBuilder, where: str) -> Document:
+    if item.parts is not None:
+        return builder.parts(item.parts, f"{where}.parts")
+    return builder.from_text_and_image(item.text, item.image, f"{where}.")
 
 
 # `POST /v1/why`: which parts of an item's small picture pull it towards words, a picture, both, or another item
@@ -380,10 +389,10 @@ def _document(item: ItemAsked, contents: Any, where: str) -> Document:
 
 why_router = APIRouter()
 _WAITING = 4
-_turns: WeakKeyDictionary[Service, Turns] = WeakKeyDictionary()
+_why_queues: WeakKeyDictionary[Service, WhyQueue] = WeakKeyDictionary()
 
 
-class WhyAsked(Asked):
+class WhyRequest(RequestModel):
     """The item whose picture is looked at, and what it was found by: words, a picture, both, or the item it is like."""
 
     id: str
@@ -392,7 +401,7 @@ class WhyAsked(Asked):
     like: str | None = None
 
 
-class Turns:
+class WhyQueue:
     """Explains for one service, a few questions waiting at a time; what is known of the model is made when it is first needed."""
 
     def __init__(self, engine: Embedder) -> None:
@@ -417,36 +426,36 @@ class Turns:
         self.waiting -= 1
 
 
-@why_router.post("/v1/why", openapi_extra=schema(WhyAsked))
-async def why(request: Request, service: Allowed) -> Response:
+@why_router.post("/v1/why", openapi_extra=body_schema(WhyRequest))
+async def why(request: Request, service: AuthorizedService) -> Response:
     """Say how strongly each cell of a picture pulls."""
-    turns = _turns.setdefault(service, Turns(service.engine))
+    turns = _why_queues.setdefault(service, WhyQueue(service.engine))
 
     async def work(body: bytearray) -> Response:
         start = time.perf_counter()
-        service.index()
-        asked, document = await service.beside(lambda: _read_why(body, service))
-        item = await service.indexed(lambda store: item_of(store, asked.id))
+        service.require_index()
+        asked, document = await service.run_in_thread(lambda: _read_why(body, service))
+        item = await service.run_on_index(lambda store: get_item(store, asked.id))
         if item.thumbnail is None:
             raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
         picture = item.thumbnail
         with turns:
             if document is None:
-                query = (await service.indexed(lambda store: item_of(store, str(asked.like)))).vector
+                query = (await service.run_on_index(lambda store: get_item(store, str(asked.like)))).vector
             else:
                 query = await service.query(document)
-            found = await service.on_model(lambda: turns(picture, item.text, item.id, query))
+            found = await service.run_in_model_thread(lambda: turns(picture, item.text, item.id, query))
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({**found, "thumbnail": shown(item)["thumbnail"], "took_ms": took})
+        return JSONResponse({**found, "thumbnail": item_json(item)["thumbnail"], "took_ms": took})
 
-    return await service.receiver.answer(request, work)
+    return await service.reader.respond(request, work)
 
 
-def _read_why(body: bytearray, service: Service) -> tuple[WhyAsked, Document | None]:
-    asked = read(WhyAsked, body)
+def _read_why(body: bytearray, service: Service) -> tuple[WhyRequest, Document | None]:
+    asked = parse_body(WhyRequest, body)
     if (asked.like is None) == (asked.text is None and asked.image is None):
         raise ApiError(400, "give what the item was found by: 'text', 'image' or both, or else 'like'", code="invalid_value")
-    return asked, None if asked.like is not None else service.contents().simple(asked.text, asked.image, "")
+    return asked, None if asked.like is not None else service.document_builder().from_text_and_image(asked.text, asked.image, "")
 
 
 # Whether the process lives (`/healthz`), whether it takes work (`/readyz`, 503 while it stops), and what it counts
@@ -464,24 +473,24 @@ async def healthz() -> dict[str, str]:
 
 
 @health_router.get("/readyz")
-async def readyz(service: Here) -> dict[str, str]:
+async def readyz(service: CurrentService) -> dict[str, str]:
     """Say whether new work is taken."""
     if service.stopping:
         raise ApiError(503, "the server is stopping", code="stopping", wait=5)
-    if trouble := service.trouble():
+    if trouble := service.failure():
         raise ApiError(503, trouble, code="broken", wait=5)
     return {"status": "ready"}
 
 
 @health_router.get("/openapi.json", include_in_schema=False)
-async def openapi(request: Request, _: Allowed) -> dict[str, Any]:
+async def openapi(request: Request, _: AuthorizedService) -> dict[str, Any]:
     """Describe the API, to whom it answers."""
     found: dict[str, Any] = request.app.openapi()
     return found
 
 
 @health_router.get("/metrics")
-async def metrics(service: Allowed) -> Response:
+async def metrics(service: AuthorizedService) -> Response:
     """Return the counters for Prometheus."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

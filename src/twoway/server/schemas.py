@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from twoway import images
 from twoway.content import ContentError, Document, Image, Place
 from twoway.errors import BusyError, SlowError, TwowayError, UsageError, did_you_mean
-from twoway.limits import Limits as ReadingLimits
+from twoway.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,7 +108,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """Bounds of one server."""
 
     body_bytes: int = 32 << 20  # of one request, counted while it is read
@@ -142,33 +142,33 @@ class Limits:
 # The first mistake is enough. All of them together take a thousand times the memory of the body, so values are
 # counted before anything is checked, and a list is left at the first that is wrong.
 
-Model = TypeVar("Model", bound="Asked")
+Model = TypeVar("Model", bound="RequestModel")
 _VALUES = 1 << 16  # of one body
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one that has no end goes to the end, or each quote in it would be tried
 _METADATA = 64  # of one item
 
 
-class Asked(BaseModel):
+class RequestModel(BaseModel):
     """A part of a request."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ImageUrl(Asked):
+class ImageUrl(RequestModel):
     """A picture as a data URL; `detail` has no effect here."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class TextPart(Asked):
+class TextPart(RequestModel):
     """A text inside a message."""
 
     type: Literal["text"]
     text: str
 
 
-class ImagePart(Asked):
+class ImagePart(RequestModel):
     """A picture inside a message."""
 
     type: Literal["image_url"]
@@ -182,14 +182,14 @@ Content = Annotated[
 ]
 
 
-class Message(Asked):
+class Message(RequestModel):
     """A chat message; one of role `system` in front is a prompt."""
 
     role: Literal["system", "user"]
     content: Content
 
 
-class EmbeddingsAsked(Asked):
+class EmbeddingsRequest(RequestModel):
     """`POST /v1/embeddings`: OpenAI's, vLLM's `messages`, and ours (`side`, `prompt`, `prompt_name`, `truncate`)."""
 
     model: str | None = None
@@ -221,7 +221,7 @@ class EmbeddingsAsked(Asked):
         return given
 
 
-class SearchAsked(Asked):
+class SearchRequest(RequestModel):
     """`POST /v1/search`: words, a picture, both, or `id` for more like that item; none of them for any items."""
 
     text: str | None = None
@@ -243,7 +243,7 @@ def _few(given: Any) -> Any:
     return given
 
 
-class ItemAsked(Asked):
+class NewItem(RequestModel):
     """One item for the index: words, a picture, or parts in order."""
 
     id: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -253,13 +253,13 @@ class ItemAsked(Asked):
     metadata: Annotated[dict[Key, Value], BeforeValidator(_few), Field(max_length=_METADATA)] = {}
 
 
-class ItemsAsked(Asked):
+class AddItemsRequest(RequestModel):
     """`POST /v1/index/items`."""
 
-    items: Annotated[list[ItemAsked], Field(min_length=1, fail_fast=True)]
+    items: Annotated[list[NewItem], Field(min_length=1, fail_fast=True)]
 
 
-def read(kind: type[Model], body: bytes | bytearray) -> Model:
+def parse_body(kind: type[Model], body: bytes | bytearray) -> Model:
     """Read a request's body, or say where it is wrong."""
     if body.count(b",") > _VALUES and _STRING.sub(b"", body).count(b",") > _VALUES:
         raise ApiError(400, f"the body holds more than {_VALUES:,} values", code="too_many")
@@ -278,7 +278,7 @@ def read(kind: type[Model], body: bytes | bytearray) -> Model:
         raise ApiError(400, f"{place or 'the body'}: {first['msg']}"[:500], code="invalid_value", param=place[:200] or None) from error
 
 
-def schema(kind: type[Asked]) -> dict[str, Any]:
+def body_schema(kind: type[RequestModel]) -> dict[str, Any]:
     """Return how a body is described in `/openapi.json`; FastAPI cannot know, since it does not read the body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
 
@@ -292,19 +292,19 @@ def schema(kind: type[Asked]) -> dict[str, Any]:
 _SHOWN = 40  # characters of a wrong address that an error repeats
 
 
-class Contents:
+class DocumentBuilder:
     """Makes the documents of one request, and adds up their pixels."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
-        self.pictures = ReadingLimits(max_pixels=limits.pixels)
+        self.pictures = Limits(max_pixels=limits.pixels)
         self._pixels = self._characters = 0
 
     def text(self, text: str, where: str) -> Document:
         """Return a text as a document."""
         return self._document([{"text": text}], where)
 
-    def simple(self, text: str | None, image: str | None, where: str) -> Document:
+    def from_text_and_image(self, text: str | None, image: str | None, where: str) -> Document:
         """Return a picture, a text, or the picture and then the text."""
         given: list[dict[str, Any]] = [] if image is None else [{"image": _data(image, f"{where}image")}]
         return self._document([*given, *([] if text is None else [{"text": text}])], where.rstrip("."))
@@ -339,9 +339,9 @@ class Contents:
             raise ApiError(400, f"{where}: the pictures of the request have more than {bound} together", code="too_large", param=where)
 
 
-def pixels(document: Document, limits: Limits) -> int:
+def decoded_pixels(document: Document, limits: ServerLimits) -> int:
     """Return the pixels that lie in memory once a document is decoded."""
-    sizes = [images.image_size(image, place=document.place, limits=ReadingLimits(max_pixels=limits.pixels)) for image in document.images]
+    sizes = [images.image_size(image, place=document.place, limits=Limits(max_pixels=limits.pixels)) for image in document.images]
     return sum(width * height for width, height in sizes)
 
 

@@ -25,10 +25,10 @@ from twoway.embedding.embedder import look
 from twoway.embedding.inputs import Item, prompt_of
 from twoway.embedding.shards import cut
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.limits import Limits as ReadingLimits
+from twoway.limits import Limits
 
-from .batching import Ask, Batcher, Job, Metrics, Threads, Ticket
-from .schemas import ApiError, Contents, Limits, pixels
+from .batching import Batcher, EmbedJob, EncodeOptions, Metrics, QueuedDocument, WorkerThreads
+from .schemas import ApiError, DocumentBuilder, ServerLimits, decoded_pixels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # A page of another site that its name's owner has pointed at this machine could pass for a page of ours (DNS
 # rebinding); so a server without keys at a local address answers to local names alone.
 
-VARIABLE = "TWOWAY_API_KEYS"
+KEYS_VARIABLE = "TWOWAY_API_KEYS"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _SHORTEST = 16
 
@@ -82,7 +82,7 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str] = os.envir
         lines = [] if path is None else Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the keys in {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    given = [line.strip() for line in [*lines, *environment.get(VARIABLE, "").replace(",", "\n").splitlines()]]
+    given = [line.strip() for line in [*lines, *environment.get(KEYS_VARIABLE, "").replace(",", "\n").splitlines()]]
     keys = tuple(key for key in given if key and not key.startswith("#"))
     if path is not None and not any(line.strip() and not line.strip().startswith("#") for line in lines):
         raise UsageError(f"{path} holds no keys; write one a line")
@@ -114,16 +114,16 @@ def _host(request: Request) -> str | None:
 _LEFT = 499  # what nginx notes for an asker that went away; nobody sees it but the counters
 
 
-class Receiver:
+class RequestReader:
     """Reads requests for one server."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
-        self.held = 0  # bytes of all bodies in memory
+        self.held_bytes = 0  # bytes of all bodies in memory
         self.running = 0  # pieces of work of requests that are being answered
         self.stopping = False
 
-    async def answer(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
+    async def respond(self, request: Request, work: Callable[[bytearray], Coroutine[Any, Any, Response]]) -> Response:
         """Read a JSON body and answer with what `work` makes of it, in time, while the asker is there."""
         _require_json(request)
         try:
@@ -132,11 +132,11 @@ class Receiver:
                     raise ApiError(503, "the server is stopping", code="stopping", wait=5)
             with self._counted():
                 async with self._body(request) as body:
-                    return await self.in_time(_while_there(request, work(body)))
+                    return await self.with_timeout(_until_disconnect(request, work(body)))
         except ClientDisconnect:
             return Response(status_code=_LEFT)
 
-    async def in_time(self, work: Awaitable[Answer]) -> Answer:
+    async def with_timeout(self, work: Awaitable[Answer]) -> Answer:
         """Wait for a piece of work as long as a request may take."""
         with self._counted():
             return await self._bounded(work)
@@ -169,7 +169,7 @@ class Receiver:
             await self._read(request, body)
             yield body
         finally:
-            self.held -= len(body)
+            self.held_bytes -= len(body)
             with suppress(BufferError):  # a thread is reading it at this moment, and lets go of it by itself
                 body.clear()
 
@@ -180,9 +180,9 @@ class Receiver:
             async with asyncio.timeout(self.limits.upload_seconds):
                 async for chunk in request.stream():
                     body += chunk
-                    self.held += len(chunk)
+                    self.held_bytes += len(chunk)
                     self._check(len(body))
-                    if self.held > self.limits.bodies_bytes:
+                    if self.held_bytes > self.limits.bodies_bytes:
                         raise ApiError(429, "the server holds as much as it takes; try again later", code="busy", wait=2, close=True)
         except TimeoutError as error:
             raise ApiError(408, f"the body did not come in {self.limits.upload_seconds:g} seconds", code="slow", close=True) from error
@@ -200,7 +200,7 @@ def _require_json(request: Request) -> None:
         raise ApiError(415, f"the body must be JSON with 'Content-Type: application/json', not {kind[:80]!r}", code="no_json", close=True)
 
 
-async def _while_there(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """Do some work, or drop it as soon as the asker is gone."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_gone(request))
@@ -230,50 +230,57 @@ class Service:
     """One model behind HTTP, and an index where there is one."""
 
     def __init__(
-        self, engine: Embedder, store: Store | None, limits: Limits, access: Access, *, name: str | None = None, read_only: bool = False
+        self,
+        engine: Embedder,
+        store: Store | None,
+        limits: ServerLimits,
+        access: Access,
+        *,
+        name: str | None = None,
+        read_only: bool = False,
     ) -> None:
         # The engine as it is, with the server's bounds on pictures.
         self.engine = Embedder(
-            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=ReadingLimits(max_pixels=limits.pixels))
+            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=Limits(max_pixels=limits.pixels))
         )
         self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
         self.name = name or Path(engine.name).name or "model"
         self.metrics = Metrics()
         self.batcher = Batcher(self.engine, limits, self.metrics)
-        self.receiver = Receiver(limits)
-        self.on_model, self.beside = self.batcher.on_model, self.batcher.beside
+        self.reader = RequestReader(limits)
+        self.run_in_model_thread, self.run_in_thread = self.batcher.run_in_model_thread, self.batcher.run_in_thread
         self.cut_off = False  # whether answers were
-        self.until: float | None = None  # when it has to have ended, by the clock that only goes forward
+        self.deadline: float | None = None  # when it has to have ended, by the clock that only goes forward
         self._frame = lru_cache(maxsize=64)(self._measure_frame)
         # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
-        self.readers, self.writer = Threads(_READERS, "index"), Threads(1, "index-change")
-        self.pages = Threads(1, "page", most=limits.pages)
+        self.readers, self.writer = WorkerThreads(_READERS, "index"), WorkerThreads(1, "index-change")
+        self.pages = WorkerThreads(1, "page", most=limits.pages)
         if store is not None:
             store.seconds = limits.search_seconds
 
-    def contents(self) -> Contents:
+    def document_builder(self) -> DocumentBuilder:
         """Return what makes the documents of one request."""
-        return Contents(self.limits)
+        return DocumentBuilder(self.limits)
 
-    def ask(self, *, side: Side | None = None, prompt: str | None = None, prompt_name: str | None = None) -> Ask:
+    def encode_options(self, *, side: Side | None = None, prompt: str | None = None, prompt_name: str | None = None) -> EncodeOptions:
         """Return how documents are to be embedded; the prompts are those of sentence-transformers."""
         if prompt is not None and len(prompt) > self.limits.prompt:
             message = f"a prompt of {len(prompt):,} characters; at most {self.limits.prompt:,} are taken"
             raise ApiError(400, message, code="too_long", param="prompt")
-        return Ask(prompt_of(self.engine.sentence, side=side, prompt=prompt, prompt_name=prompt_name), side)
+        return EncodeOptions(prompt_of(self.engine.sentence, side=side, prompt=prompt, prompt_name=prompt_name), side)
 
-    async def embed(self, documents: Sequence[Document], ask: Ask, *, truncate: bool = False) -> Job:
+    async def embed(self, documents: Sequence[Document], ask: EncodeOptions, *, truncate: bool = False) -> EmbedJob:
         """Take documents through the model, whole or not at all; the job has the vectors."""
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping", wait=5)
-        job = Job(ask, len(documents))
-        await self.batcher.through(job, await self.beside(lambda: self._tickets(documents, job, truncate)))
+        job = EmbedJob(ask, len(documents))
+        await self.batcher.embed(job, await self.run_in_thread(lambda: self._tickets(documents, job, truncate)))
         return job
 
     async def query(self, document: Document) -> Any:
         """Return the vector of a query, as long as those of the index."""
-        job = await self.embed([document], self.ask(side="query"), truncate=True)
-        return cut(job.vectors[0][None], self.index().dimension, normal=True)[0]
+        job = await self.embed([document], self.encode_options(side="query"), truncate=True)
+        return cut(job.vectors[0][None], self.require_index().dimension, normal=True)[0]
 
     def require_model(self, name: str | None) -> None:
         """Refuse to stand in for another model."""
@@ -283,29 +290,29 @@ class Service:
                 404, f"there is no model {name[:200]!r} here{near} (there is: {self.name})", code="model_not_found", param="model"
             )
 
-    def index(self) -> Store:
+    def require_index(self) -> Store:
         """Return the index, or say that there is none."""
         if self.store is None:
             raise ApiError(404, "this server has no index; start it with --db PATH ('twoway index' makes one)", code="no_index")
         return self.store
 
-    async def indexed(self, work: Callable[[Store], Answer], *, change: bool = False) -> Answer:
+    async def run_on_index(self, work: Callable[[Store], Answer], *, change: bool = False) -> Answer:
         """Ask or change the index, in a thread beside; the answer names no folder of this machine."""
-        store = self.index()
+        store = self.require_index()
         try:
-            return await (self.writer if change else self.readers).do(work, store)
+            return await (self.writer if change else self.readers).run(work, store)
         except ContentError:
             raise
         except TwowayError as error:
             raise type(error)(_unnamed(str(error), str(store.location))) from error
 
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Say why nothing can be answered just now; nothing where something can."""
         if not self.batcher.alive:
             return "the model's thread has ended; start the server again"
         if self.batcher.stuck(self.limits.seconds):
             return "the model has been at one batch for longer than a request may take"
-        for threads, what in ((self.batcher.look, "look at requests"), (self.readers, "ask the index")):
+        for threads, what in ((self.batcher.preparers, "look at requests"), (self.readers, "ask the index")):
             if threads.stuck(self.limits.stuck_seconds):
                 return f"all threads that {what} have been at one piece of work each for {self.limits.stuck_seconds:g} seconds"
         return None
@@ -313,11 +320,11 @@ class Service:
     @property
     def stopping(self) -> bool:
         """Say whether new work is refused."""
-        return self.receiver.stopping
+        return self.reader.stopping
 
     @stopping.setter
     def stopping(self, stopping: bool) -> None:
-        self.receiver.stopping = stopping
+        self.reader.stopping = stopping
 
     @property
     def busy(self) -> bool:
@@ -326,17 +333,17 @@ class Service:
 
     def close(self) -> None:
         """End; called once no request is being answered, or the time for that is over."""
-        until = time.monotonic() + _END if self.until is None else self.until
+        until = time.monotonic() + _END if self.deadline is None else self.deadline
         self.batcher.close(until)
         for threads in (self.readers, self.writer, self.pages):
             threads.close(until)
 
-    def _tickets(self, documents: Sequence[Document], job: Job, truncate: bool) -> list[Ticket]:
+    def _tickets(self, documents: Sequence[Document], job: EmbedJob, truncate: bool) -> list[QueuedDocument]:
         """Look at documents and make them ready to wait."""
         found = []
         total = 0.0
         longest = self.engine.lengths.longest or float("inf")
-        frame = self._frame(job.ask)
+        frame = self._frame(job.options)
         for index, item in enumerate(look(self.engine, documents)):
             if isinstance(item, ContentError):
                 raise item
@@ -349,11 +356,11 @@ class Service:
             if total > self.limits.queue_tokens:
                 message = f"the request has more than {self.limits.queue_tokens:,} tokens, its prompts included; send less at a time"
                 raise ApiError(400, message, code="too_long")
-            held = pixels(item.document, self.limits)
-            found.append(Ticket(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
+            held = decoded_pixels(item.document, self.limits)
+            found.append(QueuedDocument(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
         return found
 
-    def _measure_frame(self, ask: Ask) -> float:
+    def _measure_frame(self, ask: EncodeOptions) -> float:
         """Return how many tokens template and prompt add to a document."""
         item = look(self.engine, [Document((Text("a"),))])[0]
         if not isinstance(item, Item):
@@ -384,5 +391,5 @@ def _allowed(request: FastapiRequest) -> Service:
     return service
 
 
-Here = Annotated[Service, Depends(_service)]
-Allowed = Annotated[Service, Depends(_allowed)]
+CurrentService = Annotated[Service, Depends(_service)]
+AuthorizedService = Annotated[Service, Depends(_allowed)]

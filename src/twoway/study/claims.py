@@ -20,7 +20,7 @@ from .outcomes import BASE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .outcomes import Floats, Reading
+    from .outcomes import Floats, StudyOutcomes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Found:
+class ComparisonResult:
     """What a comparison shows: the verdict, and intervals for all of its tasks and by group and task."""
 
     comparison: Comparison
@@ -59,7 +59,7 @@ class Claim:
     about: dict[str, Any]
     scope: tuple[str, ...]
     smallest: float
-    found: tuple[Found, ...]
+    results: tuple[ComparisonResult, ...]
     arms: tuple[str, ...]
     curve: tuple[Series, ...] = ()
 
@@ -82,7 +82,7 @@ def doses(names: Sequence[str]) -> list[float]:
         return [float(place) for place in range(len(names))]
 
 
-def comparisons(about: Mapping[str, Any], reading: Reading) -> list[Comparison]:
+def comparisons(about: Mapping[str, Any], reading: StudyOutcomes) -> list[Comparison]:
     """Return what a claim asks."""
     curve = about.get("curve")
     if not curve:
@@ -105,7 +105,7 @@ def comparisons(about: Mapping[str, Any], reading: Reading) -> list[Comparison]:
     return [*both, *([_trend(reading, f"growth of the difference over {axis}", [there, control], [1.0, -1.0])] if len(there) > 2 else [])]
 
 
-def _trend(reading: Reading, says: str, lines: Sequence[dict[str, str]], signs: Sequence[float]) -> Comparison:
+def _trend(reading: StudyOutcomes, says: str, lines: Sequence[dict[str, str]], signs: Sequence[float]) -> Comparison:
     """Return the growth from the first dose that was run to the last: of a line, or of one minus another."""
     names = list(lines[0])
     run = [name for name in names if all(reading.arms[line[name]].runs for line in lines)]
@@ -120,14 +120,14 @@ def _trend(reading: Reading, says: str, lines: Sequence[dict[str, str]], signs: 
     return _comparison(reading, says + (f" (without {', '.join(left_out)}: not run)" if left_out else ""), parts)
 
 
-def _comparison(reading: Reading, says: str, parts: Sequence[tuple[str, float]]) -> Comparison:
+def _comparison(reading: StudyOutcomes, says: str, parts: Sequence[tuple[str, float]]) -> Comparison:
     weights: dict[str, float] = {}
     for arm, weight in parts:
         weights[arm] = weights.get(arm, 0.0) + weight
     return Comparison(says, weights, "; ".join(_missing(reading, list(weights))))
 
 
-def _missing(reading: Reading, arms: Sequence[str]) -> list[str]:
+def _missing(reading: StudyOutcomes, arms: Sequence[str]) -> list[str]:
     return [reading.arms[arm].why() for arm in dict.fromkeys(arms) if not reading.arms[arm].runs]
 
 
@@ -144,14 +144,16 @@ def _claim(evidence: Evidence, about: dict[str, Any]) -> Claim:
     return Claim(about, scope, smallest, found, tuple(dict.fromkeys(arms)), series)
 
 
-def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()) -> Found:
+def _decide(
+    evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()
+) -> ComparisonResult:
     """Compute a comparison; if it cannot be trusted, it gets no verdict, whatever its interval."""
     if asked.missing:
         gate = evidence.reading.gate
         closed = [f"the gate is not passed: {gate.get('why')}"] if gate.get("passed") is False else []
-        return Found(asked, Verdict(NOT_RUN, "; ".join([asked.missing, *closed])))
+        return ComparisonResult(asked, Verdict(NOT_RUN, "; ".join([asked.missing, *closed])))
     if not scope:
-        return Found(asked, Verdict(NOT_RUN, "none of its tasks was scored"))
+        return ComparisonResult(asked, Verdict(NOT_RUN, "none of its tasks was scored"))
     interval = evidence.interval(asked.weights, scope)
     groups = {name: evidence.interval(asked.weights, tasks) for name, tasks in evidence.reading.groups(scope).items()}
     tasks = {name: evidence.interval(asked.weights, (name,)) for name in scope}
@@ -162,7 +164,7 @@ def _decide(evidence: Evidence, asked: Comparison, scope: tuple[str, ...], small
         caveats.append(f"without {', '.join(unasked)}, which the study has not scored")
     if once := evidence.once(asked.weights, scope):
         caveats.append(f"the variance of {' and '.join(once)}, run once, is not in it")
-    return Found(asked, Verdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
+    return ComparisonResult(asked, Verdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
 
 
 def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Verdict | None:
@@ -227,7 +229,7 @@ class Spread:
 class Evidence:
     """The runs of a study at every draw of items."""
 
-    def __init__(self, reading: Reading, *, draws: int = DRAWS, seed: int = 0) -> None:
+    def __init__(self, reading: StudyOutcomes, *, draws: int = DRAWS, seed: int = 0) -> None:
         self.reading = reading
         self.columns = [(arm, run) for arm in reading.arms.values() for run in arm.runs]
         tables: dict[str, Floats] = {}

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from twoway.recipes.stages import Kind
 
-    from .grid import Grid, Task
+    from .grid import Grid, GridJob
 
 
 @dataclass(frozen=True)
-class Line:
+class JobForecast:
     """Jobs that differ only in their seed."""
 
     name: str
@@ -49,10 +49,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Forecasts:
+class StudyForecast:
     """A study, before it is done."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[JobForecast, ...]
     said: str
     notes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -70,7 +70,7 @@ def forecast(
     jobs: int = 1,
     claims: Collection[int] = (),
     kinds: Mapping[str, Kind] | None = None,
-) -> Forecasts:
+) -> StudyForecast:
     """Forecast a study; the parameters are those of `run`. Arms count at the rate that is found, or at the first that is to be tried."""
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)
     first = first_rates(layout.study)
@@ -78,7 +78,7 @@ def forecast(
     wanted = needed(grid, chosen_arms(layout.study, claims))
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])
-    lines: list[Line] = []
+    lines: list[JobForecast] = []
     notes: list[str] = []
     problems: list[str] = []
     total, unknown = 0.0, 0
@@ -94,24 +94,24 @@ def forecast(
         unknown += open_ if seconds is None else 0
         tokens = found.amount.tokens if found.amount else None
         source = task.job.source if task.job.base is None else "base"
-        lines.append(Line(name, source, len(group), len(group) - open_, rows, tokens, seconds, found.memory))
+        lines.append(JobForecast(name, source, len(group), len(group) - open_, rows, tokens, seconds, found.memory))
         notes += [note for note in found.notes if "not estimated" not in note]
         problems += found.problems
     done = sum(line.done for line in lines)
     some = f", and {unknown} jobs of which no time is known before one is done" if unknown else ""
     said = f"{len(wanted)} jobs, {done} done; about {duration(total)} of one thread{some}; with {jobs} at a time {duration(total / jobs)}"
-    return Forecasts(tuple(lines), said, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)))
+    return StudyForecast(tuple(lines), said, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(problems)))
 
 
-def _step(task: Task) -> Step:
+def _step(task: GridJob) -> Step:
     standing = task.stand.standing
     return Step(task.job, task.folder, task.base, "keep" if standing == "done" else "go on" if standing == "begun" else "do")
 
 
-def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
+def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[GridJob]]:
     """Return the tasks that are wanted, in groups that differ only in their seed, by name."""
     trials = {key for tried in grid.trials.values() for key in tried.values()}
-    groups: dict[str, list[Task]] = {}
+    groups: dict[str, list[GridJob]] = {}
     for key, task in grid.tasks.items():
         if key not in wanted:
             continue
@@ -119,13 +119,13 @@ def _alike(grid: Grid, wanted: Collection[str]) -> dict[str, list[Task]]:
     return groups
 
 
-def _forecasts(left: Mapping[str, Sequence[Task]], grid: Grid, steps: Mapping[str, Step]) -> dict[str, Forecast]:
+def _forecasts(left: Mapping[str, Sequence[GridJob]], grid: Grid, steps: Mapping[str, Step]) -> dict[str, Forecast]:
     """Forecast one job of each remaining group; they share one scan of the data."""
     with shared_tables():
         return {name: _of(group[0], grid, steps) if group else Forecast(name, "done") for name, group in left.items()}
 
 
-def _of(task: Task, grid: Grid, steps: Mapping[str, Step]) -> Forecast:
+def _of(task: GridJob, grid: Grid, steps: Mapping[str, Step]) -> Forecast:
     """Forecast one job among those that it needs."""
     chain, open_ends = [], [(task, task.job.name)]
     while open_ends:

@@ -43,7 +43,7 @@ STAGES, RESULTS, LOGS, VECTORS = "stages", "results", "logs", "vectors"
 
 
 @dataclass(frozen=True)
-class Task:
+class GridJob:
     """One job of a study: where it is done, from what, and after which others."""
 
     title: str
@@ -90,7 +90,7 @@ class Run:
 class Grid:
     """All tasks that are known, in the order in which they are best done, and the runs that they make."""
 
-    tasks: dict[str, Task]
+    tasks: dict[str, GridJob]
     runs: tuple[Run, ...]
     waiting: tuple[str, ...]  # arms whose rate is not known yet
     chains: dict[str, tuple[str, ...]]  # arm -> keys of the tasks before its contrastive stage, of its first run
@@ -98,7 +98,7 @@ class Grid:
     trials: dict[str, dict[float, str]]  # arm -> rate -> key of the task that tries it
 
     @property
-    def gate(self) -> Task:
+    def gate(self) -> GridJob:
         """The task that tests whether the base uses its pictures."""
         return next(task for task in self.tasks.values() if task.job.kind.name == GATE)
 
@@ -127,7 +127,7 @@ class Layout:
         return self._grids[key]
 
     def _lay_out(self, rates: Mapping[str, float]) -> Grid:
-        tasks: dict[str, Task] = {}
+        tasks: dict[str, GridJob] = {}
         runs: list[Run] = []
         chains: dict[str, tuple[str, ...]] = {}
         named: dict[str, dict[str, None]] = {one.recipe.name: {} for one in self.study.before}
@@ -155,7 +155,7 @@ class Layout:
                 runs.append(Run(arm.name, seed, stage_seeds, keys[-2], keys[-1], self._results(arm, seed, stage_seeds)))
         return Grid(tasks, tuple(runs), tuple(waiting), chains, {name: tuple(keys) for name, keys in named.items()}, trials)
 
-    def _add(self, tasks: dict[str, Task], stages: Sequence[StageRecipe], title: str) -> list[str]:
+    def _add(self, tasks: dict[str, GridJob], stages: Sequence[StageRecipe], title: str) -> list[str]:
         """Add the jobs of one recipe; return their keys in its order."""
         jobs = plan(Recipe(self.study.name, self.study.base, tuple(stages)), of_model=self._models, of_data=self._data)
         # A job that another arm has too, maybe under another name, is done in one place.
@@ -173,7 +173,7 @@ class Layout:
             base = job.base or str(folders[job.source])
             makers = {name: (by_name[name].kind, folders[name]) for name in names_of(job.config)}
             keys = tuple(by_name[name].fingerprint for name in sorted(needs))
-            task = Task(job_title, job, base, folders[job.name], keys, makers)
+            task = GridJob(job_title, job, base, folders[job.name], keys, makers)
             tasks.setdefault(task.key, task)
         return [job.fingerprint for job in jobs]
 
@@ -242,7 +242,7 @@ def _trial(arm: Arm, rate: float) -> Any:
     )
 
 
-def base_of(task: Task) -> str:
+def base_of(task: GridJob) -> str:
     """Return what a stage of the study starts from, by name."""
     return START if task.job.base is not None else task.job.source
 
@@ -407,7 +407,7 @@ def first_rates(study: Study) -> dict[str, float]:
     return found
 
 
-def _score(task: Task) -> float | None:
+def _score(task: GridJob) -> float | None:
     record = read_record(task.folder) if task.stand.standing == "done" else None
     if record is not None and SCORE not in record.figures:
         why = (
@@ -458,7 +458,7 @@ def needed(grid: Grid, arms: Collection[str]) -> frozenset[str]:
 # How long the rest of a study takes, by what a row has taken so far in stages of the same kind.
 
 
-def amount(task: Task) -> int:
+def amount(task: GridJob) -> int:
     """Return the rows of a task; 1 where none are counted."""
     return rows_read(task.job.config) or 1
 
@@ -492,7 +492,7 @@ def seconds_left(grid: Grid, done: Collection[str], jobs: int) -> float | None:
 # Scores where the report looks for them: copies under `results/ARM`, of what the jobs have written under `stages`.
 
 
-def take_over(run: Run, task: Task, *, done: bool) -> None:
+def take_over(run: Run, task: GridJob, *, done: bool) -> None:
     """Copy a run's scores; a copy of an earlier design of the study goes, and its original stays."""
     made = task.folder / task.job.kind.marker
     pairs = ((items_path(made), items_path(run.results)), (made, run.results))

@@ -30,7 +30,7 @@ _NO_RATE = "its learning rate is not known yet"
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoredTask:
     """A task as results describe it."""
 
     name: str
@@ -43,7 +43,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """One run: its seed, which seeds the stages before had where there are several, and the score of each item by task."""
 
     seed: int
@@ -52,12 +52,12 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRuns:
     """One arm: its description in the study, its runs, and the reasons of missing runs."""
 
     name: str
     about: dict[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[ScoredRun, ...]
     missing: tuple[tuple[str, str], ...]  # which run, and why it is not there
 
     @property
@@ -65,7 +65,7 @@ class Arm:
         """Return the stage that its contrastive stage starts from."""
         return str(self.about.get("from") or BASE)
 
-    def called(self, run: Run) -> str:
+    def called(self, run: ScoredRun) -> str:
         """Name a run by its seeds; only by that of its contrastive stage if no other differs."""
         return f"{run.seed} ({run.before})" if len({one.before for one in self.runs}) > 1 else str(run.seed)
 
@@ -103,15 +103,15 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StudyOutcomes:
     """A study as far as it has come."""
 
     out: Path
     about: dict[str, Any]
     gate: dict[str, Any]
-    tasks: dict[str, Task]
+    tasks: dict[str, ScoredTask]
     abouts: dict[str, list[tuple[str, ...]]]  # task -> item -> what it is about
-    arms: dict[str, Arm]
+    arms: dict[str, ArmRuns]
     baselines: dict[str, dict[str, float]]  # models that cannot know: name -> task -> score
 
     def scope(self, tasks: Sequence[str] = (), groups: Sequence[str] = ()) -> tuple[str, ...]:
@@ -148,11 +148,11 @@ def require_study(out: str | Path, study: str | Path) -> None:
         raise UsageError(f"{out} holds the study {about.get('study')} ({about.get('file')}), not {study}; name that one, or another OUT")
 
 
-def read_outcomes(out: str | Path) -> Reading:
+def read_outcomes(out: str | Path) -> StudyOutcomes:
     """Read a study's folder."""
     out = Path(out)
     about = facts(out)
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, ScoredTask] = {}
     order: dict[str, list[str]] = {}
     sizes: dict[str, dict[str, int]] = {}  # how many candidates each item has
     abouts: dict[str, list[tuple[str, ...]]] = {}
@@ -184,10 +184,10 @@ def read_outcomes(out: str | Path) -> Reading:
                 if {key: kept.size for key, kept in items.get(task, {}).items()} != sizes[task]:
                     raise UsageError(f"{path}: the items of {task} are not those of the study's other runs; evaluate this arm again")
             scores = {task: kept_scores(tasks[task].metric, items[task], keys) for task, keys in order.items()}
-            runs.append(Run(int(one["seed"]), before, scores))
-        arms[name] = Arm(name, arm, tuple(runs), tuple(missing))
+            runs.append(ScoredRun(int(one["seed"]), before, scores))
+        arms[name] = ArmRuns(name, arm, tuple(runs), tuple(missing))
     gate = _json(out / "gate.json") or {"passed": None, "why": "the gate has not been tested yet"}
-    return Reading(out, about, gate, tasks, abouts, arms, baselines)
+    return StudyOutcomes(out, about, gate, tasks, abouts, arms, baselines)
 
 
 def facts(out: Path) -> dict[str, Any]:
@@ -219,10 +219,10 @@ def _why_not(run: dict[str, Any]) -> str:
     return str(run.get("error") or ("its results are not there" if state == DONE else _SAID.get(state, state)))
 
 
-def _task(name: str, entry: dict[str, Any]) -> Task:
+def _task(name: str, entry: dict[str, Any]) -> ScoredTask:
     chance = entry["chance"] or 0.0
     luck = (entry.get("chance95") or (0.0, chance))[1]
-    return Task(name, entry["metric"], entry.get("group", ""), tuple(entry.get("marks", ())), entry["n"] or 0, chance, luck)
+    return ScoredTask(name, entry["metric"], entry.get("group", ""), tuple(entry.get("marks", ())), entry["n"] or 0, chance, luck)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -24,8 +24,8 @@ from .outcomes import BASE, read_outcomes
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from .claims import Claim, Found, Interval
-    from .outcomes import Arm, Reading
+    from .claims import Claim, ComparisonResult, Interval
+    from .outcomes import ArmRuns, StudyOutcomes
 
     Scope = Sequence[str]
 
@@ -63,7 +63,7 @@ def write_page(out: str | Path) -> list[Path]:
         numbers=_numbers(reading, claims),
         method=f"{METHOD} {describe_luck(evidence)} {MANY}",
         differences=interval_chart(_DIFFERENCES, "dots in the claims below are seeds", _difference_rows(claims)),
-        verdicts=[[_number(claim), _badge(one), one.comparison.says, one.verdict.why] for claim in claims for one in claim.found],
+        verdicts=[[_number(claim), _badge(one), one.comparison.says, one.verdict.why] for claim in claims for one in claim.results],
         gate=reading.gate,
         gate_rows=_gate_rows(reading.gate),
         papers=[
@@ -119,7 +119,7 @@ def describe_onset(evidence: Evidence, claim: Claim) -> str:
     if control is None or claim.about["curve"].get("best"):
         return ""
     # Doses that were not run say nothing, and where the gate does not hold none does.
-    at = {one.comparison.says.removeprefix("at ").partition(":")[0]: one for one in claim.found if one.comparison.says.startswith("at ")}
+    at = {one.comparison.says.removeprefix("at ").partition(":")[0]: one for one in claim.results if one.comparison.says.startswith("at ")}
     words = {name: one.verdict.word for name, one in at.items() if one.interval is not None}
     if not words or evidence.reading.gate.get("passed") is not True:
         return ""
@@ -151,8 +151,8 @@ def describe_luck(evidence: Evidence) -> str:
 # What the page shows beside its claims.
 
 
-def _numbers(reading: Reading, claims: Sequence[Claim]) -> list[tuple[str, str]]:
-    counts = Counter(one.verdict.word for claim in claims for one in claim.found)
+def _numbers(reading: StudyOutcomes, claims: Sequence[Claim]) -> list[tuple[str, str]]:
+    counts = Counter(one.verdict.word for claim in claims for one in claim.results)
     # An arm that waits for its rate has no run yet, and will have one for each seed at least.
     runs = sum(len(arm.about.get("runs") or reading.about.get("seeds") or ()) for arm in reading.arms.values())
     done = sum(len(arm.runs) for arm in reading.arms.values())
@@ -180,7 +180,7 @@ def _costs(evidence: Evidence) -> list[list[object]]:
     return sorted(rows, key=lambda row: row[2])
 
 
-def _tried_rates(arm: Arm) -> str:
+def _tried_rates(arm: ArmRuns) -> str:
     """Return the learning rates that were tried."""
     tried = {rate: score for rate, score in (arm.about.get("rates") or {}).items() if score is not None}
     return ", ".join(f"{rate}: {score:.3f}" for rate, score in tried.items()) or "not searched for this arm"
@@ -208,7 +208,7 @@ def _number(claim: Claim) -> int:
     return int(claim.about["claim"])
 
 
-def _badge(found: Found) -> Badge:
+def _badge(found: ComparisonResult) -> Badge:
     return Badge(found.verdict.word, _BADGES.get(found.verdict.word, "dull"))
 
 
@@ -218,7 +218,7 @@ def _claim_parts(evidence: Evidence, claim: Claim) -> dict[str, Any]:
     return {
         "says": says[:1].upper() + says[1:],
         "paper": claim.about.get("paper"),
-        "comparisons": [(_badge(one), one.interval and _interval(one.interval), one) for one in claim.found],
+        "comparisons": [(_badge(one), one.interval and _interval(one.interval), one) for one in claim.results],
         "onset": describe_onset(evidence, claim),
         "curves": _curves(evidence, claim),
         "differences": _difference_charts(evidence, claim),
@@ -247,9 +247,9 @@ def _curves(evidence: Evidence, claim: Claim) -> list[str]:
 def _difference_charts(evidence: Evidence, claim: Claim) -> list[str]:
     """Return each comparison's difference over all tasks, by group and by task; those of a curve stand in one chart."""
     unit = _metric(evidence, claim.scope)
-    several = bool(claim.curve) and len(claim.found) > 1
+    several = bool(claim.curve) and len(claim.results) > 1
     charts = [interval_chart("Differences", unit, _difference_rows([claim]))] if several else []
-    for one in claim.found:
+    for one in claim.results:
         if one.interval is None or (several and not one.comparison.says.startswith("growth")):
             continue
         parts = {**(one.groups or {}), **((one.tasks or {}) if len(claim.scope) > 1 else {})} if one.tasks else {}
@@ -260,10 +260,10 @@ def _difference_charts(evidence: Evidence, claim: Claim) -> list[str]:
 
 
 def _difference_rows(claims: Iterable[Claim]) -> list[IntervalRow]:
-    return [_difference_row(one.comparison.says, one) for claim in claims for one in claim.found if one.interval is not None]
+    return [_difference_row(one.comparison.says, one) for claim in claims for one in claim.results if one.interval is not None]
 
 
-def _difference_row(name: str, found: Found, *, dots: Sequence[float] = ()) -> IntervalRow:
+def _difference_row(name: str, found: ComparisonResult, *, dots: Sequence[float] = ()) -> IntervalRow:
     assert found.interval is not None
     colour = _COLOURS.get(found.verdict.word, "c0")
     return IntervalRow(name, found.interval.value, found.interval.low, found.interval.high, colour, dots, strong=True)
@@ -295,7 +295,7 @@ def _mean_score(evidence: Evidence, arm: str, scope: Scope) -> str:
     return text if evidence.above_chance(arm, scope) else f"{text}, at chance"
 
 
-def _by_seed(evidence: Evidence, found: Found, scope: Scope) -> list[float]:
+def _by_seed(evidence: Evidence, found: ComparisonResult, scope: Scope) -> list[float]:
     """Return the difference at each seed that all of its arms have."""
     scores = {arm: evidence.by_number(arm, scope) for arm in found.comparison.weights}
     common = [seed for seed in next(iter(scores.values())) if all(seed in one for one in scores.values())]
@@ -404,7 +404,7 @@ def _study_parts(study: _Study) -> dict[str, Any]:
     rows: list[list[object]] = []
     for claim in claims:
         says = [claim.about["claim"], claim.about["says"], claim.about.get("paper", "")]
-        for one in claim.found:
+        for one in claim.results:
             rows.append([*says, one.comparison.says, "" if one.interval is None else _interval(one.interval), f"**{one.verdict.word}**"])
             says = ["", "", ""]
     metrics = ", ".join(sorted({task.metric for task in evidence.reading.tasks.values()}))
@@ -428,7 +428,7 @@ def _notes(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
     """Return the reasons of verdicts besides their intervals; comparisons that were not run have a list of their own."""
     notes = []
     for claim in claims:
-        for one in claim.found:
+        for one in claim.results:
             if one.verdict.word in (UNDECIDED, NOT_SEEN) or one.caveats:
                 notes.append(f"claim {claim.about['claim']}, {one.comparison.says}: {one.verdict.word}, {one.verdict.why}")
         if onset := describe_onset(evidence, claim):
@@ -477,7 +477,7 @@ def _arms(evidence: Evidence) -> list[list[object]]:
 
 def _by_kind(evidence: Evidence, claims: Sequence[Claim]) -> tuple[list[str], list[list[object]]]:
     """Return kinds of task, and each comparison by them; if all of its arms are at chance, a difference is no evidence."""
-    compared = [(claim, one) for claim in claims for one in claim.found if one.groups]
+    compared = [(claim, one) for claim in claims for one in claim.results if one.groups]
     kinds = list(dict.fromkeys(kind for _, one in compared for kind in one.groups or {}))
     rows: list[list[object]] = []
     for claim, one in compared:
@@ -497,7 +497,7 @@ def _not_run(studies: Sequence[_Study]) -> list[str]:
     claims = [claim for study in studies for claim in study.claims]
     lines = []
     for number, paper in _papers_and_own(claims).items():
-        asked = [one for claim in claims if _number(claim) == number for one in claim.found]
+        asked = [one for claim in claims if _number(claim) == number for one in claim.results]
         missing = [one for one in asked if one.interval is None]
         if not asked:
             lines.append(f"claim {number}: {paper.title}: no study here asks it")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from twoway.recipes.stages import Kind
 
     from .config import Study
-    from .grid import Grid, Layout, Run, Task
+    from .grid import Grid, GridJob, Layout, Run
 
 State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
 
@@ -255,7 +255,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 class Worker:
     """A job that is being done."""
 
-    task: Task
+    task: GridJob
     process: ForkServerProcess
     log: Path
     began: float
@@ -280,7 +280,7 @@ class Workers:
         """Whether one more can be started."""
         return len(self.busy) < self.count
 
-    def start(self, task: Task) -> None:
+    def start(self, task: GridJob) -> None:
         """Begin a job."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = log_of(self.logs, task)
@@ -312,7 +312,7 @@ class Workers:
         self.busy.clear()
 
 
-def log_of(logs: Path, task: Task) -> Path:
+def log_of(logs: Path, task: GridJob) -> Path:
     """Return where a job's output goes."""
     return logs / f"{task.folder.name}.log"
 
@@ -541,14 +541,14 @@ def _run(one: Run, records: Mapping[str, Record | None], causes: Mapping[str, st
     }
 
 
-def _told(task: Task) -> dict[str, Any]:
+def _told(task: GridJob) -> dict[str, Any]:
     """Return the settings of a stage that are not its defaults."""
     usual = yaml.safe_load(dump(task.job.kind.config()))
     said = {key: value for key, value in yaml.safe_load(dump(task.job.config)).items() if value != usual.get(key)}
     return {key: value for key, value in said.items() if key not in task.job.kind.free}
 
 
-def _job(task: Task, record: Record | None, failed: str | None, out: Path) -> dict[str, Any]:
+def _job(task: GridJob, record: Record | None, failed: str | None, out: Path) -> dict[str, Any]:
     log = log_of(out / LOGS, task)
     return {
         "name": task.title,
