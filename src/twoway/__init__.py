@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twoway.evaluation.mteb import mteb_model as mteb_model
     from twoway.methods.bridge.config import BridgeConfig as BridgeConfig
     from twoway.methods.bridge.method import bridge as bridge
-    from twoway.methods.convert import ConvertConfig as ConvertConfig
+    from twoway.methods.config import ConvertConfig as ConvertConfig
     from twoway.methods.convert import ConvertResult as ConvertResult
     from twoway.methods.convert import convert as convert
     from twoway.methods.finetune.config import FinetuneConfig as FinetuneConfig
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
 _HOME: dict[str, str] = {
     "BridgeConfig": "twoway.methods.bridge.config",
-    "ConvertConfig": "twoway.methods.convert",
+    "ConvertConfig": "twoway.methods.config",
     "ConvertResult": "twoway.methods.convert",
     "Document": "twoway.content",
     "Embedder": "twoway.embedding.embedder",

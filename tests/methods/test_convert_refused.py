@@ -18,6 +18,7 @@ import twoway
 from twoway import cli
 from twoway.errors import TwowayError, UsageError
 from twoway.methods import convert as stage
+from twoway.methods.config import ConvertConfig
 from twoway.models import loading
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def test_what_the_hub_answers_is_said(error: type[Exception], words: str, tmp_pa
 )
 def test_a_wish_that_does_not_exist_is_refused_before_any_work(wish: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        stage.ConvertConfig(**wish)
+        ConvertConfig(**wish)
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from twoway.config import load
 from twoway.data.config import MaskingConfig
 from twoway.embedding import open_embedder
 from twoway.errors import UsageError
-from twoway.methods.convert import ConvertConfig, convert
+from twoway.methods.convert import convert
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare
 from twoway.models import kernels, loading
@@ -245,7 +245,7 @@ def test_what_the_machine_lacks_is_one_line(tiny_model: Callable[[str], Path], t
         pytest.skip("this machine has it")
     line = r"this machine has no flash_attention_2 for the language \(it has: auto, sdpa, eager, flex_attention\)"
     with pytest.raises(UsageError, match=line):
-        ConvertConfig(attn_implementation="language=flash_attention_2")
+        convert(tmp_path / "nothing", tmp_path / "out", attn_implementation="language=flash_attention_2")
     with pytest.raises(UsageError, match=line):
         open_embedder(tmp_path / "nothing", attn_implementation="language=flash_attention_2")
 

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .parser import add_attn_implementation, print_table
+from .parser import add_settings, print_table, setting_words
 
 if TYPE_CHECKING:
     import argparse
@@ -27,32 +27,15 @@ CONVERT_EXAMPLE = """twoway convert Qwen/Qwen2-VL-2B-Instruct my-model --prompts
 
 def configure_convert(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from twoway.methods.config import ConvertConfig
+
     parser.add_argument("src", metavar="SRC", help="hub id or folder")
     parser.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     parser.add_argument("--config", metavar="FILE", help="YAML file with these options (max_length: 2048); options given here win")
-    parser.add_argument(
-        "--attention",
-        choices=("two-way", "causal", "mixed"),
-        help="who sees whom (default: two-way); mixed: where layers allow it",
-    )
-    parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="states to vector (default: the source's own, or mean)")
-    parser.add_argument(
-        "--template", choices=("chat", "plain"), help="turns of a chat, or contents one behind the other (default: as SRC was trained)"
-    )
-    parser.add_argument("--processor", metavar="DIR", help="folder or hub id of the processor, where SRC has none")
-    parser.add_argument("--base", metavar="SRC", help="base of an adapter (default: the one it names)")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights; auto keeps SRC's"
-    )
-    parser.add_argument("--mask-token", metavar="TOKEN", help="token for masked training (default: an unused one, or a new one)")
     parser.add_argument("--prompts", metavar="NAME=TEXT", action="append", default=[], help="a prompt to save; may be repeated")
-    parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: what the model has positions for)")
-    parser.add_argument("--min-pixels", metavar="N", type=int, help="enlarge smaller pictures to this area (default: as SRC's processor)")
-    parser.add_argument("--max-pixels", metavar="N", type=int, help="shrink larger pictures to this area (default: as SRC's processor)")
-    parser.add_argument("--truncate-dim", metavar="N", type=int, help="keep the first N numbers of a vector (for Matryoshka models)")
-    add_attn_implementation(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is whole")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
+    add_settings(parser, ConvertConfig, without=("prompts",), title="settings (also in the YAML file)")
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -60,14 +43,12 @@ def run_convert(args: argparse.Namespace) -> int:
     import dataclasses
 
     from twoway.config import load
-    from twoway.methods.convert import ConvertConfig
+    from twoway.methods.config import ConvertConfig
     from twoway.methods.convert import run as convert
     from twoway.models.checkpoint import parse_prompts
 
-    config = load(ConvertConfig, args.config)
-    names = [option.name for option in dataclasses.fields(ConvertConfig) if option.name != "prompts"]
-    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    config = dataclasses.replace(config, **given, prompts=config.prompts | parse_prompts(args.prompts))
+    config = load(ConvertConfig, args.config, setting_words(args))
+    config = dataclasses.replace(config, prompts=config.prompts | parse_prompts(args.prompts))
     result = convert(args.src, args.out, config, overwrite=args.overwrite)
     if args.json:
         sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")

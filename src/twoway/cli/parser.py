@@ -81,11 +81,17 @@ class Parser(argparse.ArgumentParser):
 # `key=value` word, so that types, ranges and errors are those of the configuration.
 
 
-def add_settings(parser: argparse.ArgumentParser, cls: Any, *, without: Sequence[str] = ()) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser,
+    cls: Any,
+    *,
+    without: Sequence[str] = (),
+    title: str = "settings (or key=value words, or the YAML file)",
+) -> None:
     """Declare an option for each setting of a class, a group of options for each group of settings."""
     from twoway.config import settings_of
 
-    _add_options(parser.add_argument_group("settings (also as key=value, or in the YAML file)"), cls, "", without)
+    _add_options(parser.add_argument_group(title), cls, "", without)
     for name, (group, about) in settings_of(cls).items():
         if name not in without:
             _add_options(parser.add_argument_group(f"settings of {name}: {about}"), group, f"{name}.")
@@ -122,7 +128,7 @@ def setting_words(args: argparse.Namespace) -> list[str]:
     """Return what such options were given as `key=value` words, behind those that stand there as words."""
     given = {name.removeprefix(SETTING): value for name, value in vars(args).items() if name.startswith(SETTING) and value is not None}
     said = [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
-    return [*args.words, *said]
+    return [*getattr(args, "words", ()), *said]
 
 
 # Options that several verbs have: how a model is opened, and what becomes of a bad row.

@@ -11,7 +11,7 @@ from twoway.config import SettingPath, settings
 from twoway.data.config import CostWeights, SourceConfig
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels
-from twoway.models.config import AttnImplementation, by_part
+from twoway.models.config import Attention, AttnImplementation, by_part
 from twoway.training.config import TrainConfig
 
 
@@ -86,4 +86,33 @@ class MethodConfig(TrainConfig):
         """Refuse what cannot be."""
         super().__post_init__()
         by_part(self.attn_implementation)
+        check_pixels(self.min_pixels, self.max_pixels)
+
+
+@settings
+class ConvertConfig:
+    """The options of `convert`; what is not given comes from the source, and then from the defaults."""
+
+    attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
+    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the source's, or mean")
+    template: Literal["chat", "plain"] | None = Field(default=None, description="how inputs are written; default: the source's, or chat")
+    processor: str | None = Field(default=None, description="hub id or folder of the processor, where the source has none")
+    base: str | None = Field(default=None, description="hub id or folder of the model that an adapter belongs to")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="type of the weights that are written; auto: the source's"
+    )
+    mask_token: str | None = Field(default=None, description="the token that stands for a masked word")
+    prompts: dict[str, str] = Field(default_factory=dict, description="instructions by name")
+    max_length: int | None = Field(default=None, description="tokens of an input, at most")
+    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
+    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
+    truncate_dim: int | None = Field(default=None, description="numbers of a vector; default: all")
+    attn_implementation: str | AttnImplementation | None = Field(
+        default=None, description="attention kernel that the result is proved with; it is not saved"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.attn_implementation is not None:
+            by_part(self.attn_implementation)
         check_pixels(self.min_pixels, self.max_pixels)

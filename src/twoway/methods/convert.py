@@ -17,21 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from transformers.utils import logging as tf_logging
 
-from twoway.config import settings
 from twoway.errors import TwowayError
 from twoway.files import fresh_folder
-from twoway.limits import check_pixels
 from twoway.models import checkpoint, kernels, loading
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
 from twoway.models.attention import set_attention
-from twoway.models.config import AUTO, Attention, AttnImplementation, Setting
+from twoway.models.config import AUTO, Attention, Setting
 from twoway.models.opening import open_start, warn_of_chat, write_as
 from twoway.models.processor import Style, ensure_mask_token, set_pixels
 from twoway.proof import probe
+
+from .config import ConvertConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,32 +47,6 @@ _NOT_BARE = (
     "VLM2Vec numbers the tokens of a picture as text, and no checkpoint can say so: here they are numbered by rows and columns, as the "
     "family does. With pictures, scores of this model are not VLM2Vec's own; measure the source itself for those."
 )
-
-
-@settings
-class ConvertConfig:
-    """The options of `convert`; what is not given comes from the source, and then from the defaults."""
-
-    attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
-    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the source's, or mean")
-    template: Literal["chat", "plain"] | None = Field(default=None, description="how inputs are written; default: the source's, or chat")
-    processor: str | None = Field(default=None, description="hub id or folder of the processor, where the source has none")
-    base: str | None = Field(default=None, description="hub id or folder of the model that an adapter belongs to")
-    dtype: str = Field(default="auto", description="type of the weights that are written; auto: the source's")
-    mask_token: str | None = Field(default=None, description="the token that stands for a masked word")
-    prompts: dict[str, str] = Field(default_factory=dict, description="instructions by name")
-    max_length: int | None = Field(default=None, description="tokens of an input, at most")
-    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
-    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
-    truncate_dim: int | None = Field(default=None, description="numbers of a vector; default: all")
-    attn_implementation: str | AttnImplementation | None = Field(
-        default=None, description="attention kernel that the result is proved with; it is not saved"
-    )
-
-    def __post_init__(self) -> None:
-        """Check the names at once, before anything heavy."""
-        check_pixels(self.min_pixels, self.max_pixels)
-        kernels.require(self.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
 
 
 @dataclass(frozen=True)
@@ -122,6 +95,7 @@ def convert(
 
 def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
     """Convert with a configuration."""
+    kernels.require(config.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
     with fresh_folder(out, overwrite=overwrite) as folder, quiet():
         opened = open_start(src, dtype=config.dtype, base=config.base)
         parts = processors.load_processor(loading.locate(config.processor, loading.PROCESSOR) if config.processor else opened.folder)

@@ -22,7 +22,8 @@ from twoway.data.dataset import data_folder, shared_tables
 from twoway.data.parquet import copy_of, repository_of, repository_status
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
-from twoway.methods.convert import ConvertConfig, quiet
+from twoway.methods.config import ConvertConfig
+from twoway.methods.convert import quiet
 from twoway.methods.run import as_begun
 from twoway.methods.tables import TABLES
 from twoway.models import loading

@@ -21,6 +21,7 @@ from twoway.evaluation import evaluate
 from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.methods import convert, mine
 from twoway.methods.bridge import method
+from twoway.methods.config import ConvertConfig
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.mine import MineConfig
 from twoway.methods.pretrain import method as pretrain_method
@@ -153,7 +154,7 @@ def _train(stage: Method[Any], base: str, out: Path, config: Any, nproc: int) ->
     return numbers
 
 
-def _convert(base: str, out: Path, config: convert.ConvertConfig, _nproc: int) -> Mapping[str, Any]:
+def _convert(base: str, out: Path, config: ConvertConfig, _nproc: int) -> Mapping[str, Any]:
     written = convert.run(base, out, config).card
     return {"family": written.family, "attention": written.attention["measured"], "pooling": written.pooling, "width": written.width}
 
@@ -177,7 +178,7 @@ def _mined(folder: Path) -> tuple[str, Path | None]:
 
 
 RESULTS = "results.json"
-CONVERT = Kind("convert", convert.ConvertConfig, _convert)
+CONVERT = Kind("convert", ConvertConfig, _convert)
 EVALUATE = Kind(
     "evaluate",
     EvaluateConfig,
