@@ -202,7 +202,7 @@ def test_vlm2vec_is_read_with_bare_pictures_at_positions_of_text(vlm2vec, tiny_m
     result = convert(folder, tmp_path / "ours", attention="causal", pooling="last")
     assert any("not VLM2Vec's own" in note for note in result.card.notes)
     assert "are not VLM2Vec's own" in caplog.text
-    with pytest.raises(UsageError, match="unknown template 'bare'"):
+    with pytest.raises(UsageError, match="template takes one of chat, plain, not 'bare'"):
         convert(folder, tmp_path / "again", template="bare")
 
 
@@ -276,7 +276,7 @@ def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
         ({"attention": "two-way"}, "has its own attention; leave --attention out"),
         ({"attention": "twoway"}, "unknown attention 'twoway'; did you mean two-way"),
         ({"max_length": 0}, "--max-length 0 is out of range"),
-        ({"device": "nothing"}, "device 'nothing' is not to be had"),
+        ({"device": "nothing"}, "device 'nothing' cannot be used here"),
     ):
         with pytest.raises(UsageError, match=said):
             open_embedder(folder, **{"device": "cpu"} | wish)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from twoway.evaluation import tasks
 from twoway.evaluation.tasks import BASELINES
 
 if TYPE_CHECKING:
+    import pytest
+
     from twoway.content import Part
 
 
@@ -44,7 +47,7 @@ def test_luck_is_the_same_for_the_same_content() -> None:
     assert abs(vector("random", Text("a fox")) @ vector("random", Text("a cat"))) < 0.2
 
 
-def test_another_definition_is_another_model_for_the_cache(tmp_path: Path) -> None:
+def test_another_definition_is_another_model_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(tasks.__file__).read_text()
     assert "_SIDE = 16" in text
     (tmp_path / "changed.py").write_text(text.replace("_SIDE = 16", "_SIDE = 8"))
@@ -52,5 +55,6 @@ def test_another_definition_is_another_model_for_the_cache(tmp_path: Path) -> No
     assert spec is not None
     assert spec.loader is not None
     changed = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, changed)  # dataclasses look their module up there
     spec.loader.exec_module(changed)
     assert changed.BASELINES["pixels"].fingerprint != BASELINES["pixels"].fingerprint

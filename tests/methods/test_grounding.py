@@ -52,7 +52,7 @@ def losses(prepared, pairs, config):
     """Return the loss of each row."""
     with torch.no_grad():
         answers = prepared.module.predict(batch_of(prepared, pairs, config))
-    rows, loss = (answers.word_rows, answers.losses) if config is WORDS else (answers.patch_rows, answers.errors)
+    rows, loss = (answers.word_rows, answers.losses) if config is WORDS else (answers.patch_rows, answers.patch_errors)
     return [float(loss[rows == row].mean()) for row in range(len(pairs))]
 
 

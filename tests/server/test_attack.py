@@ -270,7 +270,7 @@ def test_an_index_that_was_moved_away_is_said_and_nothing_is_made_in_its_place(s
     ]
     for answer in answers:
         assert answer.status_code == 503, answer.text
-        assert "not there any more" in answer.json()["error"]["message"]
+        assert "no longer exists" in answer.json()["error"]["message"]
     told = "".join(answer.text for answer in answers) + caplog.text
     assert str(tmp_path).lstrip("/") not in told
     assert "damaged" not in told

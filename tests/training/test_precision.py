@@ -23,7 +23,7 @@ from twoway.methods.pretrain.method import pretrain
 from twoway.models import checkpoint
 from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan
-from twoway.training import config
+from twoway.training import precision
 from twoway.training.checkpointing import read_run
 from twoway.training.precision import DtypeChoice, choose_dtype, resolve_dtype, speed_ratio
 from twoway.training.progress import read_log
@@ -45,7 +45,7 @@ def machine(monkeypatch):
     """Return what makes this machine one that is fast in a type."""
 
     def become(dtype):
-        monkeypatch.setattr(config, "_measured", lambda: DtypeChoice(dtype, f"{dtype} is said to be fast"))
+        monkeypatch.setattr(precision, "_measured", lambda: DtypeChoice(dtype, f"{dtype} is said to be fast"))
 
     return become
 
@@ -65,16 +65,16 @@ def test_every_training_has_auto_unless_it_is_told_otherwise():
 
 @pytest.mark.parametrize(("ratio", "dtype"), [(0.02, "float32"), (1.0, "float32"), (1.3, "float32"), (1.9, "bfloat16"), (8.0, "bfloat16")])
 def test_bfloat16_has_to_be_clearly_faster(monkeypatch, ratio, dtype):
-    config._measured.cache_clear()
-    monkeypatch.setattr(config, "speed_ratio", lambda: ratio)
+    precision._measured.cache_clear()
+    monkeypatch.setattr(precision, "speed_ratio", lambda: ratio)
     assert choose_dtype(CPU).dtype == dtype
     assert f"{ratio:g} times" in choose_dtype(CPU).why
-    config._measured.cache_clear()
+    precision._measured.cache_clear()
 
 
 def test_what_is_measured_is_stable_and_leaves_the_threads_alone():
     threads = torch.get_num_threads()
-    assert len({speed_ratio() >= config.MARGIN for _ in range(4)}) == 1
+    assert len({speed_ratio() >= precision.MARGIN for _ in range(4)}) == 1
     assert torch.get_num_threads() == threads
 
 

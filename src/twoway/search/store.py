@@ -297,7 +297,7 @@ def _error(location: str, doing: str, said: str) -> TwowayError:
         return UsageError(f"{location} does not take this filter, which is more than its engine reads; write it in a simpler way ({first})")
     here = not location.startswith("milvus")
     if here and not Path(location).exists():
-        return TwowayError(f"{location} is not there any more; put it back, or open it where it lies now")
+        return TwowayError(f"{location} no longer exists; restore it, or open it at its new location")
     # An engine fails for many reasons; that it is damaged is said where its own files say so.
     if here and (doing == "opening" or _MISSING.search(said) or first_damaged(Path(location))):
         way = "restore it, or build it anew with 'twoway index … --overwrite'"
