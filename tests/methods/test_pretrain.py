@@ -195,8 +195,7 @@ def test_words_may_stand_before_and_behind_options():
         parser.parse_args(["base", "out", "--dato", "samples:pretrain", "max_steps=12"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
     options = USUAL | {"batches_per_step": 2, "parallel": parallel}
     pretrain(tiny_model("qwen2_vl"), tmp_path / "one", [str(rows)], **options)

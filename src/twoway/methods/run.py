@@ -174,16 +174,19 @@ def train(method: Method[C], base: str | Path, out: Path, config: C, force: bool
 
 
 def _prepare(method: Method[C], base: str | Path, config: C, ranks: between.Ranks) -> PreparedModel[Any]:
-    """Open the base: the first rank reads its weights, and the others get them from it when the task is shared (`Ranks.share`)."""
+    """Open the base: the first rank reads its weights, and the others get them from it when the module is wrapped (`Ranks.wrap`)."""
     if ranks.is_main_process:
         prepared = method.prepare(base, config)
         ranks.barrier()
-        ranks.all_gather_object(prepared.token.token)
+        ranks.all_gather_object((prepared.token.token, prepared.start.weights))
         return prepared
     ranks.barrier()
-    chosen = loading.SKELETON.set(ranks.all_gather_object(None)[0])
+    token, weights = ranks.all_gather_object(None)[0]
+    chosen = loading.SKELETON.set(token)
     try:
-        return method.prepare(base, config)
+        prepared = method.prepare(base, config)
+        # The names of a run's tables hold what the base's weights are, so all ranks find those that the first one made.
+        return dataclasses.replace(prepared, start=dataclasses.replace(prepared.start, weights=weights))
     except (NotImplementedError, RuntimeError) as error:
         log.warning("rank %d reads the weights for itself: the model cannot be made without them (%s)", ranks.rank, first_line(error))
     finally:

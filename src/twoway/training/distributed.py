@@ -277,12 +277,15 @@ def broadcast_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], ra
 
 
 def broadcast_plain_tensors(module: nn.Module, ranks: Ranks) -> None:
-    """Give the others what modules hold beside parameters and buffers, where they have no numbers for it."""
-    held = [(part, key) for part in module.modules() for key, one in vars(part).items() if isinstance(one, torch.Tensor)]
-    values = ranks.all_gather_object([getattr(part, key).cpu() for part, key in held] if ranks.is_main_process else None)[0]
-    for (part, key), value in zip(held, values, strict=True):
-        if getattr(part, key).is_meta:
-            setattr(part, key, value)
+    """Give the others what modules hold beside parameters and buffers, where they have no numbers for it.
+
+    The first rank may hold more of it: a forward pass leaves some behind, as Qwen2-VL keeps the last batch's offsets of positions.
+    """
+    held = {(name, key): one for name, part in module.named_modules() for key, one in vars(part).items() if isinstance(one, torch.Tensor)}
+    values = ranks.all_gather_object({place: one.cpu() for place, one in held.items()} if ranks.is_main_process else None)[0]
+    for (name, key), one in held.items():
+        if one.is_meta:
+            setattr(module.get_submodule(name), key, values[name, key])
 
 
 # `--nproc N`: start N ranks on this machine, watch them, pass signals on, and bring the first error back in one line.
