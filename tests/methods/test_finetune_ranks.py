@@ -37,8 +37,7 @@ def test_two_ranks_have_rows_of_one_task_in_every_step(rows, tmp_path):
     assert {task for (task, _), *_ in (left for left, _ in steps)} == {"colour", "same", "words"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
     options = USUAL | {"batches_per_step": 2, "parallel": parallel}
     finetune(tiny_model("qwen2_vl"), tmp_path / "one", [str(rows)], **options)

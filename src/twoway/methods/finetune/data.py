@@ -6,6 +6,8 @@ A step's rows are a function of seed and step. Rows that measure are held out of
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,9 +28,11 @@ from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
+from twoway.files import write_whole
 from twoway.images import to_messages
 from twoway.limits import Limits
-from twoway.methods.tables import LostRows, feeds_cuda, lost_rows, opening_data
+from twoway.methods.tables import TABLES, LostRows, feeds_cuda, lost_rows, opening_data, table_path
+from twoway.training.config import FREE
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
 
@@ -110,7 +114,7 @@ def open_data(
         shards=shards,
     )
     chunks: dict[str, Any] = {"pad_token": prepared.pad_token, "padding_side": parts.tokenizer.padding_side}
-    weights = config.cost if config.cost != NO_EXTRA_COST else _picture_cost(config, prepared, encoder, chunks)
+    weights = config.cost if config.cost != NO_EXTRA_COST else _picture_cost(config, prepared, encoder, chunks, out / TABLES)
     chunks |= {"budget": config.budget, "weights": weights}
     loader = PairLoader(
         epochs,
@@ -174,14 +178,21 @@ class SentenceInputs:
 
 
 def _picture_cost(
-    config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], encoder: Encoder, padding: dict[str, Any]
+    config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], encoder: Encoder, padding: dict[str, Any], folder: Path
 ) -> CostWeights:
-    """Count what an image token costs on the model; a forecast has none to count on."""
+    """Count what an image token costs on the model, or read what the first rank counted; a forecast has none to count on."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return NO_EXTRA_COST
+    told = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
+    path = table_path(folder, "cost", told, prepared, ".json")
+    if path.exists():
+        return CostWeights(**json.loads(path.read_text(encoding="utf-8")))
     elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if elsewhere else None
-    return picture_cost(prepared.module, encoder, device or torch.device("cpu"), **padding)
+    found = picture_cost(prepared.module, encoder, device or torch.device("cpu"), **padding)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(dataclasses.asdict(found)) + "\n")
+    return found
 
 
 def _of_sources(pairs: Pairs | None, rows: int) -> list[EvalRows]:
