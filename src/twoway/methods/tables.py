@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -16,12 +17,14 @@ from twoway.data.dataset import data_folder
 from twoway.data.lengths import deciding_picture_tokens, room_for_pictures
 from twoway.data.readers import current_scan_options, scan_options
 from twoway.errors import UsageError
+from twoway.files import write_whole
 from twoway.processes import CONTEXT
 from twoway.training.checkpointing import read_run
+from twoway.training.config import FREE
 from twoway.training.trainer import Callback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from twoway.data.dataset import RowTable
@@ -76,6 +79,25 @@ def _hash(said: object) -> str:
 
 
 TABLES = "tables"
+
+
+def counted_once(config: Any, prepared: Any, folder: Path, kind: str, count: Callable[[torch.device], dict[str, Any]]) -> dict[str, Any]:
+    """Return what is counted on the model: by `count`, or as the first rank, or an earlier call, kept it in the run's tables.
+
+    The other ranks have no weights to count with.
+    """
+    told = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
+    path = table_path(folder, kind, told, prepared, ".json")
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    # In pieces a model may fit where it does not in one; counting needs no accelerator.
+    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if elsewhere else None
+    found = count(device or torch.device("cpu"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(found) + "\n")
+    return found
 
 
 # Rows that a run would lose, counted before its first step: what cannot be read, and pictures that alone are longer

@@ -7,7 +7,6 @@ A step's rows are a function of seed and step. Rows that measure are held out of
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -28,11 +27,9 @@ from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
 from twoway.embedding import open_embedder
 from twoway.embedding.inputs import Side
 from twoway.errors import UsageError, did_you_mean
-from twoway.files import write_whole
 from twoway.images import to_messages
 from twoway.limits import Limits
-from twoway.methods.tables import TABLES, LostRows, feeds_cuda, lost_rows, opening_data, table_path
-from twoway.training.config import FREE
+from twoway.methods.tables import TABLES, LostRows, counted_once, feeds_cuda, lost_rows, opening_data
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
 
@@ -183,16 +180,11 @@ def _picture_cost(
     """Count what an image token costs on the model, or read what the first rank counted; a forecast has none to count on."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return NO_EXTRA_COST
-    told = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
-    path = table_path(folder, "cost", told, prepared, ".json")
-    if path.exists():
-        return CostWeights(**json.loads(path.read_text(encoding="utf-8")))
-    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
-    device = torch.accelerator.current_accelerator() if elsewhere else None
-    found = picture_cost(prepared.module, encoder, device or torch.device("cpu"), **padding)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(dataclasses.asdict(found)) + "\n")
-    return found
+
+    def count(device: torch.device) -> dict[str, Any]:
+        return dataclasses.asdict(picture_cost(prepared.module, encoder, device, **padding))
+
+    return CostWeights(**counted_once(config, prepared, folder, "cost", count))
 
 
 def _of_sources(pairs: Pairs | None, rows: int) -> list[EvalRows]:

@@ -13,7 +13,6 @@ Activations that are computed twice count once: it is the work that the model ne
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -26,9 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.config import CostWeights
 from twoway.data.patches import ramp
-from twoway.files import write_whole
-from twoway.methods.tables import table_path
-from twoway.training.config import FREE
+from twoway.methods.tables import counted_once
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
 
@@ -74,21 +71,18 @@ def known_work(
     make: Callable[[str, Document], Batch],
     image_token: int,
     folder: Path,
-    device: torch.device,
 ) -> BatchWork:
     """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
-    said = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
-    path = table_path(folder, "work", said, prepared, ".json")
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return BatchWork(tuple(kept["line"]), CostWeights(**kept["cost"]))
-    by_time = config.calibrate == "time"
-    # Products are as many in either type, so a CPU counts in float32, which none is slow in.
-    autocast = config.dtype == "bfloat16" and (by_time or device.type != "cpu")
-    found = measure_work(prepared.module, make, image_token, device=device, by_time=by_time, autocast=autocast)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"line": found.line, "cost": dataclasses.asdict(found.cost)}) + "\n")
-    return found
+
+    def count(device: torch.device) -> dict[str, Any]:
+        by_time = config.calibrate == "time"
+        # Products are as many in either type, so a CPU counts in float32, which none is slow in.
+        autocast = config.dtype == "bfloat16" and (by_time or device.type != "cpu")
+        found = measure_work(prepared.module, make, image_token, device=device, by_time=by_time, autocast=autocast)
+        return {"line": found.line, "cost": dataclasses.asdict(found.cost)}
+
+    kept = counted_once(config, prepared, folder, "work", count)
+    return BatchWork(tuple(kept["line"]), CostWeights(**kept["cost"]))
 
 
 def measure_work(

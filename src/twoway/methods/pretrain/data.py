@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from twoway.data.collators import collate
 from twoway.data.config import CostWeights
@@ -108,11 +107,8 @@ def _work(config: PretrainConfig, prepared: PreparedModel[Reconstruction], make:
     """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return config.cost  # a forecast has no model to count on
-    # In pieces a model may fit where it does not in one; counting needs no accelerator.
-    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
-    device = torch.accelerator.current_accelerator() if elsewhere else None
     image_token = prepared.geometry.image_token
-    found = known_work(config, prepared, make, image_token, folder, device or torch.device("cpu"))
+    found = known_work(config, prepared, make, image_token, folder)
     if any(found.line):
         prepared.module.count_work = lambda batch: found.of(batch, prepared.module, image_token)
     return found.cost if config.cost == CostWeights() else config.cost
