@@ -20,8 +20,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from twoway.errors import TwowayError
+from twoway.models import loading
 from twoway.processes import Stopped
 
 if TYPE_CHECKING:
@@ -219,7 +221,30 @@ def apply_fsdp(module: TrainingModule, dtype: str) -> Any:
     if half:
         for table in _embeddings(module):
             table.register_forward_hook(_to_float)
+    _require_input_gradients(module)
     return fully_shard(module, mp_policy=policy)
+
+
+def _require_input_gradients(module: nn.Module) -> None:
+    """Let the first layer's input have a gradient in every batch, where a tower trains and the token embeddings do not.
+
+    Without it a batch of text alone ends its backward pass at the first weights that train, and one with pictures goes on to the tower:
+    ranks would gather and reduce the layers in different orders.
+    """
+    model = next((part for part in module.modules() if isinstance(part, PreTrainedModel)), None)
+    if model is None:
+        return
+    found = loading.parts(model)
+    pictures = [*([found.tower] if found.tower else []), *found.projectors]
+    trained = any(one.requires_grad for _, part in pictures for one in part.parameters())
+    table = found.embeddings[1]
+    if trained and not any(one.requires_grad for one in table.parameters()):
+        table.register_forward_hook(_with_gradient)
+
+
+def _with_gradient(_module: nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor:
+    # A copy, because families write the states of pictures into it.
+    return out.detach().requires_grad_().clone() if torch.is_grad_enabled() else out
 
 
 def _embeddings(module: nn.Module) -> Iterable[nn.Module]:
