@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def counted(run: Callable[[], object], spent: list[float]) -> Callable[[], objec
     return both
 
 
-def compare(engine: Embedder, name: str, rows: list, *, rounds: int) -> None:
+def compare(engine: Embedder, name: str, rows: list[Any], *, rounds: int) -> None:
     """Time both on some rows, and see that their vectors are the same."""
     documents, inputs = [row[1] for row in rows], [row[2] for row in rows]
     apart = float(np.abs(engine.array(documents) - engine.sentence.encode(inputs, show_progress_bar=False)).max())
@@ -82,7 +82,7 @@ def compare(engine: Embedder, name: str, rows: list, *, rounds: int) -> None:
     table(f"{name}: {len(rows)} rows, vectors at most {apart:.0e} apart", seconds, work=said)
 
 
-def best_size(engine: Embedder, inputs: list) -> int:
+def best_size(engine: Embedder, inputs: list[Any]) -> int:
     """Return the batch size that `encode` needs least of the processor with, of one try each."""
 
     def seconds(size: int) -> float:

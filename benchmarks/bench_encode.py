@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,8 +33,6 @@ def main() -> None:
             twoway.convert(folder / "base", Path(scratch) / attention, attention=attention, dtype="float32")
             models[attention] = SentenceTransformer(str(Path(scratch) / attention), device="cpu")
         for what, inputs in (("texts", words), ("pictures", pictures)):
-            seconds = side_by_side(
-                {name: lambda model=model, inputs=inputs: model.encode(inputs, batch_size=32) for name, model in models.items()}, rounds=3
-            )
+            seconds = side_by_side({name: partial(model.encode, inputs, batch_size=32) for name, model in models.items()}, rounds=3)
             said = {name: f"{COUNT / value:.0f} a second" for name, value in seconds.items()}
             table(f"Encoding {COUNT} {what}, float32, one thread", seconds, work=said)

@@ -29,7 +29,7 @@ def main() -> None:
     def step(forward: Forward) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=forward.dtype == "bfloat16"):
             losses = token_losses(forward.model, forward.hidden(batch), batch)
-        losses.mean().backward()
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         forward.model.zero_grad(set_to_none=True)
 
     size = 2048

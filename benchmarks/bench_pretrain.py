@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,13 @@ def mixed(home: Path) -> None:
             if left[name]:
                 rows, step = left[name].pop()
                 work: list[int] = []
-                took = seconds(lambda step=step, work=work: work.append(counted(step)), rounds=1)
+                took = seconds(partial(_count_into, work, step), rounds=1)
                 found[name] = found[name].more(rows, took, work[0])
     _print(f"{MIXED} rows of 20 to 400 tokens, 0 to 4 pictures, {ROWS} rows a batch on average; one epoch", found, statistics.median(peaks))
+
+
+def _count_into(work: list[int], step: Callable[[], object]) -> None:
+    work.append(counted(step))
 
 
 def _default(home: Path, best: float) -> None:
@@ -143,9 +148,9 @@ def _side(home: Path, side: str, kind: str) -> Ours | PlainLoop:
 def _epoch(side: Ours | PlainLoop) -> list[Step]:
     """Return the steps of an epoch."""
     if isinstance(side, PlainLoop):
-        return [(len(numbers), lambda numbers=numbers: side.step(numbers)) for numbers in side.order(ROWS)]
+        return [(len(numbers), partial(side.step, numbers)) for numbers in side.order(ROWS)]
     rows = [sum(map(len, side.data.epochs.rows(number)[1])) for number in side.batches(0)]
-    return [(count, lambda number=number: side.step(number)) for count, number in zip(rows, side.batches(0), strict=True)]
+    return [(count, partial(side.step, number)) for count, number in zip(rows, side.batches(0), strict=True)]
 
 
 def _print(title: str, found: dict[str, Found], peak: float) -> None:

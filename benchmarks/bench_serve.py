@@ -19,7 +19,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -113,7 +113,7 @@ def soak(args: argparse.Namespace, folder: Path, core: int | None) -> None:
         raise SystemExit("memory grows")
 
 
-def run(url: str, asked: Iterator, clients: int, seconds: float | None = None) -> Heard:
+def run(url: str, asked: Iterator[Any], clients: int, seconds: float | None = None) -> Heard:
     """Drive a server."""
     return asyncio.run(drive(url, asked, clients=clients, seconds=seconds))
 
@@ -125,7 +125,7 @@ def warm(url: str) -> None:
 
 
 @contextmanager
-def server(command: list[str], core: int | None) -> Iterator[tuple[str, subprocess.Popen]]:
+def server(command: list[str], core: int | None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Start a real program, on a core of its own where one is given, and stop it as a supervisor does."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if core is not None:

@@ -81,12 +81,11 @@ def stream(base: str, rows: str, batch: int, steps: int) -> dict[str, Any]:
         data=(PairSource(rows),), global_batch_size=batch, budget=BUDGET, max_steps=steps, held_out=0, dataloader_num_workers=1
     )
     prepared = prepare(base, config)
-    sizes = []
+    sizes: list[int] = []
 
     def work() -> None:
         for batches in opened.loader.steps(0, steps):
-            for one in batches:
-                chunks = one["chunks"]
+            for chunks in (one["chunks"] for one in batches if one is not None):
                 sizes.extend(sum(value.nbytes for value in chunk["inputs"].values()) for chunk in chunks)
                 for _ in chunks.reread(range(len(chunks.costs))):
                     pass
@@ -150,8 +149,8 @@ def main() -> None:
     torch.set_num_threads(1)
     side, base, rows, batch, steps = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     _, size, unit = side.split("-") if side.startswith("theirs") else ("", "0", "")
-    known = {"ours": ours, "stream": stream, "theirs": partial(theirs, int(size), unit)}
-    found = known[side.partition("-")[0]](base, rows, batch, steps)
+    train = {"ours": ours, "stream": stream}.get(side) or partial(theirs, int(size), unit)
+    found = train(base, rows, batch, steps)
     found |= {"rows": batch * steps, "rows_per_second": batch * steps / found["seconds"]}
     print("\n" + json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 

@@ -88,7 +88,7 @@ def warm_up(args: argparse.Namespace, out: Path) -> None:
     pretrain(args.base, out, ["samples:pretrain"], **COMMON | masks)
 
 
-def _masks(**shares: float) -> Any:
+def _masks(**shares: Any) -> Any:
     from twoway.data.config import MaskingConfig
 
     return MaskingConfig(**shares)
@@ -137,7 +137,7 @@ def tested(count: int) -> list[Any]:
     return [pair for pair in pairs(TEST.partition(":")[2]) if pair.task == TASK][:count]
 
 
-def probe(model: Path, mask: dict[str, bool], count: int) -> dict[str, float]:
+def probe(model: Path, mask: dict[str, Any], count: int) -> dict[str, float]:
     """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
     from functools import partial
 

@@ -50,4 +50,5 @@ class Ours:
 
     def step(self, number: int) -> None:
         """Make the batches of a step and train on them."""
-        self.trainer.train_step(self.make(number), [])
+        batches = self.make(number)
+        self.trainer.train_step(batches, self.trainer.count_targets(batches))

@@ -80,7 +80,7 @@ class PlainLoop:
         """Return what the released code says a row costs."""
         text = sum(len(self.processor.tokenizer(part["text"])["input_ids"]) for part in parts if "text" in part)
         sizes = [Image.open(self.home / part["image"]).size for part in parts if "image" in part]
-        side = self.model.config.vision_config.patch_size * self.model.config.vision_config.spatial_merge_size
+        side = int(self.model.config.vision_config.patch_size * self.model.config.vision_config.spatial_merge_size)
         return text + _IMAGE_TOKEN * sum((width // side) * (height // side) for width, height in sizes) + _PICTURE * len(sizes)
 
     def batch(self, numbers: list[int]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class PlainLoop:
         batch = self.batch(numbers)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             total = self.losses(batch)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parts.parameters(), 5.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

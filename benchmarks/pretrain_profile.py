@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,11 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
     batch = {key: value for key, value in batch.items() if key != "identities"}
     scales = {name: weight / max(task.count_targets(batch)[name], 1) for name, weight in task.loss_weights.items()}
     found = loading.parts(ours.prepared.start.model)
-    modules = {"tower": found.tower[1] if found.tower else None, "language model": found.language[1], "patch decoder": task.decoder}
+    modules: dict[str, Any] = {
+        "tower": found.tower[1] if found.tower else None,
+        "language model": found.language[1],
+        "patch decoder": task.decoder,
+    }
     calls: dict[str, tuple[Any, Any]] = {}
     hooks = [
         module.register_forward_pre_hook(lambda _module, args, given, name=name: calls.update({name: (args, given)}), with_kwargs=True)
@@ -61,7 +66,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
         args, given = calls[name]
         args = [_leaf(one) for one in args]
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            out = modules[name](*args, **{key: _leaf(one) for key, one in given.items()})
+            out: Any = modules[name](*args, **{key: _leaf(one) for key, one in given.items()})
         out = getattr(out, "pooler_output", None) if name == "tower" else getattr(out, "last_hidden_state", out)
         out.sum().backward()
 
@@ -70,7 +75,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
 
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             mask = batch["inputs"].get("attention_mask")
-            word_loss(_leaf(states), batch["labels"], task.head, shift=task.shift, mask_BL=mask).total.backward()
+            word_loss(_leaf(states), batch["labels"], task.head, shift=task.shift, mask_BL=mask).total.backward()  # type: ignore[no-untyped-call]
 
     def update() -> None:
         clip_grad_norm(list(trainer.parameters.values()), ours.config.max_grad_norm)
@@ -81,7 +86,7 @@ def profile(ours: Ours, number: int) -> dict[str, tuple[float, int]]:
             total, _ = task(batch, scales)
         total.backward()
 
-    parts: dict[str, Callable[[], Any]] = {f"{name}, forward and backward": lambda name=name: alone(name) for name in calls}
+    parts: dict[str, Callable[[], Any]] = {f"{name}, forward and backward": partial(alone, name) for name in calls}
     parts |= {"head and cross-entropy": words, "optimizer": update, "data": lambda: ours.make(number)}
     trainer.optimizer.zero_grad(set_to_none=True)
     whole = seconds(model), counted(model)

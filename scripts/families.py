@@ -126,7 +126,7 @@ def _rope(rope: dict[str, Any], narrow: bool) -> dict[str, Any]:
     """Cut the sections of a rotary embedding to the small head."""
     made = {name: _rope(value, narrow) if isinstance(value, dict) else value for name, value in rope.items()}
     if narrow and "mrope_section" in made:
-        half = int(32 * float(made.get("partial_rotary_factor", 1.0))) // 2
+        half = int(32 * float(rope.get("partial_rotary_factor", 1.0))) // 2
         parts = len(made["mrope_section"])
         made["mrope_section"] = [half - (parts - 1) * (half // parts), *[half // parts] * (parts - 1)]
     return made

@@ -72,7 +72,7 @@ def step(task: TrainingModule, batches: Sequence[Batch], out: Path, monkeypatch:
     trainer.module.train()
     for _ in range(2):  # a tower's borders are read in its first pass, to see that they are what the sizes of its pictures say
         with Waits() as waits:
-            numbers = trainer._count(batches, [False] * len(batches), [])
+            numbers = trainer.count_targets(batches)
             trainer.train_step(batches, numbers)
     return waits, trainer.meter.entry(2, 9, task.loss_weights)
 

@@ -107,7 +107,7 @@ class Trainer:
                     self._log({"step": 0}, evaluated=True)
                 for given in data.steps(self.step, last, self.ranks.rank, self.ranks.world_size):
                     batches = [self.module.dummy_batch() if batch is None else batch for batch in given]
-                    counts = self._count(batches, [batch is None for batch in given], signals)
+                    counts = self.count_targets(batches, [batch is None for batch in given], signals)
                     self._save_or_stop(counts, signals)
                     self._run_step(batches, counts)
                 if self.step < last:
@@ -127,7 +127,7 @@ class Trainer:
                 self.log.close()
 
     def train_step(self, batches: Sequence[Batch], counts: Mapping[str, float]) -> None:
-        """Make one step: the gradient of the global batch, clipped, and the optimizer. `counts` are those of `_count`."""
+        """Make one step: the gradient of the global batch, clipped, and the optimizer. `counts` are those of `count_targets`."""
         config, names = self.config, tuple(self.module.loss_weights)
         context = StepContext(
             wrapped=self.wrapped,
@@ -154,11 +154,14 @@ class Trainer:
         self.meter.add({**counts, **result.numbers} | {f"sum {name}": value for name, value in zip(names, sums, strict=True)})
         self.step += 1
 
-    def _count(self, batches: Sequence[Batch], empty: Sequence[bool], signals: Sequence[int]) -> dict[str, float]:
-        """Count the step's targets and tokens over all ranks, before anything is computed; and hear whether any rank is to stop."""
+    def count_targets(self, batches: Sequence[Batch], empty: Sequence[bool] = (), signals: Sequence[int] = ()) -> dict[str, float]:
+        """Count the step's targets and tokens over all ranks, before anything is computed; and hear whether any rank is to stop.
+
+        `empty` says which batches stand in for none, because other ranks have more; by default all are real.
+        """
         names = (*(f"count {name}" for name in self.module.loss_weights), "rows", "tokens", "padding", "work")
         counts = dict.fromkeys((*names, *(f"work {rank}" for rank in range(self.ranks.world_size))), 0.0)
-        for batch, is_empty in zip(batches, empty, strict=True):
+        for batch, is_empty in zip(batches, empty or [False] * len(batches), strict=True):
             if is_empty:
                 continue
             for name, count in self.module.count_targets(batch).items():
