@@ -35,8 +35,15 @@ from .pretrain_rows import Rows, base
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROWS, LENGTH, MIXED, MEAN, FEW = 32, 114, 64, 210, 2
-SIDES = ("released", "plain", "ours", "ours, visible patches")
+ROWS, LENGTH, MIXED, MEAN, FEW, PAGES = 32, 114, 64, 210, 2, 8
+SIDES: dict[str, dict[str, Any]] = {
+    "released": {},
+    "plain": {},
+    "ours": {},
+    "ours, skip": {"masked_patches": "skip"},
+    "ours, drop": {"masked_patches": "drop"},
+    "ours, drop, 75% masked": {"masked_patches": "drop", "mask": {"patches": 0.75}},
+}
 DTYPE = choose_dtype(torch.device("cpu")).dtype
 Step = tuple[int, "Callable[[], object]"]  # rows, and what trains on them
 
@@ -70,14 +77,15 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         _quietly(lambda: prepare(home))
-        fixed(home, args.rounds)
+        fixed(home, args.rounds, "fixed", f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each")
+        fixed(home, args.rounds, "pages", f"{PAGES} rows of 405 tokens, one picture of 324 tokens each")
         mixed(home)
         parts(home)
 
 
-def fixed(home: Path, rounds: int) -> None:
+def fixed(home: Path, rounds: int, kind: str, title: str) -> None:
     """Rows of one length: several rounds of one step of each side."""
-    steps = _quietly(lambda: {name: _epoch(_side(home, name, "fixed"))[0] for name in SIDES})
+    steps = _quietly(lambda: {name: _epoch(_side(home, name, kind))[0] for name in SIDES})
     work = {name: counted(step) for name, (_, step) in steps.items()}
     taken: dict[str, list[float]] = {name: [] for name in SIDES}
     peaks = []
@@ -85,10 +93,10 @@ def fixed(home: Path, rounds: int) -> None:
         peaks.append(_peak())
         for name, (_, step) in steps.items():
             taken[name].append(seconds(step, rounds=1))
-    memories = {name: f"{_memory(home, name):,} MB" for name in SIDES}
+    memories = {name: f"{_memory(home, name, kind):,} MB" for name in SIDES}
     found = {name: Found(steps[name][0], statistics.median(taken[name]), work[name], memories[name]) for name in SIDES}
-    _print(f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each; medians of {rounds} rounds", found, statistics.median(peaks))
-    if DTYPE != "bfloat16":
+    _print(f"{title}; medians of {rounds} rounds", found, statistics.median(peaks))
+    if kind == "fixed" and DTYPE != "bfloat16":
         _default(home, found["released"].speed)
 
 
@@ -119,10 +127,10 @@ def _default(home: Path, best: float) -> None:
     print(f"  {'released, in bfloat16':24s} {speed:7.2f} {speed / best:6.2f}   (its default; of {FEW} rows)", flush=True)
 
 
-def memory(home: Path, side: str) -> None:
+def memory(home: Path, side: str, kind: str) -> None:
     """Take two steps of one side and print the process's peak memory in MB, that of the libraries included."""
     torch.set_num_threads(int(os.environ.get("THREADS", "1")))
-    _, step = _quietly(lambda: _epoch(_side(home, side, "fixed")))[0]
+    _, step = _quietly(lambda: _epoch(_side(home, side, kind)))[0]
     step()
     step()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
@@ -133,6 +141,7 @@ def prepare(home: Path) -> None:
     base(home / "base")
     rows = Rows(home / "base", home)
     rows.fixed(ROWS, LENGTH)
+    rows.pages(PAGES)
     rows.mixed(MIXED)
 
 
@@ -140,15 +149,14 @@ def _side(home: Path, side: str, kind: str) -> Ours | PlainLoop:
     data = home / f"{kind}.jsonl"
     if side in ("released", "plain"):
         return PlainLoop(home / "base", data, released=side == "released", half=DTYPE == "bfloat16")
-    options: dict[str, Any] = {"per_device_train_batch_size": ROWS} if kind == "fixed" else {"budget": ROWS * MEAN}
-    options |= {"masked_patches": "skip"} if "visible" in side else {}
-    return Ours(home / "base", data, Path(tempfile.mkdtemp(dir=home)) / "out", **options)
+    options = {"budget": ROWS * MEAN} if kind == "mixed" else {"per_device_train_batch_size": PAGES if kind == "pages" else ROWS}
+    return Ours(home / "base", data, Path(tempfile.mkdtemp(dir=home)) / "out", **options, **SIDES[side])
 
 
 def _epoch(side: Ours | PlainLoop) -> list[Step]:
     """Return the steps of an epoch."""
     if isinstance(side, PlainLoop):
-        return [(len(numbers), partial(side.step, numbers)) for numbers in side.order(ROWS)]
+        return [(len(numbers), partial(side.step, numbers)) for numbers in side.order(min(ROWS, len(side.rows)))]
     rows = [sum(map(len, side.data.epochs.rows(number)[1])) for number in side.batches(0)]
     return [(count, partial(side.step, number)) for count, number in zip(rows, side.batches(0), strict=True)]
 
@@ -157,7 +165,7 @@ def _print(title: str, found: dict[str, Found], peak: float) -> None:
     """Print one table."""
     print(f"\n{title}; peak {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} thread(s)")
     print(f"  {'':24s} {'rows/s':>7s} {'ratio':>6s} {'GFLOP a row':>12s} {'share of peak':>14s} {'peak memory':>12s}")
-    first = found[SIDES[0]]
+    first = next(iter(found.values()))
     for name, one in found.items():
         share = one.work / one.took / peak
         print(
@@ -167,10 +175,13 @@ def _print(title: str, found: dict[str, Found], peak: float) -> None:
         )
 
 
-def _memory(home: Path, side: str) -> int:
+def _memory(home: Path, side: str, kind: str) -> int:
     """Return the peak memory in MB of a process that takes two steps of one side."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_pretrain", "--memory", str(home), side], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.bench_pretrain", "--memory", str(home), side, kind],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return int(done.stdout.split()[-1])
 
@@ -204,6 +215,6 @@ def _quietly(work: Callable[[], Any]) -> Any:
 
 if __name__ == "__main__":
     if "--memory" in sys.argv:
-        memory(Path(sys.argv[2]), sys.argv[3])
+        memory(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     else:
         main(sys.argv[1:])

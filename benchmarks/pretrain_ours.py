@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.config import SourceConfig
+from twoway.data.config import MaskingConfig, SourceConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.data import open_data
 from twoway.methods.pretrain.method import prepare
@@ -22,6 +22,7 @@ class Ours:
 
     def __init__(self, base: Path, data: Path, out: Path, **options: Any) -> None:
         """Prepare a run on `data`; `out` takes its tables."""
+        options["mask"] = MaskingConfig(**options.get("mask", {}))
         self.config = PretrainConfig(
             data=(SourceConfig(str(data)),),
             dataloader_num_workers=0,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICTURE = 128  # pixels along a side: 64 image tokens
+PAGE = 288  # 324 image tokens
 SIZES = (64, 80, 96, 128)
 
 
@@ -58,6 +59,10 @@ class Rows:
     def fixed(self, count: int, length: int) -> Path:
         """Write rows of one picture and as many words as make `length` tokens."""
         return self._write("fixed", [self._row([PICTURE], length) for _ in range(count)])
+
+    def pages(self, count: int) -> Path:
+        """Write rows of one large picture, whose tokens are four fifths of the row, as in the paper's mix."""
+        return self._write("pages", [self._row([PAGE], (PAGE // 16) ** 2 * 5 // 4) for _ in range(count)])
 
     def mixed(self, count: int, shortest: int = 20, longest: int = 400) -> Path:
         """Write rows of 0 to 4 pictures and of `shortest` to `longest` tokens in all."""

@@ -73,6 +73,7 @@ def be_rank(model, out, options):
         pytest.param("qwen3_vl", {"freeze_tower": True}, marks=pytest.mark.slow),
         pytest.param("qwen2_vl", {"lora": LORA}, marks=pytest.mark.slow),
         pytest.param("qwen2_vl", {"train_layers": 1}, marks=pytest.mark.slow),
+        pytest.param("qwen2_vl", {"masked_patches": "drop"}, marks=pytest.mark.slow),
         pytest.param("gemma3", {}, marks=pytest.mark.slow),
     ],
 )

@@ -149,9 +149,10 @@ def test_the_released_codes_numbers_come_out_of_the_task():
     assert losses["mae"].mean.item() == pytest.approx(batch["mae_loss"].item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["skip", "drop"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_patches_that_skip_the_tower_reach_no_loss(family, tiny_model):
-    prepared, _ = made(family, tiny_model, masked_patches="skip")
+def test_patches_that_skip_the_tower_reach_no_loss(family, kind, tiny_model):
+    prepared, _ = made(family, tiny_model, masked_patches=kind)
     task, batch = prepared.module, batch_of(prepared, "both", patches=0.5)
     losses, _ = task.compute_losses(batch)
     assert {name: loss.count for name, loss in losses.items()} == task.count_targets(batch)
@@ -168,8 +169,49 @@ def test_patches_that_skip_the_tower_reach_no_loss(family, tiny_model):
     assert all(one.grad is not None for one in prepared.start.model.get_encoder(modality="image").parameters())
 
 
-def test_skipping_changes_nothing_where_nothing_is_masked(tiny_model):
-    noise, skip = (made("qwen2_vl", tiny_model, masked_patches=kind)[0] for kind in ("noise", "skip"))
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_dropped_patches_are_seen_by_nobody_and_the_others_keep_their_positions(family, tiny_model):
+    prepared, _ = made(family, tiny_model, masked_patches="drop")
+    task = prepared.module.eval()
+    batch = batch_of(prepared, "both", patches=0.5)
+    inputs, masked = batch["inputs"], batch["patch_mask"]
+    lengths = []
+    hook = task.model.get_decoder().layers[0].register_forward_pre_hook(lambda _module, args: lengths.append(args[0].shape[1]))
+    with torch.no_grad():
+        dropped = task.states(batch)
+        hook.remove()
+        # The same rows whole, where nobody may look at a masked patch.
+        seen = inputs["attention_mask"].bool() & ~masked
+        whole = task._visible_tower(inputs, masked, task._visible_tower.places(inputs, masked))
+        mask = seen[:, None, None, :] & torch.ones_like(seen)[:, None, :, None]
+        given = whole | {"attention_mask": mask, "position_ids": dropped.call["position_ids"]}
+        expected = prepared.start.model.model(**given, use_cache=False).last_hidden_state
+    assert lengths == [int(seen.sum(1).max())]
+    assert lengths[0] < seen.shape[1]
+    torch.testing.assert_close(dropped.hidden[seen], expected[seen], rtol=1e-4, atol=1e-5)
+    assert torch.equal(dropped.hidden[masked], task.decoder.mask_state.expand(int(masked.sum()), -1))
+
+
+def test_the_state_of_dropped_patches_is_learnt_kept_and_made_anew(tiny_model):
+    prepared, _ = made("qwen2_vl", tiny_model, masked_patches="drop")
+    total, _ = run(prepared.module, batch_of(prepared, "both", patches=0.75))
+    total.backward()
+    assert prepared.module.decoder.mask_state.grad.abs().sum() > 0
+    saved = {name: one.detach() + 1 for name, one in prepared.module.decoder.state_dict().items()}
+    again, other = (made("qwen2_vl", tiny_model, masked_patches=kind)[0].module.decoder for kind in ("drop", "noise"))
+    again.load_heads(saved)
+    assert torch.equal(again.mask_state, saved["mask_state"])
+    other.load_heads(saved)
+    assert other.mask_state is None
+    assert torch.equal(other.to_values.bias, saved["to_values.bias"])
+    before = prepared.module.decoder.mask_state.detach().clone()
+    prepared.module.decoder.load_heads(other.state_dict())
+    assert torch.equal(prepared.module.decoder.mask_state, before)
+
+
+@pytest.mark.parametrize("way", ["skip", "drop"])
+def test_skipping_changes_nothing_where_nothing_is_masked(tiny_model, way):
+    noise, skip = (made("qwen2_vl", tiny_model, masked_patches=kind)[0] for kind in ("noise", way))
     for kind, shares in (("both", {"patches": 0.0}), ("text", {})):
         batch = batch_of(noise, kind, **shares)
         torch.testing.assert_close(run(skip.module, batch)[0], run(noise.module, batch)[0])

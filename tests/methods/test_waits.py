@@ -87,7 +87,9 @@ def check(waits: Waits) -> None:
     assert waits.ours() == {("twoway/training/module.py:read_tensors", "a copy to the CPU"): 1}, waits.ours()
 
 
-@pytest.mark.parametrize("ways", [{}, {"masked_patches": "skip"}, {"lora": {"r": 2}}], ids=["noise", "skip", "lora"])
+@pytest.mark.parametrize(
+    "ways", [{}, {"masked_patches": "skip"}, {"masked_patches": "drop"}, {"lora": {"r": 2}}], ids=["noise", "skip", "drop", "lora"]
+)
 @pytest.mark.parametrize("count", [1, 3])
 def test_pre_training(
     ways: dict[str, Any], count: int, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,8 @@
 The decoder is a text model of the backbone's own class with few layers, the first copied from the backbone's middle layer, so positions
 and two-way attention are the backbone's by construction, for every family. It reads the states of the whole sequence; its linear
 layer starts from N(0, 0.02) and zero bias, and works at masked positions alone. The loss is the mean squared error against the
-processor's normalised values.
+processor's normalised values. Where masked patches do not enter the backbone (He et al., arXiv 2111.06377), one learnt state stands for
+each of them in what the decoder reads.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _START = 0.02  # of the linear layer's weights; its bias starts at zero, as in the released code
+_MASK_STATE = "mask_state"
 
 
 class PatchDecoder(nn.Module):
     """`depth` layers over the whole sequence, then a linear layer to the `values` of one position's patches."""
 
-    def __init__(self, language_model: Any, *, values: int, depth: int = 1) -> None:
-        """Copy the middle layers of `language_model`; its embedding and norm stay out."""
+    def __init__(self, language_model: Any, *, values: int, depth: int = 1, mask_state: bool = False) -> None:
+        """Copy the middle layers of `language_model`; its embedding and norm stay out. With `mask_state` a learnt state is made."""
         super().__init__()
         config = copy.deepcopy(language_model.config)
         layers = language_model.layers
@@ -49,7 +51,15 @@ class PatchDecoder(nn.Module):
         # torch's own start is narrower (0.013 at a width of 2,048) and has a bias.
         nn.init.normal_(self.to_values.weight, std=_START)
         nn.init.zeros_(self.to_values.bias)
+        self.mask_state = nn.Parameter(torch.randn(config.hidden_size, device=device) * _START) if mask_state else None
         self.to(next(layers[first].parameters()))
+
+    def load_heads(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Take the weights of a saved decoder; the state of masked patches stays new where that one had none, and is left where unused."""
+        weights = {name: one for name, one in saved.items() if name != _MASK_STATE}
+        if self.mask_state is not None:
+            weights[_MASK_STATE] = saved.get(_MASK_STATE, self.mask_state.detach())
+        self.load_state_dict(weights)
 
     def forward(self, hidden_BLD: torch.Tensor, chosen: torch.Tensor, seen: Mapping[str, Any]) -> torch.Tensor:
         """Return the predicted values (N, P) at the chosen positions; `seen` is what the language model was called with.

@@ -1,4 +1,4 @@
-"""The vision tower over visible patches only, as in masked autoencoders (He et al., arXiv 2111.06377), in a language model's tower.
+"""Work over visible patches only, as in masked autoencoders (He et al., arXiv 2111.06377): in the vision tower, and in the language model.
 
 Towers of the Qwen-VL kind take patches as one long sequence, with each patch's position beside it, so masked ones can be left out: the
 others keep their positions and see only each other. What the library computes from the sizes of pictures (positions, borders between
@@ -6,6 +6,9 @@ pictures, windows, interpolated embeddings) is computed by the library, for whol
 
 There is no list of supported families: a tower is run once on a picture without masks, and must give the same result as the model's own
 code.
+
+A language model is called with one entry a token of states, positions and masks, so tokens can be left out there too: the library makes
+the call for the whole row, and it is cut down to the tokens that stay, each at its own position, just before the language model runs.
 """
 
 from __future__ import annotations
@@ -90,12 +93,11 @@ class VisiblePatches:
             places["interp_indices"], places["interp_weights"] = indices[rows], weights[rows]
         return places
 
-    def require(self, model: PreTrainedModel, looked: Any) -> None:
+    def require(self, model: PreTrainedModel, looked: Any, option: str) -> None:
         """Refuse a model whose tower cannot leave patches out; `looked` is what its processor makes of a picture."""
         kind = f"{type(model).__name__} ({model.config.model_type})"
-        why = (
-            f"masked_patches=skip: the tower of {kind} does not take patches one by one, so none can be left out; use masked_patches=noise"
-        )
+        why = f"masked_patches={option}: the tower of {kind} does not take patches one by one, so none can be left out"
+        why += "; use masked_patches=noise"
         if loading.SKELETON.get() is not None:
             return  # the rank that has the weights looks
         if self._tower is None or "image_grid_thw" not in looked or not hasattr(self._tower, "spatial_merge_size"):
@@ -118,3 +120,55 @@ def _borders(borders: Tensor, kept: Tensor) -> Tensor:
     before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
     found: Tensor = torch.unique_consecutive(before[borders.long()])
     return found.to(torch.int32)
+
+
+class KeptTokens:
+    """Which tokens of a batch run through the language model, worked out where the batch is: on the CPU."""
+
+    @staticmethod
+    def places(attention_mask: Tensor, dropped: Tensor) -> dict[str, Tensor]:
+        """Return the places of the tokens that stay, row by row with the longest one's length; nothing where none is dropped.
+
+        `index` (rows, kept) says which token of its row each is, and `mask` which of them are tokens and no padding; `source` and
+        `target` say where each of their states lies behind one another, and where in the whole batch it belongs.
+        """
+        if not bool(dropped.any()):
+            return {}
+        kept = attention_mask.bool() & ~dropped
+        rows, length = kept.shape
+        most = int(kept.sum(1).max())
+        # Stable, so that tokens stay in their order; those that go, and padding, come last.
+        index = torch.sort((~kept).to(torch.int8), dim=1, stable=True).indices[:, :most]
+        mask = kept.gather(1, index)
+        source = mask.flatten().nonzero()[:, 0]
+        target = (index + torch.arange(rows)[:, None] * length).flatten()[source]
+        return {"index": index, "mask": mask.to(attention_mask.dtype), "source": source, "target": target}
+
+    @staticmethod
+    def cut_call(given: Mapping[str, Any], places: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return what a language model is called with, for the tokens that stay."""
+        index, mask, states = places["index"], places["mask"], given["inputs_embeds"]
+        length = states.shape[1]
+        cut = dict(given)
+        for name, value in given.items():
+            if not isinstance(value, torch.Tensor) or name == "attention_mask":
+                continue
+            if name == "inputs_embeds":
+                cut[name] = value.gather(1, index[..., None].expand(-1, -1, value.shape[-1]))
+            elif name == "cache_position":
+                cut[name] = value[: index.shape[1]]
+            elif value.dtype == torch.bool and value.shape == states.shape[:2]:  # which tokens are pictures'
+                cut[name] = value.gather(1, index) & mask.bool()
+            elif value.dim() > 1 and value.shape[-2:] == states.shape[:2]:  # positions, in one or several dimensions
+                cut[name] = value.gather(-1, index.expand(*value.shape[:-2], *index.shape))
+            elif length in value.shape:
+                raise ValueError(f"the language model is called with {name}, which cannot be cut to some of its tokens")
+        return cut | {"attention_mask": mask}
+
+    @staticmethod
+    def restore(states: Tensor, places: Mapping[str, Tensor], shape: torch.Size, fill: Tensor) -> Tensor:
+        """Return states of the whole batch: those of the tokens that ran, and `fill` (a state) for the others."""
+        rows, length = shape
+        whole = fill.to(states.dtype).expand(rows * length, -1)
+        ran = states.flatten(0, 1).index_select(0, places["source"])
+        return whole.index_copy(0, places["target"], ran).view(rows, length, -1)

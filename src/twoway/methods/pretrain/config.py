@@ -21,8 +21,10 @@ class PretrainConfig(MethodConfig):
         default="reconstruct", description="restore what is masked, or plain next-token training: the control of equal compute"
     )
     mask: MaskingConfig = Field(default_factory=MaskingConfig, description="what is masked")
-    masked_patches: Literal["noise", "skip"] = Field(
-        default="noise", description="what the tower sees of masked patches: noise, or nothing at all, which is cheaper"
+    masked_patches: Literal["noise", "skip", "drop"] = Field(
+        default="noise",
+        description="where masked patches go: `noise` stands for them everywhere; `skip` leaves them out of the tower; "
+        "`drop` leaves them out of tower and language model, which is cheapest",
     )
     shift: bool = Field(default=True, description="a word is predicted from the position before it")
     mlm_weight: float = Field(default=1.0, ge=0, lt=math.inf, description="weight of the loss on words")

@@ -51,14 +51,13 @@ def prepare(base: str | Path, config: PretrainConfig) -> PreparedModel[Reconstru
     if not config.mlm_weight:
         freeze_head(model)
     inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
-    left_out = _left_out(opened) if config.masked_patches == "skip" else None
-    task = (
-        NextToken(model, weight=config.mlm_weight, **inputs)
-        if causal
-        else Reconstruction(
-            model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, shift=config.shift, visible_tower=left_out, **inputs
-        )
-    )
+    drop = config.masked_patches == "drop"
+    left_out = _left_out(opened, config.masked_patches) if config.masked_patches != "noise" else None
+    if causal:
+        task: Reconstruction = NextToken(model, weight=config.mlm_weight, **inputs)
+    else:
+        inputs |= {"shift": config.shift, "visible_tower": left_out, "drop": drop}
+        task = Reconstruction(model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, **inputs)
     bodies = [decoder.body] if decoder else []
     apply_memory_options(config, [model, *bodies], [*task.fsdp_units(), *(layer for body in bodies for layer in body.layers)])
     return PreparedModel(**vars(opened), module=task, adapted=adapted)
@@ -69,10 +68,10 @@ def require(prepared: PreparedModel[Reconstruction]) -> None:
     (require_causal if isinstance(prepared.module, NextToken) else require_two_way)(prepared)
 
 
-def _left_out(base: OpenedBase) -> VisibleTower:
+def _left_out(base: OpenedBase, option: str) -> VisibleTower:
     """Let masked patches skip the tower, where it can do without them."""
     tower = VisiblePatches(base.start.model)
-    tower.require(base.start.model, look(base.processor, ramp(112, 84)))
+    tower.require(base.start.model, look(base.processor, ramp(112, 84)), option)
     return VisibleTower(tower, base.geometry.image_token, base.token.id)
 
 
@@ -80,12 +79,14 @@ def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:
     """Make the patch decoder, from the one beside the base where there is one."""
     start, values = base.start, base.geometry.values
     try:
-        decoder = PatchDecoder(start.model.get_decoder(), values=values, depth=config.decoder_depth)
+        decoder = PatchDecoder(
+            start.model.get_decoder(), values=values, depth=config.decoder_depth, mask_state=config.masked_patches == "drop"
+        )
     except ValueError as error:
         raise UsageError(f"decoder_depth: {first_line(error)}") from error
     if start.heads.patch_decoder:
         try:
-            decoder.load_state_dict(start.heads.patch_decoder)
+            decoder.load_heads(start.heads.patch_decoder)
         except RuntimeError as error:
             layers = {name.split(".")[2] for name in start.heads.patch_decoder if name.startswith("body.layers.")}
             raise TwowayError(

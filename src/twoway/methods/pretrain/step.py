@@ -4,8 +4,9 @@ Both losses come from one pass over the same masked input (MoCa, arXiv 2506.2311
 has a target is done: the language-model head runs at masked words, the decoder where a patch is masked, and neither where its weight is 0.
 
 The decoder is called with the masks and positions that the model's own language model was called with, caught on the way, so nothing
-about them is known here. Pictures' features that some families hand to single layers (DeepStack) do not go to the decoder: it
-restores patches from the states alone.
+about them is known here. With `drop` masked patches run through neither tower nor language model; the decoder gets the states of what
+ran, a learnt state for each masked patch, and the positions of the whole row. Pictures' features that some families hand to single
+layers (DeepStack) do not go to the decoder: it restores patches from the states alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from torch.nn import functional
 
 from twoway.data.config import MaskingConfig
 from twoway.data.patches import GRID, PIXELS
+from twoway.errors import TwowayError
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
 from twoway.models import kernels, loading
+from twoway.models.vision import KeptTokens
 from twoway.training.module import Batch, TrainingModule
 from twoway.training.probes import Predictions
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 WORDS, PATCHES = "mlm", "mae"
 _AT_ONCE = 256  # positions that have logits at a time, where one looks
-_WORDS, _PATCHES, _TOWER = "word_places", "patch_places", "tower_places"  # of a batch that is prepared
+_WORDS, _PATCHES, _TOWER, _KEPT = "word_places", "patch_places", "tower_places", "kept_places"  # of a batch that is prepared
 _PLACES = ("attention_mask", "position_ids", "cache_position")
 
 
@@ -84,8 +87,12 @@ class Reconstruction(TrainingModule):
         pad_token: int = 0,
         token_keys: Sequence[str] = (),
         visible_tower: VisibleTower | None = None,
+        drop: bool = False,
     ) -> None:
-        """Take a model with attention set. `token_keys` are inputs with one entry a token; by `left_out` masked patches skip the tower."""
+        """Take a model with attention set. `token_keys` are inputs with one entry a token.
+
+        With `visible_tower` masked patches skip the tower; with `drop` they skip the language model too.
+        """
         super().__init__({self.word_loss_name: mlm_weight, PATCHES: mae_weight})
         if mae_weight and decoder is None:
             raise ValueError("a loss on patches needs a decoder")
@@ -93,17 +100,21 @@ class Reconstruction(TrainingModule):
         # The parts are looked up before adapters wrap the model: they are changed in place.
         self._inner: list[Any] = [loading.inner(model), model.get_decoder(), model.get_output_embeddings()]
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.pad_token, self._token_keys, self._visible_tower = pad_token, tuple(token_keys), visible_tower
+        self.pad_token, self._token_keys, self._visible_tower, self._drop = pad_token, tuple(token_keys), visible_tower, drop
         self.count_work: Callable[[Batch], float] | None = None  # the operations that a batch takes
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Add where the targets are, and where visible patches are if the tower sees those alone."""
-        inputs = batch["inputs"]
-        known = {
-            _WORDS: word_places(batch["labels"], shift=self.shift, mask_BL=inputs.get("attention_mask")),
-            _PATCHES: batch["patch_mask"].flatten().nonzero()[:, 0],
-        }
-        return batch | known | ({} if self._visible_tower is None else {_TOWER: self._visible_tower.places(inputs, batch["patch_mask"])})
+        inputs, masked = batch["inputs"], batch["patch_mask"]
+        words = word_places(batch["labels"], shift=self.shift, mask_BL=inputs.get("attention_mask"))
+        known: dict[str, Any] = {_WORDS: words, _PATCHES: masked.flatten().nonzero()[:, 0]}
+        if self._visible_tower is not None:
+            known[_TOWER] = self._visible_tower.places(inputs, masked)
+        if self._drop:
+            if bool(masked.flatten()[words].any()):
+                raise TwowayError("masked_patches=drop: this family predicts a word from the patch before it; use masked_patches=noise")
+            known[_KEPT] = KeptTokens.places(inputs["attention_mask"], masked)
+        return batch | known
 
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
@@ -113,12 +124,27 @@ class Reconstruction(TrainingModule):
         if self._visible_tower is not None:
             places = batch[_TOWER] if _TOWER in batch else self._visible_tower.places(inputs, masked)
             inputs = self._visible_tower(inputs, masked, places)
-        hook = language.register_forward_pre_hook(lambda _module, _args, given: seen.update(given), with_kwargs=True)
+        kept: dict[str, torch.Tensor] = {}
+        if self._drop:
+            kept = batch[_KEPT] if _KEPT in batch else KeptTokens.places(inputs["attention_mask"], masked)
+
+        def catch(_module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            seen.update(given)
+            return args, KeptTokens.cut_call(given, kept) if kept else given
+
+        hook = language.register_forward_pre_hook(catch, with_kwargs=True)
         try:
             hidden = inner(**inputs, use_cache=False).last_hidden_state
         finally:
             hook.remove()
+        if kept:
+            hidden = KeptTokens.restore(hidden, kept, inputs["input_ids"].shape, self._mask_state(hidden))
         return States(hidden, {name: seen[name] for name in _PLACES if name in seen})
+
+    def _mask_state(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the state that stands for a masked patch; without a decoder nothing reads it."""
+        learnt = None if self.decoder is None else self.decoder.mask_state
+        return hidden.new_zeros(hidden.shape[-1]) if learnt is None else learnt
 
     def head(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return the model's own logits at chosen positions."""
