@@ -27,6 +27,7 @@ SMALL = {
     "parallel": "ddp",
     "torch_compile": "false",
     "train_layers": 0,
+    "calibrate": "none",
 }
 PAIRS = '[{spec: "samples:train", cap: 40}]'
 OF_PAIRS = ("finetune", "mine")

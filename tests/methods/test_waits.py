@@ -88,9 +88,10 @@ def check(waits: Waits) -> None:
 
 
 @pytest.mark.parametrize(
-    "ways", [{}, {"masked_patches": "skip"}, {"masked_patches": "drop"}, {"lora": {"r": 2}}], ids=["noise", "skip", "drop", "lora"]
+    ("ways", "count"),
+    [({}, 1), ({}, 3), ({"masked_patches": "skip"}, 3), ({"masked_patches": "drop"}, 3), ({"lora": {"r": 2}}, 3)],
+    ids=["noise, one batch", "noise", "skip", "drop", "lora"],
 )
-@pytest.mark.parametrize("count", [1, 3])
 def test_pre_training(
     ways: dict[str, Any], count: int, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,8 +108,11 @@ def test_pre_training(
     assert all(one[0].startswith(("transformers/", "torch/", "peft/")) for one in waits.theirs()), waits.theirs()
 
 
-@pytest.mark.parametrize("hold", [0.0, 1e9])
-@pytest.mark.parametrize("options", [{}, {"learn_temperature": True, "symmetric": True, "margin": 0.1}, {"negatives": "own"}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "hold"),
+    [({}, 0.0), ({"learn_temperature": True, "symmetric": True, "margin": 0.1}, 1e9), ({"negatives": "own"}, 1e9)],
+    ids=["twice", "kept, with options", "kept, own negatives"],
+)
 def test_fine_tuning(
     options: dict[str, Any], hold: float, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
