@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,11 +63,13 @@ class Text:
 class Image:
     """A picture that is not opened yet: a path, the bytes of a picture file, or a PIL image.
 
-    With a `root`, a path is relative to it and may not leave it, neither by `..`, nor as an absolute path, nor through a link.
+    With a `root`, a path is relative to it and may not leave it, neither by `..`, nor as an absolute path, nor through a link. A
+    `transform` is applied when the picture is opened, before transparency is laid on white; it keeps the size.
     """
 
     source: Path | bytes | PILImage.Image
     root: Path | None = None
+    transform: Callable[[PILImage.Image], PILImage.Image] | None = None
 
     def __str__(self) -> str:
         return f"picture {self.source}" if isinstance(self.source, Path) else "the embedded picture"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image as PILImage
@@ -51,7 +52,7 @@ _EXIF_ORIENTATION = 0x0112
 def open_image(image: Image, *, root: Path | None = None, place: Place | None = None, limits: Limits = DEFAULT) -> PILImage.Image:
     """Return the picture as a decoded RGB image; a `root` given here counts where the picture has none."""
     if root is not None and image.root is None:
-        image = Image(image.source, root)
+        image = replace(image, root=root)
     with ExitStack() as stack:
         if isinstance(image.source, PILImage.Image):
             picture = image.source
@@ -61,7 +62,10 @@ def open_image(image: Image, *, root: Path | None = None, place: Place | None = 
         _check_frames(picture, image, place, limits)
         try:
             picture.load()
-            return _to_rgb(_upright(picture))
+            upright = _upright(picture)
+            if image.transform is None:
+                return _to_rgb(upright)
+            return image.transform(upright.convert("RGBA") if upright.has_transparency_data else _to_rgb(upright))
         except ContentError as error:
             raise ContentError(f"{image} {error.reason}", place) from error
         except Exception as error:  # decoders meet hostile bytes and raise nearly anything

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from contrastive_toy import text
 from twoway.content import ContentError, Document, Pair, Place
 from twoway.data import loader as data_loader
 from twoway.data.collators import PairEncoder, assemble
+from twoway.data.config import AugmentConfig
 from twoway.data.loader import PairLoader
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
@@ -103,6 +105,30 @@ def test_a_stream_holds_what_a_batch_holds(encode, options):
                 assert first[0] == contents[item].example.inputs["input_ids"].tolist()
             seen += 1
     assert seen == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2, "keep": 0, "processes": True}], ids=str)
+def test_augmented_pictures_depend_on_seed_epoch_and_row_alone(encode, options):
+    def seen(code, *, ranks=1, **more):
+        found = {}
+        for rank in range(ranks):
+            for step, batches in enumerate(loader(code, budget=1.0, **more).steps(0, 2, rank, ranks)):
+                for batch in batches:
+                    pixels = {item: one for item, one in taken(batch, range(len(batch["chunks"].costs))).items() if one[0][1]}
+                    assert all(first == second for first, second in pixels.values())
+                    for place, identity in enumerate(batch["identities"]):
+                        found[step, identity] = pixels[int(batch["candidates"][place])][0][1]
+        return found
+
+    augment = AugmentConfig(rotate=30, colour=0.5)
+    changed, plain = replace(encode, augment=augment), seen(encode)
+    once = seen(changed)
+    assert once == seen(changed, ranks=2, **options)
+    assert all(once[key] != plain[key] for key in plain)
+    assert all(once[0, f"row {row}"] != once[1, f"row {row}"] for row in range(ROWS))
+    assert once != seen(replace(changed, seed=1))
+    (looked, *_) = [changed.without_negatives(Source().read(row), epoch=0).positive.example.inputs["pixel_values"] for row in range(1)]
+    assert float(looked.sum()) == plain[0, "row 0"]
 
 
 def test_a_guide_sees_each_content_once(encode):

@@ -150,6 +150,17 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows,
         assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
 
 
+def test_a_run_with_augmentation_that_was_cut_off_ends_with_the_same_bits(whole, tiny_model, rows, tmp_path):
+    options = USUAL | {"eval_steps": 0, "augment": {"scale": [0.9, 1.1], "rotate": 8, "colour": 0.2}}
+    finetune(tiny_model("qwen2_vl"), tmp_path / "at once", [str(rows)], **options)
+    with cut_off(4):
+        finetune(tiny_model("qwen2_vl"), tmp_path / "cut", [str(rows)], **options)
+    finetune(tiny_model("qwen2_vl"), tmp_path / "cut", [str(rows)], **options | {"dataloader_num_workers": 1})
+    same_bits(tmp_path / "cut" / "model.safetensors", tmp_path / "at once" / "model.safetensors")
+    losses = [[line["loss"] for line in read_log(out) if "loss" in line] for out in (tmp_path / "at once", whole)]
+    assert all(one != other for one, other in zip(*losses, strict=True))
+
+
 def test_a_full_disk_ends_a_run_with_a_line_wherever_it_comes_and_the_same_command_goes_on(whole, tiny_model, rows, tmp_path):
     out = tmp_path / "full"
     options = USUAL | {"eval_data": (PairSource(str(rows), name="again"),), "eval_rows": 5}

@@ -6,6 +6,7 @@ pairs of pictures, canvases composed of four, larger pictures or pages, with few
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twoway.data.augment import augment, plain
+from twoway.data.config import AugmentConfig
+
 from . import rows
-from .augment import augment, plain
 
 if TYPE_CHECKING:
     from .config import NanoConfig
     from .rows import Part
     from .table import World
+
+AUGMENT = AugmentConfig(
+    scale=(0.9, 1.15),
+    rotate=math.degrees(0.15),
+    shift=0.08,
+    flip=0.5,
+    background=0.5,
+    colour=0.25,
+    grey=0.08,
+    lines=0.04,
+    two_tone=0.04,
+    invert=0.03,
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ class Rows:
     def _augmented(self, concepts: list[int], pictures: list[int], side: int, generator: torch.Generator) -> Tensor:
         flips = torch.from_numpy(self.world.flips[concepts])
         hues = torch.from_numpy(self.world.hues[concepts])
-        return augment(self.pixels[pictures], side, flips, hues, generator)
+        return augment(self.pixels[pictures], (side, side), generator, AUGMENT, may_flip=flips, keep_colours=hues)
 
     def _singles(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
         config, world = self.config, self.world

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from twoway.data.augment import plain
 from twoway.files import fresh_folder, sha256, write_whole
 
-from .augment import plain
 from .base import TRAINING, weights_of
 from .card import plateau, write_card
 from .fast import token_losses

@@ -16,6 +16,7 @@ from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 
+from .augment import augmented
 from .masking import NO_TARGET
 from .sampler import cut_chunks, extra_cost
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.content import Document, Pair
+    from twoway.data.config import AugmentConfig
 
     from .masking import MaskedRow
     from .processing import Encoder, Example
@@ -113,13 +115,17 @@ def content_key(document: Document) -> int:
 
 @dataclass(frozen=True)
 class EncodedContent:
-    """One side of a row as the model sees it; `key` is that of the document, without its instruction."""
+    """One side of a row as the model sees it; `key` is that of the document, without its instruction.
+
+    `variant` tells apart what one document became under augmentation; `document` is as it was read.
+    """
 
     key: int
     instruction: str
     example: Example
     document: Document
     side: str
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,7 @@ class PairEncoder:
     choose: Choice = "first"
     seed: int = 0
     fill: bool = False
+    augment: AugmentConfig | None = None
 
     def defer(self, identity: str, pair: Pair) -> tuple[str, Pair]:
         """Keep a row for `__call__`, which knows the epoch."""
@@ -156,21 +163,26 @@ class PairEncoder:
         positive = right[epoch % len(right)]
         chosen = [pair.negatives[number] for number in self._chosen(identity, len(pair.negatives), epoch)]
         answers = tuple(content_key(one) for one in right)
-        wrong = tuple(self._content(identity, pair.task, DOCUMENT, one) for one in chosen)
-        query, answer = self._content(identity, pair.task, QUERY, pair.query), self._content(identity, pair.task, DOCUMENT, positive)
+        drawn = f"{self.seed} {epoch} {identity}"
+        wrong = tuple(self._content(identity, pair.task, DOCUMENT, one, f"{drawn} negative {number}") for number, one in enumerate(chosen))
+        query = self._content(identity, pair.task, QUERY, pair.query, f"{drawn} query")
+        answer = self._content(identity, pair.task, DOCUMENT, positive, f"{drawn} positive")
         return PairExample(identity, pair.task, query, answer, wrong, answers)
 
     def without_negatives(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
-        """Encode one row, its hard negatives left aside."""
-        return replace(self, negatives=0)(row, epoch=epoch)
+        """Encode one row to measure on: its hard negatives left aside, its pictures as they are."""
+        return replace(self, negatives=0, augment=None)(row, epoch=epoch)
 
-    def _content(self, identity: str, task: str, side: str, document: Document) -> EncodedContent:
+    def _content(self, identity: str, task: str, side: str, document: Document, variant: str) -> EncodedContent:
         instruction = task_prompt(self.prompts, task, side)
+        shown = document
+        if self.augment is not None and document.images:
+            shown = augmented(document, self.augment, variant)
         try:
-            example = self.encode(identity, document, instruction)
+            example = self.encode(identity, shown, instruction)
         except ContentError as error:
             raise ContentError(error.reason, error.place or document.place) from error
-        return EncodedContent(content_key(document), instruction, example, document, side)
+        return EncodedContent(content_key(document), instruction, example, document, side, "" if shown is document else variant)
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
         if not self.negatives or self.choose == "first" or count <= self.negatives:
@@ -182,11 +194,11 @@ class PairEncoder:
 
 def assemble(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[str, Any]]:
     """Return the different contents of some rows, and their batch but for the chunks."""
-    numbers: dict[tuple[int, str], int] = {}
+    numbers: dict[tuple[int, str, str], int] = {}
     contents: list[EncodedContent] = []
 
     def number(content: EncodedContent) -> int:
-        key = content.key, content.instruction
+        key = content.key, content.instruction, content.variant
         if key not in numbers:
             numbers[key] = len(contents)
             contents.append(content)

@@ -20,6 +20,34 @@ Unit = Literal["token", "word", "span"]
 
 
 @settings
+class AugmentConfig:
+    """How pictures are changed each time that they are trained on, drawn anew for each; the defaults change nothing."""
+
+    scale: tuple[Annotated[float, Field(gt=0, le=10)], Annotated[float, Field(gt=0, le=10)]] = Field(
+        default=(1.0, 1.0), description="size, between these two: [0.9, 1.15]"
+    )
+    rotate: float = Field(default=0.0, ge=0, le=180, description="turned by so many degrees at most, either way")
+    shift: Share = Field(default=0.0, description="moved by this share of half a side at most, along each")
+    flip: Share = Field(default=0.0, description="share of the pictures that are mirrored")
+    background: Share = Field(default=0.0, description="share of them whose transparent parts get a light colour instead of white")
+    colour: Share = Field(default=0.0, description="brightness, contrast and saturation are changed by this share at most")
+    grey: Share = Field(default=0.0, description="share of the pictures without colours")
+    lines: Share = Field(default=0.0, description="share of them drawn in lines alone")
+    two_tone: Share = Field(default=0.0, description="share of them in black and white")
+    invert: Share = Field(default=0.0, description="share of them inverted")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.scale[0] > self.scale[1]:
+            raise UsageError(f"scale goes from the smaller to the larger size, not from {self.scale[0]:g} to {self.scale[1]:g}")
+
+    @property
+    def changes(self) -> bool:
+        """Whether any picture is changed at all."""
+        return self != AugmentConfig()
+
+
+@settings
 class SourceConfig:
     """One source of training data."""
 

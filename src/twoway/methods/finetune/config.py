@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from twoway.config import settings
-from twoway.data.config import PairSource
+from twoway.data.config import AugmentConfig, PairSource
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig
 from twoway.models.config import Attention
@@ -72,6 +72,7 @@ class FinetuneConfig(MethodConfig):
     fill_negatives: bool = Field(
         default=False, description="a row that has fewer repeats its last one, as in the released code of MoCa and mmE5"
     )
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how the pictures of rows are changed, each epoch anew")
     loss: ContrastiveConfig = Field(default_factory=ContrastiveConfig, description="the contrastive loss")
     guide: str | None = Field(default=None, description="a model whose vectors measure loss.margin, instead of this one's own")
     attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")

@@ -95,7 +95,15 @@ def open_data(
     prompts = prepared.start.settings.prompts
     inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
     write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
-    encode = PairEncoder(write, prompts, config.hard_negatives, config.choose, config.seed, config.fill_negatives)
+    encode = PairEncoder(
+        write,
+        prompts,
+        config.hard_negatives,
+        config.choose,
+        config.seed,
+        config.fill_negatives,
+        config.augment if config.augment.changes else None,
+    )
     held = pairs.held_out(config.held_out)
     epochs = TaskBatchSampler(
         pairs,
