@@ -1,4 +1,4 @@
-"""Configuration: a frozen class of pydantic says what there is, a YAML file and `key=value` words fill it, everything else is an error.
+"""Configuration: a frozen dataclass says what there is; a YAML file, `key=value` words and options fill it; everything else is an error.
 
     @settings
     class Train:
@@ -10,6 +10,8 @@
 YAML 1.1 guesses types by look, which bites: `no` is a boolean, `1e-5` is text, `12:30` is a number and `010` is eight. Here the declared
 type decides: `1e-5` is a number where one is asked for, `no` for a text asks for quotes, and sixty-based and octal numbers do not exist.
 Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
+
+pydantic checks values. It takes longer to import than all of a command's `--help`, so it waits for the first value.
 """
 
 from __future__ import annotations
@@ -22,14 +24,10 @@ import math
 import re
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
-
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic.dataclasses import rebuild_dataclass
 
 from .errors import UsageError, did_you_mean, other_name
 
@@ -37,12 +35,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import yaml
-    from pydantic_core import ErrorDetails
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import CoreSchema, ErrorDetails
 
 Config = TypeVar("Config")
 
 
 # A class of settings.
+
+BOUNDS = ("ge", "gt", "le", "lt")
+
+
+class Range:
+    """The range of a number inside a type: `Annotated[float, Range(ge=0, le=1)]`."""
+
+    def __init__(self, **bounds: float) -> None:
+        self.bounds = bounds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Put the bounds to the number's schema."""
+        return cast("CoreSchema", {**handler(source), **self.bounds})
+
+
+def Field(  # noqa: N802 - as pydantic's, which reads it
+    *, default: Any = MISSING, default_factory: Any = MISSING, description: str = "", **bounds: float
+) -> Any:
+    """Declare a setting: its default, its range (`ge`, `gt`, `le`, `lt`), and what it is about."""
+    if unknown := bounds.keys() - {*BOUNDS}:
+        raise TypeError(f"a setting has no {', '.join(sorted(unknown))} (there are: {', '.join(BOUNDS)})")
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"description": description, **bounds})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
@@ -52,29 +73,28 @@ def settings(cls: type[Config]) -> type[Config]:
     A subclass that gives a field another default or type keeps its range and its description. What concerns two fields is checked in
     `__post_init__`, which raises a `ValueError` or a `UsageError`. The validator is built when the first object is.
     """
-    hints = inspect.get_annotations(cls)
-    for name, inherited in getattr(cls, "__pydantic_fields__", {}).items():
-        if name in hints and not hasattr(cls.__dict__.get(name), "metadata"):
-            hints[name] = Annotated[hints[name], *inherited.metadata, Field(description=inherited.description)]
-    cls.__annotations__ = hints
+    hints = cls.__annotations__ = inspect.get_annotations(cls, eval_str=True)
+    for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
+        own = cls.__dict__.get(name, MISSING)
+        if name in hints and not isinstance(own, dataclasses.Field):
+            setattr(cls, name, dataclasses.field(default=own, metadata=inherited.metadata))
     if "__post_init__" in cls.__dict__:
         setattr(cls, "__post_init__", _with_value_errors(cls.__dict__["__post_init__"]))  # noqa: B010 - a type checker knows none
-    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", defer_build=True))(cls)
-    validate, names = made.__init__, list(made.__pydantic_fields__)
+    made: Any = dataclass(frozen=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid"}
+    names = [field.name for field in dataclasses.fields(made)]
 
-    @wraps(validate)
+    @wraps(made.__init__)
     def init(self: Config, *args: Any, **values: Any) -> None:
-        nonlocal validate
-        if not made.__pydantic_complete__:
-            rebuild_dataclass(made)  # which gives the class an __init__ of pydantic's
-            validate, made.__init__ = made.__init__, init
+        from pydantic_core import ArgsKwargs, ValidationError
+
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__} takes {len(names)} settings, not {len(args)}")
         values = dict(zip(names, args, strict=False)) | values
         try:
-            validate(self, **values)
+            _adapter(made).validator.validate_python(ArgsKwargs((), values), self_instance=self)
         except ValidationError as error:
-            raise UsageError(_in_one_line(cls, error, _of_python(values))) from error
+            raise UsageError(_in_one_line(made, error, _of_python(values))) from error
 
     made.__init__ = init
     found: type[Config] = made
@@ -96,20 +116,32 @@ def _with_value_errors(check: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of a class of settings by name; a setting that must be given has none."""
-    return {
-        name: field.get_default(call_default_factory=True) for name, field in cls.__pydantic_fields__.items() if not field.is_required()
-    }
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not MISSING or field.default_factory is not MISSING:
+            found[field.name] = field.default if field.default_factory is MISSING else field.default_factory()
+    return found
 
 
-def _require_path(value: object) -> object:
+class _NotEmpty:
     """Refuse the empty path, which would silently be the current folder."""
-    if value == "":
-        raise ValueError("takes a path, not ''")
-    return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Check before pydantic does."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    @staticmethod
+    def check(value: object) -> object:
+        """Refuse it."""
+        if value == "":
+            raise ValueError("takes a path, not ''")
+        return value
 
 
 # The path of a setting, relative to where the command runs.
-SettingPath = Annotated[Path, BeforeValidator(_require_path)]
+SettingPath = Annotated[Path, _NotEmpty()]
 
 
 # From text to a tree that knows the line of every key.
@@ -178,6 +210,8 @@ def build(kind: type[Config], given: Given, name: str = "") -> Config:
     Types are checked strictly, as JSON's: a list fills a tuple and a text a path, and nothing else is converted. Where text is asked for
     and YAML saw something else, the text is put in its place if it may, and all is read again.
     """
+    from pydantic import ValidationError
+
     given = copy.deepcopy(given)
     while True:
         try:
@@ -191,6 +225,8 @@ def build(kind: type[Config], given: Given, name: str = "") -> Config:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -403,8 +439,8 @@ def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, give
     hint, bounds = _type_at(kind, parts)
     key = error["loc"][-1] if error["loc"] else ""
     if error["type"] == "missing" and isinstance(key, str):
-        field = next(group for group in _groups(hint) if key in group.__pydantic_fields__).__pydantic_fields__[key]
-        return f"missing {f'{path}.' if path else ''}{key} ({field.description or describe(field.annotation, field.metadata)})"
+        field = next(_fields(group)[key] for group in _groups(hint) if key in _fields(group))
+        return f"missing {f'{path}.' if path else ''}{key} ({about(field)})"
     if error["type"] == "value_error":
         said = str(error["ctx"]["error"])
         return f"{path} {said}" if said.startswith("takes ") else said
@@ -439,16 +475,20 @@ def _kinds(hint: Any) -> list[Any]:
 
 def _groups(hint: Any) -> list[Any]:
     """Return those of the types that are classes of settings."""
-    return [kind for kind in _kinds(hint) if hasattr(kind, "__pydantic_fields__")]
+    return [kind for kind in _kinds(hint) if dataclasses.is_dataclass(kind)]
 
 
-def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
+def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Mapping[str, Any]]]:
     """Return type and bounds of what stands at a place; of several types the one that has it."""
-    bounds: Sequence[Any] = ()
+    bounds: Sequence[Mapping[str, Any]] = ()
     for part in parts:
-        fields = next((kind.__pydantic_fields__ for kind in _groups(hint) if part in kind.__pydantic_fields__), None)
-        if fields is not None:
-            hint, bounds = fields[part].annotation, fields[part].metadata
+        field = next((fields[part] for kind in _groups(hint) if part in (fields := _fields(kind))), None)
+        if field is not None:
+            hint, bounds = field.type, [field.metadata]
             continue
         origins = (tuple, list, Sequence) if isinstance(part, int) else (dict, Mapping)
         args = next((get_args(kind) for kind in _kinds(hint) if get_origin(kind) in origins), (Any, Any))
@@ -459,10 +499,15 @@ def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]
 def settings_of(cls: Any) -> dict[str, tuple[Any, str]]:
     """Return the settings that are groups of settings by name, each with its class and what it is about."""
     found = {}
-    for name, field in cls.__pydantic_fields__.items():
-        if _groups(field.annotation) == _kinds(field.annotation):
-            found[name] = _groups(field.annotation)[0], field.description or ""
+    for field in dataclasses.fields(cls):
+        if _groups(field.type) == _kinds(field.type):
+            found[field.name] = _groups(field.type)[0], field.metadata.get("description", "")
     return found
+
+
+def about(field: dataclasses.Field[Any]) -> str:
+    """Say what a setting is about, or what it takes."""
+    return field.metadata.get("description") or describe(field.type, [field.metadata])
 
 
 def choices(hint: Any) -> list[Any]:
@@ -471,11 +516,11 @@ def choices(hint: Any) -> list[Any]:
     return [] if None in kinds else [choice for kind in kinds for choice in kind or ()]
 
 
-def describe(hint: Any, bounds: Sequence[Any] = ()) -> str:
+def describe(hint: Any, bounds: Sequence[Mapping[str, Any]] = ()) -> str:
     """Say a type in a reader's words."""
     if get_origin(hint) is Annotated:
         hint, *more = get_args(hint)
-        bounds = [*bounds, *(one for each in more for one in getattr(each, "metadata", [each]))]
+        bounds = [*bounds, *(one.bounds for one in more if isinstance(one, Range))]
     kinds = _kinds(hint)
     if len(kinds) > 1:
         return " or ".join(describe(kind, bounds) for kind in kinds)
@@ -494,10 +539,10 @@ def describe(hint: Any, bounds: Sequence[Any] = ()) -> str:
     return words.get(kind, str(kind)) + _bounds(bounds)
 
 
-def _bounds(metadata: Sequence[Any]) -> str:
+def _bounds(bounds: Sequence[Mapping[str, Any]]) -> str:
     """Say the range of a number."""
     words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-    found = [(words[name], value) for one in metadata for name in words if (value := getattr(one, name, None)) not in (None, math.inf)]
+    found = [(words[name], one[name]) for one in bounds for name in words if one.get(name) not in (None, math.inf)]
     return "".join(f" {word} {value:,}" if isinstance(value, int) else f" {word} {value:g}" for word, value in found)
 
 
@@ -507,13 +552,13 @@ def _nearest(cls: Any, key: str, prefix: str) -> str:
     inside = [place for place in places if place.rpartition(".")[2] == key and place != key]
     if near := f"; did you mean {inside[0]}?" if inside else other_name(key, places):
         return near.replace("mean ", f"mean {prefix}", 1)
-    near = did_you_mean(key, cls.__pydantic_fields__)
-    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(cls.__pydantic_fields__)})"
+    near = did_you_mean(key, _fields(cls))
+    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(_fields(cls))})"
 
 
 def _places(cls: Any) -> list[str]:
     """Return the names of all settings, those of groups as group.name."""
     found = []
-    for name, field in cls.__pydantic_fields__.items():
-        found += [name, *(f"{name}.{inner}" for group in _groups(field.annotation) for inner in group.__pydantic_fields__)]
+    for name, field in _fields(cls).items():
+        found += [name, *(f"{name}.{inner}" for group in _groups(field.type) for inner in _fields(group))]
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     if other := other_name(word, known):
         return other
+    import difflib  # not for `--help`
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 

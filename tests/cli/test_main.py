@@ -43,12 +43,13 @@ def least_of(count: int, command: list[str]) -> float:
 
 
 def test_help_costs_little_beside_the_start_of_a_bare_interpreter():
+    """Of the verb with the most options, in seconds of a processor."""
     bare = least_of(5, [sys.executable, "-c", "pass"])
-    assert least_of(5, [sys.executable, "-m", "twoway", "--help"]) < 15 * bare
+    assert least_of(3, [sys.executable, "-m", "twoway", "finetune", "--help"]) < 15 * bare
 
 
 def test_the_grammar_imports_no_heavy_library():
-    heavy = "torch transformers sentence_transformers peft datasets pyarrow PIL numpy rich yaml"
+    heavy = "torch transformers sentence_transformers peft datasets pyarrow PIL numpy rich yaml pydantic pydantic_core"
     code = f"import sys, twoway.cli; twoway.cli.build_parser(); print([m for m in {heavy.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"

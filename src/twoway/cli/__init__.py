@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from importlib import import_module
@@ -100,6 +99,8 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] | None =
         if code is None:
             raise
         if verbose and code != INTERRUPTED:
+            import logging
+
             logging.getLogger(__name__).exception("failed")
         sys.stderr.write(f"{called}: {said}\n")
         return code
@@ -133,6 +134,8 @@ def _shown(said: str) -> str:
 
 def _quiet_libraries(*, verbose: bool) -> None:
     """Show our own log lines, and of the libraries only what a user must know; no bar of theirs in a file or a pipe."""
+    import logging
+
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too, which reads it
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -98,24 +99,25 @@ def add_settings(
 
 
 def _add_options(group: argparse._ArgumentGroup, cls: Any, prefix: str, without: Sequence[str] = ()) -> None:
-    from twoway.config import describe, settings_of
+    from twoway.config import about, settings_of
 
-    for name, field in cls.__pydantic_fields__.items():
+    for field in dataclasses.fields(cls):
+        name = field.name
         if name in without or name in settings_of(cls):
             continue
         option, default = f"--{prefix}{name.replace('_', '-')}", field.default
         said = f" (default: {_as_word(default)})" if isinstance(default, str | int | float) and default != "" else ""
-        kinds: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {"metavar": _metavar(field)}
-        about = f"{field.description or describe(field.annotation, field.metadata)}{said}".replace("%", "%%")
-        group.add_argument(option, dest=f"{SETTING}{prefix}{name}", default=None, help=about, **kinds)
+        kinds: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"metavar": _metavar(field)}
+        what = f"{about(field)}{said}".replace("%", "%%")
+        group.add_argument(option, dest=f"{SETTING}{prefix}{name}", default=None, help=what, **kinds)
 
 
 def _metavar(field: Any) -> str:
     """Return what stands for a value: the words that may be chosen, or its kind."""
     from twoway.config import choices
 
-    words = choices(field.annotation)
-    return "|".join(map(str, words)) if words else "N" if field.annotation in (int, float, int | None, float | None) else "VALUE"
+    words = choices(field.type)
+    return "|".join(map(str, words)) if words else "N" if field.type in (int, float, int | None, float | None) else "VALUE"
 
 
 def _as_word(value: Any) -> str:

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from twoway.config import SettingPath, settings
+from twoway.config import Field, Range, SettingPath, settings
 from twoway.errors import TwowayError, UsageError
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Range(ge=0, le=1)]
 
 # Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
 MINED_FILE = "mine.json"

@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
-from twoway.config import SettingPath, settings
+from twoway.config import Field, SettingPath, settings
 from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.rows import BAD_ROWS, Policy

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
-
-from twoway.config import SettingPath, settings
+from twoway.config import Field, SettingPath, settings
 from twoway.data.config import CostWeights, SourceConfig
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
 
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import MINED_FILE, PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.mixture import open_pairs, open_source_table

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.content import ContentError, Document, Text
 from twoway.embedding.nearest import nearest
 from twoway.errors import UsageError

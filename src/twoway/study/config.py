@@ -25,9 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from twoway.config import Given, build, layer, put_words, read_tree, settings
+from twoway.config import Field, Given, build, layer, put_words, read_tree, settings
 from twoway.data.config import SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.evaluation.evaluate import EvaluateConfig

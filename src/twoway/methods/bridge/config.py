@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import MaskingConfig, SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.methods.config import MethodConfig
