@@ -21,6 +21,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, ErrorDetails
 
 Config = TypeVar("Config")
+Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 # A class of settings.
@@ -58,12 +60,16 @@ class Range:
 
 
 def Field(  # noqa: N802 - as pydantic's, which reads it
-    *, default: Any = MISSING, default_factory: Any = MISSING, description: str = "", **bounds: float
+    *, default: Any = MISSING, default_factory: Any = MISSING, description: str = "", metavar: str = "", short: str = "", **bounds: float
 ) -> Any:
-    """Declare a setting: its default, its range (`ge`, `gt`, `le`, `lt`), and what it is about."""
+    """Declare a setting: its default, its range (`ge`, `gt`, `le`, `lt`), and what it is about.
+
+    `metavar` is what stands for its value in a command's help, `short` a short name of its option.
+    """
     if unknown := bounds.keys() - {*BOUNDS}:
         raise TypeError(f"a setting has no {', '.join(sorted(unknown))} (there are: {', '.join(BOUNDS)})")
-    return dataclasses.field(default=default, default_factory=default_factory, metadata={"description": description, **bounds})
+    words = {name: text for name, text in (("metavar", metavar), ("short", short)) if text}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"description": description, **words, **bounds})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
@@ -71,7 +77,8 @@ def settings(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass that pydantic checks, whose errors are ours in one line; unknown keys are errors.
 
     A subclass that gives a field another default or type keeps its range and its description. What concerns two fields is checked in
-    `__post_init__`, which raises a `ValueError` or a `UsageError`. The validator is built when the first object is.
+    `__post_init__`, which raises a `ValueError` or a `UsageError`; in its words settings stand in backticks, and the command line shows
+    them as options. The validator is built when the first object is.
     """
     hints = cls.__annotations__ = inspect.get_annotations(cls, eval_str=True)
     for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
@@ -158,6 +165,7 @@ class Given:
     """What is written, with its place: a list (`items`), a group of keys (`children`), or a value.
 
     `free` says that `written` may stand for it where text is asked for: of a `key=value` word always, of a file what YAML takes for text.
+    `option` is the option that gave it.
     """
 
     where: str
@@ -166,6 +174,7 @@ class Given:
     children: dict[str, Given] | None = None
     written: str = ""
     free: bool = False
+    option: str = ""
 
     @property
     def is_null(self) -> bool:
@@ -186,11 +195,23 @@ class Given:
         return self.value if self.children is None else {key: child.plain() for key, child in self.children.items()}
 
 
-def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read settings from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a group."""
-    root = read_tree(path) if path is not None else Given("the configuration", children={})
-    put_words(root, overrides)
-    return build(cls, root)
+def load(
+    cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Config:
+    """Read settings from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a group.
+
+    `options` are what a command's options were given, by their dotted keys; they win as words do, and errors name them as options.
+    """
+    root = read_tree(path) if path is not None else Given("the configuration" if options is None else "", children={})
+    said = put_words(root, overrides)
+    for key, value in (options or {}).items():
+        option, names = as_option(key), key.split(".")
+        given = [([*names, name], one) for name, one in value.items()] if isinstance(value, dict) else [(names, value)]
+        for places, one in given:
+            if ".".join(places) in said:
+                raise UsageError(f"{option}: {'.'.join(places)} is set twice")
+            _place(root, places, _from_option(option, one), "")
+    return build(cls, root, options=options is not None)
 
 
 def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: object = None) -> Config:
@@ -204,11 +225,37 @@ def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: obje
     return build(cls, tree)
 
 
-def build(kind: type[Config], given: Given, name: str = "") -> Config:
+def gather(cls: type[Config], config: Config | None, options: Mapping[str, Any], function: Callable[..., Any]) -> Config:
+    """Put together what a function was given: settings by name, over a configuration where there is one."""
+    known = [name for name in inspect.signature(function).parameters if name != "config"]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+    return config if config is not None and not options else fill(cls, options, function.__name__, over=config)
+
+
+def takes(cls: Any) -> Callable[[Function], Function]:
+    """Show the settings of a class as keywords of a function that has them as `**options`, where its signature is asked for."""
+
+    def show(function: Function) -> Function:
+        own = [one for one in inspect.signature(function).parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        named = {one.name for one in own}
+        for field in dataclasses.fields(cls):
+            if field.name not in named:
+                default = defaults(cls).get(field.name, inspect.Parameter.empty)
+                own.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type))
+        setattr(function, "__signature__", inspect.Signature(own))  # noqa: B010 - a type checker knows none
+        return function
+
+    return show
+
+
+def build(kind: type[Config], given: Given, name: str = "", *, options: bool = False) -> Config:
     """Read what is written as a class of settings, or as any type that pydantic knows; `name` is its dotted key, empty for a whole file.
 
     Types are checked strictly, as JSON's: a list fills a tuple and a text a path, and nothing else is converted. Where text is asked for
-    and YAML saw something else, the text is put in its place if it may, and all is read again.
+    and YAML saw something else, the text is put in its place if it may, and all is read again. With `options` errors show the keys that
+    are in backticks as options of a command.
     """
     from pydantic import ValidationError
 
@@ -220,7 +267,7 @@ def build(kind: type[Config], given: Given, name: str = "") -> Config:
         except ValidationError as error:
             took = [_take_text(_find(given, one["loc"])[2], one["type"]) for one in error.errors(include_url=False)]
             if True not in took:
-                raise UsageError(_in_one_line(kind, error, given, name)) from error
+                raise UsageError(_in_one_line(kind, error, given, name, options=options)) from error
 
 
 @cache
@@ -239,8 +286,8 @@ def _take_text(given: Given, wrong: str) -> bool:
     return True
 
 
-def put_words(root: Given, words: Sequence[str]) -> None:
-    """Put `key=value` words into a tree, over what it says."""
+def put_words(root: Given, words: Sequence[str]) -> set[str]:
+    """Put `key=value` words into a tree, over what it says; return their keys."""
     seen: set[str] = set()
     for word in words:
         key, equals, text = word.partition("=")
@@ -251,6 +298,7 @@ def put_words(root: Given, words: Sequence[str]) -> None:
             raise UsageError(f"{word}: {key} is set twice")
         seen.add(key)
         _place(root, key.split("."), _from_word(word, text), word)
+    return seen
 
 
 def layer(under: Given, over: Given) -> Given:
@@ -313,6 +361,28 @@ def _from_word(word: str, text: str) -> Given:
         node, tree = None, Given(word, value=text)
     plain = isinstance(tree.value, str) and getattr(node, "style", None) is None
     return dataclasses.replace(tree, value=text if plain else tree.value, written=text, free=True)
+
+
+def as_option(key: str) -> str:
+    """Return how a command spells a setting."""
+    return f"--{key.replace('_', '-')}"
+
+
+def _from_option(option: str, value: Any) -> Given:
+    """Read what an option was given: a text as a `key=value` word's, true or false, or a list or a group of these."""
+    if isinstance(value, list):
+        return Given("", items=[_from_option(option, item) for item in value], option=option)
+    if isinstance(value, dict):
+        return Given("", children={key: _from_option(option, item) for key, item in value.items()}, option=option)
+    if isinstance(value, bool):
+        return Given("", value, written=str(value).lower(), option=option)
+    try:
+        text = os.fsencode(value).decode("utf-8")  # a system that knows ASCII alone (`LC_ALL=C`) gives bytes
+    except UnicodeError as error:
+        raise UsageError(f"{option} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+    if not text:
+        return Given("", text, option=option)
+    return dataclasses.replace(_from_word("", text), option=option)
 
 
 def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
@@ -406,7 +476,7 @@ def _plain(value: Any) -> Any:
 # An error of pydantic in one line: where it is written, its key, what is allowed, and what stands there.
 
 
-def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "") -> str:
+def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "", *, options: bool = False) -> str:
     """Say the first of the errors: keys that there are not, wrong values (inside a group before the group), missing keys."""
     order = {"unexpected_keyword_argument": 0, "missing": 2}
     found = [(order.get(one["type"], 1), one, *_find(root, one["loc"], name)) for one in error.errors(include_url=False)]
@@ -414,6 +484,8 @@ def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "")
     same = [each for each in found if each[0] == first[0] and each[1]["loc"][:1] == first[1]["loc"][:1]]
     _, chosen, parts, path, given = max(same, key=lambda each: (len(each[2]), each[1]["type"] == "value_error"))
     said = _say(kind, chosen, parts, path, given)
+    if chosen["type"] == "value_error":
+        said = re.sub(r"`([\w.]+)`", lambda found: as_option(found[1]) if options else found[1], said)
     return f"{given.where}: {said}" if given.where else said
 
 
@@ -428,6 +500,7 @@ def _find(root: Given, loc: Sequence[str | int], name: str = "") -> tuple[list[s
         else:
             continue
         parts.append(part)
+        name = root.option or name
     return parts, name, root
 
 
@@ -508,6 +581,25 @@ def settings_of(cls: Any) -> dict[str, tuple[Any, str]]:
 def about(field: dataclasses.Field[Any]) -> str:
     """Say what a setting is about, or what it takes."""
     return field.metadata.get("description") or describe(field.type, [field.metadata])
+
+
+def setting_at(cls: Any, key: str) -> dataclasses.Field[Any]:
+    """Return the setting of a dotted key."""
+    *groups, name = key.split(".")
+    for group in groups:
+        cls = settings_of(cls)[group][0]
+    return _fields(cls)[name]
+
+
+def holds(hint: Any, kind: type) -> bool:
+    """Say whether several values are meant: in a `tuple`, or by name in a `dict`."""
+    return any(get_origin(one) is kind for one in _kinds(hint))
+
+
+def item_type(hint: Any) -> Any:
+    """Return the type of one value: of a list its items', of several types the first that is not null."""
+    listed = next((one for one in _kinds(hint) if get_origin(one) is tuple), None)
+    return _kinds(hint if listed is None else get_args(listed)[0])[0]
 
 
 def choices(hint: Any) -> list[Any]:

@@ -82,6 +82,13 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "limit": ("top_k",),
     "query": ("text",),
     "db": ("index",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "output_folder": ("out",),
+    "cache": ("cache_dir",),
+    "cache_folder": ("cache_dir",),
+    "ray_address": ("address",),
+    "from": ("start",),
     "dimensions": ("truncate_dim",),
     "eval": ("eval_data",),
 }
