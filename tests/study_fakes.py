@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.config import settings
 from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import TwowayError
-from twoway.evaluation.config import EvaluateConfig
+from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.recipes.stages import Kind
 from twoway.study.grid import LookConfig
 
@@ -95,7 +95,7 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int) -> dict[str, flo
 KINDS = {
     "shape": Kind("shape", ShapeConfig, shape, marker="made.json"),
     "finetune": Kind("finetune", TuneConfig, tune, marker="made.json"),
-    "evaluate": Kind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache_dir"})),
+    "evaluate": Kind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache"})),
     "gate": Kind("gate", LookConfig, look, marker="gate.json", makes_model=False),
 }
 

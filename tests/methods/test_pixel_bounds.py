@@ -24,7 +24,7 @@ from twoway.embedding import open_embedder
 from twoway.embedding.bulk import embed
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.cache import VectorSource
-from twoway.evaluation.config import EvaluateConfig
+from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.methods.bridge.method import bridge
 from twoway.methods.convert import convert
 from twoway.methods.finetune.method import finetune

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from twoway.data.formats import DocumentLike
     from twoway.limits import Limits
 
-    from .config import Side
-    from .inputs import Prepared
+    from .inputs import Prepared, Side
 
     Vector = NDArray[np.float32]
     Refuse = Callable[[int, ContentError], None]

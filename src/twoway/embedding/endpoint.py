@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from twoway.content import Place
 
-    from .config import Side
+    from .inputs import Side
 
     Vector = NDArray[np.float32]
     Answer = Vector | ContentError

@@ -128,7 +128,7 @@ class Store:
             raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
 
     def _unreadable(self, why: object) -> TwowayError:
-        return TwowayError(f"the cache {self.path} cannot be read ({why}); remove it, or name another with --cache-dir")
+        return TwowayError(f"the cache {self.path} cannot be read ({why}); remove it, or name another with --cache")
 
     def _ask(self, question: str, keys: Sequence[str]) -> list[Any]:
         try:

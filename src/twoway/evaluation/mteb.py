@@ -24,16 +24,13 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.similarity_functions import cos_sim
 from PIL import Image as PILImage
 
-from twoway.config import gather, takes
 from twoway.content import ContentError, Document, Image, Part, Place, Text
-from twoway.embedding.config import OpenManyConfig
 from twoway.embedding.inputs import prompt_of
 from twoway.embedding.opening import open_engine
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
 from .cache import VectorSource
-from .config import DRAWS, MtebConfig, vectors_folder
-from .metrics import Chance, drawn_means
+from .metrics import DRAWS, Chance, drawn_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -252,21 +249,19 @@ def _embeddings(sentence: Any) -> Any:
 _REVISION = 16  # last digits of the fingerprint; a server's end in those of its vectors
 
 
-@takes(MtebConfig)
-def mteb_model(model: Any, *, config: MtebConfig | None = None, **options: Any) -> MtebModel:
-    """Open a model for `mteb.evaluate`; `options` are the settings of `MtebConfig`."""
-    config = gather(MtebConfig, config, options, mteb_model)
-    engine = open_engine(model, config=OpenManyConfig(**config.opening()))
-    vectors = VectorSource(engine, vectors_folder(config.cache_dir))
+def mteb_model(model: Any, *, cache: str | Path | None = None, **opening: Any) -> MtebModel:
+    """Open a model for `mteb.evaluate`; the options are those of `evaluate`."""
+    engine = open_engine(model, **opening)
+    vectors = VectorSource(engine, None if cache is None else Path(cache))
     name = Path(engine.name).name if Path(engine.name).is_dir() else engine.name
     return MtebModel(vectors, model_meta(engine, name=name or "model", revision=vectors.fingerprint[-_REVISION:]))
 
 
-def register(model: str, config: MtebConfig) -> None:
+def register(model: str, **options: Any) -> None:
     """Open a model and put it into mteb's registry under its name as it is written; what mteb has itself is left to it."""
     if model in MODEL_REGISTRY:
         return
-    opened = mteb_model(model, config=config)
+    opened = mteb_model(model, **options)
 
     def load(*_: Any, **__: Any) -> MtebModel:
         return opened
@@ -274,11 +269,11 @@ def register(model: str, config: MtebConfig) -> None:
     MODEL_REGISTRY[model] = opened.mteb_model_meta.model_copy(update={"loader": load})
 
 
-def run_mteb(words: Sequence[str], config: MtebConfig) -> None:
+def run_mteb(words: Sequence[str], **options: Any) -> None:
     """Run mteb's own command with these words, its model registered."""
     model = named_model(words)
     if model is not None:
-        register(model, config)
+        register(model, **options)
     before = sys.argv
     sys.argv = ["mteb", *words]
     try:

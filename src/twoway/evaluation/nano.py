@@ -19,7 +19,6 @@ from twoway.data.samples import CALLED, LANGUAGES, STYLED, known_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import open_image
 
-from .config import NANO
 from .tasks import Item, Pool, RankingTask
 
 if TYPE_CHECKING:
@@ -190,11 +189,16 @@ def translations(held: Held) -> list[Pair]:
     return found
 
 
+IN_STYLE, NEW_STYLE, NEW_SOURCE = "known style", "unseen style", "unseen source"
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What one task of the suite asks; its group and mark stand in `config`."""
+    """One task of the suite."""
 
+    group: str
     pairs: Callable[[Held], list[Pair]]
+    mark: str = IN_STYLE
     shown: bool = False  # whether the pictures of queries are candidates too
 
 
@@ -208,25 +212,25 @@ def _modern(held: Held) -> list[Row]:
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]
 TASKS: dict[str, Kind] = {
-    "category": Kind(lambda held: categories(held, held.plain)),
-    "category-new-style": Kind(lambda held: categories(held, _modern(held))),
-    "capital": Kind(partial(facts, fact="capital", question="What is the capital of this country?")),
-    "continent": Kind(partial(facts, fact="continent", question="On which continent is this country?")),
-    "called": Kind(called),
-    "keywords": Kind(keywords),
-    "picture-name": Kind(_named(lambda held: held.plain, EN, back=False)),
-    "name-picture": Kind(_named(lambda held: held.plain, EN, back=True)),
-    "name-picture-languages": Kind(_named(lambda held: held.plain, OTHER, back=True)),
-    "picture-name-new-style": Kind(_named(_modern, EN, back=False)),
-    "name-picture-new-style": Kind(_named(_modern, EN, back=True)),
-    "name-picture-new-source": Kind(_named(Held.far, EN, back=True)),
-    "definition-picture": Kind(definitions),
-    "composed": Kind(composed, shown=True),
-    "region": Kind(regions),
-    "page": Kind(partial(pages, same_language=True)),
-    "page-languages": Kind(partial(pages, same_language=False)),
-    "definition-term": Kind(terms),
-    "translation": Kind(translations),
+    "category": Kind("classification", lambda held: categories(held, held.plain)),
+    "category-new-style": Kind("classification", lambda held: categories(held, _modern(held)), NEW_STYLE),
+    "capital": Kind("vqa", partial(facts, fact="capital", question="What is the capital of this country?")),
+    "continent": Kind("vqa", partial(facts, fact="continent", question="On which continent is this country?")),
+    "called": Kind("vqa", called),
+    "keywords": Kind("vqa", keywords),
+    "picture-name": Kind("retrieval", _named(lambda held: held.plain, EN, back=False)),
+    "name-picture": Kind("retrieval", _named(lambda held: held.plain, EN, back=True)),
+    "name-picture-languages": Kind("retrieval", _named(lambda held: held.plain, OTHER, back=True)),
+    "picture-name-new-style": Kind("retrieval", _named(_modern, EN, back=False), NEW_STYLE),
+    "name-picture-new-style": Kind("retrieval", _named(_modern, EN, back=True), NEW_STYLE),
+    "name-picture-new-source": Kind("retrieval", _named(Held.far, EN, back=True), NEW_SOURCE),
+    "definition-picture": Kind("retrieval", definitions),
+    "composed": Kind("retrieval", composed, shown=True),
+    "region": Kind("grounding", regions),
+    "page": Kind("documents", partial(pages, same_language=True)),
+    "page-languages": Kind("documents", partial(pages, same_language=False)),
+    "definition-term": Kind("texts", terms),
+    "translation": Kind("texts", translations),
 }
 
 
@@ -255,5 +259,4 @@ def _task(name: str, kind: Kind, pairs: Sequence[Pair]) -> RankingTask:
         for query, _ in pairs:
             pool.add(Document(tuple(part for part in query if isinstance(part, Image)), Place(place)))
     items = tuple(Item(queries[key], np.unique(right[key])) for key in queries)
-    group, mark = NANO[name]
-    return RankingTask(name, group, tuple(pool.documents), items, "mrr", ("query", "document"), (mark,))
+    return RankingTask(name, kind.group, tuple(pool.documents), items, "mrr", ("query", "document"), (kind.mark,))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from twoway.config import Field, settings
+from pydantic import Field
+
+from twoway.config import settings
 from twoway.errors import UsageError
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]

@@ -1,4 +1,13 @@
-"""Ranks: the processes of a run, how they start, share a model, and add numbers."""
+"""Ranks: the processes of a run, how they start, share a model, and add numbers.
+
+accelerate finds the device and joins the ranks, whoever started them: `--nproc`, `torchrun` or `accelerate launch`. The model is shared by
+torch's own DistributedDataParallel (each rank holds all of it) or by FSDP2 (each holds a piece). Both average gradients over ranks; the
+trainer's losses are sums over a global count, so they are scaled up by the number of ranks first.
+
+Ranks talk in three groups. Gradients and weights travel in the first (NCCL on GPUs). Numbers and small objects are agreed on in the second,
+between CPUs: no GPU waits for them, and a rank that does not answer is noticed within minutes, in a line that can be read. In the third
+ranks wait for the first one to open the base and to look through the data, for as long as that takes.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +42,6 @@ if TYPE_CHECKING:
 
     from .module import TrainingModule
 
-
-# The processes of a run: what they are, how they share a model, and how they add numbers.
-#
-# accelerate finds the device and joins the ranks, whoever started them: `--nproc`, `torchrun` or `accelerate launch`.
-# The model is shared by torch's own DistributedDataParallel (each rank holds all of it) or by FSDP2 (each holds a
-# piece). Both average gradients over ranks; the trainer's losses are sums over a global count, so they are scaled up
-# by the number of ranks first.
-#
-# Ranks talk in three groups. Gradients and weights travel in the first (NCCL on GPUs). Numbers and small objects are
-# agreed on in the second, between CPUs: no GPU waits for them, and a rank that does not answer is noticed within
-# minutes, in a line that can be read. In the third ranks wait for the first one to open the base and to look through
-# the data, for as long as that takes.
 
 Parallel = Literal["ddp", "fsdp"]
 # How long ranks wait for the first one. While it looks through a large data set, or copies a stream, the others only wait, and minutes

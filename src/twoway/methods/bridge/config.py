@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from twoway.config import Field, settings
-from twoway.data.config import MaskingConfig, Share, SourceConfig
+from pydantic import Field
+
+from twoway.config import settings
+from twoway.data.config import MaskingConfig, SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.methods.config import MethodConfig
 
@@ -12,11 +14,11 @@ from twoway.methods.config import MethodConfig
 class BridgeSource(SourceConfig):
     """One source; its template makes documents or pairs."""
 
-    def check_row_template(self) -> None:
+    def check_template(self) -> None:
         """Refuse a template that there is not."""
         from twoway.data.formats import FORMATS, PAIR_FORMATS, document_format
 
-        name = self.row_template
+        name = self.template
         if name is None or name in PAIR_FORMATS or name in FORMATS:
             return
         if "{" not in name:
@@ -29,8 +31,8 @@ class BridgeSource(SourceConfig):
 class TargetMask(MaskingConfig):
     """What is masked in B; pictures are left whole, because nothing restores them here."""
 
-    words: Share = 0.7
-    patches: Share = 0.0
+    words: float = 0.7
+    patches: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse masks without a loss."""

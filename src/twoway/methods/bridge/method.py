@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twoway.config import takes
 from twoway.errors import TwowayError
 from twoway.methods.bridge.config import BridgeSource
 from twoway.methods.model import PreparedModel, apply_memory_options, choose_trainable, open_base, require_two_way, use_kernels
@@ -64,7 +63,6 @@ def prepare(base: str | Path, config: BridgeConfig) -> PreparedModel[Bridge]:
 METHOD = Method("bridge", BridgeConfig, prepare, open_data, BridgeCallback, require_two_way, pooling="eos", source=BridgeSource)
 
 
-@takes(BridgeConfig)
 def bridge(
     base: str | Path,
     out: str | Path,

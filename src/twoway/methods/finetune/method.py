@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from twoway.config import takes
 from twoway.data.config import PairSource
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.model import (
@@ -90,7 +89,6 @@ def require(prepared: PreparedModel[ContrastiveModule]) -> None:
 METHOD = Method("finetune", FinetuneConfig, prepare, open_data, RetrievalCallback, require, source=PairSource, select_weights=best_weights)
 
 
-@takes(FinetuneConfig)
 def finetune(
     base: str | Path,
     out: str | Path,

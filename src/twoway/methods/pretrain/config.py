@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from twoway.config import Field, settings
+from pydantic import Field
+
+from twoway.config import settings
 from twoway.data.config import MaskingConfig
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twoway.config import takes
 from twoway.data.patches import look, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.losses.masked_patches import PatchDecoder
@@ -101,7 +100,6 @@ def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:
 METHOD = Method("pretrain", PretrainConfig, prepare, open_data, PretrainCallback, require)
 
 
-@takes(PretrainConfig)
 def pretrain(
     base: str | Path,
     out: str | Path,
