@@ -52,7 +52,7 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     processor.ensure_template(parts)
     set_attention(model, "two-way" if two_way else "causal")
     geometry = PatchGeometry.of(model.config, parts)
-    settings = checkpoint.Settings(pooling=pooling)
+    settings = checkpoint.CheckpointSettings(pooling=pooling)
     modules = checkpoint.modules_around(loading.inner(model), parts, settings)
     if lora:
         adapters.add_adapters(model, r=2, lora_dropout=lora)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from twoway.config import settings
 from twoway.data.config import SourceConfig
-from twoway.recipes.stages import Kind
+from twoway.recipes.stages import StageKind
 
 SHARED = ("stages",)
 
@@ -71,11 +71,11 @@ def _run(name: str, steps: int, base: str, out: Path, config: Any) -> dict[str, 
     return {"steps": steps, "loss": 0.5}
 
 
-def _kind(name: str, config: type, *, makes_model: bool = True) -> Kind:
+def _kind(name: str, config: type, *, makes_model: bool = True) -> StageKind:
     def run(base: str, out: Path, given: Any, nproc: int) -> dict[str, Any]:
         return _run(name, getattr(given, "steps", 1), base, out, given)
 
-    return Kind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"dataloader_num_workers"}))
+    return StageKind(name, config, run, marker="made.json", makes_model=makes_model, free=frozenset({"dataloader_num_workers"}))
 
 
 @settings

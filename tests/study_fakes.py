@@ -13,7 +13,7 @@ from twoway.config import settings
 from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import TwowayError
 from twoway.evaluation.evaluate import EvaluateConfig
-from twoway.recipes.stages import Kind
+from twoway.recipes.stages import StageKind
 from twoway.study.grid import LookConfig
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int) -> dict[str, flo
 
 
 KINDS = {
-    "shape": Kind("shape", ShapeConfig, shape, marker="made.json"),
-    "finetune": Kind("finetune", TuneConfig, tune, marker="made.json"),
-    "evaluate": Kind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache"})),
-    "gate": Kind("gate", LookConfig, look, marker="gate.json", makes_model=False),
+    "shape": StageKind("shape", ShapeConfig, shape, marker="made.json"),
+    "finetune": StageKind("finetune", TuneConfig, tune, marker="made.json"),
+    "evaluate": StageKind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache"})),
+    "gate": StageKind("gate", LookConfig, look, marker="gate.json", makes_model=False),
 }
 
 
@@ -129,9 +129,9 @@ def calls(folder: Path) -> list[str]:
 
 def do(path: Path, out: Path, **options: Any) -> StudyResult:
     """Do a study of these stages."""
-    from twoway.study.run import run  # not in its workers, which import this module
+    from twoway.study.run import run_grid  # not in its workers, which import this module
 
-    return run(path, out, kinds=KINDS, **options)
+    return run_grid(path, out, kinds=KINDS, **options)
 
 
 def facts(out: Path) -> Any:

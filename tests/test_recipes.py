@@ -12,7 +12,7 @@ from twoway.data.mixture import require_names
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.recipes.plan import plan
-from twoway.recipes.recipe import names_of, read_recipe
+from twoway.recipes.recipe import named_stages, read_recipe
 
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 # A step at nano size: what a recipe says of amounts, of machines and of where data lies gives way to this, where a stage has such a key.
@@ -97,7 +97,7 @@ def small(stage):
     if stage.kind.name == "finetune":
         del words["per_device_train_batch_size"]  # refused there: a batch is that of the loss
         words |= {"global_batch_size": 4, "eval_data": "[]", "small_tasks": "keep"}
-    if "data" in keys and not names_of(stage.config):
+    if "data" in keys and not named_stages(stage.config):
         words |= {"data": PAIRS if stage.kind.name in OF_PAIRS else DOCUMENTS}
     return [f"{stage.name}.{key}={value}" for key, value in words.items()]
 

@@ -404,7 +404,7 @@ def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, give
     key = error["loc"][-1] if error["loc"] else ""
     if error["type"] == "missing" and isinstance(key, str):
         field = next(group for group in _groups(hint) if key in group.__pydantic_fields__).__pydantic_fields__[key]
-        return f"missing {f'{path}.' if path else ''}{key} ({field.description or describe(field.annotation, field.metadata)})"
+        return f"missing {f'{path}.' if path else ''}{key} ({field.description or describe_type(field.annotation, field.metadata)})"
     if error["type"] == "value_error":
         said = str(error["ctx"]["error"])
         return f"{path} {said}" if said.startswith("takes ") else said
@@ -414,7 +414,7 @@ def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, give
     words = [word for kind in _kinds(hint) if get_origin(kind) is Literal for word in get_args(kind) if isinstance(word, str)]
     near = did_you_mean(given.written, words) if words else ""
     count = f" of {len(given.items)}" if given.items is not None and error["type"] in ("too_long", "missing") else ""
-    return f"{path} takes {describe(hint, bounds)}{more}, not {given.shown}{count}{near}"
+    return f"{path} takes {describe_type(hint, bounds)}{more}, not {given.shown}{count}{near}"
 
 
 def _of_python(value: object) -> Given:
@@ -471,23 +471,23 @@ def choices(hint: Any) -> list[Any]:
     return [] if None in kinds else [choice for kind in kinds for choice in kind or ()]
 
 
-def describe(hint: Any, bounds: Sequence[Any] = ()) -> str:
+def describe_type(hint: Any, bounds: Sequence[Any] = ()) -> str:
     """Say a type in a reader's words."""
     if get_origin(hint) is Annotated:
         hint, *more = get_args(hint)
         bounds = [*bounds, *(one for each in more for one in getattr(each, "metadata", [each]))]
     kinds = _kinds(hint)
     if len(kinds) > 1:
-        return " or ".join(describe(kind, bounds) for kind in kinds)
+        return " or ".join(describe_type(kind, bounds) for kind in kinds)
     kind, origin, args = kinds[0], get_origin(kinds[0]), get_args(kinds[0])
     if origin is Literal:
         return "one of " + ", ".join(str(arg).lower() if isinstance(arg, bool) else str(arg) for arg in args)
     if origin in (tuple, list, Sequence):
         if origin is tuple and args[-1] is not Ellipsis:
-            return f"a list of {len(args)} ({', '.join(describe(arg) for arg in args)})"
-        return f"a list like [..., ...], each {describe(args[0])}"
+            return f"a list of {len(args)} ({', '.join(describe_type(arg) for arg in args)})"
+        return f"a list like [..., ...], each {describe_type(args[0])}"
     if origin in (dict, Mapping):
-        return f"names with values, each {describe(args[1])}"
+        return f"names with values, each {describe_type(args[1])}"
     if dataclasses.is_dataclass(kind):
         return f"a group of keys ({', '.join(one.name for one in dataclasses.fields(kind))})"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", type(None): "null"}

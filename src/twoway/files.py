@@ -85,7 +85,7 @@ def turn(path: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
         yield
 
 
-def require_room(out: str | Path, size: int) -> None:
+def require_disk_space(out: str | Path, size: int) -> None:
     """Refuse to begin what the disk has no room for: not every program that writes notices the disk's end."""
     there = next(parent for parent in (Path(out).absolute(), *Path(out).absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free

@@ -23,7 +23,7 @@ from twoway.methods.bridge.config import BridgeConfig
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import plan
+from twoway.recipes.records import plan_jobs
 
 
 def test_a_bad_row_has_two_choices_and_fails_by_default():
@@ -87,7 +87,7 @@ def test_what_is_read_of_a_row_is_in_no_fingerprint(tmp_path):
         "  finetune: {data: [{spec: samples:train}]}\n"
     )
     plain, other = (
-        [job.fingerprint for job in plan(read_recipe(tmp_path / "r.yaml", words), of_model=str, of_data=str)]
+        [job.fingerprint for job in plan_jobs(read_recipe(tmp_path / "r.yaml", words), of_model=str, of_data=str)]
         for words in ([], ["limits.max_characters=9"])
     )
     assert len(plain) == 3

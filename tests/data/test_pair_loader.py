@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from contrastive_toy import text
 from twoway.content import ContentError, Document, Pair, Place
 from twoway.data import loader as data_loader
-from twoway.data.collators import PairEncoder, assemble
+from twoway.data.collators import PairEncoder, join_pairs
 from twoway.data.config import AugmentConfig
 from twoway.data.loader import PairLoader
 from twoway.data.patches import PatchGeometry
@@ -93,7 +93,7 @@ def test_a_stream_holds_what_a_batch_holds(encode, options):
     seen = 0
     for step, batches in enumerate(loader(encode, **options).steps(0, 2)):
         for batch, rows in zip(batches, source.rows(step, 0, 1)[1], strict=True):
-            contents, expected = assemble([encode(source.read(row), epoch=step) for row in rows])
+            contents, expected = join_pairs([encode(source.read(row), epoch=step) for row in rows])
             assert batch["contents"] == len(contents) == 2 * len(rows) + 1  # "no" is one content, whoever has it
             for name in ("queries", "candidates", "owner", "query_keys", "candidate_keys", "others"):
                 assert torch.equal(batch[name], expected[name]), name

@@ -16,7 +16,7 @@ from tiny import FAMILIES
 from twoway.content import ContentError, Place
 from twoway.data.config import MaskingConfig
 from twoway.data.masking import NO_TARGET, mask_inputs
-from twoway.data.patches import Grid, PatchGeometry, find_grid, line_places, overview_cells, ramp, tile_cells
+from twoway.data.patches import PatchGeometry, TileGrid, find_grid, line_places, overview_cells, ramp, tile_cells
 from twoway.errors import TwowayError
 from twoway.reports.training import to_pictures
 
@@ -148,7 +148,7 @@ def test_a_grid_is_found_from_a_ramp(rows, columns, last):
     tiles = whole.reshape(3, rows, 28, columns, 28).permute(1, 3, 0, 2, 4).reshape(-1, 3, 28, 28)
     small = torch.nn.functional.interpolate(whole[None], (28, 28), mode="bilinear", antialias=True)
     found = find_grid(torch.cat([tiles, small] if last else [small, tiles]), 2)
-    assert found == Grid(len(tiles) if last else 0, rows, columns)
+    assert found == TileGrid(len(tiles) if last else 0, rows, columns)
 
 
 def test_resampled_features_are_refused():

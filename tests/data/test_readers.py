@@ -18,7 +18,7 @@ from twoway.data.formats import ToDocument, ToEither, ToPair
 from twoway.data.mixture import open_mixture, open_pairs
 from twoway.data.readers import Reader
 from twoway.data.rows import ReadOptions
-from twoway.embedding.ray import Places
+from twoway.embedding.ray import SourceRows
 from twoway.embedding.writing import Sources
 from twoway.errors import UsageError
 from twoway.methods.bridge.config import BridgeSource
@@ -73,7 +73,7 @@ def embedded(spec, template=None):
     found = [shape(one) for one in sources.rows(0)]
     assert [shape(one) for one in sources.rows(1)] == found[1:]
     if not spec.startswith("hub:"):
-        places = Places(sources)
+        places = SourceRows(sources)
         assert [shape(one) for at in places.shards(2) for one in places.read(at)] == found
         assert sources.count() == len(found)
     return found
@@ -134,7 +134,7 @@ def test_pictures_pages_and_samples_are_the_same_for_every_verb(tmp_path, png):
         streamed = list(Sources([spec], root=None, dpi=144).rows(0))
         for opened in (open_mixture([spec]), open_bridge_mixture([BridgeSource(spec)])):
             assert [opened.read(row)[1] for row in range(len(opened))] == streamed
-        assert len(Places(Sources([spec], root=None, dpi=144)).readers) == 1
+        assert len(SourceRows(Sources([spec], root=None, dpi=144)).readers) == 1
     with pytest.raises(UsageError, match="has documents, not pairs"):
         open_pairs([str(tmp_path / "pictures")])
     pairs, either = open_pairs(["samples:test"]), open_bridge_mixture([BridgeSource("samples:test")])

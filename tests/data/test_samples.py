@@ -36,14 +36,14 @@ def test_tables_are_those_of_the_manifest() -> None:
 
 
 def test_pictures_are_small_squares_with_transparency() -> None:
-    rows = samples.load().pictures
+    rows = samples.load_world().pictures
     for row in random.Random(0).sample(rows, 100):
         with PILImage.open(io.BytesIO(row["image"])) as picture:
             assert (picture.format, picture.size) == ("WEBP", (72, 72)), row["id"]
 
 
 def test_pages_keep_to_one_half_and_ask_in_other_words() -> None:
-    world = samples.load()
+    world = samples.load_world()
     for row in world.pages:
         assert {world.concepts[key]["half"] for key in row["concepts"]} == {row["half"]}, row["id"]
         assert len(row["boxes"]) == len(row["concepts"]) >= 3
@@ -77,7 +77,7 @@ def test_train_and_test_share_no_concept_picture_or_text() -> None:
 
 
 def test_tests_out_of_domain_hold_only_what_no_stage_sees() -> None:
-    world = samples.load()
+    world = samples.load_world()
     seen = {part.source for one in samples.documents("pretrain") for part in one.images}
     seen |= {part.source for pair in samples.pairs("train") for one in (pair.query, pair.positive) for part in one.images}
     for name in ("test-style", "test-source"):
@@ -91,7 +91,7 @@ def test_tests_out_of_domain_hold_only_what_no_stage_sees() -> None:
 def test_pretraining_sees_every_trained_concept() -> None:
     documents = list(samples.documents("pretrain"))
     shown = {row_id for one in documents for row_id in one.meta["ids"]}
-    assert {row["id"] for row in samples.load().drawn()} <= shown
+    assert {row["id"] for row in samples.load_world().drawn()} <= shown
     assert any(len(one.images) > 2 for one in documents)
     assert {one.place.row for one in documents if one.place} == set(range(1, len(documents) + 1))
 
@@ -114,7 +114,7 @@ def test_missing_or_broken_samples_are_one_line(tmp_path: Path, monkeypatch: pyt
         samples.samples_folder()
     (tmp_path / "pictures.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(TwowayError, match=r"pictures\.parquet: not a table") as caught:
-        samples.load(tmp_path)
+        samples.load_world(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_pictures_under_other_terms_are_read_where_they_are(tmp_path: Path) -> N
     (tmp_path / "pictures-share-alike.parquet").symlink_to((shipped / "pictures.parquet").absolute())
     halves = {pair.query.meta["half"] for pair in samples.pairs("test-more", folder=tmp_path)}
     assert halves == {"unseen"}
-    assert samples.load(tmp_path).drawn() == samples.load().drawn()
+    assert samples.load_world(tmp_path).drawn() == samples.load_world().drawn()
 
 
 def test_documents_hold_text_and_pictures_in_memory() -> None:

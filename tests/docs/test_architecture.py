@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from functools import cache
 
 import pytest
@@ -47,6 +48,21 @@ def test_tables_that_additions_go_into_are_where_the_page_says():
     for table, file in re.findall(r"`([A-Z]+)` of\s+`([\w./]+)`", PAGE):
         assert table in names(SOURCE / file)
     assert len(re.findall(r"`[A-Z]+` of\s+`[\w./]+`", PAGE)) == 3
+
+
+def test_no_public_name_stands_for_two_things():
+    homes = defaultdict(set)
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                homes[node.name].add(path.relative_to(SOURCE).as_posix())
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert twice.pop("main") == {"__main__.py", "cli/__init__.py"}
+    assert twice.pop("run_check") == {"cli/data.py", "cli/models.py"}  # `twoway data check` and `twoway check`
+    # A method is a folder, and all methods' folders have the same parts.
+    for name in ("prepare", "open_data", "require", "write_report"):
+        assert all(place.startswith("methods/") for place in twice.pop(name))
+    assert not twice
 
 
 def asks_for_the_kind_of_a_part(path):

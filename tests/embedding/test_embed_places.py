@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from twoway.content import ContentError
-from twoway.embedding.ray import Places
+from twoway.embedding.ray import SourceRows
 from twoway.embedding.writing import Sources, row_of
 from twoway.errors import UsageError
 
@@ -33,7 +33,7 @@ def shown(number, row):
 
 def test_rows_by_place_are_the_rows_of_the_readers(specs):
     sources = Sources(specs, root=None, dpi=72)
-    places = pickle.loads(pickle.dumps(Places(sources)))
+    places = pickle.loads(pickle.dumps(SourceRows(sources)))
     shards = list(places.shards(4))
     assert [len(one) for one in shards[:-1]] == [4] * (len(shards) - 1)
     found = [row for shard in shards for row in places.read(shard)]
@@ -45,4 +45,4 @@ def test_rows_by_place_are_the_rows_of_the_readers(specs):
 
 def test_a_stream_is_refused_with_what_to_do():
     with pytest.raises(UsageError, match=r"hub:owner/name is a stream, .* save it with datasets\.save_to_disk"):
-        Places(Sources(["hub:owner/name"], root=None, dpi=72))
+        SourceRows(Sources(["hub:owner/name"], root=None, dpi=72))

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from twoway.embedding import open_embedder
-from twoway.embedding.ray import Places, ShardEmbedder, describe, read_answer
+from twoway.embedding.ray import ShardEmbedder, SourceRows, describe_model, read_answer
 from twoway.embedding.writing import Sources
 
 
@@ -24,9 +24,9 @@ def test_a_shard_is_answered_with_its_rows_in_order_and_its_bad_rows(tiny_encode
     rows = [{"text": f"row {n} " + "w " * (n % 5), "n": n} for n in range(9)]
     rows[2] = {"image": "none.png"}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    places = Places(Sources([str(tmp_path / "rows.jsonl")], root=None, dpi=72))
+    places = SourceRows(Sources([str(tmp_path / "rows.jsonl")], root=None, dpi=72))
     opening, prompts = {"model": str(tiny_encoder("qwen2_vl")), "device": "cpu"}, {"side": "document"}
-    facts = describe(opening, prompts)
+    facts = describe_model(opening, prompts)
     worker = ShardEmbedder(opening, prompts, places, facts["fingerprint"], strict=False)
     first, second = places.shards(6)
     answer, (numbers, found, vectors, bad) = answered(worker, 0, 0, first)
@@ -45,6 +45,6 @@ def test_a_shard_is_answered_with_its_rows_in_order_and_its_bad_rows(tiny_encode
 
 
 def test_what_is_wrong_is_said_where_the_model_would_run(tiny_encoder, tmp_path):
-    wrong = describe({"model": str(tiny_encoder("qwen2_vl"))}, {"prompt_name": "passage"})
+    wrong = describe_model({"model": str(tiny_encoder("qwen2_vl"))}, {"prompt_name": "passage"})
     assert wrong == {"error": "the model has no prompt 'passage' (it has: query, document)", "usage": True}
-    assert "none" in describe({"model": str(tmp_path / "none")}, {})["error"]
+    assert "none" in describe_model({"model": str(tmp_path / "none")}, {})["error"]

@@ -10,7 +10,7 @@ from recipe_fakes import write
 from twoway.errors import UsageError
 from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import plan, settings
+from twoway.recipes.records import plan_jobs, result_settings
 
 # What the fingerprint of an evaluation is over since there are evaluations; a key more or less and none of them would be found again.
 HASHED = {"suite", "tasks", "subset", "pooling", "template", "dtype", "max_length", "on_bad", "suite_data"}
@@ -42,15 +42,15 @@ def score(path, *words):
 
 def test_an_attention_that_is_not_asked_for_is_in_no_fingerprint(tmp_path):
     path = write(tmp_path, {"score": {"stage": "evaluate"}})
-    assert settings(score(path)).keys() == HASHED
-    asked = {way: plan(read_recipe(path, [f"score.attention={way}"]))[0] for way in ("two-way", "causal", "null")}
+    assert result_settings(score(path)).keys() == HASHED
+    asked = {way: plan_jobs(read_recipe(path, [f"score.attention={way}"]))[0] for way in ("two-way", "causal", "null")}
     assert {way: job.parts["config"].get("attention") for way, job in asked.items()} == {
         "two-way": "two-way",
         "causal": "causal",
         "null": None,
     }
     assert len({job.fingerprint for job in asked.values()}) == 3
-    assert asked["null"].fingerprint == plan(read_recipe(path))[0].fingerprint
+    assert asked["null"].fingerprint == plan_jobs(read_recipe(path))[0].fingerprint
     assert asked["causal"].config.options()["attention"] == "causal"
 
 
@@ -70,8 +70,8 @@ def test_an_attention_that_would_reach_no_stage_is_refused(tmp_path):
 def test_how_a_model_of_a_stage_is_read_is_a_problem_before_anything_is_trained(tmp_path, said):
     name = said.partition("=")[0]
     path = write(tmp_path, {**TRAINED, "score": {"stage": "evaluate"}})
-    tuned, scored = plan(read_recipe(path, [f"score.{said}"]))
+    tuned, scored = plan_jobs(read_recipe(path, [f"score.{said}"]))
     assert not tuned.problems
     assert scored.problems == (f"score: {name} is for a model that does not say it itself, and that of finetune does; leave it out",)
-    bare = plan(read_recipe(path, [f"score.{said}", "score.from=base"]))
+    bare = plan_jobs(read_recipe(path, [f"score.{said}", "score.from=base"]))
     assert not bare[1].problems

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from twoway.cli.evaluate import show
+from twoway.cli.evaluate import show_scores
 from twoway.content import ContentError, Document, Text
 from twoway.data.rows import Policy
 from twoway.errors import UsageError
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.runner import collect_results, items_path, run_task
 from twoway.evaluation.suites import GROUPS, KNOWN, OUT_OF, MmebFolder
-from twoway.reports.evaluation import write_report
+from twoway.reports.evaluation import write_evaluation_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,10 +213,10 @@ def test_the_terminal_and_the_page_have_both_scores_and_the_doubled_rows(folder,
     write(folder, "GQA", *({"qry_text": "q", "qry_img_path": "", "tgt_text": names, "tgt_img_path": [""] * len(names)} for names in lists))
     result = run_task(MmebFolder.open(folder).task("GQA", Policy()), made({"q": [1, 0], "fox": [1, 0], "cat": [1, 0]}, folder), Policy())
     found = collect_results("mmeb", "m", "f", {}, [result])
-    show(found)
+    show_scores(found)
     said = capsys.readouterr().out
     assert all(word in said for word in ("strict", "official", "0.333", "0.667"))
     assert "GQA: the right candidate comes twice in 1 rows, and counts once: test.parquet:2" in said
-    write_report(folder / "page.html", found, [result])
+    write_evaluation_report(folder / "page.html", found, [result])
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert all(word in page for word in ("strict", "official", "0.333", "0.667", "GQA (test.parquet:2)"))

@@ -21,7 +21,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.compare import compare
 from twoway.evaluation.evaluate import evaluate
-from twoway.evaluation.mteb import MtebModel, model_meta, open_tasks, run_task, search_chance
+from twoway.evaluation.mteb import MtebModel, model_meta, open_mteb_tasks, run_mteb_task, search_chance
 from twoway.evaluation.runner import read
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def test_the_command_shows_a_table_and_compare_takes_the_files(model, tmp_path, 
 
 
 def test_vidore_v2_is_mtebs_and_scored_by_ndcg_at_5():
-    tasks = open_tasks("ViDoRe(v2)")
+    tasks = open_mteb_tasks("ViDoRe(v2)")
     assert [task.name for task in tasks] == [
         "Vidore2ESGReportsRetrieval",
         "Vidore2EconomicsReportsRetrieval",
@@ -201,7 +201,7 @@ def test_a_score_that_is_no_number_is_an_error_and_not_a_mean_of_nothing(tmp_pat
 
     model = MtebModel(VectorSource(Alike(), tmp_path), model_meta(Alike(), name="alike", revision="1"))
     with pytest.raises(TwowayError, match=r"ToyPairs: mteb gives no number for cosine_spearman, which happens where all vectors are alike"):
-        run_task(open_tasks("ToyPairs")[0], model)
+        run_mteb_task(open_mteb_tasks("ToyPairs")[0], model)
 
 
 def test_a_broken_picture_is_named_with_its_row(model, tmp_path, monkeypatch):

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from twoway.evaluation.mteb import Asked, MtebResult
+from twoway.evaluation.mteb import MtebResult, QueryOutcome
 
 
 def test_a_query_that_is_asked_in_several_languages_is_no_more_evidence_than_one():
     draw = np.random.default_rng(0)
-    asked = {str(number): Asked(float(score), (1,), (1,), 9, tied=False) for number, score in enumerate(draw.random(80))}
+    asked = {str(number): QueryOutcome(float(score), (1,), (1,), 9, tied=False) for number, score in enumerate(draw.random(80))}
     metadata = SimpleNamespace(main_score="ndcg_at_5", type="Retrieval", dataset={})
     task = SimpleNamespace(name="Toy", task=SimpleNamespace(metadata=metadata))
     scores = {"test": [{"hf_subset": "en", "main_score": 0.5}]}

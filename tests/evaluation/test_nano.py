@@ -10,7 +10,7 @@ from twoway.data.rows import Policy
 from twoway.errors import UsageError
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.metrics import chance_of
-from twoway.evaluation.nano import TASKS, Held, open_tasks
+from twoway.evaluation.nano import TASKS, Held, open_nano_tasks
 from twoway.evaluation.runner import run_task
 from twoway.evaluation.tasks import BASELINES
 
@@ -19,7 +19,7 @@ SEEN_TEXT = ("capital", "continent", "called", "keywords")
 
 @pytest.fixture(scope="module")
 def tasks():
-    return {task.name: task for task in open_tasks()}
+    return {task.name: task for task in open_nano_tasks()}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_every_task_has_room(tasks):
 
 
 def test_nothing_asked_is_known_to_contrastive_training():
-    held, world = Held.read(), samples.load()
+    held, world = Held.read(), samples.load_world()
     seen = {row["concept"] for row in world.concepts.values() if row["half"] == "seen"}
     asked = {row["concept"] for row in (*held.plain, *held.far(), *held.styled(samples.HELD_STYLE))}
     assert asked
@@ -69,4 +69,4 @@ def test_the_shown_picture_is_a_candidate_where_another_is_wished(tasks):
 
 def test_an_unknown_task_is_named():
     with pytest.raises(UsageError, match="'captial'; did you mean capital"):
-        open_tasks(["captial"])
+        open_nano_tasks(["captial"])

@@ -19,7 +19,7 @@ from twoway.data.config import PairSource
 from twoway.errors import UsageError
 from twoway.evaluation.evaluate import evaluate
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import plan
+from twoway.recipes.records import plan_jobs
 
 # Two rows ask one thing, two have one answer, a query is another row's answer, one task's answer is no wrong one of the other's.
 ROWS = [
@@ -175,9 +175,9 @@ def test_a_recipe_names_pairs_and_its_fingerprint_is_of_their_content(tmp_path):
     one = read_recipe(write(tmp_path, {"score": said | {"suite_data": str(data)}}))
     listed = read_recipe(write(tmp_path, {"score": said | {"suite_data": [{"spec": str(data)}]}}))
     assert one.stages[0].config.suite_data == listed.stages[0].config.suite_data == (PairSource(str(data)),)
-    first = plan(one)[0]
+    first = plan_jobs(one)[0]
     assert not first.problems
     lay(tmp_path, ROWS[1:])
-    assert plan(one)[0].fingerprint != first.fingerprint
+    assert plan_jobs(one)[0].fingerprint != first.fingerprint
     with pytest.raises(UsageError, match=r"unknown key suite_data\[1\]\.spek; did you mean"):
         read_recipe(write(tmp_path, {"score": said | {"suite_data": [{"spek": str(data)}]}}))

@@ -12,7 +12,7 @@ from twoway.content import Document, Text
 from twoway.data.rows import Policy
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.runner import run_task
-from twoway.evaluation.tasks import Item, RankingTask
+from twoway.evaluation.tasks import RankingQuery, RankingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,14 +47,14 @@ CANDIDATES = tuple(words(name) for name in ("near", "long", "beside"))
 @pytest.mark.parametrize("among", [None, np.array([2, 0, 1])])
 def test_candidates_are_ranked_as_the_model_compares_its_vectors(similarity: str, first: str, among: Any, tmp_path: Path):
     right = next(number for number, one in enumerate(CANDIDATES) if one.texts[0] == first)
-    task = RankingTask("task", "group", CANDIDATES, (Item(words("query"), np.array([right]), among),))
+    task = RankingTask("task", "group", CANDIDATES, (RankingQuery(words("query"), np.array([right]), among),))
     found = run_task(task, VectorSource(Engine(similarity), tmp_path), Policy("fail"))
     assert found.outcomes[0].places == (1,)
     assert found.outcomes[0].found[0] == right
 
 
 def test_two_items_of_one_question_are_two(tmp_path: Path):
-    items = tuple(Item(words("query"), np.array([0]), np.array(among)) for among in ([0, 1], [0, 2], [0, 1, 2]))
+    items = tuple(RankingQuery(words("query"), np.array([0]), np.array(among)) for among in ([0, 1], [0, 2], [0, 1, 2]))
     found = run_task(RankingTask("task", "group", CANDIDATES, items), VectorSource(Engine("cosine"), tmp_path), Policy("fail"))
     rows = list(found.rows())
     assert len({row["item"] for row in rows}) == len(rows) == 3

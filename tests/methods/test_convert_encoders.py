@@ -120,7 +120,7 @@ def test_training_reads_the_row_that_the_model_is_used_with(theirs: Path, tmp_pa
     assert np.abs(vectors(tmp_path / "tuned") - vectors(tmp_path / "converted")).max() < 1e-5
     called = json.loads((tmp_path / "tuned" / "sentence_bert_config.json").read_text())
     assert {key: called[key] for key in CALLED} == CALLED
-    parts = opening.open_reader(theirs)[1]
+    parts = opening.open_config_and_processor(theirs)[1]
     rendered = parts.apply_chat_template([{"role": "user", "content": "w4"}], tokenize=False)
     assert rendered.endswith("<|im_start|>assistant\n"), "what training renders ends in the header, too"
 

@@ -58,7 +58,7 @@ def test_an_adapter_is_merged_into_its_base(tiny_model: Callable[[str], Path], t
     adapted = save_random_adapter(base, tmp_path / "adapter")
     result = twoway.convert(tmp_path / "adapter", tmp_path / "out")
     merged = load_file(tmp_path / "out" / "model.safetensors")
-    expected = adapters.merge(adapted).base_model.state_dict()
+    expected = adapters.merge_adapter(adapted).base_model.state_dict()
     assert merged.keys() == expected.keys()
     assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in merged if "embed_tokens" not in name)
     assert np.abs(vectors(tmp_path / "out") - vectors(tiny_encoder("qwen2_vl"))).max() > 1e-2

@@ -35,7 +35,7 @@ def test_merging_is_exact(family: str, dora: bool, tiny_model: Callable[[str], P
         disturb(adapted)
         adapted.eval()
         with_adapter = adapted(**ids).logits
-        merged = adapters.merge(adapted)
+        merged = adapters.merge_adapter(adapted)
         after = merged(**ids).logits
     assert (with_adapter - before).abs().max() > 1e-2
     assert (after - with_adapter).abs().max() < 1e-5
@@ -73,13 +73,13 @@ def test_an_adapter_trained_without_the_head_fits_too(tiny_model: Callable[[str]
     adapted, _ = adapters.add_adapters(loading.inner(model), ("language",), r=2)
     disturb(adapted)
     adapted.save_pretrained(tmp_path)
-    expected = adapters.merge(adapted).state_dict()
+    expected = adapters.merge_adapter(adapted).state_dict()
     fresh = loading.load_model(tiny_model("internvl")).model
     merged = adapters.merge_folder(fresh, tmp_path)
     assert merged is fresh
     got = loading.inner(merged).state_dict()
     assert all(torch.allclose(got[name], expected[name], atol=1e-6) for name in expected)
-    assert adapters.describe(tmp_path) == {"peft_type": "LORA", "r": 2, "lora_alpha": 64, "use_dora": False}
+    assert adapters.describe_adapter(tmp_path) == {"peft_type": "LORA", "r": 2, "lora_alpha": 64, "use_dora": False}
 
 
 def test_layers_can_be_chosen_by_name(tiny_model: Callable[[str], Path]) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from tiny import FAMILIES
 from twoway.errors import TwowayError
 from twoway.models import loading
-from twoway.models.attention import declared, set_attention, with_mask
+from twoway.models.attention import declared_attention, set_attention, with_mask
 from twoway.models.bridge_mask import bridge_mask
 from twoway.models.opening import open_model
 from twoway.proof.probe import image_feed
@@ -41,14 +41,14 @@ def changed(ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_switch_turns_both_ways_and_is_saved(family: str, backend: str, tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(tiny_model(family), attn_implementation=backend).eval()
-    assert declared(model.config) == "causal"
+    assert declared_attention(model.config) == "causal"
     set_attention(model, "causal")  # PaliGemma as released says nothing, and is causal under one backend and not under the other
     assert moved(model).max() == 0
     set_attention(model, "two-way")
     assert moved(model).min() > 1e-5
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path, attn_implementation=backend).eval()
-    assert declared(again.config) == "two-way"
+    assert declared_attention(again.config) == "two-way"
     assert moved(again).equal(moved(model))
     set_attention(again, "causal")
     assert moved(again).max() == 0
@@ -65,7 +65,7 @@ def test_a_stray_switch_at_the_top_does_nothing_and_is_taken_away(tiny_model: Ca
     model = loading.load_model(tiny_model("qwen2_vl")).model
     model.config.is_causal = False
     assert moved(model.base_model).max() == 0
-    assert declared(model.config) == "causal"
+    assert declared_attention(model.config) == "causal"
     set_attention(model, "two-way")
     assert "is_causal" not in vars(model.config)
     assert moved(model.base_model).min() > 1e-5

@@ -110,8 +110,8 @@ def test_windows_together_give_what_they_give_alone(pair: tuple[Any, Any]) -> No
 
 def test_borders_are_read_once_a_pass(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    plan = kernels.plan
-    monkeypatch.setattr(kernels, "plan", lambda borders, device: made.append(len(borders)) or plan(borders, device))
+    plan = kernels.plan_calls
+    monkeypatch.setattr(kernels, "plan_calls", lambda borders, device: made.append(len(borders)) or plan(borders, device))
     seen(pair[1])
     windows = hasattr(pair[1].get_encoder(modality="image"), "fullatt_block_indexes")
     assert len(made) == 1 + windows
@@ -170,11 +170,11 @@ def test_any_stretches(lengths: list[int], shared: int) -> None:
 
 def test_six_pictures_take_two_calls_a_layer_at_most() -> None:
     """Qwen2.5-VL's windows of 64 patches: pictures of 1,024 tokens are cut into whole ones; a page leaves some at its edges."""
-    whole = kernels.plan(list(range(0, 6 * 4096 + 1, 64)))
+    whole = kernels.plan_calls(list(range(0, 6 * 4096 + 1, 64)))
     assert [(call.count, call.length) for call in whole.calls] == [(384, 64)]
     assert whole.taken is None
     page = [64] * 54 + [16] * 9 + [48] * 6 + [12]
-    odd = kernels.plan([0, *torch.tensor(page).cumsum(0).tolist()])
+    odd = kernels.plan_calls([0, *torch.tensor(page).cumsum(0).tolist()])
     assert [(call.count, call.length, call.real is not None) for call in odd.calls] == [(54, 64, False), (16, 48, True)]
 
 
@@ -187,7 +187,7 @@ def test_each_part_has_its_own(tiny_model: Callable[[str], Path]) -> None:
     assert language.config._attn_implementation == "sdpa"
     assert kernels.use_kernels(model, "language=eager,tower=sdpa") == {"language": "eager", "tower": kernels.GROUPED}
     assert language.config._attn_implementation == "eager"
-    with kernels.kept(model):
+    with kernels.kernels_restored(model):
         model.set_attn_implementation("sdpa")
         assert tower.config._attn_implementation == language.config._attn_implementation == "sdpa"
     assert (tower.config._attn_implementation, language.config._attn_implementation) == (kernels.GROUPED, "eager")

@@ -13,7 +13,7 @@ from transformers.models.glm46v import Glm46VImageProcessor
 from tiny import IMAGE
 from twoway.errors import UsageError
 from twoway.models import loading
-from twoway.models.processor import require_room, see, set_pixels
+from twoway.models.processor import require_image_room, see, set_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,9 +119,9 @@ def test_bounds_that_leave_a_row_no_room_are_refused(tiny_model: Callable[[str],
     folder = tiny_model("qwen2_vl")
     parts = AutoProcessor.from_pretrained(folder)
     set_pixels(loading.load_config(folder), parts, min_pixels=16 * 784, max_pixels=None)
-    require_room(parts, 20)
+    require_image_room(parts, 20)
     with pytest.raises(UsageError, match=r"the smallest is 16 image tokens .* a row holds 16"):
-        require_room(parts, 16)
+        require_image_room(parts, 16)
 
 
 def test_the_bounds_of_moca_under_the_real_settings_of_qwen2_5_vl(tiny_model: Callable[[str], Path]) -> None:

@@ -68,7 +68,9 @@ def test_training_and_encode_see_the_same_tokens(tiny_model, family, place):
     processor = prepared(folder, "chat", place)
     require_prompts(processor, {"query": SAID})
     start = open_start(folder, dtype="float32")
-    sentence = checkpoint.read_around(start.model.base_model, processor, checkpoint.Settings(pooling="mean", prompts={"query": SAID}))
+    sentence = checkpoint.read_around(
+        start.model.base_model, processor, checkpoint.CheckpointSettings(pooling="mean", prompts={"query": SAID})
+    )
     encode = Encoder(processor, PatchGeometry.of(load_config(folder), processor), max_length=512)
     for document in DOCUMENTS.values():
         content = [
@@ -93,7 +95,7 @@ def test_texts_are_read_verbatim_to_their_last_line_break(tiny_model, family):
     folder = tiny_model(family)
     processor = prepared(folder, "plain", "user")
     start = open_start(folder, dtype="float32")
-    sentence = checkpoint.read_around(start.model.base_model, processor, checkpoint.Settings(pooling="last"))
+    sentence = checkpoint.read_around(start.model.base_model, processor, checkpoint.CheckpointSettings(pooling="last"))
     encode = Encoder(processor, PatchGeometry.of(load_config(folder), processor), max_length=512)
     shape, lengths = Inputs(sentence), set()
     for name, document in VERBATIM.items():

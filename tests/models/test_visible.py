@@ -7,7 +7,7 @@ import torch
 from PIL import Image as PILImage
 
 from tiny import FAMILIES
-from twoway.data.patches import look, ramp
+from twoway.data.patches import process_image, ramp
 from twoway.errors import UsageError
 from twoway.models import loading, processor
 from twoway.models.vision import VisiblePatches
@@ -82,7 +82,7 @@ def test_pictures_do_not_see_each_other_and_may_be_gone(tiny_model):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_that_cannot_are_refused_by_name(family, tiny_model):
     model, parts = opened(family, tiny_model)
-    tower, looked = VisiblePatches(model), look(parts, ramp(112, 84))
+    tower, looked = VisiblePatches(model), process_image(parts, ramp(112, 84))
     if family in SEQUENCES:
         tower.require(model, looked, "skip")
     else:

@@ -13,7 +13,7 @@ from twoway.models.attention import set_attention
 from twoway.models.opening import open_model
 from twoway.models.processor import set_pixels
 from twoway.proof import probe as proof_probe
-from twoway.proof.probe import image_feed, ordinary_ids, probe
+from twoway.proof.probe import image_feed, probe, probe_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +208,7 @@ def test_states_that_are_not_finite_are_an_error(opened: Callable[..., tuple[Any
 def test_tokens_that_the_config_names_stand_for_no_text(opened: Callable[..., tuple[Any, Any]]) -> None:
     model, processor = opened("qwen2_vl")
     model.config.get_text_config().eos_token_id = [5, 7]
-    ids = ordinary_ids(model, processor.tokenizer)
+    ids = probe_ids(model, processor.tokenizer)
     assert not {5, 7, model.config.image_token_id, *processor.tokenizer.all_special_ids} & set(ids)
     assert max(ids) < model.get_input_embeddings().weight.shape[0]
 

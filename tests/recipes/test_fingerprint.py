@@ -10,7 +10,7 @@ import pytest
 from recipe_fakes import KINDS, write
 from twoway.data.config import SourceConfig
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import data_identity, model_identity, plan
+from twoway.recipes.records import data_identity, model_identity, plan_jobs
 from twoway.recipes.run import resolve
 
 STAGES = {"make": {}, "train": {"steps": 4}, "other": {"stage": "train"}, "score": {}}
@@ -24,7 +24,7 @@ def rows(tmp_path):
 
 
 def prints(path, *words, **options):
-    return {job.name: job.fingerprint for job in plan(read_recipe(path, words, kinds=KINDS), **options)}
+    return {job.name: job.fingerprint for job in plan_jobs(read_recipe(path, words, kinds=KINDS), **options)}
 
 
 def changed(before, after):
@@ -112,7 +112,7 @@ def test_shards_that_ranks_decide_count(tmp_path):
     path.write_text("base: a/b\ndata: [{spec: 'hub:a/b', cap: 2}]\nstages: {pretrain: {}}\n")
 
     def one(words=(), **options):
-        return plan(read_recipe(path, words), **options)[0].fingerprint
+        return plan_jobs(read_recipe(path, words), **options)[0].fingerprint
 
     assert one(nproc=1) != one(nproc=2)
     assert one(nproc=2) == one(["pretrain.batches_per_step=2"], nproc=1)
@@ -121,10 +121,10 @@ def test_shards_that_ranks_decide_count(tmp_path):
 
 def test_what_is_not_there_is_a_problem_and_no_crash(tmp_path):
     path = write(tmp_path, {"make": {}, "train": {"data": [{"spec": str(tmp_path / "gone.jsonl")}]}})
-    jobs = plan(read_recipe(path, kinds=KINDS))
+    jobs = plan_jobs(read_recipe(path, kinds=KINDS))
     assert [len(job.problems) for job in jobs] == [0, 1]
     assert "gone.jsonl" in jobs[1].problems[0]
-    jobs = plan(read_recipe(path, [f"base={tmp_path / 'nowhere'}", "train.data=[]"], kinds=KINDS))
+    jobs = plan_jobs(read_recipe(path, [f"base={tmp_path / 'nowhere'}", "train.data=[]"], kinds=KINDS))
     assert "no such model" in jobs[0].problems[0]
 
 
@@ -148,7 +148,7 @@ def test_the_resolved_recipe_gives_the_same_jobs(tmp_path, rows):
     recipe = read_recipe(path, ["*.group.a=2"], kinds=KINDS)
     again = tmp_path / "resolved.yaml"
     again.write_text(resolve(recipe))
-    assert {job.name: job.fingerprint for job in plan(recipe)} == prints(again)
+    assert {job.name: job.fingerprint for job in plan_jobs(recipe)} == prints(again)
 
 
 def test_a_stage_that_is_taken_as_it_stands_counts_as_what_it_is(tmp_path):

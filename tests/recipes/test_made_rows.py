@@ -8,7 +8,7 @@ from recipe_fakes import GATHER, LOG, write
 from recipe_fakes import KINDS as PLAIN
 from twoway.errors import UsageError
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import plan
+from twoway.recipes.records import plan_jobs
 from twoway.recipes.run import run
 
 KINDS = {**PLAIN, "gather": GATHER}
@@ -22,7 +22,7 @@ def nothing_to_collect(monkeypatch):
 
 
 def prints(path, *words):
-    return {job.name: job.fingerprint for job in plan(read_recipe(path, words, kinds=KINDS))}
+    return {job.name: job.fingerprint for job in plan_jobs(read_recipe(path, words, kinds=KINDS))}
 
 
 def test_rows_are_found_where_they_lie(tmp_path):

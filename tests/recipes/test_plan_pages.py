@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from twoway.errors import UsageError
 from twoway.methods.counting import Load, Training, anatomy, count
-from twoway.recipes.plan import FORMS, Pages, Prices, forward, plan_pages
+from twoway.recipes.plan import FORMS, Pages, Prices, forward_operations, plan_pages
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
 
@@ -31,19 +31,19 @@ def test_operations_are_those_that_torch_counts(tiny_model):
         kinds = (ids == config.image_token_id).int()
         pixels = torch.randn(int(grid.prod()), values)
         model.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds)
-    assert forward(folder, Pages(text=tokens, image=side * side)) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert forward_operations(folder, Pages(text=tokens, image=side * side)) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_a_page_goes_forward_once_where_training_goes_three_times():
     load = Load.square(1, 400, 1, 1000)
     whole = count(anatomy(MODEL), Training(logits=False), [load]).total
-    assert forward(MODEL, Pages()) == pytest.approx(whole / 3, rel=0.01)
+    assert forward_operations(MODEL, Pages()) == pytest.approx(whole / 3, rel=0.01)
 
 
 def test_the_plan_follows_its_formulas():
     pages, prices = Pages(count=1e6, core_seconds=0.2), Prices(core_hour=0.05)
     plan = plan_pages(MODEL, "h100x8", pages=pages, dim=512, utilisation=0.5, padding=0.1, prices=prices, price=2.0)
-    assert plan.rate == pytest.approx(989e12 * 0.5 / (forward(MODEL, pages) * 1.1))
+    assert plan.rate == pytest.approx(989e12 * 0.5 / (forward_operations(MODEL, pages) * 1.1))
     assert plan.accelerator_hours == pytest.approx(1e6 / plan.rate / 3600)
     assert plan.days * 24 * 8 == pytest.approx(plan.accelerator_hours)
     assert plan.dollars["embed"] == pytest.approx(plan.accelerator_hours * 2)

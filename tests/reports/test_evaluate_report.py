@@ -13,8 +13,8 @@ from twoway.errors import UsageError
 from twoway.evaluation.compare import MEAN, Difference
 from twoway.evaluation.metrics import Outcome
 from twoway.evaluation.runner import TaskResult, collect_results
-from twoway.evaluation.tasks import Item, RankingTask
-from twoway.reports.evaluation import write_picture, write_report
+from twoway.evaluation.tasks import RankingQuery, RankingTask
+from twoway.reports.evaluation import write_evaluation_report, write_picture
 from whole_page import read
 
 COUNT = 12
@@ -30,7 +30,7 @@ def picture(number):
 def result(name, place):
     """Return a task in which the right answer of each query is at this place."""
     candidates = tuple(Document((picture(number), Text(f"<b>{number}"))) for number in range(COUNT))
-    items = tuple(Item(Document((Text(f"query <i>{number}"),)), np.array([number])) for number in range(COUNT))
+    items = tuple(RankingQuery(Document((Text(f"query <i>{number}"),)), np.array([number])) for number in range(COUNT))
     outcomes = []
     for number in range(COUNT):
         wrong = [other for other in range(COUNT) if other != number]
@@ -44,7 +44,7 @@ def page(tmp_path, *results):
     found = collect_results("nano", "a <model>", "f", {"subset": None}, results) | {
         "baselines": {"words": {one.name: 0.25 for one in results}}
     }
-    write_report(tmp_path / "pages" / "report.html", found, results)
+    write_evaluation_report(tmp_path / "pages" / "report.html", found, results)
     return read(tmp_path / "pages" / "report.html")
 
 

@@ -20,7 +20,7 @@ import torch
 
 from made_vectors import vectors_of
 from twoway.content import Document, Text
-from twoway.embedding.embedder import look
+from twoway.embedding.embedder import make_items
 from twoway.errors import UsageError
 from twoway.search.index import index
 from twoway.search.query import create_store
@@ -288,7 +288,7 @@ def test_what_an_engine_says_of_its_files_names_no_folder(serve, store, monkeypa
             def fail(_, path=path):
                 raise RuntimeError(f"lance error: {path}/items.lance/data/x.lance is odd")
 
-            patch.setattr("twoway.search.lance.read_settings", fail)
+            patch.setattr("twoway.search.lance.read_search_settings", fail)
             answer = client.post("/v1/search", json={"text": "w1"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "items.lance/data/x.lance is odd" in answer.json()["error"]["message"]
@@ -318,7 +318,7 @@ def test_tokens_of_one_request_are_bounded_with_the_prompt_before_each_text(serv
 def test_a_text_that_the_model_cuts_is_cut_before_a_tokenizer_sees_it(engine, kind):
     longest = engine.lengths.longest
     whole = Document((Text((kind * (1 << 18))[: 1 << 18]),))
-    cut = look(engine, [whole])[0].document
+    cut = make_items(engine, [whole])[0].document
     assert longest < len(cut.texts[0]) < 1 << 17
     assert whole.texts[0].startswith(cut.texts[0])
     rows = [[{"role": "user", "content": document.texts[0]}] for document in (whole, cut)]

@@ -6,7 +6,7 @@ from collections import Counter
 
 from study_fakes import KINDS, write
 from twoway.study.config import read_study
-from twoway.study.grid import Layout
+from twoway.study.grid import GridBuilder
 
 TWO = {
     "first": {"stage": "shape", "per_device_train_batch_size": 4, "rows": 8, "seeds": [5, 6]},
@@ -15,7 +15,7 @@ TWO = {
 
 
 def layout(path, out):
-    return Layout(read_study(path, kinds=KINDS), out, KINDS)
+    return GridBuilder(read_study(path, kinds=KINDS), out, KINDS)
 
 
 def kinds_of(grid):

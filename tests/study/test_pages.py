@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from study_made import made
-from twoway.study.page import CLAIMS, write_page, write_results
+from twoway.study.page import CLAIMS, write_study_page, write_study_results
 from whole_page import read
 
 LEVELS = {"causal-last": 0.30, "causal-mean": 0.29, "two-way-last": 0.28, "two-way-mean": 0.26, "more": 0.33, "most": 0.36, "next": 0.28}
@@ -42,7 +42,7 @@ def study(tmp_path_factory):
 
 
 def test_the_page_is_whole_and_has_all_parts(study):
-    (path,) = write_page(study)
+    (path,) = write_study_page(study)
     text = read(path)
     for said in ("What it decides", "Map: attention by pooling", "Map: more helps more", "Cost against score", "Gate", "Provenance"):
         assert said in text
@@ -55,7 +55,7 @@ def test_the_page_is_whole_and_has_all_parts(study):
 
 
 def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path):
-    file, picture = write_results([study], tmp_path / "docs" / "results.md")
+    file, picture = write_study_results([study], tmp_path / "docs" / "results.md")
     text = file.read_text()
     assert ElementTree.fromstring(picture.read_text()).tag.endswith("svg")
     assert f"]({picture.name})" in text
@@ -80,10 +80,10 @@ def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path)
 
 def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
     made(tmp_path, {"a": 0.3, "b": 0.3}, [MADE[0] | {"better": "a", "than": "b"}], failed=("a", "b"), gate={})
-    text = read(write_page(tmp_path)[0])
+    text = read(write_study_page(tmp_path)[0])
     assert "Not known yet" in text
     assert "0 of 6" in text
-    (file,) = write_results([tmp_path], tmp_path / "results.md")
+    (file,) = write_study_results([tmp_path], tmp_path / "results.md")
     assert "**not run**" in file.read_text()
     assert "run once" not in file.read_text()
 
@@ -91,15 +91,15 @@ def test_a_study_that_has_just_begun_has_a_page_and_a_text(tmp_path):
 def test_a_gate_that_is_not_passed_is_said_everywhere(tmp_path):
     why = "the right picture saves 0.1 nats a word, and at least 0.5 are asked for"
     made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"better": "b", "than": "a"}], items=60, gate={"passed": False, "why": why})
-    assert read(write_page(tmp_path)[0]).count(why) >= 2
-    file, _ = write_results([tmp_path], tmp_path / "results.md")
+    assert read(write_study_page(tmp_path)[0]).count(why) >= 2
+    file, _ = write_study_results([tmp_path], tmp_path / "results.md")
     assert "**not passed**" in file.read_text()
     assert "**not decidable at this size**" in file.read_text()
 
 
 def test_seeds_of_stages_before_are_told_apart(tmp_path):
     made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"better": "b", "than": "a"}], items=60, sources={"b": "moca"}, stage_seeds=(1, 2))
-    text = read(write_page(tmp_path)[0])
+    text = read(write_study_page(tmp_path)[0])
     assert ">runs</th>" in text
     assert text.count('class="hollow"') == 3
     assert "as far as those with several seeds show it" in text
@@ -110,7 +110,7 @@ def test_two_studies_go_into_one_text(study, tmp_path):
     other = made(tmp_path, {"a": 0.3, "b": 0.35}, [MADE[0] | {"claim": 5, "better": "b", "than": "a"}], items=60)
     about = json.loads((other / "study.json").read_text())
     (other / "study.json").write_text(json.dumps(about | {"study": "second"}))
-    files = write_results([study, other], tmp_path / "results.md")
+    files = write_study_results([study, other], tmp_path / "results.md")
     assert [file.name for file in files] == ["results.md", "results-made.svg", "results-second.svg"]
     text = files[0].read_text()
     assert text.index("## Study `made`") < text.index("## Study `second`")
@@ -130,7 +130,7 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     }
     arms["b"]["runs"][2] |= {"state": "new", "error": None}
     (tmp_path / "study.json").write_text(json.dumps(about | {"state": "in part"}))
-    (file, _) = write_results([tmp_path], tmp_path / "results.md")
+    (file, _) = write_study_results([tmp_path], tmp_path / "results.md")
     text = file.read_text()
     assert ": in part, " in text
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.split("### Arms")[1].splitlines() if line.startswith("| ")}
@@ -141,7 +141,7 @@ def test_a_study_in_part_lists_what_waits_and_why(tmp_path):
     assert ", at chance" not in lines["a"]
     assert "- claim 1, b minus a: seen, the interval is above zero; b without seed 3: not begun" in text
     assert "c not run (every seed: its learning rate is not known: c at 0.0002 failed: no disk)" in text.split("## Not run")[1]
-    assert "8 of 12" in read(write_page(tmp_path)[0])
+    assert "8 of 12" in read(write_study_page(tmp_path)[0])
 
 
 def test_a_kind_on_which_all_are_at_chance_shows_no_difference(tmp_path):
@@ -153,10 +153,10 @@ def test_a_kind_on_which_all_are_at_chance_shows_no_difference(tmp_path):
             found = json.loads(path.read_text())
             found["tasks"]["page"]["chance95"] = [0.0, 0.9]
             path.write_text(json.dumps(found))
-    file, _ = write_results([tmp_path], tmp_path / "results.md")
+    file, _ = write_study_results([tmp_path], tmp_path / "results.md")
     (line,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if " | b minus a | " in line]
     (head,) = [line for line in file.read_text().split("### By kind")[1].splitlines() if line.startswith("| claim | comparison")]
     cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     assert cells["documents"] == "at chance"
     assert "at chance" not in cells["retrieval"]
-    assert "<td>at chance</td>" in read(write_page(tmp_path)[0])
+    assert "<td>at chance</td>" in read(write_study_page(tmp_path)[0])

@@ -12,7 +12,7 @@ from twoway.files import sha256
 from twoway.recipes.records import Record
 from twoway.study import run
 from twoway.study.config import read_study
-from twoway.study.grid import SCORE, GateVerdict, Layout, rates
+from twoway.study.grid import SCORE, GateVerdict, GridBuilder, rates
 
 ARMS = {"a": {"learning_rate": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"learning_rate": {"like": "a"}}}
 
@@ -25,7 +25,7 @@ def chosen(folder, figures):
 def tried(folder, figures):
     """Return a study and its jobs after tries that said `figures`."""
     study = read_study(write(folder, arms=ARMS, claims=[]), kinds=KINDS)
-    grid = Layout(study, folder / "out", KINDS).lay_out({})
+    grid = GridBuilder(study, folder / "out", KINDS).lay_out({})
     for (_, key), said in zip(grid.trials["a"].items(), figures, strict=True):
         task = grid.tasks[key]
         task.folder.mkdir(parents=True)
@@ -46,7 +46,7 @@ def test_a_try_that_broke_down_is_not_taken(tmp_path):
 def test_no_try_that_holds_is_no_rate(tmp_path):
     study, grid = tried(tmp_path, [{SCORE: float("nan")}] * 3)
     assert rates(study, grid) == {}
-    run.write_summary(study, grid, tmp_path / "out", run.Facts("failed", 1, GateVerdict(), {}))
+    run.write_study_summary(study, grid, tmp_path / "out", run.Facts("failed", 1, GateVerdict(), {}))
     arms = json.loads((tmp_path / "out" / run.SUMMARY_FILE).read_text())["arms"]
     why = "is not known: with none of those that were tried is the score on held-out rows a number"
     assert [arms[name]["waits"] for name in ("a", "b")] == [f"its learning rate {why}", f"the learning rate of a {why}"]

@@ -18,7 +18,7 @@ import study_fakes
 from study_fakes import KINDS, began, calls, do, facts, write
 from twoway.errors import TwowayError, UsageError
 from twoway.processes import Stopped
-from twoway.study.forecast import forecast
+from twoway.study.forecast import forecast_study
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -158,7 +158,7 @@ def _worker():
 @pytest.mark.timeout(900)
 def test_a_study_that_is_killed_leaves_no_worker_behind_and_is_gone_on_with(tmp_path):
     path, out = write(tmp_path, finetune={"from": "first", "rows": 40, "slow": 0.25}, seeds=[1]), tmp_path / "out"
-    code = f"from study_fakes import KINDS; from twoway.study.run import run; run({str(path)!r}, {str(out)!r}, kinds=KINDS)"
+    code = f"from study_fakes import KINDS; from twoway.study.run import run_grid; run_grid({str(path)!r}, {str(out)!r}, kinds=KINDS)"
     study = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     until(lambda: list(out.glob("stages/causal-*/steps")), 600)
     study.kill()
@@ -179,7 +179,7 @@ def test_the_best_rate_on_training_rows_is_taken(tmp_path):
     study = facts(out)["arms"]
     assert (study["a"]["learning_rate"], study["b"]["learning_rate"]) == (3.0, 3.0)
     assert study["a"]["rates"] == {"1": pytest.approx(1 / 3), "3": 1.0, "9": pytest.approx(1 / 7)}
-    counted = [(line.times, line.done) for line in forecast(path, out, kinds=KINDS).lines]
+    counted = [(line.times, line.done) for line in forecast_study(path, out, kinds=KINDS).lines]
     assert all(times == done for times, done in counted), "a forecast knows the rate that was found"
 
 

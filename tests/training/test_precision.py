@@ -22,7 +22,7 @@ from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import pretrain
 from twoway.models import checkpoint
 from twoway.recipes.recipe import read_recipe
-from twoway.recipes.records import plan
+from twoway.recipes.records import plan_jobs
 from twoway.training import precision
 from twoway.training.checkpointing import read_run
 from twoway.training.precision import DtypeChoice, choose_dtype, resolve_dtype, speed_ratio
@@ -137,7 +137,7 @@ def test_no_fingerprint_is_over_the_machine(tmp_path, tiny_model, rows, machine)
     found = []
     for dtype in ("float32", "bfloat16"):
         machine(dtype)
-        found.append([job.fingerprint for job in plan(read_recipe(path, ()))])
+        found.append([job.fingerprint for job in plan_jobs(read_recipe(path, ()))])
     assert found[0] == found[1]
 
 

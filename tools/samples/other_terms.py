@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from tools.packages import OTHER_TERMS, PERMISSIVE, fetch
-from twoway.data.samples import TABLES, load
+from twoway.data.samples import TABLES, load_world
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import fresh_folder
 
@@ -35,7 +35,7 @@ def build_with(terms: str, out: str | Path, *, cache: Path | None = None, worker
     """Write a copy of the shipped samples with one more table, `pictures-TERMS.parquet`, into the new folder `out`; return its rows."""
     if terms not in OTHER_TERMS:
         raise UsageError(f"--with {terms} is not known{did_you_mean(terms, OTHER_TERMS)} (known: {', '.join(OTHER_TERMS)})")
-    world = load()
+    world = load_world()
     packages = OTHER_TERMS[terms]
     needed = [one for one in PERMISSIVE if one.name == "cldr-annotations-full"]
     folders = fetch([*packages, *needed], cache)

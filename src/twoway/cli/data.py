@@ -97,7 +97,7 @@ def run_data(args: argparse.Namespace) -> int:
     elif config is not None:
         show_pairs(report)
     else:
-        show(report)
+        show_report(report)
     return 0 if report.ok else 1
 
 
@@ -149,7 +149,7 @@ def show_prepared(found: Preparation) -> None:
     console.print(f"{good}; kept in {found.cache}", markup=False)
 
 
-def show(report: DataReport) -> None:
+def show_report(report: DataReport) -> None:
     """Print a table of counts, then a row and the bad rows of each source."""
     from rich.console import Console
     from rich.table import Table
@@ -373,9 +373,9 @@ def run_samples(args: argparse.Namespace) -> int:
 
 def _list() -> dict[str, Any]:
     """Count the tables and name the views."""
-    from twoway.data.samples import TABLES, VIEWS, load
+    from twoway.data.samples import TABLES, VIEWS, load_world
 
-    world = load()
+    world = load_world()
     styles = Counter((row["style"], row["half"]) for row in world.pictures)
     return {
         "folder": str(world.folder),

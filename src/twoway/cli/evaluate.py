@@ -74,18 +74,18 @@ def run_evaluate(args: argparse.Namespace) -> int:
         **opening(args),
     )
     if args.report is not None:
-        from twoway.reports.evaluation import write_report
+        from twoway.reports.evaluation import write_evaluation_report
 
-        write_report(args.report, found.found, found.results)
+        write_evaluation_report(args.report, found.found, found.results)
     if args.json:
         sys.stdout.write(json.dumps(found.found, indent=2, ensure_ascii=False) + "\n")
         return 0
-    show(found.found)
+    show_scores(found.found)
     sys.stderr.write(f"{found.embedded:,} contents embedded, {found.cached:,} taken from the cache\n")
     return 0
 
 
-def show(found: dict[str, Any]) -> None:
+def show_scores(found: dict[str, Any]) -> None:
     """Print a table: a line a task, a line a group, the mean."""
     from rich.console import Console
     from rich.table import Table
@@ -206,7 +206,7 @@ def run_mteb(args: argparse.Namespace) -> int:
     from twoway.evaluation.evaluate import require_mteb
 
     require_mteb()
-    from twoway.evaluation.mteb import run_mteb
+    from twoway.evaluation.mteb import mteb_command
 
-    run_mteb(args.words, cache=args.cache, **opening(args))
+    mteb_command(args.words, cache=args.cache, **opening(args))
     return 0

@@ -98,7 +98,7 @@ def add_settings(
 
 
 def _add_options(group: argparse._ArgumentGroup, cls: Any, prefix: str, without: Sequence[str] = ()) -> None:
-    from twoway.config import describe, settings_of
+    from twoway.config import describe_type, settings_of
 
     for name, field in cls.__pydantic_fields__.items():
         if name in without or name in settings_of(cls):
@@ -106,7 +106,7 @@ def _add_options(group: argparse._ArgumentGroup, cls: Any, prefix: str, without:
         option, default = f"--{prefix}{name.replace('_', '-')}", field.default
         said = f" (default: {_as_word(default)})" if isinstance(default, str | int | float) and default != "" else ""
         kinds: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {"metavar": _metavar(field)}
-        about = f"{field.description or describe(field.annotation, field.metadata)}{said}".replace("%", "%%")
+        about = f"{field.description or describe_type(field.annotation, field.metadata)}{said}".replace("%", "%%")
         group.add_argument(option, dest=f"{SETTING}{prefix}{name}", default=None, help=about, **kinds)
 
 

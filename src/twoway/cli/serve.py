@@ -59,8 +59,7 @@ def configure_serve(parser: argparse.ArgumentParser) -> None:
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     try:
-        from twoway.server.app import address, bind_socket, is_local
-        from twoway.server.app import run as serve
+        from twoway.server.app import address, answer_requests, bind_socket, is_local
     except ImportError as error:
         from twoway.errors import UsageError, with_extra
 
@@ -75,7 +74,7 @@ def run_serve(args: argparse.Namespace) -> int:
         hosts = (*LOCAL, *args.allow_host) if args.allow_host or (local and not keys) else ()
         app, about = _open(args, Access.of(keys, hosts))
         _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
-        serve(app, taken, grace=float(args.grace))
+        answer_requests(app, taken, grace=float(args.grace))
     service = app.state.service
     if service.store is not None and not service.busy:
         service.store.close()

@@ -64,21 +64,21 @@ def run_study(args: argparse.Namespace) -> int:
     _require_said_together(args)
     jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if args.dry_run:
-        from twoway.study.forecast import forecast
+        from twoway.study.forecast import forecast_study
 
-        found = forecast(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims))
+        found = forecast_study(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims))
         if args.json:
             sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False, indent=2) + "\n")
         else:
-            show(args.study, found)
+            show_forecast(args.study, found)
         return 1 if found.problems else 0
     if args.report:
         return _report(args)
     from twoway.study import page
-    from twoway.study.run import run as run_study
+    from twoway.study.run import run_grid
 
     try:
-        result = run_study(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims), seen=page.write_page)
+        result = run_grid(args.study, args.out, args.words, jobs=jobs, claims=_numbers(args.claims), seen=page.write_study_page)
     except Stopped as stopped:
         sys.stderr.write(f"twoway study: {stopped}\n")
         return stopped.code
@@ -133,15 +133,15 @@ def _pages(args: argparse.Namespace) -> list[Path]:
     """Write what a reader looks at."""
     from twoway.study import page
 
-    written = page.write_page(args.out)
-    return written if args.write is None else written + page.write_results([args.out, *args.also], args.write)
+    written = page.write_study_page(args.out)
+    return written if args.write is None else written + page.write_study_results([args.out, *args.also], args.write)
 
 
 def _said(args: argparse.Namespace, what: str, written: list[Path]) -> None:
     sys.stdout.write(f"{args.out}: {what}; {', '.join(str(path) for path in written)}\n")
 
 
-def show(study: str, found: StudyForecast) -> None:
+def show_forecast(study: str, found: StudyForecast) -> None:
     """Print a line for each kind of job, the whole, and what stands in the way."""
     from rich.console import Console
     from rich.table import Table

@@ -12,13 +12,12 @@ import torch
 from torch.nn import functional
 
 from twoway.content import ContentError
-from twoway.data.config import DOCUMENT, QUERY, CostWeights
-from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 
 from .augment import augmented
+from .config import DOCUMENT, QUERY, CostWeights
 from .masking import NO_TARGET
-from .sampler import cut_chunks, extra_cost
+from .sampler import NO_EXTRA_COST, cut_chunks, extra_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.content import Document, Pair
-    from twoway.data.config import AugmentConfig
 
+    from .config import AugmentConfig
     from .masking import MaskedRow
     from .processing import Encoder, Example
 
@@ -192,7 +191,7 @@ class PairEncoder:
         return sorted(np.random.default_rng(number).choice(count, self.negatives, replace=False).tolist())
 
 
-def assemble(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[str, Any]]:
+def join_pairs(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[str, Any]]:
     """Return the different contents of some rows, and their batch but for the chunks."""
     numbers: dict[tuple[int, str, str], int] = {}
     contents: list[EncodedContent] = []
@@ -235,7 +234,7 @@ def collate_pairs(
     weights: CostWeights = NO_EXTRA_COST,
 ) -> dict[str, Any]:
     """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
-    contents, batch = assemble(rows)
+    contents, batch = join_pairs(rows)
     examples = [one.example for one in contents]
     chunks = []
     for chosen in cut_chunks([len(one.inputs["input_ids"]) for one in examples], [_extra_cost(one, weights) for one in contents], budget):

@@ -32,7 +32,7 @@ from .formats import ToDocument, document_format, named_sides
 from .parquet import DiskReader, HubReader, ParquetReader
 from .pdf import PdfReader
 from .readers import ImageReader, JsonlReader, Reader, RowT, TarReader, current_scan_options, files_matching
-from .rows import OnBad, Policy, ReadOptions, Report, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
+from .rows import OnBad, Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
 from .samples import SamplesReader
 
 if TYPE_CHECKING:
@@ -174,12 +174,12 @@ class Source:
         self._options, self._convert = options, convert
         self._unread_logged = 0
         self._load = images == "load"
-        self._report = Report(spec)
+        self._report = ReadReport(spec)
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the good documents; bad rows go to the policy."""
         self.policy.start()
-        report = self._report = Report(self.spec, bad_rows=self.policy.bad_rows)
+        report = self._report = ReadReport(self.spec, bad_rows=self.policy.bad_rows)
         for row in self.rows():
             report.rows += 1
             if isinstance(row, ContentError):
@@ -200,7 +200,7 @@ class Source:
         reader = open_reader(self.spec, self._options, self._convert)
         return map(self._ready, reader.rows(Skip(skip) if isinstance(skip, int) else skip))
 
-    def report(self) -> Report:
+    def report(self) -> ReadReport:
         """Return the counts of the latest pass."""
         return self._report
 

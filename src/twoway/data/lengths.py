@@ -20,13 +20,12 @@ import numpy as np
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image
-from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 from twoway.files import write_whole
 from twoway.images import image_size
 
 from .dataset import reading_code
-from .sampler import RowCosts
+from .sampler import NO_EXTRA_COST, RowCosts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.data.config import CostWeights
     from twoway.limits import Limits
 
+    from .config import CostWeights
     from .dataset import RowTable
     from .mixture import Mixture
     from .processing import Example

@@ -15,14 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from twoway.content import ContentError, Place
-from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 from twoway.processes import Team
 
-from .collators import PairExample, assemble, model_inputs
+from .collators import PairExample, join_pairs, model_inputs
 from .lengths import PictureTokens
 from .rows import Policy
-from .sampler import cut_chunks, extra_cost
+from .sampler import NO_EXTRA_COST, cut_chunks, extra_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.content import Document
-    from twoway.data.config import CostWeights
 
     from .collators import EncodedContent, PairEncoder
+    from .config import CostWeights
     from .mixture import Mixture
     from .processing import Encoder
     from .sampler import CostBatchSampler, Ints
@@ -271,7 +270,7 @@ class PairLoader:
             raise TwowayError(f"all rows of the data are bad ({self.bad:,} tried), the latest: {found[-1]}")
         if not rows:
             return None
-        contents, batch = assemble(rows)
+        contents, batch = join_pairs(rows)
         if self.guide is not None:
             batch["guide"] = self.guide([one.document for one in contents], [one.side for one in contents])
         chunks = ChunkStream(self.chunk_config, workers, contents, self.refuse)

@@ -44,7 +44,7 @@ _BATCH_ROWS = 32
 _LARGE, _PACKED = 256 << 20, 1000
 
 
-def check_file(table: Any, file: Path) -> None:
+def check_parquet(table: Any, file: Path) -> None:
     """Refuse a file that names a column twice, says of its rows what is not so, or unpacks to far more than data does."""
     names = table.schema_arrow.names
     twin = next((name for name, times in Counter(names).items() if times > 1), None)
@@ -217,7 +217,7 @@ class ParquetReader(Reader[RowT]):
                 table = pyarrow.parquet.ParquetFile(self.paths[number])
             except (OSError, pyarrow.ArrowException) as error:
                 raise _unreadable(self.paths[number], error) from error
-            check_file(table, self.paths[number])
+            check_parquet(table, self.paths[number])
             rows = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
             files[number] = table, [0, *itertools.accumulate(rows)]
         files.move_to_end(number)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """The tokens of a row with the text they stand for."""
 
     text: str  # what the tokenizer read, placeholders expanded
@@ -48,7 +48,7 @@ class Row:
         laid: str,
         spans: Sequence[tuple[int, int]],
         replaced: Sequence[dict[str, Any]],
-    ) -> Row:
+    ) -> TokenRow:
         """Expand the pictures' placeholders in the laid-out prompt and move the texts' characters along."""
         pieces, at, grown = [], 0, []
         for one in replaced:
@@ -67,7 +67,7 @@ class Row:
         """Return the number of tokens."""
         return len(self.ids)
 
-    def take(self, index: Ints) -> Row:
+    def take(self, index: Ints) -> TokenRow:
         """Return the row with these of its tokens."""
         return replace(self, ids=self.ids[index], offsets=self.offsets[index], units=None if self.units is None else self.units[index])
 
@@ -102,7 +102,7 @@ class Row:
         return np.concatenate([np.arange(keep), np.arange(last, len(self))]), fitting
 
 
-def word_tokens(row: Row) -> Bools:
+def word_tokens(row: TokenRow) -> Bools:
     """Say which tokens cover the document's text and nothing else but white space beside it."""
     own = np.zeros(len(row.text) + 1, np.int64)
     allowed = np.zeros(len(row.text) + 1, np.int64)
@@ -149,7 +149,7 @@ _REMEMBERED = 100_000
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """How a picture's tiles lie: which is the overview, and the rows and columns of the others."""
 
     overview: int
@@ -157,25 +157,25 @@ class Grid:
     columns: int
 
 
-class Grids:
+class TileGrids:
     """The grids of one processor's pictures by their size."""
 
     def __init__(self, processor: Any, side: int) -> None:
         """Remember what is needed to look one up."""
         self.processor, self.side = processor, side
-        self._known: dict[tuple[int, int], Grid | None] = {}
+        self._known: dict[tuple[int, int], TileGrid | None] = {}
 
-    def __call__(self, size: tuple[int, int]) -> Grid | None:
+    def __call__(self, size: tuple[int, int]) -> TileGrid | None:
         """Return the grid of a picture of this width and height; `None` where it has no overview."""
         if size not in self._known:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
-            pixels = look(self.processor, ramp(*size))["pixel_values"]
+            pixels = process_image(self.processor, ramp(*size))["pixel_values"]
             self._known[size] = find_grid(pixels.reshape(-1, *pixels.shape[-3:]), self.side)
         return self._known[size]
 
 
-def look(processor: Any, picture: PILImage.Image) -> Any:
+def process_image(processor: Any, picture: PILImage.Image) -> Any:
     """Run the processor over one picture."""
     return processor(text=[str(processor.image_token)], images=[[picture]], images_kwargs={"return_tensors": "pt"})
 
@@ -188,7 +188,7 @@ def ramp(width: int, height: int) -> PILImage.Image:
     return PILImage.fromarray(pixels)
 
 
-def tile_cells(count: int, side: int, grid: Grid | None) -> Ints:
+def tile_cells(count: int, side: int, grid: TileGrid | None) -> Ints:
     """Return the cell of each token of one picture's `count` tiles, `side` tokens along each."""
     square = np.arange(side * side)
     if grid is None:
@@ -235,7 +235,7 @@ def line_places(size: tuple[int, int], pinpoints: tuple[tuple[int, int], ...], t
     return np.append(square, lines[0]), np.append(square, lines[1])
 
 
-def find_grid(tiles: Tensor, side: int) -> Grid | None:
+def find_grid(tiles: Tensor, side: int) -> TileGrid | None:
     """Find which tile is the overview (the first or the last) and how the others lie; `None` where none is the others made small."""
     if len(tiles) == 1:
         return None
@@ -255,7 +255,7 @@ def find_grid(tiles: Tensor, side: int) -> Grid | None:
             off = float((functional.adaptive_avg_pool2d(mosaic, edge) - whole).square().mean())
             if off <= _ALIKE * float(whole.var()) + 1e-6 and (best is None or off < best[0]):
                 best = (off, overview, rows, columns)
-    return None if best is None else Grid(*best[1:])
+    return None if best is None else TileGrid(*best[1:])
 
 
 # Which pixels one image token covers, for every family, from the model's config and what its processor gives.
@@ -274,7 +274,7 @@ PIXELS, GRID, SIZES = "pixel_values", "image_grid_thw", "image_sizes"
 
 
 @dataclass(frozen=True)
-class Places:
+class PatchPlaces:
     """For each image token: its unit in the table, or -1, and its cell; equal cells of one picture are masked together."""
 
     units: Ints
@@ -303,7 +303,7 @@ class PatchGeometry:
         token = getattr(config, "image_token_index", None) if token is None else token
         if token is None or getattr(config, "vision_config", None) is None:
             raise TwowayError(f"a {config.model_type} model has no image token or no vision tower in its config")
-        out = look(processor, ramp(64, 64))
+        out = process_image(processor, ramp(64, 64))
         ids = np.asarray(out["input_ids"][0])
         names = (name for name, value in out.items() if name not in ("attention_mask", "labels"))
         keys = tuple(name for name in names if np.shape(out[name]) == (1, len(ids)))
@@ -346,7 +346,7 @@ class PatchGeometry:
         """Say whether a picture may be cut into tiles that a grid describes."""
         return bool(self.side) and not self.pinpoints
 
-    def places(self, inputs: Mapping[str, Tensor], pictures: Tensor, grids: Sequence[Grid | None] = ()) -> Places:
+    def places(self, inputs: Mapping[str, Tensor], pictures: Tensor, grids: Sequence[TileGrid | None] = ()) -> PatchPlaces:
         """Return where the image tokens of one row belong; `pictures` has each token's picture, `grids` how each picture's tiles lie."""
         numbers, units, cells, used = pictures.numpy(), [], [], 0
         values, pixels = self.values, inputs[PIXELS]
@@ -365,7 +365,7 @@ class PatchGeometry:
             cells.append(cell)
         if not self.pinpoints and used * values != pixels.numel():
             raise ContentError(f"{used} image tokens do not cover the pixels {tuple(pixels.shape)} of the row")
-        return Places(np.concatenate(units), np.concatenate(cells))
+        return PatchPlaces(np.concatenate(units), np.concatenate(cells))
 
     def take(self, inputs: Mapping[str, Tensor], units: Ints) -> Tensor:
         """Return the values (tokens, values) of these units, patch by patch."""

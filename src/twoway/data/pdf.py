@@ -61,7 +61,7 @@ def page(file: Path, index: int, place: Place, options: ReadOptions) -> Document
         raise ContentError(str(error), place) from error
 
 
-def measure(file: Path, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
+def page_size(file: Path, index: int, place: Place, options: ReadOptions) -> tuple[tuple[float, float], str]:
     """Return the width and height that a page is rendered at, before they are rounded up, and its text; nothing is rendered."""
     try:
         (_, (width, height), text), _ = _page(file, index, options, render=False)
@@ -181,7 +181,7 @@ class PdfReader(Reader[Document]):
 
     def measure(self, at: Position) -> RowSize:
         """See `Reader`; a page is measured from its box and its text layer, and is not rendered."""
-        (width, height), text = measure(*self._at(at), self.options)
+        (width, height), text = page_size(*self._at(at), self.options)
         return RowSize(len(text), [(math.ceil(width), math.ceil(height))], "")
 
     def _at(self, at: Position) -> tuple[Path, int, Place]:

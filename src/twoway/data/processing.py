@@ -23,7 +23,7 @@ from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT, open_image
 
-from .patches import Grid, Grids, Row, word_tokens
+from .patches import TileGrid, TileGrids, TokenRow, word_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Example:
     words: Tensor
     image_tokens: Tensor
     pictures: Tensor  # for each image token the number of its picture in the row
-    grids: tuple[Grid | None, ...] = ()  # how each picture's tiles lie, where it has several
+    grids: tuple[TileGrid | None, ...] = ()  # how each picture's tiles lie, where it has several
     units: Tensor | None = None  # for each token the number of its word, where words were asked for
     cut: bool = False
     images_cut: int = 0
@@ -68,7 +68,7 @@ class Example:
 class _Processed(NamedTuple):
     """What the processor made of a document."""
 
-    row: Row
+    row: TokenRow
     inputs: dict[str, Tensor]
     sizes: list[tuple[int, int]]  # of the pictures
 
@@ -100,7 +100,7 @@ class Encoder:
         self.max_length, self.whole_words, self.as_used, self.limits = max_length, whole_words, as_used, limits
         self.template = Template(processor, template)
         self.marks = ControlStrings(processor)
-        self.grids = Grids(processor, geometry.side)
+        self.grids = TileGrids(processor, geometry.side)
         self.takes_text_alone = self._takes_text_alone()
 
     def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
@@ -147,7 +147,7 @@ class Encoder:
         words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
         units = None if row.units is None else torch.from_numpy(row.units)
         pictures = torch.from_numpy(row.pictures())[images]
-        grids: tuple[Grid | None, ...] = ()
+        grids: tuple[TileGrid | None, ...] = ()
         if self.geometry.tiled and bool((torch.bincount(pictures) > self.geometry.side**2).any()):
             grids = tuple(self.grids(size) for size in done.sizes)
         return Example(identity, inputs, words, images, pictures, grids, units)
@@ -164,7 +164,7 @@ class Encoder:
         replaced = (out.get("text_replacement_offsets") or [[]])[0]
         if len(replaced) != len(pictures) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
             raise TwowayError(f"{type(self.processor).__name__} does not say where it puts the pictures of a row")
-        row = Row.build(out["input_ids"][0], out["offset_mapping"][0], laid, spans, replaced)
+        row = TokenRow.build(out["input_ids"][0], out["offset_mapping"][0], laid, spans, replaced)
         if self.whole_words:
             encoding = self.tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=self._adds_specials(prompt, bool(pictures)))
             row = replace(row, units=np.array([-1 if word is None else word for word in encoding.word_ids], np.int64))
@@ -297,7 +297,7 @@ class ControlStrings:
         found = tuple(match for text in texts for match in self._pattern.findall(text))
         return HiddenTexts(tuple(self._pattern.sub(mark, text) for text in texts), found, mark)
 
-    def spell(self, row: Row, texts: HiddenTexts, tokenizer: Any, place: Place | None) -> tuple[Ints, Ints]:
+    def spell(self, row: TokenRow, texts: HiddenTexts, tokenizer: Any, place: Place | None) -> tuple[Ints, Ints]:
         """Return, for the row with its control strings spelt out, which old token each token comes from, and the new ids."""
         ranges = [row.covering((match.start(), match.end())) for match in re.finditer(texts.mark, row.text)]
         sources: list[Ints] = []

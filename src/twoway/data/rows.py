@@ -103,7 +103,7 @@ class Policy:
 
 
 @dataclass
-class Report:
+class ReadReport:
     """What one pass over a source has met so far."""
 
     spec: str

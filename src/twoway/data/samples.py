@@ -50,7 +50,7 @@ def read_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
     torn = world.torn()
     drawn = [row for row in world.drawn(half=half) if row["concept"] not in torn]
     found = [
-        *names_of(world, drawn, seed),
+        *name_pairs(world, drawn, seed),
         *_definitions(world, drawn, seed),
         *_questions(world, drawn, seed),
         *_flags(world, drawn, seed),
@@ -68,7 +68,7 @@ def known_pairs(world: World, source: str, half: str) -> list[dict[str, Any]]:
     return [row for row in world.drawn(source=source, half=half) if row["concept"] in trained]
 
 
-def names_of(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
+def name_pairs(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
     """Yield a picture and its name, both ways, in one language each: English in half of the rows."""
     torn = world.torn()
     for row in drawn:
@@ -327,7 +327,7 @@ def samples_folder() -> Path:
 
 
 @cache
-def load(folder: Path | None = None) -> World:
+def load_world(folder: Path | None = None) -> World:
     """Read the tables of a folder (default: the shipped ones)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -365,14 +365,14 @@ def pairs(name: str, *, seed: int = 0, folder: Path | None = None) -> Iterator[P
     if not chosen.pairs:
         known = ", ".join(key for key, one in VIEWS.items() if one.pairs)
         raise UsageError(f"samples:{name} holds documents, not pairs; views with pairs: {known}")
-    numbered = enumerate(chosen.read(load(folder), seed), 1)
+    numbered = enumerate(chosen.read(load_world(folder), seed), 1)
     return (replace(pair, place=Place(f"samples:{name}", number)) for number, pair in numbered)
 
 
 def documents(name: str, *, seed: int = 0, folder: Path | None = None) -> Iterator[Document]:
     """Yield the documents of a view; of pairs the query, then what answers it, each with its role in `meta`."""
     chosen = view(name)
-    return _flat(name, chosen.read(load(folder), seed))
+    return _flat(name, chosen.read(load_world(folder), seed))
 
 
 def _flat(name: str, found: Iterator[Any]) -> Iterator[Document]:
@@ -418,7 +418,7 @@ def _more(world: World, seed: int) -> Iterator[Pair]:
     if not world.more:
         hint = "build them in a checkout with 'python -m tools.samples OUT --with share-alike' and set TWOWAY_SAMPLES=OUT"
         raise TwowayError(f"{world.folder} has no pictures under other terms; {hint}")
-    return names_of(world, [row for row in world.more if row["half"] == "unseen"], seed)
+    return name_pairs(world, [row for row in world.more if row["half"] == "unseen"], seed)
 
 
 def _without(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[Pair]:
@@ -454,14 +454,14 @@ VIEWS: dict[str, View] = {
     "test": View("pairs of the unseen half: the main score", lambda world, seed: read_pairs(world, "unseen", seed), True),
     "test-style": View(
         "unseen half in the art style that no stage sees",
-        lambda world, seed: names_of(
+        lambda world, seed: name_pairs(
             world, [row for row in world.drawn(style=HELD_STYLE, half="unseen") if row["id"] not in world.twins], seed
         ),
         True,
     ),
     "test-source": View(
         "unseen half in the source that no stage sees, of concepts that the base knows",
-        lambda world, seed: names_of(world, known_pairs(world, HELD_SOURCE, "unseen"), seed),
+        lambda world, seed: name_pairs(world, known_pairs(world, HELD_SOURCE, "unseen"), seed),
         True,
     ),
     "test-more": View("unseen half of pictures under other terms, where they were built (--with)", _more, True),

@@ -23,8 +23,8 @@ from .inputs import prompt_of
 from .nearest import Sample
 from .opening import open_embedders, require_options
 from .prefetch import read_ahead
-from .shards import require
-from .writing import READ_AHEAD, EmbedResult, Sources, Writer, fill, of_model, row_of, width_of
+from .shards import require_precision
+from .writing import READ_AHEAD, EmbedResult, Sources, Writer, fill_folder, of_model, row_of, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
     from .inputs import Side
     from .ray import Cluster
-    from .shards import Precision, Row
+    from .shards import Precision, StoredRow
 
 SHARD_ROWS = 2048
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """What is embedded: rows in a fixed order, bad ones as errors."""
 
     def rows(self, skip: int) -> Iterator[Document | ContentError]:
@@ -110,14 +110,14 @@ def _embed_with(
     """Embed with a model that is open."""
     precision = how["precision"]
     how["dim"] = width_of(how["dim"], engine.dimension)
-    require(precision, how["dim"])
+    require_precision(precision, how["dim"])
     sample = Sample(how["dim"], precision, normal=engine.normal) if recall else None
     return embed_rows(engine, sources, out, prompts, how, sample=sample, **filling)
 
 
 def embed_rows(
     engine: Embedder,
-    sources: Rows,
+    sources: RowSource,
     out: Path,
     prompts: Mapping[str, Any],
     how: Mapping[str, Any],
@@ -140,7 +140,7 @@ def embed_rows(
             run.add(index, vector)
         run.end()
 
-    return fill(out, conditions, produce, normal=engine.normal, on_bad=on_bad, sample=sample, overwrite=overwrite)
+    return fill_folder(out, conditions, produce, normal=engine.normal, on_bad=on_bad, sample=sample, overwrite=overwrite)
 
 
 class _Run:
@@ -151,7 +151,7 @@ class _Run:
         self.read = writer.due * writer.size  # rows of all sources that were read, or passed over
         self.given = 0
         self.numbers: dict[int, int] = {}  # of rows on their way, by the engine's index
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, StoredRow] = {}
         self.vectors: dict[int, NDArray[np.float32]] = {}
 
     def documents(self, rows: Iterator[Document | ContentError], skip: int) -> Iterator[Document]:

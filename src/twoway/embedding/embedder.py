@@ -26,7 +26,7 @@ from twoway.data.lengths import clean, processor_settings
 from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.images import DEFAULT
 
-from .inputs import Front, Inputs, Item, Lengths, batches, prompt_of, size_in_memory, windows
+from .inputs import EmbeddingItem, Front, Inputs, Lengths, batches, prompt_of, size_in_memory, windows
 from .prefetch import ahead
 from .shards import cut
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from twoway.data.formats import DocumentLike
     from twoway.limits import Limits
 
-    from .inputs import Prepared, Side
+    from .inputs import PreparedBatch, Side
 
     Vector = NDArray[np.float32]
     Refuse = Callable[[int, ContentError], None]
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EmbedderSettings:
     """How the engine works; none of it changes a vector beyond its last bits."""
 
     budget: int = 8192  # tokens of a batch, padding included
@@ -65,8 +65,8 @@ class Settings:
 class Embedder:
     """An embedding model."""
 
-    def __init__(self, sentence: Any, *, name: str = "", settings: Settings | None = None) -> None:
-        self.sentence, self.name, self.settings = sentence, name, settings or Settings()
+    def __init__(self, sentence: Any, *, name: str = "", settings: EmbedderSettings | None = None) -> None:
+        self.sentence, self.name, self.settings = sentence, name, settings or EmbedderSettings()
         self.read_as: dict[str, str] = {}  # how it attends, and what was decided because the checkpoint does not say it
         first = sentence[0]
         self.inputs = Inputs(sentence, self.settings.limits)
@@ -77,7 +77,7 @@ class Embedder:
     @classmethod
     def of(cls, sentence: Any, *, name: str = "", **settings: Any) -> Embedder:
         """Wrap a model in memory, one in training included: it is put into evaluation while vectors are made, and back after."""
-        return cls(sentence, name=name, settings=Settings(**settings))
+        return cls(sentence, name=name, settings=EmbedderSettings(**settings))
 
     @property
     def fingerprint(self) -> str:
@@ -161,7 +161,7 @@ class Pass:
 
     def __init__(self, engine: Embedder, prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None) -> None:
         self.engine, self.prompt, self.kwargs, self.dim, self.refuse = engine, prompt, kwargs, dim, refuse
-        self.coming: dict[str, Item] = {}
+        self.coming: dict[str, EmbeddingItem] = {}
         self.known: OrderedDict[str, Vector] = OrderedDict()
         self.ready: deque[tuple[int, Any]] = deque()
 
@@ -173,7 +173,7 @@ class Pass:
         try:
             looked = ahead(_chunks(documents), self._look, pool=pool, waiting=2 * threads)
 
-            def prepare(batch: list[Item]) -> Prepared:
+            def prepare(batch: list[EmbeddingItem]) -> PreparedBatch:
                 return front.prepare(batch, self.prompt, self.kwargs)
 
             for prepared in ahead(self._batches(looked), prepare, pool=pool, waiting=threads + 1):
@@ -186,18 +186,18 @@ class Pass:
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _look(self, chunk: list[tuple[int, Document]]) -> list[tuple[int, Item | ContentError]]:
+    def _look(self, chunk: list[tuple[int, Document]]) -> list[tuple[int, EmbeddingItem | ContentError]]:
         """Hash, find the kind and count the tokens; runs in a worker."""
-        return list(zip([index for index, _ in chunk], look(self.engine, [document for _, document in chunk]), strict=True))
+        return list(zip([index for index, _ in chunk], make_items(self.engine, [document for _, document in chunk]), strict=True))
 
-    def _batches(self, looked: Iterator[list[tuple[int, Item | ContentError]]]) -> Iterator[list[Item]]:
+    def _batches(self, looked: Iterator[list[tuple[int, EmbeddingItem | ContentError]]]) -> Iterator[list[EmbeddingItem]]:
         """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
         settings = self.engine.settings
         for window in windows(looked, self._fresh, rows=settings.window, bytes_=settings.window_bytes):
             yield from batches(window, budget=settings.budget, most=settings.batch_size)
             yield []
 
-    def _fresh(self, index: int, item: Item | ContentError) -> bool:
+    def _fresh(self, index: int, item: EmbeddingItem | ContentError) -> bool:
         """Return whether an item has to be embedded; an item with a known vector is answered here."""
         if isinstance(item, ContentError):
             self._refuse(index, item)
@@ -212,7 +212,7 @@ class Pass:
             return True
         return False
 
-    def _embed(self, prepared: Prepared) -> None:
+    def _embed(self, prepared: PreparedBatch) -> None:
         """Run the model on a batch."""
         if prepared.items:
             for items, vectors in forward(
@@ -220,7 +220,7 @@ class Pass:
             ):
                 self._finish(items, vectors)
 
-    def _finish(self, items: list[Item], vectors: Vector) -> None:
+    def _finish(self, items: list[EmbeddingItem], vectors: Vector) -> None:
         """Hand out the vectors of a batch."""
         for item, vector, good in zip(items, vectors, finite(vectors), strict=True):
             if not good:
@@ -232,7 +232,7 @@ class Pass:
         while self.known and len(self.known) * vectors.shape[1] * 4 > self.engine.settings.remember:
             self.known.popitem(last=False)
 
-    def _fail(self, item: Item, error: ContentError) -> None:
+    def _fail(self, item: EmbeddingItem, error: ContentError) -> None:
         del self.coming[item.key]
         for index, place in item.wanted:
             self._refuse(index, ContentError(error.reason, place))
@@ -263,24 +263,24 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[tuple[int, Document]
 # over one batch.
 
 
-def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | ContentError]:
+def make_items(engine: Embedder, documents: Sequence[Document]) -> list[EmbeddingItem | ContentError]:
     """Hash each document, find its kind and count its tokens."""
-    found: list[Item | ContentError] = []
+    found: list[EmbeddingItem | ContentError] = []
     for document in documents:
         try:
             kind = engine.inputs.kind(document)
             pictures = engine.lengths.pictures(document, engine.settings.limits)
-            found.append(Item(document, document.fingerprint(), kind, pictures))
+            found.append(EmbeddingItem(document, document.fingerprint(), kind, pictures))
         except ContentError as error:
             found.append(error)
-    items = [item for item in found if isinstance(item, Item)]
+    items = [item for item in found if isinstance(item, EmbeddingItem)]
     try:
         words = engine.lengths.words(["".join(item.document.texts) for item in items])
     except BaseException as error:
         if not is_panic(error):
             raise
         if len(documents) > 1:  # one of them is to blame, and the others are not
-            return [item for document in documents for item in look(engine, [document])]
+            return [item for document in documents for item in make_items(engine, [document])]
         return [ContentError(f"the model's tokenizer fails on it ({str(error)[:200]})", documents[0].place)]
     for item, (count, most) in zip(items, words, strict=True):
         item.length += count + 1
@@ -289,8 +289,14 @@ def look(engine: Embedder, documents: Sequence[Document]) -> list[Item | Content
 
 
 def forward(
-    engine: Embedder, items: list[Item], features: dict[str, Any], *, prompt: str | None, kwargs: Mapping[str, Any], dim: int | None
-) -> Iterator[tuple[list[Item], Vectors]]:
+    engine: Embedder,
+    items: list[EmbeddingItem],
+    features: dict[str, Any],
+    *,
+    prompt: str | None,
+    kwargs: Mapping[str, Any],
+    dim: int | None,
+) -> Iterator[tuple[list[EmbeddingItem], Vectors]]:
     """Run the model on a batch, or on its halves if it does not fit into memory or the processor cannot make it."""
     vectors = None
     if features or len(items) == 1:
@@ -320,7 +326,7 @@ def finite(vectors: Vectors) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def evaluating(sentence: Any) -> Iterator[None]:
+def in_eval_mode(sentence: Any) -> Iterator[None]:
     """Put a model into evaluation, and each of its parts back into what it was in."""
     training = [module for module in sentence.modules() if module.training]
     for module in training:
@@ -335,7 +341,7 @@ def evaluating(sentence: Any) -> Iterator[None]:
 def _run(engine: Embedder, features: dict[str, Any], kwargs: Mapping[str, Any], dim: int | None) -> Vectors:
     """Run the model on one batch."""
     sentence = engine.sentence
-    with evaluating(sentence), torch.inference_mode():
+    with in_eval_mode(sentence), torch.inference_mode():
         out = sentence(batch_to_device(features, sentence.device), **kwargs)["sentence_embedding"]
         found = np.asarray(out[:, : sentence.truncate_dim or out.shape[1]].float().cpu().numpy(), np.float32)
     return cut(found, dim, normal=engine.normal)

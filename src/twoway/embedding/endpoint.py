@@ -106,7 +106,7 @@ class Endpoint:
     @property
     def fingerprint(self) -> str:
         """Return a name for the cache: the server, the model, how it is asked, how long its vectors are. `probe` says the rest."""
-        return fingerprint(self.url, self.model, "chat" if self.chat else "plain", self.dimension)
+        return endpoint_fingerprint(self.url, self.model, "chat" if self.chat else "plain", self.dimension)
 
     def embed(
         self,
@@ -259,6 +259,6 @@ def vectors_of(answer: Any, count: int) -> list[Vector]:
     return list(found / np.where(lengths > 0, lengths, 1.0))
 
 
-def fingerprint(url: str, model: str, how: str, dimension: int) -> str:
+def endpoint_fingerprint(url: str, model: str, how: str, dimension: int) -> str:
     """Name a model behind a server; a changed model with the same name is detected by its vectors only."""
     return "endpoint-" + hashlib.sha256(json.dumps([url, model, how, dimension]).encode()).hexdigest()

@@ -23,12 +23,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
 from twoway.content import ContentError, Document, Image, Text
-from twoway.data.patches import GRID, Grids, PatchGeometry
+from twoway.data.patches import GRID, PatchGeometry, TileGrids
 from twoway.errors import TwowayError
 from twoway.images import open_document
 
-from .embedder import evaluating
-from .inputs import Item, prompt_of
+from .embedder import in_eval_mode
+from .inputs import EmbeddingItem, prompt_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ class Explainer:
         if self._geometry is None:
             return None
         engine = self.engine
-        item = Item(document, "", engine.inputs.kind(document), 0)
+        item = EmbeddingItem(document, "", engine.inputs.kind(document), 0)
         prepared = engine.front.prepare([item], prompt_of(engine.sentence, side="document"), {"task": "document"})
         for _, error in prepared.failed:
             raise error
@@ -128,14 +128,14 @@ class Explainer:
         """Return the score, and each token's term of it: slope times state, the vector's length held fixed."""
         sentence = self.engine.sentence
         device = sentence.device
-        with evaluating(sentence), torch.no_grad():
+        with in_eval_mode(sentence), torch.no_grad():
             out = sentence[0](batch_to_device(features, device))
         states = out.get("token_embeddings")
         if not isinstance(states, torch.Tensor):
             return None
         # A copy outside inference mode, and in float32, because thousands of small terms are added up.
         states = states.detach().float().clone().requires_grad_()
-        with evaluating(sentence), torch.enable_grad():
+        with in_eval_mode(sentence), torch.enable_grad():
             out["token_embeddings"] = states
             for module in self._head:
                 out = module(out)
@@ -185,7 +185,7 @@ class _Cells:
     shape: tuple[int, int]
 
 
-def _layout(first: Any) -> tuple[PatchGeometry | None, Grids | None]:
+def _layout(first: Any) -> tuple[PatchGeometry | None, TileGrids | None]:
     """Return the layout of a model's picture tokens, or nothing if it has none or the layout is unknown."""
     config, processor = getattr(getattr(first, "auto_model", None), "config", None), getattr(first, "processor", None)
     if config is None or getattr(processor, "image_token", None) is None:
@@ -195,7 +195,7 @@ def _layout(first: Any) -> tuple[PatchGeometry | None, Grids | None]:
         geometry = PatchGeometry.of(config, processor)
     except (TwowayError, AttributeError, KeyError, ValueError, TypeError):
         return None, None
-    return geometry, Grids(processor, geometry.side) if geometry.tiled else None
+    return geometry, TileGrids(processor, geometry.side) if geometry.tiled else None
 
 
 def _boxes(width: int, height: int) -> list[list[tuple[int, int, int, int]]]:

@@ -179,7 +179,7 @@ def _blank(text: str) -> int:
 
 
 @dataclass
-class Item:
+class EmbeddingItem:
     """A document in the pipeline, with the number and the place of every document that has the same content."""
 
     document: Document
@@ -208,15 +208,19 @@ def size_in_memory(document: Document) -> int:
 
 
 def windows(
-    chunks: Iterable[list[tuple[int, Item | ContentError]]], fresh: Callable[[int, Item | ContentError], bool], *, rows: int, bytes_: int
-) -> Iterator[list[Item]]:
+    chunks: Iterable[list[tuple[int, EmbeddingItem | ContentError]]],
+    fresh: Callable[[int, EmbeddingItem | ContentError], bool],
+    *,
+    rows: int,
+    bytes_: int,
+) -> Iterator[list[EmbeddingItem]]:
     """Cut a stream into windows of items that are `fresh`; what is not counts too, so that a window always comes to its end."""
-    window: list[Item] = []
+    window: list[EmbeddingItem] = []
     seen = held = 0
     for chunk in chunks:
         for index, item in chunk:
             seen += 1
-            if fresh(index, item) and isinstance(item, Item):
+            if fresh(index, item) and isinstance(item, EmbeddingItem):
                 window.append(item)
                 held += size_in_memory(item.document)
         if seen >= rows or held >= bytes_:
@@ -225,10 +229,10 @@ def windows(
     yield window
 
 
-def batches(window: list[Item], *, budget: float, most: int) -> Iterator[list[Item]]:
+def batches(window: list[EmbeddingItem], *, budget: float, most: int) -> Iterator[list[EmbeddingItem]]:
     """Cut one window into batches, each of one kind."""
     window.sort(key=lambda item: (item.kind, -item.length))
-    batch: list[Item] = []
+    batch: list[EmbeddingItem] = []
     for item in window:
         # The first row is the longest, so the batch is as wide as that.
         if batch and (item.kind != batch[0].kind or _full(batch, item, budget, most)):
@@ -239,7 +243,7 @@ def batches(window: list[Item], *, budget: float, most: int) -> Iterator[list[It
         yield batch
 
 
-def _full(batch: list[Item], item: Item, budget: float, most: int) -> bool:
+def _full(batch: list[EmbeddingItem], item: EmbeddingItem, budget: float, most: int) -> bool:
     """Say whether an item is better off in a batch of its own."""
     widest, rows = batch[0].length, len(batch)
     busy = rows * widest >= _BUSY * budget
@@ -253,12 +257,12 @@ def _full(batch: list[Item], item: Item, budget: float, most: int) -> bool:
 # its rows are tried alone.
 
 
-class Prepared(NamedTuple):
+class PreparedBatch(NamedTuple):
     """One batch, ready for the model, and the rows that turned out bad; without features the rows do not go into one batch."""
 
-    items: list[Item]
+    items: list[EmbeddingItem]
     features: dict[str, Any]
-    failed: list[tuple[Item, ContentError]]
+    failed: list[tuple[EmbeddingItem, ContentError]]
 
 
 class Front:
@@ -269,7 +273,7 @@ class Front:
         self._own = threading.local()
         self._lock = threading.Lock()
 
-    def prepare(self, items: list[Item], prompt: str | None, kwargs: dict[str, Any]) -> Prepared:
+    def prepare(self, items: list[EmbeddingItem], prompt: str | None, kwargs: dict[str, Any]) -> PreparedBatch:
         """Decode, resize and tokenize one batch."""
         good, shaped, failed = [], [], []
         for item in items:
@@ -279,24 +283,26 @@ class Front:
             except ContentError as error:
                 failed.append((item, error))
         if not good:
-            return Prepared([], {}, failed)
+            return PreparedBatch([], {}, failed)
         try:
-            return Prepared(good, self._copy().preprocess(shaped, prompt=prompt, **kwargs), failed)
+            return PreparedBatch(good, self._copy().preprocess(shaped, prompt=prompt, **kwargs), failed)
         except BaseException as error:
             if not (isinstance(error, ValueError | TypeError | RuntimeError | IndexError | KeyError) or is_panic(error)):
                 raise
             if len(good) == 1:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                return Prepared([], {}, [*failed, (good[0], ContentError(f"the model's processor refuses it: {reason}", _place(good[0])))])
+                return PreparedBatch(
+                    [], {}, [*failed, (good[0], ContentError(f"the model's processor refuses it: {reason}", _place(good[0])))]
+                )
         kept = []
         for item in good:
             alone = self.prepare([item], prompt, kwargs)
             kept += alone.items
             failed += alone.failed
         if len(kept) == len(good):
-            return Prepared(good, {}, failed)  # each is fine alone and together they are not: no row is to blame
+            return PreparedBatch(good, {}, failed)  # each is fine alone and together they are not: no row is to blame
         again = self.prepare(kept, prompt, kwargs)
-        return Prepared(again.items, again.features, failed + again.failed)
+        return PreparedBatch(again.items, again.features, failed + again.failed)
 
     def _copy(self) -> Any:
         """Return this thread's own front of the model; the weights are shared."""
@@ -320,5 +326,5 @@ def _front_of(sentence: Any) -> Any:
     return front
 
 
-def _place(item: Item) -> Any:
+def _place(item: EmbeddingItem) -> Any:
     return item.document.place

@@ -30,7 +30,7 @@ from twoway.models.opening import number_as_text, open_start, warn_of_chat, writ
 from twoway.models.processor import set_pixels
 from twoway.processes import CONTEXT, Team
 
-from .embedder import Embedder, Settings
+from .embedder import Embedder, EmbedderSettings
 from .inputs import size_in_memory
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def open_embedder(
 
 def require_options(function: Callable[..., Any], given: Mapping[str, Any], *, also: Sequence[str] = ()) -> None:
     """Refuse further options of a function that opening a model does not know."""
-    opening = {*inspect.signature(open_embedder).parameters, *(field.name for field in dataclasses.fields(Settings)), *also}
+    opening = {*inspect.signature(open_embedder).parameters, *(field.name for field in dataclasses.fields(EmbedderSettings)), *also}
     own = [name for name, one in inspect.signature(function).parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     known = list(dict.fromkeys([*own, *sorted(opening - {"model", "settings"})]))
     for name in given:

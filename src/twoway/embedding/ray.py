@@ -29,8 +29,8 @@ from twoway.progress import steps
 from .inputs import prompt_of
 from .nearest import Sample
 from .prefetch import read_ahead
-from .shards import Row, require
-from .writing import READ_AHEAD, EmbedResult, Writer, fill, of_model, row_of, width_of
+from .shards import StoredRow, require_precision
+from .writing import READ_AHEAD, EmbedResult, Writer, fill_folder, of_model, row_of, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,15 +68,15 @@ def embed_on(
     """Embed what `sources` gives with a model that each actor opens by itself; see `embed`."""
     if cluster.actors is not None and cluster.actors < 1:
         raise UsageError(f"--actors is 1 or more, not {cluster.actors}")
-    places = Places(sources)
-    with connected(cluster) as ray:
+    places = SourceRows(sources)
+    with ray_cluster(cluster) as ray:
         taken = {"num_cpus": cluster.cpus, "num_gpus": _gpus(cluster, ray)}
-        facts = ray.get(ray.remote(**taken)(describe).remote(dict(opening), dict(prompts)))
+        facts = ray.get(ray.remote(**taken)(describe_model).remote(dict(opening), dict(prompts)))
         if "error" in facts:
             raise (UsageError if facts["usage"] else TwowayError)(facts["error"])
         width, normal, prompt = facts.pop("dimension"), facts.pop("normal"), facts.pop("prompt")
         how = {**how, "dim": width_of(how["dim"], width)}
-        require(how["precision"], how["dim"])
+        require_precision(how["precision"], how["dim"])
         sample = Sample(how["dim"], how["precision"], normal=normal) if recall else None
         conditions = {**facts, **how, "prompt": [prompt, prompts.get("side")], "data": sources.identity()}
         strict = filling.get("on_bad", "fail") == "fail"
@@ -97,7 +97,7 @@ def embed_on(
             if writer.due != due:
                 raise TwowayError(f"Ray ended after {writer.due} of {due} shards; the same command resumes")
 
-        return fill(out, conditions, produce, normal=normal, sample=sample, **filling)
+        return fill_folder(out, conditions, produce, normal=normal, sample=sample, **filling)
 
 
 def _take(writer: Writer, answer: Mapping[str, Any], width: int) -> None:
@@ -146,7 +146,7 @@ def _gpus(cluster: Cluster, ray: Any) -> float:
 
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[Any]:
+def ray_cluster(cluster: Cluster) -> Iterator[Any]:
     """Connect to a cluster, or start Ray on this machine; what was started or connected before is used and left as it is."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -187,7 +187,7 @@ def _sigterm_given_back() -> Iterator[None]:
 # every machine that reads must see them under the same path.
 
 
-class Places:
+class SourceRows:
     """The rows of several sources, one behind the other, by their places; it is sent to other machines without what is open in it."""
 
     def __init__(self, sources: Sources) -> None:
@@ -230,7 +230,7 @@ def _with_positions(spec: str, reader: Reader[Document]) -> Iterator[tuple[str, 
 # arrives as a traceback.
 
 
-def describe(opening: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
+def describe_model(opening: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
     """Open the model where it will run, and say what it is there: on another kind of device it may be of another precision."""
     try:
         engine = open_embedder(**opening)
@@ -243,7 +243,9 @@ def describe(opening: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str
 class ShardEmbedder:
     """Holds the model; called with one shard at a time, as Ray Data calls it."""
 
-    def __init__(self, opening: Mapping[str, Any], prompts: Mapping[str, Any], places: Places, fingerprint: str, *, strict: bool) -> None:
+    def __init__(
+        self, opening: Mapping[str, Any], prompts: Mapping[str, Any], places: SourceRows, fingerprint: str, *, strict: bool
+    ) -> None:
         self.prompts, self.places, self.strict = prompts, places, strict
         self.error = ""
         try:
@@ -267,7 +269,7 @@ class ShardEmbedder:
     def _embed(self, shard: int, places: NDArray[np.int64], first: int) -> dict[str, Any]:
         """Read the rows of a shard and embed the good ones; a strict run ends at the first bad one."""
         numbers: list[int] = []
-        rows: dict[int, Row] = {}
+        rows: dict[int, StoredRow] = {}
         bad: list[ContentError] = []
 
         def documents() -> Iterator[Document]:
@@ -291,9 +293,9 @@ class ShardEmbedder:
         return {"rows": json.dumps([[number, *rows[number]] for number in order]), "bad": json.dumps(said), "vectors": whole}
 
 
-def read_answer(answer: Mapping[str, Any], width: int) -> tuple[list[int], list[Row], NDArray[np.float32] | None, list[ContentError]]:
+def read_answer(answer: Mapping[str, Any], width: int) -> tuple[list[int], list[StoredRow], NDArray[np.float32] | None, list[ContentError]]:
     """Return an answer's row numbers, rows, vectors (none without a good row) and bad rows."""
     said = json.loads(answer["rows"])
     bad = [ContentError(reason, Place(file, row, unit) if file else None) for reason, file, row, unit in json.loads(answer["bad"])]
     vectors = np.frombuffer(answer["vectors"], np.float32).reshape(-1, width) if said else None
-    return [one[0] for one in said], [Row(*one[1:]) for one in said], vectors, bad
+    return [one[0] for one in said], [StoredRow(*one[1:]) for one in said], vectors, bad

@@ -41,7 +41,7 @@ _MUST = {
 }
 
 
-class Row(NamedTuple):
+class StoredRow(NamedTuple):
     """What is stored beside a vector."""
 
     id: str
@@ -125,7 +125,7 @@ class Shards:
             seen += int(said.schema_arrow.metadata[b"twoway.rows"])
         return seen, kept
 
-    def write(self, number: int, rows: Sequence[Row], vectors: NDArray[np.float32], *, seen: int) -> None:
+    def write(self, number: int, rows: Sequence[StoredRow], vectors: NDArray[np.float32], *, seen: int) -> None:
         """Write one shard; `seen` is the number of rows of input that it covers."""
         precision = str(self.manifest["precision"])
         stored = quantise(vectors, precision, float(self.manifest.get("scale") or 1.0))
@@ -200,7 +200,7 @@ Precision = Literal["float32", "float16", "int8", "binary"]
 _LARGEST = 127
 
 
-def require(precision: str, dim: int) -> None:
+def require_precision(precision: str, dim: int) -> None:
     """Refuse a form that is not known or does not go with the length of the vectors."""
     known = get_args(Precision)
     if precision not in known:

@@ -20,7 +20,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 from twoway.models.loading import versions
 
-from .shards import MANIFEST, Row, Shards, alone, cut, scale_of
+from .shards import MANIFEST, Shards, StoredRow, alone, cut, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,13 +89,13 @@ class Sources:
         return total
 
 
-def row_of(number: int, document: Document) -> Row:
+def row_of(number: int, document: Document) -> StoredRow:
     """Return what is stored beside a document's vector; a file's name or a column that is no Unicode ends no run."""
     place, meta = document.place, dict(document.meta)
     named = meta.get("id")
     name = str(named) if isinstance(named, str | int) and str(named) else str(place or number)
     shown = next((path for path in map(_path, document.images) if path), None)
-    return Row(
+    return StoredRow(
         escaped(name),
         None if place is None else escaped(place.file),
         None if place is None else place.row,
@@ -174,7 +174,7 @@ class Writer:
         if self.sample is not None:
             self.sample.add(number, vector)
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[np.float32] | None, *, seen: int) -> None:
+    def write(self, rows: Sequence[StoredRow], vectors: NDArray[np.float32] | None, *, seen: int) -> None:
         """Write the next shard; `seen` is the number of rows that it covers, and without a good one there are no vectors."""
         manifest = self.shards.manifest
         kept = np.zeros((0, manifest["dim"]), np.float32) if vectors is None else cut(vectors, manifest["dim"], normal=self.normal)
@@ -196,7 +196,7 @@ class Writer:
         self.shards.note(finished=True, rows=rows, vectors=vectors)
 
 
-def fill(
+def fill_folder(
     out: Path,
     conditions: Mapping[str, Any],
     produce: Callable[[Writer], None],

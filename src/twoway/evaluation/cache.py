@@ -62,7 +62,7 @@ def cache_folder() -> Path:
     return cache_home() / "vectors"
 
 
-class Store:
+class VectorCache:
     """The vectors of one model."""
 
     def __init__(self, folder: Path, fingerprint: str, dimension: int) -> None:
@@ -165,7 +165,7 @@ class VectorSource:
         """
         told = "" if prompt is None else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}:"
         keys = [f"{side or ''}:{told}{document.fingerprint()}" for document in documents]
-        with closing(Store(self.folder, self.fingerprint, self.engine.dimension)) as store:
+        with closing(VectorCache(self.folder, self.fingerprint, self.engine.dimension)) as store:
             known = store.known(list(dict.fromkeys(keys)))
             missing: Mapping[str, int] = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
             self.taken += len(set(keys) & known)

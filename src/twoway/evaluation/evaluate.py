@@ -173,7 +173,7 @@ def _pairs(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask
 
 
 def _nano(_: Data, names: Sequence[str], __: Policy) -> list[RankingTask]:
-    return nano.open_tasks(names)
+    return nano.open_nano_tasks(names)
 
 
 def _mteb(name: str, says: str) -> Suite:
@@ -183,17 +183,16 @@ def _mteb(name: str, says: str) -> Suite:
 
 def _mteb_tasks(benchmark: str, _: Data, names: Sequence[str], __: Policy) -> Sequence[Any]:
     require_mteb()
-    from .mteb import open_tasks
+    from .mteb import open_mteb_tasks
 
-    return open_tasks(benchmark, names)
+    return open_mteb_tasks(benchmark, names)
 
 
 def _mteb_run(vectors: VectorSource, name: str) -> Run:
-    from .mteb import MtebModel, model_meta
-    from .mteb import run_task as run_mteb
+    from .mteb import MtebModel, model_meta, run_mteb_task
 
     model = MtebModel(vectors, model_meta(vectors.engine, name=name, revision=vectors.fingerprint))
-    return lambda task, _: run_mteb(task, model)
+    return lambda task, _: run_mteb_task(task, model)
 
 
 def require_mteb() -> None:

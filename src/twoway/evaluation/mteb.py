@@ -76,7 +76,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]
         side: Side | None = None if prompt_type is None else prompt_type.value
         what = {"query": "queries", "document": "candidates"}.get(str(side), "inputs")
         place = f"mteb:{task_metadata.name}/{hf_split}" + (f"/{hf_subset}" if hf_subset != "default" else "") + f" {what}"
-        rows = documents(inputs, self.mteb_model_meta.modalities, place)
+        rows = loader_documents(inputs, self.mteb_model_meta.modalities, place)
         bad: dict[int, Any] = {}
         prompt = self._instruction(get_prompt(self.model_prompts, task_metadata, prompt_type), side)
         found = self.vectors(rows, side, f"{task_metadata.name}: {what}", bad, prompt=prompt)
@@ -116,7 +116,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]
 _READ_AT_ONCE = 64
 
 
-class Rows(Sequence[Document]):
+class TableDocuments(Sequence[Document]):
     """The rows of a table as documents, made again on each iteration."""
 
     def __init__(self, table: Any, columns: Sequence[str], place: str) -> None:
@@ -147,14 +147,14 @@ class Rows(Sequence[Document]):
                 yield document(row, Place(self.place, number))
 
 
-def documents(loader: Any, modalities: Sequence[str], place: str) -> Sequence[Document]:
+def loader_documents(loader: Any, modalities: Sequence[str], place: str) -> Sequence[Document]:
     """Return what a loader of mteb holds; `modalities` are those that the model takes."""
     table = loader.dataset
     names = getattr(table, "column_names", None) or list(getattr(table, "features", ()))
     if not any(name in modalities for name in names):
         raise TwowayError(f"{place}: nothing that the model takes ({', '.join(modalities)}) is among its columns: {', '.join(names)}")
     if isinstance(table, datasets.Dataset) and table.format["type"] is None:
-        return Rows(table, modalities, place)
+        return TableDocuments(table, modalities, place)
     found: list[Document] = []
     for batch in loader:
         kept = {name: values for name, values in batch.items() if name in modalities}
@@ -269,7 +269,7 @@ def register(model: str, **options: Any) -> None:
     MODEL_REGISTRY[model] = opened.mteb_model_meta.model_copy(update={"loader": load})
 
 
-def run_mteb(words: Sequence[str], **options: Any) -> None:
+def mteb_command(words: Sequence[str], **options: Any) -> None:
     """Run mteb's own command with these words, its model registered."""
     model = named_model(words)
     if model is not None:
@@ -303,7 +303,7 @@ _OF_QUERIES = {"ndcg": "ndcg_cut_", "map": "map_cut_", "recall": "recall_", "pre
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryOutcome:
     """One query: its score, the places of its right candidates as far as they were found, how right they are, and among how many."""
 
     score: float
@@ -319,7 +319,7 @@ class MtebResult:
 
     task: MtebTask
     found: Any  # mteb's TaskResult
-    asked: Mapping[tuple[str, str], Mapping[str, Asked]] = field(default_factory=dict)  # (split, subset) -> query -> what it came to
+    asked: Mapping[tuple[str, str], Mapping[str, QueryOutcome]] = field(default_factory=dict)  # (split, subset) -> query -> what it came to
     absent: int = 0  # queries with a right candidate that is not there
 
     @property
@@ -388,10 +388,10 @@ class MtebResult:
                 yield row | {"about": [self._mark(split, query)], "score": one.score}
 
 
-def run_task(task: MtebTask, model: MtebModel) -> MtebResult:
+def run_mteb_task(task: MtebTask, model: MtebModel) -> MtebResult:
     """Have mteb evaluate the model on a task."""
     model.rankings.clear()
-    load(task)
+    load_task(task)
     how = {"batch_size": BATCH, "show_progress_bar": False}
     try:
         # Results are not taken from mteb's own cache: it knows a model by its name, and here the vectors are kept.
@@ -423,7 +423,7 @@ def run_task(task: MtebTask, model: MtebModel) -> MtebResult:
     return result
 
 
-def _queries(task: Any, ranking: Mapping[str, Mapping[str, float]], data: Any) -> dict[str, Asked]:
+def _queries(task: Any, ranking: Mapping[str, Mapping[str, float]], data: Any) -> dict[str, QueryOutcome]:
     """Return what each query came to, scored by mteb's own functions."""
     scores = _query_scores(task, ranking, data["relevant_docs"])
     candidates = len(data["corpus"])
@@ -435,7 +435,7 @@ def _queries(task: Any, ranking: Mapping[str, Mapping[str, float]], data: Any) -
         size = len(data["top_ranked"][query]) if data.get("top_ranked") else candidates
         best = ranked[order[places[0] - 1]] if places else None
         tied = best is not None and any(ranked[name] == best for name in order if name not in right)
-        found[query] = Asked(score, places, tuple(right.values()), size, tied)
+        found[query] = QueryOutcome(score, places, tuple(right.values()), size, tied)
     return found
 
 
@@ -501,7 +501,7 @@ class MtebTask:
         return MtebTask(self.task, count)
 
 
-def open_tasks(name: str, chosen: Sequence[str] = ()) -> list[MtebTask]:
+def open_mteb_tasks(name: str, chosen: Sequence[str] = ()) -> list[MtebTask]:
     """Return the tasks of one of mteb's benchmarks, or the task of that name; `chosen` are some of a benchmark's."""
     from mteb.benchmarks.get_benchmark import _build_aliases_registry, _build_registry
     from mteb.get_tasks import _TASKS_REGISTRY
@@ -526,7 +526,7 @@ def open_tasks(name: str, chosen: Sequence[str] = ()) -> list[MtebTask]:
     return found
 
 
-def load(found: MtebTask) -> None:
+def load_task(found: MtebTask) -> None:
     """Load the data of a task, which mteb fetches from the hub, and check it."""
     task = found.task
     if not isinstance(task, AbsTaskRetrieval):

@@ -19,7 +19,7 @@ from twoway.data.samples import CALLED, LANGUAGES, STYLED, known_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import open_image
 
-from .tasks import Item, Pool, RankingTask
+from .tasks import Pool, RankingQuery, RankingTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ class Held:
     @classmethod
     def read(cls) -> Held:
         """Read the samples. Concepts that share a definition with the seen half are left out, as in every view of pairs."""
-        world = samples.load()
+        world = samples.load_world()
         torn = world.torn()
         concepts = {key: row for key, row in world.concepts.items() if row["half"] == "unseen" and key not in torn}
         first: dict[str, Row] = {}
@@ -74,7 +74,7 @@ class Held:
         return str(self.concepts[row["concept"]]["names"][language])
 
 
-def picture(row: Mapping[str, Any]) -> Image:
+def image_of(row: Mapping[str, Any]) -> Image:
     """Return the picture of a row."""
     return Image(row["image"])
 
@@ -86,13 +86,13 @@ def categories(held: Held, rows: Sequence[Row]) -> list[Pair]:
         if group := held.concepts[row["concept"]]["group"]:
             sizes[group] = sizes.get(group, 0) + 1
     groups = [(row, held.concepts[row["concept"]]["group"]) for row in rows]
-    return [((picture(row),), (Text(group),)) for row, group in groups if group and sizes[group] >= SMALLEST]
+    return [((image_of(row),), (Text(group),)) for row, group in groups if group and sizes[group] >= SMALLEST]
 
 
-def facts(held: Held, fact: str, question: str) -> list[Pair]:
+def country_facts(held: Held, fact: str, question: str) -> list[Pair]:
     """Ask a flag for a fact about its country."""
     rows = [(row, held.concepts[row["concept"]]["facts"].get(fact)) for row in held.plain]
-    return [((picture(row), Text(question)), (Text(str(answer)),)) for row, answer in rows if answer]
+    return [((image_of(row), Text(question)), (Text(str(answer)),)) for row, answer in rows if answer]
 
 
 def called(held: Held) -> list[Pair]:
@@ -101,7 +101,7 @@ def called(held: Held) -> list[Pair]:
     for row in held.plain:
         known_in = [language for language in LANGUAGES if language in held.concepts[row["concept"]]["names"]]
         language = random.Random(f"called/{row['concept']}").choice(known_in)
-        found.append(((picture(row), Text(CALLED[language])), (Text(held.name(row, language)),)))
+        found.append(((image_of(row), Text(CALLED[language])), (Text(held.name(row, language)),)))
     return found
 
 
@@ -112,7 +112,7 @@ def keywords(held: Held) -> list[Pair]:
         name = held.name(row).casefold()
         words = [word for word in held.concepts[row["concept"]]["keywords"].get("en", ()) if word.casefold() not in name]
         if words:
-            found.append(((picture(row), Text("Which words fit?")), (Text(", ".join(words[:3])),)))
+            found.append(((image_of(row), Text("Which words fit?")), (Text(", ".join(words[:3])),)))
     return found
 
 
@@ -123,7 +123,7 @@ def names(held: Held, rows: Sequence[Row], *, languages: Sequence[str], back: bo
         can = [language for language in languages if language in held.concepts[row["concept"]]["names"]]
         if can:
             language = random.Random(f"names/{row['concept']}").choice(can)
-            pair = (picture(row),), (Text(held.name(row, language)),)
+            pair = (image_of(row),), (Text(held.name(row, language)),)
             found.append((pair[1], pair[0]) if back else pair)
     return found
 
@@ -131,7 +131,7 @@ def names(held: Held, rows: Sequence[Row], *, languages: Sequence[str], back: bo
 def definitions(held: Held) -> list[Pair]:
     """Find the picture of a definition."""
     rows = [(row, held.concepts[row["concept"]]["gloss"]) for row in held.plain]
-    return [((Text(gloss),), (picture(row),)) for row, gloss in rows if gloss]
+    return [((Text(gloss),), (image_of(row),)) for row, gloss in rows if gloss]
 
 
 def composed(held: Held) -> list[Pair]:
@@ -141,7 +141,7 @@ def composed(held: Held) -> list[Pair]:
     both = [key for key in flat if key in drawn]
     wishes = [(flat, drawn, "high-contrast"), (drawn, flat, "flat")]
     return [
-        ((picture(shown[key]), Text(STYLED[wish])), (picture(wanted[key]),))
+        ((image_of(shown[key]), Text(STYLED[wish])), (image_of(wanted[key]),))
         for number, key in enumerate(both)
         for shown, wanted, wish in [wishes[number % 2]]
     ]
@@ -193,7 +193,7 @@ IN_STYLE, NEW_STYLE, NEW_SOURCE = "known style", "unseen style", "unseen source"
 
 
 @dataclass(frozen=True)
-class Kind:
+class NanoTask:
     """One task of the suite."""
 
     group: str
@@ -211,30 +211,30 @@ def _modern(held: Held) -> list[Row]:
 
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]
-TASKS: dict[str, Kind] = {
-    "category": Kind("classification", lambda held: categories(held, held.plain)),
-    "category-new-style": Kind("classification", lambda held: categories(held, _modern(held)), NEW_STYLE),
-    "capital": Kind("vqa", partial(facts, fact="capital", question="What is the capital of this country?")),
-    "continent": Kind("vqa", partial(facts, fact="continent", question="On which continent is this country?")),
-    "called": Kind("vqa", called),
-    "keywords": Kind("vqa", keywords),
-    "picture-name": Kind("retrieval", _named(lambda held: held.plain, EN, back=False)),
-    "name-picture": Kind("retrieval", _named(lambda held: held.plain, EN, back=True)),
-    "name-picture-languages": Kind("retrieval", _named(lambda held: held.plain, OTHER, back=True)),
-    "picture-name-new-style": Kind("retrieval", _named(_modern, EN, back=False), NEW_STYLE),
-    "name-picture-new-style": Kind("retrieval", _named(_modern, EN, back=True), NEW_STYLE),
-    "name-picture-new-source": Kind("retrieval", _named(Held.far, EN, back=True), NEW_SOURCE),
-    "definition-picture": Kind("retrieval", definitions),
-    "composed": Kind("retrieval", composed, shown=True),
-    "region": Kind("grounding", regions),
-    "page": Kind("documents", partial(pages, same_language=True)),
-    "page-languages": Kind("documents", partial(pages, same_language=False)),
-    "definition-term": Kind("texts", terms),
-    "translation": Kind("texts", translations),
+TASKS: dict[str, NanoTask] = {
+    "category": NanoTask("classification", lambda held: categories(held, held.plain)),
+    "category-new-style": NanoTask("classification", lambda held: categories(held, _modern(held)), NEW_STYLE),
+    "capital": NanoTask("vqa", partial(country_facts, fact="capital", question="What is the capital of this country?")),
+    "continent": NanoTask("vqa", partial(country_facts, fact="continent", question="On which continent is this country?")),
+    "called": NanoTask("vqa", called),
+    "keywords": NanoTask("vqa", keywords),
+    "picture-name": NanoTask("retrieval", _named(lambda held: held.plain, EN, back=False)),
+    "name-picture": NanoTask("retrieval", _named(lambda held: held.plain, EN, back=True)),
+    "name-picture-languages": NanoTask("retrieval", _named(lambda held: held.plain, OTHER, back=True)),
+    "picture-name-new-style": NanoTask("retrieval", _named(_modern, EN, back=False), NEW_STYLE),
+    "name-picture-new-style": NanoTask("retrieval", _named(_modern, EN, back=True), NEW_STYLE),
+    "name-picture-new-source": NanoTask("retrieval", _named(Held.far, EN, back=True), NEW_SOURCE),
+    "definition-picture": NanoTask("retrieval", definitions),
+    "composed": NanoTask("retrieval", composed, shown=True),
+    "region": NanoTask("grounding", regions),
+    "page": NanoTask("documents", partial(pages, same_language=True)),
+    "page-languages": NanoTask("documents", partial(pages, same_language=False)),
+    "definition-term": NanoTask("texts", terms),
+    "translation": NanoTask("texts", translations),
 }
 
 
-def open_tasks(chosen: Iterable[str] = ()) -> list[RankingTask]:
+def open_nano_tasks(chosen: Iterable[str] = ()) -> list[RankingTask]:
     """Return the tasks of the suite, or those asked for."""
     wanted = list(chosen)
     for name in wanted:
@@ -244,7 +244,7 @@ def open_tasks(chosen: Iterable[str] = ()) -> list[RankingTask]:
     return [_task(name, kind, kind.pairs(held)) for name, kind in TASKS.items() if not wanted or name in wanted]
 
 
-def _task(name: str, kind: Kind, pairs: Sequence[Pair]) -> RankingTask:
+def _task(name: str, kind: NanoTask, pairs: Sequence[Pair]) -> RankingTask:
     """Put pairs into a task. Queries of one content have all their answers right: two concepts may share a name."""
     place = f"samples:nano/{name}"
     pool = Pool()
@@ -258,5 +258,5 @@ def _task(name: str, kind: Kind, pairs: Sequence[Pair]) -> RankingTask:
     if kind.shown:
         for query, _ in pairs:
             pool.add(Document(tuple(part for part in query if isinstance(part, Image)), Place(place)))
-    items = tuple(Item(queries[key], np.unique(right[key])) for key in queries)
+    items = tuple(RankingQuery(queries[key], np.unique(right[key])) for key in queries)
     return RankingTask(name, kind.group, tuple(pool.documents), items, "mrr", ("query", "document"), (kind.mark,))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twoway.data.rows import Policy
 
     from .cache import VectorSource
-    from .tasks import Item, RankingTask
+    from .tasks import RankingQuery, RankingTask
 
     Vectors = NDArray[np.float32]
 
@@ -149,7 +149,7 @@ class TaskResult:
             yield {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}
 
 
-def _about(item: Item, candidates: Sequence[Document]) -> list[str]:
+def _about(item: RankingQuery, candidates: Sequence[Document]) -> list[str]:
     """Return marks of what an item is about: its pictures, those of the query and of the right answers; without any, its query."""
     documents = [item.query, *(candidates[int(place)] for place in item.right)]
     alone = [one if len(one.parts) == 1 else Document((image,), one.place) for one in documents for image in one.images]
@@ -203,7 +203,7 @@ def _without_bad(task: RankingTask, bad: dict[int, ContentError], policy: Policy
     return replace(task, items=items), [str(bad[number]) for number in sorted(bad) if number not in right]
 
 
-def _bad(item: Item, bad: dict[int, ContentError]) -> ContentError | None:
+def _bad(item: RankingQuery, bad: dict[int, ContentError]) -> ContentError | None:
     """Return why an item cannot be ranked: a candidate of its own list, or a right one, has no vector."""
     if not bad:
         return None

@@ -20,7 +20,7 @@ from twoway.images import image_size
 from twoway.progress import steps
 
 from .runner import ITEMS
-from .tasks import Item, Pool, RankingTask, listed
+from .tasks import Pool, RankingQuery, RankingTask, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +111,7 @@ class MmebFolder:
         group, mark = KNOWN.get(name, (APART, APART))
         return RankingTask(name, group, tuple(pool.documents), tuple(items), marks=(mark,), unread=unread, official=True)
 
-    def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> Item:
+    def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> RankingQuery:
         texts, paths = row["tgt_text"], row["tgt_img_path"]
         if not isinstance(texts, list) or not texts:
             raise ContentError("tgt_text is no list of candidates, so the right one is absent", place)
@@ -202,7 +202,9 @@ def open_pair_tasks(sources: Sequence[SourceConfig | str], chosen: Iterable[str]
         for (name, key), numbers in right.items():
             if name == task:
                 itself = {place} if (place := pool.place(key)) is not None else set()
-                items.append(Item(queries[key], np.array(sorted(numbers)), without=tuple(sorted((answers[key] | itself) - numbers))))
+                items.append(
+                    RankingQuery(queries[key], np.array(sorted(numbers)), without=tuple(sorted((answers[key] | itself) - numbers)))
+                )
         if items and (not wanted or task in wanted):
             told = (prompts.get(f"{task}-{QUERY}"), prompts.get(f"{task}-{DOCUMENT}"))
             found.append(

@@ -31,7 +31,7 @@ Side = Literal["query", "document"]
 
 
 @dataclass(frozen=True)
-class Item:
+class RankingQuery:
     """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates.
 
     `doubled`: its right candidate occurs in its list more than once; `without`: candidates of the task that do not count for this query.
@@ -51,7 +51,7 @@ class RankingTask:
     name: str
     group: str
     candidates: tuple[Document, ...]
-    items: tuple[Item, ...]
+    items: tuple[RankingQuery, ...]
     metric: str = "precision@1"
     sides: tuple[Side | None, Side | None] = (None, None)  # as what queries and candidates are embedded; None: as plain `encode` does
     marks: tuple[str, ...] = ()  # such as in-domain or out-of-domain
@@ -59,7 +59,7 @@ class RankingTask:
     official: bool = False  # whether the score as the benchmark's own code counts it stands beside ours
     instructions: tuple[str | None, str | None] = (None, None)  # of queries and candidates, in place of the model's prompts for the sides
 
-    def among(self, item: Item) -> Ints:
+    def among(self, item: RankingQuery) -> Ints:
         """Return the candidates that a query is ranked among."""
         listed = np.arange(len(self.candidates)) if item.among is None else item.among
         return listed[~np.isin(listed, item.without)] if item.without else listed
@@ -114,13 +114,13 @@ class Pool:
         return self._places.get(key)
 
 
-def listed(query: Document, candidates: Sequence[int]) -> Item:
+def listed(query: Document, candidates: Sequence[int]) -> RankingQuery:
     """Return the item of a query whose first candidate is the right one; doubles, of the right one too, count once."""
     right, *rest = candidates
     among = np.array(list(dict.fromkeys(candidates)), dtype=np.int64)
     if len(among) < 2:
         raise ContentError("there is nothing to choose from: the query has no candidate besides the right one", query.place)
-    return Item(query, np.array([right]), among, doubled=right in rest)
+    return RankingQuery(query, np.array([right]), among, doubled=right in rest)
 
 
 # Trivial baselines: what a task gives to random vectors, to words alone and to pixels alone.
@@ -171,7 +171,7 @@ def luck(document: Document) -> Any:
     return np.random.default_rng(seed).standard_normal(WIDTH)
 
 
-def words(document: Document) -> Any:
+def text_pieces(document: Document) -> Any:
     """Return which words and pieces of words occur in the texts; pictures are ignored."""
     found = np.zeros(WIDTH)
     for word in re.findall(r"\w+", " ".join(document.texts).casefold()):
@@ -193,4 +193,4 @@ def pixels(document: Document) -> Any:
     return found
 
 
-BASELINES = {"random": Baseline("random", luck), "words": Baseline("words", words), "pixels": Baseline("pixels", pixels)}
+BASELINES = {"random": Baseline("random", luck), "words": Baseline("words", text_pieces), "pixels": Baseline("pixels", pixels)}

@@ -95,8 +95,8 @@ def convert(
 
 def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
     """Convert with a configuration."""
-    kernels.require(config.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
-    with fresh_folder(out, overwrite=overwrite) as folder, quiet():
+    kernels.require_kernels(config.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
+    with fresh_folder(out, overwrite=overwrite) as folder, quiet_loading():
         opened = open_start(src, dtype=config.dtype, base=config.base)
         parts = processors.load_processor(loading.locate(config.processor, loading.PROCESSOR) if config.processor else opened.folder)
         processors.require_fit(opened.model, parts)
@@ -122,13 +122,13 @@ def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: b
         facts = opened.provenance
         licence, bare = opened.licence, config.template is None and opened.layout.template == "bare"
         del opened  # the model on disk is the one to measure, and two do not always fit
-        result = checkpoint.assemble(folder, settings)
+        result = checkpoint.assemble_model(folder, settings)
         kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or AUTO, dtype=torch.float32)
         notes = (*((_NOT_BARE,) if bare else ()), *try_out(result, mode))
         written = checkpoint.Card(
             base=facts.get("base") or name,
             family=family,
-            attention=measure(result, config.attention),
+            attention=prove_attention(result, config.attention),
             pooling=mode,
             width=width,
             dim=None if (dim := result.truncate_dim or result.get_embedding_dimension()) == width else dim,
@@ -151,7 +151,7 @@ def _options(config: ConvertConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers' load report to ourselves, which reads what it says; and its bars out of files."""
     before, bars = tf_logging.get_verbosity(), tf_logging.is_progress_bar_enabled()
     tf_logging.set_verbosity_error()
@@ -175,7 +175,7 @@ def _template(opened: Start, config: ConvertConfig) -> Style:
     return config.template or opened.layout.template
 
 
-def _settings(opened: Start, config: ConvertConfig) -> checkpoint.Settings:
+def _settings(opened: Start, config: ConvertConfig) -> checkpoint.CheckpointSettings:
     """Return what the result says besides its model: what the source says, and above that what is asked for."""
     own = opened.settings
     mode = config.pooling or (None if own.behind else opened.layout.pooling or "mean")
@@ -220,7 +220,7 @@ def try_out(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
     return ()
 
 
-def measure(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
+def prove_attention(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
     """Prove that the saved model attends as it declares; of a mixed one, say which layers do what."""
     transformer = cast("Any", result[0])
     verdict = probe.probe(transformer.model, transformer.processor)

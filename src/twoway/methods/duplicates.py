@@ -34,14 +34,14 @@ _RUN, _SHARE = 5, 0.9
 _BANDS = NEAR_BITS + 1
 
 
-def normalized(text: str) -> str:
+def normalized_text(text: str) -> str:
     """Return a text without what does not matter."""
     return " ".join(text.casefold().split())
 
 
 def near_texts(left: str, right: str) -> bool:
     """Say whether two texts are nearly the same."""
-    left, right = normalized(left), normalized(right)
+    left, right = normalized_text(left), normalized_text(right)
     if left == right or min(len(left), len(right)) < _RUN:
         return left == right
     ours, theirs = ({text[at : at + _RUN] for at in range(len(text) - _RUN + 1)} for text in (left, right))
@@ -95,7 +95,7 @@ class EvaluationContents:
         for name, document in documents:
             for part in document.parts:
                 if isinstance(part, Text):
-                    self.texts.setdefault(normalized(part.text), name)
+                    self.texts.setdefault(normalized_text(part.text), name)
                 else:
                     self.files.setdefault(_file(part), name)
             for look_ in perceptual_hashes(document):
@@ -104,7 +104,7 @@ class EvaluationContents:
     def exact(self, document: Document) -> str | None:
         """Return the name of the row that holds a text or the file of a picture of this one."""
         for part in document.parts:
-            found = self.texts.get(normalized(part.text)) if isinstance(part, Text) else self.files.get(_file(part))
+            found = self.texts.get(normalized_text(part.text)) if isinstance(part, Text) else self.files.get(_file(part))
             if found is not None:
                 return found
         return None

@@ -18,7 +18,7 @@ from twoway.models import adapters, checkpoint, loading
 from twoway.models import pooling as poolings
 from twoway.training.checkpointing import Checkpoints, read_weights
 
-from .convert import measure, try_out
+from .convert import prove_attention, try_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def export_model(
     """
     _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
-    model = adapters.merge(prepared.adapted) if prepared.adapted is not None else start.model
+    model = adapters.merge_adapter(prepared.adapted) if prepared.adapted is not None else start.model
     heads = checkpoint.Heads(_decoder_state(prepared), checkpoint.lm_head_of(model) if start.has_head else {})
     kind = getattr(loading.load_config(start.folder), "dtype", None) or torch.float32
     model.to(kind)
@@ -62,7 +62,7 @@ def export_model(
         checkpoint.save_model(loading.inner(model), parts, folder)
         with disk_errors():
             saved_heads = checkpoint.save_heads(heads, folder)
-        result = checkpoint.assemble(folder, settings)
+        result = checkpoint.assemble_model(folder, settings)
         tried = try_out(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
         width = loading.text_width(model)
         facts = start.provenance
@@ -77,7 +77,7 @@ def export_model(
         written = checkpoint.Card(
             base=facts.get("base") or start.name,
             family=model.config.model_type,
-            attention=measure(result, prepared.attention),
+            attention=prove_attention(result, prepared.attention),
             pooling=mode,
             width=width,
             dim=dim if dim != width else None,

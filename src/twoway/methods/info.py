@@ -15,7 +15,7 @@ from twoway.models import checkpoint, loading
 from twoway.models.loading import weight_files
 from twoway.models.opening import Opened, open_model
 from twoway.proof import probe
-from twoway.proof.check import quiet
+from twoway.proof.check import quiet_compiler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def info(model: str | Path) -> dict[str, Any]:
     """Describe `model`, a folder or hub id, of transformers or sentence-transformers."""
-    with quiet():
+    with quiet_compiler():
         opened = open_model(model)
         verdict = probe.probe(opened.model, opened.processor, paddings=("none",))
     tensors = _stored(opened)

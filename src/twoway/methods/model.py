@@ -13,7 +13,7 @@ from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, kernels, loading
 from twoway.models import processor as models_processor
-from twoway.models.attention import declared, set_attention
+from twoway.models.attention import declared_attention, set_attention
 from twoway.models.config import AUTO, Attention, by_part
 from twoway.models.opening import Start, open_start, write_as
 from twoway.proof import probe
@@ -73,8 +73,8 @@ def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = 
         write_as(parts, "plain")  # and so it is saved: what training saw is what `encode` gives
     longest = models_processor.set_max_length(start.model, parts, None)
     if config.min_pixels is not None:
-        models_processor.require_room(parts, min(longest, config.max_length))
-    was = declared(start.model.config)
+        models_processor.require_image_room(parts, min(longest, config.max_length))
+    was = declared_attention(start.model.config)
     if attention == "causal" and was != "causal":
         raise TwowayError(f"{start.name} is two-way already; start from a causal base, which this run would leave causal")
     if attention == "two-way" and checkpoint.attention_of_card(start.provenance) == "mixed":
@@ -84,7 +84,7 @@ def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = 
     return OpenedBase(start, parts, geometry, token, min(longest, config.max_length), _pad_token(parts), was, attention)
 
 
-def require_two_way(base: OpenedBase) -> None:
+def prove_two_way(base: OpenedBase) -> None:
     """Measure, before any work, that the switch works on this base: in every layer, or in those that its card names."""
     verdict = _proved(base)
     if verdict.attention != base.attention:
@@ -147,7 +147,7 @@ def freeze_head(model: Any) -> None:
         head.requires_grad_(False)
 
 
-def use_kernels(
+def choose_kernels(
     model: Any,
     config: MethodConfig,
     *,

@@ -36,10 +36,10 @@ from twoway.training.progress import read_log, require_tracker
 from twoway.training.trainer import Trainer
 
 from .config import MethodConfig
-from .convert import quiet
+from .convert import quiet_loading
 from .counting import choose_parallel
 from .export import export_model, is_exported
-from .model import use_kernels
+from .model import choose_kernels
 from .tables import TABLES, LostRows, LostRowsCallback
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ def train(method: Method[C], base: str | Path, out: Path, config: C, force: bool
     """Be one rank of the run, from the last checkpoint to the end."""
     ranks = between.Ranks(config.device, timedelta(seconds=config.ddp_timeout))
     config = resolve_dtype(config, ranks)
-    kernels.require(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
-    with quiet():
+    kernels.require_kernels(config.attn_implementation, ranks.device, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+    with quiet_loading():
         prepared = _prepare(method, base, config, ranks)
         config = dataclasses.replace(config, parallel=ranks.all_gather_object(choose_parallel(prepared, config, ranks))[0])
         shards = config.batches_per_step or read_run(out).get("shards") or ranks.world_size
@@ -167,7 +167,7 @@ def train(method: Method[C], base: str | Path, out: Path, config: C, force: bool
         if ranks.device.type != "cpu":
             decoder = getattr(prepared.module, "decoder", None)
             body, masks = getattr(decoder, "body", None), prepared.module.has_own_masks
-            use_kernels(prepared.start.model, config, decoder=body, masks=masks, device=ranks.device)
+            choose_kernels(prepared.start.model, config, decoder=body, masks=masks, device=ranks.device)
         trainer.train(data.loader)
     ranks.destroy()
     return prepared
@@ -223,7 +223,7 @@ def _write(method: Method[C], base: str | Path, out: Path, config: C, prepared: 
     for stale in out.glob("..finished.*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     run, config = read_run(out), as_begun(config, out)
-    with quiet():
+    with quiet_loading():
         # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
         fresh = prepared if prepared is not None and not between.launched_externally() else method.prepare(base, config)
         usual = _plain(method.config())

@@ -20,7 +20,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
-from .loading import check_file, first_line, linear_names, parts, read_json, weight_files
+from .loading import check_safetensors, first_line, linear_names, parts, read_json, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ def part_layers(model: PreTrainedModel, part: str, layers: Sequence[str] = ()) -
     return [name for name in named if not layers or any(_ends(name, ending) for ending in layers)]
 
 
-def merge(adapted: peft.PeftModel) -> PreTrainedModel:
+def merge_adapter(adapted: peft.PeftModel) -> PreTrainedModel:
     """Return the plain model with the adapters added into its weights; weights that are not finite are an error."""
     merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return merged
@@ -126,7 +126,7 @@ def merge_folder(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         adapted = peft.PeftModel.from_pretrained(target, folder, use_safetensors=True, key_mapping=mapping or None)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _other_base(folder, first_line(error)) from error
-    merged = merge(adapted)
+    merged = merge_adapter(adapted)
     return model if target is not model else merged
 
 
@@ -136,7 +136,7 @@ def _target(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict
     Adapters of older days (VLM2Vec's) name the layers as transformers did then; the names of today come with the model.
     """
     path = folder / f"{WEIGHTS}.safetensors"
-    check_file(path)
+    check_safetensors(path)
     with safe_open(str(path), framework="pt") as file:
         touched = {_module(name) for name in file.keys()}  # noqa: SIM118
     for candidate in (model, model.base_model):
@@ -170,7 +170,7 @@ def _ends(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe_adapter(folder: Path) -> dict[str, Any]:
     """Return what an adapter is, for the provenance."""
     raw = read_json(folder / CONFIG)
     return {key: raw.get(key) for key in ("peft_type", "r", "lora_alpha", "use_dora")}

@@ -44,14 +44,14 @@ def set_attention(model: PreTrainedModel, attention: Attention) -> None:
         config.is_causal = attention == "causal"
 
 
-def declared(config: PreTrainedConfig) -> Attention:
+def declared_attention(config: PreTrainedConfig) -> Attention:
     """Return what a config claims; the proof says what the model does, and a card which layers are left out."""
     return "causal" if getattr(config.get_text_config(), "is_causal", True) else "two-way"
 
 
 def require_two_way(config: PreTrainedConfig) -> None:
     """Refuse a model that is still causal."""
-    if declared(config) != "two-way":
+    if declared_attention(config) != "two-way":
         raise TwowayError(
             f"this {config.model_type} is causal, and no mask opens what it keeps shut; make it two-way first (twoway convert)"
         )

@@ -22,7 +22,7 @@ from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.files import disk_errors, sha256, write_errors
 
 from . import pooling
-from .loading import PICKLES, check_file, first_line, read_json, weight_files
+from .loading import PICKLES, check_safetensors, first_line, read_json, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ _MODALITIES = {"text": _STRUCTURED, "image": _STRUCTURED, "message": {**_STRUCTU
 
 
 @dataclass(frozen=True)
-class Settings:
+class CheckpointSettings:
     """What a sentence-transformers checkpoint says besides its model; of a model that is none, nothing."""
 
     transformer: str = ""  # where the model lies in it
@@ -80,7 +80,7 @@ class Settings:
         found = (type(module).__name__ for module in self.behind if any(True for _ in module.parameters()))
         return None if self.dim else next(found, None)
 
-    def pooled(self, mode: str | None, dim: int | None) -> Settings:
+    def pooled(self, mode: str | None, dim: int | None) -> CheckpointSettings:
         """Return the settings with a pooling or a dimension that is asked for."""
         if (mode is None or mode == self.pooling) and (dim is None or dim == self.dim):
             return self
@@ -160,7 +160,7 @@ def _modules(folder: Path) -> list[str]:
         raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
 
 
-def read_settings(folder: Path) -> Settings:
+def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
     """Read the settings of a sentence-transformers checkpoint; what would be lost is an error that names it."""
     try:
         listed = [dict(module) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
@@ -188,7 +188,7 @@ def read_settings(folder: Path) -> Settings:
     modes = {theirs: ours for ours, theirs in reversed(pooling.MODES.items())}
     mode = next((modes.get(str(one.pooling_mode)) for one in behind if isinstance(one, Pooling)), None)
     default = said.get("default_prompt_name")
-    return Settings(
+    return CheckpointSettings(
         transformer=places[0],
         pooling=own.get("pooling") or mode,
         dim=own.get("dim"),
@@ -250,7 +250,7 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def assemble(folder: Path, settings: Settings) -> SentenceTransformer:
+def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer:
     """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
     try:
         transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings))
@@ -268,12 +268,12 @@ def assemble(folder: Path, settings: Settings) -> SentenceTransformer:
     return encoder
 
 
-def read_around(model: PreTrainedModel, processor: Any, settings: Settings) -> SentenceTransformer:
+def read_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> SentenceTransformer:
     """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
     return _behind(_module_around(model, processor, settings), settings)
 
 
-def modules_around(model: PreTrainedModel, processor: Any, settings: Settings) -> list[torch.nn.Module]:
+def modules_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:
     """Return the modules of `read_around`, wherever the model lies; training calls them one after the other."""
     transformer = _module_around(model, processor, settings)
     return [transformer, *_modules_behind(transformer, settings)]
@@ -294,7 +294,7 @@ class _NoModel(torch.nn.Module):
         self.config = config
 
 
-def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
+def _module_around(model: Any, processor: Any, settings: CheckpointSettings) -> Any:
     """Put sentence-transformers' first module around a model in memory, with the processor as it is saved."""
 
     class Ready(Transformer):  # type: ignore[misc]
@@ -314,20 +314,20 @@ def _module_around(model: Any, processor: Any, settings: Settings) -> Any:
     return transformer
 
 
-def _called(settings: Settings) -> dict[str, Any]:
+def _called(settings: CheckpointSettings) -> dict[str, Any]:
     """Return how the first module takes its inputs."""
     ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
     return ours | settings.module
 
 
-def _modules_behind(transformer: Any, settings: Settings) -> list[torch.nn.Module]:
+def _modules_behind(transformer: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:
     """Return what follows a transformer module: the source's own modules, or pooling and a normalisation."""
     width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
     carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
     return carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
 
 
-def _behind(transformer: Any, settings: Settings) -> SentenceTransformer:
+def _behind(transformer: Any, settings: CheckpointSettings) -> SentenceTransformer:
     """Put the modules behind a transformer module."""
     return SentenceTransformer(
         modules=[transformer, *_modules_behind(transformer, settings)],
@@ -356,8 +356,8 @@ def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
 
 
 __all__ = [
-    "Settings",
-    "assemble",
+    "CheckpointSettings",
+    "assemble_model",
     "disk_errors",
     "hashes",
     "input_module",
@@ -366,7 +366,7 @@ __all__ = [
     "open_sentence_model",
     "parse_prompts",
     "read_around",
-    "read_settings",
+    "read_checkpoint_settings",
     "save_model",
 ]
 
@@ -601,6 +601,6 @@ def load_heads(folder: Path) -> Heads:
         if name not in (PATCH_DECODER, LM_HEAD) or not isinstance(entry, dict) or "file" not in entry:
             raise TwowayError(f"{folder / FOLDER / INDEX} names a head {name!r} that is not known; it holds {PATCH_DECODER} and {LM_HEAD}")
         path = folder / FOLDER / str(entry["file"])
-        check_file(path)
+        check_safetensors(path)
         read[name] = load_file(path)
     return Heads(**read)

@@ -137,7 +137,7 @@ def require_installed(setting: Setting) -> None:
             raise UsageError(f"attn_implementation: this machine has no {name} for the {part} (it has: {here})")
 
 
-def require(setting: Setting, device: torch.device, dtype: torch.dtype) -> None:
+def require_kernels(setting: Setting, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a kernel that this machine lacks, or that cannot compute in this type or on this device."""
     require_installed(setting)
     for part in PARTS:
@@ -172,7 +172,7 @@ def use_kernels(
     """
     chosen = by_part(setting)
     device, dtype = device or model.device, dtype or model.dtype
-    require(chosen, device, dtype)
+    require_kernels(chosen, device, dtype)
     if masks:
         require_masks(chosen)
     flash = device.type != "cpu" and dtype in _HALF and is_installed(FLASH)
@@ -207,7 +207,7 @@ def require_same_masks(language: Any, decoder: Any, mask: Any) -> None:
 
 
 @contextmanager
-def kept(model: Any) -> Iterator[None]:
+def kernels_restored(model: Any) -> Iterator[None]:
     """Give every part its kernel back afterwards."""
     configs = {id(one.config): one.config for one in model.modules() if isinstance(getattr(one, "config", None), PreTrainedConfig)}
     before = [(config, config._attn_implementation) for config in configs.values()]
@@ -347,11 +347,11 @@ def _numbers(borders: Tensor) -> list[int]:
 def _plan_of(borders: Tensor) -> _Plan:
     found: _Plan | None = _plans.get(borders)
     if found is None:
-        found = _plans[borders] = plan(_numbers(borders), borders.device)
+        found = _plans[borders] = plan_calls(_numbers(borders), borders.device)
     return found
 
 
-def plan(borders: list[int], device: torch.device | str = "cpu") -> _Plan:
+def plan_calls(borders: list[int], device: torch.device | str = "cpu") -> _Plan:
     """Lay stretches together: one call for each length, and one padded call for short ones of other lengths than the most usual."""
     stretches = [(start, end - start) for start, end in itertools.pairwise(borders) if end > start]
     if not stretches:

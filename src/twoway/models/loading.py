@@ -101,11 +101,11 @@ def weight_files(folder: Path, stem: str = "model") -> list[Path]:
     if missing or not files:
         raise TwowayError(f"{folder} lacks the weight file {', '.join(missing) or '(its index names none)'}; copy the checkpoint again")
     for path in files:
-        check_file(path)
+        check_safetensors(path)
     return files
 
 
-def check_file(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     """Open a safetensors file, which compares its header with its length."""
     try:
         with safe_open(str(path), framework="pt") as file:

@@ -14,18 +14,17 @@ from safetensors import SafetensorError
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256
-from twoway.models.config import ATTENTION
 
 from . import adapters, checkpoint, kernels, loading, processor
 from .checkpoint import open_sentence_model
+from .config import ATTENTION
 from .loading import DTYPES, PROCESSOR, first_line, load_config, locate, read_json, weight_files
 from .processor import set_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from twoway.models.config import Attention
-
+    from .config import Attention
     from .processor import Style
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ _COCOA = ("BiForMNTP", "ForConditionalGenerationBidirectional")
 
 
 @dataclass(frozen=True)
-class Layout:
+class LayoutDefaults:
     """What a layout determines; attention and pooling are empty where it does not determine them."""
 
     attention: Attention | None = None
@@ -65,23 +64,23 @@ class Layout:
     template: Style = "chat"
 
 
-def layout_of(folder: Path) -> Layout:
+def layout_of(folder: Path) -> LayoutDefaults:
     """Return what the layout of a model's folder determines."""
     config = folder / "config.json"
     names = [str(name) for name in (read_json(config).get("architectures") if config.exists() else None) or ()]
     if any(name.endswith(_MOCA) for name in names):
-        return Layout("two-way", "mean", "plain")
+        return LayoutDefaults("two-way", "mean", "plain")
     if any(name.endswith(_COCOA) for name in names):
-        return Layout("two-way", "eos", "plain")
-    return Layout()
+        return LayoutDefaults("two-way", "eos", "plain")
+    return LayoutDefaults()
 
 
-def layout_of_adapter(base: Layout, folder: Path, *, encoder: bool) -> Layout:
+def layout_of_adapter(base: LayoutDefaults, folder: Path, *, encoder: bool) -> LayoutDefaults:
     """Return what an adapter determines in addition to its base's layout; `encoder`: the base has its own settings of inputs."""
     if encoder:
         return base
     asked = read_json(folder / "adapter_config.json").get("target_modules")
-    return replace(base, template="bare" if base == Layout() and isinstance(asked, list) and set(asked) >= _VLM2VEC else "plain")
+    return replace(base, template="bare" if base == LayoutDefaults() and isinstance(asked, list) and set(asked) >= _VLM2VEC else "plain")
 
 
 def write_as(parts: Any, style: Style) -> None:
@@ -230,11 +229,11 @@ class Start:
     folder: Path
     heads: checkpoint.Heads
     weights: dict[str, str]
-    settings: checkpoint.Settings
+    settings: checkpoint.CheckpointSettings
     provenance: dict[str, Any]
     licence: str | None
     has_head: bool
-    layout: Layout = field(default_factory=Layout)  # what the folder tells that the config does not
+    layout: LayoutDefaults = field(default_factory=LayoutDefaults)  # what the folder tells that the config does not
     note: dict[str, Any] = field(default_factory=dict)
 
 
@@ -244,7 +243,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
     if adapters.is_adapter(folder):
         return _open_adapter(src, folder, dtype, base)
     ready = checkpoint.is_encoder(folder)
-    settings = checkpoint.read_settings(folder) if ready else checkpoint.Settings()
+    settings = checkpoint.read_checkpoint_settings(folder) if ready else checkpoint.CheckpointSettings()
     inside = folder / settings.transformer
     loaded = loading.load_model(inside, dtype=dtype)
     heads = checkpoint.load_heads(folder)
@@ -264,7 +263,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
         provenance=checkpoint.read_card(folder),
         licence=checkpoint.licence_of(folder),
         has_head=has_head,
-        layout=Layout() if ready else layout_of(folder),
+        layout=LayoutDefaults() if ready else layout_of(folder),
         # The hub's client names the folder after the revision.
         note={} if Path(src).exists() else {"revision": folder.name},
     )
@@ -272,7 +271,7 @@ def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None)
 
 def warn_of_chat(start: Start) -> None:
     """Say that inputs are written as a chat where nothing says so: a trainer's whole weights have the name of their base."""
-    told = start.layout != Layout() or start.settings.behind or start.provenance or checkpoint.speaks(start.folder)
+    told = start.layout != LayoutDefaults() or start.settings.behind or start.provenance or checkpoint.speaks(start.folder)
     if not told:
         log.warning(
             "%s: nothing says how its inputs were written, and its chat template is taken; an embedding model of VLM2Vec's or CoCoA's kind "
@@ -281,9 +280,9 @@ def warn_of_chat(start: Start) -> None:
         )
 
 
-def open_reader(folder: Path) -> tuple[PreTrainedConfig, Any, checkpoint.Settings]:
+def open_config_and_processor(folder: Path) -> tuple[PreTrainedConfig, Any, checkpoint.CheckpointSettings]:
     """Open a model's config, its processor as a training stage has it, and its settings; the weights are not read."""
-    settings = checkpoint.read_settings(folder) if checkpoint.is_encoder(folder) else checkpoint.Settings()
+    settings = checkpoint.read_checkpoint_settings(folder) if checkpoint.is_encoder(folder) else checkpoint.CheckpointSettings()
     inside = folder / settings.transformer
     config, parts = loading.load_config(inside), processor.load_processor(inside)
     processor.ensure_template(parts)
@@ -300,7 +299,7 @@ def _open_adapter(src: str | Path, folder: Path, dtype: str, base: str | None) -
     opened = open_start(base, dtype=dtype)
     model = adapters.merge_folder(opened.model, folder)
     own = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
-    merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe(folder)}
+    merged = {"adapter": folder.resolve().name if Path(src).exists() else str(src), **adapters.describe_adapter(folder)}
     sums = {f"base/{name}": value for name, value in opened.weights.items()}
     sums[f"adapter/{adapters.WEIGHTS}.safetensors"] = sha256(folder / f"{adapters.WEIGHTS}.safetensors")
     layout = layout_of_adapter(opened.layout, folder, encoder=checkpoint.is_encoder(loading.locate(base)))

@@ -275,7 +275,7 @@ def set_pixels(config: Any, processor: Any, *, min_pixels: int | None, max_pixel
     _require_kept(processor, min_pixels, max_pixels)
 
 
-def require_room(processor: Any, max_length: int) -> None:
+def require_image_room(processor: Any, max_length: int) -> None:
     """Refuse bounds under which no picture fits a row."""
     least = see(processor, (8, 8))
     if least.tokens >= max_length:

@@ -21,9 +21,9 @@ from twoway.models.bridge_mask import bridge_mask
 from twoway.models.opening import open_model
 
 from . import probe
-from .check import BACKENDS, Skipped, prove, quiet, require_known
+from .check import BACKENDS, Skipped, prove, quiet_compiler, require_known
 from .probe import SAME_SHAPE, Feed, Probe, Trace, Watcher, distances, image_feed, movement, no_image, text_feed
-from .verdict import LEAKS, MIXED, UNCLEAR, explain, merge, ranges
+from .verdict import LEAKS, MIXED, UNCLEAR, explain, merge_names, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -359,7 +359,7 @@ class BridgeReport:
     @property
     def verdict(self) -> str:
         """Name the model: bridge, leaks, mixed or unclear."""
-        return merge(cell.verdict for cell in self.cells)
+        return merge_names(cell.verdict for cell in self.cells)
 
     @property
     def reason(self) -> str:
@@ -393,7 +393,7 @@ def check_bridge(
     left_out = [Skipped(backend, "takes no mask of who sees whom") for backend in asked if backend not in possible]
     if not possible:
         raise UsageError(f"{', '.join(asked)} takes no mask of who sees whom; the bridge needs one of {', '.join(MASKED_BACKENDS)}")
-    with quiet():
+    with quiet_compiler():
         opened = open_model(model, dtype=dtype, device=device, processor=processor)
         require_two_way(opened.model.config)
         cells, skipped = prove(opened, possible, lambda model, processor: probe_bridge(model, processor, paddings=probe.PADDINGS))

@@ -64,7 +64,7 @@ class Report:
         """The verdict: two-way, causal, mixed, leaks or unclear."""
         if any(moved > probe.NEW_SHAPE for moved in self.embedding.values()) and self.dtype == "float32":
             return proof_verdict.LEAKS
-        return proof_verdict.merge(cell.verdict for cell in self.cells)
+        return proof_verdict.merge_names(cell.verdict for cell in self.cells)
 
     @property
     def reason(self) -> str:
@@ -119,7 +119,7 @@ def check(
 ) -> Report:
     """Prove what the attention of `model` does: a folder or hub id, of transformers or sentence-transformers."""
     require_known([(expect, EXPECT), *((backend, BACKENDS) for backend in backends or ())])
-    with quiet():
+    with quiet_compiler():
         opened = open_model(model, dtype=dtype, device=device, processor=processor)
         cells, skipped = prove(opened, backends or BACKENDS, _cells)
         moved = embedding_in_company(opened)
@@ -147,7 +147,7 @@ def prove(
     """Run a proof under each backend; at least one must work."""
     cells: list[C] = []
     skipped: list[Skipped] = []
-    with kernels.kept(opened.model):
+    with kernels.kernels_restored(opened.model):
         for backend in backends:
             reason = _switch(opened.model, backend)
             if not reason:
@@ -185,7 +185,7 @@ def embedding_in_company(opened: Opened) -> dict[str, float]:
     """Measure how far a row's embedding moves when other rows, and padding with them, come into its batch."""
     if opened.sentence is None:
         return {}
-    ordinary = probe.ordinary_ids(opened.model, opened.sentence.tokenizer)
+    ordinary = probe.probe_ids(opened.model, opened.sentence.tokenizer)
     words = probe.known_words(opened.sentence.tokenizer, ordinary)
     rows: dict[str, list[Any]] = {"longer texts": [words[0], " ".join(words), " ".join(words * 2)]}
     if "image" in opened.sentence[0].modalities and not probe.no_image(opened.model, opened.processor):
@@ -200,7 +200,7 @@ def embedding_in_company(opened: Opened) -> dict[str, float]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_compiler() -> Iterator[None]:
     """Keep the load report and the compiler's talk about many shapes to ourselves."""
     level, bars = tf_logging.get_verbosity(), tf_logging.is_progress_bar_enabled()
     compiler = logging.getLogger("torch._dynamo")

@@ -222,7 +222,7 @@ class Feed:
 
 def text_feed(model: Any, tokenizer: Any, padding: str) -> Feed:
     """Make a batch of ordinary tokens."""
-    ordinary = ordinary_ids(model, tokenizer)
+    ordinary = probe_ids(model, tokenizer)
     draw = np.random.default_rng(0)
     ids = torch.tensor(draw.choice(ordinary, (2, TEXT_TOKENS)))
     base = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -232,7 +232,7 @@ def text_feed(model: Any, tokenizer: Any, padding: str) -> Feed:
 
 def image_feed(model: Any, processor: Any, padding: str) -> Feed:
     """Make a batch of text with two noise images a row (one where the processor takes no more)."""
-    ordinary = ordinary_ids(model, getattr(processor, "tokenizer", processor))
+    ordinary = probe_ids(model, getattr(processor, "tokenizer", processor))
     words = known_words(processor.tokenizer, ordinary)
     plain = _process(model, processor, words, (1, 2, 3, 4))
     first = plain["input_ids"][0].tolist()
@@ -249,7 +249,7 @@ def image_feed(model: Any, processor: Any, padding: str) -> Feed:
     return _padded("image", padding, plain, variants, ordinary, places, getattr(processor, "tokenizer", processor))
 
 
-def ordinary_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def probe_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """List ids that are plain text: no special and no added tokens, none that the config names; a thousand are enough."""
     rows = model.get_input_embeddings().weight.shape[0]
     configs = (model.config, model.config.get_text_config())

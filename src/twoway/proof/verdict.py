@@ -47,7 +47,7 @@ class LayerProof:
     @property
     def attention(self) -> str:
         """Name the layer."""
-        return merge(movement.attention for movement in self.movements)
+        return merge_names(movement.attention for movement in self.movements)
 
     @property
     def largest(self) -> float:
@@ -82,7 +82,7 @@ class Cell:
             return UNCLEAR
         if self.leaking:
             return LEAKS
-        return merge([*(movement.attention for movement in self.movements), *(layer.attention for layer in self.layers)])
+        return merge_names([*(movement.attention for movement in self.movements), *(layer.attention for layer in self.layers)])
 
     @property
     def largest(self) -> float:
@@ -118,7 +118,7 @@ class Verdict:
     @property
     def attention(self) -> str:
         """Name the model."""
-        return merge(cell.verdict for cell in self.cells)
+        return merge_names(cell.verdict for cell in self.cells)
 
     @property
     def reason(self) -> str:
@@ -136,7 +136,7 @@ class Verdict:
         return {"attention": self.attention, "reason": self.reason, "cells": cells, "notes": list(self.notes)}
 
 
-def merge(names: Iterable[str]) -> str:
+def merge_names(names: Iterable[str]) -> str:
     """Make one name of several: a leak anywhere is a leak, equal names stay, anything else is mixed."""
     names = set(names)
     for strong in (LEAKS, UNCLEAR):

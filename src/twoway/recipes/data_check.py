@@ -24,14 +24,14 @@ from twoway.data.sampler import describe_small_tasks
 from twoway.errors import TwowayError, UsageError
 from twoway.images import image_size, open_document
 from twoway.limits import Limits
-from twoway.methods.convert import quiet
+from twoway.methods.convert import quiet_loading
 from twoway.methods.duplicates import EvaluationContents, near_hashes, near_texts, perceptual_hashes
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.finetune.method import place_of
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.tables import describe_too_large
 from twoway.models.loading import locate
-from twoway.models.opening import open_reader
+from twoway.models.opening import open_config_and_processor
 from twoway.models.processor import set_pixels, set_template
 from twoway.progress import steps
 
@@ -130,9 +130,9 @@ def check_data(
 
 def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
     """Encode rows with only a model's config and processor; its weights are not read."""
-    with quiet():
+    with quiet_loading():
         folder = locate(model)
-        settings, processor, _ = open_reader(folder)
+        settings, processor, _ = open_config_and_processor(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(
@@ -197,13 +197,13 @@ def _show(mixture: Mixture, encoder: Encoder | None) -> tuple[Shown | None, list
         except ContentError as error:
             failed.append(str(error))
             continue
-        parts = [part.text[:_SHOWN] if isinstance(part, Text) else describe(part) for part in opened.parts]
+        parts = [part.text[:_SHOWN] if isinstance(part, Text) else describe_size(part) for part in opened.parts]
         shown = Shown(identity, str(document.place), parts)
         return (shown if encoder is None or example is None else seen(shown, opened, encoder, example)), failed
     return None, failed
 
 
-def describe(image: Any) -> str:
+def describe_size(image: Any) -> str:
     """Say how large an opened picture is."""
     return "x".join(map(str, _size(image))) + " picture"
 
@@ -344,9 +344,9 @@ def check_pairs(
 
 def _pair_encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
     """Encode rows as fine-tuning does, with only a model's config and processor."""
-    with quiet():
+    with quiet_loading():
         folder = locate(model)
-        settings, processor, own = open_reader(folder)
+        settings, processor, own = open_config_and_processor(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         set_template(processor, style=config.template, place=place_of(config, own))
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
@@ -386,7 +386,7 @@ def _check_pairs(
             asked = replace(source, cap=first or source.cap)
             kept = Path(folder) if source.spec.startswith("hub:") else None
             pairs = open_pairs([asked], folder=kept, policy=Policy("skip"), limits=Limits.reading(config.limits))
-            found = measure(pairs, decode, known)
+            found = measure_pairs(pairs, decode, known)
             large = describe_too_large(pairs.mixture.tables, encoder, pairs=True)
             shown = _show_pairs(pairs, encoder, config.all_prompts())
     except TwowayError as error:
@@ -410,7 +410,7 @@ def _show_pairs(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str
             for side, document in dict(reversed(list(sides_of(pair)))).items():
                 opened = open_document(document)
                 shown = Shown(
-                    identity, str(pair.place), [describe(part) if not isinstance(part, Text) else part.text for part in opened.parts]
+                    identity, str(pair.place), [describe_size(part) if not isinstance(part, Text) else part.text for part in opened.parts]
                 )
                 if encoder is not None:
                     asked = task_prompt(prompts, pair.task, QUERY if side == "query" else DOCUMENT)
@@ -439,7 +439,7 @@ class Side:
     aspect: float = 1.0  # of the longest side to the shortest, the most
 
 
-def measure(pairs: Pairs, decode: bool, known: EvaluationContents | None) -> dict[str, Any]:
+def measure_pairs(pairs: Pairs, decode: bool, known: EvaluationContents | None) -> dict[str, Any]:
     """Go through the rows once."""
     lengths: dict[str, list[int]] = {side: [] for side in SIDES}
     sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDES}

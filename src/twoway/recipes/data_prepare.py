@@ -32,7 +32,7 @@ from twoway.limits import Limits
 from twoway.methods.bridge import method
 from twoway.methods.bridge.config import BridgeSource
 from twoway.methods.bridge.rows import open_bridge_mixture
-from twoway.methods.convert import quiet
+from twoway.methods.convert import quiet_loading
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain import method as pretrain_method
@@ -57,7 +57,7 @@ _LISTED = 100  # rows of a source that are named of those that are lost, and of 
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSource:
     """The report on one source as one stage reads it; `error` says why it cannot be opened."""
 
     stage: str
@@ -90,7 +90,7 @@ class Preparation:
     model: str | None
     cache: str
     processes: int
-    sources: list[Prepared]
+    sources: list[PreparedSource]
     notes: list[str]
 
     @property
@@ -115,7 +115,7 @@ def prepare_data(
     """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `model` replaces the recipe's base."""
     count = count_of(processes)
     recipe = _recipe(what, words, model, pairs=pairs)
-    found: list[Prepared] = []
+    found: list[PreparedSource] = []
     notes: list[str] = []
     chain: list[Any] = []
     named = {stage.name for stage in recipe.stages}
@@ -151,7 +151,7 @@ def _recipe(what: str, words: Sequence[str], model: str | Path | None, *, pairs:
     return Recipe(what, "" if model is None else str(model), (StageRecipe(kind.name, kind, START, kind.name, config),))
 
 
-def _stage(stage: StageRecipe, chain: Sequence[Any], folder: Path, notes: list[str], *, known: bool) -> list[Prepared]:
+def _stage(stage: StageRecipe, chain: Sequence[Any], folder: Path, notes: list[str], *, known: bool) -> list[PreparedSource]:
     """Prepare the sources of one stage: each by itself, so that what one lacks stops no other."""
     listed = [one for sources in sources_of(stage.config).values() for one in sources]
     if listed:
@@ -180,7 +180,7 @@ def _stage(stage: StageRecipe, chain: Sequence[Any], folder: Path, notes: list[s
     return [one if mixture is None else _measured(one, mixture, encoder, folder, most) for one, mixture in tried]
 
 
-def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepared, Mixture | None]:
+def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[PreparedSource, Mixture | None]:
     """Look through one source as the stage reads it."""
     policy = Policy("skip", folder / LISTED, keep=True)
     began = time.perf_counter()
@@ -194,11 +194,11 @@ def _open(stage: StageRecipe, source: SourceConfig, folder: Path) -> tuple[Prepa
         else:
             mixture = open_mixture([source], **how)
     except TwowayError as error:
-        return Prepared(stage.name, source.label, error=str(error)), None
+        return PreparedSource(stage.name, source.label, error=str(error)), None
     seconds = time.perf_counter() - began
     table: RowTable = mixture.tables[0]
     rows = len(table) + len(table.bad)
-    return Prepared(
+    return PreparedSource(
         stage.name,
         source.label,
         rows=rows,
@@ -217,7 +217,7 @@ def _encoder(stage: StageRecipe, chain: Sequence[Any], folder: Path, sources: Se
     changes = {"on_bad": "skip", "max_bad_share": 1.0, "cache_dir": folder.parent, "prepared_only": False, **_ALONE, **alone}
     known = {one.name for one in dataclasses.fields(stage.config)}
     config = dataclasses.replace(stage.config, **{name: value for name, value in changes.items() if name in known})
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet_loading():
         reader = reader_of(chain[-1], chain)
         return _OPEN_DATA[stage.kind.name](config, reader, Path(scratch), shards=1, bad_rows=None).encode
 
@@ -234,7 +234,7 @@ _ALONE: dict[str, Any] = {
 }
 
 
-def _measured(one: Prepared, mixture: Mixture, encoder: Any, folder: Path, most: float) -> Prepared:
+def _measured(one: PreparedSource, mixture: Mixture, encoder: Any, folder: Path, most: float) -> PreparedSource:
     """Say which rows of a source are lost or cut; pairs are cut side by side, and no side is measured before it is read."""
     began = time.perf_counter()
     table, pairs = mixture.tables[0], isinstance(mixture.sources[0], PairSource)

@@ -23,25 +23,25 @@ from twoway.data.parquet import copy_of, repository_of, repository_status
 from twoway.data.patches import PatchGeometry
 from twoway.errors import TwowayError
 from twoway.methods.config import ConvertConfig
-from twoway.methods.convert import quiet
+from twoway.methods.convert import quiet_loading
 from twoway.methods.run import as_begun
 from twoway.methods.tables import TABLES
 from twoway.models import loading
 from twoway.models.loading import locate
-from twoway.models.opening import open_reader, write_as
+from twoway.models.opening import open_config_and_processor, write_as
 from twoway.models.processor import set_pixels
 from twoway.training.precision import choose_dtype, peak_rate
 from twoway.training.progress import peak_memory as memory_used
 from twoway.training.progress import read_log
 
-from .recipe import located, names_of, sources_of
+from .recipe import located, named_stages, sources_of
 from .records import by_reason
 from .run import DOES, Step, duration, lay_out, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .stages import Amount, Kind
+    from .stages import Amount, StageKind
 
 # Converting reads, writes and reads the weights again, and proves the attention.
 _DISK, _PROOF = 200e6, 8.0
@@ -75,7 +75,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Reader:
+class PreparedProcessor:
     """Replaces a prepared model when data is opened: everything except the model."""
 
     processor: Any
@@ -96,7 +96,7 @@ def dry_run(
     only: str | None = None,
     redo: bool = False,
     nproc: int = 1,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, StageKind] | None = None,
 ) -> tuple[Forecast, ...]:
     """Forecast each stage of a recipe; the parameters are those of `run`."""
     _, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
@@ -110,13 +110,13 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
         return Forecast(step.job.name, step.said)
     problems = list(step.job.problems)
     try:
-        with quiet():
+        with quiet_loading():
             if step.job.kind.count is None:
                 return _without_data(step, steps, problems)
             streams, absent, notes = _streams(step)
             if problems or absent:
                 return Forecast(step.job.name, step.said, notes=(*notes, *_bound(step)), problems=(*problems, *absent))
-            waiting = [one.job.name for one in steps if one.job.name in names_of(step.job.config) and one.action in DOES]
+            waiting = [one.job.name for one in steps if one.job.name in named_stages(step.job.config) and one.action in DOES]
             if waiting:
                 note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
                 return Forecast(step.job.name, step.said, notes=(note,))
@@ -170,7 +170,7 @@ def _bound(step: Step) -> tuple[str, ...]:
     return (f"{step.job.name}: at most {rows:,} rows, by the caps of its sources, of at most {config.max_length:,} tokens",)
 
 
-def _trained(step: Step, config: Any, reader: Reader, nproc: int) -> Forecast:
+def _trained(step: Step, config: Any, reader: PreparedProcessor, nproc: int) -> Forecast:
     """Forecast a stage that trains."""
     count = step.job.kind.count
     assert count is not None
@@ -209,7 +209,7 @@ def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) ->
     return Forecast(step.job.name, step.said, seconds=_PROOF + 3 * size / _DISK, memory=2 * size)
 
 
-def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
+def reader_of(step: Step, steps: Sequence[Step]) -> PreparedProcessor:
     """Open the processor and the config of the nearest model that is there."""
     chain = [step]
     while chain[-1].job.base is None:
@@ -218,7 +218,7 @@ def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
             break
         chain.append(before)
     folder = locate(chain[-1].base)
-    config, processor, _ = open_reader(folder)
+    config, processor, _ = open_config_and_processor(folder)
     own = step.job.config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     limits = [positions, getattr(own, "max_length", None)]
@@ -232,7 +232,7 @@ def reader_of(step: Step, steps: Sequence[Step]) -> Reader:
         if getattr(one.job.config, "template", None) == "plain":
             write_as(processor, "plain")
     geometry = PatchGeometry.of(config, processor)
-    return Reader(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))
+    return PreparedProcessor(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))
 
 
 # What a stage costs in operations, time and memory, estimated from the model's config and the tokens that it reads.

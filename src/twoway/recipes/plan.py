@@ -614,7 +614,7 @@ def plan_pages(
     pages, prices, rented = pages or Pages(), prices or Prices(), hardware(machine, price)
     if not 0 < utilisation <= 1 or padding < 0 or dim < 1:
         raise UsageError(f"utilisation is a share, padding 0 or more, dim 1 or more; not {utilisation:g}, {padding:g}, {dim}")
-    operations = forward(base, pages) * (1 + padding)
+    operations = forward_operations(base, pages) * (1 + padding)
     rate = rented.peak * utilisation / operations
     hours = pages.count / rate / _HOUR
     core_hours = pages.count * pages.core_seconds / _HOUR
@@ -632,7 +632,7 @@ def plan_pages(
     return PagePlan(str(base), rented, operations, hours, days, rate, rate * pages.core_seconds, core_hours, moved, dollars, kept)
 
 
-def forward(base: str | Path, pages: Pages) -> float:
+def forward_operations(base: str | Path, pages: Pages) -> float:
     """Count the operations of one page: forward pass only, without logits."""
     load = Load.square(1, pages.text, 1 if pages.image else 0, pages.image)
     # What gradient caching runs once before, without a gradient, is just that.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from twoway.data.config import SourceConfig
 
-    from .stages import Kind
+    from .stages import StageKind
 
 START = "base"  # the key of the recipe's model, and its name in `from`
 _STAGES, _EVERY = "stages", "*"
@@ -42,7 +42,7 @@ class StageRecipe:
     """One stage: what is done, from what, into which folder, with what configuration."""
 
     name: str
-    kind: Kind
+    kind: StageKind
     source: str  # the name of an earlier stage; or `base`; or a hub id or folder
     folder: str  # within the folder of the run
     config: Any
@@ -57,12 +57,12 @@ class Recipe:
     stages: tuple[StageRecipe, ...]
 
 
-def read_recipe(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
+def read_recipe(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, StageKind] | None = None) -> Recipe:
     """Read a recipe and the words over it; `kinds` are the stages that there are."""
     return recipe_of(read_tree(path), Path(path).stem, Path(path).parent, words, kinds=kinds)
 
 
-def known_kinds(kinds: Mapping[str, Kind] | None = None) -> Mapping[str, Kind]:
+def known_kinds(kinds: Mapping[str, StageKind] | None = None) -> Mapping[str, StageKind]:
     """Return these stages, or, where none are given, all that there are."""
     if kinds is None:
         from . import stages as known  # the stages themselves, which are heavy
@@ -71,7 +71,7 @@ def known_kinds(kinds: Mapping[str, Kind] | None = None) -> Mapping[str, Kind]:
     return kinds
 
 
-def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Recipe:
+def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, kinds: Mapping[str, StageKind] | None = None) -> Recipe:
     """Read a recipe from a tree; files that it names are relative to `home`."""
     kinds = known_kinds(kinds)
     if _STAGES not in (tree.children or {}):
@@ -96,7 +96,7 @@ def recipe_of(tree: Given, name: str, home: Path, words: Sequence[str] = (), *, 
     return Recipe(name, _base(whole, stages), tuple(stages))
 
 
-def _of_one(tree: Given, kinds: Mapping[str, Kind]) -> Given:
+def _of_one(tree: Given, kinds: Mapping[str, StageKind]) -> Given:
     """Make a recipe of one stage out of a stage's settings."""
     keys = set(tree.children or {}) - {START}
     fitting = [name for name, kind in kinds.items() if keys <= kind.shared] or [name for name, kind in kinds.items() if keys <= kind.keys]
@@ -131,7 +131,7 @@ def _sort_words(words: Sequence[str], stages: Iterable[str]) -> tuple[Given, Giv
     return root, apart.pop(_EVERY), apart
 
 
-def _kind(name: str, stage: Given, kinds: Mapping[str, Kind]) -> Kind:
+def _kind(name: str, stage: Given, kinds: Mapping[str, StageKind]) -> StageKind:
     """Return what a stage does: its key `stage`, or else its name."""
     said = (stage.children or {}).get("stage")
     verb = build(str, said, "stage") if said is not None else name
@@ -145,7 +145,7 @@ def _kind(name: str, stage: Given, kinds: Mapping[str, Kind]) -> Kind:
     return kinds[verb]
 
 
-def _config(kind: Kind, stage: Given, whole: Given, every: Given, words: Given, home: Path) -> tuple[Any, dict[str, str]]:
+def _config(kind: StageKind, stage: Given, whole: Given, every: Given, words: Given, home: Path) -> tuple[Any, dict[str, str]]:
     """Build a stage's configuration out of its layers; return beside it the keys that are the recipe's own."""
     said = layer(stage, words)
     own = {key: build(str, one, key) for key, one in (said.children or {}).items() if key in _OWN}
@@ -177,7 +177,7 @@ def _without(tree: Given) -> Given:
     return dataclasses.replace(tree, children={key: one for key, one in (tree.children or {}).items() if key not in _OWN})
 
 
-def _require_known(tree: Given, kinds: Iterable[Kind], beside: Sequence[str] = ()) -> None:
+def _require_known(tree: Given, kinds: Iterable[StageKind], beside: Sequence[str] = ()) -> None:
     """Refuse a key that no stage has."""
     kinds = list(kinds)
     known = {key for kind in kinds for key in kind.shared} | set(beside)
@@ -188,7 +188,7 @@ def _require_known(tree: Given, kinds: Iterable[Kind], beside: Sequence[str] = (
             raise UsageError(f"{one.where}: no stage of this recipe has a key {key}{near}")
 
 
-def _inside(key: str, kinds: Iterable[Kind]) -> str:
+def _inside(key: str, kinds: Iterable[StageKind]) -> str:
     """Point to the same key inside a group."""
     for kind in kinds:
         for name, hint in get_type_hints(kind.config).items():
@@ -258,15 +258,15 @@ def made_by(source: SourceConfig) -> str | None:
     return source.spec.removeprefix(PREFIX) if source.spec.startswith(PREFIX) else None
 
 
-def names_of(config: Any) -> set[str]:
+def named_stages(config: Any) -> set[str]:
     """Return the stages whose rows a configuration reads."""
     return {name for listed in sources_of(config).values() for one in listed if (name := made_by(one)) is not None}
 
 
-def require_made(config: Any, before: Mapping[str, Kind], where: str) -> None:
+def require_made(config: Any, before: Mapping[str, StageKind], where: str) -> None:
     """Refuse rows of a stage that is not done before, or makes none."""
     making = [name for name, kind in before.items() if kind.rows is not None]
-    for name in sorted(names_of(config)):
+    for name in sorted(named_stages(config)):
         if name not in making:
             known = f"there are: {', '.join(making)}" if making else "there is none"
             raise UsageError(
@@ -282,7 +282,7 @@ def named(source: SourceConfig) -> SourceConfig:
 def located(config: Any, find: Callable[[str], tuple[str, Path | None]]) -> Any:
     """Return the configuration with the places of such rows; `find` gives spec and root of a stage's rows."""
     changed = {key: tuple(_located(listed, find)) for key, listed in sources_of(config).items()}
-    return dataclasses.replace(config, **changed) if names_of(config) else config
+    return dataclasses.replace(config, **changed) if named_stages(config) else config
 
 
 def _located(listed: Iterable[SourceConfig], find: Callable[[str], tuple[str, Path | None]]) -> Iterable[SourceConfig]:

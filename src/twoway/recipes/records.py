@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twoway.data.config import SourceConfig
 
     from .recipe import Recipe, StageRecipe
-    from .stages import Kind
+    from .stages import StageKind
 
 
 # What a stage's result depends on, as a hash: two jobs with the same fingerprint make the same result, wherever and
@@ -59,7 +59,7 @@ class Job:
     """A stage of a recipe, ready to run. `problems` lists what prevents it."""
 
     name: str
-    kind: Kind
+    kind: StageKind
     config: Any
     source: str  # the name of the job it starts from, or a model
     base: str | None  # the model, where it is no job's
@@ -73,7 +73,7 @@ class Job:
         return hashlib.sha256(json.dumps(self.parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def plan(
+def plan_jobs(
     recipe: Recipe,
     *,
     nproc: int = 1,
@@ -92,7 +92,7 @@ def plan(
             "stage": stage.kind.name,
             "revision": stage.kind.revision,
             "twoway": __version__,
-            "config": settings(stage, nproc),
+            "config": result_settings(stage, nproc),
             **{key: _contents(value, found, known, problems) for key, value in _inputs(stage).items()},
             "input": known[stage.source] if base is None else found.model(base, problems),
         }
@@ -102,7 +102,7 @@ def plan(
     return tuple(jobs)
 
 
-def settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
+def result_settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
     plain: dict[str, Any] = yaml.safe_load(dump(stage.config))
     usual = defaults(type(stage.config))
@@ -304,7 +304,7 @@ def read_record(folder: Path) -> Record | None:
         raise TwowayError(f"{path} is no record of a stage ({error}); move it and {folder} away, or name another OUT") from error
 
 
-def look(job: Job, folder: Path) -> Stand:
+def job_state(job: Job, folder: Path) -> Stand:
     """Return the state of a job in its folder."""
     record = read_record(folder)
     if record is None:

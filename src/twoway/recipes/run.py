@@ -28,18 +28,18 @@ from twoway.processes import Stopped
 from twoway.reports.page import REPORT, write_page
 from twoway.training.distributed import launched_externally
 
-from .recipe import located, names_of, read_recipe
-from .records import STALE, Job, Record, look, plan, read_record, require_run_folder, set_aside, surroundings
+from .recipe import located, named_stages, read_recipe
+from .records import STALE, Job, Record, job_state, plan_jobs, read_record, require_run_folder, set_aside, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .recipe import Recipe
-    from .stages import Kind
+    from .stages import StageKind
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunCommand:
     """A command, and the one that resumes it."""
 
     recipe: str
@@ -79,12 +79,12 @@ def run(
     only: str | None = None,
     redo: bool = False,
     nproc: int = 1,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, StageKind] | None = None,
 ) -> RunResult:
     """Run the stages of a recipe (a YAML file, with `key=value` overrides) in the folder `out`; the same call resumes."""
     read, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
     out = Path(out)
-    asked = Asked(str(recipe), str(out), tuple(words), start, only, redo, nproc)
+    asked = RunCommand(str(recipe), str(out), tuple(words), start, only, redo, nproc)
     missing = [f"{step.job.name}: {problem}" for step in steps if step.action in DOES for problem in step.job.problems]
     if missing:
         raise TwowayError(f"{missing[0]}" + (f" (and {len(missing) - 1} more like it: --dry-run lists all)" if len(missing) > 1 else ""))
@@ -245,7 +245,7 @@ def lay_out(
     only: str | None = None,
     redo: bool = False,
     nproc: int = 1,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, StageKind] | None = None,
 ) -> tuple[Recipe, tuple[Step, ...]]:
     """Read a recipe and decide about each stage; nothing is done, and nothing is written."""
     if nproc < 1:
@@ -258,13 +258,13 @@ def lay_out(
     chosen = _chosen(names, start, only)
     before = [stage for stage in read.stages if stage.name not in chosen]
     records = {stage.name: read_record(out / stage.folder) for stage in before}
-    needed = {name for stage in read.stages if stage.name in chosen for name in (stage.source, *names_of(stage.config))}
+    needed = {name for stage in read.stages if stage.name in chosen for name in (stage.source, *named_stages(stage.config))}
     for stage in before:
         record = records[stage.name]
         if stage.name in needed and (record is None or record.state != "done" or not (out / stage.folder / stage.kind.marker).exists()):
             raise UsageError(f"{stage.name} is not done in {out}, and is needed; leave out --from and --only, or do it first")
     taken = {name: record.fingerprint for name, record in records.items() if record is not None}
-    jobs = plan(read, nproc=nproc, taken=taken)
+    jobs = plan_jobs(read, nproc=nproc, taken=taken)
     steps = tuple(_decide(job, jobs, out, chosen, redo=redo, forced=redo and bool(start or only)) for job in jobs)
     _refuse(steps, redo)
     return read, steps
@@ -295,7 +295,7 @@ def _decide(job: Job, jobs: Sequence[Job], out: Path, chosen: set[str], *, redo:
     """Decide about one stage."""
     folder = out / job.folder
     base = job.base or str(out / next(one.folder for one in jobs if one.name == job.source))
-    stand = look(job, folder)
+    stand = job_state(job, folder)
     if job.name not in chosen:
         return Step(job, folder, base, "leave" if stand.standing == "new" else "taken", stand.why)
     if stand.standing == "foreign":

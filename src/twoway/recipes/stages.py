@@ -110,7 +110,7 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageKind:
     """A stage that a recipe may name."""
 
     name: str
@@ -139,9 +139,9 @@ class Kind:
         return self.keys - self.later
 
 
-def training(stage: Method[Any], *, count: Count = count_rows, revision: int = 1) -> Kind:
+def training(stage: Method[Any], *, count: Count = count_rows, revision: int = 1) -> StageKind:
     """Return the entry of a stage on the shared skeleton."""
-    return Kind(
+    return StageKind(
         stage.name, stage.config, partial(_train, stage), count=partial(count, stage.open_data), report=REPORT, free=FREE, revision=revision
     )
 
@@ -178,8 +178,8 @@ def _mined(folder: Path) -> tuple[str, Path | None]:
 
 
 RESULTS = "results.json"
-CONVERT = Kind("convert", ConvertConfig, _convert)
-EVALUATE = Kind(
+CONVERT = StageKind("convert", ConvertConfig, _convert)
+EVALUATE = StageKind(
     "evaluate",
     EvaluateConfig,
     _evaluate,
@@ -189,7 +189,7 @@ EVALUATE = Kind(
     later=frozenset({"attention", "min_pixels", "max_pixels"}),
     opening=frozenset({"pooling", "attention", "template"}),
 )
-MINE = Kind(
+MINE = StageKind(
     "mine",
     MineConfig,
     _mine,
@@ -200,7 +200,7 @@ MINE = Kind(
     opening=frozenset({"pooling"}),
 )
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
         CONVERT,

@@ -29,7 +29,7 @@ _MISSES, _FOUND = 4, 3
 _OTHER_METRICS = ("recall@1", "recall@10", "mrr", "ndcg@10")
 
 
-def write_report(path: str | Path, found: dict[str, Any], results: Sequence[Result]) -> None:
+def write_evaluation_report(path: str | Path, found: dict[str, Any], results: Sequence[Result]) -> None:
     """Write the page of what `evaluate` found."""
     tasks, baselines = found["tasks"], found.get("baselines", {})
     write_page(

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from twoway.embedding.shards import alone
 from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean, with_extra
-from twoway.files import require_room
+from twoway.files import require_disk_space
 
 from .filters import Group, parse
 from .store import (
@@ -226,7 +226,7 @@ def build_table_indexes(table: Any, *, exact_below: int, kind: str) -> None:
         index_words(table)
     if "id" not in there and rows >= _IDS:
         table.create_index("id", config=BTree())
-    had = read_settings(table)
+    had = read_search_settings(table)
     if rows < exact_below:
         if had:
             table.drop_index("vector_idx")
@@ -250,7 +250,7 @@ def has_words(table: Any) -> bool:
     return any("text" in one.columns for one in table.list_indices())
 
 
-def read_settings(table: Any) -> dict[str, Value]:
+def read_search_settings(table: Any) -> dict[str, Value]:
     """Return what stands beside the column of the vectors."""
     said = (table.schema.field("vector").metadata or {}).get(_NOTE.encode())
     found: dict[str, Value] = json.loads(said) if said else {}
@@ -304,7 +304,7 @@ def _config(kind: str) -> Any:
 NEW_TABLE = f"{TABLE}-anew"
 
 
-def connect(location: str) -> Any:
+def open_tables(location: str) -> Any:
     """Reach the tables of a folder."""
     try:
         import lancedb
@@ -335,7 +335,7 @@ def make_table(location: str, info: IndexInfo, *, overwrite: bool) -> Any:
         name = NEW_TABLE if anew else TABLE
         shutil.rmtree(folder / f"{NEW_TABLE}.lance", ignore_errors=True)  # of a run that was killed
         try:
-            table = connect(location).create_table(name, schema=make_schema(info.dimension, INFO_KEY, asdict(info)))
+            table = open_tables(location).create_table(name, schema=make_schema(info.dimension, INFO_KEY, asdict(info)))
             CurrentTable(table, location, info).write("making", index_words)
         except BaseException:
             shutil.rmtree(folder / f"{name}.lance", ignore_errors=True)  # or a half would stand in the way of the next try
@@ -345,7 +345,7 @@ def make_table(location: str, info: IndexInfo, *, overwrite: bool) -> Any:
 
 def publish_table(table: Any, location: str, info: IndexInfo) -> Any:
     """Put a table that was made beside in the place of the one there, and return that; the folder is held by who calls."""
-    connection = connect(location)
+    connection = open_tables(location)
 
     def put(standing: Any) -> None:
         version = standing.version
@@ -376,7 +376,7 @@ def discard_new_table(location: str) -> None:
 def _opens(location: str) -> bool:
     """Say whether the table there can be opened; what the system forbids is an error of its own."""
     try:
-        connect(location).open_table(TABLE)
+        open_tables(location).open_table(TABLE)
     except PermissionError:
         raise
     except Exception:
@@ -407,7 +407,7 @@ class LanceStore:
             what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
             raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
         with engine_errors(location, "opening"):
-            table = connect(location).open_table(TABLE)
+            table = open_tables(location).open_table(TABLE)
             said = read_info(table)
         if said is None:
             raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
@@ -452,7 +452,7 @@ class LanceStore:
                 raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
             query = search_query(table, vector, words)
             if vector is not None:
-                query = with_effort(query.distance_type("cosine"), read_settings(table), exact=exact)
+                query = with_effort(query.distance_type("cosine"), read_search_settings(table), exact=exact)
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
@@ -485,7 +485,9 @@ class LanceStore:
         if not items:
             return 0, 0
         check_items(items, self.dimension)
-        require_room(self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN)
+        require_disk_space(
+            self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN
+        )
         with self.writing():
             self.add_fields(field_types(one.metadata for one in items))
 
@@ -516,7 +518,7 @@ class LanceStore:
 
     def index_settings(self) -> Mapping[str, Value]:
         """Say which index of the vectors stands."""
-        return self._current.read("reading", read_settings)
+        return self._current.read("reading", read_search_settings)
 
     def set_effort(self, effort: int) -> None:
         """Set how hard the index of the vectors looks."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.errors import UsageError
-from twoway.files import require_room
+from twoway.files import require_disk_space
 
 from .filters import Group, parse
 from .milvus_client import (
@@ -26,10 +26,10 @@ from .milvus_client import (
     MilvusAddress,
     NewIndexRecord,
     clear_damaged,
+    client_session,
     collection_exists,
-    connect,
-    connected,
     items_collection,
+    open_client,
     read_index_record,
     release,
     vector_index,
@@ -78,7 +78,7 @@ class MilvusStore:
     def open(cls, location: str) -> MilvusStore:
         """Open an index that is there."""
         place = MilvusAddress.of(location)
-        with connected(place, make=False) as client, engine_errors(location, "opening"):
+        with client_session(place, make=False) as client, engine_errors(location, "opening"):
             said = read_index_record(client, place)
             if said is None:
                 raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
@@ -90,10 +90,10 @@ class MilvusStore:
         """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
         place = MilvusAddress.of(location)
         if place.file is not None:
-            require_room(location, _MARGIN)
+            require_disk_space(location, _MARGIN)
             if overwrite:
                 clear_damaged(place)
-        with connected(place, make=True) as client, engine_errors(location, "making"):
+        with client_session(place, make=True) as client, engine_errors(location, "making"):
             if not collection_exists(client, place):
                 return cls(place, client, IndexRecord.create(client, place, info))
             if not overwrite:
@@ -106,7 +106,7 @@ class MilvusStore:
         place = MilvusAddress.of(location)
         if place.file and not place.file.exists():
             return False
-        client = connect(place, make=False)
+        client = open_client(place, make=False)
         try:
             with engine_errors(location, "opening"):
                 return collection_exists(client, place)
@@ -237,7 +237,9 @@ class MilvusStore:
         """Let the threads of this process write one after the other; a server sees to the rest, and a file is open to one process alone."""
         with self._lock:
             if self._place.file is not None:
-                require_room(self.location, _MARGIN + sum(path.stat().st_size for path in self._place.file.rglob("*") if path.is_file()))
+                require_disk_space(
+                    self.location, _MARGIN + sum(path.stat().st_size for path in self._place.file.rglob("*") if path.is_file())
+                )
             yield
 
     def publish(self) -> None:

@@ -62,7 +62,7 @@ class MilvusAddress:
         return cls(location, f"{scheme}://{found['host']}:{port}", found["collection"] or _DEFAULT, None)
 
 
-def connect(place: MilvusAddress, *, make: bool) -> Any:
+def open_client(place: MilvusAddress, *, make: bool) -> Any:
     """Return a client; a file that is not there is made only with `make`."""
     try:
         from pymilvus import MilvusClient
@@ -90,10 +90,10 @@ def connect(place: MilvusAddress, *, make: bool) -> Any:
 
 
 @contextmanager
-def connected(place: MilvusAddress, *, make: bool) -> Iterator[Any]:
+def client_session(place: MilvusAddress, *, make: bool) -> Iterator[Any]:
     """Give a client that is kept, but for a failure: then it is let go of, and a file that was only begun goes, too."""
     fresh = place.file is not None and not place.file.exists()
-    client = connect(place, make=make)
+    client = open_client(place, make=make)
     try:
         yield client
     except BaseException:
@@ -116,7 +116,7 @@ def clear_damaged(place: MilvusAddress) -> None:
     if place.file is None or not place.file.is_dir() or _locked(place.file / "LOCK"):
         return
     try:
-        client = connect(place, make=False)
+        client = open_client(place, make=False)
         try:
             client.has_collection(place.collection)
         finally:
@@ -223,7 +223,7 @@ def write_record(client: Any, name: str, said: dict[str, Any]) -> None:
     client.upsert(_about(name), [{"id": "about", "said": said, "vector": [0.0, 1.0]}])
 
 
-def read_record(client: Any, name: str) -> dict[str, Any] | None:
+def read_collection(client: Any, name: str) -> dict[str, Any] | None:
     """Read it."""
     if not client.has_collection(_about(name)):
         return None
@@ -276,7 +276,7 @@ class IndexRecord:
     def create(cls, client: Any, place: MilvusAddress, info: IndexInfo) -> IndexRecord:
         """Begin an index where there is none; a failure leaves nothing."""
         said = _empty(info)
-        _drop_spare(client, read_record(client, place.collection))
+        _drop_spare(client, read_collection(client, place.collection))
         try:
             write_record(client, place.collection, said)  # first, so that a collection of items is never without
             make_collection(client, place.collection, info.dimension)
@@ -295,7 +295,7 @@ class IndexRecord:
     def read(self, *, fresh: bool = False) -> Mapping[str, Any]:
         """Return it; vectors of another model are an error of who opened the index before they came."""
         if fresh or time.monotonic() - self._read > _FRESH:
-            said = read_record(self._client, self._place.collection)
+            said = read_collection(self._client, self._place.collection)
             if said is None or said.get("about") != self._said["about"]:
                 raise TwowayError(f"{self._place.location} was built anew, or taken away, after this program opened it; open it again")
             self._said, self._read = said, time.monotonic()
@@ -332,7 +332,7 @@ class NewIndexRecord(IndexRecord):
     @classmethod
     def begin(cls, client: Any, place: MilvusAddress, info: IndexInfo) -> NewIndexRecord:
         """Make an empty collection beside; what an earlier run has left half-built goes."""
-        there = read_record(client, place.collection) or {}
+        there = read_collection(client, place.collection) or {}
         _drop_spare(client, there)
         name = f"{place.collection}_{secrets.token_hex(4)}"
         found = cls(client, place, {**_empty(info), "items": name})
@@ -354,7 +354,7 @@ class NewIndexRecord(IndexRecord):
 
     def publish(self) -> IndexRecord:
         """Put it in the place of what is there, in one step, and drop that."""
-        there = read_record(self._client, self._place.collection) or {}
+        there = read_collection(self._client, self._place.collection) or {}
         if there.get(_NEXT) != self._said["items"]:
             raise TwowayError(f"another program has begun to build {self._place.location} anew meanwhile; what was there is as it was")
         last = items_collection(self._place, there)
@@ -371,7 +371,7 @@ class NewIndexRecord(IndexRecord):
         name, client = self._said["items"], self._client
         with _undoing(name):
             drop_collection(client, name)
-            there = read_record(client, self._place.collection) or {}
+            there = read_collection(client, self._place.collection) or {}
             if "about" not in there:
                 delete_record(client, self._place.collection)
             elif there.get(_NEXT) == name:
@@ -385,12 +385,14 @@ def items_collection(place: MilvusAddress, said: Mapping[str, Any] | None) -> st
 
 def collection_exists(client: Any, place: MilvusAddress) -> bool:
     """Say whether there is an index, or what else has its name."""
-    return any(client.has_collection(name) for name in {place.collection, items_collection(place, read_record(client, place.collection))})
+    return any(
+        client.has_collection(name) for name in {place.collection, items_collection(place, read_collection(client, place.collection))}
+    )
 
 
 def read_index_record(client: Any, place: MilvusAddress) -> dict[str, Any] | None:
     """Return what an index remembers, where there is one."""
-    said = read_record(client, place.collection)
+    said = read_collection(client, place.collection)
     return said if said and "about" in said and client.has_collection(items_collection(place, said)) else None
 
 

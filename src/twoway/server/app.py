@@ -112,7 +112,7 @@ def warm_up(engine: Embedder) -> None:
     engine.array([Document((Text("warm"),))])
 
 
-def run(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
+def answer_requests(app: FastAPI, taken: socket.socket, *, grace: float) -> None:
     """Answer requests until a signal says to stop."""
     raise_file_limit()
     Server(uvicorn_config(app), app.state.service, grace).run(sockets=[taken])

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from twoway.content import ContentError
 from twoway.embedding.embedder import finite, forward
-from twoway.embedding.inputs import Item, batches
+from twoway.embedding.inputs import EmbeddingItem, batches
 
 from .schemas import ApiError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from twoway.embedding import Embedder
-    from twoway.embedding.inputs import Prepared
+    from twoway.embedding.inputs import PreparedBatch
 
     from .schemas import ServerLimits
 
@@ -160,7 +160,7 @@ class Batcher:
                 return
             ask = batch[0].job.options
             try:
-                prepared = self.engine.front.prepare(cast("list[Item]", batch), ask.prompt, ask.kwargs)
+                prepared = self.engine.front.prepare(cast("list[EmbeddingItem]", batch), ask.prompt, ask.kwargs)
             except Exception as error:
                 self._slot.release()
                 _fail(batch, error)
@@ -185,7 +185,7 @@ class Batcher:
                     _fail(tickets, error)
             self._since = None
 
-    def _run(self, prepared: Prepared, tickets: list[QueuedDocument]) -> None:
+    def _run(self, prepared: PreparedBatch, tickets: list[QueuedDocument]) -> None:
         """Run the model on one batch and hand out its vectors."""
         start = time.perf_counter()
         ask = tickets[0].job.options
@@ -204,7 +204,7 @@ class Batcher:
             start = time.perf_counter()
 
 
-def _tokens(prepared: Prepared) -> list[int]:
+def _tokens(prepared: PreparedBatch) -> list[int]:
     """Return the tokens of each row as the model gets it, or as they were counted before where it gets no mask."""
     mask = prepared.features.get("attention_mask")
     if mask is None or mask.shape[0] != len(prepared.items):
@@ -282,7 +282,7 @@ class EmbedJob:
 
 
 @dataclass(kw_only=True, eq=False)
-class QueuedDocument(Item):
+class QueuedDocument(EmbeddingItem):
     """One document that waits."""
 
     job: EmbedJob
@@ -332,7 +332,9 @@ class DocumentQueue:
             if not self.documents:
                 return None
             lead = min(self.documents, key=lambda ticket: ticket.due)
-            like = cast("list[Item]", [one for one in self.documents if one.kind == lead.kind and one.job.options == lead.job.options])
+            like = cast(
+                "list[EmbeddingItem]", [one for one in self.documents if one.kind == lead.kind and one.job.options == lead.job.options]
+            )
             cut = cast("list[list[QueuedDocument]]", list(batches(like, budget=self.budget, most=self.most)))
             batch = self._decodable(next(found for found in cut if any(one is lead for one in found)))
             self._remove({id(ticket) for ticket in batch})

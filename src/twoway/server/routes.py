@@ -234,7 +234,7 @@ _PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy":
 
 
 @index_router.get("")
-async def index(service: AuthorizedService) -> dict[str, Any]:
+async def index_state(service: AuthorizedService) -> dict[str, Any]:
     """Say what the index holds."""
 
     def about(store: Store) -> dict[str, Any]:
@@ -271,7 +271,7 @@ async def add(request: Request, service: AuthorizedService) -> Response:
 
 
 @index_router.get("/items/{name:id}/thumbnail")
-async def picture(name: str, request: Request, service: AuthorizedService) -> Response:
+async def item_thumbnail(name: str, request: Request, service: AuthorizedService) -> Response:
     """Return the small picture of an item."""
     if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
         return JSONResponse(await one(f"{name}/thumbnail", service))  # the slash was written as a part of the id

@@ -21,8 +21,8 @@ from starlette.responses import Response
 
 from twoway.content import ContentError, Document, Text
 from twoway.embedding import Embedder
-from twoway.embedding.embedder import look
-from twoway.embedding.inputs import Item, prompt_of
+from twoway.embedding.embedder import make_items
+from twoway.embedding.inputs import EmbeddingItem, prompt_of
 from twoway.embedding.shards import cut
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.limits import Limits
@@ -344,7 +344,7 @@ class Service:
         total = 0.0
         longest = self.engine.lengths.longest or float("inf")
         frame = self._frame(job.options)
-        for index, item in enumerate(look(self.engine, documents)):
+        for index, item in enumerate(make_items(self.engine, documents)):
             if isinstance(item, ContentError):
                 raise item
             # A prompt counts like any other words, or a long one before many short texts would make a batch of any size.
@@ -362,8 +362,8 @@ class Service:
 
     def _measure_frame(self, ask: EncodeOptions) -> float:
         """Return how many tokens template and prompt add to a document."""
-        item = look(self.engine, [Document((Text("a"),))])[0]
-        if not isinstance(item, Item):
+        item = make_items(self.engine, [Document((Text("a"),))])[0]
+        if not isinstance(item, EmbeddingItem):
             return 0.0
         mask = self.engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
         return 0.0 if mask is None else float(mask.sum()) - item.length

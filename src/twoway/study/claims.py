@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """A sum of arms with weights that is claimed to be above zero."""
 
     says: str
@@ -36,8 +36,8 @@ class Comparison:
 class ComparisonResult:
     """What a comparison shows: the verdict, and intervals for all of its tasks and by group and task."""
 
-    comparison: Comparison
-    verdict: Verdict
+    comparison: ArmComparison
+    verdict: ClaimVerdict
     interval: Interval | None = None
     groups: dict[str, Interval] | None = None
     tasks: dict[str, Interval] | None = None
@@ -82,7 +82,7 @@ def doses(names: Sequence[str]) -> list[float]:
         return [float(place) for place in range(len(names))]
 
 
-def comparisons(about: Mapping[str, Any], reading: StudyOutcomes) -> list[Comparison]:
+def comparisons(about: Mapping[str, Any], reading: StudyOutcomes) -> list[ArmComparison]:
     """Return what a claim asks."""
     curve = about.get("curve")
     if not curve:
@@ -105,13 +105,13 @@ def comparisons(about: Mapping[str, Any], reading: StudyOutcomes) -> list[Compar
     return [*both, *([_trend(reading, f"growth of the difference over {axis}", [there, control], [1.0, -1.0])] if len(there) > 2 else [])]
 
 
-def _trend(reading: StudyOutcomes, says: str, lines: Sequence[dict[str, str]], signs: Sequence[float]) -> Comparison:
+def _trend(reading: StudyOutcomes, says: str, lines: Sequence[dict[str, str]], signs: Sequence[float]) -> ArmComparison:
     """Return the growth from the first dose that was run to the last: of a line, or of one minus another."""
     names = list(lines[0])
     run = [name for name in names if all(reading.arms[line[name]].runs for line in lines)]
     left_out = [name for name in names if name not in run]
     if len(run) < min(3, len(names)):
-        return Comparison(says, {}, "; ".join(_missing(reading, [line[name] for line in lines for name in left_out])))
+        return ArmComparison(says, {}, "; ".join(_missing(reading, [line[name] for line in lines for name in left_out])))
     places = np.array([place for name, place in zip(names, doses(names), strict=True) if name in run])
     slopes = (places - places.mean()) / ((places - places.mean()) ** 2).sum() * (places[-1] - places[0])
     parts = [
@@ -120,11 +120,11 @@ def _trend(reading: StudyOutcomes, says: str, lines: Sequence[dict[str, str]], s
     return _comparison(reading, says + (f" (without {', '.join(left_out)}: not run)" if left_out else ""), parts)
 
 
-def _comparison(reading: StudyOutcomes, says: str, parts: Sequence[tuple[str, float]]) -> Comparison:
+def _comparison(reading: StudyOutcomes, says: str, parts: Sequence[tuple[str, float]]) -> ArmComparison:
     weights: dict[str, float] = {}
     for arm, weight in parts:
         weights[arm] = weights.get(arm, 0.0) + weight
-    return Comparison(says, weights, "; ".join(_missing(reading, list(weights))))
+    return ArmComparison(says, weights, "; ".join(_missing(reading, list(weights))))
 
 
 def _missing(reading: StudyOutcomes, arms: Sequence[str]) -> list[str]:
@@ -145,15 +145,15 @@ def _claim(evidence: Evidence, about: dict[str, Any]) -> Claim:
 
 
 def _decide(
-    evidence: Evidence, asked: Comparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()
+    evidence: Evidence, asked: ArmComparison, scope: tuple[str, ...], smallest: float, unasked: Sequence[str] = ()
 ) -> ComparisonResult:
     """Compute a comparison; if it cannot be trusted, it gets no verdict, whatever its interval."""
     if asked.missing:
         gate = evidence.reading.gate
         closed = [f"the gate is not passed: {gate.get('why')}"] if gate.get("passed") is False else []
-        return ComparisonResult(asked, Verdict(NOT_RUN, "; ".join([asked.missing, *closed])))
+        return ComparisonResult(asked, ClaimVerdict(NOT_RUN, "; ".join([asked.missing, *closed])))
     if not scope:
-        return ComparisonResult(asked, Verdict(NOT_RUN, "none of its tasks was scored"))
+        return ComparisonResult(asked, ClaimVerdict(NOT_RUN, "none of its tasks was scored"))
     interval = evidence.interval(asked.weights, scope)
     groups = {name: evidence.interval(asked.weights, tasks) for name, tasks in evidence.reading.groups(scope).items()}
     tasks = {name: evidence.interval(asked.weights, (name,)) for name in scope}
@@ -164,18 +164,18 @@ def _decide(
         caveats.append(f"without {', '.join(unasked)}, which the study has not scored")
     if once := evidence.once(asked.weights, scope):
         caveats.append(f"the variance of {' and '.join(once)}, run once, is not in it")
-    return ComparisonResult(asked, Verdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
+    return ComparisonResult(asked, ClaimVerdict(word.word, "; ".join([word.why, *caveats])), interval, groups, tasks, tuple(caveats))
 
 
-def _doubt(evidence: Evidence, asked: Comparison, scope: tuple[str, ...]) -> Verdict | None:
+def _doubt(evidence: Evidence, asked: ArmComparison, scope: tuple[str, ...]) -> ClaimVerdict | None:
     """Return why nothing can be decided: the gate, scores at chance, or no second seed in the whole study."""
     reading = evidence.reading
     if reading.gate.get("passed") is not True:
-        return Verdict(UNDECIDED, f"the gate is not passed: {reading.gate.get('why') or 'no reason is given'}")
+        return ClaimVerdict(UNDECIDED, f"the gate is not passed: {reading.gate.get('why') or 'no reason is given'}")
     if not evidence.any_above_chance(asked.weights, scope):
-        return Verdict(UNDECIDED, f"{', '.join(asked.weights)} score no more than chance on each of these tasks")
+        return ClaimVerdict(UNDECIDED, f"{', '.join(asked.weights)} score no more than chance on each of these tasks")
     if not evidence.spreads(scope)[0].freedom:
-        return Verdict(UNDECIDED, "no arm has a second seed, so the variance of training is unknown")
+        return ClaimVerdict(UNDECIDED, "no arm has a second seed, so the variance of training is unknown")
     return None
 
 
@@ -343,20 +343,20 @@ SMALLEST = 0.01  # a point, where a study says nothing else
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """One of `WORDS`, and why."""
 
     word: str
     why: str
 
 
-def verdict(found: Interval, smallest: float = SMALLEST) -> Verdict:
+def verdict(found: Interval, smallest: float = SMALLEST) -> ClaimVerdict:
     """Return the verdict of an interval on a difference that is claimed to be above zero."""
     if -smallest <= found.low and found.high <= smallest:
         there = " (there is one, but a smaller one)" if found.low > 0 or found.high < 0 else ""
-        return Verdict(NOT_SEEN, f"the interval is within ±{smallest:g}, the smallest difference that counts{there}")
+        return ClaimVerdict(NOT_SEEN, f"the interval is within ±{smallest:g}, the smallest difference that counts{there}")
     if found.low > 0:
-        return Verdict(SEEN, "the interval is above zero")
+        return ClaimVerdict(SEEN, "the interval is above zero")
     if found.high < 0:
-        return Verdict(OPPOSITE, "the interval is below zero")
-    return Verdict(UNDECIDED, f"the interval contains zero and differences of more than {smallest:g}")
+        return ClaimVerdict(OPPOSITE, "the interval is below zero")
+    return ClaimVerdict(UNDECIDED, f"the interval contains zero and differences of more than {smallest:g}")

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from twoway.recipes.recipe import StageRecipe
-    from twoway.recipes.stages import Kind
+    from twoway.recipes.stages import StageKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @settings
-class Curve:
+class CurveConfig:
     """Arms at doses of one thing, in order, and the arms of a control at the same doses."""
 
     axis: str
@@ -63,7 +63,7 @@ class Curve:
 
 
 @settings
-class Claim:
+class ClaimConfig:
     """The claim, the paper's figures, and the arms that decide it: one against another, or a curve."""
 
     key: str
@@ -72,7 +72,7 @@ class Claim:
     paper: str = ""
     better: str | None = None
     than: str | None = None
-    curve: Curve | None = None
+    curve: CurveConfig | None = None
     tasks: tuple[str, ...] = ()  # only these (default: all that are scored)
     groups: tuple[str, ...] = ()  # only tasks of these groups or marks
     smallest: float | None = None  # the smallest difference that counts (default: the study's)
@@ -164,7 +164,7 @@ class Study:
     arms: tuple[Arm, ...]
     evaluate: EvaluateConfig
     gate: Gate
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimConfig, ...]
     smallest: float = 0.01  # the smallest difference of scores that counts
 
     @property
@@ -218,7 +218,7 @@ KEYS = ("base", "seeds", "stages", "finetune", "evaluate", "arms", "gate", "smal
 _ROWS, _SEEDS, _RATE = "rows", "seeds", "learning_rate"
 
 
-def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, Kind] | None = None) -> Study:
+def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, StageKind] | None = None) -> Study:
     """Read a study file, with `key=value` words over it (`seeds=[1]`, `finetune.rows=64`, `arms.causal.learning_rate=1e-4`)."""
     kinds = known_kinds(kinds)
     path, root = Path(path), read_tree(path)
@@ -248,7 +248,7 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         arms=tuple(Arm(found[name], beside[name].search) for name in arms),
         evaluate=build(EvaluateConfig, parts["evaluate"], "evaluate") if "evaluate" in parts else EvaluateConfig(),
         gate=build(Gate, parts["gate"], "gate") if "gate" in parts else Gate(),
-        claims=tuple(build(tuple[Claim, ...], parts["claims"], "claims")) if "claims" in parts else (),
+        claims=tuple(build(tuple[ClaimConfig, ...], parts["claims"], "claims")) if "claims" in parts else (),
         smallest=build(float, parts["smallest"], "smallest") if "smallest" in parts else 0.01,
     )
     study.require_whole()

@@ -22,7 +22,7 @@ from .grid import rates as found_rates
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from twoway.recipes.stages import Kind
+    from twoway.recipes.stages import StageKind
 
     from .grid import Grid, GridJob
 
@@ -62,14 +62,14 @@ class StudyForecast:
         return asdict(self)
 
 
-def forecast(
+def forecast_study(
     study: str | Path,
     out: str | Path,
     words: Sequence[str] = (),
     *,
     jobs: int = 1,
     claims: Collection[int] = (),
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, StageKind] | None = None,
 ) -> StudyForecast:
     """Forecast a study; the parameters are those of `run`. Arms count at the rate that is found, or at the first that is to be tried."""
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)

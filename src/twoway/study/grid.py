@@ -18,10 +18,9 @@ from twoway.evaluation.evaluate import EvaluateConfig
 from twoway.evaluation.runner import items_path
 from twoway.files import write_whole
 from twoway.models.loading import read_json
-from twoway.recipes.recipe import START, Recipe, StageRecipe, known_kinds, located, names_of
-from twoway.recipes.records import Stand, data_identity, model_identity, plan, read_record
-from twoway.recipes.records import look as look_records
-from twoway.recipes.stages import Kind
+from twoway.recipes.recipe import START, Recipe, StageRecipe, known_kinds, located, named_stages
+from twoway.recipes.records import Stand, data_identity, job_state, model_identity, plan_jobs, read_record
+from twoway.recipes.stages import StageKind
 
 from .config import read_study, rows_read, with_rows
 
@@ -51,7 +50,7 @@ class GridJob:
     base: str
     folder: Path
     needs: tuple[str, ...]  # keys of the tasks whose model or rows it takes
-    makers: Mapping[str, tuple[Kind, Path]] = field(default_factory=dict)  # stages whose rows it reads, and where they are made
+    makers: Mapping[str, tuple[StageKind, Path]] = field(default_factory=dict)  # stages whose rows it reads, and where they are made
 
     @property
     def key(self) -> str:
@@ -61,7 +60,7 @@ class GridJob:
     @property
     def stand(self) -> Stand:
         """Its state on the disk."""
-        return look_records(self.job, self.folder)
+        return job_state(self.job, self.folder)
 
     def ready(self) -> Job:
         """Return the job with the places of rows that others have made by now."""
@@ -103,14 +102,14 @@ class Grid:
         return next(task for task in self.tasks.values() if task.job.kind.name == GATE)
 
 
-class Layout:
+class GridBuilder:
     """Turns a study into tasks; models and data are identified once."""
 
     def __init__(
         self,
         study: Study,
         out: Path,
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, StageKind],
         *,
         of_model: Callable[[str], str] = model_identity,
         of_data: Callable[[SourceConfig], str] = data_identity,
@@ -157,7 +156,7 @@ class Layout:
 
     def _add(self, tasks: dict[str, GridJob], stages: Sequence[StageRecipe], title: str) -> list[str]:
         """Add the jobs of one recipe; return their keys in its order."""
-        jobs = plan(Recipe(self.study.name, self.study.base, tuple(stages)), of_model=self._models, of_data=self._data)
+        jobs = plan_jobs(Recipe(self.study.name, self.study.base, tuple(stages)), of_model=self._models, of_data=self._data)
         # A job that another arm has too, maybe under another name, is done in one place.
         folders = {
             job.name: tasks[job.fingerprint].folder
@@ -168,10 +167,10 @@ class Layout:
         by_name = {job.name: job for job in jobs}
         shared = {one.recipe.name for one in self.study.before}
         for job in jobs:
-            needs = {job.source, *names_of(job.config)} & by_name.keys()
+            needs = {job.source, *named_stages(job.config)} & by_name.keys()
             job_title = job.name if job.name in {*shared, title} else title if job.kind.makes_model else f"{title}, {job.kind.name}"
             base = job.base or str(folders[job.source])
-            makers = {name: (by_name[name].kind, folders[name]) for name in names_of(job.config)}
+            makers = {name: (by_name[name].kind, folders[name]) for name in named_stages(job.config)}
             keys = tuple(by_name[name].fingerprint for name in sorted(needs))
             task = GridJob(job_title, job, base, folders[job.name], keys, makers)
             tasks.setdefault(task.key, task)
@@ -194,7 +193,7 @@ class Layout:
         open_ends = [arm.recipe]
         while open_ends:
             one = open_ends.pop()
-            found = {one.source, *names_of(one.config)} & listed.keys() - needed
+            found = {one.source, *named_stages(one.config)} & listed.keys() - needed
             needed |= found
             open_ends += [listed[name] for name in found]
         return [_seeded(stage, stage_seeds[name]) for name, stage in listed.items() if name in needed]
@@ -265,7 +264,7 @@ class LookConfig:
     max_length: int = 512
 
 
-def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[str, float]:
+def measure_image_gain(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[str, float]:
     """Measure what the right picture saves, in nats a word, and write it down."""
     import torch
 
@@ -293,10 +292,10 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int = 1) -> Mapping[s
     return figures
 
 
-LOOK = Kind(GATE, LookConfig, look, marker=GATE_FILE, makes_model=False)
+LOOK = StageKind(GATE, LookConfig, measure_image_gain, marker=GATE_FILE, makes_model=False)
 
 
-def gate_stage(study: Study, kinds: Mapping[str, Kind]) -> StageRecipe:
+def gate_stage(study: Study, kinds: Mapping[str, StageKind]) -> StageRecipe:
     """Return the base's gate as a stage."""
     return StageRecipe(GATE, kinds.get(GATE, LOOK), START, "", LookConfig(study.gate.data, study.gate.rows, study.gate.max_length))
 
@@ -420,12 +419,12 @@ def _score(task: GridJob) -> float | None:
 # Part of a study: the jobs that some claims need, so that a long one can be done claim by claim.
 
 
-def opened(study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, kinds: Mapping[str, Kind] | None) -> Layout:
+def opened(study: str | Path, out: str | Path, words: Sequence[str], *, jobs: int, kinds: Mapping[str, StageKind] | None) -> GridBuilder:
     """Read a study, and return it laid out in the folder `out`. What cannot be done is refused."""
     if jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {jobs}")
     kinds = known_kinds(kinds)
-    return Layout(read_study(study, words, kinds=kinds), Path(out), kinds)
+    return GridBuilder(read_study(study, words, kinds=kinds), Path(out), kinds)
 
 
 def chosen_arms(study: Study, claims: Collection[int]) -> frozenset[str]:

@@ -49,7 +49,7 @@ ONCE = (
 SEVERAL = "The variance of earlier stages is in the intervals, as far as those with several seeds show it."
 
 
-def write_page(out: str | Path) -> list[Path]:
+def write_study_page(out: str | Path) -> list[Path]:
     """Write the report of the study in `out`."""
     reading = read_outcomes(out)
     evidence = Evidence(reading)
@@ -89,7 +89,7 @@ def write_page(out: str | Path) -> list[Path]:
     return [path]
 
 
-def write_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
+def write_study_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
     """Write the results of studies as one text, with a picture of each study beside it."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)

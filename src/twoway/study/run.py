@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.recipes.records import Job, Record
-    from twoway.recipes.stages import Kind
+    from twoway.recipes.stages import StageKind
 
     from .config import Study
-    from .grid import Grid, GridJob, Layout, Run
+    from .grid import Grid, GridBuilder, GridJob, Run
 
 State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
 
@@ -67,14 +67,14 @@ class StudyResult:
         return {"out": self.out, "state": self.state, "why": self.why, "done": self.done, "failed": failed}
 
 
-def run(
+def run_grid(
     study: str | Path,
     out: str | Path,
     words: Sequence[str] = (),
     *,
     jobs: int = 1,
     claims: Collection[int] = (),
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, StageKind] | None = None,
     seen: Callable[[Path], object] = lambda _out: None,
 ) -> StudyResult:
     """Run a study (a YAML file, with `key=value` overrides) in the folder `out`, `jobs` at a time; the same call resumes.
@@ -93,7 +93,7 @@ def run(
 class _Runner:
     """The state of a study that is being done."""
 
-    layout: Layout
+    layout: GridBuilder
     claims: tuple[int, ...]  # those that it is done for now; none: all of it
     workers: Workers
     seen: Callable[[Path], object]
@@ -188,7 +188,7 @@ class _Runner:
     def _write(self, grid: Grid, state: State) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         facts = Facts(state, self.workers.count, self.verdict, self.failed, self.claims)
-        write_summary(self.study, grid, self.out, facts)
+        write_study_summary(self.study, grid, self.out, facts)
 
     def _show(self) -> None:
         """Call `seen`; a page that cannot be made ends no job, and its error is shown when the page is requested."""
@@ -382,7 +382,7 @@ class Facts:
     claims: tuple[int, ...] = ()  # those that were asked for, where not all were
 
 
-def write_summary(study: Study, grid: Grid, out: Path, facts: Facts) -> None:
+def write_study_summary(study: Study, grid: Grid, out: Path, facts: Facts) -> None:
     """Write all that is known now."""
     records = {key: read_record(task.folder) for key, task in grid.tasks.items()}
     scores = tried(grid)

@@ -37,7 +37,7 @@ from torch.distributed.tensor import DTensor
 from twoway.data.rows import BAD_ROWS
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, fresh_folder, write_errors, write_whole
-from twoway.models.loading import check_file, read_json
+from twoway.models.loading import check_safetensors, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -324,7 +324,7 @@ def _read(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     for item in planner.create_local_plan().items:
         by_file[files[item.storage_index]].append(item)
     for file, items in by_file.items():
-        check_file(folder / file)
+        check_safetensors(folder / file)
         with safe_open(str(folder / file), framework="pt") as opened:
             for item in items:
                 key = item.storage_index.fqn.partition(":")[2]

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from twoway.errors import TwowayError, UsageError, with_extra
 from twoway.files import write_whole
-from twoway.training.precision import peak_rate
+
+from .precision import peak_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,11 +25,11 @@ import torch
 
 from twoway.errors import TwowayError, UsageError
 from twoway.processes import Stopped, listening
-from twoway.training.precision import resolve_dtype
 
 from . import distributed as between
 from .checkpointing import OPTIMIZER, WEIGHTS, Checkpoints, optimizer_tensors, read_optimizer, read_weights, with_group
 from .module import Batch, StepContext, TrainingModule, read_tensors
+from .precision import resolve_dtype
 from .progress import Meter, TrainingLog
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from tools.samples.pages import STYLES
 from tools.samples.render import decode
 from tools.samples.split import HALVES, cluster, core, half, look, near
 
-from twoway.data.samples import HELD_SOURCE, HELD_STYLE, load
+from twoway.data.samples import HELD_SOURCE, HELD_STYLE, load_world
 from twoway.data.samples import pairs as samples_pairs
 
 
@@ -43,7 +43,7 @@ def test_near_finds_copies_and_not_other_colours() -> None:
 
 
 def test_no_cluster_nor_name_stands_in_both_halves() -> None:
-    world = load()
+    world = load_world()
     halves: dict[str, set[str]] = {}
     for row in world.concepts.values():
         assert row["half"] == half(row["cluster"])
@@ -54,7 +54,7 @@ def test_no_cluster_nor_name_stands_in_both_halves() -> None:
 
 
 def test_no_nearly_equal_pictures_stand_in_both_halves_or_test_the_style() -> None:
-    world = load()
+    world = load_world()
     pictures = world.pictures
     pairs = [(pictures[one], pictures[other]) for one, other in near([look(decode(row["image"])) for row in pictures])]
     assert [(one["id"], other["id"]) for one, other in pairs if one["half"] != other["half"]] == []
@@ -66,7 +66,7 @@ def test_no_nearly_equal_pictures_stand_in_both_halves_or_test_the_style() -> No
 
 
 def test_pictures_follow_their_concept_and_are_no_copies() -> None:
-    world = load()
+    world = load_world()
     owners: dict[bytes, str] = {}
     for row in world.pictures:
         assert row["half"] == world.concepts[row["concept"]]["half"], row["id"]
@@ -75,7 +75,7 @@ def test_pictures_follow_their_concept_and_are_no_copies() -> None:
 
 
 def test_held_out_style_and_source_are_in_no_training_picture_nor_page() -> None:
-    drawn = load().drawn()
+    drawn = load_world().drawn()
     assert HELD_STYLE not in {row["style"] for row in drawn}
     assert HELD_SOURCE not in {row["source"] for row in drawn}
     assert set(STYLES) <= {row["style"] for row in drawn}

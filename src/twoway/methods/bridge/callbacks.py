@@ -97,7 +97,7 @@ def write_report(
         "EOS bridge",
         total,
         log,
-        verdict=describe_gaps(log),
+        verdict=describe_bridge_gaps(log),
         kinds=_KINDS,
         by_kind=_by_kind(measured),
         before_after=_before_after(measured),
@@ -109,7 +109,7 @@ def write_report(
     )
 
 
-def describe_gaps(log: Sequence[dict[str, Any]]) -> str:
+def describe_bridge_gaps(log: Sequence[dict[str, Any]]) -> str:
     """Say what the last evaluation shows, in words; a gap within two standard errors of zero counts as none."""
     last = next((entry for entry in reversed(log) if f"words_gap_{NONE}" in entry), None)
     if last is None:

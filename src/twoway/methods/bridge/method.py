@@ -11,15 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError
-from twoway.methods.bridge.config import BridgeSource
-from twoway.methods.model import PreparedModel, apply_memory_options, choose_trainable, open_base, require_two_way, use_kernels
+from twoway.methods.model import PreparedModel, apply_memory_options, choose_kernels, choose_trainable, open_base, prove_two_way
 from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.pooling import require_lasting_eos
 
 from .callbacks import BridgeCallback
-from .config import BridgeConfig
+from .config import BridgeConfig, BridgeSource
 from .data import open_data
-from .rows import require_eos
+from .rows import eos_of
 from .step import Bridge
 
 if TYPE_CHECKING:
@@ -43,11 +42,11 @@ def prepare(base: str | Path, config: BridgeConfig) -> PreparedModel[Bridge]:
         )
     if opened.attention == "mixed":
         raise TwowayError(f"{opened.start.name} is mixed: its one-way layers pass the bridge by; use pretrain and finetune")
-    require_eos(opened.processor.tokenizer)
+    eos_of(opened.processor.tokenizer)
     require_lasting_eos(opened.processor, "the bridge needs an EOS that stays: start from a model of another family")
     if not opened.start.has_head:
         raise TwowayError(f"{base} has no language-model head to restore words with; start from a model that kept it")
-    use_kernels(model, config, masks=True)
+    choose_kernels(model, config, masks=True)
     adapted = choose_trainable(model, config)
     task = Bridge(
         model,
@@ -60,7 +59,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> PreparedModel[Bridge]:
     return PreparedModel(**vars(opened), module=task, adapted=adapted)
 
 
-METHOD = Method("bridge", BridgeConfig, prepare, open_data, BridgeCallback, require_two_way, pooling="eos", source=BridgeSource)
+METHOD = Method("bridge", BridgeConfig, prepare, open_data, BridgeCallback, prove_two_way, pooling="eos", source=BridgeSource)
 
 
 def bridge(

@@ -148,7 +148,7 @@ class BridgeEncoder:
     ) -> None:
         """Read what is needed of the processor; `text_cut` is where a row of one text is cut in two."""
         self.processor, self.max_length, self.max_target, self.text_cut = processor, max_length, max_target, text_cut
-        self.eos = require_eos(processor.tokenizer)
+        self.eos = eos_of(processor.tokenizer)
         if max_target > max_length - 2:
             raise UsageError(f"max_target {max_target} leaves no room for A and EOS in rows of max_length {max_length} tokens")
         self.source = Encoder(processor, geometry, max_length=max_length, template=template, as_used=True)
@@ -185,7 +185,7 @@ class BridgeEncoder:
 _BESIDE = 8
 
 
-def require_eos(tokenizer: Any) -> int:
+def eos_of(tokenizer: Any) -> int:
     """Return the id of EOS, or say that there is none."""
     if tokenizer.eos_token_id is None:
         raise TwowayError("this tokenizer has no EOS token, which is the bridge; set eos_token in tokenizer_config.json")

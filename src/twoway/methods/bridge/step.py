@@ -85,7 +85,7 @@ class Bridge(Reconstruction):
 
         hooks = [part.register_forward_hook(keep) for part in parts]
         try:
-            with kernels.kept(inner):
+            with kernels.kernels_restored(inner):
                 inner.set_attn_implementation("eager")  # the others do not say
                 self.states(batch)
         finally:

@@ -12,12 +12,12 @@ from twoway.errors import TwowayError, UsageError
 from twoway.methods.model import (
     PreparedModel,
     apply_memory_options,
+    choose_kernels,
     choose_trainable,
     freeze_head,
     open_base,
+    prove_two_way,
     require_causal,
-    require_two_way,
-    use_kernels,
 )
 from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models import checkpoint, loading, pooling
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from twoway.models.checkpoint import Settings
+    from twoway.models.checkpoint import CheckpointSettings
     from twoway.models.processor import Place
 
 
@@ -46,7 +46,7 @@ def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[Contrasti
     model, parts, own = opened.start.model, opened.processor, opened.start.settings
     if own.similarity not in (None, "cosine") and not any(isinstance(module, Normalize) for module in own.behind):
         raise TwowayError(f"{opened.start.name} is compared by {own.similarity} (similarity_fn_name), and the loss compares cosines")
-    use_kernels(model, config, products=True)
+    choose_kernels(model, config, products=True)
     settings = own.pooled(config.pooling, config.truncate_dim)
     mode, width, dim = settings.pooling or "mean", loading.text_width(model), settings.dim
     if dim is not None and dim > width:
@@ -76,14 +76,14 @@ def prepare(base: str | Path, config: FinetuneConfig) -> PreparedModel[Contrasti
     return PreparedModel(**vars(opened), module=module, adapted=adapted, input_module=inputs)
 
 
-def place_of(config: FinetuneConfig, own: Settings) -> Place | None:
+def place_of(config: FinetuneConfig, own: CheckpointSettings) -> Place | None:
     """Return where prompts go: where a base that has some already writes them, or else into the user's turn."""
     return config.prompt_place or (None if own.prompts else "user")
 
 
 def require(prepared: PreparedModel[ContrastiveModule]) -> None:
     """Measure, before any work, that the model attends as it was asked to."""
-    (require_causal if prepared.attention == "causal" else require_two_way)(prepared)
+    (require_causal if prepared.attention == "causal" else prove_two_way)(prepared)
 
 
 METHOD = Method("finetune", FinetuneConfig, prepare, open_data, RetrievalCallback, require, source=PairSource, select_weights=best_weights)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.patches import look, ramp
+from twoway.data.patches import process_image, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.losses.masked_patches import PatchDecoder
 from twoway.methods.model import (
     PreparedModel,
     apply_memory_options,
+    choose_kernels,
     choose_trainable,
     freeze_head,
     open_base,
+    prove_two_way,
     require_causal,
-    require_two_way,
-    use_kernels,
 )
 from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.loading import first_line
@@ -46,7 +46,7 @@ def prepare(base: str | Path, config: PretrainConfig) -> PreparedModel[Reconstru
         instead = "" if causal else ", or set mlm_weight=0"
         raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
     decoder = _decoder(opened, config) if config.mae_weight and not causal else None
-    use_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
+    choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
     adapted = choose_trainable(model, config)
     if not config.mlm_weight:
         freeze_head(model)
@@ -65,13 +65,13 @@ def prepare(base: str | Path, config: PretrainConfig) -> PreparedModel[Reconstru
 
 def require(prepared: PreparedModel[Reconstruction]) -> None:
     """Measure that attention is what the objective wants."""
-    (require_causal if isinstance(prepared.module, NextToken) else require_two_way)(prepared)
+    (require_causal if isinstance(prepared.module, NextToken) else prove_two_way)(prepared)
 
 
 def _left_out(base: OpenedBase, option: str) -> VisibleTower:
     """Let masked patches skip the tower, where it can do without them."""
     tower = VisiblePatches(base.start.model)
-    tower.require(base.start.model, look(base.processor, ramp(112, 84)), option)
+    tower.require(base.start.model, process_image(base.processor, ramp(112, 84)), option)
     return VisibleTower(tower, base.geometry.image_token, base.token.id)
 
 
