@@ -50,7 +50,7 @@ def cpu() -> float:
 def evaluate(model: Path) -> dict[str, Any]:
     """Score a model on a part of the nano suite."""
     results = OUT / f"{model.name}.json"
-    command(f"evaluate {model} --suite nano --tasks {TASKS} --cache {OUT / 'vectors'} --output {results}")
+    command(f"evaluate {model} --suite nano --tasks {TASKS} --cache-dir {OUT} --out {results}")
     found: dict[str, Any] = json.loads(results.read_text())
     return found
 
@@ -71,7 +71,7 @@ def gaps(folder: Path) -> None:
 def search(model: Path) -> None:
     """Embed all pictures of samples, and ask by words, and by a picture of a thing that fine-tuning has not seen for its other styles."""
     command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --side document")
-    command(f"index {OUT / 'pictures'} --db {OUT / 'index'}")
+    command(f"index {OUT / 'pictures'} --index {OUT / 'index'}")
     command(f"search {OUT / 'index'} '{WORDS}' --top-k 5")
     store = twoway.open_store(OUT / "index")
     row = store.search(None, top_k=1, filter=f"name = '{THING}'")[0].item
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"  {task:24s}{100 * one['chance']:8.1f}{row}")
     search(OUT / "finetuned")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. To look at: {OUT}/pretrained/report.html and {OUT}/finetuned/report.html.")
-    print(f"To search on a page of your own: twoway serve {OUT / 'finetuned'} --db {OUT / 'index'}")
+    print(f"To search on a page of your own: twoway serve {OUT / 'finetuned'} --index {OUT / 'index'}")
 
 
 if __name__ == "__main__":

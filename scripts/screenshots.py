@@ -38,7 +38,7 @@ def served(model: str, index: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "twoway", "serve", model, "--db", index, "--port", str(port), "--read-only"]
+    line = [sys.executable, "-m", "twoway", "serve", model, "--index", index, "--port", str(port), "--read-only"]
     with subprocess.Popen(line) as server:
         try:
             address = f"http://127.0.0.1:{port}"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
 
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import SourceConfig
 from twoway.recipes.stages import StageKind
 

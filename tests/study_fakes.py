@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.config import settings
 from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import TwowayError
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.recipes.stages import StageKind
 from twoway.study.grid import LookConfig
 
@@ -95,7 +95,7 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int) -> dict[str, flo
 KINDS = {
     "shape": StageKind("shape", ShapeConfig, shape, marker="made.json"),
     "finetune": StageKind("finetune", TuneConfig, tune, marker="made.json"),
-    "evaluate": StageKind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache"})),
+    "evaluate": StageKind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache_dir"})),
     "gate": StageKind("gate", LookConfig, look, marker="gate.json", makes_model=False),
 }
 

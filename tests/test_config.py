@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from pydantic import Field
 
-from twoway.config import SettingPath, dump, load, settings
+from twoway.config import Field, SettingPath, dump, load, settings
 from twoway.errors import UsageError
 
 
@@ -243,7 +243,7 @@ def test_a_subclass_with_another_default_keeps_the_range_and_what_a_field_is_abo
         rate: float = 0.1
 
     assert Slow().rate == 0.1
-    assert Slow.__pydantic_fields__["rate"].description == "how fast"
+    assert fields(Slow)[0].metadata["description"] == "how fast"
     for _ in range(2):  # the first object builds the validator
         with pytest.raises(UsageError, match=r"^rate takes a number above 0, not '-1'$"):
             Slow(-1)

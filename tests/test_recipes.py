@@ -55,15 +55,15 @@ def test_the_large_recipes_have_the_values_of_the_paper(size, share):
     assert (config.learning_rate, config.warmup_steps, config.max_grad_norm, config.dtype) == (2e-6, 0.1, 5.0, "auto")
     assert (config.max_length, config.batches_per_step, config.shift, config.mae_weight) == (2048, 128, True, 0.5)
     assert (config.min_pixels, config.max_pixels, config.template) == (200_704, 802_816, "plain")
-    assert [(source.template, source.cap) for source in config.data] == [("moca", 500_000)] * 10
+    assert [(source.row_template, source.cap) for source in config.data] == [("moca", 500_000)] * 10
     assert all(source.spec.startswith("hub:moca-embed/") for source in config.data)
 
 
 def test_the_second_stage_reads_the_pairs_that_the_authors_have_prepared():
     config = load(FinetuneConfig, Path(__file__).parents[1] / "recipes" / "moca-finetune.yaml")
     prepared = [source for source in config.data if source.spec.startswith("hub:moca-embed/MoCa-CL-Pairs/")]
-    assert [(source.template, source.cap) for source in prepared] == [("moca-pairs", 50_000)] * 27
-    synthetic = {source.spec: source.template for source in config.data if "mmE5-synthetic" in source.spec}
+    assert [(source.row_template, source.cap) for source in prepared] == [("moca-pairs", 50_000)] * 27
+    synthetic = {source.spec: source.row_template for source in config.data if "mmE5-synthetic" in source.spec}
     assert synthetic == {f"hub:intfloat/mmE5-synthetic/{name}:train": "mme5" for name in ("Classification", "Retrieval", "VQA")}
     assert all(source.cap > 500_000 for source in config.data if source.spec in synthetic)  # all rows: a stream has to have a bound
     assert (config.hard_negatives, config.fill_negatives) == (2, True)

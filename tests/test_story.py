@@ -97,24 +97,24 @@ def test_a_search_with_a_public_model_is_one_command_and_a_question(model, more,
         pages[0].save("my-pdfs/report.pdf", save_all=True, append_images=pages[1:])
         Path("my-pdfs/torn.pdf").write_bytes(b"%PDF-1.4 torn")
         data, places = "my-pdfs", {"my-pdfs/report.pdf page 1", "my-pdfs/report.pdf page 2"}
-    assert main(["index", data, "--model", model, "--db", "shelf", "--on-bad", "skip", *more]) == 0
+    assert main(["index", data, "--model", model, "--index", "shelf", "--on-bad", "skip", *more]) == 0
     said = capsys.readouterr().out
     assert "shelf-vectors: 2 vectors of" in said
     assert "1 bad and listed in shelf-vectors/bad-rows.jsonl" in said
     assert main(["search", "shelf", "w4 w5", "--json", *more]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {one["place"] for one in found} == places
-    assert main(["index", data, "--model", model, "--db", "shelf", "--on-bad", "skip", *more]) == 0
+    assert main(["index", data, "--model", model, "--index", "shelf", "--on-bad", "skip", *more]) == 0
     assert "all of them were there already" in capsys.readouterr().out
 
 
 def test_what_a_model_embeds_by_needs_a_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, said in (
-        (["vectors", "--db", "db", "--processor", "p"], "--processor is for data that is embedded first; name the model with --model"),
-        (["vectors", "--db", "db", "--on-bad", "skip"], "--on-bad is for data"),
-        (["--db", "db", "--model", "m"], "--model embeds data; name it"),
-        (["data", "--db", "milvus://localhost:1/x", "--model", "m"], "name one with --out"),
+        (["vectors", "--index", "db", "--processor", "p"], "--processor is for data that is embedded first; name the model with --model"),
+        (["vectors", "--index", "db", "--on-bad", "skip"], "--on-bad is for data"),
+        (["--index", "db", "--model", "m"], "--model embeds data; name it"),
+        (["data", "--index", "milvus://localhost:1/x", "--model", "m"], "name one with --out"),
     ):
         assert main(["index", *words]) == 2
         assert said in capsys.readouterr().err

@@ -11,17 +11,17 @@ from peft import LoraConfig
 from sentence_transformers.util import mine_hard_negatives
 from transformers import TrainingArguments
 
+from scripts import settings
 from twoway.cli import build_parser
+from twoway.cli.verbs import VERBS
 from twoway.config import load
 from twoway.errors import OTHER_NAMES, UsageError
 from twoway.methods.bridge.config import BridgeConfig
-from twoway.methods.config import AdapterConfig
+from twoway.methods.config import AdapterConfig, MineConfig, NegativeChoice
 from twoway.methods.finetune.config import FinetuneConfig
-from twoway.methods.mine import MineConfig, mine
-from twoway.methods.negatives import NegativeChoice
+from twoway.methods.mine import mine
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.recipes.plan import hardware
-from twoway.search.query import find
 from twoway.training.trainer import learning_rate_at
 
 
@@ -52,8 +52,9 @@ def test_the_right_word_is_named(config, word, meant):
 def test_every_suggestion_is_a_name_of_ours():
     from twoway.config import _places
 
-    places = {place for config in (FinetuneConfig, PretrainConfig, BridgeConfig, MineConfig) for place in _places(config)}
-    ends = {place.rpartition(".")[2] for place in places} | signature(find).parameters.keys()
+    places = {place for config in settings.VERBS.values() for place in _places(config)}
+    arguments = {name.lstrip("-") for verb in VERBS.values() for names, _ in verb.arguments for name in names}
+    ends = {place.rpartition(".")[2] for place in places} | arguments
     assert {name for names in OTHER_NAMES.values() for name in names} <= places | ends
     for config in (FinetuneConfig, PretrainConfig, BridgeConfig, MineConfig):
         own = set(_places(config))
@@ -69,6 +70,13 @@ def test_every_suggestion_is_a_name_of_ours():
         (["embed", "m", "--data", "x", "--out", "y", "--as", "query"], "--side"),
         (["mine", "m", "--out", "y", "--share", "0.95"], "--relative-margin"),
         (["finetune", "m", "out", "--log", "wandb"], "--report-to"),
+        (["index", "vectors", "--index", "x", "--db", "y"], "--index"),
+        (["serve", "m", "--db", "x"], "--index"),
+        (["evaluate", "m", "--output", "x.json"], "--out"),
+        (["evaluate", "m", "--cache", "x"], "--cache-dir"),
+        (["embed", "m", "--data", "x", "--out", "y", "--ray-address", "auto"], "--cluster.address"),
+        (["embed", "m", "--data", "x", "--out", "y", "--max-characters", "9"], "--limits.max-characters"),
+        (["run", "r.yaml", "out", "--from", "tune"], "--start"),
     ],
 )
 def test_the_right_option_is_named(words, meant, capsys):

@@ -14,7 +14,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 import twoway
-from twoway.cli import VERBS, build_parser
+from twoway.cli import build_parser
+from twoway.cli.verbs import VERBS
 
 SOURCE = Path(twoway.__file__).parent
 

@@ -10,30 +10,41 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from twoway.data.dataset import open_source as open_source
     from twoway.embedding.bulk import embed as embed
+    from twoway.embedding.config import EmbedConfig as EmbedConfig
+    from twoway.embedding.config import OpenConfig as OpenConfig
     from twoway.embedding.embedder import Embedder as Embedder
     from twoway.embedding.opening import open_embedder as open_embedder
     from twoway.evaluation.compare import compare as compare
-    from twoway.evaluation.evaluate import EvaluateConfig as EvaluateConfig
+    from twoway.evaluation.config import CompareConfig as CompareConfig
+    from twoway.evaluation.config import EvaluateConfig as EvaluateConfig
+    from twoway.evaluation.config import MtebConfig as MtebConfig
     from twoway.evaluation.evaluate import evaluate as evaluate
     from twoway.evaluation.mteb import mteb_model as mteb_model
     from twoway.methods.bridge.config import BridgeConfig as BridgeConfig
     from twoway.methods.bridge.method import bridge as bridge
     from twoway.methods.config import ConvertConfig as ConvertConfig
+    from twoway.methods.config import MineConfig as MineConfig
     from twoway.methods.convert import ConvertResult as ConvertResult
     from twoway.methods.convert import convert as convert
     from twoway.methods.finetune.config import FinetuneConfig as FinetuneConfig
     from twoway.methods.finetune.method import finetune as finetune
     from twoway.methods.info import info as info
-    from twoway.methods.mine import MineConfig as MineConfig
     from twoway.methods.mine import mine as mine
     from twoway.methods.pretrain.config import PretrainConfig as PretrainConfig
     from twoway.methods.pretrain.method import pretrain as pretrain
     from twoway.proof.bridge import check_bridge as check_bridge
     from twoway.proof.check import check as check
+    from twoway.proof.config import BridgeCheckConfig as BridgeCheckConfig
+    from twoway.proof.config import CheckConfig as CheckConfig
+    from twoway.recipes.config import PlanConfig as PlanConfig
+    from twoway.recipes.config import PrepareConfig as PrepareConfig
+    from twoway.recipes.config import RunConfig as RunConfig
     from twoway.recipes.data_check import check_data as check_data
     from twoway.recipes.data_prepare import prepare_data as prepare_data
     from twoway.recipes.plan import plan as plan
     from twoway.recipes.run import run as run
+    from twoway.search.config import IndexConfig as IndexConfig
+    from twoway.search.config import SearchConfig as SearchConfig
     from twoway.search.index import index as index
     from twoway.search.query import Finder as Finder
     from twoway.search.query import find as find
@@ -47,16 +58,27 @@ if TYPE_CHECKING:
 
 # Heavy imports wait until a name is used, so that `twoway --help` answers at once.
 _HOME: dict[str, str] = {
+    "BridgeCheckConfig": "twoway.proof.config",
     "BridgeConfig": "twoway.methods.bridge.config",
+    "CheckConfig": "twoway.proof.config",
+    "CompareConfig": "twoway.evaluation.config",
     "ConvertConfig": "twoway.methods.config",
     "ConvertResult": "twoway.methods.convert",
     "Document": "twoway.content",
+    "EmbedConfig": "twoway.embedding.config",
     "Embedder": "twoway.embedding.embedder",
-    "EvaluateConfig": "twoway.evaluation.evaluate",
+    "EvaluateConfig": "twoway.evaluation.config",
     "Finder": "twoway.search.query",
     "FinetuneConfig": "twoway.methods.finetune.config",
-    "MineConfig": "twoway.methods.mine",
+    "IndexConfig": "twoway.search.config",
+    "MineConfig": "twoway.methods.config",
+    "MtebConfig": "twoway.evaluation.config",
+    "OpenConfig": "twoway.embedding.config",
+    "PlanConfig": "twoway.recipes.config",
+    "PrepareConfig": "twoway.recipes.config",
     "PretrainConfig": "twoway.methods.pretrain.config",
+    "RunConfig": "twoway.recipes.config",
+    "SearchConfig": "twoway.search.config",
     "TwowayError": "twoway.errors",
     "UsageError": "twoway.errors",
     "bridge": "twoway.methods.bridge.method",

@@ -1,4 +1,4 @@
-"""Configuration: a frozen class of pydantic says what there is, a YAML file and `key=value` words fill it, everything else is an error.
+"""Configuration: a frozen dataclass says what there is; a YAML file, `key=value` words and options fill it; everything else is an error.
 
     @settings
     class Train:
@@ -10,6 +10,8 @@
 YAML 1.1 guesses types by look, which bites: `no` is a boolean, `1e-5` is text, `12:30` is a number and `010` is eight. Here the declared
 type decides: `1e-5` is a number where one is asked for, `no` for a text asks for quotes, and sixty-based and octal numbers do not exist.
 Aliases are refused, so that a key has one place and a short file cannot unfold into a huge one.
+
+pydantic checks values. It takes longer to import than all of a command's `--help`, so it waits for the first value.
 """
 
 from __future__ import annotations
@@ -19,17 +21,14 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
-
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic.dataclasses import rebuild_dataclass
 
 from .errors import UsageError, did_you_mean, other_name
 
@@ -37,12 +36,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import yaml
-    from pydantic_core import ErrorDetails
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_core import CoreSchema, ErrorDetails
 
 Config = TypeVar("Config")
+Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 # A class of settings.
+
+BOUNDS = ("ge", "gt", "le", "lt")
+
+
+class Range:
+    """The range of a number inside a type: `Annotated[float, Range(ge=0, le=1)]`."""
+
+    def __init__(self, **bounds: float) -> None:
+        self.bounds = bounds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Put the bounds to the number's schema."""
+        return cast("CoreSchema", {**handler(source), **self.bounds})
+
+
+def Field(  # noqa: N802 - as pydantic's, which reads it
+    *, default: Any = MISSING, default_factory: Any = MISSING, description: str = "", metavar: str = "", short: str = "", **bounds: float
+) -> Any:
+    """Declare a setting: its default, its range (`ge`, `gt`, `le`, `lt`), and what it is about.
+
+    `metavar` is what stands for its value in a command's help, `short` a short name of its option.
+    """
+    if unknown := bounds.keys() - {*BOUNDS}:
+        raise TypeError(f"a setting has no {', '.join(sorted(unknown))} (there are: {', '.join(BOUNDS)})")
+    words = {name: text for name, text in (("metavar", metavar), ("short", short)) if text}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"description": description, **words, **bounds})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
@@ -50,31 +77,31 @@ def settings(cls: type[Config]) -> type[Config]:
     """Make a frozen dataclass that pydantic checks, whose errors are ours in one line; unknown keys are errors.
 
     A subclass that gives a field another default or type keeps its range and its description. What concerns two fields is checked in
-    `__post_init__`, which raises a `ValueError` or a `UsageError`. The validator is built when the first object is.
+    `__post_init__`, which raises a `ValueError` or a `UsageError`; in its words settings stand in backticks, and the command line shows
+    them as options. The validator is built when the first object is.
     """
-    hints = inspect.get_annotations(cls)
-    for name, inherited in getattr(cls, "__pydantic_fields__", {}).items():
-        if name in hints and not hasattr(cls.__dict__.get(name), "metadata"):
-            hints[name] = Annotated[hints[name], *inherited.metadata, Field(description=inherited.description)]
-    cls.__annotations__ = hints
+    hints = cls.__annotations__ = inspect.get_annotations(cls, eval_str=True)
+    for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
+        own = cls.__dict__.get(name, MISSING)
+        if name in hints and not isinstance(own, dataclasses.Field):
+            setattr(cls, name, dataclasses.field(default=own, metadata=inherited.metadata))
     if "__post_init__" in cls.__dict__:
         setattr(cls, "__post_init__", _with_value_errors(cls.__dict__["__post_init__"]))  # noqa: B010 - a type checker knows none
-    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", defer_build=True))(cls)
-    validate, names = made.__init__, list(made.__pydantic_fields__)
+    made: Any = dataclass(frozen=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid"}
+    names = [field.name for field in dataclasses.fields(made)]
 
-    @wraps(validate)
+    @wraps(made.__init__)
     def init(self: Config, *args: Any, **values: Any) -> None:
-        nonlocal validate
-        if not made.__pydantic_complete__:
-            rebuild_dataclass(made)  # which gives the class an __init__ of pydantic's
-            validate, made.__init__ = made.__init__, init
+        from pydantic_core import ArgsKwargs, ValidationError
+
         if len(args) > len(names):
             raise TypeError(f"{cls.__name__} takes {len(names)} settings, not {len(args)}")
         values = dict(zip(names, args, strict=False)) | values
         try:
-            validate(self, **values)
+            _adapter(made).validator.validate_python(ArgsKwargs((), values), self_instance=self)
         except ValidationError as error:
-            raise UsageError(_in_one_line(cls, error, _of_python(values))) from error
+            raise UsageError(_in_one_line(made, error, _of_python(values))) from error
 
     made.__init__ = init
     found: type[Config] = made
@@ -96,20 +123,32 @@ def _with_value_errors(check: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of a class of settings by name; a setting that must be given has none."""
-    return {
-        name: field.get_default(call_default_factory=True) for name, field in cls.__pydantic_fields__.items() if not field.is_required()
-    }
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.default is not MISSING or field.default_factory is not MISSING:
+            found[field.name] = field.default if field.default_factory is MISSING else field.default_factory()
+    return found
 
 
-def _require_path(value: object) -> object:
+class _NotEmpty:
     """Refuse the empty path, which would silently be the current folder."""
-    if value == "":
-        raise ValueError("takes a path, not ''")
-    return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Check before pydantic does."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    @staticmethod
+    def check(value: object) -> object:
+        """Refuse it."""
+        if value == "":
+            raise ValueError("takes a path, not ''")
+        return value
 
 
 # The path of a setting, relative to where the command runs.
-SettingPath = Annotated[Path, BeforeValidator(_require_path)]
+SettingPath = Annotated[Path, _NotEmpty()]
 
 
 # From text to a tree that knows the line of every key.
@@ -126,6 +165,7 @@ class Given:
     """What is written, with its place: a list (`items`), a group of keys (`children`), or a value.
 
     `free` says that `written` may stand for it where text is asked for: of a `key=value` word always, of a file what YAML takes for text.
+    `option` is the option that gave it.
     """
 
     where: str
@@ -134,6 +174,7 @@ class Given:
     children: dict[str, Given] | None = None
     written: str = ""
     free: bool = False
+    option: str = ""
 
     @property
     def is_null(self) -> bool:
@@ -154,11 +195,23 @@ class Given:
         return self.value if self.children is None else {key: child.plain() for key, child in self.children.items()}
 
 
-def load(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read settings from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a group."""
-    root = read_tree(path) if path is not None else Given("the configuration", children={})
-    put_words(root, overrides)
-    return build(cls, root)
+def load(
+    cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Config:
+    """Read settings from a YAML file and from `key=value` words, which win; `a.b=1` reaches into a group.
+
+    `options` are what a command's options were given, by their dotted keys; they win as words do, and errors name them as options.
+    """
+    root = read_tree(path) if path is not None else Given("the configuration" if options is None else "", children={})
+    said = put_words(root, overrides)
+    for key, value in (options or {}).items():
+        option, names = as_option(key), key.split(".")
+        given = [([*names, name], one) for name, one in value.items()] if isinstance(value, dict) else [(names, value)]
+        for places, one in given:
+            if ".".join(places) in said:
+                raise UsageError(f"{option}: {'.'.join(places)} is set twice")
+            _place(root, places, _from_option(option, one), "")
+    return build(cls, root, options=options is not None)
 
 
 def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: object = None) -> Config:
@@ -172,12 +225,40 @@ def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: obje
     return build(cls, tree)
 
 
-def build(kind: type[Config], given: Given, name: str = "") -> Config:
+def gather(cls: type[Config], config: Config | None, options: Mapping[str, Any], function: Callable[..., Any]) -> Config:
+    """Put together what a function was given: settings by name, over a configuration where there is one."""
+    known = [name for name in inspect.signature(function).parameters if name != "config"]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+    return config if config is not None and not options else fill(cls, options, function.__name__, over=config)
+
+
+def takes(cls: Any) -> Callable[[Function], Function]:
+    """Show the settings of a class as keywords of a function that has them as `**options`, where its signature is asked for."""
+
+    def show(function: Function) -> Function:
+        own = [one for one in inspect.signature(function).parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        named = {one.name for one in own}
+        for field in dataclasses.fields(cls):
+            if field.name not in named:
+                default = defaults(cls).get(field.name, inspect.Parameter.empty)
+                own.append(inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type))
+        setattr(function, "__signature__", inspect.Signature(own))  # noqa: B010 - a type checker knows none
+        return function
+
+    return show
+
+
+def build(kind: type[Config], given: Given, name: str = "", *, options: bool = False) -> Config:
     """Read what is written as a class of settings, or as any type that pydantic knows; `name` is its dotted key, empty for a whole file.
 
     Types are checked strictly, as JSON's: a list fills a tuple and a text a path, and nothing else is converted. Where text is asked for
-    and YAML saw something else, the text is put in its place if it may, and all is read again.
+    and YAML saw something else, the text is put in its place if it may, and all is read again. With `options` errors show the keys that
+    are in backticks as options of a command.
     """
+    from pydantic import ValidationError
+
     given = copy.deepcopy(given)
     while True:
         try:
@@ -186,11 +267,13 @@ def build(kind: type[Config], given: Given, name: str = "") -> Config:
         except ValidationError as error:
             took = [_take_text(_find(given, one["loc"])[2], one["type"]) for one in error.errors(include_url=False)]
             if True not in took:
-                raise UsageError(_in_one_line(kind, error, given, name)) from error
+                raise UsageError(_in_one_line(kind, error, given, name, options=options)) from error
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -203,8 +286,8 @@ def _take_text(given: Given, wrong: str) -> bool:
     return True
 
 
-def put_words(root: Given, words: Sequence[str]) -> None:
-    """Put `key=value` words into a tree, over what it says."""
+def put_words(root: Given, words: Sequence[str]) -> set[str]:
+    """Put `key=value` words into a tree, over what it says; return their keys."""
     seen: set[str] = set()
     for word in words:
         key, equals, text = word.partition("=")
@@ -215,6 +298,7 @@ def put_words(root: Given, words: Sequence[str]) -> None:
             raise UsageError(f"{word}: {key} is set twice")
         seen.add(key)
         _place(root, key.split("."), _from_word(word, text), word)
+    return seen
 
 
 def layer(under: Given, over: Given) -> Given:
@@ -277,6 +361,28 @@ def _from_word(word: str, text: str) -> Given:
         node, tree = None, Given(word, value=text)
     plain = isinstance(tree.value, str) and getattr(node, "style", None) is None
     return dataclasses.replace(tree, value=text if plain else tree.value, written=text, free=True)
+
+
+def as_option(key: str) -> str:
+    """Return how a command spells a setting."""
+    return f"--{key.replace('_', '-')}"
+
+
+def _from_option(option: str, value: Any) -> Given:
+    """Read what an option was given: a text as a `key=value` word's, true or false, or a list or a group of these."""
+    if isinstance(value, list):
+        return Given("", items=[_from_option(option, item) for item in value], option=option)
+    if isinstance(value, dict):
+        return Given("", children={key: _from_option(option, item) for key, item in value.items()}, option=option)
+    if isinstance(value, bool):
+        return Given("", value, written=str(value).lower(), option=option)
+    try:
+        text = os.fsencode(value).decode("utf-8")  # a system that knows ASCII alone (`LC_ALL=C`) gives bytes
+    except UnicodeError as error:
+        raise UsageError(f"{option} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+    if not text:
+        return Given("", text, option=option)
+    return dataclasses.replace(_from_word("", text), option=option)
 
 
 def _tree(node: yaml.Node, where: str, file: str | None) -> Given:
@@ -370,7 +476,7 @@ def _plain(value: Any) -> Any:
 # An error of pydantic in one line: where it is written, its key, what is allowed, and what stands there.
 
 
-def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "") -> str:
+def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "", *, options: bool = False) -> str:
     """Say the first of the errors: keys that there are not, wrong values (inside a group before the group), missing keys."""
     order = {"unexpected_keyword_argument": 0, "missing": 2}
     found = [(order.get(one["type"], 1), one, *_find(root, one["loc"], name)) for one in error.errors(include_url=False)]
@@ -378,6 +484,8 @@ def _in_one_line(kind: Any, error: ValidationError, root: Given, name: str = "")
     same = [each for each in found if each[0] == first[0] and each[1]["loc"][:1] == first[1]["loc"][:1]]
     _, chosen, parts, path, given = max(same, key=lambda each: (len(each[2]), each[1]["type"] == "value_error"))
     said = _say(kind, chosen, parts, path, given)
+    if chosen["type"] == "value_error":
+        said = re.sub(r"`([\w.]+)`", lambda found: as_option(found[1]) if options else found[1], said)
     return f"{given.where}: {said}" if given.where else said
 
 
@@ -392,6 +500,7 @@ def _find(root: Given, loc: Sequence[str | int], name: str = "") -> tuple[list[s
         else:
             continue
         parts.append(part)
+        name = root.option or name
     return parts, name, root
 
 
@@ -403,8 +512,8 @@ def _say(kind: Any, error: ErrorDetails, parts: list[str | int], path: str, give
     hint, bounds = _type_at(kind, parts)
     key = error["loc"][-1] if error["loc"] else ""
     if error["type"] == "missing" and isinstance(key, str):
-        field = next(group for group in _groups(hint) if key in group.__pydantic_fields__).__pydantic_fields__[key]
-        return f"missing {f'{path}.' if path else ''}{key} ({field.description or describe_type(field.annotation, field.metadata)})"
+        field = next(_fields(group)[key] for group in _groups(hint) if key in _fields(group))
+        return f"missing {f'{path}.' if path else ''}{key} ({about(field)})"
     if error["type"] == "value_error":
         said = str(error["ctx"]["error"])
         return f"{path} {said}" if said.startswith("takes ") else said
@@ -439,16 +548,20 @@ def _kinds(hint: Any) -> list[Any]:
 
 def _groups(hint: Any) -> list[Any]:
     """Return those of the types that are classes of settings."""
-    return [kind for kind in _kinds(hint) if hasattr(kind, "__pydantic_fields__")]
+    return [kind for kind in _kinds(hint) if dataclasses.is_dataclass(kind)]
 
 
-def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]:
+def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Mapping[str, Any]]]:
     """Return type and bounds of what stands at a place; of several types the one that has it."""
-    bounds: Sequence[Any] = ()
+    bounds: Sequence[Mapping[str, Any]] = ()
     for part in parts:
-        fields = next((kind.__pydantic_fields__ for kind in _groups(hint) if part in kind.__pydantic_fields__), None)
-        if fields is not None:
-            hint, bounds = fields[part].annotation, fields[part].metadata
+        field = next((fields[part] for kind in _groups(hint) if part in (fields := _fields(kind))), None)
+        if field is not None:
+            hint, bounds = field.type, [field.metadata]
             continue
         origins = (tuple, list, Sequence) if isinstance(part, int) else (dict, Mapping)
         args = next((get_args(kind) for kind in _kinds(hint) if get_origin(kind) in origins), (Any, Any))
@@ -459,10 +572,34 @@ def _type_at(hint: Any, parts: Sequence[str | int]) -> tuple[Any, Sequence[Any]]
 def settings_of(cls: Any) -> dict[str, tuple[Any, str]]:
     """Return the settings that are groups of settings by name, each with its class and what it is about."""
     found = {}
-    for name, field in cls.__pydantic_fields__.items():
-        if _groups(field.annotation) == _kinds(field.annotation):
-            found[name] = _groups(field.annotation)[0], field.description or ""
+    for field in dataclasses.fields(cls):
+        if _groups(field.type) == _kinds(field.type):
+            found[field.name] = _groups(field.type)[0], field.metadata.get("description", "")
     return found
+
+
+def about(field: dataclasses.Field[Any]) -> str:
+    """Say what a setting is about, or what it takes."""
+    return field.metadata.get("description") or describe_type(field.type, [field.metadata])
+
+
+def setting_at(cls: Any, key: str) -> dataclasses.Field[Any]:
+    """Return the setting of a dotted key."""
+    *groups, name = key.split(".")
+    for group in groups:
+        cls = settings_of(cls)[group][0]
+    return _fields(cls)[name]
+
+
+def holds(hint: Any, kind: type) -> bool:
+    """Say whether several values are meant: in a `tuple`, or by name in a `dict`."""
+    return any(get_origin(one) is kind for one in _kinds(hint))
+
+
+def item_type(hint: Any) -> Any:
+    """Return the type of one value: of a list its items', of several types the first that is not null."""
+    listed = next((one for one in _kinds(hint) if get_origin(one) is tuple), None)
+    return _kinds(hint if listed is None else get_args(listed)[0])[0]
 
 
 def choices(hint: Any) -> list[Any]:
@@ -471,11 +608,11 @@ def choices(hint: Any) -> list[Any]:
     return [] if None in kinds else [choice for kind in kinds for choice in kind or ()]
 
 
-def describe_type(hint: Any, bounds: Sequence[Any] = ()) -> str:
+def describe_type(hint: Any, bounds: Sequence[Mapping[str, Any]] = ()) -> str:
     """Say a type in a reader's words."""
     if get_origin(hint) is Annotated:
         hint, *more = get_args(hint)
-        bounds = [*bounds, *(one for each in more for one in getattr(each, "metadata", [each]))]
+        bounds = [*bounds, *(one.bounds for one in more if isinstance(one, Range))]
     kinds = _kinds(hint)
     if len(kinds) > 1:
         return " or ".join(describe_type(kind, bounds) for kind in kinds)
@@ -494,10 +631,10 @@ def describe_type(hint: Any, bounds: Sequence[Any] = ()) -> str:
     return words.get(kind, str(kind)) + _bounds(bounds)
 
 
-def _bounds(metadata: Sequence[Any]) -> str:
+def _bounds(bounds: Sequence[Mapping[str, Any]]) -> str:
     """Say the range of a number."""
     words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-    found = [(words[name], value) for one in metadata for name in words if (value := getattr(one, name, None)) not in (None, math.inf)]
+    found = [(words[name], one[name]) for one in bounds for name in words if one.get(name) not in (None, math.inf)]
     return "".join(f" {word} {value:,}" if isinstance(value, int) else f" {word} {value:g}" for word, value in found)
 
 
@@ -507,13 +644,13 @@ def _nearest(cls: Any, key: str, prefix: str) -> str:
     inside = [place for place in places if place.rpartition(".")[2] == key and place != key]
     if near := f"; did you mean {inside[0]}?" if inside else other_name(key, places):
         return near.replace("mean ", f"mean {prefix}", 1)
-    near = did_you_mean(key, cls.__pydantic_fields__)
-    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(cls.__pydantic_fields__)})"
+    near = did_you_mean(key, _fields(cls))
+    return near.replace("mean ", f"mean {prefix}") if near else f" (known: {', '.join(_fields(cls))})"
 
 
 def _places(cls: Any) -> list[str]:
     """Return the names of all settings, those of groups as group.name."""
     found = []
-    for name, field in cls.__pydantic_fields__.items():
-        found += [name, *(f"{name}.{inner}" for group in _groups(field.annotation) for inner in group.__pydantic_fields__)]
+    for name, field in _fields(cls).items():
+        found += [name, *(f"{name}.{inner}" for group in _groups(field.type) for inner in _fields(group))]
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,6 +82,13 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "limit": ("top_k",),
     "query": ("text",),
     "db": ("index",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "output_folder": ("out",),
+    "cache": ("cache_dir",),
+    "cache_folder": ("cache_dir",),
+    "ray_address": ("address",),
+    "from": ("start",),
     "dimensions": ("truncate_dim",),
     "eval": ("eval_data",),
 }
@@ -129,6 +135,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     if other := other_name(word, known):
         return other
+    import difflib  # not for `--help`
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from .config import settings
+from .config import Field, Range, settings
 from .errors import UsageError
 
 # Bytes, characters or seconds: more is no bound.
-_Bound = Annotated[int, Field(ge=1, le=1 << 40)]
+_Bound = Annotated[int, Range(ge=1, le=1 << 40)]
 
 
 @settings

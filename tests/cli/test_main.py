@@ -43,12 +43,13 @@ def least_of(count: int, command: list[str]) -> float:
 
 
 def test_help_costs_little_beside_the_start_of_a_bare_interpreter():
+    """Of the verb with the most options, in seconds of a processor: 0.3 s where a bare interpreter takes 0.015."""
     bare = least_of(5, [sys.executable, "-c", "pass"])
-    assert least_of(5, [sys.executable, "-m", "twoway", "--help"]) < 15 * bare
+    assert least_of(3, [sys.executable, "-m", "twoway", "finetune", "--help"]) < 20 * bare
 
 
 def test_the_grammar_imports_no_heavy_library():
-    heavy = "torch transformers sentence_transformers peft datasets pyarrow PIL numpy rich yaml"
+    heavy = "torch transformers sentence_transformers peft datasets pyarrow PIL numpy rich yaml pydantic pydantic_core"
     code = f"import sys, twoway.cli; twoway.cli.build_parser(); print([m for m in {heavy.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
@@ -139,7 +140,7 @@ runpy.run_module("twoway", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("at", ["argparse", "twoway.cli.parser", "twoway.cli.data", "twoway.evaluation.compare"])
+@pytest.mark.parametrize("at", ["argparse", "twoway.cli.verbs", "twoway.evaluation.config", "twoway.evaluation.compare"])
 def test_ctrl_c_is_one_line_from_the_first_moment(at):
     """Before the program builds its grammar, while it does, and while a verb imports what it needs."""
     ended = subprocess.run([sys.executable, "-c", INTERRUPT.format(at=at)], capture_output=True, text=True, timeout=240)
@@ -183,10 +184,10 @@ def test_ctrl_c_at_any_moment_of_a_program_is_gone_on_with(verb, tiny_encoder, t
     vectors_of(pictures(tmp_path / "data", 12), tmp_path / "vectors", shard_rows=2)
     model = str(tiny_encoder("qwen2_vl"))
     commands = {
-        "evaluate": [model, "--suite", "nano", "--tasks", "called", "--subset", "6", "--device", "cpu", "--cache"],
-        "index": ["vectors", "--db"],
+        "evaluate": [model, "--suite", "nano", "--tasks", "called", "--subset", "6", "--device", "cpu", "--cache-dir"],
+        "index": ["vectors", "--index"],
     }
-    options = {"evaluate": ["--output", "found.json"], "index": []}[verb]
+    options = {"evaluate": ["--out", "found.json"], "index": []}[verb]
 
     def begin(place):
         command = [sys.executable, "-c", _READY, verb, *commands[verb], place, *options]
@@ -218,7 +219,7 @@ def test_ctrl_c_at_any_moment_of_a_program_is_gone_on_with(verb, tiny_encoder, t
 
 
 def test_ctrl_c_that_is_ignored_stays_so():
-    code = INTERRUPT.format(at="twoway.cli.data").replace("class", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass", 1)
+    code = INTERRUPT.format(at="twoway.cli.verbs").replace("class", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass", 1)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr.startswith("twoway compare: a.json")) == (2, True), ended.stderr
 

@@ -64,7 +64,7 @@ def test_a_forecast_counts_jobs_and_rows_and_writes_nothing(study, tmp_path, cap
 @pytest.mark.parametrize("given", ["x", "1,", "1;2"])
 def test_claims_are_numbers(tmp_path, capsys, given):
     assert main(["study", "studies/quick.yaml", str(tmp_path / "out"), "--claims", given, "--dry-run"]) == 2
-    assert "--claims takes numbers of claims" in capsys.readouterr().err
+    assert "--claims takes a whole number, not" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ OPTIONS = {
     "shard_rows": "--shard-rows {}",
     "truncate_dim": "--truncate-dim {}",
     "precision": "--precision {}",
-    "db": "--db {}",
+    "db": "--index {}",
     "image": "--image {}",
     "like": "--like {}",
     "top_k": "--top-k {}",
@@ -67,7 +67,7 @@ OPTIONS = {
     "port": "--port {}",
     # scores and hard negatives
     "suite": "--suite {}",
-    "output": "--output {}",
+    "output": "--out {}",
     "negatives": "--num-negatives {}",
     "range_min": "--range-min {}",
     "range_max": "--range-max {}",

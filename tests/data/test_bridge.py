@@ -194,7 +194,7 @@ def test_pairs_and_documents_lie_in_one_source(tmp_path):
     assert [(one.modality, one.b) for one in found] == [("image", "a cat"), ("text", "Katze"), ("image", "cat")]
     assert len(mixture) == 6
     with pytest.raises(UsageError, match="no format 'mmeb'"):
-        BridgeSource("x.jsonl", template="mmeb")
+        BridgeSource("x.jsonl", row_template="mmeb")
 
 
 def test_an_error_names_the_row(tiny_model):

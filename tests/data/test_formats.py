@@ -29,7 +29,7 @@ def read(tmp_path, png, jsonl):
             path = jsonl(row)
         else:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
-        mixture = open_mixture([SourceConfig(str(path), template=template)])
+        mixture = open_mixture([SourceConfig(str(path), row_template=template)])
         document = mixture.read(0)[1]
         widths = iter(mixture.tables[0].sizes[:, 0].tolist())
         return [part.text if isinstance(part, Text) else next(widths) for part in document.parts]
@@ -150,7 +150,7 @@ def test_colpali(read, png):
 def test_a_row_of_other_columns_is_a_bad_row_with_its_place(name, jsonl):
     path = jsonl({"other": 1})
     with pytest.raises(ContentError, match=r"rows\.jsonl:1: "):
-        open_mixture([SourceConfig(str(path), template=name)])
+        open_mixture([SourceConfig(str(path), row_template=name)])
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,6 @@ def test_what_is_no_template_is_refused(template, words):
 
 def test_bad_rows_of_a_format_can_be_skipped(jsonl, tmp_path):
     path = jsonl({"text": "a"}, {"text": 3}, {"text": " "})
-    mixture = open_mixture([SourceConfig(str(path), template="dclm")], policy=Policy("skip", tmp_path / "bad.jsonl"))
+    mixture = open_mixture([SourceConfig(str(path), row_template="dclm")], policy=Policy("skip", tmp_path / "bad.jsonl"))
     assert len(mixture) == 1
     assert [json.loads(line)["row"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == [2, 3]

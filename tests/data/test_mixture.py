@@ -83,7 +83,7 @@ def test_a_mixture_can_be_sent_to_a_worker(make, tmp_path):
 
 def test_a_source_is_read_from_a_configuration(tmp_path):
     path = tmp_path / "source.yaml"
-    path.write_text('spec: rows.jsonl\nweight: 0.5\ncap: 100\ntemplate: "{image} {caption}"\nname: mine\nroot: pictures\n')
+    path.write_text('spec: rows.jsonl\nweight: 0.5\ncap: 100\nrow_template: "{image} {caption}"\nname: mine\nroot: pictures\n')
     assert config.load(SourceConfig, path).label == "mine"
     assert [SourceConfig(spec).label for spec in ("samples:texts", "data/rows.jsonl", "hub:a/b:train")] == [
         "samples:texts",
@@ -98,7 +98,7 @@ def test_a_source_is_read_from_a_configuration(tmp_path):
         ({"weight": 0}, "above 0"),
         ({"weight": -1}, "above 0"),
         ({"cap": 0}, "cap takes a whole number from 1"),
-        ({"template": "dcml"}, "did you mean dclm"),
+        ({"row_template": "dcml"}, "did you mean dclm"),
     ],
 )
 def test_what_is_no_source_is_refused(settings, words):

@@ -69,7 +69,7 @@ def read(folder):
         path = folder / "rows.parquet"
         table = datasets.Dataset.from_list(list(rows), features=features) if features else None
         pq.write_table(pa.Table.from_pylist(list(rows)) if table is None else table.data.table, path)
-        pairs = open_pairs([PairSource(str(path), template=template)], policy=Policy("fail"), seed=seed)
+        pairs = open_pairs([PairSource(str(path), row_template=template)], policy=Policy("fail"), seed=seed)
         return [pairs.read(number)[1] for number in range(len(pairs))]
 
     return make

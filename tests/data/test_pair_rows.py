@@ -151,7 +151,7 @@ def test_documents_are_no_pairs(tmp_path):
     with pytest.raises(UsageError, match="documents, not pairs"):
         open_pairs([PairSource(str(tmp_path / "a.pdf"))])
     with pytest.raises(UsageError, match=r"no format of pairs 'mmeb-tain'; did you mean mmeb-train"):
-        PairSource("x", template="mmeb-tain")
+        PairSource("x", row_template="mmeb-tain")
     with pytest.raises(UsageError, match="documents, not pairs"):
         open_pairs([PairSource("samples:pretrain")])
 

@@ -69,7 +69,7 @@ def shape(item):
 
 def embedded(spec, template=None):
     """Rows as `embed` and `index` go through them, in order and from their places on another machine."""
-    sources = Sources([spec], root=None, dpi=72, template=template)
+    sources = Sources([spec], root=None, dpi=72, row_template=template)
     found = [shape(one) for one in sources.rows(0)]
     assert [shape(one) for one in sources.rows(1)] == found[1:]
     if not spec.startswith("hub:"):
@@ -103,15 +103,15 @@ def test_columns_of_other_names_are_read_by_a_template_for_every_verb(written, p
     for kind, spec in specs.items():
         template = TEMPLATE.replace("photo", "photo_image") if kind == "tars" else TEMPLATE
         assert embedded(spec, template) == expected, kind
-        assert [shape(one) for one in open_source(spec, template=template, images="lazy")] == expected, kind
-        source = {"spec": spec, "cap": 9, "template": template}
+        assert [shape(one) for one in open_source(spec, row_template=template, images="lazy")] == expected, kind
+        source = {"spec": spec, "cap": 9, "row_template": template}
         for opened in (
             open_mixture([SourceConfig(**source)], folder=tmp_path),
             open_bridge_mixture([BridgeSource(**source)], folder=tmp_path),
         ):
             assert trained(opened) == expected, kind
     with pytest.raises(UsageError, match="there is no format 'pixelprse'; did you mean pixelprose"):
-        Sources([specs["jsonl"]], root=None, dpi=72, template="pixelprse")
+        Sources([specs["jsonl"]], root=None, dpi=72, row_template="pixelprse")
 
 
 def test_pairs_are_the_same_for_every_verb(written, tmp_path):
@@ -156,7 +156,7 @@ def test_a_new_format_is_one_class_and_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, "csv", CsvReader)
     (tmp_path / "rows.csv").write_text("query,positive\nq,p\nr,s\n")
     spec = f"csv:{tmp_path / 'rows.csv'}"
-    assert [one.texts for one in open_source(spec, template="{query} {positive}")] == [("q p",), ("r s",)]
+    assert [one.texts for one in open_source(spec, row_template="{query} {positive}")] == [("q p",), ("r s",)]
     assert [open_pairs([spec]).read(row)[1].texts for row in range(2)] == [("q", "p"), ("r", "s")]
     assert open_table(spec, convert=ToDocument(lambda row: [{"text": row["query"]}])).characters.tolist() == [1, 1]
     assert source_files(spec) == [tmp_path / "rows.csv"]

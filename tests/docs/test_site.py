@@ -11,7 +11,7 @@ from mkdocs.config import load_config
 
 import twoway
 from snippets import ROOT
-from twoway.cli import VERBS
+from twoway.cli.verbs import VERBS
 
 LOADS = re.compile(r"<(?:script|img|iframe|source|video|link(?![^>]*rel=.?canonical))[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s\"'>]+")
 

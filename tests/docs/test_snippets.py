@@ -19,7 +19,8 @@ from PIL import Image
 import twoway
 from snippets import BLOCK, PAGES, PLACEHOLDER, ROOT, SHELL, blocks, check, commands, name
 from tiny import published
-from twoway.cli import VERBS, main
+from twoway.cli import main
+from twoway.cli.verbs import VERBS
 from twoway.config import load
 from twoway.errors import UsageError
 

@@ -254,9 +254,9 @@ def test_wrong_wishes_leave_nothing_behind(engine, data, tmp_path):
     for wish, said in (
         ({"truncate_dim": 99}, "truncate_dim 99 is out of range"),
         ({"truncate_dim": 12, "precision": "binary"}, "12 is not a multiple of 8"),
-        ({"precision": "int4"}, "unknown precision 'int4'; did you mean int8"),
+        ({"precision": "int4"}, "precision takes one of .*, not 'int4'; did you mean int8"),
         ({"prompt_name": "passage"}, "the model has no prompt 'passage'"),
-        ({"shard_rows": 0}, "--shard-rows is 1 or more"),
+        ({"shard_rows": 0}, "shard_rows takes a whole number from 1"),
         ({"data": tmp_path / "none.jsonl"}, "there is no"),
         ({"out": tmp_path / "file"}, "is a file"),
     ):

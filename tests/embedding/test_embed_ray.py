@@ -17,7 +17,8 @@ from PIL import Image
 from ray.cluster_utils import Cluster as LocalCluster
 
 from twoway.embedding.bulk import embed
-from twoway.embedding.ray import Cluster, ShardEmbedder
+from twoway.embedding.config import Cluster
+from twoway.embedding.ray import ShardEmbedder
 from twoway.embedding.shards import Shards
 from twoway.embedding.writing import Writer
 from twoway.errors import TwowayError, UsageError
@@ -128,7 +129,7 @@ def test_a_machine_that_is_lost_loses_no_row_and_doubles_none(cluster, tiny_enco
     monkeypatch.setattr(Writer, "write", losing)
     monkeypatch.setattr("twoway.embedding.ray.ShardEmbedder", held_back(str(log), str(gate)))
     ray.init(address=cluster.address, log_to_driver=False)
-    result = embed(model, data, tmp_path / "out", cluster=Cluster(), **how)
+    result = embed(model, data, tmp_path / "out", engine="ray", cluster=Cluster(), **how)
     assert (result.rows, result.embedded) == (ROWS + 1, ROWS - 2)
     same(tmp_path / "out", tmp_path / "plain")
     begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
@@ -146,7 +147,7 @@ def test_a_killed_command_goes_on(cluster, tiny_encoder, data, tmp_path):
     cluster.add_node(num_cpus=1, **NODE)
     out = tmp_path / "out"
     words = ["embed", model, "--data", data, "--out", out, "--device", "cpu", "--on-bad", "skip", "--shard-rows", SHARD]
-    command = [sys.executable, "-m", "twoway", *map(str, words), "--engine", "ray", "--ray-address", cluster.address]
+    command = [sys.executable, "-m", "twoway", *map(str, words), "--engine", "ray", "--cluster.address", cluster.address]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not list(out.glob("part-*.parquet")) and child.poll() is None and time.monotonic() < until:
@@ -155,14 +156,14 @@ def test_a_killed_command_goes_on(cluster, tiny_encoder, data, tmp_path):
     assert child.wait() == -signal.SIGKILL
     left = Shards.open(out).done()
     assert 1 <= left < ROWS // SHARD
-    assert embed(model, data, out, cluster=Cluster(address=cluster.address), **how).vectors == ROWS - 2
+    assert embed(model, data, out, engine="ray", cluster=Cluster(address=cluster.address), **how).vectors == ROWS - 2
     same(out, tmp_path / "plain")
 
 
 def test_a_cluster_that_is_not_there_and_wrong_numbers_are_refused(data, tmp_path, tiny_encoder):
     model = tiny_encoder("qwen2_vl")
-    with pytest.raises(UsageError, match="--actors is 1 or more, not 0"):
-        embed(model, data, tmp_path / "out", cluster=Cluster(actors=0))
+    with pytest.raises(UsageError, match="actors takes a whole number from 1, not '0'"):
+        embed(model, data, tmp_path / "out", engine="ray", cluster=Cluster(actors=0))
     with pytest.raises(TwowayError, match="no Ray cluster answers at"):
-        embed(model, data, tmp_path / "out", cluster=Cluster(address="auto"))
+        embed(model, data, tmp_path / "out", engine="ray", cluster=Cluster(address="auto"))
     assert not (tmp_path / "out").exists()

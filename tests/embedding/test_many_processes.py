@@ -82,15 +82,15 @@ def test_evaluate_in_two_processes_has_the_hits_of_one(folder, tmp_path, capsys)
     outcomes = []
     for name in ("1", "2"):
         output = tmp_path / f"{name}.json"
-        words = ["evaluate", str(folder), "--suite", "nano", "--tasks", "picture-name", "--subset", "24", "--output", str(output)]
-        assert main([*words, "--device", "cpu", "--cache", str(tmp_path / name), "--processes", name]) == 0
+        words = ["evaluate", str(folder), "--suite", "nano", "--tasks", "picture-name", "--subset", "24", "--out", str(output)]
+        assert main([*words, "--device", "cpu", "--cache-dir", str(tmp_path / name), "--processes", name]) == 0
         outcomes.append((json.loads(output.read_text()), items_path(output).read_bytes()))
         assert re.search(r"[1-9]\d* contents embedded, 0 taken", capsys.readouterr().err)
     assert outcomes[0] == outcomes[1]
 
 
 def test_what_cannot_be_is_said(folder, monkeypatch):
-    with pytest.raises(UsageError, match="--processes is at least 1, not 0"):
+    with pytest.raises(UsageError, match="processes takes a whole number from 1, not '0'"):
         open_embedders(folder, processes=0)
     with pytest.raises(UsageError, match="a model in memory cannot be sent to other processes"):
         open_embedders(open_embedder(folder, device="cpu"), processes=2)

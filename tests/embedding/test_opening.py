@@ -270,12 +270,12 @@ def test_a_model_of_static_vectors_is_a_sentence_transformer_too(tmp_path):
 def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
     folder = tiny_encoder("qwen2_vl")
     for wish, said in (
-        ({"dtype": "float3"}, "unknown dtype 'float3'; did you mean float32"),
+        ({"dtype": "float3"}, "dtype takes one of .*, not 'float3'; did you mean float32"),
         ({"pooling": "mean"}, "has its own pooling"),
         ({"template": "plain"}, "has its own template"),
         ({"attention": "two-way"}, "has its own attention; leave --attention out"),
-        ({"attention": "twoway"}, "unknown attention 'twoway'; did you mean two-way"),
-        ({"max_length": 0}, "--max-length 0 is out of range"),
+        ({"attention": "twoway"}, "attention takes one of .*, not 'twoway'; did you mean two-way"),
+        ({"max_length": 0}, "max_length takes a whole number from 1, not '0'"),
         ({"device": "nothing"}, "device 'nothing' cannot be used here"),
     ):
         with pytest.raises(UsageError, match=said):

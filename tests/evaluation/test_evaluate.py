@@ -78,7 +78,7 @@ def plain(model: Path, folder: Path, name: str) -> list[bool]:
 
 def test_precision_at_1_is_that_of_a_plain_loop_to_the_item(tiny_encoder, folder, tmp_path):
     model = tiny_encoder("qwen2_vl")
-    found = evaluate(model, "mmeb", data=folder, cache=tmp_path, output=tmp_path / "results.json", device="cpu")
+    found = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, out=tmp_path / "results.json", device="cpu")
     assert len(found.results) == 8
     hits = {result.task.name: [place.places[0] == 1 for place in result.outcomes] for result in found.results}
     assert hits == {name: plain(model, folder, name) for name in hits}
@@ -93,7 +93,7 @@ def test_precision_at_1_is_that_of_a_plain_loop_to_the_item(tiny_encoder, folder
 @pytest.mark.parametrize("at", ["embedding", "writing"])
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tiny_encoder, folder, tmp_path, capsys, monkeypatch, at):
     command = ["evaluate", str(tiny_encoder("qwen2_vl")), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO", "--device", "cpu"]
-    command += ["--output", str(tmp_path / "found.json"), "--cache"]
+    command += ["--out", str(tmp_path / "found.json"), "--cache-dir"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     wanted = [path.read_bytes() for path in (tmp_path / "found.json", items_path(tmp_path / "found.json"))]
     (tmp_path / "found.json").unlink()
@@ -128,7 +128,7 @@ def test_a_bare_checkpoint_is_said_to_be_read_so_and_a_quick_look_embeds_what_it
     def look(**options):
         return evaluate(tiny_model("qwen2_vl"), "mmeb", data=folder, tasks=["MSCOCO"], device="cpu", **options)
 
-    whole, quick = look(cache=tmp_path / "a"), look(cache=tmp_path / "b", subset=1)
+    whole, quick = look(cache_dir=tmp_path / "a"), look(cache_dir=tmp_path / "b", subset=1)
     assert {"attention": "causal", "pooling": "last", "template": "chat"}.items() <= quick.found["settings"].items()
     assert quick.embedded == 1 + 5 < whole.embedded
     (one,), asked = quick.results[0].rows(), list(whole.results[0].rows())
@@ -138,7 +138,14 @@ def test_a_bare_checkpoint_is_said_to_be_read_so_and_a_quick_look_embeds_what_it
 def test_attention_is_as_it_is_asked_for_and_a_result_says_which(tiny_model, tiny_encoder, folder, tmp_path):
     def look(model, **options):
         return evaluate(
-            model, "mmeb", data=folder, tasks=["MSCOCO"], device="cpu", cache=tmp_path, pooling=options.pop("pooling", "mean"), **options
+            model,
+            "mmeb",
+            data=folder,
+            tasks=["MSCOCO"],
+            device="cpu",
+            cache_dir=tmp_path,
+            pooling=options.pop("pooling", "mean"),
+            **options,
         )
 
     found = {way: look(tiny_model("qwen2_vl"), attention=way) for way in ("causal", "two-way")}
@@ -154,12 +161,12 @@ def test_attention_is_as_it_is_asked_for_and_a_result_says_which(tiny_model, tin
 
 def test_nothing_is_embedded_twice_and_a_run_cut_off_goes_on(tiny_encoder, folder, tmp_path):
     model = tiny_encoder("qwen2_vl")
-    first = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
-    again = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+    first = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, tasks=["MSCOCO"], device="cpu")
+    again = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, tasks=["MSCOCO"], device="cpu")
     assert (first.cached, again.embedded) == (0, 0)
     assert again.found == first.found
-    more = evaluate(model, "mmeb", data=folder, cache=tmp_path, device="cpu")
-    alone = evaluate(model, "mmeb", data=folder, cache=tmp_path / "other", device="cpu")
+    more = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, device="cpu")
+    alone = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path / "other", device="cpu")
     assert 0 < more.embedded < alone.embedded
     assert more.found == alone.found
 
@@ -168,17 +175,17 @@ def test_a_cache_of_another_dimension_or_that_is_no_database_is_refused(tiny_enc
     import sqlite3
 
     model = tiny_encoder("qwen2_vl")
-    found = evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
-    path = tmp_path / f"{found.found['fingerprint']}.sqlite"
+    found = evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, tasks=["MSCOCO"], device="cpu")
+    path = tmp_path / "vectors" / f"{found.found['fingerprint']}.sqlite"
     with sqlite3.connect(path) as file:
         file.execute("UPDATE vectors SET vector = ?", (b"1234" * 3,))
     with pytest.raises(TwowayError, match="holds vectors of 3 numbers"):
-        evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+        evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, tasks=["MSCOCO"], device="cpu")
     path.write_bytes(b"nothing" * 1000)
-    for rest in tmp_path.glob("*.sqlite-*"):
+    for rest in path.parent.glob("*.sqlite-*"):
         rest.unlink()
     with pytest.raises(TwowayError, match="cannot be read"):
-        evaluate(model, "mmeb", data=folder, cache=tmp_path, tasks=["MSCOCO"], device="cpu")
+        evaluate(model, "mmeb", data=folder, cache_dir=tmp_path, tasks=["MSCOCO"], device="cpu")
 
 
 def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_encoder, tmp_path):
@@ -189,9 +196,9 @@ def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_enc
     pq.write_table(pa.Table.from_pylist([row, broken]), tmp_path / "GQA" / "a.parquet")
     model = tiny_encoder("qwen2_vl")
     with pytest.raises(ContentError, match=r"a\.parquet:2: .*--on-bad skip"):
-        evaluate("no model is even looked for", "mmeb", data=tmp_path, cache=tmp_path / "cache", device="cpu")
+        evaluate("no model is even looked for", "mmeb", data=tmp_path, cache_dir=tmp_path / "cache", device="cpu")
     found = evaluate(
-        model, "mmeb", data=tmp_path, cache=tmp_path / "cache", on_bad="skip", output=tmp_path / "out" / "r.json", device="cpu"
+        model, "mmeb", data=tmp_path, cache_dir=tmp_path / "cache", on_bad="skip", out=tmp_path / "out" / "r.json", device="cpu"
     )
     assert (found.found["tasks"]["GQA"]["n"], found.found["tasks"]["GQA"]["left_out"]) == (1, 1)
     assert '"row": 2' in (tmp_path / "out" / "r.bad-rows.jsonl").read_text()
@@ -199,15 +206,15 @@ def test_a_broken_picture_stops_the_run_or_leaves_its_items_out_counted(tiny_enc
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(data, "PNG")
     (tmp_path / "good.png").write_bytes(data.getvalue()[:4000])  # its head is whole, so it is met when its pixels are asked for
     pq.write_table(pa.Table.from_pylist([row, broken, row | {"tgt_text": ["red"]}]), tmp_path / "GQA" / "a.parquet")
-    found = evaluate(model, "mmeb", data=tmp_path, cache=tmp_path / "cache", on_bad="skip", device="cpu")
+    found = evaluate(model, "mmeb", data=tmp_path, cache_dir=tmp_path / "cache", on_bad="skip", device="cpu")
     assert (found.found["tasks"]["GQA"]["n"], found.found["tasks"]["GQA"]["left_out"]) == (1, 2)
 
 
 def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_itself(tiny_encoder, folder, tmp_path, capsys):
     model, output = tiny_encoder("qwen2_vl"), tmp_path / "r.json"
-    words = ["evaluate", str(model), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO,RefCOCO", "--output", str(output)]
+    words = ["evaluate", str(model), "--suite", "mmeb", "--data", str(folder), "--tasks", "MSCOCO", "RefCOCO", "--out", str(output)]
     report, picture = tmp_path / "r.html", tmp_path / "d.svg"
-    assert main([*words, "--cache", str(tmp_path), "--subset", "4", "--device", "cpu", "--report", str(report)]) == 0
+    assert main([*words, "--cache-dir", str(tmp_path), "--subset", "4", "--device", "cpu", "--report", str(report)]) == 0
     assert "Misses · MSCOCO" in report.read_text()
     said = capsys.readouterr().out
     assert "MSCOCO" in said
@@ -225,8 +232,8 @@ def test_the_command_says_what_it_found_and_compare_finds_no_difference_with_its
     ("options", "said"),
     [
         ({"suite": "mmmeb"}, "unknown suite 'mmmeb'; did you mean mmeb"),
-        ({"subset": 0}, "at least 1"),
-        ({"data": None}, "needs --data DIR"),
+        ({"subset": 0}, "subset takes a whole number from 1"),
+        ({"data": None}, "needs data DIR"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(folder, options, said):

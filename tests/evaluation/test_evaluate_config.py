@@ -8,12 +8,12 @@ import pytest
 
 from recipe_fakes import write
 from twoway.errors import UsageError
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.recipes.recipe import read_recipe
 from twoway.recipes.records import plan_jobs, result_settings
 
 # What the fingerprint of an evaluation is over since there are evaluations; a key more or less and none of them would be found again.
-HASHED = {"suite", "tasks", "subset", "pooling", "template", "dtype", "max_length", "on_bad", "suite_data"}
+HASHED = {"suite", "tasks", "subset", "pooling", "template", "dtype", "max_length", "on_bad"}
 TRAINED = {"finetune": {"data": [{"spec": "samples:train"}]}}
 
 
@@ -21,8 +21,8 @@ TRAINED = {"finetune": {"data": [{"spec": "samples:train"}]}}
     ("said", "message"),
     [
         ({"tasks": ("composd",)}, "the suite nano has no task 'composd'; did you mean composed"),
-        ({"suite": "mmeb"}, "the suite mmeb needs suite_data DIR"),
-        ({"suite_data": Path("here")}, "the suite nano brings its own data; leave suite_data out"),
+        ({"suite": "mmeb"}, "the suite mmeb needs data DIR"),
+        ({"data": Path("here")}, "the suite nano brings its own data; leave data out"),
         ({"suite": "mteb:STS12", "on_bad": "skip"}, "scores its tasks whole"),
     ],
 )
@@ -51,7 +51,7 @@ def test_an_attention_that_is_not_asked_for_is_in_no_fingerprint(tmp_path):
     }
     assert len({job.fingerprint for job in asked.values()}) == 3
     assert asked["null"].fingerprint == plan_jobs(read_recipe(path))[0].fingerprint
-    assert asked["causal"].config.options()["attention"] == "causal"
+    assert asked["causal"].config.opening()["attention"] == "causal"
 
 
 @pytest.mark.parametrize("words", [[], ["attention=causal"], ["*.attention=causal"]])

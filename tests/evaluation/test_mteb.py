@@ -74,7 +74,7 @@ def numbers(scores: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("toy", TOYS)
 def test_the_scores_are_those_of_mtebs_own_wrapper(toy, model, tmp_path):
-    ours = evaluate(model, f"mteb:{toy.metadata.name}", cache=tmp_path, device="cpu").results[0].found
+    ours = evaluate(model, f"mteb:{toy.metadata.name}", cache_dir=tmp_path, device="cpu").results[0].found
     assert written(ours) == scores(theirs(model), toy())
 
 
@@ -85,13 +85,13 @@ def test_the_scores_on_mtebs_own_small_tasks_are_those_of_its_wrapper(model, tmp
 
     tasks = {one.metadata.name: type(one) for one in ALL_MOCK_TASK_TEST_GRID if {"image", "text"}.issuperset(one.metadata.modalities)}
     assert len(tasks) > 40
-    ours, other = twoway.mteb_model(model, cache=tmp_path, device="cpu"), theirs(model)
+    ours, other = twoway.mteb_model(model, cache_dir=tmp_path, device="cpu"), theirs(model)
     assert {name: mine for name, task in tasks.items() if (mine := scores(ours, task())) != scores(other, task())} == {}
 
 
 def test_queries_are_kept_and_their_mean_is_mtebs_score(model, tmp_path):
     path = tmp_path / "r.json"
-    found = evaluate(model, "mteb:Toys", cache=tmp_path, output=path, device="cpu").found
+    found = evaluate(model, "mteb:Toys", cache_dir=tmp_path, out=path, device="cpu").found
     _, items = read(path)
     assert {name: len(rows) for name, rows in items.items()} == {"ToyTexts": 8, "ToyPictures": 6, "ToyPages": 10}
     for name, rows in items.items():
@@ -109,18 +109,30 @@ def test_queries_are_kept_and_their_mean_is_mtebs_score(model, tmp_path):
 
 
 def test_a_run_that_was_cut_off_goes_on_and_pages_are_embedded_once_for_all_languages(model, tmp_path):
-    whole = evaluate(model, "mteb:ToyPages", cache=tmp_path / "a", device="cpu")
+    whole = evaluate(model, "mteb:ToyPages", cache_dir=tmp_path / "a", device="cpu")
     assert whole.embedded == 9 + 5 + 5
-    begun = evaluate(model, "mteb:Toys", tasks=["ToyPages"], subset=2, cache=tmp_path / "b", device="cpu")
+    begun = evaluate(model, "mteb:Toys", tasks=["ToyPages"], subset=2, cache_dir=tmp_path / "b", device="cpu")
     assert begun.found["tasks"]["ToyPages"]["n"] == 4
-    again = evaluate(model, "mteb:ToyPages", cache=tmp_path / "b", device="cpu")
+    again = evaluate(model, "mteb:ToyPages", cache_dir=tmp_path / "b", device="cpu")
     assert (begun.embedded, again.embedded) == (9 + 2 + 2, 3 + 3)
     assert again.found["tasks"] == whole.found["tasks"]
 
 
 def test_the_command_shows_a_table_and_compare_takes_the_files(model, tmp_path, capsys):
-    words = ["evaluate", str(model), "--suite", "mteb:Toys", "--tasks", "ToyPages,ToyPairs", "--cache", str(tmp_path), "--device", "cpu"]
-    assert main([*words, "--output", str(tmp_path / "r.json")]) == 0
+    words = [
+        "evaluate",
+        str(model),
+        "--suite",
+        "mteb:Toys",
+        "--tasks",
+        "ToyPages",
+        "ToyPairs",
+        "--cache-dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--out", str(tmp_path / "r.json")]) == 0
     said = capsys.readouterr().out
     assert "ndcg@5" in said
     assert "cosine_spearman" in said
@@ -156,13 +168,13 @@ def test_wrong_wishes_are_refused_before_any_work(options, said):
 
 def test_data_that_is_not_to_be_had_is_one_line(model, tmp_path):
     with pytest.raises(TwowayError, match=r"Vidore2ESGReportsRetrieval: its data cannot be loaded \(.*; mteb fetches it from the hub"):
-        evaluate(model, "vidore-v2", cache=tmp_path, device="cpu")
+        evaluate(model, "vidore-v2", cache_dir=tmp_path, device="cpu")
 
 
 def test_a_text_model_is_not_asked_about_pages(tiny_model, tmp_path):
     with pytest.raises(TwowayError, match=r"ToyPictures cannot be evaluated: Model .* supports .*text"):
-        evaluate(tiny_model("bert"), "mteb:ToyPictures", cache=tmp_path, device="cpu")
-    assert evaluate(tiny_model("bert"), "mteb:ToyTexts", cache=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["n"] == 8
+        evaluate(tiny_model("bert"), "mteb:ToyPictures", cache_dir=tmp_path, device="cpu")
+    assert evaluate(tiny_model("bert"), "mteb:ToyTexts", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["n"] == 8
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, toy: Any, spoil: Any) -> None:
@@ -172,7 +184,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, toy: Any, spoil: Any) -> None:
 
 def test_an_absent_right_candidate_is_counted_and_said(model, tmp_path, monkeypatch, caplog):
     spoiled(monkeypatch, ToyTexts, lambda data: data | {"corpus": data["corpus"].select(range(1, 24))})
-    entry = evaluate(model, "mteb:ToyTexts", cache=tmp_path, device="cpu").found["tasks"]["ToyTexts"]
+    entry = evaluate(model, "mteb:ToyTexts", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyTexts"]
     assert entry["absent"] == 1
     assert "1 queries have a right candidate that is not in the corpus" in caplog.text
 
@@ -189,7 +201,7 @@ def test_an_absent_right_candidate_is_counted_and_said(model, tmp_path, monkeypa
 def test_a_task_that_cannot_be_scored_is_an_error(spoil, said, model, tmp_path, monkeypatch):
     spoiled(monkeypatch, ToyTexts, spoil)
     with pytest.raises(TwowayError, match=said):
-        evaluate(model, "mteb:ToyTexts", cache=tmp_path, device="cpu")
+        evaluate(model, "mteb:ToyTexts", cache_dir=tmp_path, device="cpu")
 
 
 def test_a_score_that_is_no_number_is_an_error_and_not_a_mean_of_nothing(tmp_path):
@@ -209,7 +221,7 @@ def test_a_broken_picture_is_named_with_its_row(model, tmp_path, monkeypatch):
     broken = [picture(random), {"bytes": b"no picture", "path": None}]
     spoiled(monkeypatch, ToyPictures, lambda data: data | {"queries": table(pictures=True, id=["q0", "q1"], image=broken)})
     with pytest.raises(ContentError, match=r"mteb:ToyPictures/test queries:2: the embedded picture is broken"):
-        evaluate(model, "mteb:ToyPictures", cache=tmp_path, device="cpu")
+        evaluate(model, "mteb:ToyPictures", cache_dir=tmp_path, device="cpu")
 
 
 def test_candidates_of_one_content_tie_and_are_said_to(model, tmp_path, monkeypatch):
@@ -218,7 +230,7 @@ def test_candidates_of_one_content_tie_and_are_said_to(model, tmp_path, monkeypa
         return data | {"corpus": table(id=list(data["corpus"]["id"]), title=[""] * 24, text=[texts[0], texts[0], *texts[2:]])}
 
     spoiled(monkeypatch, ToyTexts, double)
-    assert evaluate(model, "mteb:ToyTexts", cache=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["tied"] >= 1
+    assert evaluate(model, "mteb:ToyTexts", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["tied"] >= 1
 
 
 def test_a_text_that_looks_like_a_picture_stays_text(model, tmp_path, monkeypatch):
@@ -226,7 +238,7 @@ def test_a_text_that_looks_like_a_picture_stays_text(model, tmp_path, monkeypatc
         return data | {"queries": table(id=["q0"], text=["http://localhost/none.png"])}
 
     spoiled(monkeypatch, ToyTexts, urls)
-    assert evaluate(model, "mteb:ToyTexts", cache=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["n"] == 1
+    assert evaluate(model, "mteb:ToyTexts", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["n"] == 1
 
 
 def test_chance_of_graded_candidates_is_what_random_rankings_score():

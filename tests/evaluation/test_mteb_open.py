@@ -33,7 +33,7 @@ def score(model, task) -> float:
 
 
 def test_the_meta_says_what_the_model_is(tiny_encoder, tmp_path):
-    model = twoway.mteb_model(tiny_encoder("qwen2_vl", prompts={"query": "Find: "}), cache=tmp_path, device="cpu")
+    model = twoway.mteb_model(tiny_encoder("qwen2_vl", prompts={"query": "Find: "}), cache_dir=tmp_path, device="cpu")
     assert isinstance(model, EncoderProtocol)
     assert isinstance(model, SearchProtocol)
     meta = model.mteb_model_meta
@@ -52,13 +52,13 @@ def test_mtebs_command_runs_on_a_folder_with_texts_and_with_pictures(tiny_encode
     monkeypatch.setattr(sys, "argv", ["pytest"])
     try:
         words = ["run", "-m", str(folder), "-t", "ToyTexts", "ToyPages", "--output-folder", str(tmp_path / "results"), "--no-co2-tracker"]
-        assert main(["mteb", "--device", "cpu", "--cache", str(tmp_path), *words]) == 0
+        assert main(["mteb", "--device", "cpu", "--cache-dir", str(tmp_path), *words]) == 0
     finally:
         MODEL_REGISTRY.pop(str(folder), None)
     assert sys.argv == ["pytest"]
     (texts,) = (tmp_path / "results").rglob("ToyTexts.json")
     (pages,) = (tmp_path / "results").rglob("ToyPages.json")
-    alone = twoway.mteb_model(folder, cache=tmp_path, device="cpu")
+    alone = twoway.mteb_model(folder, cache_dir=tmp_path, device="cpu")
     assert json.loads(texts.read_text())["scores"]["test"][0]["main_score"] == score(alone, ToyTexts())
     assert {one["hf_subset"] for one in json.loads(pages.read_text())["scores"]["test"]} == {"english", "french"}
     meta = json.loads((texts.parent / "model_meta.json").read_text())
@@ -75,11 +75,11 @@ def test_a_checkpoint_on_the_hub_is_seen_to_take_pictures(tiny_encoder):
 
 def test_the_released_layout_of_moca_runs_under_sdpa_and_scores_as_the_converted_one(tmp_path):
     released = twoway.mteb_model(
-        GOLDEN / "reference-embedding", cache=tmp_path, device="cpu", processor=GOLDEN / "processor", template="chat"
+        GOLDEN / "reference-embedding", cache_dir=tmp_path, device="cpu", processor=GOLDEN / "processor", template="chat"
     )
     assert released.model[0].auto_model.config._attn_implementation == "sdpa"
     convert(GOLDEN / "reference-embedding", tmp_path / "ours", processor=str(GOLDEN / "processor"))
-    ours = twoway.mteb_model(tmp_path / "ours", cache=tmp_path, device="cpu")
+    ours = twoway.mteb_model(tmp_path / "ours", cache_dir=tmp_path, device="cpu")
     assert score(released, ToyPages()) == score(ours, ToyPages())
 
 

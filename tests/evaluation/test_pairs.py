@@ -55,8 +55,8 @@ def lay(folder, rows=ROWS):
 
 def test_scores_are_those_of_a_plain_loop_over_all_answers(tiny_encoder, tmp_path, capsys):
     model, data, output = tiny_encoder("qwen2_vl"), lay(tmp_path), tmp_path / "out.json"
-    words = ["--suite", "pairs", "--cache", str(tmp_path), "--device", "cpu", "--data"]
-    assert main(["evaluate", str(model), *words, str(data), "--output", str(output), "--report", str(tmp_path / "page.html")]) == 0
+    words = ["--suite", "pairs", "--cache-dir", str(tmp_path), "--device", "cpu", "--data"]
+    assert main(["evaluate", str(model), *words, str(data), "--out", str(output), "--report", str(tmp_path / "page.html")]) == 0
     assert "french" in capsys.readouterr().out
     assert "Misses · test.jsonl" in (tmp_path / "page.html").read_text()
     sentence = SentenceTransformer(str(model), device="cpu")
@@ -82,7 +82,7 @@ def test_scores_are_those_of_a_plain_loop_over_all_answers(tiny_encoder, tmp_pat
     assert found["settings"]["data"] == "test.jsonl"
     # Another model's results, of the rows in another order, are joined question by question.
     other, second = tiny_encoder("qwen2_vl", pooling="last"), tmp_path / "second.json"
-    assert main(["evaluate", str(other), *words, str(lay(tmp_path, ROWS[::-1])), "--cap", "8", "--output", str(second)]) == 0
+    assert main(["evaluate", str(other), *words, str(lay(tmp_path, ROWS[::-1])), "--cap", "8", "--out", str(second)]) == 0
     capsys.readouterr()
     assert main(["compare", str(output), str(second), "--json"]) == 0
     (lines,) = json.loads(capsys.readouterr().out)["others"].values()
@@ -106,11 +106,11 @@ def test_bad_rows_stop_the_run_with_their_place_or_are_left_out_and_listed(tiny_
     ]
     schema = pa.schema([("query", pa.string()), ("positive", side), ("negative", side)])
     pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "rows.parquet")
-    words = ["--suite", "pairs", "--data", str(tmp_path / "rows.parquet"), "--cache", str(tmp_path), "--device", "cpu"]
+    words = ["--suite", "pairs", "--data", str(tmp_path / "rows.parquet"), "--cache-dir", str(tmp_path), "--device", "cpu"]
     assert main(["evaluate", "no model is even looked for", *words]) == 1
     assert "rows.parquet:2: the row has no positive" in capsys.readouterr().err
     output = tmp_path / "out.json"
-    assert main(["evaluate", str(tiny_encoder("qwen2_vl")), *words, "--on-bad", "skip", "--output", str(output)]) == 0
+    assert main(["evaluate", str(tiny_encoder("qwen2_vl")), *words, "--on-bad", "skip", "--out", str(output)]) == 0
     entry = json.loads(output.read_text())["tasks"]["rows.parquet"]
     # What a torn picture answers is not asked; a torn candidate is no candidate, and counted like the rest.
     assert (entry["n"], entry["left_out"], entry["candidates"]) == (3, 3, [3, 3])
@@ -140,10 +140,10 @@ def test_a_task_has_the_prompts_of_its_source_or_those_that_the_model_has_for_it
     engine = Recorded({"query": "usual: ", "french-query": "the model's: ", "french-document": "its document: "})
     monkeypatch.setattr("twoway.evaluation.evaluate.open_engine", lambda model, **opening: engine)
     source = PairSource(str(lay(tmp_path, rows)), task="french", query="mine: ")
-    evaluate("m", "pairs", data=[source], cache=tmp_path)
+    evaluate("m", "pairs", data=[source], cache_dir=tmp_path)
     assert {(told, side) for told, side, _ in engine.asked} == {("mine: ", "query"), ("its document: ", "document")}
     engine.asked.clear()
-    evaluate("m", "pairs", data=source.spec, cache=tmp_path / "other")
+    evaluate("m", "pairs", data=source.spec, cache_dir=tmp_path / "other")
     assert {(told, side) for told, side, _ in engine.asked} == {(None, "query"), (None, "document")}
 
 
@@ -153,7 +153,7 @@ def test_a_task_has_the_prompts_of_its_source_or_those_that_the_model_has_for_it
         ([], "the suite pairs needs --data SPEC: pairs of a query and its answers"),
         (["--data", "test.jsonl", "--tasks", "frnch"], "there is no task 'frnch'; did you mean french"),
         (["--data", "one.jsonl"], "there is nothing to choose from"),
-        (["--cap", "3"], "--cap is of the sources that --data names"),
+        (["--cap", "3"], "the suite pairs needs --data SPEC"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_model_is_opened(tmp_path, monkeypatch, capsys, words, said):
@@ -172,12 +172,12 @@ def test_a_folder_is_named_alone():
 def test_a_recipe_names_pairs_and_its_fingerprint_is_of_their_content(tmp_path):
     data = lay(tmp_path)
     said = {"stage": "evaluate", "suite": "pairs"}
-    one = read_recipe(write(tmp_path, {"score": said | {"suite_data": str(data)}}))
-    listed = read_recipe(write(tmp_path, {"score": said | {"suite_data": [{"spec": str(data)}]}}))
-    assert one.stages[0].config.suite_data == listed.stages[0].config.suite_data == (PairSource(str(data)),)
+    one = read_recipe(write(tmp_path, {"score": said | {"data": str(data)}}))
+    listed = read_recipe(write(tmp_path, {"score": said | {"data": [{"spec": str(data)}]}}))
+    assert one.stages[0].config.data == listed.stages[0].config.data == (PairSource(str(data)),)
     first = plan_jobs(one)[0]
     assert not first.problems
     lay(tmp_path, ROWS[1:])
     assert plan_jobs(one)[0].fingerprint != first.fingerprint
-    with pytest.raises(UsageError, match=r"unknown key suite_data\[1\]\.spek; did you mean"):
-        read_recipe(write(tmp_path, {"score": said | {"suite_data": [{"spek": str(data)}]}}))
+    with pytest.raises(UsageError, match=r"unknown key data\[1\]\.spek; did you mean"):
+        read_recipe(write(tmp_path, {"score": said | {"data": [{"spek": str(data)}]}}))

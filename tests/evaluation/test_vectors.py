@@ -64,7 +64,7 @@ def test_a_cache_that_is_torn_is_said_in_one_line(tmp_path: Path):
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
-    with pytest.raises(TwowayError, match=r"f\.sqlite cannot be read \(.*\); remove it, or name another with --cache"):
+    with pytest.raises(TwowayError, match=r"f\.sqlite cannot be read \(.*\); remove it, or name another with --cache-dir"):
         VectorSource(Engine(dimension=200, stop=999), tmp_path)(many, None, "a", {})
 
 

@@ -114,12 +114,12 @@ def test_the_command_line_says_what_came_out(tiny_model: Callable[[str], Path], 
     assert cli.main(words) == 2
     assert "--overwrite" in capsys.readouterr().err
     (tmp_path / "convert.yaml").write_text("pooling: last\nmax_length: 64\nprompts: {query: 'find: '}\n")
-    assert cli.main([*words[:3], "--overwrite", "--config", str(tmp_path / "convert.yaml"), "--max-length", "32"]) == 0
+    assert cli.main([*words[:3], "--overwrite", "--recipe", str(tmp_path / "convert.yaml"), "--max-length", "32"]) == 0
     assert "two-way as measured, pooling last" in capsys.readouterr().out
     told = checkpoint.read_card(tmp_path / "out")
     assert (told["pooling"], told["max_length"], told["prompts"]) == ("last", 32, {"query": "find: "})
     (tmp_path / "convert.yaml").write_text("poling: last\n")
-    assert cli.main([*words[:2], str(tmp_path / "other"), "--config", str(tmp_path / "convert.yaml")]) == 2
+    assert cli.main([*words[:2], str(tmp_path / "other"), "--recipe", str(tmp_path / "convert.yaml")]) == 2
     assert "did you mean pooling" in capsys.readouterr().err
 
 

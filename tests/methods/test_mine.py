@@ -20,8 +20,9 @@ from twoway.data.mixture import open_pairs
 from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.methods import mine as stage
-from twoway.methods.mine import MineConfig, mine
-from twoway.methods.negatives import NegativeChoice, key_of
+from twoway.methods.config import MineConfig, NegativeChoice
+from twoway.methods.mine import mine
+from twoway.methods.negatives import key_of
 
 ROWS = 40
 
@@ -220,7 +221,7 @@ def test_streams_of_the_hub_are_mined_with_the_template_and_the_cap_of_a_recipe(
         cells = [{"bytes": (tmp_path / f"{number}.png").read_bytes(), "path": None} for number in range(count)]
         table = {"query": [f"colour {number}" for number in range(count)], "image": cells}
         datasets.Dataset.from_dict(table).cast_column("image", datasets.Image()).to_parquet(str(tmp_path / name / "train.parquet"))
-    source = {"spec": f"hub:{tmp_path}/pairs:train", "template": "colpali", "cap": 6, "name": "pages"}
+    source = {"spec": f"hub:{tmp_path}/pairs:train", "row_template": "colpali", "cap": 6, "name": "pages"}
     (tmp_path / "recipe.yaml").write_text(json.dumps({"data": [source]}))
     asked = ["mine", tiny_encoder("qwen2_vl"), "--recipe", tmp_path / "recipe.yaml", "--corpus", f"hub:{tmp_path}/corpus"]
     asked += ["--out", tmp_path / "out", "--num-negatives", 9, "--device", "cpu"]
@@ -238,7 +239,7 @@ def test_streams_of_the_hub_are_mined_with_the_template_and_the_cap_of_a_recipe(
 
 
 def test_a_corpus_of_a_recipe_may_be_a_part_of_a_source():
-    MineConfig(corpus=(SourceConfig("hub:own/name", cap=9, template="colpali"),))
+    MineConfig(corpus=(SourceConfig("hub:own/name", cap=9, row_template="colpali"),))
     with pytest.raises(UsageError, match=r"leave weight and name of rows\.jsonl out"):
         MineConfig(corpus=(SourceConfig("rows.jsonl", weight=2),))
 

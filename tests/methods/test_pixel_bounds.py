@@ -24,11 +24,11 @@ from twoway.embedding import open_embedder
 from twoway.embedding.bulk import embed
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.cache import VectorSource
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.methods.bridge.method import bridge
+from twoway.methods.config import MineConfig
 from twoway.methods.convert import convert
 from twoway.methods.finetune.method import finetune
-from twoway.methods.mine import MineConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import pretrain
 from twoway.methods.tables import lost_rows

@@ -12,9 +12,9 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from cut_off import cut_off, same_bits
-from twoway.cli.parser import Parser
+from twoway.cli import build_parser
+from twoway.cli.parser import read_settings
 from twoway.errors import TwowayError, UsageError
-from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import pretrain
 from twoway.models import checkpoint
 from twoway.proof.check import check
@@ -183,16 +183,13 @@ def test_what_is_no_base_or_no_run_is_refused(tiny_model, rows, tmp_path):
 
 
 def test_words_may_stand_before_and_behind_options():
-    from twoway.cli import training as verb
-    from twoway.config import load
-
-    parser = Parser(prog="pretrain")
-    verb.configure_pretrain(parser)
-    args = parser.parse_args(["base", "out", "--data", "samples:pretrain", "max_steps=12", "--force", "dtype=float32"])
-    config = load(PretrainConfig, None, args.words)
-    assert (args.base, args.out, args.data, config.max_steps, config.dtype) == ("base", "out", ["samples:pretrain"], 12, "float32")
+    parser = build_parser("pretrain")
+    args = parser.parse_args(["pretrain", "base", "out", "--data", "samples:pretrain", "max_steps=12", "--force", "dtype=float32"])
+    config = read_settings(args)
+    assert (args.base, args.out, args.force, config.max_steps, config.dtype) == ("base", "out", True, 12, "float32")
+    assert [source.spec for source in config.data] == ["samples:pretrain"]
     with pytest.raises(SystemExit):
-        parser.parse_args(["base", "out", "--dato", "samples:pretrain", "max_steps=12"])
+        parser.parse_args(["pretrain", "base", "out", "--dato", "samples:pretrain", "max_steps=12"])
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])

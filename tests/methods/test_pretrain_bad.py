@@ -39,7 +39,7 @@ def rows(tmp_path):
 def test_a_missing_column_is_named_with_those_that_there_are(tiny_model, tmp_path):
     pq.write_table(pa.table({"caption": ["a", "b"]}), tmp_path / "rows.parquet")
     for template, missing in ((None, "parts"), ("{image} {caption}", "image"), ("visrag", "image")):
-        source = SourceConfig(str(tmp_path / "rows.parquet"), template=template)
+        source = SourceConfig(str(tmp_path / "rows.parquet"), row_template=template)
         with pytest.raises(TwowayError, match=rf"rows\.parquet.*{missing}.*caption"):
             pretrain(tiny_model("qwen2_vl"), tmp_path / "out", [source], **USUAL)
         assert not (tmp_path / "out").exists()

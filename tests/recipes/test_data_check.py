@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from twoway.cli import main
-from twoway.cli.data import run_data
-from twoway.cli.parser import Parser
 from twoway.data.mixture import open_pairs
 from twoway.errors import UsageError
 from twoway.recipes.data_check import check_data, check_pairs, pairs_of
@@ -29,7 +27,7 @@ def data(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"max_length: 128\ndata:\n  - spec: {tmp_path / 'rows.jsonl'}\n    weight: 2\n"
-        f"  - {{spec: {tmp_path / 'bad.jsonl'}, template: '{{body}}', name: bodies}}\n  - spec: {tmp_path / 'gone.jsonl'}\n"
+        f"  - {{spec: {tmp_path / 'bad.jsonl'}, row_template: '{{body}}', name: bodies}}\n  - spec: {tmp_path / 'gone.jsonl'}\n"
     )
     return tmp_path
 
@@ -125,11 +123,7 @@ def test_a_recipe_without_data_and_one_with_a_mistyped_key_are_refused(tmp_path)
 
 
 def answer(*words):
-    from twoway.cli import data as verb
-
-    parser = Parser(prog="twoway data")
-    verb.configure_data(parser)
-    return run_data(parser.parse_args(["check", *map(str, words)]))
+    return main(["data", "check", *map(str, words)])
 
 
 def test_the_command_prints_a_table_or_json_and_exits_by_what_it_found(data, capsys):

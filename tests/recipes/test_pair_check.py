@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from twoway.cli.data import run_data
-from twoway.cli.parser import Parser
+from twoway.cli import main
 from twoway.errors import UsageError
 from twoway.methods.duplicates import HashIndex, near_texts
 from twoway.recipes.data_check import check_pairs, pairs_of
@@ -57,17 +56,12 @@ def test_sides_are_measured_and_what_is_suspect_is_listed(data, tiny_model):
 
 
 def test_the_command_says_it_in_words_and_in_json(data, capsys):
-    from twoway.cli import data as verb
-
-    parser = Parser(prog="data")
-    verb.configure_data(parser)
-    args = parser.parse_args(["check", str(data / "rows.jsonl"), "--pairs", "--against", str(data / "eval.jsonl")])
-    assert run_data(args) == 1
+    words = ["data", "check", str(data / "rows.jsonl"), "--pairs"]
+    assert main([*words, "--against", str(data / "eval.jsonl")]) == 1
     said = capsys.readouterr().out
     for word in ("query is nearly its answer: 1 rows, the first: rows.jsonl#3", "looks like one in", "tasks: one 1, two 2", "bad: 1 rows"):
         assert word in said
-    args = parser.parse_args(["check", str(data / "rows.jsonl"), "--pairs", "--json"])
-    assert run_data(args) == 1
+    assert main([*words, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["sources"][0]["twins"] == ["rows.jsonl#3"]
 
 

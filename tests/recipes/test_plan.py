@@ -88,7 +88,7 @@ def test_tokens_that_are_asked_for_are_read(moca):
 
 
 def test_what_is_said_of_a_source_replaces_what_is_assumed(moca):
-    said = plan(RECIPES / "moca-3b.yaml", "h200x8", sources=["dclm=100:50:0:0"])
+    said = plan(RECIPES / "moca-3b.yaml", "h200x8", source=["dclm=100:50:0:0"])
     dclm = next(one for one in said.stages[0].work.sources if one.name == "dclm")
     assert (round(dclm.rows), round(dclm.tokens), dclm.assumed) == (100, 5000, False)
 
@@ -98,9 +98,9 @@ def test_what_is_said_of_a_source_replaces_what_is_assumed(moca):
     [
         ("moca-3b", "h20x8", {}, "did you mean h200"),
         ("moca-3b", "h200x8", {"tokens": ["pretrian=1e9"]}, "did you mean pretrain"),
-        ("moca-3b", "h200x8", {"sources": ["dlcm=1:1:0:0"]}, "did you mean dclm"),
-        ("moca-3b", "h200x8", {"sources": ["dclm=1:1"]}, "ROWS:TEXT"),
-        ("moca-3b", "h200x8", {"utilisation": 1.5}, "share of the peak"),
+        ("moca-3b", "h200x8", {"source": ["dlcm=1:1:0:0"]}, "did you mean dclm"),
+        ("moca-3b", "h200x8", {"source": ["dclm=1:1"]}, "ROWS:TEXT"),
+        ("moca-3b", "h200x8", {"utilisation": 1.5}, "utilisation takes a number above 0 to 1"),
     ],
 )
 def test_wrong_use_says_what_to_do(recipe, on, options, message):

@@ -211,7 +211,7 @@ def test_from_uses_what_stands_before_though_it_is_stale(recipe, out, capsys):
 def test_after_a_failure_the_command_named_does_again_what_is_left(recipe, out):
     go(recipe, out)
     LOG.broken["3-tune"] = TwowayError("no")
-    with pytest.raises(TwowayError, match=r"go on with: twoway run .* --from tune --redo"):
+    with pytest.raises(TwowayError, match=r"go on with: twoway run .* --start tune --redo"):
         go(recipe, out, start="train", redo=True)
 
 

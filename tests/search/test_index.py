@@ -180,7 +180,7 @@ def test_a_damaged_database_is_said_and_built_anew_only_when_asked(folder, db, b
 
 def test_what_is_asked_wrongly_is_refused_before_anything_is_done(folder):
     vectors_of(folder / "data/data.jsonl", folder / "vectors")
-    with pytest.raises(UsageError, match="the recall that is wanted is from 0 to 1, not 7"):
+    with pytest.raises(UsageError, match="recall takes a number from 0 to 1, not '7'"):
         index("vectors", "db", recall=7)
     assert not Path("db").exists()
     index("vectors", "db")

@@ -52,7 +52,7 @@ def held(db):
         return rows, len(store.search(None, words="fox", top_k=100)) if rows else 0
     except UsageError as error:
         # A new index stands before its words are indexed, which is a step of its own; what to do is said.
-        if f"has no index of words; 'twoway index --db {db} --compact' makes one" not in str(error):
+        if f"has no index of words; 'twoway index --index {db} --compact' makes one" not in str(error):
             raise
         return rows, None
     finally:
@@ -161,11 +161,11 @@ def test_an_interrupt_at_any_step_is_one_line_and_is_gone_on_with(folder, run, m
     )
     here = f"{Path(__file__).parent}:{Path(__file__).parent.parent}"
     ended = subprocess.run(
-        [sys.executable, "-c", program, here, "5", "index", *options, "--db", "db"], capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", program, here, "5", "index", *options, "--index", "db"], capture_output=True, text=True, timeout=240
     )
     assert (ended.returncode, ended.stderr) == (130, "twoway index: interrupted; nothing half-written is left\n")
     check(run, folder)
-    assert main(["index", *options, "--db", "db"]) == 0
+    assert main(["index", *options, "--index", "db"]) == 0
 
 
 @pytest.mark.parametrize(

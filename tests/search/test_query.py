@@ -89,7 +89,7 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     refused("leave the words and the picture out", db, "x", like="n0")
     refused("no item with the id 'n9'", db, like="n9")
     refused(r"no field 'yaer'; did you mean year\?", db, "x", filter="yaer > 1", model="a model that is never opened")
-    refused("top_k is 1 or more, not 0", db, like="n0", top_k=0)
+    refused("top_k takes a whole number from 1, not '0'", db, like="n0", top_k=0)
     refused(r"find has no option 'where'; did you mean filter\? \(there are: index, text, image", db, "x", where="year > 1")
     refused("find has no option 'devise'; did you mean device", db, "x", devise="cpu")
     refused("the image of part 1 is a number, not a path, bytes or a PIL image", db, image=3, model=engine)
@@ -127,17 +127,17 @@ def test_a_model_that_has_moved_is_said_with_what_to_do(shelf, capsys):
 
 def test_the_command_says_what_it_indexed(shelf, tmp_path, capsys):
     db = str(tmp_path / "db")
-    assert main(["index", str(shelf / "vectors"), "--db", db, "--exact-below", "5", "--kind", "ivf"]) == 0
+    assert main(["index", str(shelf / "vectors"), "--index", db, "--exact-below", "5", "--kind", "ivf"]) == 0
     said = capsys.readouterr().out
     assert f"{db}: 6 items (6 added); 4 thumbnails made" in said
     assert "search by ivf, effort 1" in said
     assert "effort  1: recall at 10 1.000" in said
-    assert main(["index", "--db", db, "--delete", "n1", "n7", "--json"]) == 0
+    assert main(["index", "--index", db, "--delete", "n1", "n7", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["items"], answer["deleted"], answer["added"], answer["missing"]) == (5, 1, 0, ["n7"])
-    assert main(["index", "--db", db, "--delete", "n7"]) == 0
+    assert main(["index", "--index", db, "--delete", "n7"]) == 0
     assert "not there, so not deleted: 'n7'" in capsys.readouterr().out
-    assert main(["index", "--db", db]) == 2
+    assert main(["index", "--index", db]) == 2
     assert "nothing to do" in capsys.readouterr().err
 
 

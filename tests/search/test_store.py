@@ -328,7 +328,7 @@ def test_what_takes_another_s_place_is_seen_once_it_is_published_and_gone_where_
 
 def test_what_is_not_there_is_said(location, tmp_path):
     assert not store_exists(location)
-    with pytest.raises(UsageError, match="does not exist; make an index with 'twoway index DIR --db"):
+    with pytest.raises(UsageError, match="does not exist; make an index with 'twoway index DIR --index"):
         open_store(location)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):

@@ -202,7 +202,7 @@ def test_the_program_ends_though_a_thread_of_it_never_does(engine, store):
         _PROGRAM,
         "serve",
         engine.name,
-        "--db",
+        "--index",
         store.location,
         "--port",
         "0",

@@ -253,7 +253,7 @@ def test_without_an_index_it_says_how_to_have_one(serve):
         client.post("/v1/index/items", json={"items": ITEMS}),
     ):
         assert refused(answer)[0] == 404
-        assert "--db PATH" in refused(answer)[1]
+        assert "--index PATH" in refused(answer)[1]
 
 
 def test_an_index_that_fails_is_the_servers_trouble_and_no_folder_is_named(serve, store, monkeypatch, tmp_path):

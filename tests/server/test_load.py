@@ -28,7 +28,7 @@ def test_its_errors_before_it_serves_are_one_line(tmp_path, tiny_encoder):
 
     model = str(tiny_encoder("qwen2_vl"))
     assert said(str(tmp_path / "absent"), "--port", "0")[0] != 0
-    code, line = said(model, "--port", "0", "--db", str(tmp_path / "absent"))
+    code, line = said(model, "--port", "0", "--index", str(tmp_path / "absent"))
     assert code == 2
     assert "twoway index" in line
     assert said(model, "--port", "70000") == (2, "twoway serve: --port 70000 is out of range: ports go from 0 to 65535")

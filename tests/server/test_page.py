@@ -509,7 +509,7 @@ def test_waiting_shows_and_a_server_that_is_gone_is_said(visit):
 def test_an_empty_index_and_none_say_what_to_do(visit):
     expect(visit("empty").get_by_role("alert")).to_contain_text("The index is empty.")
     page = visit("none")
-    expect(page.get_by_role("alert")).to_contain_text("twoway serve MODEL --db PATH")
+    expect(page.get_by_role("alert")).to_contain_text("twoway serve MODEL --index PATH")
     expect(page.get_by_role("button", name="Search", exact=True)).to_be_disabled()
 
 

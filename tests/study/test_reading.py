@@ -68,7 +68,7 @@ BAD = {
         "claim pays: the study scores no task of 'retreival'; did you mean retrieval? (there are: retrieval, known style)",
     ),
     "a task that the suite has not": ({"evaluate": {"tasks": ["compsed"]}}, "the suite nano has no task 'compsed'; did you mean composed"),
-    "a suite without its folder": ({"evaluate": {"suite": "mmeb"}}, "the suite mmeb needs suite_data DIR"),
+    "a suite without its folder": ({"evaluate": {"suite": "mmeb"}}, "the suite mmeb needs data DIR"),
     "a difference below none": ({"smallest": -0.01}, "smallest is a difference of 0 or more"),
     "a curve of one point": ({"claims": [CLAIM | {"curve": {"axis": "x", "points": {"0": "causal"}}}]}, "at least two points"),
     "a control elsewhere": (

@@ -71,11 +71,11 @@ class World:
 
     def _hub(self, place: Path, source: SourceConfig, split: str) -> None:
         name = place.name
-        if source.template == "moca":
+        if source.row_template == "moca":
             columns = {"text": datasets.Value("string"), "images": datasets.List(datasets.Value("binary"))}
             _write(place / "data", split, [self._document(_DOCUMENTS[name], number) for number in range(ROWS)], columns)
         else:
-            negatives = source.template != "mmeb-train"
+            negatives = source.row_template != "mmeb-train"
             rows = self._pairs(name, self.folder / (source.root or Path()), negatives=negatives)
             _write(place / "data", split, rows, _PAIR_COLUMNS | (_NEGATIVES if negatives else {}))
 
@@ -137,7 +137,7 @@ class World:
 
     def _collected(self, place: Path, source: SourceConfig) -> None:
         """Write what a user collects by hand: PixelProse with its pictures fetched, the Parquet files of MMEB-train."""
-        if source.template == "pixelprose":
+        if source.row_template == "pixelprose":
             rows = [
                 {
                     "vlm_caption": f"This image displays: {self.contents.words(100)}",
@@ -146,11 +146,11 @@ class World:
                 for number in range(ROWS)
             ]
             _write(place, "train", rows, {"vlm_caption": datasets.Value("string"), "image": datasets.Image()})
-        elif source.template == "mmeb-train":
+        elif source.row_template == "mmeb-train":
             for name in ("ImageNet_1K", "DocVQA", "MSCOCO_t2i", "CIRR"):
                 _write(place / name, "original", self._pairs(name, self.folder / (source.root or place), negatives=False), _PAIR_COLUMNS)
         else:
-            raise ValueError(f"{source.spec}: the rehearsal does not know the columns of {source.template}")
+            raise ValueError(f"{source.spec}: the rehearsal does not know the columns of {source.row_template}")
 
 
 def _write(folder: Path, split: str, rows: Sequence[dict[str, Any]], columns: dict[str, Any]) -> None:

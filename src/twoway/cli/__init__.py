@@ -1,9 +1,8 @@
-"""The program `twoway`: a table of verbs, each in a module whose heavy imports wait until it runs."""
+"""The program `twoway`: the verbs of the table, each run by a module whose heavy imports wait until it runs."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from importlib import import_module
@@ -11,36 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from twoway.errors import TwowayError, UsageError, is_panic
 
-from .parser import Parser
+from .parser import Parser, add_verb
+from .verbs import VERBS as VERBS
+from .verbs import Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 INTERRUPTED = 130  # as a shell says it
-
-# Verbs in the order a newcomer needs them, each with its module, which has VERB_HELP, VERB_EXAMPLE, configure_VERB(parser) and
-# run_VERB(args) -> exit code.
-VERBS: dict[str, str] = {
-    "convert": "models",
-    "check": "models",
-    "info": "models",
-    "data": "data",
-    "pretrain": "training",
-    "bridge": "training",
-    "finetune": "training",
-    "run": "recipes",
-    "plan": "recipes",
-    "evaluate": "evaluate",
-    "compare": "evaluate",
-    "mteb": "evaluate",
-    "study": "study",
-    "embed": "search",
-    "index": "search",
-    "search": "search",
-    "serve": "serve",
-    "mine": "data",
-    "samples": "data",
-}
 
 DESCRIPTION = "Turn a one-way (causal) vision-language model into a two-way multimodal embedding model, and prove it."
 
@@ -63,14 +40,29 @@ def build_parser(only: str | None = None) -> Parser:
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="show log lines and, on failure, the whole traceback")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    for name, home in VERBS.items():
-        module = import_module(f".{home}", __name__)
-        about, example = (getattr(module, f"{name.upper()}_{part}").strip() for part in ("HELP", "EXAMPLE"))
-        verb = verbs.add_parser(name, help=about.splitlines()[0], description=about, epilog=f"example:\n  {example}")
-        verb.set_defaults(_run=getattr(module, f"run_{name}"), _parser=verb)
+    for name, verb in VERBS.items():
+        inner = _add(verbs, name, verb)
         if only in (None, name):
-            getattr(module, f"configure_{name}")(verb)
+            if verb.actions:
+                actions = inner.add_subparsers(dest="action", metavar="|".join(verb.actions), required=True, parser_class=Parser)
+                for action, one in verb.actions.items():
+                    add_verb(_add(actions, action, one), one, *_homes(one))
+            else:
+                add_verb(inner, verb, *_homes(verb))
     return parser
+
+
+def _add(parsers: Any, name: str, verb: Verb) -> Parser:
+    added: Parser = parsers.add_parser(name, help=verb.help.splitlines()[0], description=verb.help, epilog=f"example:\n  {verb.example}")
+    added.set_defaults(_parser=added)
+    return added
+
+
+def _homes(verb: Verb) -> tuple[Any, Any]:
+    """Import what runs a verb and the class of its settings; neither waits for a heavy library."""
+    module, _, run = verb.run.rpartition(".")
+    home, _, config = verb.config.rpartition(".")
+    return getattr(import_module(f".{module}", __name__), run), getattr(import_module(home), config) if config else None
 
 
 def main(argv: Sequence[str] | None = None, begin: Callable[[], object] | None = None) -> int:
@@ -100,6 +92,8 @@ def main(argv: Sequence[str] | None = None, begin: Callable[[], object] | None =
         if code is None:
             raise
         if verbose and code != INTERRUPTED:
+            import logging
+
             logging.getLogger(__name__).exception("failed")
         sys.stderr.write(f"{called}: {said}\n")
         return code
@@ -133,6 +127,8 @@ def _shown(said: str) -> str:
 
 def _quiet_libraries(*, verbose: bool) -> None:
     """Show our own log lines, and of the libraries only what a user must know; no bar of theirs in a file or a pipe."""
+    import logging
+
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too, which reads it
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")

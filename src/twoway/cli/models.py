@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from .parser import add_settings, print_table, setting_words
+from twoway.errors import UsageError
+
+from .answers import answer, new_console, new_table, print_table, say
+from .parser import read_settings
 
 if TYPE_CHECKING:
     import argparse
@@ -15,117 +17,49 @@ if TYPE_CHECKING:
     from twoway.proof.bridge import BridgeReport
     from twoway.proof.check import Report
 
-CONVERT_HELP = """Turn a vision-language model into a two-way embedding model that sentence-transformers loads.
-
-SRC is a hub id or a folder: a causal vision-language model, a sentence-transformers model, a PEFT adapter (merged into its base),
-or a checkpoint as MoCa's or CoCoA's trainer saves it, whose pooling and way of writing inputs are kept. OUT is a plain
-sentence-transformers checkpoint with a model card; its attention is measured, not assumed, and the model is refused where it is not
-what was asked for."""
-CONVERT_EXAMPLE = """twoway convert Qwen/Qwen2-VL-2B-Instruct my-model --prompts "query=Find a picture of " --max-length 2048
-  twoway convert moca-checkpoint my-model --processor Qwen/Qwen2.5-VL-3B-Instruct"""
-
-
-def configure_convert(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    from twoway.methods.config import ConvertConfig
-
-    parser.add_argument("src", metavar="SRC", help="hub id or folder")
-    parser.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
-    parser.add_argument("--config", metavar="FILE", help="YAML file with these options (max_length: 2048); options given here win")
-    parser.add_argument("--prompts", metavar="NAME=TEXT", action="append", default=[], help="a prompt to save; may be repeated")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is whole")
-    parser.add_argument("--json", action="store_true", help="answer in JSON")
-    add_settings(parser, ConvertConfig, without=("prompts",), title="settings (also in the YAML file)")
-
 
 def run_convert(args: argparse.Namespace) -> int:
     """Convert, and say what came out."""
-    import dataclasses
+    from twoway.methods.convert import convert
 
-    from twoway.config import load
-    from twoway.methods.config import ConvertConfig
-    from twoway.methods.convert import run as convert
-    from twoway.models.checkpoint import parse_prompts
-
-    config = load(ConvertConfig, args.config, setting_words(args))
-    config = dataclasses.replace(config, prompts=config.prompts | parse_prompts(args.prompts))
-    result = convert(args.src, args.out, config, overwrite=args.overwrite)
-    if args.json:
-        sys.stdout.write(json.dumps(result.as_json(), ensure_ascii=False, indent=2) + "\n")
-        return 0
+    result = convert(args.src, args.out, config=read_settings(args), overwrite=args.overwrite)
     card = result.card
-    sys.stdout.write(
-        f"{result.out}: {card.family}, {card.attention['measured']} as measured, pooling {card.pooling}, {card.dim or card.width} numbers, "
-        f"mask token {card.mask_token['token']} ({card.mask_token['how']})\n"
+    said = (
+        f"{result.out}: {card.family}, {card.attention['measured']} as measured, pooling {card.pooling}, {card.dim or card.width} numbers"
     )
-    return 0
+    token = f"{card.dim or card.width} numbers, mask token {card.mask_token['token']} ({card.mask_token['how']})"
+    return answer(args, result.as_json(), lambda: say(f"{said}, {token}"))
 
 
 # `twoway check`: the proof, as a table and an exit code.
 
-CHECK_HELP = """Prove what a model's attention does: change later tokens, later images and the padding, and see which earlier states move.
-
-For a transformers or sentence-transformers model, ours or not, text or vision-language. Every attention backend of this machine is tried,
-unpadded and padded on either side. Exits with 1 where the model is not what it declares (in twoway.json, else in its config, else causal).
-
-With --bridge the mask of the bridge stage is proved instead, on rows A [EOS] B: whatever changes in A, B moves only through EOS.
-"""
-CHECK_EXAMPLE = """twoway check samples/base
-  twoway check my-model --expect two-way --backends sdpa eager
-  twoway check my-model --bridge"""
-
-
-def configure_check(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--expect", choices=("two-way", "causal"), help="what the model must be (default: what it declares)")
-    what.add_argument("--bridge", action="store_true", help="prove the bridge mask on a two-way model, with each of its options")
-    parser.add_argument(
-        "--backends",
-        nargs="+",
-        metavar="NAME",
-        choices=("sdpa", "eager", "flex_attention", "flash_attention_2"),
-        help="attention backends to try (default: all; on a CPU flex_attention runs unfused)",
-    )
-    parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="float32", help="precision to run in")
-    parser.add_argument("--device", default="cpu", help="device to run on")
-    parser.add_argument("--json", action="store_true", help="print the whole report, with every number, for a program")
-
 
 def run_check(args: argparse.Namespace) -> int:
     """Check, print, and say with the exit code whether the model is what it declares."""
-    settings = {"backends": args.backends, "processor": args.processor, "dtype": args.dtype, "device": args.device}
+    config = read_settings(args)
     report: Report | BridgeReport
     if args.bridge:
         from twoway.proof.bridge import check_bridge
 
-        report = check_bridge(args.model, **settings)
+        given = dataclasses.asdict(config)
+        if given.pop("expect") is not None:
+            raise UsageError("--bridge proves the mask of the bridge, and --expect is about the model; leave one of them out")
+        report = check_bridge(args.model, **given)
     else:
         from twoway.proof.check import check
 
-        report = check(args.model, expect=args.expect, **settings)
-    if args.json:
-        sys.stdout.write(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-    else:
-        show_check(report)
-    return 0 if report.ok else 1
+        report = check(args.model, config=config)
+    return answer(args, report.as_json(), lambda: show_check(report), 0 if report.ok else 1)
 
 
 def show_check(report: Report | BridgeReport) -> None:
     """Print the table, what decides the verdict, and the verdict."""
-    from rich.console import Console
-    from rich.table import Table
-
     from twoway.proof.bridge import BridgeReport
 
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = new_console()
     columns = list(dict.fromkeys((cell.kind, cell.padding) for cell in report.cells))
-    table = Table(title=f"{report.model} ({report.family}, {report.dtype} on {report.device})", title_justify="left")
-    table.add_column("attention")
-    for kind, padding in columns:
-        table.add_column(f"{kind}\n{'unpadded' if padding == 'none' else 'padded ' + padding}")
+    titles = [f"{kind}\n{'unpadded' if padding == 'none' else 'padded ' + padding}" for kind, padding in columns]
+    table = new_table(f"{report.model} ({report.family}, {report.dtype} on {report.device})", ("attention", *titles))
     cells = {(cell.group, cell.kind, cell.padding): cell for cell in report.cells}
     for group in dict.fromkeys(cell.group for cell in report.cells):
         found = [cells.get((group, *column)) for column in columns]
@@ -155,42 +89,24 @@ def _bridge_lines(report: BridgeReport) -> list[str]:
 
 # `twoway info`: what a model is, in one look.
 
-INFO_HELP = """Say what a model is: family, sizes by part, attention as measured, pooling, mask token, prompts, provenance.
-
-For a transformers or sentence-transformers model, ours or not. Attention is measured under sdpa and without padding; 'twoway check' proves
-it under every backend. By default for people; --json for programs.
-"""
-INFO_EXAMPLE = "twoway info samples/base"
-
-
-def configure_info(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    parser.add_argument("model", metavar="MODEL", help="a folder or a hub id")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON, for a program")
-
 
 def run_info(args: argparse.Namespace) -> int:
     """Describe the model."""
     from twoway.methods.info import info
 
     facts = info(args.model)
-    if args.json:
-        sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    else:
-        show_info(facts)
-    return 0
+    return answer(args, facts, lambda: show_info(facts))
 
 
 def show_info(facts: dict[str, Any]) -> None:
     """Print a table of two columns."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _rows(facts):
         table.add_row(name, Text(value))
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    new_console().print(table)
 
 
 def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import dataclasses
+import inspect
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from twoway.errors import UsageError, did_you_mean
@@ -14,11 +15,7 @@ from twoway.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
-    from rich.table import Table
-
-    from twoway.limits import ReadLimits
-
+    from .verbs import Verb
 
 SETTING = "setting."  # before the name of an option's setting
 
@@ -77,191 +74,111 @@ class Parser(argparse.ArgumentParser):
         return "verb" if name.lower() == "verb" else f"value for {name}:"
 
 
-# Options made from a class of settings: one for each setting, `--group.name` for those of a group. What they are given becomes a
-# `key=value` word, so that types, ranges and errors are those of the configuration.
+def add_verb(parser: Parser, verb: Verb, run: Any, config: Any) -> None:
+    """Declare what a verb takes; its usage line names what must be given."""
+    parser.set_defaults(_run=run, _parser=parser, _verb=verb, _config=config)
+    given = [parser.add_argument(*names, **how) for names, how in verb.arguments]
+    shown = {None: "{}", "?": "[{}]", "*": "[{} ...]", "+": "{} [{} ...]"}
+    places = [one for one in given if not one.option_strings]
+    parts = [shown.get(one.nargs, "{}").replace("{}", str(one.metavar)) for one in places if isinstance(one.nargs, str | None)]
+    parts += [f"{one.option_strings[-1]} {one.metavar}" for one in given if one.required and one.option_strings]
+    parser.usage = " ".join(["%(prog)s [OPTIONS]", *parts])
+    if config is not None:
+        add_settings(parser, config, file=verb.file, words=any(one.dest == "words" for one in places))
 
 
-def add_settings(
-    parser: argparse.ArgumentParser,
-    cls: Any,
-    *,
-    without: Sequence[str] = (),
-    title: str = "settings (or key=value words, or the YAML file)",
-) -> None:
-    """Declare an option for each setting of a class, a group of options for each group of settings."""
+def read_settings(args: argparse.Namespace) -> Any:
+    """Return the settings that a command was given: a file's, and over them those of `key=value` words and of options."""
+    from twoway.config import load
+
+    verb: Verb = args._verb
+    file, words = (args.recipe if verb.file else None), (args.words if verb.file and "words" in args else ())
+    return load(args._config, file, words, given_settings(args, args._config))
+
+
+# Options made from a class of settings: one for each setting, `--group.name` for those of a group. Types, ranges and errors are those of
+# the configuration.
+
+
+def add_settings(parser: argparse.ArgumentParser, cls: Any, *, file: bool = False, words: bool = False) -> None:
+    """Declare an option for each setting of a class: its own first, then those of its bases, then a group for each group of settings.
+
+    Where a file may have turned a switch on, it has its opposite; and where a command takes `key=value` words, an option of several values
+    is given again for each, so that it swallows no word.
+    """
     from twoway.config import settings_of
 
-    _add_options(parser.add_argument_group(title), cls, "", without)
-    for name, (group, about) in settings_of(cls).items():
-        if name not in without:
-            _add_options(parser.add_argument_group(f"settings of {name}: {about}"), group, f"{name}.")
+    fields, groups = {field.name: field for field in dataclasses.fields(cls)}, settings_of(cls)
+    titles = {cls: f"settings ({'or key=value words, ' if words else ''}or the YAML file)" if file else ""}
+    for base in cls.__mro__:
+        own = [fields.pop(name) for name in inspect.get_annotations(base) if name in fields and name not in groups]
+        title = titles.get(base, (base.__doc__ or "").partition("\n")[0].rstrip("."))
+        holder = parser.add_argument_group(title) if own and title else parser
+        for field in own:
+            _add_option(holder, field, "", file=file, words=words)
+    for name, (kind, what) in groups.items():
+        group = parser.add_argument_group(f"{name}: {what}")
+        for field in dataclasses.fields(kind):
+            _add_option(group, field, f"{name}.", file=file, words=words)
 
 
-def _add_options(group: argparse._ArgumentGroup, cls: Any, prefix: str, without: Sequence[str] = ()) -> None:
-    from twoway.config import describe_type, settings_of
+def _add_option(parser: argparse._ActionsContainer, field: dataclasses.Field[Any], prefix: str, *, file: bool, words: bool) -> None:
+    from twoway.config import about, as_option, holds
 
-    for name, field in cls.__pydantic_fields__.items():
-        if name in without or name in settings_of(cls):
-            continue
-        option, default = f"--{prefix}{name.replace('_', '-')}", field.default
-        said = f" (default: {_as_word(default)})" if isinstance(default, str | int | float) and default != "" else ""
-        kinds: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {"metavar": _metavar(field)}
-        about = f"{field.description or describe_type(field.annotation, field.metadata)}{said}".replace("%", "%%")
-        group.add_argument(option, dest=f"{SETTING}{prefix}{name}", default=None, help=about, **kinds)
+    option, default = as_option(prefix + field.name), field.default
+    says = isinstance(default, str | int | float) and not isinstance(default, bool) and default != ""
+    what = about(field) + (f" (default: {_as_word(default)})" if says else "")
+    kind: dict[str, Any] = {"metavar": field.metadata.get("metavar") or _metavar(field)}
+    if field.type is bool and file:
+        kind, what = {"action": argparse.BooleanOptionalAction}, f"{what} (default: {'on' if default else 'off'})"
+    elif field.type is bool and default:
+        option, kind, what = f"--no-{option[2:]}", {"action": "store_false"}, f"turn off: {what}"
+    elif field.type is bool:
+        kind = {"action": "store_true"}
+    elif holds(field.type, dict) or (holds(field.type, tuple) and words):
+        kind["action"] = "append"
+    elif holds(field.type, tuple):
+        kind |= {"action": "extend", "nargs": "+"}
+    also = [field.metadata["short"]] if "short" in field.metadata else []
+    parser.add_argument(*also, option, dest=f"{SETTING}{prefix}{field.name}", default=None, help=what.replace("%", "%%"), **kind)
 
 
-def _metavar(field: Any) -> str:
+def _metavar(field: dataclasses.Field[Any]) -> str:
     """Return what stands for a value: the words that may be chosen, or its kind."""
-    from twoway.config import choices
+    from twoway.config import choices, holds, item_type
 
-    words = choices(field.annotation)
-    return "|".join(map(str, words)) if words else "N" if field.annotation in (int, float, int | None, float | None) else "VALUE"
+    if holds(field.type, dict):
+        return "NAME=VALUE"
+    kind = item_type(field.type)
+    words = choices(kind)
+    return "|".join(map(str, words)) if words else "SPEC" if dataclasses.is_dataclass(kind) else _METAVARS.get(kind, "VALUE")
+
+
+_METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 
 def _as_word(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def setting_words(args: argparse.Namespace) -> list[str]:
-    """Return what such options were given as `key=value` words, behind those that stand there as words."""
-    given = {name.removeprefix(SETTING): value for name, value in vars(args).items() if name.startswith(SETTING) and value is not None}
-    said = [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in given.items()]
-    return [*getattr(args, "words", ()), *said]
+def given_settings(args: argparse.Namespace, cls: Any) -> dict[str, Any]:
+    """Return what such options were given, by their dotted keys, as `config.load` takes it: of a list of sources each by its spec."""
+    from twoway.config import as_option, holds, item_type, setting_at
 
-
-# Options that several verbs have: how a model is opened, and what becomes of a bad row.
-
-_OPENING = (
-    "pooling",
-    "attention",
-    "processor",
-    "template",
-    "max_length",
-    "min_pixels",
-    "max_pixels",
-    "device",
-    "dtype",
-    "attn_implementation",
-    "processes",
-)
-_LIMITS = ("max_line_bytes", "max_characters", "max_page_seconds", "max_page_memory")
-
-
-def add_opening(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare how a model that gives vectors is opened."""
-    parser.add_argument("--pooling", choices=("mean", "last", "eos"), help="for a model that is no sentence-transformers checkpoint")
-    parser.add_argument(
-        "--attention",
-        choices=("two-way", "causal", "mixed"),
-        help="for a vision-language model that is no sentence-transformers checkpoint (default: what its layout or its config says)",
-    )
-    parser.add_argument("--processor", metavar="DIR", help="where the processor is (default: with the model)")
-    parser.add_argument(
-        "--template",
-        choices=("chat", "plain", "bare"),
-        help="as a chat, or contents one behind the other, for a model that is no sentence-transformers checkpoint; "
-        "bare: plain, a picture without its marks and its tokens numbered as text "
-        "(default: bare for VLM2Vec's adapters, plain for others and for MoCa's and CoCoA's checkpoints, else chat)",
-    )
-    parser.add_argument("--max-length", metavar="N", type=int, help="cut rows at N tokens (default: the model's limit)")
-    parser.add_argument(
-        "--min-pixels", metavar="N", type=int, help="enlarge smaller pictures to this area (default: as the model's processor)"
-    )
-    parser.add_argument(
-        "--max-pixels", metavar="N", type=int, help="shrink larger pictures to this area (default: as the model's processor)"
-    )
-    parser.add_argument("--device", default="auto", help="device to run on")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the model (default: float32 on a CPU)")
-    add_attn_implementation(parser)
-
-
-def add_attn_implementation(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare which attention kernel a model uses."""
-    parser.add_argument(
-        "--attn-implementation",
-        metavar="NAME",
-        help="attention kernel: auto, sdpa, eager, flex_attention, flash_attention_2 or flash_attention_3, or one for each part, "
-        "such as tower=flash_attention_2,language=sdpa (default: flash_attention_2 where it is installed and can be used, else sdpa)",
-    )
-
-
-def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Declare in how many processes a model embeds."""
-    parser.add_argument("--processes", metavar="N", type=int, help="embed in N processes, each with a GPU of its own (default: all GPUs)")
-
-
-def opening(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what was said of it, as `open_embedder` takes it."""
-    return {name: value for name in _OPENING if (value := getattr(args, name, None)) is not None}
-
-
-def words(given: str | None, name: str) -> str | None:
-    """Return words of the command line as the text they are, though the system says that it knows ASCII alone (`LC_ALL=C`).
-
-    Names of files stay as they came: they are bytes, and go back to the system as they are.
-    """
-    try:
-        return None if given is None else os.fsencode(given).decode("utf-8")
-    except UnicodeError as error:
-        raise UsageError(f"{name} holds bytes that are no text in UTF-8; write it in UTF-8") from error
-
-
-def print_table(console: Console, table: Table) -> None:
-    """Print a table that breaks no word of a header and no number, or a few lines for each row where the terminal has no room for that."""
-    from rich.text import Text
-
-    widest = []
-    for column in table.columns:
-        shown = [Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells)]
-        column.width = max(map(len, " ".join(shown if column.justify == "right" else shown[:1]).split()), default=1)
-        column.overflow = "fold"
-        widest.append(max(len(line) for text in shown for line in text.split("\n")))
-    room = console.width - 1 - sum((column.width or 0) + 3 for column in table.columns)
-    for column, most in zip(table.columns, widest, strict=True):
-        more = max(0, min(room, most - (column.width or 0)))
-        column.width, room = (column.width or 0) + more, room - more
-    if room >= 0:
-        console.print(table)
-        return
-    console.print(table.title or "", style="italic")
-    headers = [" ".join(str(column.header).split()) for column in table.columns]
-    for first, *cells in zip(*(column.cells for column in table.columns), strict=True):
-        said = [f"{header} {' '.join(str(cell).split())}".strip() for header, cell in zip(headers[1:], cells, strict=True) if str(cell)]
-        console.print(f"{first}\n  {'; '.join(said)}")
-
-
-def json_text(found: Any) -> str:
-    """Return JSON for standard output, in letters that its encoding has."""
-    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    return json.dumps(found, ensure_ascii=plain, indent=2) + "\n"
-
-
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Declare what is read of a row; names and defaults are those of `images.ReadLimits`, which `--help` does not wait for."""
-    group = parser.add_argument_group("what is read of a row; one that has more is a bad row")
-    for option, unit, what in (
-        ("--max-line-bytes", "BYTES", "of a line of JSONL (default: 32 MiB)"),
-        ("--max-characters", "N", "of one text (default: 1,048,576)"),
-        ("--max-page-seconds", "SECONDS", "of a processor, for one page of a PDF (default: 30)"),
-        ("--max-page-memory", "BYTES", "of the process that renders pages (default: 2 GiB)"),
-    ):
-        group.add_argument(option, metavar=unit, type=int, help=what)
-
-
-def limits(args: argparse.Namespace) -> ReadLimits:
-    """Return what was said of it."""
-    from twoway.limits import ReadLimits
-
-    return ReadLimits(**{name: value for name in _LIMITS if (value := getattr(args, name)) is not None})
-
-
-def add_on_bad(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, listed: str = "bad-rows.jsonl") -> None:
-    """Declare what becomes of a bad row."""
-    parser.add_argument(
-        "--on-bad",
-        choices=("fail", "skip"),
-        default="fail",
-        help=f"a bad row stops the run (fail), or is left out, counted and listed in {listed} (skip); default: %(default)s",
-    )
+    found: dict[str, Any] = {}
+    for dest, value in vars(args).items():
+        key = dest.removeprefix(SETTING)
+        if key == dest or value is None:
+            continue
+        hint = setting_at(cls, key).type
+        if holds(hint, dict):
+            pairs = [word.partition("=") for word in value]
+            if wrong := next((word for word, (name, sign, _) in zip(value, pairs, strict=True) if not (name and sign)), None):
+                raise UsageError(f"{as_option(key)} takes NAME=VALUE, not {wrong!r}")
+            value = {name: text for name, _, text in pairs}
+        elif holds(hint, tuple) and dataclasses.is_dataclass(item_type(hint)):
+            value = [{"spec": spec} for spec in value]
+        elif holds(hint, tuple) and item_type(hint) is not str:
+            value = [one for word in value for one in word.split(",")]
+        found[key] = value
+    return found

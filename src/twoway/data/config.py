@@ -6,24 +6,23 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from twoway.config import SettingPath, settings
+from twoway.config import Field, Range, SettingPath, settings
 from twoway.errors import TwowayError, UsageError
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Range(ge=0, le=1)]
 
 # Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
 MINED_FILE = "mine.json"
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 Unit = Literal["token", "word", "span"]
+OnBad = Literal["fail", "skip"]  # a bad row stops the run, or is left out, counted and listed
 
 
 @settings
 class AugmentConfig:
     """How pictures are changed each time that they are trained on, drawn anew for each; the defaults change nothing."""
 
-    scale: tuple[Annotated[float, Field(gt=0, le=10)], Annotated[float, Field(gt=0, le=10)]] = Field(
+    scale: tuple[Annotated[float, Range(gt=0, le=10)], Annotated[float, Range(gt=0, le=10)]] = Field(
         default=(1.0, 1.0), description="size, between these two: [0.9, 1.15]"
     )
     rotate: float = Field(default=0.0, ge=0, le=180, description="turned by so many degrees at most, either way")
@@ -54,20 +53,20 @@ class SourceConfig:
     spec: str = Field(description="a file, a folder, samples:NAME or hub:NAME")
     weight: float = Field(default=1.0, gt=0, le=1000, description="how often an epoch has its rows: 1 once, 2 twice, 0.5 every second one")
     cap: int | None = Field(default=None, ge=1, description="read only its first rows, so many")
-    template: str | None = Field(default=None, description="the format of its rows by name, or a mapping of columns")
+    row_template: str | None = Field(default=None, description="the format of its rows by name, or a mapping of columns")
     name: str | None = Field(default=None, description="its name in logs and identities; default: the file's")
     root: SettingPath | None = Field(default=None, description="folder that the paths of its pictures are relative to")
 
     def __post_init__(self) -> None:
         """Refuse what no source can have."""
-        self.check_template()
+        self.check_row_template()
 
-    def check_template(self) -> None:
+    def check_row_template(self) -> None:
         """Refuse a template that there is not."""
-        if self.template is not None:
+        if self.row_template is not None:
             from .formats import document_format
 
-            document_format(self.template)
+            document_format(self.row_template)
 
     def picture_root(self) -> Path | None:
         """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
@@ -82,7 +81,7 @@ class SourceConfig:
 
     def conditions(self) -> dict[str, object]:
         """Return what of it a run is told by; where it lies is not, and what it holds its table's digest says."""
-        return {"name": self.label, "weight": self.weight, "cap": self.cap, "template": self.template}
+        return {"name": self.label, "weight": self.weight, "cap": self.cap, "row_template": self.row_template}
 
     @property
     def label(self) -> str:
@@ -92,7 +91,7 @@ class SourceConfig:
 
 @settings
 class PairSource(SourceConfig):
-    """One source of pairs; `template` is a ready mapping (`formats`), `task` the task of all its rows.
+    """One source of pairs; `row_template` is a ready mapping (`formats`), `task` the task of all its rows.
 
     `query` and `document` are the instructions of its sides, where its rows are of one task.
     """
@@ -110,12 +109,12 @@ class PairSource(SourceConfig):
         named = ((QUERY, self.query), (DOCUMENT, self.document))
         return {f"{self.task or self.label}-{side}": text for side, text in named if text}
 
-    def check_template(self) -> None:
+    def check_row_template(self) -> None:
         """Refuse a mapping that there is not."""
-        if self.template is not None:
+        if self.row_template is not None:
             from .formats import pair_format
 
-            pair_format(self.template)
+            pair_format(self.row_template)
 
 
 @settings
@@ -143,3 +142,11 @@ class CostWeights:
 
     image_token: float = Field(default=1.0, ge=1, description="cost of an image token, in text tokens")
     image: float = Field(default=0.0, ge=0, description="cost of a picture beside its tokens")
+
+
+@settings
+class SamplesConfig:
+    """How the shipped samples are looked at."""
+
+    show: int = Field(default=0, ge=0, description="with NAME, print so many first rows")
+    seed: int = Field(default=0, description="seed of a view's random choices")

@@ -32,7 +32,7 @@ from .formats import ToDocument, document_format, named_sides
 from .parquet import DiskReader, HubReader, ParquetReader
 from .pdf import PdfReader
 from .readers import ImageReader, JsonlReader, Reader, RowT, TarReader, current_scan_options, files_matching
-from .rows import OnBad, Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
+from .rows import Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
 from .samples import SamplesReader
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from twoway.limits import Limits
 
+    from .config import OnBad
     from .formats import Converter
     from .readers import Position
 
@@ -224,7 +225,7 @@ def open_source(
     on_bad: OnBad = "fail",
     bad_rows: str | Path | None = None,
     root: str | Path | None = None,
-    template: str | None = None,
+    row_template: str | None = None,
     images: Literal["load", "lazy"] = "load",
     limits: Limits = DEFAULT,
     dpi: int = 144,
@@ -233,13 +234,13 @@ def open_source(
     """Open data by its spec; nothing is read before the first iteration, but a spec that cannot be is refused here.
 
     `images="load"` decodes every picture as its row passes, so that a broken one is found there; `"lazy"` leaves them to
-    `images.open_image`. `root` is the folder that picture paths are relative to and may not leave (default: the file's own). A `template`
-    reads columns of other names, as in the sources of a training. A `policy` given replaces `on_bad` and `bad_rows`, and may be shared by
-    several sources.
+    `images.open_image`. `root` is the folder that picture paths are relative to and may not leave (default: the file's own). A
+    `row_template` reads columns of other names, as in the sources of a training. A `policy` given replaces `on_bad` and `bad_rows`, and
+    may be shared by several sources.
     """
     source_kind(str(spec))
     options = ReadOptions(None if root is None else Path(root), dpi, limits)
-    convert = ToDocument(document_format(template) if template else None)
+    convert = ToDocument(document_format(row_template) if row_template else None)
     return Source(str(spec), Policy(on_bad, bad_rows) if policy is None else policy, options, convert, images=images)
 
 
@@ -249,7 +250,7 @@ def open_source(
 # from their headers; bad rows go to the failure policy here, before any training. The result is a few numpy arrays.
 # With a folder they are kept there and mapped into memory, and found again by whoever asks the same: they are named
 # by the source's files as they are (path, size and time), the code that reads them, and what the source was asked for
-# (cap, root, template and so on). Where rows are of several kinds (the tasks of pairs), the kind of each is kept too.
+# (cap, root, row_template and so on). Where rows are of several kinds (the tasks of pairs), the kind of each is kept too.
 #
 # A large source is looked through by several processes. What is done lies in parts beside the table, so that a pass
 # that was cut off goes on; of two processes that need the same table at once the second waits for the first.

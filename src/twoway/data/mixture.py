@@ -134,7 +134,7 @@ def open_source_table(
 ) -> RowTable:
     """Open one source as its configuration says, with rows as `convert` makes them (default: documents)."""
     options = ReadOptions(root=source.picture_root(), limits=limits)
-    convert = convert or ToDocument(document_format(source.template) if source.template else None)
+    convert = convert or ToDocument(document_format(source.row_template) if source.row_template else None)
     return open_table(source.spec, options=options, convert=convert, cap=source.cap, folder=folder, policy=policy)
 
 
@@ -276,7 +276,7 @@ def open_pairs(
     tables = []
     for source in given:
         task = getattr(source, "task", None)
-        convert = ToPair(pair_format(source.template, seed), task or source.label, one_task=task is not None)
+        convert = ToPair(pair_format(source.row_template, seed), task or source.label, one_task=task is not None)
         tables.append(open_source_table(source, folder=folder, policy=policy, limits=limits, convert=convert))
     tasks = tuple(dict.fromkeys(name for table in tables for name in table.names))
     numbers = [np.array([tasks.index(name) for name in table.names], np.int32)[np.asarray(table.kinds)] for table in tables]

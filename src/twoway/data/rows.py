@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Place
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.images import DEFAULT, FORMATS
+
+from .config import OnBad
 
 if TYPE_CHECKING:
     from re import Pattern
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 # The list is JSON lines with `file`, `row`, `unit` and `reason`. It is written line by line, so that it stands even
 # where a run is cut off, and each row is in it once, however often the data is read.
 
-OnBad = Literal["fail", "skip"]
 BAD_ROWS = "bad-rows.jsonl"
 
 

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from twoway.config import gather, takes
 from twoway.content import ContentError
 from twoway.embedding import Embedder
 from twoway.errors import UsageError
-from twoway.images import DEFAULT
-from twoway.limits import Limits, ReadLimits
+from twoway.limits import Limits
 from twoway.progress import steps
 
+from .config import EmbedConfig
 from .inputs import prompt_of
 from .nearest import Sample
-from .opening import open_embedders, require_options
+from .opening import open_embedders
 from .prefetch import read_ahead
 from .shards import require_precision
 from .writing import READ_AHEAD, EmbedResult, Sources, Writer, fill_folder, of_model, row_of, width_of
@@ -32,13 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import Document
-    from twoway.data.rows import OnBad
+    from twoway.data.config import OnBad
 
-    from .inputs import Side
-    from .ray import Cluster
-    from .shards import Precision, StoredRow
-
-SHARD_ROWS = 2048
+    from .shards import StoredRow
 
 
 class RowSource(Protocol):
@@ -54,54 +51,39 @@ class RowSource(Protocol):
         """Count the rows, where that is quick."""
 
 
+@takes(EmbedConfig)
 def embed(
     model: str | Path | Embedder,
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    side: Side | None = None,
-    prompt: str | None = None,
-    prompt_name: str | None = None,
-    truncate_dim: int | None = None,
-    precision: Precision = "float32",
-    on_bad: OnBad = "fail",
-    shard_rows: int = SHARD_ROWS,
-    measure_recall: bool = False,
+    config: EmbedConfig | None = None,
     overwrite: bool = False,
-    root: str | Path | None = None,
-    dpi: int = 144,
-    row_template: str | None = None,
-    limits: ReadLimits = DEFAULT,
-    cluster: Cluster | None = None,
-    **opening: Any,
+    **options: Any,
 ) -> EmbedResult:
-    """Embed documents into `out`, or resume an earlier run; `opening` goes to `open_embedders`.
+    """Embed documents into `out`, or resume an earlier run; `options` are the settings of `EmbedConfig`.
 
     A `row_template` reads columns of other names, as in the sources of a training: `"{title} {photo:image}"`, or a format by its name.
 
-    With a `cluster`, Ray runs it on all machines of the cluster.
+    With `engine="ray"`, Ray runs it on all machines of the `cluster`.
     """
-    require_options(embed, opening, also=("processes",))
-    if shard_rows < 1:
-        raise UsageError(f"--shard-rows is 1 or more, not {shard_rows}")
-    sources = Sources(
-        [data] if isinstance(data, str | Path) else data, root=root, dpi=dpi, template=row_template, limits=Limits.reading(limits)
-    )
+    config = gather(EmbedConfig, config, options, embed)
+    specs = [data] if isinstance(data, str | Path) else data
+    sources = Sources(specs, root=config.root, dpi=config.dpi, row_template=config.row_template, limits=Limits.reading(config.limits))
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
-    prompts = {"side": side, "prompt": prompt, "prompt_name": prompt_name}
-    how: dict[str, Any] = {"dim": truncate_dim, "precision": precision, "shard_rows": shard_rows}
-    filling: dict[str, Any] = {"on_bad": on_bad, "overwrite": overwrite}
-    if cluster is not None:
+    prompts = {"side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
+    how: dict[str, Any] = {"dim": config.truncate_dim, "precision": config.precision, "shard_rows": config.shard_rows}
+    filling: dict[str, Any] = {"on_bad": config.on_bad, "overwrite": overwrite}
+    if config.engine == "ray":
         from .ray import embed_on  # Ray takes seconds to import
 
         if isinstance(model, Embedder):
             raise UsageError("a model in memory cannot be sent to other machines; name its folder or hub id")
-        if opening.pop("processes", None) is not None:
-            raise UsageError("--processes is for one machine; with --engine ray the cluster says how many there are")
-        return embed_on(cluster, {"model": str(model), **opening}, sources, Path(out), prompts, how, recall=measure_recall, **filling)
-    with contextlib.closing(open_embedders(model, **opening)) as engine:
-        return _embed_with(engine, sources, Path(out), prompts, how, filling, recall=measure_recall)
+        opening = {"model": str(model), **config.opening()}
+        return embed_on(config.cluster, opening, sources, Path(out), prompts, how, recall=config.measure_recall, **filling)
+    with contextlib.closing(open_embedders(model, **config.opening())) as engine:
+        return _embed_with(engine, sources, Path(out), prompts, how, filling, recall=config.measure_recall)
 
 
 def _embed_with(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from twoway.data.formats import DocumentLike
     from twoway.limits import Limits
 
-    from .inputs import PreparedBatch, Side
+    from .config import Side
+    from .inputs import PreparedBatch
 
     Vector = NDArray[np.float32]
     Refuse = Callable[[int, ContentError], None]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from twoway.content import Place
 
-    from .inputs import Side
+    from .config import Side
 
     Vector = NDArray[np.float32]
     Answer = Vector | ContentError

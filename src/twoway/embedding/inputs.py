@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from PIL.Image import Image as PILImage
 
@@ -13,6 +13,8 @@ from twoway.content import ContentError, Document, Text
 from twoway.data.lengths import PictureTokens
 from twoway.errors import UsageError, did_you_mean, is_panic
 from twoway.images import DEFAULT, open_document
+
+from .config import Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -87,7 +89,6 @@ def _picture(source: Any) -> dict[str, Any]:
 #
 # A prompt is given by its name, by the side of a document (query or document), or as the text itself.
 
-Side = Literal["query", "document"]
 # The names that `SentenceTransformer.encode_query` and `encode_document` look for, in their order.
 _NAMES: Mapping[str, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 

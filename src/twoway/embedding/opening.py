@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import logging
 import os
 from collections import deque
@@ -16,34 +14,33 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from twoway.config import gather, takes
 from twoway.content import ContentError, Document
 from twoway.data.formats import documents_of
-from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.limits import check_pixels
+from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, loading, opening
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
 from twoway.models.attention import set_attention
-from twoway.models.config import ATTENTION, AUTO, Setting, by_part
+from twoway.models.config import by_part
 from twoway.models.kernels import require_installed, use_kernels
 from twoway.models.opening import number_as_text, open_start, warn_of_chat, write_as
 from twoway.models.processor import set_pixels
 from twoway.processes import CONTEXT, Team
 
+from .config import OpenConfig, OpenManyConfig
 from .embedder import Embedder, EmbedderSettings
 from .inputs import size_in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from twoway.data.formats import DocumentLike
-    from twoway.models.config import Attention
-    from twoway.models.processor import Style
 
+    from .config import Side
     from .embedder import Refuse, Vector
     from .endpoint import Endpoint
-    from .inputs import Side
 
 _log = logging.getLogger(__name__)
 
@@ -58,82 +55,58 @@ _log = logging.getLogger(__name__)
 # attention.
 
 
-def open_embedder(
-    model: str | Path | Embedder | SentenceTransformer,
-    *,
-    device: str = "auto",
-    dtype: str | None = None,
-    pooling: str | None = None,
-    max_length: int | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    processor: str | Path | None = None,
-    template: Style | None = None,
-    attention: Attention | None = None,
-    attn_implementation: Setting = AUTO,
-    **settings: Any,
-) -> Embedder:
-    """Open a model by folder or hub id; `settings` are those of `Embedder`.
+# Settings of `Embedder` that only Python has.
+_ENGINE = ("batch_size", "window", "window_bytes", "remember", "limits")
 
-    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling` (mean, last or eos), `processor`, `template` (chat or plain)
-    and `attention` (two-way or causal) are for models that are not a sentence-transformers checkpoint. `attn_implementation` is a
-    kernel's name, or one for each part (see `models.kernels`); `min_pixels` and `max_pixels` bound the area of pictures.
+
+@takes(EmbedderSettings)
+@takes(OpenConfig)
+def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config: OpenConfig | None = None, **options: Any) -> Embedder:
+    """Open a model by folder or hub id; `options` are the settings of `OpenConfig`, and `batch_size`, `window` and so on of `Embedder`.
+
+    `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling`, `processor`, `template` and `attention` are for models that
+    are no sentence-transformers checkpoint.
     """
-    require_options(open_embedder, settings)
-    bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    check_pixels(**bounds)
+    engine = {name: options.pop(name) for name in _ENGINE if name in options}
+    config = gather(OpenConfig, config, options, open_embedder)
+    engine |= {name: value for name in ("budget", "workers") if (value := getattr(config, name)) is not None}
+    bounds = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
     if isinstance(model, Embedder | SentenceTransformer) and any(bounds.values()):
         raise UsageError("a model in memory has its own min_pixels and max_pixels; leave them out, or name its folder")
     if isinstance(model, Embedder):
         return model
     if isinstance(model, SentenceTransformer):
-        return Embedder.of(model, **settings)
-    place = _device(device)
-    dtype = dtype or ("float32" if place.type == "cpu" else "auto")
-    if dtype not in loading.DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}{did_you_mean(dtype, loading.DTYPES)} (there are: {', '.join(loading.DTYPES)})")
-    require_installed(by_part(attn_implementation))
+        return Embedder.of(model, **engine)
+    place = _device(config.device)
+    dtype = config.dtype or ("float32" if place.type == "cpu" else "auto")
+    require_installed(by_part(config.attn_implementation))
     folder = loading.locate(model)
-    if pooling is not None:
-        poolings.require_mode(pooling)
-    if attention is not None and attention not in ATTENTION:
-        raise UsageError(f"unknown attention {attention!r}{did_you_mean(attention, ATTENTION)} (there are: {', '.join(ATTENTION)})")
     how: dict[str, str] = {}
     if checkpoint.is_encoder(folder):
-        for name, value in (("pooling", pooling), ("template", template), ("attention", attention)):
-            if value is not None:
+        for name in ("pooling", "template", "attention"):
+            if getattr(config, name) is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
         sentence = checkpoint.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place)
         how = _said_by(sentence, folder)
     elif adapters.is_adapter(folder) or type(loading.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        sentence, how = _vision_language(model, dtype, pooling, processor, template, attention)
-    elif attention is not None:
+        sentence, how = _vision_language(model, dtype, config)
+    elif config.attention is not None:
         raise UsageError(f"{model} is a text model; --attention is for vision-language models, so leave it out")
     else:
-        sentence, how = _text_model(folder, dtype, pooling)
-    if max_length is not None:
+        sentence, how = _text_model(folder, dtype, config.pooling)
+    if config.max_length is not None:
         longest = sentence.max_seq_length
-        if max_length < 1 or (longest and max_length > longest):
-            raise UsageError(f"--max-length {max_length} is out of range: this model takes 1 to {longest} tokens")
-        sentence.max_seq_length = max_length
+        if longest and config.max_length > longest:
+            raise UsageError(f"--max-length {config.max_length} is out of range: this model takes 1 to {longest} tokens")
+        sentence.max_seq_length = config.max_length
     if any(bounds.values()):
         _bound(sentence, str(model), bounds)
     sentence.to(place)
     if hasattr(sentence[0], "auto_model"):
-        use_kernels(sentence[0].auto_model, attn_implementation)
-    engine = Embedder.of(sentence, name=str(model), **settings)
-    engine.read_as = how
-    return engine
-
-
-def require_options(function: Callable[..., Any], given: Mapping[str, Any], *, also: Sequence[str] = ()) -> None:
-    """Refuse further options of a function that opening a model does not know."""
-    opening = {*inspect.signature(open_embedder).parameters, *(field.name for field in dataclasses.fields(EmbedderSettings)), *also}
-    own = [name for name, one in inspect.signature(function).parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-    known = list(dict.fromkeys([*own, *sorted(opening - {"model", "settings"})]))
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{function.__name__} has no option {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})")
+        use_kernels(sentence[0].auto_model, config.attn_implementation)
+    opened = Embedder.of(sentence, name=str(model), **engine)
+    opened.read_as = how
+    return opened
 
 
 def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | None]) -> None:
@@ -167,16 +140,15 @@ def _said_by(sentence: SentenceTransformer, folder: Path) -> dict[str, str]:
     return {"attention": found.attention} if found.by or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else {}
 
 
-def _vision_language(
-    model: str | Path, dtype: str, mode: str | None, processor: str | Path | None, template: Style | None, attention: Attention | None
-) -> tuple[SentenceTransformer, dict[str, str]]:
+def _vision_language(model: str | Path, dtype: str, config: OpenConfig) -> tuple[SentenceTransformer, dict[str, str]]:
     """Put pooling behind a vision-language model in memory; return how it is read, too."""
+    attention, template, processor = config.attention, config.template, config.processor
     start = open_start(model, dtype=dtype)
     told = start.layout
     wanted: Any = attention or told.attention or opening.declared(start.model.config, start.provenance).attention
     set_attention(start.model, wanted)
     own = start.settings
-    settings = own.pooled(mode or (None if own.behind else told.pooling or ("mean" if wanted == "two-way" else "last")), None)
+    settings = own.pooled(config.pooling or (None if own.behind else told.pooling or ("mean" if wanted == "two-way" else "last")), None)
     mode = settings.pooling or "its own"
     if template is None:
         warn_of_chat(start)
@@ -226,25 +198,27 @@ def _text_model(folder: Path, dtype: str, mode: str | None) -> tuple[SentenceTra
 _FIRST, _ROWS, _BYTES = 32, 512, 64 << 20
 
 
-def open_embedders(model: str | Path | Embedder | SentenceTransformer, *, processes: int | None = None, **opening: Any) -> Embedder:
+@takes(OpenManyConfig)
+def open_embedders(model: str | Path | Embedder | SentenceTransformer, *, config: OpenManyConfig | None = None, **options: Any) -> Embedder:
     """Open a model as `open_embedder` does, in several processes; by default one for each GPU of the machine."""
+    engine = {name: options.pop(name) for name in _ENGINE if name in options}
+    config = gather(OpenManyConfig, config, options, open_embedders)
+    opening = config.opening() | engine
+    processes = opening.pop("processes", None)
     if isinstance(model, Embedder | SentenceTransformer):
         if processes is not None and processes > 1:
             raise UsageError("a model in memory cannot be sent to other processes; name its folder or hub id")
         return open_embedder(model, **opening)
-    devices = _devices(opening.get("device") or "auto", processes)
+    devices = _devices(config.device, processes)
     if len(devices) == 1:
         return open_embedder(model, **opening)
     # The copy here says what the model is, and embeds nothing: it takes no room on a device.
-    dtype = opening.get("dtype") or ("float32" if devices[0] == "cpu" else "auto")
-    settings = {**opening, "dtype": dtype}
-    return Embedders(open_embedder(model, **{**settings, "device": "cpu"}), {"model": str(model), **settings}, devices)
+    opening["dtype"] = config.dtype or ("float32" if devices[0] == "cpu" else "auto")
+    return Embedders(open_embedder(model, **{**opening, "device": "cpu"}), {"model": str(model), **opening}, devices)
 
 
 def _devices(device: str, processes: int | None) -> list[str]:
     """Return the device of each process."""
-    if processes is not None and processes < 1:
-        raise UsageError(f"--processes is at least 1, not {processes}")
     there = torch.cuda.device_count() if device in ("auto", "cuda") and torch.cuda.is_available() else 0
     if there:
         if processes is not None and processes > there:
@@ -348,14 +322,14 @@ def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[in
 # address.
 
 
-def open_engine(model: Any, **opening: Any) -> Embedder | Endpoint:
+@takes(OpenManyConfig)
+def open_engine(model: Any, *, config: OpenManyConfig | None = None, **options: Any) -> Embedder | Endpoint:
     """Open a model; a server has its own settings, so none can be passed to it."""
     from .endpoint import Endpoint, is_endpoint
 
     if is_endpoint(model):
-        for name, value in opening.items():
-            if value is not None and (name, value) != ("device", "auto"):
+        for name, value in (config.opening() if config is not None else options).items():
+            if value is not None and value != getattr(OpenManyConfig(), name, None):
                 raise UsageError(f"--{name.replace('_', '-')} is not for a model behind a server, which has its own settings; leave it out")
         return Endpoint(str(model))
-
-    return open_embedders(model, **opening)
+    return open_embedders(model, config=config, **options)

@@ -15,7 +15,6 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,17 +40,8 @@ if TYPE_CHECKING:
     from twoway.content import Document
     from twoway.data.readers import Reader
 
+    from .config import Cluster
     from .writing import Sources
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Which machines work, and what each actor takes of them."""
-
-    address: str | None = None  # of a cluster that runs; without one Ray is started on this machine alone
-    actors: int | None = None  # at most so many; without a number as many as there is room for
-    cpus: float = 1
-    gpus: float | None = None  # without a number 1 where the cluster has any, else 0
 
 
 def embed_on(
@@ -66,8 +56,6 @@ def embed_on(
     **filling: Any,
 ) -> EmbedResult:
     """Embed what `sources` gives with a model that each actor opens by itself; see `embed`."""
-    if cluster.actors is not None and cluster.actors < 1:
-        raise UsageError(f"--actors is 1 or more, not {cluster.actors}")
     places = SourceRows(sources)
     with ray_cluster(cluster) as ray:
         taken = {"num_cpus": cluster.cpus, "num_gpus": _gpus(cluster, ray)}

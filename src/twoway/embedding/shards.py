@@ -11,7 +11,7 @@ import fcntl
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from twoway.content import escaped
 from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean
 from twoway.files import write_errors, write_whole
+
+from .config import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -196,7 +198,6 @@ def _open(path: Path) -> pq.ParquetFile:
 # beyond the scale is cut. Signs are packed eight to a byte, the first the highest, as numpy and most engines have it;
 # nearness is the number of equal signs.
 
-Precision = Literal["float32", "float16", "int8", "binary"]
 _LARGEST = 127
 
 

@@ -15,7 +15,7 @@ from twoway.content import escaped
 from twoway.data.dataset import open_reader, open_source
 from twoway.data.formats import ToDocument, document_format
 from twoway.data.readers import ImageReader
-from twoway.data.rows import BAD_ROWS, OnBad, Policy, ReadOptions, Skip
+from twoway.data.rows import BAD_ROWS, Policy, ReadOptions, Skip
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 from twoway.models.loading import versions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import ContentError, Document, Image
+    from twoway.data.config import OnBad
     from twoway.data.readers import Reader
     from twoway.embedding import Embedder
     from twoway.limits import Limits
@@ -47,16 +48,16 @@ class Sources:
     """Several sources, one behind the other."""
 
     def __init__(
-        self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT, template: str | None = None
+        self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT, row_template: str | None = None
     ) -> None:
-        self.specs, self.template = [str(spec) for spec in specs], template
+        self.specs, self.row_template = [str(spec) for spec in specs], row_template
         self.options = ReadOptions(None if root is None else Path(root), dpi, limits)
-        given: dict[str, Any] = {"root": root, "dpi": dpi, "limits": limits, "template": template}
+        given: dict[str, Any] = {"root": root, "dpi": dpi, "limits": limits, "row_template": row_template}
         self.sources = [open_source(spec, images="lazy", **given) for spec in self.specs]
 
     def readers(self) -> Iterator[tuple[str, Reader[Document]]]:
         """Open each source, with its spec."""
-        convert = ToDocument(document_format(self.template) if self.template else None)
+        convert = ToDocument(document_format(self.row_template) if self.row_template else None)
         return ((spec, open_reader(spec, self.options, convert)) for spec in self.specs)
 
     def rows(self, skip: int) -> Iterator[Document | ContentError]:
@@ -73,7 +74,7 @@ class Sources:
                 said = path.stat()
                 digest.update(json.dumps([str(path), said.st_size, said.st_mtime_ns]).encode())
         known = {"specs": self.specs, "root": str(self.options.root or ""), "dpi": self.options.dpi, "files": digest.hexdigest()}
-        return known | ({"template": self.template} if self.template else {})
+        return known | ({"row_template": self.row_template} if self.row_template else {})
 
     def count(self) -> int | None:
         """Count the rows, bad ones too, where that is quick."""

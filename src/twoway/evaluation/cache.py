@@ -128,7 +128,7 @@ class VectorCache:
             raise TwowayError(f"the cache {self.path} cannot be written ({error}); vectors kept so far stand") from error
 
     def _unreadable(self, why: object) -> TwowayError:
-        return TwowayError(f"the cache {self.path} cannot be read ({why}); remove it, or name another with --cache")
+        return TwowayError(f"the cache {self.path} cannot be read ({why}); remove it, or name another with --cache-dir")
 
     def _ask(self, question: str, keys: Sequence[str]) -> list[Any]:
         try:

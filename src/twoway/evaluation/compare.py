@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twoway.config import gather, takes
 from twoway.errors import UsageError
 
-from .metrics import DRAWS, Outcome, drawn_means, values
+from .config import DRAWS, CompareConfig
+from .metrics import Outcome, drawn_means, values
 from .runner import read
 
 if TYPE_CHECKING:
@@ -49,8 +51,10 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int = DRAWS) -> list[Difference]:
-    """Compare two results files task by task and in the mean over their common tasks."""
+@takes(CompareConfig)
+def compare(first: str | Path, second: str | Path, *, config: CompareConfig | None = None, **options: Any) -> list[Difference]:
+    """Compare two results files task by task and in the mean over their common tasks; `options` are the settings of `CompareConfig`."""
+    config = gather(CompareConfig, config, options, compare)
     (one, one_items), (two, two_items) = read(first), read(second)
     common = [name for name in one["tasks"] if name in two["tasks"]]
     if not common:
@@ -75,7 +79,7 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0, draws: int 
         abouts[name] = [mine[item].about for item in items]
     if not pairs:
         raise UsageError(f"{first} and {second} keep no single items of the tasks they share ({', '.join(common)}); nothing can be drawn")
-    return differences(pairs, abouts, seed=seed, draws=draws)
+    return differences(pairs, abouts, seed=config.seed, draws=config.draws)
 
 
 def kept_scores(metric: str, found: Mapping[str, Kept], items: Sequence[str]) -> Floats:

@@ -10,6 +10,8 @@ import numpy as np
 
 from twoway.errors import UsageError
 
+from .config import DRAWS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 # score is reported beside ours. Whether a score is above chance is decided by the interval in which 95% of random
 # rankings of the same items score.
 
-DRAWS = 2000
 RANKINGS = 10_000  # drawn for items with several right candidates
 METRICS = ("precision@1", "recall@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
 

@@ -24,13 +24,16 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.similarity_functions import cos_sim
 from PIL import Image as PILImage
 
+from twoway.config import gather, takes
 from twoway.content import ContentError, Document, Image, Part, Place, Text
+from twoway.embedding.config import OpenManyConfig
 from twoway.embedding.inputs import prompt_of
 from twoway.embedding.opening import open_engine
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
 from .cache import VectorSource
-from .metrics import DRAWS, Chance, drawn_means
+from .config import DRAWS, MtebConfig, vectors_folder
+from .metrics import Chance, drawn_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -249,19 +252,21 @@ def _embeddings(sentence: Any) -> Any:
 _REVISION = 16  # last digits of the fingerprint; a server's end in those of its vectors
 
 
-def mteb_model(model: Any, *, cache: str | Path | None = None, **opening: Any) -> MtebModel:
-    """Open a model for `mteb.evaluate`; the options are those of `evaluate`."""
-    engine = open_engine(model, **opening)
-    vectors = VectorSource(engine, None if cache is None else Path(cache))
+@takes(MtebConfig)
+def mteb_model(model: Any, *, config: MtebConfig | None = None, **options: Any) -> MtebModel:
+    """Open a model for `mteb.evaluate`; `options` are the settings of `MtebConfig`."""
+    config = gather(MtebConfig, config, options, mteb_model)
+    engine = open_engine(model, config=OpenManyConfig(**config.opening()))
+    vectors = VectorSource(engine, vectors_folder(config.cache_dir))
     name = Path(engine.name).name if Path(engine.name).is_dir() else engine.name
     return MtebModel(vectors, model_meta(engine, name=name or "model", revision=vectors.fingerprint[-_REVISION:]))
 
 
-def register(model: str, **options: Any) -> None:
+def register(model: str, config: MtebConfig) -> None:
     """Open a model and put it into mteb's registry under its name as it is written; what mteb has itself is left to it."""
     if model in MODEL_REGISTRY:
         return
-    opened = mteb_model(model, **options)
+    opened = mteb_model(model, config=config)
 
     def load(*_: Any, **__: Any) -> MtebModel:
         return opened
@@ -269,11 +274,11 @@ def register(model: str, **options: Any) -> None:
     MODEL_REGISTRY[model] = opened.mteb_model_meta.model_copy(update={"loader": load})
 
 
-def mteb_command(words: Sequence[str], **options: Any) -> None:
+def mteb_command(words: Sequence[str], config: MtebConfig) -> None:
     """Run mteb's own command with these words, its model registered."""
     model = named_model(words)
     if model is not None:
-        register(model, **options)
+        register(model, config)
     before = sys.argv
     sys.argv = ["mteb", *words]
     try:

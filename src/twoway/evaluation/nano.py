@@ -19,6 +19,7 @@ from twoway.data.samples import CALLED, LANGUAGES, STYLED, known_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import open_image
 
+from .config import NANO
 from .tasks import Pool, RankingQuery, RankingTask
 
 if TYPE_CHECKING:
@@ -189,16 +190,11 @@ def translations(held: Held) -> list[Pair]:
     return found
 
 
-IN_STYLE, NEW_STYLE, NEW_SOURCE = "known style", "unseen style", "unseen source"
-
-
 @dataclass(frozen=True)
 class NanoTask:
-    """One task of the suite."""
+    """What one task of the suite asks; its group and mark stand in `config`."""
 
-    group: str
     pairs: Callable[[Held], list[Pair]]
-    mark: str = IN_STYLE
     shown: bool = False  # whether the pictures of queries are candidates too
 
 
@@ -212,25 +208,25 @@ def _modern(held: Held) -> list[Row]:
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]
 TASKS: dict[str, NanoTask] = {
-    "category": NanoTask("classification", lambda held: categories(held, held.plain)),
-    "category-new-style": NanoTask("classification", lambda held: categories(held, _modern(held)), NEW_STYLE),
-    "capital": NanoTask("vqa", partial(country_facts, fact="capital", question="What is the capital of this country?")),
-    "continent": NanoTask("vqa", partial(country_facts, fact="continent", question="On which continent is this country?")),
-    "called": NanoTask("vqa", called),
-    "keywords": NanoTask("vqa", keywords),
-    "picture-name": NanoTask("retrieval", _named(lambda held: held.plain, EN, back=False)),
-    "name-picture": NanoTask("retrieval", _named(lambda held: held.plain, EN, back=True)),
-    "name-picture-languages": NanoTask("retrieval", _named(lambda held: held.plain, OTHER, back=True)),
-    "picture-name-new-style": NanoTask("retrieval", _named(_modern, EN, back=False), NEW_STYLE),
-    "name-picture-new-style": NanoTask("retrieval", _named(_modern, EN, back=True), NEW_STYLE),
-    "name-picture-new-source": NanoTask("retrieval", _named(Held.far, EN, back=True), NEW_SOURCE),
-    "definition-picture": NanoTask("retrieval", definitions),
-    "composed": NanoTask("retrieval", composed, shown=True),
-    "region": NanoTask("grounding", regions),
-    "page": NanoTask("documents", partial(pages, same_language=True)),
-    "page-languages": NanoTask("documents", partial(pages, same_language=False)),
-    "definition-term": NanoTask("texts", terms),
-    "translation": NanoTask("texts", translations),
+    "category": NanoTask(lambda held: categories(held, held.plain)),
+    "category-new-style": NanoTask(lambda held: categories(held, _modern(held))),
+    "capital": NanoTask(partial(country_facts, fact="capital", question="What is the capital of this country?")),
+    "continent": NanoTask(partial(country_facts, fact="continent", question="On which continent is this country?")),
+    "called": NanoTask(called),
+    "keywords": NanoTask(keywords),
+    "picture-name": NanoTask(_named(lambda held: held.plain, EN, back=False)),
+    "name-picture": NanoTask(_named(lambda held: held.plain, EN, back=True)),
+    "name-picture-languages": NanoTask(_named(lambda held: held.plain, OTHER, back=True)),
+    "picture-name-new-style": NanoTask(_named(_modern, EN, back=False)),
+    "name-picture-new-style": NanoTask(_named(_modern, EN, back=True)),
+    "name-picture-new-source": NanoTask(_named(Held.far, EN, back=True)),
+    "definition-picture": NanoTask(definitions),
+    "composed": NanoTask(composed, shown=True),
+    "region": NanoTask(regions),
+    "page": NanoTask(partial(pages, same_language=True)),
+    "page-languages": NanoTask(partial(pages, same_language=False)),
+    "definition-term": NanoTask(terms),
+    "translation": NanoTask(translations),
 }
 
 
@@ -259,4 +255,5 @@ def _task(name: str, kind: NanoTask, pairs: Sequence[Pair]) -> RankingTask:
         for query, _ in pairs:
             pool.add(Document(tuple(part for part in query if isinstance(part, Image)), Place(place)))
     items = tuple(RankingQuery(queries[key], np.unique(right[key])) for key in queries)
-    return RankingTask(name, kind.group, tuple(pool.documents), items, "mrr", ("query", "document"), (kind.mark,))
+    group, mark = NANO[name]
+    return RankingTask(name, group, tuple(pool.documents), items, "mrr", ("query", "document"), (mark,))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from twoway.config import SettingPath, settings
-from twoway.data.config import CostWeights, SourceConfig
+from twoway.config import Field, SettingPath, settings
+from twoway.data.config import CostWeights, OnBad, PairSource, SourceConfig
+from twoway.embedding.config import OpenManyConfig
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels
 from twoway.models.config import Attention, AttnImplementation, by_part
@@ -65,7 +65,7 @@ class MethodConfig(TrainConfig):
     train_layers: int = Field(default=0, ge=0, description="train only so many last layers of the language model; 0: all")
     lora: AdapterConfig = Field(default_factory=AdapterConfig, description="train a LoRA adapter instead of the weights")
     held_out: int = Field(default=128, ge=0, description="rows kept out of training to measure on, at most a twentieth of all")
-    on_bad: Literal["fail", "skip"] = Field(default="fail", description="a bad row stops the run, or is left out, counted and listed")
+    on_bad: OnBad = Field(default="fail", description="a bad row stops the run, or is left out, counted and listed")
     limits: ReadLimits = Field(default_factory=ReadLimits, description="what is longer, or takes more to read, is a bad row")
     max_bad_share: float = Field(
         default=0.1,
@@ -116,3 +116,58 @@ class ConvertConfig:
         if self.attn_implementation is not None:
             by_part(self.attn_implementation)
         check_pixels(self.min_pixels, self.max_pixels)
+
+
+@settings
+class NegativeChoice:
+    """Which candidates become negatives, in the words of sentence-transformers' `mine_hard_negatives`."""
+
+    num_negatives: int = Field(default=7, ge=1, description="negatives of each pair")
+    range_min: int = Field(default=0, ge=0, description="so many of the nearest wrong candidates are skipped")
+    range_max: int = Field(default=100, ge=1, description="rank of the farthest candidate that may be chosen; the nearest has 1")
+    max_score: float | None = Field(default=None, description="a negative scores at most this")
+    min_score: float | None = Field(default=None, description="a negative scores at least this")
+    absolute_margin: float | None = Field(default=None, description="a negative scores at least this much less than the positive")
+    relative_margin: float | None = Field(
+        default=None, ge=0, le=1, description="the same as a share of the positive's score: 0.05 for at most 95% of it"
+    )
+    random_share: float = Field(default=0.0, ge=0, le=1, description="share of the negatives that are drawn from all candidates")
+    sampling_strategy: Literal["top", "random"] = Field(default="top", description="the nearest within the range, or drawn among them")
+    seed: int = Field(default=0, description="seed of what is drawn")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.range_min >= self.range_max:
+            raise UsageError(f"`range_min` is below `range_max`, not {self.range_min} and {self.range_max}")
+        if self.max_score is not None and self.min_score is not None and self.max_score <= self.min_score:
+            raise UsageError(f"no score is below {self.max_score} and above {self.min_score}; `max_score` is the larger one")
+
+    def drawn(self) -> int:
+        """Return how many negatives are drawn from all candidates."""
+        return round(self.num_negatives * self.random_share)
+
+    def choice(self) -> dict[str, Any]:
+        """Return these settings alone."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(NegativeChoice)}
+
+
+@settings
+class MineConfig(NegativeChoice, OpenManyConfig):
+    """Pairs that get hard negatives, and how those are chosen."""
+
+    data: tuple[PairSource, ...] = Field(default=(), description="sources of the pairs: columns query, positive and so on")
+    corpus: tuple[SourceConfig, ...] = Field(default=(), description="more candidates, for queries of every task")
+    query_prompt: str | None = Field(default=None, description="text before a query (default: the model's prompt for queries)")
+    query_prompt_name: str | None = Field(default=None, metavar="NAME", description="the model's prompt of this name before a query")
+    corpus_prompt: str | None = Field(default=None, description="text before a candidate (default: the prompt for documents)")
+    corpus_prompt_name: str | None = Field(default=None, metavar="NAME", description="the model's prompt of this name before a candidate")
+    on_bad: OnBad = Field(default="fail", description="a bad row stops the run, or is left out, counted and listed beside the vectors")
+    limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        super().__post_init__()
+        OpenManyConfig.__post_init__(self)
+        for source in self.corpus:
+            if source != SourceConfig(source.spec, cap=source.cap, row_template=source.row_template, root=source.root):
+                raise UsageError(f"every row of a corpus counts once: leave weight and name of {source.spec} out")

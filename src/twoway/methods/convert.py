@@ -12,20 +12,21 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.utils import logging as tf_logging
 
+from twoway.config import gather, takes
 from twoway.errors import TwowayError
 from twoway.files import fresh_folder
 from twoway.models import checkpoint, kernels, loading
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
 from twoway.models.attention import set_attention
-from twoway.models.config import AUTO, Attention, Setting
+from twoway.models.config import AUTO
 from twoway.models.opening import open_start, warn_of_chat, write_as
 from twoway.models.processor import Style, ensure_mask_token, set_pixels
 from twoway.proof import probe
@@ -33,11 +34,12 @@ from twoway.proof import probe
 from .config import ConvertConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
 
+    from twoway.models.config import Attention
     from twoway.models.opening import Start
     from twoway.proof.verdict import Verdict
 
@@ -62,39 +64,15 @@ class ConvertResult:
         return {"out": self.out} | asdict(self.card)
 
 
+@takes(ConvertConfig)
 def convert(
-    src: str | Path,
-    out: str | Path,
-    *,
-    attention: Attention = "two-way",
-    pooling: Literal["mean", "last", "eos"] | None = None,
-    template: Style | None = None,
-    processor: str | Path | None = None,
-    base: str | Path | None = None,
-    dtype: str = "auto",
-    mask_token: str | None = None,
-    prompts: Mapping[str, str] | None = None,
-    max_length: int | None = None,
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    truncate_dim: int | None = None,
-    attn_implementation: Setting | None = None,
-    overwrite: bool = False,
+    src: str | Path, out: str | Path, *, config: ConvertConfig | None = None, overwrite: bool = False, **options: Any
 ) -> ConvertResult:
     """Convert `src` (a hub id or a folder) into `out`, which is written whole or not at all.
 
-    `pooling` and `template` (chat or plain) are the source's own, as it says or as its layout tells, or else `mean` and its chat template;
-    `processor` and `base` (of an adapter) are hub ids or folders. `attn_implementation` is what the result is tried and proved with.
+    `options` are the settings of `ConvertConfig`. What is not given comes from the source, and then from the defaults.
     """
-    given = {name: value for name, value in locals().items() if name not in ("src", "out", "overwrite") and value is not None}
-    for name in ("processor", "base"):
-        if name in given:
-            given[name] = str(given[name])
-    return run(src, out, ConvertConfig(**given | {"prompts": dict(prompts or {})}), overwrite=overwrite)
-
-
-def run(src: str | Path, out: str | Path, config: ConvertConfig, *, overwrite: bool = False) -> ConvertResult:
-    """Convert with a configuration."""
+    config = gather(ConvertConfig, config, options, convert)
     kernels.require_kernels(config.attn_implementation or AUTO, torch.device("cpu"), torch.float32)
     with fresh_folder(out, overwrite=overwrite) as folder, quiet_loading():
         opened = open_start(src, dtype=config.dtype, base=config.base)

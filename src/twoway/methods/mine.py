@@ -10,32 +10,31 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from twoway.config import settings
+from twoway.config import gather, takes
 from twoway.data.config import MINED_FILE, PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.mixture import open_pairs, open_source_table
-from twoway.data.rows import BAD_ROWS, OnBad, Policy
+from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.bulk import embed_rows
-from twoway.embedding.opening import open_embedders, require_options
+from twoway.embedding.opening import open_embedders
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
-from twoway.images import DEFAULT
-from twoway.limits import Limits, ReadLimits, check_pixels
+from twoway.limits import Limits
 from twoway.progress import steps
 
 from . import negatives
-from .negatives import CorpusSide, Miner, NegativeChoice, UnitVectors, list_corpus
+from .config import MineConfig
+from .negatives import CorpusSide, Miner, UnitVectors, list_corpus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from twoway.embedding import Embedder
 
@@ -59,76 +58,42 @@ class MineResult:
     left_out: dict[str, int]
 
 
+@takes(MineConfig)
 def mine(
     model: str | Path | Embedder,
     data: str | Path | Sequence[str | Path | PairSource],
     out: str | Path,
     *,
-    corpus: Sequence[str | Path | SourceConfig] = (),
-    num_negatives: int = 7,
-    range_min: int = 0,
-    range_max: int = 100,
-    max_score: float | None = None,
-    min_score: float | None = None,
-    absolute_margin: float | None = None,
-    relative_margin: float | None = None,
-    random_share: float = 0.0,
-    sampling_strategy: Literal["top", "random"] = "top",
-    seed: int = 0,
-    query_prompt: str | None = None,
-    query_prompt_name: str | None = None,
-    corpus_prompt: str | None = None,
-    corpus_prompt_name: str | None = None,
+    config: MineConfig | None = None,
     vectors: str | Path | None = None,
-    on_bad: OnBad = "fail",
-    limits: ReadLimits = DEFAULT,
     part_rows: int = PART,
     overwrite: bool = False,
-    **opening: Any,
+    **options: Any,
 ) -> MineResult:
-    """Write the pairs of `data` with hard negatives to `out`, chosen by the words of `mine_hard_negatives` (`NegativeChoice`).
+    """Write the pairs of `data` with hard negatives to `out`; `options` are the settings of `MineConfig`.
 
-    A prompt is a text, or the name of one that the model has (default: the model's own for queries and for documents).
-    `opening` goes to `open_embedders`: with several processes, or on a machine with several GPUs, all of them embed.
     Sources are those of the training stages: specs, or `PairSource` and `SourceConfig` with a root, a template, or the cap of a stream.
     """
-    require_options(mine, opening, also=("processes",))
-    choice = NegativeChoice(
-        num_negatives,
-        range_min,
-        range_max,
-        max_score,
-        min_score,
-        absolute_margin,
-        relative_margin,
-        random_share,
-        sampling_strategy,
-        seed,
-    )
+    if "corpus" in options:
+        options["corpus"] = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in options["corpus"]]
+    config = gather(MineConfig, config, options, mine)
+    named = [data] if isinstance(data, str | Path) else data
+    config = replace(config, data=tuple(one if isinstance(one, PairSource) else PairSource(str(one)) for one in named))
+    if not config.data:
+        raise UsageError("no pairs are named; pass --data SPEC, or --recipe FILE with one that names some")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     home = Path(vectors) if vectors is not None else out.with_name(f"{out.name}.vectors")
-    engine = open_embedders(model, **opening)
+    engine = open_embedders(model, **config.opening())
     with contextlib.closing(engine), alone(home), alone(out):
-        policy = Policy(on_bad, home / BAD_ROWS, keep=True)
-        found = _open([data] if isinstance(data, str | Path) else data, corpus, policy, Limits.reading(limits))
-        prompts = {"prompt": query_prompt, "prompt_name": query_prompt_name}
-        asked = _embed(engine, found, "query", home / "queries", prompts, on_bad)
-        prompts = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
-        answers = _embed(engine, found, "document", home / "candidates", prompts, on_bad)
-        conditions = {
-            "format": 1,
-            "choice": asdict(choice),
-            "part_rows": part_rows,
-            "queries": Shards.open(home / "queries").manifest["data"],
-            "candidates": Shards.open(home / "candidates").manifest["data"],
-            "fingerprint": Shards.open(home / "queries").manifest["fingerprint"],
-            "prompts": [Shards.open(home / side).manifest["prompt"] for side in ("queries", "candidates")],
-            "root": None if found.root is None else str(found.root),
-        }
+        policy = Policy(config.on_bad, home / BAD_ROWS, keep=True)
+        found = _open(config.data, config.corpus, policy, Limits.reading(config.limits))
+        asked = _embed(engine, found, "query", home / "queries", config)
+        answers = _embed(engine, found, "document", home / "candidates", config)
+        conditions = _conditions(config, found, home, part_rows)
         _begin(out, conditions, overwrite)
-        miner = Miner(found, asked, answers, choice, device=engine.device)
+        miner = Miner(found, asked, answers, config, device=engine.device)
         starts = range(0, len(found.rows), part_rows)
         for number, start in enumerate(steps(starts, f"mining, {part_rows} queries a step", total=len(starts))):
             path = _part(out, number)
@@ -146,19 +111,34 @@ def mine(
     )
 
 
-def _open(data: Sequence[str | Path | SourceConfig], corpus: Sequence[str | Path | SourceConfig], policy: Policy, limits: Limits) -> Corpus:
+def _conditions(config: MineConfig, found: Corpus, home: Path, part_rows: int) -> dict[str, Any]:
+    """Return what has to be the same for a run to go on."""
+    sides = {side: Shards.open(home / side).manifest for side in ("queries", "candidates")}
+    return {
+        "format": 1,
+        "choice": config.choice(),
+        "part_rows": part_rows,
+        "queries": sides["queries"]["data"],
+        "candidates": sides["candidates"]["data"],
+        "fingerprint": sides["queries"]["fingerprint"],
+        "prompts": [manifest["prompt"] for manifest in sides.values()],
+        "root": None if found.root is None else str(found.root),
+    }
+
+
+def _open(data: Sequence[PairSource], corpus: Sequence[SourceConfig], policy: Policy, limits: Limits) -> Corpus:
     """Open all sources and go through them; what training or `data prepare` found out about them before is used."""
-    given = [one if isinstance(one, SourceConfig) else PairSource(str(one)) for one in data]
-    more = [one if isinstance(one, SourceConfig) else SourceConfig(str(one)) for one in corpus]
     how: dict[str, Any] = {"folder": data_folder(), "policy": policy, "limits": limits}
-    return list_corpus(open_pairs(given, **how), [open_source_table(one, **how) for one in more], policy)
+    return list_corpus(open_pairs(data, **how), [open_source_table(one, **how) for one in corpus], policy)
 
 
-def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, prompts: Mapping[str, Any], on_bad: OnBad) -> UnitVectors:
+def _embed(engine: Embedder, corpus: Corpus, side: Any, out: Path, config: MineConfig) -> UnitVectors:
     """Embed one side, or take the vectors that are there, and map them as one array of length 1 each."""
+    prompt, name = (config.query_prompt, config.query_prompt_name) if side == "query" else (config.corpus_prompt, config.corpus_prompt_name)
     how = {"dim": engine.dimension, "precision": "float32", "shard_rows": 2048}
     source = CorpusSide(corpus, side)
-    done = embed_rows(engine, source, out, {"side": side, **prompts}, how, on_bad=on_bad, title=f"embedding {out.name}")
+    prompts = {"side": side, "prompt": prompt, "prompt_name": name}
+    done = embed_rows(engine, source, out, prompts, how, on_bad=config.on_bad, title=f"embedding {out.name}")
     path, shards = out / "vectors.npy", Shards.open(out)
     there = np.zeros(source.count(), bool)
     if done.embedded or not path.exists():
@@ -212,39 +192,3 @@ def _facts(out: Path, parts: int) -> Counter[str]:
 
 def _part(out: Path, number: int) -> Path:
     return out / f"part-{number:06d}.parquet"
-
-
-# What the stage `mine` of a recipe can be told: the options of `twoway mine`.
-
-
-@settings
-class MineConfig(NegativeChoice):
-    """Pairs that get hard negatives, and how those are chosen."""
-
-    data: tuple[PairSource, ...] = Field(default=(), description="sources of the pairs")
-    corpus: tuple[SourceConfig, ...] = Field(default=(), description="more candidates, for queries of every task")
-    pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: as the model says")
-    max_length: int | None = Field(default=None, description="tokens of an input; default: as the model says")
-    min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
-    max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
-    device: str = Field(default="auto", description="device to compute on")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(default=None, description="type of the weights; default: the model's")
-    processes: int | None = Field(default=None, description="processes that embed; default: one for each GPU")
-    on_bad: Literal["fail", "skip"] = Field(default="fail", description="a bad row is an error, or is left out, counted and listed")
-    limits: ReadLimits = Field(default_factory=ReadLimits, description="what is longer, or takes more to read, is a bad row")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        super().__post_init__()
-        check_pixels(self.min_pixels, self.max_pixels)
-        for source in self.corpus:
-            if source != SourceConfig(source.spec, cap=source.cap, template=source.template, root=source.root):
-                raise UsageError(f"every row of a corpus counts once: leave weight and name of {source.spec} out")
-
-    def selection(self) -> dict[str, Any]:
-        """Return how negatives are chosen."""
-        return {one.name: getattr(self, one.name) for one in fields(NegativeChoice)}
-
-    def opening(self) -> dict[str, Any]:
-        """Return how the model is opened."""
-        return {name: getattr(self, name) for name in ("pooling", "max_length", "min_pixels", "max_pixels", "device", "dtype", "processes")}

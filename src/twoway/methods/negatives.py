@@ -11,14 +11,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from twoway.config import settings
 from twoway.content import ContentError, Document, Text
 from twoway.embedding.nearest import nearest
 from twoway.errors import UsageError
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from twoway.data.mixture import Pairs
     from twoway.data.rows import Policy
 
+    from .config import NegativeChoice
+
     Floats = NDArray[np.float32]
 
 
@@ -52,35 +52,6 @@ if TYPE_CHECKING:
 SAME = 0.9999
 # Two less near than this are not of the same thing in two forms.
 POSSIBLE = 0.9
-
-
-@settings
-class NegativeChoice:
-    """Which candidates become negatives, in the words of sentence-transformers' `mine_hard_negatives`."""
-
-    num_negatives: int = Field(default=7, ge=1, description="negatives of each pair")
-    range_min: int = Field(default=0, ge=0, description="so many of the nearest wrong candidates are skipped")
-    range_max: int = Field(default=100, ge=1, description="rank of the farthest candidate that may be chosen; the nearest has 1")
-    max_score: float | None = Field(default=None, description="a negative scores at most this")
-    min_score: float | None = Field(default=None, description="a negative scores at least this")
-    absolute_margin: float | None = Field(default=None, description="a negative scores at least this much less than the positive")
-    relative_margin: float | None = Field(
-        default=None, ge=0, le=1, description="the same as a share of the positive's score: 0.05 for at most 95% of it"
-    )
-    random_share: float = Field(default=0.0, ge=0, le=1, description="share of the negatives that are drawn from all candidates")
-    sampling_strategy: Literal["top", "random"] = Field(default="top", description="the nearest within the range, or drawn among them")
-    seed: int = Field(default=0, description="seed of what is drawn")
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        if self.range_min >= self.range_max:
-            raise UsageError(f"range_min is below range_max, not {self.range_min} and {self.range_max}")
-        if self.max_score is not None and self.min_score is not None and self.max_score <= self.min_score:
-            raise UsageError(f"no score is below {self.max_score} and above {self.min_score}; max_score is the larger one")
-
-    def drawn(self) -> int:
-        """Return how many negatives are drawn from all candidates."""
-        return round(self.num_negatives * self.random_share)
 
 
 class Chosen(NamedTuple):

@@ -344,17 +344,6 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in weight_files(folder)}
 
 
-def parse_prompts(given: Mapping[str, str] | list[str]) -> dict[str, str]:
-    """Read prompts given as a mapping or as NAME=TEXT."""
-    if not isinstance(given, list):
-        return dict(given)
-    pairs = [item.partition("=") for item in given]
-    for item, (name, sign, _) in zip(given, pairs, strict=True):
-        if not sign or not name.strip():
-            raise UsageError(f"--prompts {item!r} should be NAME=TEXT, such as query='Find an image of '")
-    return {name.strip(): text for name, _, text in pairs}
-
-
 __all__ = [
     "CheckpointSettings",
     "assemble_model",
@@ -364,7 +353,6 @@ __all__ = [
     "is_encoder",
     "modules_around",
     "open_sentence_model",
-    "parse_prompts",
     "read_around",
     "read_checkpoint_settings",
     "save_model",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.errors import UsageError, did_you_mean
 
 # Mixed: two-way wherever the switch works, in a family with layers that run along the row and that no mask opens.

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twoway.config import gather, takes
 from twoway.errors import TwowayError, UsageError
 from twoway.models.attention import MASKED_BACKENDS, require_two_way, with_mask
 from twoway.models.bridge_mask import bridge_mask
 from twoway.models.opening import open_model
 
 from . import probe
-from .check import BACKENDS, Skipped, prove, quiet_compiler, require_known
+from .check import Skipped, prove, quiet_compiler
+from .config import BACKENDS, BridgeCheckConfig
 from .probe import SAME_SHAPE, Feed, Probe, Trace, Watcher, distances, image_feed, movement, no_image, text_feed
 from .verdict import LEAKS, MIXED, UNCLEAR, explain, merge_names, ranges
 
@@ -378,23 +380,20 @@ class BridgeReport:
         return head | {"cells": cells, "skipped": [asdict(one) for one in self.skipped], "dtype": self.dtype, "device": self.device}
 
 
-def check_bridge(
-    model: str | Path,
-    *,
-    backends: Sequence[str] | None = None,
-    processor: str | Path | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> BridgeReport:
-    """Prove the bridge in a two-way `model`: a folder or hub id, of transformers or sentence-transformers."""
-    require_known([(backend, BACKENDS) for backend in backends or ()])
-    asked = backends or BACKENDS
+@takes(BridgeCheckConfig)
+def check_bridge(model: str | Path, *, config: BridgeCheckConfig | None = None, **options: Any) -> BridgeReport:
+    """Prove the bridge in a two-way `model`: a folder or hub id, of transformers or sentence-transformers.
+
+    `options` are the settings of `BridgeCheckConfig`.
+    """
+    config = gather(BridgeCheckConfig, config, options, check_bridge)
+    asked = config.backends or BACKENDS
     possible = [backend for backend in asked if backend in MASKED_BACKENDS]
     left_out = [Skipped(backend, "takes no mask of who sees whom") for backend in asked if backend not in possible]
     if not possible:
         raise UsageError(f"{', '.join(asked)} takes no mask of who sees whom; the bridge needs one of {', '.join(MASKED_BACKENDS)}")
     with quiet_compiler():
-        opened = open_model(model, dtype=dtype, device=device, processor=processor)
+        opened = open_model(model, dtype=config.dtype, device=config.device, processor=config.processor)
         require_two_way(opened.model.config)
         cells, skipped = prove(opened, possible, lambda model, processor: probe_bridge(model, processor, paddings=probe.PADDINGS))
     used = str(opened.model.dtype).removeprefix("torch.")

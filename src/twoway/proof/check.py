@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from transformers.utils import logging as tf_logging
 
-from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.config import gather, takes
+from twoway.errors import TwowayError, UsageError
 from twoway.models import kernels
 from twoway.models.config import SDPA
 from twoway.models.loading import first_line
@@ -25,6 +26,7 @@ from twoway.models.opening import Declared, Opened, open_model
 
 from . import probe
 from . import verdict as proof_verdict
+from .config import BACKENDS, CheckConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     C = TypeVar("C")
 
 log = logging.getLogger(__name__)
-
-BACKENDS = ("sdpa", "eager", "flex_attention", "flash_attention_2")
-EXPECT = ("two-way", "causal", "mixed")
 
 
 @dataclass(frozen=True)
@@ -108,31 +107,20 @@ class Report:
         return head | rest | {"embedding": self.embedding, "notes": list(self.notes), "dtype": self.dtype, "device": self.device}
 
 
-def check(
-    model: str | Path,
-    *,
-    expect: str | None = None,
-    backends: Sequence[str] | None = None,
-    processor: str | Path | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> Report:
-    """Prove what the attention of `model` does: a folder or hub id, of transformers or sentence-transformers."""
-    require_known([(expect, EXPECT), *((backend, BACKENDS) for backend in backends or ())])
+@takes(CheckConfig)
+def check(model: str | Path, *, config: CheckConfig | None = None, **options: Any) -> Report:
+    """Prove what the attention of `model` does: a folder or hub id, of transformers or sentence-transformers.
+
+    `options` are the settings of `CheckConfig`.
+    """
+    config = gather(CheckConfig, config, options, check)
     with quiet_compiler():
-        opened = open_model(model, dtype=dtype, device=device, processor=processor)
-        cells, skipped = prove(opened, backends or BACKENDS, _cells)
+        opened = open_model(model, dtype=config.dtype, device=config.device, processor=config.processor)
+        cells, skipped = prove(opened, config.backends or BACKENDS, _cells)
         moved = embedding_in_company(opened)
-    said = Declared(expect, "asked for") if expect else opened.declared
+    said = Declared(config.expect, "asked for") if config.expect else opened.declared
     used = str(opened.model.dtype).removeprefix("torch.")
     return Report(str(model), opened.model.config.model_type, said, cells, skipped, moved, used, str(opened.model.device))
-
-
-def require_known(words: Sequence[tuple[str | None, Sequence[str]]]) -> None:
-    """Refuse a word that is none of those known."""
-    for word, known in words:
-        if word is not None and word not in known:
-            raise UsageError(f"check knows no {word!r}{did_you_mean(word, known)} (there are: {', '.join(known)})")
 
 
 def _cells(model: Any, processor: Any) -> tuple[tuple[proof_verdict.Cell, ...], tuple[str, ...]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.config import load
+from twoway.config import gather, load, takes
 from twoway.content import ContentError
 from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
@@ -40,6 +40,7 @@ from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.tables import count_lost, describe_excess
 from twoway.processes import count_of
 
+from .config import PrepareConfig
 from .dry_run import reader_of
 from .recipe import START, Recipe, StageRecipe, made_by, read_recipe, sources_of
 from .stages import KINDS
@@ -103,18 +104,16 @@ class Preparation:
         return {"ok": self.ok, **asdict(self)}
 
 
-def prepare_data(
-    what: str,
-    *,
-    model: str | Path | None = None,
-    words: Sequence[str] = (),
-    pairs: bool = False,
-    processes: int | None = None,
-    cache_dir: Path | None = None,
-) -> Preparation:
-    """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `model` replaces the recipe's base."""
-    count = count_of(processes)
-    recipe = _recipe(what, words, model, pairs=pairs)
+@takes(PrepareConfig)
+def prepare_data(what: str, *, words: Sequence[str] = (), config: PrepareConfig | None = None, **options: Any) -> Preparation:
+    """Prepare a recipe (a YAML file, with `key=value` words over it) or one source; `options` are the settings of `PrepareConfig`.
+
+    Its `model` replaces the recipe's base.
+    """
+    config = gather(PrepareConfig, config, options, prepare_data)
+    cache_dir = config.cache_dir
+    count = count_of(config.processes)
+    recipe = _recipe(what, words, config.model, pairs=config.pairs)
     found: list[PreparedSource] = []
     notes: list[str] = []
     chain: list[Any] = []

@@ -13,10 +13,12 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from twoway.config import gather, takes
 from twoway.errors import UsageError, did_you_mean
 from twoway.methods.counting import Load, Products, Training, anatomy, count, memory, trained, training_of
 from twoway.methods.finetune.config import FinetuneConfig
 
+from .config import PlanConfig
 from .recipe import START, read_recipe
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from .recipe import StageRecipe
 
-UTILISATION, PADDING = 0.4, 0.03
 _PLANNED = ("pretrain", "bridge", "finetune")
 
 
@@ -100,29 +101,17 @@ class Plan:
         }
 
 
-def plan(
-    recipe: str | Path,
-    on: str,
-    words: Sequence[str] = (),
-    *,
-    sources: Sequence[str] = (),
-    tokens: Sequence[str] = (),
-    utilisation: float = UTILISATION,
-    padding: float = PADDING,
-    price: float | None = None,
-) -> Plan:
-    """Plan the training stages of a recipe; `sources` and `tokens` are NAME=… as on the command line."""
-    if not 0 < utilisation <= 1:
-        raise UsageError(f"--utilisation is a share of the peak, above 0 and at most 1, not {utilisation}")
-    if not 0 <= padding < 1:
-        raise UsageError(f"--padding is a share from 0 to below 1, not {padding}")
-    machine, said = hardware(on, price), read_means(sources)
+@takes(PlanConfig)
+def plan(recipe: str | Path, on: str, words: Sequence[str] = (), *, config: PlanConfig | None = None, **options: Any) -> Plan:
+    """Plan the training stages of a recipe; `options` are the settings of `PlanConfig`, `source` and `tokens` as NAME=…."""
+    config = gather(PlanConfig, config, options, plan)
+    machine, said = hardware(on, config.price), read_means(config.source)
     read = read_recipe(recipe, words)
     chosen = [one for one in read.stages if one.kind.name in _PLANNED]
     if not chosen:
         raise UsageError(f"{recipe} trains nothing, so there is nothing to plan")
     require_used(said, (one.label for stage in chosen for one in stage.config.data))
-    wanted = _tokens(tokens, [one.name for one in chosen])
+    wanted = _tokens(config.tokens, [one.name for one in chosen])
     names = {one.name for one in read.stages}
     apart = [one for one in chosen if one.source not in names and one.source != START]
     if apart:
@@ -130,11 +119,11 @@ def plan(
     model = anatomy(read.base)
     planned = []
     for stage in chosen:
-        done = work_of(model, stage, said, ranks=machine.count, padding=padding, tokens=wanted.get(stage.name))
-        planned.append(_stage(model, stage, done, machine, utilisation))
+        done = work_of(model, stage, said, ranks=machine.count, padding=config.padding, tokens=wanted.get(stage.name))
+        planned.append(_stage(model, stage, done, machine, config.utilisation))
     left = [one.name for one in read.stages if one not in chosen]
-    notes = (*_assumed(machine, utilisation, padding, price, planned), *((f"not planned: {', '.join(left)}",) if left else ()))
-    return Plan(str(recipe), model, machine, utilisation, tuple(planned), notes)
+    notes = (*_assumed(machine, config, planned), *((f"not planned: {', '.join(left)}",) if left else ()))
+    return Plan(str(recipe), model, machine, config.utilisation, tuple(planned), notes)
 
 
 def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:
@@ -176,13 +165,14 @@ def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _assumed(machine: Hardware, utilisation: float, padding: float, price: float | None, planned: Sequence[StagePlan]) -> tuple[str, ...]:
+def _assumed(machine: Hardware, config: PlanConfig, planned: Sequence[StagePlan]) -> tuple[str, ...]:
     """List the assumptions of the figures."""
     peaks = dict.fromkeys(f"{machine.rate(one.dtype) / 1e12:,.0f}" for one in planned)
-    notes = [f"assumed: {utilisation:.0%} of the peak of {' or '.join(peaks)} TFLOP/s a rank is reached, not measured (--utilisation)"]
-    if price is None:
+    share = f"{config.utilisation:.0%} of the peak of {' or '.join(peaks)} TFLOP/s a rank"
+    notes = [f"assumed: {share} is reached, not measured (--utilisation)"]
+    if config.price is None:
         notes.append(f"assumed: ${machine.price:.2f} an hour for one {machine.name}, as of {PRICES_OF} (--price)")
-    notes.append(f"assumed: {padding:.0%} of padding (--padding)")
+    notes.append(f"assumed: {config.padding:.0%} of padding (--padding)")
     guessed = dict.fromkeys(one.name for stage in planned for one in stage.work.sources if one.assumed)
     if guessed:
         notes.append(f"assumed: lengths of the rows of {len(guessed)} sources, by their format (--source)")
@@ -447,7 +437,7 @@ def means_of(source: SourceConfig, said: Mapping[str, Means], *, pairs: bool, wh
     if pairs and found.answer is None:
         raise UsageError(f"{where}: {source.label} has pairs; say of the answer too: --source {source.label}={FIELDS}")
     rows = found.rows if found.rows is not None else source.cap
-    held = HELD.get(_last_name(source), HELD.get(source.template or ""))
+    held = HELD.get(_last_name(source), HELD.get(source.row_template or ""))
     if held is not None and found.rows is None:
         rows = min(held, rows or held)
     if rows is None:
@@ -465,10 +455,10 @@ def _last_name(source: SourceConfig) -> str:
 
 def _length_as(source: SourceConfig) -> str:
     """Return the format whose rows are as long as a source's."""
-    if source.template == "moca":
+    if source.row_template == "moca":
         return PREPARED.get(_last_name(source), "")
     # In `MoCa-CL-Pairs` all that is no page is MMEB-train with negatives.
-    return PREPARED.get(_last_name(source), "mme5") if source.template == "moca-pairs" else source.template or ""
+    return PREPARED.get(_last_name(source), "mme5") if source.row_template == "moca-pairs" else source.row_template or ""
 
 
 # Rows of sets that recipes read whole: the 20 sets of MMEB-train, as its page says; 560,000 in the three of mmE5-synthetic, as mmE5's paper

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from twoway.config import dump
+from twoway.config import dump, gather, takes
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256, write_whole
@@ -28,6 +28,7 @@ from twoway.processes import Stopped
 from twoway.reports.page import REPORT, write_page
 from twoway.training.distributed import launched_externally
 
+from .config import RunConfig
 from .recipe import located, named_stages, read_recipe
 from .records import STALE, Job, Record, job_state, plan_jobs, read_record, require_run_folder, set_aside, surroundings
 
@@ -53,7 +54,7 @@ class RunCommand:
     def command(self, failed: str | None = None) -> str:
         """Return the command; after a failure of a stage where all was done again, from that stage on."""
         start = failed if failed and self.redo and self.start else self.start
-        options = [("--from", start), ("--only", self.only), ("--nproc", str(self.nproc) if self.nproc > 1 else None)]
+        options = [("--start", start), ("--only", self.only), ("--nproc", str(self.nproc) if self.nproc > 1 else None)]
         said = [word for name, value in options if value for word in (name, value)] + ["--redo"] * self.redo
         return shlex.join(["twoway", "run", self.recipe, self.out, *self.words, *said])
 
@@ -70,18 +71,22 @@ class RunResult:
         return {"out": self.out, "stages": list(self.stages)}
 
 
+@takes(RunConfig)
 def run(
     recipe: str | Path,
     out: str | Path,
     words: Sequence[str] = (),
     *,
-    start: str | None = None,
-    only: str | None = None,
-    redo: bool = False,
-    nproc: int = 1,
+    config: RunConfig | None = None,
     kinds: Mapping[str, StageKind] | None = None,
+    **options: Any,
 ) -> RunResult:
-    """Run the stages of a recipe (a YAML file, with `key=value` overrides) in the folder `out`; the same call resumes."""
+    """Run the stages of a recipe (a YAML file, with `key=value` overrides) in the folder `out`; the same call resumes.
+
+    `options` are the settings of `RunConfig`.
+    """
+    config = gather(RunConfig, config, options, run)
+    start, only, redo, nproc = config.start, config.only, config.redo, config.nproc
     read, steps = lay_out(recipe, out, words, start=start, only=only, redo=redo, nproc=nproc, kinds=kinds)
     out = Path(out)
     asked = RunCommand(str(recipe), str(out), tuple(words), start, only, redo, nproc)
@@ -262,7 +267,7 @@ def lay_out(
     for stage in before:
         record = records[stage.name]
         if stage.name in needed and (record is None or record.state != "done" or not (out / stage.folder / stage.kind.marker).exists()):
-            raise UsageError(f"{stage.name} is not done in {out}, and is needed; leave out --from and --only, or do it first")
+            raise UsageError(f"{stage.name} is not done in {out}, and is needed; leave out --start and --only, or do it first")
     taken = {name: record.fingerprint for name, record in records.items() if record is not None}
     jobs = plan_jobs(read, nproc=nproc, taken=taken)
     steps = tuple(_decide(job, jobs, out, chosen, redo=redo, forced=redo and bool(start or only)) for job in jobs)
@@ -284,7 +289,7 @@ def rows_in(steps: Sequence[Step]) -> Callable[[str], tuple[str, Path | None]]:
 def _chosen(names: Sequence[str], start: str | None, only: str | None) -> set[str]:
     """Return the selected stages."""
     if start and only:
-        raise UsageError("--from and --only exclude each other")
+        raise UsageError("--start and --only exclude each other")
     for name in (start, only):
         if name and name not in names:
             raise UsageError(f"the recipe has no stage {name!r}{did_you_mean(name, names)} (it has: {', '.join(names)})")
@@ -316,7 +321,7 @@ def _refuse(steps: Sequence[Step], redo: bool) -> None:
     also = f", and with it {', '.join(others)}" if others else ""
     raise UsageError(
         f"{first.folder} was made of something else: {first.why}. --redo runs {first.job.name} again{also} (the old folder is kept in "
-        f"{first.folder.parent / STALE}); another OUT keeps both; --from uses what is there unchanged"
+        f"{first.folder.parent / STALE}); another OUT keeps both; --start uses what is there unchanged"
     )
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from twoway.content import ContentError
 from twoway.data.lengths import picture_tokens
 from twoway.evaluation import evaluate
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.methods import convert, mine
 from twoway.methods.bridge import method
-from twoway.methods.config import ConvertConfig
+from twoway.methods.config import ConvertConfig, MineConfig
 from twoway.methods.finetune import method as finetune_method
-from twoway.methods.mine import MineConfig
 from twoway.methods.pretrain import method as pretrain_method
 from twoway.methods.run import run_method
 from twoway.models import checkpoint
@@ -155,20 +154,18 @@ def _train(stage: Method[Any], base: str, out: Path, config: Any, nproc: int) ->
 
 
 def _convert(base: str, out: Path, config: ConvertConfig, _nproc: int) -> Mapping[str, Any]:
-    written = convert.run(base, out, config).card
+    written = convert.convert(base, out, config=config).card
     return {"family": written.family, "attention": written.attention["measured"], "pooling": written.pooling, "width": written.width}
 
 
 def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapping[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    found = evaluate.evaluate(base, output=out / RESULTS, **config.options()).found
+    found = evaluate.evaluate(base, out=out / RESULTS, config=config).found
     return {"mean": found["mean"], **{task: entry["score"] for task, entry in found["tasks"].items()}}
 
 
 def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:
-    found = mine.mine(
-        base, config.data, out, corpus=config.corpus, on_bad=config.on_bad, limits=config.limits, **config.selection(), **config.opening()
-    )
+    found = mine.mine(base, config.data, out, config=config)
     return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
 
 
@@ -185,9 +182,10 @@ EVALUATE = StageKind(
     _evaluate,
     marker=RESULTS,
     makes_model=False,
-    free=frozenset({"device", "cache", "processes"}),
-    later=frozenset({"attention", "min_pixels", "max_pixels"}),
-    opening=frozenset({"pooling", "attention", "template"}),
+    free=frozenset({"device", "cache_dir", "processes", "budget", "workers", "attn_implementation"}),
+    # `data` of a whole recipe is what its stages train on.
+    later=frozenset({"attention", "min_pixels", "max_pixels", "data", "processor"}),
+    opening=frozenset({"pooling", "attention", "template", "processor"}),
 )
 MINE = StageKind(
     "mine",
@@ -196,8 +194,9 @@ MINE = StageKind(
     marker=mine.MANIFEST,
     makes_model=False,
     rows=_mined,
-    free=frozenset({"device", "processes", "limits"}),
-    opening=frozenset({"pooling"}),
+    free=frozenset({"device", "processes", "limits", "budget", "workers", "attn_implementation"}),
+    later=frozenset({"attention", "template", "processor"}),
+    opening=frozenset({"pooling", "attention", "template", "processor"}),
 )
 
 KINDS: dict[str, StageKind] = {

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twoway.config import gather, takes
 from twoway.content import Place
 from twoway.data.rows import BAD_ROWS, Policy
+from twoway.embedding.bulk import embed
 from twoway.embedding.shards import Shards
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
-from twoway.images import DEFAULT
 from twoway.progress import steps
 
+from .config import IndexConfig
 from .lance import sql_literal
 from .pictures import RowKey, ThumbnailReader
 from .query import create_store, open_store, store_exists
@@ -35,18 +37,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import ContentError
-    from twoway.limits import ReadLimits
+    from twoway.embedding.writing import EmbedResult
 
     from .store import Store
-
-EXACT_BELOW, RECALL = 50_000, 0.95
 
 
 @dataclass(frozen=True)
 class IndexResult:
     """What lies in the database now, and what this run did."""
 
-    db: str
+    index: str
     items: int
     added: int
     replaced: int
@@ -61,6 +61,7 @@ class IndexResult:
     measured: list[EffortMeasurement]
     embedded_all: bool  # whether 'twoway embed' had ended
     seconds: float
+    embedded: EmbedResult | None = None  # with a model: what embedding the data gave
 
 
 class _Counts:
@@ -76,54 +77,59 @@ class _Counts:
         self.policy.refuse(error)
 
 
+@takes(IndexConfig)
 def index(
-    vectors: str | Path | None,
-    db: str | Path,
+    data: str | Path | None,
+    index: str | Path,
     *,
-    delete: Iterable[str] = (),
-    thumbnails: bool = True,
-    root: str | Path | None = None,
-    ids: str = "own",
-    exact_below: int = EXACT_BELOW,
-    kind: str = "hnsw",
-    recall: float = RECALL,
-    compact: bool = False,
+    config: IndexConfig | None = None,
     overwrite: bool = False,
-    limits: ReadLimits = DEFAULT,
+    **options: Any,
 ) -> IndexResult:
-    """Bring what `twoway embed` wrote into a database, take ids out of it, and bring its indexes up to date.
+    """Bring what `twoway embed` wrote into an index, take ids out of it, and bring it up to date; `options` are those of `IndexConfig`.
 
-    `ids` is `own`, or `place` where rows of the data have ids that are not one's own. From `exact_below` items on an index of this `kind`
-    looks at a part of the vectors, as hard as this `recall` of the ten nearest takes.
+    With a `model`, `data` is embedded first. `ids` is `own`, or `place` where rows of the data have ids that are not one's own. From
+    `exact_below` items on an index of this `kind` looks at a part of the vectors, as hard as this `recall` of the ten nearest takes.
     """
-    start, gone = time.monotonic(), list(delete)
-    _check(bool(vectors is not None or gone or compact), ids, recall)
-    source = None if vectors is None else VectorFolder(Path(vectors), ids)
-    brought = _Counts(_list_of(str(db)))
-    pictures = ThumbnailReader(source.shards.manifest, root=root, limits=limits, bad=brought.refuse) if source and thumbnails else None
-    store = _open(str(db), source, overwrite=overwrite)
+    config = gather(IndexConfig, config, options, _index)
+    start, gone = time.monotonic(), list(config.delete)
+    made = None if config.model is None else _embed(data, str(index), config, overwrite=overwrite)
+    vectors = data if made is None else made.out
+    if vectors is None and not (gone or config.compact):
+        raise UsageError("nothing to do: name a folder of vectors, ids to delete, or --compact")
+    source = None if vectors is None else VectorFolder(Path(vectors), config.ids)
+    brought, pictures = _Counts(_list_of(str(index))), None
+    if source and config.thumbnails:
+        pictures = ThumbnailReader(source.shards.manifest, root=config.root, limits=config.limits, bad=brought.refuse)
+    store = _open(str(index), source, overwrite=overwrite)
     try:
         with store.writing():
             if source is not None:
                 _bring(store, source, pictures, brought, anew=overwrite)
                 store.publish()
             missing, deleted = _take_out(store, gone)
-            measured = _arrange(store, exact_below, kind, recall, changed=bool(brought.added or brought.replaced))
-            if compact:
+            changed = bool(brought.added or brought.replaced)
+            measured = _arrange(store, config.exact_below, config.kind, config.recall, changed=changed)
+            if config.compact:
                 store.compact()
-        return _result(store, source, brought, deleted=deleted, missing=missing, measured=measured, seconds=time.monotonic() - start)
+        found = _result(store, source, brought, deleted=deleted, missing=missing, measured=measured, seconds=time.monotonic() - start)
+        return replace(found, embedded=made)
     finally:
         store.close()
 
 
-def _check(something: bool, ids: str, recall: float) -> None:
-    """Refuse what says nothing to do, names rows in no known way, or cannot be reached."""
-    if not something:
-        raise UsageError("nothing to do: name a folder of vectors, ids to delete, or --compact")
-    if ids not in ("own", "place"):
-        raise UsageError(f"ids are own or place, not {ids!r}")
-    if not 0 <= recall <= 1:
-        raise UsageError(f"the recall that is wanted is from 0 to 1, not {recall:g}")
+_index = index  # which a parameter of it is called, too
+
+
+def _embed(data: str | Path | None, index: str, config: IndexConfig, *, overwrite: bool) -> EmbedResult:
+    """Embed the data, into a folder beside the index where none is named."""
+    assert config.model is not None
+    if data is None:
+        raise UsageError("--model embeds data; name it: twoway index DATA --model MODEL --index PATH")
+    if config.out is None and index.startswith("milvus"):
+        raise UsageError("a Milvus server keeps no folder of vectors; name one with --out")
+    out = config.out or f"{index.rstrip('/')}-vectors"
+    return embed(config.model, data, out, config=config.embedding(), overwrite=overwrite)
 
 
 def _open(db: str, source: VectorFolder | None, *, overwrite: bool) -> Store:
@@ -141,7 +147,7 @@ def _open(db: str, source: VectorFolder | None, *, overwrite: bool) -> Store:
     ):
         if had != new:
             store.close()
-            raise UsageError(f"{db} holds {what}; choose another --db, or pass --overwrite to build it anew from these")
+            raise UsageError(f"{db} holds {what}; choose another --index, or pass --overwrite to build it anew from these")
     return store
 
 
@@ -201,7 +207,7 @@ def _result(
     """Put together what lies there and what was done."""
     said = store.index_settings()
     return IndexResult(
-        db=store.location,
+        index=store.location,
         items=store.count(),
         added=brought.added,
         replaced=brought.replaced,

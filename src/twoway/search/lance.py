@@ -405,7 +405,7 @@ class LanceStore:
         folder = Path(location)
         if not cls.exists(location):
             what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
-            raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --db {location}'")
+            raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --index {location}'")
         with engine_errors(location, "opening"):
             table = open_tables(location).open_table(TABLE)
             said = read_info(table)
@@ -449,7 +449,7 @@ class LanceStore:
 
         def ask(table: Any) -> pa.Table:
             if words is not None and not has_words(table):
-                raise UsageError(f"{self.location} has no index of words; 'twoway index --db {self.location} --compact' makes one")
+                raise UsageError(f"{self.location} has no index of words; 'twoway index --index {self.location} --compact' makes one")
             query = search_query(table, vector, words)
             if vector is not None:
                 query = with_effort(query.distance_type("cosine"), read_search_settings(table), exact=exact)

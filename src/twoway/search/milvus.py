@@ -81,7 +81,7 @@ class MilvusStore:
         with client_session(place, make=False) as client, engine_errors(location, "opening"):
             said = read_index_record(client, place)
             if said is None:
-                raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --db {location}'")
+                raise UsageError(f"{location} holds no index of twoway's; make one with 'twoway index DIR --index {location}'")
             client.load_collection(items_collection(place, said))
             return cls(place, client, IndexRecord(client, place, said))
 

@@ -70,7 +70,7 @@ def open_client(place: MilvusAddress, *, make: bool) -> Any:
         raise UsageError(f"an index in Milvus needs its client; {with_extra('milvus')}") from error
     if place.file is not None:
         if not place.file.exists() and not make:
-            raise UsageError(f"{place.location} does not exist; make an index with 'twoway index DIR --db {place.location}'")
+            raise UsageError(f"{place.location} does not exist; make an index with 'twoway index DIR --index {place.location}'")
         if place.file.is_file():
             raise UsageError(f"{place.location} is a file of another kind; Milvus Lite keeps a folder under this name")
         if place.file.is_dir() and any(place.file.iterdir()) and not (place.file / _ITEMS).is_dir():

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
+from twoway.config import gather, takes
 from twoway.content import Document, Image, Text
 from twoway.errors import TwowayError, UsageError
 
+from .config import SearchConfig
 from .store import search_near_item
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from twoway.content import Part
     from twoway.embedding import Embedder
-    from twoway.embedding.inputs import Side
+    from twoway.embedding.config import Side
 
     from .lance import LanceStore
     from .milvus import MilvusStore
@@ -85,50 +87,44 @@ def check_model(store: Store, engine: Embedder) -> None:
         )
 
 
+@takes(SearchConfig)
 def find(
     index: str | Path,
     text: str | None = None,
     image: ImageInput | None = None,
     *,
-    like: str | None = None,
-    top_k: int = 10,
-    filter: str | None = None,
-    hybrid: bool = False,
-    exact: bool = False,
-    side: Side | None = "query",
-    prompt: str | None = None,
-    prompt_name: str | None = None,
     model: str | Path | Embedder | None = None,
-    **opening: Any,
+    config: SearchConfig | None = None,
+    **options: Any,
 ) -> list[Hit]:
-    """Open an index and its model and answer one question; `like` asks for what is near an item. `Finder` keeps both open for more."""
-    if opening:
-        from twoway.embedding.opening import require_options
+    """Open an index and its model and answer one question; `options` are the settings of `SearchConfig`.
 
-        require_options(find, opening)
-    if like is not None and (text or image is not None):
+    `like` asks for what is near an item. `Finder` keeps index and model open for more questions.
+    """
+    config = gather(SearchConfig, config, options, find)
+    model = config.model if model is None else model
+    if config.like is not None and (text or image is not None):
         raise UsageError("--like asks by an item; leave the words and the picture out")
-    if like is None and not text and image is None:
+    if config.like is None and not text and image is None:
         raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
     store = open_store(index)
     try:
         if not store.count():
-            raise TwowayError(f"{index} is empty; add to it with 'twoway index DIR --db {index}'")
-        store.count(filter)  # a filter with a typing error is met before a model is loaded
-        if like is not None:
-            return search_near_item(store, store.get(like), top_k=top_k, filter=filter, exact=exact)
+            raise TwowayError(f"{index} is empty; add to it with 'twoway index DIR --index {index}'")
+        store.count(config.filter)  # a filter with a typing error is met before a model is loaded
+        how: dict[str, Any] = {"top_k": config.top_k, "filter": config.filter, "exact": config.exact}
+        if config.like is not None:
+            return search_near_item(store, store.get(config.like), **how)
         from twoway.embedding import open_embedder
 
         try:
-            engine = open_embedder(store.model if model is None else model, **opening)
+            engine = open_embedder(store.model if model is None else model, **config.opening())
         except TwowayError as error:
             if model is not None:
                 raise
             raise type(error)(f"{error} (the model that {index} names; where it lies elsewhere now, say so with --model)") from error
-        finder = Finder(store, engine)
-        return finder.search(
-            text, image, top_k=top_k, filter=filter, hybrid=hybrid, exact=exact, side=side, prompt=prompt, prompt_name=prompt_name
-        )
+        how |= {"hybrid": config.hybrid, "side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
+        return Finder(store, engine).search(text, image, **how)
     finally:
         store.close()
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from twoway.embedding.inputs import Side
+    from twoway.embedding.config import Side
     from twoway.search.store import Store
 
 
@@ -293,7 +293,7 @@ class Service:
     def require_index(self) -> Store:
         """Return the index, or say that there is none."""
         if self.store is None:
-            raise ApiError(404, "this server has no index; start it with --db PATH ('twoway index' makes one)", code="no_index")
+            raise ApiError(404, "this server has no index; start it with --index PATH ('twoway index' makes one)", code="no_index")
         return self.store
 
     async def run_on_index(self, work: Callable[[Store], Answer], *, change: bool = False) -> Answer:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.evaluation.metrics import DRAWS, drawn_means
+from twoway.evaluation.config import DRAWS
+from twoway.evaluation.metrics import drawn_means
 
 from .outcomes import BASE
 

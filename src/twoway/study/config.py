@@ -25,12 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from twoway.config import Given, build, layer, put_words, read_tree, settings
+from twoway.config import Field, Given, SettingPath, build, layer, put_words, read_tree, settings
 from twoway.data.config import SourceConfig
 from twoway.errors import UsageError, did_you_mean
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.recipes.recipe import START, known_kinds, recipe_of
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ class Gate:
 
     gap: float = 0.5  # nats a word that the right picture saves over another row's, at least
     rows: int = 256
-    data: tuple[SourceConfig, ...] = (SourceConfig("samples:pretrain"),)
+    data: tuple[SourceConfig, ...] = Field(default_factory=lambda: (SourceConfig("samples:pretrain"),))
     max_length: int = 512
     arm: str | None = None  # default: the first
     times: float = 4.0  # its mean score over the mean of chance, at least
@@ -345,3 +343,22 @@ def rows_read(config: Any) -> int | None:
     """Return the rows that a stage reads, where they are fixed."""
     each, steps = rows_of_step(config), getattr(config, "max_steps", None)
     return None if each is None or steps is None else each * steps
+
+
+@settings
+class StudyRunConfig:
+    """How a study is run."""
+
+    jobs: int | None = Field(default=None, ge=1, description="processes at a time, of one thread each (default: one for each core)")
+    claims: tuple[int, ...] = Field(default=(), metavar="1,2", description="do, or forecast, only what claims of these numbers need")
+    dry_run: bool = Field(default=False, description="say what would be done and what it would cost, and do nothing")
+    report: bool = Field(default=False, description="write the report, and with write the page, of what stands in OUT; run nothing")
+    write: SettingPath | None = Field(default=None, metavar="FILE", description="write the results as a Markdown page, too")
+    also: tuple[SettingPath, ...] = Field(default=(), metavar="DIR", description="with write, a further study on the page")
+
+    def __post_init__(self) -> None:
+        """Refuse what a call would not obey."""
+        if self.also and self.write is None:
+            raise UsageError("`also` names studies for the page of `write` FILE; give that, too")
+        if self.dry_run and (self.report or self.write):
+            raise UsageError(f"`dry_run` writes nothing; leave it out, or {'`report`' if self.report else '`write`'}")

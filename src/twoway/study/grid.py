@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import SourceConfig
 from twoway.errors import TwowayError, UsageError
-from twoway.evaluation.evaluate import EvaluateConfig
+from twoway.evaluation.config import EvaluateConfig
 from twoway.evaluation.runner import items_path
 from twoway.files import write_whole
 from twoway.models.loading import read_json
@@ -182,7 +182,7 @@ class GridBuilder:
         tuned = dataclasses.replace(arm.recipe, config=dataclasses.replace(arm.recipe.config, **changed))
         config = self.study.evaluate
         if isinstance(config, EvaluateConfig):
-            config = dataclasses.replace(config, cache=config.cache or self.out / VECTORS)
+            config = dataclasses.replace(config, cache_dir=config.cache_dir or self.out)
         scored = StageRecipe(f"{arm.name}_scores", self.kinds["evaluate"], arm.name, "", config)
         return [*self._before(arm, stage_seeds), tuned, scored]
 
@@ -259,7 +259,7 @@ GATE, GATE_FILE = "gate", "gate.json"
 class LookConfig:
     """The rows on which a base is tested."""
 
-    data: tuple[SourceConfig, ...] = (SourceConfig("samples:pretrain"),)
+    data: tuple[SourceConfig, ...] = Field(default_factory=lambda: (SourceConfig("samples:pretrain"),))
     rows: int = 256
     max_length: int = 512
 

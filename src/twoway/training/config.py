@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
-
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.errors import UsageError
 
 TrackerName = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "aim", "dvclive", "swanlab", "trackio"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from twoway.config import settings
-from twoway.data.config import MaskingConfig, SourceConfig
+from twoway.config import Field, settings
+from twoway.data.config import MaskingConfig, Share, SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.methods.config import MethodConfig
 
@@ -14,11 +12,11 @@ from twoway.methods.config import MethodConfig
 class BridgeSource(SourceConfig):
     """One source; its template makes documents or pairs."""
 
-    def check_template(self) -> None:
+    def check_row_template(self) -> None:
         """Refuse a template that there is not."""
         from twoway.data.formats import FORMATS, PAIR_FORMATS, document_format
 
-        name = self.template
+        name = self.row_template
         if name is None or name in PAIR_FORMATS or name in FORMATS:
             return
         if "{" not in name:
@@ -31,8 +29,8 @@ class BridgeSource(SourceConfig):
 class TargetMask(MaskingConfig):
     """What is masked in B; pictures are left whole, because nothing restores them here."""
 
-    words: float = 0.7
-    patches: float = 0.0
+    words: Share = 0.7
+    patches: Share = 0.0
 
     def __post_init__(self) -> None:
         """Refuse masks without a loss."""

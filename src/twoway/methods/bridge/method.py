@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twoway.config import takes
 from twoway.errors import TwowayError
 from twoway.methods.model import PreparedModel, apply_memory_options, choose_kernels, choose_trainable, open_base, prove_two_way
 from twoway.methods.run import Method, TrainResult, configure, run_method
@@ -62,6 +63,7 @@ def prepare(base: str | Path, config: BridgeConfig) -> PreparedModel[Bridge]:
 METHOD = Method("bridge", BridgeConfig, prepare, open_data, BridgeCallback, prove_two_way, pooling="eos", source=BridgeSource)
 
 
+@takes(BridgeConfig)
 def bridge(
     base: str | Path,
     out: str | Path,

@@ -246,7 +246,7 @@ def _longer(example: Example, ids: Tensor) -> Example:
 
 # Sources of rows `A [EOS] B`: pairs and documents in one mixture, each row read as what it is.
 #
-# A row with the columns of a pair (`formats.pair_columns`) is one, any other is a document. A `template` that maps to
+# A row with the columns of a pair (`formats.pair_columns`) is one, any other is a document. A `row_template` that maps to
 # pairs makes pairs, one that maps to documents makes documents; a public data set that has both is read as pairs.
 # Views of the samples and PDFs are what they are.
 
@@ -263,8 +263,8 @@ def open_bridge_mixture(
 
 def _converter(source: SourceConfig) -> Converter[Any]:
     """Return what a source's rows become."""
-    if source.template is None:
+    if source.row_template is None:
         return ToEither()
-    if source.template in PAIR_FORMATS:
-        return ToPair(pair_format(source.template), source.label)
-    return ToDocument(document_format(source.template))
+    if source.row_template in PAIR_FORMATS:
+        return ToPair(pair_format(source.row_template), source.label)
+    return ToDocument(document_format(source.row_template))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
-
-from twoway.config import settings
+from twoway.config import Field, Range, settings
 from twoway.data.config import AugmentConfig, PairSource
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig
@@ -36,7 +34,7 @@ class ContrastiveConfig:
     margin_strategy: Literal["absolute", "relative"] = Field(
         default="absolute", description="margin is a difference of cosines, or a share"
     )
-    matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    matryoshka_dims: tuple[Annotated[int, Range(ge=1)], ...] = Field(
         default=(), description="Matryoshka: the loss is the mean of those of vectors cut to these lengths"
     )
 
@@ -60,7 +58,7 @@ class FinetuneConfig(MethodConfig):
     mixed: bool = Field(default=False, description="rows of all tasks in a batch, instead of one task's")
     sampling: Literal["size", "smooth", "weight"] = Field(default="size", description="how tasks share the steps of an epoch")
     smoothing: float = Field(default=0.5, ge=0, le=1, description="the power of a task's size where sampling is smooth; 0: all alike")
-    task_weights: dict[str, Annotated[float, Field(gt=0, lt=math.inf)]] = Field(
+    task_weights: dict[str, Annotated[float, Range(gt=0, lt=math.inf)]] = Field(
         default_factory=dict, description="weights of tasks, over those of sources"
     )
     max_repeats: float = Field(default=1.0, ge=1, lt=math.inf, description="times that an epoch goes through a task, at most")

@@ -25,7 +25,7 @@ from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
 from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
 from twoway.embedding import open_embedder
-from twoway.embedding.inputs import Side
+from twoway.embedding.config import Side
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import to_messages
 from twoway.limits import Limits

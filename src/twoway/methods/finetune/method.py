@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.sentence_transformer.modules import Normalize
 
+from twoway.config import takes
 from twoway.data.config import PairSource
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.model import (
@@ -89,6 +90,7 @@ def require(prepared: PreparedModel[ContrastiveModule]) -> None:
 METHOD = Method("finetune", FinetuneConfig, prepare, open_data, RetrievalCallback, require, source=PairSource, select_weights=best_weights)
 
 
+@takes(FinetuneConfig)
 def finetune(
     base: str | Path,
     out: str | Path,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
-
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import MaskingConfig
 from twoway.errors import UsageError
 from twoway.methods.config import MethodConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twoway.config import takes
 from twoway.data.patches import process_image, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.losses.masked_patches import PatchDecoder
@@ -100,6 +101,7 @@ def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:
 METHOD = Method("pretrain", PretrainConfig, prepare, open_data, PretrainCallback, require)
 
 
+@takes(PretrainConfig)
 def pretrain(
     base: str | Path,
     out: str | Path,

@@ -114,7 +114,7 @@ function recall() {
 
 function describe(index) {
   find("about").replaceChildren(`${number(index.count)} ${index.count === 1 ? "item" : "items"}`, el("span", { title: index.model }, results.short(index.model)));
-  if (!index.count) notice("The index is empty.", "Add to it with ", "twoway index DATA --model MODEL --db PATH", ".");
+  if (!index.count) notice("The index is empty.", "Add to it with ", "twoway index DATA --model MODEL --index PATH", ".");
 }
 
 function notice(first, before, command, after) {
@@ -138,7 +138,7 @@ async function start() {
     if (error.code !== "no_index") return trouble(error, () => location.reload());
     document.body.classList.add("bare");
     for (const control of find("ask").elements) control.disabled = true;
-    notice("This server has a model and no index, so there is nothing to search.", "Start it with one: ", "twoway serve MODEL --db PATH", ". Its /v1/embeddings answers all the same.");
+    notice("This server has a model and no index, so there is nothing to search.", "Start it with one: ", "twoway serve MODEL --index PATH", ". Its /v1/embeddings answers all the same.");
   }
 }
 

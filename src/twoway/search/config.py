@@ -1,0 +1,67 @@
+"""What an index and a search can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from twoway.config import Field, SettingPath, defaults, settings
+from twoway.data.config import OnBad
+from twoway.embedding.config import EmbedConfig, OpenConfig, Side
+from twoway.errors import UsageError
+from twoway.limits import ReadLimits
+
+
+@settings
+class SearchConfig(OpenConfig):
+    """What is asked of an index."""
+
+    like: str | None = Field(default=None, metavar="ID", description="look for what is like this item (needs no model)")
+    top_k: int = Field(default=10, ge=1, short="-k", description="how many are found")
+    filter: str | None = Field(default=None, description='only among items that this holds of: "year > 1990"')
+    hybrid: bool = Field(default=False, description="also look for the words in the texts, and fuse both")
+    exact: bool = Field(default=False, description="compare every vector, whatever the size")
+    side: Side | None = Field(default="query", description="the model's prompt for this side")
+    prompt: str | None = Field(default=None, description="put this text before the question instead")
+    prompt_name: str | None = Field(default=None, metavar="NAME", description="put the model's prompt of this name before it instead")
+    model: str | None = Field(default=None, metavar="MODEL", description="where the model of the index lies now")
+
+
+@settings
+class IndexConfig(OpenConfig):
+    """How vectors, or with `model` the data itself, come into an index."""
+
+    delete: tuple[str, ...] = Field(default=(), metavar="ID", description="take these items out")
+    compact: bool = Field(default=False, description="give back the space of what was replaced and deleted")
+    thumbnails: bool = Field(default=True, description="a small picture of each item, for which the embedded data is read again")
+    root: SettingPath | None = Field(
+        default=None, metavar="DIR", description="folder that picture paths are relative to (default: as when embedded)"
+    )
+    ids: Literal["own", "place"] = Field(default="own", description="name items by their own ids, or by file and row")
+    exact_below: int = Field(default=50_000, ge=0, description="compare all vectors below this many")
+    kind: Literal["hnsw", "ivf", "ivf-pq"] = Field(default="hnsw", description="index above that size; ivf-pq is the smallest")
+    recall: float = Field(default=0.95, ge=0, le=1, description="recall that index is set to; 0 measures nothing")
+    limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
+    model: str | None = Field(default=None, metavar="MODEL", description="a folder or a hub id: embed the data with it first")
+    out: SettingPath | None = Field(
+        default=None, metavar="DIR", description="with --model: folder of the vectors (default: that of the index, with -vectors behind it)"
+    )
+    row_template: str | None = Field(
+        default=None,
+        description="with --model: read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose",
+    )
+    on_bad: OnBad = Field(default="fail", description="with --model: a bad row stops the run, or is left out, counted and listed")
+
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect."""
+        super().__post_init__()
+        usual = defaults(IndexConfig)
+        opening = (one.name for one in dataclasses.fields(OpenConfig))
+        for name in (*opening, "out", "row_template", "on_bad"):
+            if self.model is None and getattr(self, name) != usual[name]:
+                raise UsageError(f"`{name}` is for data that is embedded first; name the model with `model`")
+
+    def embedding(self) -> EmbedConfig:
+        """Return how the data is embedded."""
+        own = {name: getattr(self, name) for name in ("root", "row_template", "on_bad", "limits")}
+        return EmbedConfig(side="document", **own, **self.opening())
