@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from twoway.errors import UsageError
-from twoway.losses.contrastive import contrastive_loss, denominator, false_negatives, ranking, same_group, too_near
+from twoway.losses.candidates import denominator, false_negatives, ranking, same_group, too_near
+from twoway.losses.contrastive import contrastive_loss
+from twoway.losses.matryoshka import matryoshka_loss
 
 Q, C, D = 7, 17, 6
 
@@ -55,7 +57,7 @@ def test_the_gradient_is_that_of_the_numbers():
     warm = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def total(left, right, temperature):
-        return contrastive_loss(left, right, positive, allowed, temperature=temperature, dims=(2, D)).total
+        return matryoshka_loss(contrastive_loss, left, right, positive, allowed, temperature=temperature, dims=(2, D)).total
 
     assert torch.autograd.gradcheck(total, (queries.requires_grad_(), candidates.requires_grad_(), warm))
 
@@ -111,7 +113,7 @@ def test_too_near_is_measured_from_the_positive():
 def test_cut_vectors_are_vectors_of_their_own():
     queries, candidates, positive, allowed = drawn()
     cut = [contrastive_loss(queries[:, :n], candidates[:, :n], positive, allowed, temperature=0.1).total for n in (2, 4)]
-    both = contrastive_loss(queries, candidates, positive, allowed, temperature=0.1, dims=(2, 4))
+    both = matryoshka_loss(contrastive_loss, queries, candidates, positive, allowed, temperature=0.1, dims=(2, 4))
     torch.testing.assert_close(both.total, (cut[0] + cut[1]) / 2)
 
 
@@ -137,4 +139,4 @@ def test_a_temperature_is_above_zero(temperature):
 def test_a_vector_cannot_be_cut_to_more_than_it_has():
     queries, candidates, positive, _ = drawn()
     with pytest.raises(UsageError, match="1 to 6 numbers"):
-        contrastive_loss(queries, candidates, positive, temperature=0.1, dims=(7,))
+        matryoshka_loss(contrastive_loss, queries, candidates, positive, temperature=0.1, dims=(7,))

@@ -11,6 +11,7 @@ from torch.nn import functional
 from contrastive_toy import ROWS, WARM, gradients, load, picture, rank_of_two, text
 from twoway.content import Document
 from twoway.errors import UsageError
+from twoway.losses import Loss, find_loss, register_loss
 from twoway.methods.finetune.config import ContrastiveConfig
 from twoway.methods.finetune.data import Guide
 from twoway.training.distributed import launch
@@ -55,6 +56,35 @@ def test_the_gradient_is_that_of_the_loss_as_it_is_written(family, tiny_model):
     found, step = gradients(task, [made])
     near(found, expected)
     assert step.numbers["sum contrastive"] / step.numbers["count contrastive"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_loss_of_ones_own_is_chosen_by_its_name(tiny_model):
+    @register_loss("alignment")
+    def alignment(queries_QD, candidates_CD, positive_Q, allowed_QC=None, *, temperature):
+        return Loss((1 - functional.cosine_similarity(queries_QD, candidates_CD[positive_Q])).sum() / temperature, len(queries_QD))
+
+    task, batch = load(tiny_model("qwen2_vl"), name="alignment")
+    made = batch(ROWS)
+    cached, step = gradients(task, [made])
+    vectors = {}
+    for chunk in made["chunks"]:
+        vectors |= dict(zip(chunk["items"].tolist(), task.embed(chunk["inputs"]), strict=True))
+    sides = zip(made["queries"].tolist(), made["candidates"].tolist()[: len(ROWS)], strict=True)
+    loss = sum(1 - functional.cosine_similarity(vectors[left], vectors[right], dim=0) for left, right in sides) / len(ROWS) / 0.2
+    loss.backward()
+    assert step.sums[0]["contrastive"] == pytest.approx(float(loss), rel=1e-5)
+    near(cached, {name: one.grad for name, one in task.named_parameters() if one.grad is not None})
+
+
+def test_a_loss_of_an_installed_package_is_found(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "toy_losses.py").write_text("def none(*given, **options): ...")
+    (tmp_path / "toy-1.dist-info").mkdir()
+    (tmp_path / "toy-1.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1")
+    (tmp_path / "toy-1.dist-info" / "entry_points.txt").write_text("[twoway.losses]\ntoy = toy_losses:none")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_loss("toy").__module__ == "toy_losses"
+    with pytest.raises(UsageError, match="there is no loss 'contrastiv'; did you mean contrastive"):
+        load(tiny_model("qwen2_vl"), name="contrastiv")
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpointing": True}, {"lora": 0.3}, {"lora": 0.3, "checkpointing": True}], ids=str)

@@ -1,14 +1,14 @@
 """Pairs told apart (InfoNCE with cosine): each query's positive against the candidates that it is compared with.
 
 The loss of a query is the cross-entropy of its positive among its candidates, scores being cosines over a temperature (MoCa, arXiv
-2506.23115, section 3.2: 0.03; CoCoA: 0.02). Which candidates count is a mask (`negatives`), so one function serves every denominator,
-ragged numbers of hard negatives, ranks, and false negatives. With `dims` it is the mean of the losses of the first numbers of each
-vector (Matryoshka, arXiv 2205.13147). Called with positives as queries and queries as candidates it is the other half of the symmetric one.
+2506.23115, section 3.2: 0.03; CoCoA: 0.02). Which candidates count is a mask (`losses.candidates`), so one function serves every
+denominator, ragged numbers of hard negatives, ranks, and false negatives. Called with positives as queries and queries as candidates it is
+the other half of the symmetric one.
 
 Why it is written here: sentence-transformers' losses take as many hard negatives for every row as for the first, put every candidate
 of the batch into every denominator, and know a false negative by its score alone (GIST), not by content, so that rows with the same
 positive punish each other. Their symmetric, cached and guided losses are classes of their own that do not combine, and none of them
-gives back what a run is watched by. Scores are made for `chunk` queries at a time, and made again on the way back.
+gives back what a run is watched by. Scores are made for `chunk` queries at a time, and made again in the backward pass.
 
 Names: Q queries, C candidates, D width.
 """
@@ -16,22 +16,17 @@ Names: Q queries, C candidates, D width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from twoway.errors import UsageError, did_you_mean
-from twoway.losses import Loss
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-CHUNK = 256
+from twoway.errors import UsageError
+from twoway.losses import Loss, register_loss
+from twoway.losses.candidates import CHUNK, unit
 
 
+@register_loss("contrastive")
 def contrastive_loss(
     queries_QD: torch.Tensor,
     candidates_CD: torch.Tensor,
@@ -39,7 +34,6 @@ def contrastive_loss(
     allowed_QC: torch.Tensor | None = None,
     *,
     temperature: float | torch.Tensor,
-    dims: Sequence[int] = (),
     chunk: int = CHUNK,
 ) -> Loss:
     """Return the summed cross-entropy of each query's positive among the candidates it may see; vectors need not be normalised.
@@ -49,66 +43,22 @@ def contrastive_loss(
     """
     if not isinstance(temperature, torch.Tensor):
         require_temperature(temperature)
-    width = queries_QD.shape[-1]
-    for dim in dims:
-        if not 0 < dim <= width:
-            raise UsageError(f"dims: these vectors have 1 to {width} numbers, so none of them can be cut to {dim}")
-    sizes = tuple(dims) or (width,)
+    left_QD, right_CD = unit(queries_QD), unit(candidates_CD)
     total = (queries_QD.sum() + candidates_CD.sum()).float() * 0.0
-    for dim in sizes:
-        left_QD, right_CD = _unit(queries_QD[:, :dim]), _unit(candidates_CD[:, :dim])
-        for start in range(0, len(left_QD), chunk):
-            rows = slice(start, start + chunk)
-            given = (left_QD[rows], right_CD, positive_Q[rows], None if allowed_QC is None else allowed_QC[rows], temperature)
-            if len(left_QD) <= chunk or not torch.is_grad_enabled():
-                total = total + _summed(*given)
-            else:
-                total = total + checkpoint(_summed, *given, use_reentrant=False)
-    return Loss(total / len(sizes), len(queries_QD))
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How each query did: whether its positive came first, its cosine, and that of the hardest negative (NaN without one)."""
-
-    right: torch.Tensor
-    positive: torch.Tensor
-    hardest: torch.Tensor
-
-
-@torch.no_grad()
-def ranking(
-    queries_QD: torch.Tensor,
-    candidates_CD: torch.Tensor,
-    positive_Q: torch.Tensor,
-    allowed_QC: torch.Tensor | None = None,
-    *,
-    chunk: int = CHUNK,
-) -> Ranking:
-    """Look where each positive stands among what its query may see; for watching, without gradients."""
-    left_QD, right_CD = _unit(queries_QD), _unit(candidates_CD)
-    positives, hardest = [], []
     for start in range(0, len(left_QD), chunk):
         rows = slice(start, start + chunk)
-        cosine_QC = left_QD[rows] @ right_CD.T
-        own_Q1 = positive_Q[rows, None]
-        positives.append(cosine_QC.gather(1, own_Q1)[:, 0])
-        if allowed_QC is not None:
-            cosine_QC = cosine_QC.masked_fill(~allowed_QC[rows], -torch.inf)
-        others_QC = cosine_QC.scatter(1, own_Q1, -torch.inf)
-        hardest.append(others_QC.amax(1) if others_QC.shape[1] else others_QC.new_full((len(others_QC),), -torch.inf))
-    positive, hard = (torch.cat(parts) if parts else left_QD.new_zeros(0) for parts in (positives, hardest))
-    return Ranking(positive > hard, positive, hard.masked_fill(hard == -torch.inf, torch.nan))
+        given = (left_QD[rows], right_CD, positive_Q[rows], None if allowed_QC is None else allowed_QC[rows], temperature)
+        if len(left_QD) <= chunk or not torch.is_grad_enabled():
+            total = total + _summed(*given)
+        else:
+            total = total + checkpoint(_summed, *given, use_reentrant=False)
+    return Loss(total, len(queries_QD))
 
 
 def require_temperature(temperature: float) -> None:
     """Refuse a temperature that no score can be divided by."""
     if not 0 < temperature < math.inf:
         raise UsageError(f"the temperature must be above 0, not {temperature:g}; the papers use 0.02 and 0.03")
-
-
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors, dim=-1)
 
 
 def _summed(
@@ -123,67 +73,3 @@ def _summed(
     if allowed_QC is not None:
         scores_QC = scores_QC.masked_fill(~allowed_QC.scatter(1, positive_Q[:, None], True), -torch.inf)
     return functional.cross_entropy(scores_QC, positive_Q, reduction="sum")
-
-
-# Which candidates a query is compared with: the denominator, and what is taken out of it as no true negative.
-#
-# Three denominators: a query's own hard negatives alone; these and the other rows' positives (the released code of
-# MoCa); these and the other rows' hard negatives too (its paper). What answers a query as well as its positive does
-# is masked out: by content, known for sure (the positive of a row with the same query, a copy of the positive, a copy
-# of the query itself), and, where a margin is set, by similarity (as sentence-transformers' GIST losses do, arXiv
-# 2402.16829), of the model's own vectors or of a guide's.
-
-Denominator = Literal["own", "positives", "all"]
-DENOMINATORS = ("own", "positives", "all")
-
-
-def denominator(kind: str, rows_Q: torch.Tensor, owner_C: torch.Tensor, is_positive_C: torch.Tensor) -> torch.Tensor:
-    """Return which candidates each of these rows is compared with; `owner_C` is the row that a candidate belongs to."""
-    if kind not in DENOMINATORS:
-        raise UsageError(f"unknown negatives {kind!r}{did_you_mean(kind, DENOMINATORS)} (there are: {', '.join(DENOMINATORS)})")
-    own_QC = rows_Q[:, None] == owner_C[None, :]
-    if kind == "own":
-        return own_QC
-    return own_QC | (is_positive_C[None, :] if kind == "positives" else torch.ones_like(own_QC))
-
-
-def same_group(group_Q: torch.Tensor, group_C: torch.Tensor) -> torch.Tensor:
-    """Return which candidates come from a query's own group: rows of one rank's batch, or of one task."""
-    return group_Q[:, None] == group_C[None, :]
-
-
-def false_negatives(
-    keys_Q: torch.Tensor,
-    all_keys_R: torch.Tensor,
-    positive_keys_R: torch.Tensor,
-    candidate_keys_C: torch.Tensor,
-    *,
-    device: torch.device | None = None,
-) -> torch.Tensor:
-    """Return which candidates answer each query, or are the query itself, by content; a query's own positive is among them.
-
-    R are all rows that are known, with the keys (hashes of content) of their query and their positive. What is as long as the keys is
-    worked out where they are, what is as large as Q times C on `device`: keys on the CPU are numbered without waiting for another device.
-    """
-    device = device or keys_Q.device
-    _, number = torch.unique(torch.cat([keys_Q, all_keys_R, positive_keys_R, candidate_keys_C]), return_inverse=True)
-    query_Q, row_R, positive_R, candidate_C = number.split([len(keys_Q), len(all_keys_R), len(positive_keys_R), len(candidate_keys_C)])
-    # A table of what answers what, over the different queries and the different contents: small, whatever Q times R times C would be.
-    queries, place = torch.unique(torch.cat([query_Q, row_R]), return_inverse=True)
-    answers = torch.zeros(len(queries), int(number.max()) + 1 if len(number) else 0, dtype=torch.bool, device=device)
-    asked, rows, positives, same, candidates = (
-        one.to(device, non_blocking=True) for one in (*place.split([len(query_Q), len(row_R)]), positive_R, queries, candidate_C)
-    )
-    answers.index_put_((rows, positives), answers.new_ones(()))
-    answers.index_put_((torch.arange(len(queries), device=device), same), answers.new_ones(()))
-    return answers[asked][:, candidates]
-
-
-def too_near(similar_QC: torch.Tensor, positive_Q: torch.Tensor, *, margin: float, relative: bool = False) -> torch.Tensor:
-    """Return the candidates whose similarity is within `margin` of the positive's or above it; relative: a share of the positive's.
-
-    With a margin of 0 that are the candidates more similar than the positive.
-    """
-    limit_Q = similar_QC.gather(1, positive_Q[:, None])
-    limit_Q = limit_Q * (1 - margin) if relative else limit_Q - margin
-    return similar_QC > limit_Q

@@ -18,6 +18,7 @@ COLDEST = 0.01  # a learnt temperature stays above it, as CLIP's does
 class ContrastiveConfig:
     """What is compared with what, and how. The defaults are those of the MoCa paper where it says one."""
 
+    name: str = Field(default="contrastive", description="the loss on pairs: contrastive, or one that is registered")
     temperature: float = Field(
         default=0.03, gt=0, lt=math.inf, description="what similarities are divided by; the papers use 0.02 and 0.03"
     )

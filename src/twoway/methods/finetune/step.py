@@ -2,8 +2,8 @@
 
 A vector is what `SentenceTransformer(OUT).encode` gives, because the very modules that are saved make it: the transformer, `Pooling`, a cut
 to `dim`. The loss normalises what it compares, so the last of them, `Normalize`, is not run twice. Which candidates count is put together
-here from what `losses.contrastive` knows. A learnt temperature is one number, multiplied by `_REACH` before it is used, because a rate that
-fits weights would hardly move it; it stays above 0.01, as CLIP's does.
+here from what `losses.candidates` knows; the loss is any that is registered (`losses.find_loss`). A learnt temperature is one number,
+multiplied by `_REACH` before it is used, because a rate that fits weights would hardly move it; it stays above 0.01, as CLIP's does.
 """
 
 from __future__ import annotations
@@ -17,17 +17,9 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from twoway.errors import UsageError
-from twoway.losses import Loss
-from twoway.losses.contrastive import (
-    CHUNK,
-    Ranking,
-    contrastive_loss,
-    denominator,
-    false_negatives,
-    ranking,
-    same_group,
-    too_near,
-)
+from twoway.losses import Loss, contrastive, find_loss  # noqa: F401, which registers itself
+from twoway.losses.candidates import CHUNK, Ranking, denominator, false_negatives, ranking, same_group, too_near
+from twoway.losses.matryoshka import matryoshka_loss
 from twoway.models import loading
 from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput
 from twoway.training.module import without_autocast
@@ -61,7 +53,7 @@ class ContrastiveModule(GradientCachedModule):
         `token_keys` are inputs with one entry a token.
         """
         super().__init__(NAME, keep_graph_tokens=keep_graph_tokens, across_ranks=config.gather_across_devices)
-        self.model, self.config = model, config
+        self.model, self.config, self.pair_loss = model, config, find_loss(config.name)
         width = next((module.out_features for module in modules if isinstance(module, Dense)), loading.text_width(model))
         if max(config.matryoshka_dims, default=0) > width:
             raise UsageError(
@@ -115,11 +107,10 @@ class ContrastiveModule(GradientCachedModule):
         asked, positive = queries[mine], pairs.positive[mine]
         allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
         options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.matryoshka_dims}
-        loss = contrastive_loss(asked, candidates, positive, allowed, **options)
+        loss = matryoshka_loss(self.pair_loss, asked, candidates, positive, allowed, **options)
         if self.config.symmetric:
-            back = contrastive_loss(
-                candidates[positive], queries, mine, self._allowed_back(pairs, mine, self._copies_back(known, own, device)), **options
-            )
+            allowed_back = self._allowed_back(pairs, mine, self._copies_back(known, own, device))
+            back = matryoshka_loss(self.pair_loss, candidates[positive], queries, mine, allowed_back, **options)
             loss = Loss((loss.total + back.total) / 2, loss.count)
         found = ranking(asked, candidates, positive, allowed)
         tasks = [known.tasks[number] for number in own.tolist()]
