@@ -51,6 +51,203 @@ if TYPE_CHECKING:
     from .filters import Filter, Literal
     from .store import Value
 
+Answer = TypeVar("Answer")
+TABLE, INFO_KEY = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
+NEW_TABLE = f"{TABLE}-anew"  # that is to take its place
+FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
+_FUSED = 50  # of each list, at least, when two are fused
+_NAMES = 500  # ids in one condition
+_MARGIN = 16 << 20  # bytes that have to be free on top of what is added
+
+
+class LanceStore:
+    """A table of items; see `Store`."""
+
+    def __init__(self, location: str, table: Any, info: IndexInfo) -> None:
+        self.location, self.info = location, info
+        self.seconds: float | None = None
+        self._table, self._current = table, CurrentTable(table, location, info)
+        self._lock, self._depth = threading.RLock(), 0
+        self._held = ExitStack()
+
+    @classmethod
+    def open(cls, location: str) -> LanceStore:
+        """Open an index that is there."""
+        folder = Path(location)
+        if not cls.exists(location):
+            what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
+            raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --index {location}'")
+        with engine_errors(location, "opening"):
+            table = open_tables(location).open_table(TABLE)
+            said = read_info(table)
+        if said is None:
+            raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
+        return cls(location, table, IndexInfo(**said))
+
+    @classmethod
+    def create(cls, location: str, info: IndexInfo, *, overwrite: bool = False) -> LanceStore:
+        """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
+        return cls(location, make_table(location, info, overwrite=overwrite), info)
+
+    @classmethod
+    def exists(cls, location: str) -> bool:
+        """Say whether there is such an index."""
+        return table_exists(location)
+
+    model = property(lambda self: self.info.model)
+    fingerprint = property(lambda self: self.info.fingerprint)
+    dimension = property(lambda self: self.info.dimension)
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """What a filter may name, and its type."""
+        return self._current.read("reading", lambda table: schema_fields(table.schema))
+
+    def count(self, filter: str | None = None) -> int:
+        """Count the items, or those that a filter lets through."""
+        condition = self._condition(filter)
+        return int(self._current.read("reading", lambda table: table.count_rows(condition)))
+
+    def search(
+        self,
+        vector: NDArray[np.float32] | None,
+        *,
+        top_k: int = 10,
+        filter: str | None = None,
+        words: str | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Return the best items: by vector, by words, or fused by rank."""
+        check_query(self, vector, top_k)
+        condition = self._condition(filter)
+
+        def ask(table: Any) -> pa.Table:
+            if words is not None and not has_words(table):
+                raise UsageError(f"{self.location} has no index of words; 'twoway index --index {self.location} --compact' makes one")
+            query = search_query(table, vector, words)
+            if vector is not None:
+                query = with_effort(query.distance_type("cosine"), read_search_settings(table), exact=exact)
+            if condition is not None:
+                query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
+            fused = vector is not None and words is not None
+            return query.limit(max(top_k, _FUSED) if fused else top_k).to_arrow(timeout=self._time()).slice(0, top_k)
+
+        found = self._current.read("searching", ask)
+        if vector is not None:
+            scores = vector_matrix(found, self.dimension) @ normalized(vector)
+        else:
+            scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
+        return [Hit(item, float(score)) for item, score in zip(to_items(found), scores, strict=True)]
+
+    def get(self, name: str) -> Item:
+        """Return one item with its vector."""
+        asked = f"id = {sql_literal(name)}"
+        found = self._current.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
+        if not len(found):
+            raise UsageError(f"{self.location} has no item with the id {name!r}")
+        return next(to_items(found, vector_matrix(found, self.dimension)))
+
+    def add_fields(self, fields: Mapping[str, str]) -> None:
+        """Add the columns that are missing."""
+        with self.writing():
+            fresh = [pa.field(name, TYPES[kind]) for name, kind in missing_fields(fields, self.fields).items()]
+            if fresh:
+                self._current.write("writing", lambda table: table.add_columns(fresh))
+
+    def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
+        """Add items in one step, each in place of one with its id."""
+        if not items:
+            return 0, 0
+        check_items(items, self.dimension)
+        require_disk_space(
+            self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN
+        )
+        with self.writing():
+            self.add_fields(field_types(one.metadata for one in items))
+
+            def merge(table: Any) -> Any:
+                how = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                return how.execute(to_rows(items, origin, table.schema, self.dimension))
+
+            done = self._current.write("writing", merge)
+        return int(done.num_inserted_rows), int(done.num_updated_rows)
+
+    def count_origin(self, origin: str) -> int:
+        """Count the items of one origin."""
+        return int(self._current.read("reading", lambda table: table.count_rows(f"origin = {sql_literal(origin)}")))
+
+    def delete(self, names: Sequence[str]) -> int:
+        """Take items out."""
+        gone = 0
+        with self.writing():
+            for start in range(0, len(names), _NAMES):
+                listed = f"id IN ({', '.join(sql_literal(name) for name in names[start : start + _NAMES])})"
+                gone += int(self._current.write("writing", lambda table, listed=listed: table.delete(listed)).num_deleted_rows)  # type: ignore[misc]
+        return gone
+
+    def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
+        """Bring the indexes of words, ids and vectors up to date."""
+        with self.writing():
+            self._current.write("indexing", lambda table: build_table_indexes(table, exact_below=exact_below, kind=kind))
+
+    def index_settings(self) -> Mapping[str, Value]:
+        """Say which index of the vectors stands."""
+        return self._current.read("reading", read_search_settings)
+
+    def set_effort(self, effort: int) -> None:
+        """Set how hard the index of the vectors looks."""
+        with self.writing():
+            said = dict(self.index_settings()) | {"effort": effort}
+            self._current.write("writing", lambda table: write_settings(table, said))
+
+    def compact(self) -> None:
+        """Merge small files and take away old versions."""
+        with self.writing():
+            self._current.write("compacting", lambda table: table.optimize())  # old versions go only once the new one is known to be whole
+            self._current.write("compacting", lambda table: table.optimize(cleanup_older_than=timedelta(milliseconds=1)))
+
+    def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Go through all ids and vectors, block by block."""
+        with engine_errors(self.location, "reading"):
+            for batch in self._table.search().select(["id", "vector"]).to_batches(batch_size=8192):
+                table = pa.Table.from_batches([batch])
+                yield table["id"].to_pylist(), vector_matrix(table, self.dimension)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder; threads of this process wait for each other, another process is told at once."""
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    self._held.enter_context(alone(Path(self.location), make=False))
+                    with engine_errors(self.location, "opening"):
+                        self._current.refresh()
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._held.close()
+
+    def publish(self) -> None:
+        """Put what was made beside an older index in its place, in one step."""
+        if self._table.name != TABLE:
+            with self.writing():
+                self._table = publish_table(self._table, self.location, self.info)
+                self._current = CurrentTable(self._table, self.location, self.info)
+
+    def close(self) -> None:
+        """Let go; LanceDB keeps nothing open between calls. What was made beside and not published goes."""
+        self._held.close()
+        if self._table.name != TABLE:
+            discard_new_table(self.location)
+
+    def _time(self) -> timedelta | None:
+        return None if self.seconds is None else timedelta(seconds=self.seconds)
+
+    def _condition(self, filter: str | None) -> str | None:
+        return to_sql(parse(filter, self.fields)) if filter and filter.strip() else None
+
 
 # A filter in the words of LanceDB, which takes the conditions of SQL.
 
@@ -136,10 +333,6 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 # Who reads sees a version as it was. Where another process has taken that version's files away, the newest is asked
 # instead; and a table that now holds vectors of another model is an error, since every query of this program is of
 # the one that was there before.
-
-Answer = TypeVar("Answer")
-TABLE, INFO_KEY = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
-FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 
 
 def read_info(table: Any) -> dict[str, Any] | None:
@@ -301,8 +494,6 @@ def _config(kind: str) -> Any:
 # Who reads sees the old index until then, and a run that fails, or is killed, has changed nothing of it. That takes
 # room for both, and for the copy of the new one.
 
-NEW_TABLE = f"{TABLE}-anew"
-
 
 def open_tables(location: str) -> Any:
     """Reach the tables of a folder."""
@@ -382,194 +573,3 @@ def _opens(location: str) -> bool:
     except Exception:
         return False
     return True
-
-
-_FUSED = 50  # of each list, at least, when two are fused
-_NAMES = 500  # ids in one condition
-_MARGIN = 16 << 20  # bytes that have to be free on top of what is added
-
-
-class LanceStore:
-    """A table of items; see `Store`."""
-
-    def __init__(self, location: str, table: Any, info: IndexInfo) -> None:
-        self.location, self.info = location, info
-        self.seconds: float | None = None
-        self._table, self._current = table, CurrentTable(table, location, info)
-        self._lock, self._depth = threading.RLock(), 0
-        self._held = ExitStack()
-
-    @classmethod
-    def open(cls, location: str) -> LanceStore:
-        """Open an index that is there."""
-        folder = Path(location)
-        if not cls.exists(location):
-            what = "is a file" if folder.is_file() else "holds no index" if folder.exists() else "does not exist"
-            raise UsageError(f"{location} {what}; make an index with 'twoway index DIR --index {location}'")
-        with engine_errors(location, "opening"):
-            table = open_tables(location).open_table(TABLE)
-            said = read_info(table)
-        if said is None:
-            raise UsageError(f"{location} is a LanceDB table that twoway has not made; choose another folder")
-        return cls(location, table, IndexInfo(**said))
-
-    @classmethod
-    def create(cls, location: str, info: IndexInfo, *, overwrite: bool = False) -> LanceStore:
-        """Make an empty index; with `overwrite` beside one that is there, whose place it takes by `publish`."""
-        return cls(location, make_table(location, info, overwrite=overwrite), info)
-
-    exists = staticmethod(table_exists)
-
-    model = property(lambda self: self.info.model)
-    fingerprint = property(lambda self: self.info.fingerprint)
-    dimension = property(lambda self: self.info.dimension)
-
-    @property
-    def fields(self) -> Mapping[str, str]:
-        """What a filter may name, and its type."""
-        return self._current.read("reading", lambda table: schema_fields(table.schema))
-
-    def count(self, filter: str | None = None) -> int:
-        """Count the items, or those that a filter lets through."""
-        condition = self._condition(filter)
-        return int(self._current.read("reading", lambda table: table.count_rows(condition)))
-
-    def search(
-        self,
-        vector: NDArray[np.float32] | None,
-        *,
-        top_k: int = 10,
-        filter: str | None = None,
-        words: str | None = None,
-        exact: bool = False,
-    ) -> list[Hit]:
-        """Return the best items: by vector, by words, or fused by rank."""
-        check_query(self, vector, top_k)
-        condition = self._condition(filter)
-
-        def ask(table: Any) -> pa.Table:
-            if words is not None and not has_words(table):
-                raise UsageError(f"{self.location} has no index of words; 'twoway index --index {self.location} --compact' makes one")
-            query = search_query(table, vector, words)
-            if vector is not None:
-                query = with_effort(query.distance_type("cosine"), read_search_settings(table), exact=exact)
-            if condition is not None:
-                query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
-            fused = vector is not None and words is not None
-            return query.limit(max(top_k, _FUSED) if fused else top_k).to_arrow(timeout=self._time()).slice(0, top_k)
-
-        found = self._current.read("searching", ask)
-        if vector is not None:
-            scores = vector_matrix(found, self.dimension) @ normalized(vector)
-        else:
-            scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
-        return [Hit(item, float(score)) for item, score in zip(to_items(found), scores, strict=True)]
-
-    def get(self, name: str) -> Item:
-        """Return one item with its vector."""
-        asked = f"id = {sql_literal(name)}"
-        found = self._current.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
-        if not len(found):
-            raise UsageError(f"{self.location} has no item with the id {name!r}")
-        return next(to_items(found, vector_matrix(found, self.dimension)))
-
-    def add_fields(self, fields: Mapping[str, str]) -> None:
-        """Add the columns that are missing."""
-        with self.writing():
-            fresh = [pa.field(name, TYPES[kind]) for name, kind in missing_fields(fields, self.fields).items()]
-            if fresh:
-                self._current.write("writing", lambda table: table.add_columns(fresh))
-
-    def add(self, items: Sequence[Item], *, origin: str = "") -> tuple[int, int]:
-        """Add items in one step, each in place of one with its id."""
-        if not items:
-            return 0, 0
-        check_items(items, self.dimension)
-        require_disk_space(
-            self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN
-        )
-        with self.writing():
-            self.add_fields(field_types(one.metadata for one in items))
-
-            def merge(table: Any) -> Any:
-                how = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                return how.execute(to_rows(items, origin, table.schema, self.dimension))
-
-            done = self._current.write("writing", merge)
-        return int(done.num_inserted_rows), int(done.num_updated_rows)
-
-    def count_origin(self, origin: str) -> int:
-        """Count the items of one origin."""
-        return int(self._current.read("reading", lambda table: table.count_rows(f"origin = {sql_literal(origin)}")))
-
-    def delete(self, names: Sequence[str]) -> int:
-        """Take items out."""
-        gone = 0
-        with self.writing():
-            for start in range(0, len(names), _NAMES):
-                listed = f"id IN ({', '.join(sql_literal(name) for name in names[start : start + _NAMES])})"
-                gone += int(self._current.write("writing", lambda table, listed=listed: table.delete(listed)).num_deleted_rows)  # type: ignore[misc]
-        return gone
-
-    def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
-        """Bring the indexes of words, ids and vectors up to date."""
-        with self.writing():
-            self._current.write("indexing", lambda table: build_table_indexes(table, exact_below=exact_below, kind=kind))
-
-    def index_settings(self) -> Mapping[str, Value]:
-        """Say which index of the vectors stands."""
-        return self._current.read("reading", read_search_settings)
-
-    def set_effort(self, effort: int) -> None:
-        """Set how hard the index of the vectors looks."""
-        with self.writing():
-            said = dict(self.index_settings()) | {"effort": effort}
-            self._current.write("writing", lambda table: write_settings(table, said))
-
-    def compact(self) -> None:
-        """Merge small files and take away old versions."""
-        with self.writing():
-            self._current.write("compacting", lambda table: table.optimize())  # old versions go only once the new one is known to be whole
-            self._current.write("compacting", lambda table: table.optimize(cleanup_older_than=timedelta(milliseconds=1)))
-
-    def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """Go through all ids and vectors, block by block."""
-        with engine_errors(self.location, "reading"):
-            for batch in self._table.search().select(["id", "vector"]).to_batches(batch_size=8192):
-                table = pa.Table.from_batches([batch])
-                yield table["id"].to_pylist(), vector_matrix(table, self.dimension)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the folder; threads of this process wait for each other, another process is told at once."""
-        with self._lock:
-            self._depth += 1
-            try:
-                if self._depth == 1:
-                    self._held.enter_context(alone(Path(self.location), make=False))
-                    with engine_errors(self.location, "opening"):
-                        self._current.refresh()
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._held.close()
-
-    def publish(self) -> None:
-        """Put what was made beside an older index in its place, in one step."""
-        if self._table.name != TABLE:
-            with self.writing():
-                self._table = publish_table(self._table, self.location, self.info)
-                self._current = CurrentTable(self._table, self.location, self.info)
-
-    def close(self) -> None:
-        """Let go; LanceDB keeps nothing open between calls. What was made beside and not published goes."""
-        self._held.close()
-        if self._table.name != TABLE:
-            discard_new_table(self.location)
-
-    def _time(self) -> timedelta | None:
-        return None if self.seconds is None else timedelta(seconds=self.seconds)
-
-    def _condition(self, filter: str | None) -> str | None:
-        return to_sql(parse(filter, self.fields)) if filter and filter.strip() else None

@@ -1,4 +1,9 @@
-"""The application: a model, an index where there is one, and the routes."""
+"""The application: a model, an index where there is one, and the routes; and the server that it runs in, uvicorn.
+
+Uvicorn bounds the bytes of a head, and the seconds between requests. What it leaves open is set here: the seconds that a head may take, how
+many connections there are (its `limit_concurrency` refuses whoever comes, so that a thousand idle ones close the door), and an end that
+refuses new work before it stops answering.
+"""
 
 from __future__ import annotations
 

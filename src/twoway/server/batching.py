@@ -415,7 +415,11 @@ class Metrics:
 
 
 class MetricsMiddleware:
-    """Counts what passes through an application; routes by their pattern, so that no asker makes new names."""
+    """Counts what passes through an application; routes by their pattern, so that no asker makes new names.
+
+    By hand, because the counters of the queue and the model stand in the same registry, whose names dashboards have; an instrumentator of
+    FastAPI would be a dependency for these lines.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics

@@ -1,4 +1,8 @@
-"""What every route works with: the model and its queue, the index, the limits, who may ask."""
+"""What every route works with: the model and its queue, the index, the limits, who may ask.
+
+Bodies are counted and timed here because neither Starlette nor uvicorn bounds them: a proxy can, but a server on a desk has none, and no
+proxy knows what all bodies in memory hold together.
+"""
 
 from __future__ import annotations
 
