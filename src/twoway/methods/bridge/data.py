@@ -7,13 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twoway.data.loader import Batch, Loader
-from twoway.data.mixture import held_out
 from twoway.data.processing import ordinary_ids
 from twoway.data.rows import Policy
-from twoway.data.sampler import CostBatchSampler
 from twoway.limits import Limits
-from twoway.methods.pretrain.data import RowData, row_costs
-from twoway.methods.tables import TABLES, for_cuda, lost_rows, opening_data
+from twoway.methods.pretrain.data import RowData, batches_of, row_costs
+from twoway.methods.tables import TABLES, lost_rows, opening_data
 
 from .rows import BridgeEncoder, collate_bridge, mask_target, open_bridge_mixture
 
@@ -67,18 +65,4 @@ def open_data(
     mask = partial(mask_target, config=config.mask, seed=config.seed, mask_token=prepared.token.id, geometry=geometry, ordinary=ordinary)
     together = partial(collate_bridge, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES)
-    held = held_out(mixture, config.held_out)
-    epochs = CostBatchSampler(
-        mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held_out=held
-    )
-    loader = CountingLoader(
-        epochs,
-        encode,
-        mask,
-        together,
-        workers=config.dataloader_num_workers,
-        prefetch=config.dataloader_prefetch_factor,
-        policy=policy,
-        **for_cuda(config),
-    )
-    return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
+    return batches_of(config, mixture, (encode, mask, together), costs, lost, shards=shards, policy=policy, loader=CountingLoader)

@@ -86,21 +86,27 @@ def open_data(
     together = partial(collate, pad_token=prepared.pad_token, padding_side=parts.tokenizer.padding_side)
     weights = _work(config, prepared, lambda name, document: together([mask(encode(name, document), epoch=_EPOCH)]), out / TABLES)
     costs = row_costs(mixture, encode, config, prepared, out / TABLES, weights)
+    return batches_of(config, mixture, (encode, mask, together), costs, lost, shards=shards, policy=policy)
+
+
+def batches_of(
+    config: MethodConfig,
+    mixture: Mixture,
+    makers: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]],
+    costs: RowCosts,
+    lost: tuple[LostRows, ...],
+    *,
+    shards: int,
+    policy: Policy,
+    loader: type[Loader] = Loader,
+) -> RowData:
+    """Return the data of a run whose batches are of equal cost; `makers` encode a row, mask it, and put rows together."""
     held = held_out(mixture, config.held_out)
     epochs = CostBatchSampler(
         mixture, costs, seed=config.seed, shards=shards, budget=config.budget, batch_rows=config.per_device_train_batch_size, held_out=held
     )
-    loader = Loader(
-        epochs,
-        encode,
-        mask,
-        together,
-        workers=config.dataloader_num_workers,
-        prefetch=config.dataloader_prefetch_factor,
-        policy=policy,
-        **for_cuda(config),
-    )
-    return RowData(mixture, encode, mask, together, epochs, loader, held, lost)
+    workers = {"workers": config.dataloader_num_workers, "prefetch": config.dataloader_prefetch_factor, **for_cuda(config)}
+    return RowData(mixture, *makers, epochs, loader(epochs, *makers, policy=policy, **workers), held, lost)
 
 
 def _work(config: PretrainConfig, prepared: PreparedModel[Reconstruction], make: Callable[..., Any], folder: Path) -> CostWeights:
