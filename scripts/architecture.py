@@ -32,7 +32,7 @@ class Concept:
 
 
 CONCEPTS = (
-    Concept("Document", ("texts and pictures", "in order"), ("content", "images"), 1),
+    Concept("Document", ("texts and pictures", "in order"), ("content", "images", "parts"), 1),
     Concept(
         "Dataset",
         ("files to documents", "and pairs"),
@@ -62,10 +62,11 @@ LAYERS = {
     "proof": "what attention does, measured",
     "data": "files to batches",
     "models": "load, attention, pooling, save",
-    "images": "pictures within bounds",
+    "content": "a document: parts in order",
+    "images": "images within bounds",
+    "parts": "what every content kind has",
     "limits": "the bounds of what is read",
     "config": "settings from YAML and key=value",
-    "content": "a document: parts in order",
     "processes": "worker processes",
     "progress": "progress bars",
     "files": "outputs that are whole or absent",

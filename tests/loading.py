@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from twoway.images import open_document
+from twoway.content import open_document
 
 
 def encode(identity, document):

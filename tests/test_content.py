@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, Image, Place, Text
-from twoway.images import to_messages
+from twoway.content import ContentError, Document, Image, Place, Text, to_messages
 
 PLACE = Place("captions.jsonl", 17)
 

@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from twoway import images
-from twoway.content import ContentError, Document, Image, Place
-from twoway.images import image_size, open_document, open_image, to_messages
+from twoway.content import ContentError, Document, Image, Place, open_document, to_messages
+from twoway.images import image_size, open_image
 from twoway.limits import Limits
 
 PLACE = Place("captions.jsonl", 17)

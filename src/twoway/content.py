@@ -1,113 +1,52 @@
-"""The content schema: a document is a list of parts in order, each a text or an image, and it is checked here once; a pair is documents.
+"""The content schema: a document is a list of parts in order, each of one kind (`KINDS`), checked here once; a pair is documents.
 
 A part is `{"text": str}` or `{"image": path | bytes | PIL image}`, nothing else. What a part is follows from its key alone:
 a text that looks like a path or a URL stays text. Texts are kept as they stand, white space at their ends too: a line break beside a
 picture is part of what a model was trained on. A document of white space alone is empty. (sentence-transformers guesses the kind of a
-bare string from its look, so documents reach it as chat messages, which name the kind; see `images.to_messages`.)
+bare string from its look, so documents reach it as chat messages, which name the kind; see `to_messages`.)
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image as PILImage
+from .errors import did_you_mean
+from .images import DEFAULT, Image
+from .parts import ContentError, Media, Part, Place, Text, describe_value
 
-from .errors import TwowayError, did_you_mean
+if TYPE_CHECKING:
+    from pathlib import Path
 
-PART_KEYS = ("text", "image")
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+    from .limits import Limits
 
+__all__ = [
+    "KINDS",
+    "ContentError",
+    "Document",
+    "DocumentOrPair",
+    "Image",
+    "Media",
+    "Pair",
+    "Part",
+    "Place",
+    "Text",
+    "escaped",
+    "media_kinds",
+    "open_document",
+    "placeholders",
+    "to_messages",
+]
 
-@dataclass(frozen=True)
-class Place:
-    """Where a document comes from; rows and pages count from 1, as an editor does."""
-
-    file: str
-    row: int | None = None
-    unit: Literal["row", "page"] = "row"
-
-    def __str__(self) -> str:
-        if self.row is None:
-            return self.file
-        return f"{self.file}:{self.row}" if self.unit == "row" else f"{self.file} page {self.row}"
-
-
-class ContentError(TwowayError):
-    """One document cannot be used: `reason` says why, `place` where. The failure policy of the readers acts on this alone."""
-
-    def __init__(self, reason: str, place: Place | None = None) -> None:
-        reason = reason.replace("\n", " ")  # file names and other libraries' messages may break lines; an error is one line
-        super().__init__(reason, place)
-        self.reason = reason
-        self.place = place
-
-    def __str__(self) -> str:
-        return self.reason if self.place is None else f"{self.place}: {self.reason}"
+# The content kinds, by their key.
+KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image)}
 
 
-@dataclass(frozen=True)
-class Text:
-    """A stretch of text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Image:
-    """A picture that is not opened yet: a path, the bytes of a picture file, or a PIL image.
-
-    With a `root`, a path is relative to it and may not leave it, neither by `..`, nor as an absolute path, nor through a link. A
-    `transform` is applied when the picture is opened, before transparency is laid on white; it keeps the size.
-    """
-
-    source: Path | bytes | PILImage.Image
-    root: Path | None = None
-    transform: Callable[[PILImage.Image], PILImage.Image] | None = None
-
-    def __str__(self) -> str:
-        return f"picture {self.source}" if isinstance(self.source, Path) else "the embedded picture"
-
-    def path(self, place: Place | None = None) -> Path:
-        """Return the path of a picture on disk, followed through links and held to `root`."""
-        if not isinstance(self.source, Path):
-            raise TypeError("this picture is in memory and has no path")
-        try:
-            if self.root is None:
-                return self.source.resolve()
-            # As strings: a large source asks this for each picture, and paths take several times as long.
-            root = _followed(os.path.abspath(self.root))
-            path = os.path.realpath(os.path.join(root, self.source))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ContentError(f"{self.source!r} is no usable path ({error})", place) from error
-        if path != root and not path.startswith(root if root.endswith(os.sep) else root + os.sep):
-            raise ContentError(f"picture {self.source} leaves the data folder {self.root}; keep pictures inside it", place)
-        return Path(path)
-
-    def read(self, place: Place | None = None) -> bytes:
-        """Return the bytes of a picture on disk or in memory, undecoded; a PIL image has none."""
-        if isinstance(self.source, bytes):
-            return self.source
-        path = self.path(place)
-        try:
-            return path.read_bytes()
-        except (OSError, ValueError) as error:
-            raise unreadable(self, error, place) from error
-
-
-@lru_cache(64)
-def _followed(root: str) -> str:
-    """Return a folder's path, followed through links; pictures lie in few folders, and each is followed once."""
-    return os.path.realpath(root)
-
-
-Part = Text | Image
+def media_kinds() -> list[type[Media]]:
+    """Return the kinds that are no text."""
+    return [kind for kind in KINDS.values() if issubclass(kind, Media)]
 
 
 @dataclass(frozen=True)
@@ -128,13 +67,13 @@ class Document:
         meta: Mapping[str, Any] | None = None,
         max_characters: int | None = None,
     ) -> Document:
-        """Check a list of `{"text": …}` and `{"image": …}` and return the document; `root` bounds the pictures' paths."""
+        """Check a list of `{"text": …}`, `{"image": …}` and the like, and return the document; `root` bounds the paths of files."""
         if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
-            raise ContentError(f"a document is a list of parts, not {_kind(parts)}", place)
+            raise ContentError(f"a document is a list of parts, not {describe_value(parts)}", place)
         if not parts:
             raise ContentError("the document is empty: it has no parts", place)
         checked = tuple(_part(part, number, place, root) for number, part in enumerate(parts, 1))
-        if not any(isinstance(part, Image) or part.text.strip() for part in checked):
+        if all(part.blank for part in checked):
             raise ContentError("the text of part 1 is empty", place)
         for number, part in enumerate(checked, 1):
             if max_characters is not None and isinstance(part, Text) and len(part.text) > max_characters:
@@ -151,6 +90,11 @@ class Document:
     def images(self) -> tuple[Image, ...]:
         """The pictures, in order."""
         return tuple(part for part in self.parts if isinstance(part, Image))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """What is no text, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Media))
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -172,8 +116,7 @@ class Document:
     def fingerprint(self) -> str:
         """Return a SHA-256 over the parts in order.
 
-        A picture counts by its file's bytes, so a path and the same bytes agree; a PIL image has no file and counts by its pixels. What
-        lies on disk is read once: a document that was asked before gives the same answer.
+        What lies on disk counts by its bytes and is read once: a document that was asked before gives the same answer.
         """
         # Not a `cached_property`: in Python 3.11 all documents share its lock, so threads would read files and hash one after the other.
         kept = vars(self)
@@ -184,12 +127,7 @@ class Document:
     def _hash(self) -> str:
         digest = hashlib.sha256()
         for part in self.parts:
-            if isinstance(part, Text):
-                label, payload = "text", part.text.encode()
-            elif isinstance(part.source, PILImage.Image):
-                label, payload = f"pixels {part.source.mode} {part.source.size}", part.source.tobytes()
-            else:
-                label, payload = "image", part.read(self.place)
+            label, payload = part.payload(self.place)
             # Each part's length goes in, so that moving a border between parts changes the hash.
             digest.update(f"{label} {len(payload)}\n".encode())
             digest.update(payload)
@@ -225,13 +163,28 @@ class Pair:
         return tuple(text for one in self.documents for text in one.texts)
 
     @property
-    def images(self) -> tuple[Image, ...]:
-        """The pictures of all sides."""
-        return tuple(image for one in self.documents for image in one.images)
+    def media(self) -> tuple[Media, ...]:
+        """What is no text, of all sides."""
+        return tuple(part for one in self.documents for part in one.media)
 
 
 # What a row of data becomes.
 DocumentOrPair = Document | Pair
+
+
+def placeholders(processor: Any) -> dict[str, str]:
+    """Return what stands in prompts for each modality that a processor has a token for, in the wrapper that its chat template gives it."""
+    return {kind.modality: kind.placeholder(processor) for kind in media_kinds() if kind.token(processor) is not None}
+
+
+def open_document(document: Document, *, limits: Limits = DEFAULT) -> Document:
+    """Return the document with every part decoded."""
+    return Document(tuple(part.opened(document.place, limits) for part in document.parts), document.place, document.meta)
+
+
+def to_messages(document: Document, *, role: str = "user", limits: Limits = DEFAULT) -> list[dict[str, Any]]:
+    """Return the document as chat messages with its parts decoded: an input for sentence-transformers that keeps order and kind."""
+    return [{"role": role, "content": [part.as_content() for part in open_document(document, limits=limits).parts]}]
 
 
 def escaped(text: str) -> str:
@@ -239,73 +192,21 @@ def escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def unreadable(image: Image, error: Exception, place: Place | None) -> ContentError:
-    """Say in one line why a picture's file cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        where = f" in {image.root} (root: names the folder that paths are relative to)" if image.root is not None else ""
-        return ContentError(f"{image} does not exist{where}", place)
-    return ContentError(f"{image} cannot be read ({getattr(error, 'strerror', None) or error})", place)
-
-
 def _part(part: object, number: int, place: Place | None, root: Path | None) -> Part:
     """Check one part. A key whose value is null counts as absent, because a table has every column in every row."""
-    if isinstance(part, Text | Image):
-        part = {"text": part.text} if isinstance(part, Text) else {"image": part}
+    if isinstance(part, Part):
+        part = {part.key: part.text if isinstance(part, Text) else part}
     if not isinstance(part, Mapping):
-        raise ContentError(f"part {number} is {_kind(part)}; a part is {{'text': …}} or {{'image': …}}", place)
+        shapes = " or ".join(f"{{{key!r}: …}}" for key in KINDS)
+        raise ContentError(f"part {number} is {describe_value(part)}; a part is {shapes}", place)
     for key in part:
-        if key not in PART_KEYS:
-            raise ContentError(f"part {number} has the unknown key {key!r}{did_you_mean(str(key), PART_KEYS)}", place)
+        if key not in KINDS:
+            raise ContentError(f"part {number} has the unknown key {key!r}{did_you_mean(str(key), KINDS)}", place)
     given = {key: value for key, value in part.items() if value is not None}
     if len(given) != 1:
-        trouble = "both text and image; make them two parts" if given else "neither text nor image"
+        trouble = (
+            f"both {' and '.join(key for key in KINDS if key in given)}; make them two parts" if given else f"neither {' nor '.join(KINDS)}"
+        )
         raise ContentError(f"part {number} has {trouble}", place)
-    if "text" in given:
-        return _text(given["text"], number, place)
-    return _image(given["image"], number, place, root)
-
-
-def _text(value: object, number: int, place: Place | None) -> Text:
-    """Check the text of a part."""
-    if not isinstance(value, str):
-        raise ContentError(f"the text of part {number} is {_kind(value)}, not a string", place)
-    if not value:
-        raise ContentError(f"the text of part {number} is empty", place)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ContentError(
-            f"the text of part {number} is not valid Unicode (a lone surrogate at character {error.start + 1})", place
-        ) from error
-    return Text(value)
-
-
-def _image(value: object, number: int, place: Place | None, root: Path | None) -> Image:
-    """Check the source of a part's picture, without opening it."""
-    if isinstance(value, Image):
-        return value
-    if isinstance(value, str | Path):
-        if not str(value).strip() or "\0" in str(value):
-            raise ContentError(f"the image of part {number} is no usable path", place)
-        if _URL.match(str(value)):
-            raise ContentError(f"the image of part {number} is a URL; nothing is downloaded, so save the picture beside the data", place)
-        return Image(Path(value), root)
-    if isinstance(value, bytearray | memoryview):
-        value = bytes(value)
-    if isinstance(value, bytes):
-        if not value:
-            raise ContentError(f"the image of part {number} is empty", place)
-        return Image(value)
-    if isinstance(value, PILImage.Image):
-        return Image(value)
-    raise ContentError(f"the image of part {number} is {_kind(value)}, not a path, bytes or a PIL image", place)
-
-
-def _kind(value: object) -> str:
-    """Name the type of a wrong value in a reader's words."""
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", bytes: "bytes"}
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return "a list"
-    return names.get(type(value), f"a {type(value).__name__}")
+    ((key, value),) = given.items()
+    return KINDS[key].check(value, f"the {key} of part {number}", place, root)

@@ -1,4 +1,4 @@
-"""Open a picture as RGB within bounds, or say in one line why not; there is never a stand-in for a broken picture.
+"""The image, a content kind: opened as RGB within bounds, or say in one line why not; there is never a stand-in for a broken picture.
 
 The rules, each with its reason:
 - Only raster formats that Pillow decodes by itself are tried, so no outside program ever runs on data.
@@ -15,21 +15,25 @@ The rules, each with its reason:
 
 from __future__ import annotations
 
+import base64
 import io
+import os
+import re
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
 
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from .content import ContentError, Document, Image, Part, Place, Text, unreadable
+from .errors import UsageError
 from .limits import Limits
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from .parts import ContentError, Media, Place, describe_value
 
 # A damaged JPEG or TIFF makes Pillow warn about metadata; the pixels alone decide here. Said once, and not around each picture: what
 # `catch_warnings` changes and puts back is shared by all threads, and they would leave each other without any warning.
@@ -47,6 +51,172 @@ _TURNS = {
     8: PILImage.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
+_LONGEST_PATH = 1024
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_SENT_AS_IT_IS = ("JPEG", "PNG", "WEBP")  # what every server decodes
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Image(Media):
+    """An image that is not opened yet: a path, the bytes of a file, or a PIL image.
+
+    With a `root`, a path is relative to it and may not leave it, neither by `..`, nor as an absolute path, nor through a link. A
+    `transform` is applied when the image is opened, before transparency is laid on white; it keeps the size.
+    """
+
+    key: ClassVar[str] = "image"
+    modality: ClassVar[str] = "image"
+    columns: ClassVar[tuple[str, str]] = ("image", "images")
+    message_types: ClassVar[tuple[str, ...]] = ("image", "image_url")
+    marks: ClassVar[re.Pattern[str]] = re.compile(
+        r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>"
+    )
+    argument: ClassVar[str] = "images"
+
+    source: Path | bytes | PILImage.Image
+    root: Path | None = None
+    transform: Callable[[PILImage.Image], PILImage.Image] | None = None
+
+    def __str__(self) -> str:
+        return f"picture {self.source}" if isinstance(self.source, Path) else "the embedded picture"
+
+    def path(self, place: Place | None = None) -> Path | None:
+        """Return the path of an image on disk, followed through links and held to `root`."""
+        if not isinstance(self.source, Path):
+            return None
+        try:
+            if self.root is None:
+                return self.source.resolve()
+            # As strings: a large source asks this for each picture, and paths take several times as long.
+            root = _followed(os.path.abspath(self.root))
+            path = os.path.realpath(os.path.join(root, self.source))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ContentError(f"{self.source!r} is no usable path ({error})", place) from error
+        if path != root and not path.startswith(root if root.endswith(os.sep) else root + os.sep):
+            raise ContentError(f"picture {self.source} leaves the data folder {self.root}; keep pictures inside it", place)
+        return Path(path)
+
+    def read(self, place: Place | None = None) -> bytes:
+        """Return the bytes of an image on disk or in memory, undecoded; a PIL image has none."""
+        if isinstance(self.source, bytes):
+            return self.source
+        path = self.path(place)
+        if path is None:
+            raise TypeError("a PIL image has no bytes of a file")
+        try:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise _unreadable(self, error, place) from error
+
+    @classmethod
+    def check(cls, value: object, label: str, place: Place | None, root: Path | None) -> Image:
+        """See `Part`."""
+        if isinstance(value, Image):
+            return value
+        if isinstance(value, str | Path):
+            if not str(value).strip() or "\0" in str(value):
+                raise ContentError(f"{label} is no usable path", place)
+            if _URL.match(str(value)):
+                raise ContentError(f"{label} is a URL; nothing is downloaded, so save the picture beside the data", place)
+            return cls(Path(value), root)
+        if isinstance(value, bytearray | memoryview):
+            value = bytes(value)
+        if isinstance(value, bytes) and not value:
+            raise ContentError(f"{label} is empty", place)
+        if isinstance(value, bytes | PILImage.Image):
+            return cls(value)
+        raise ContentError(f"{label} is {describe_value(value)}, not a path, bytes or a PIL image", place)
+
+    @classmethod
+    def found_in(cls, value: object, *, paths: bool) -> bool:
+        """See `Media`; of a list the first says."""
+        if isinstance(value, list | tuple):
+            return bool(value) and cls.found_in(value[0], paths=paths)
+        if isinstance(value, Mapping) and value and set(value) <= {"bytes", "path"}:
+            return any(cls.found_in(one, paths=True) for one in value.values())
+        if isinstance(value, bytes):
+            return value.startswith(_BEGINNINGS)
+        return paths and is_image_name(value) if isinstance(value, str) else isinstance(value, PILImage.Image)
+
+    @classmethod
+    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Sequence[int]]) -> Sequence[float] | None:
+        """See `Media`."""
+        try:
+            found = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height in sizes])
+            return [float(one) for one in found["num_image_tokens"]]
+        except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
+            return None
+
+    @classmethod
+    def sample(cls, size: tuple[int, int]) -> Image:
+        """See `Media`."""
+        return cls(PILImage.new("RGB", size))
+
+    @property
+    def file(self) -> Path | None:
+        """See `Media`."""
+        if not isinstance(self.source, Path):
+            return None
+        return self.source if self.root is None else self.root / self.source
+
+    @property
+    def value(self) -> PILImage.Image:
+        """The decoded image."""
+        if not isinstance(self.source, PILImage.Image):
+            raise TypeError("this image is not opened")
+        return self.source
+
+    @property
+    def memory(self) -> int:
+        """See `Part`."""
+        if isinstance(self.source, PILImage.Image):
+            width, height = self.source.size
+            return width * height * len(self.source.getbands())
+        return len(self.source) if isinstance(self.source, bytes) else 0
+
+    def payload(self, place: Place | None) -> tuple[str, bytes]:
+        """See `Part`: the bytes of its file, so that a path and the same bytes agree; a PIL image has none and counts by its pixels."""
+        if isinstance(self.source, PILImage.Image):
+            return f"pixels {self.source.mode} {self.source.size}", self.source.tobytes()
+        return "image", self.read(place)
+
+    def opened(self, place: Place | None, limits: Limits) -> Image:
+        """See `Part`."""
+        return Image(open_image(self, place=place, limits=limits))
+
+    def size(self, place: Place | None, limits: Limits) -> tuple[int, int]:
+        """See `Media`: width and height."""
+        return image_size(self, place=place, limits=limits)
+
+    def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
+        """See `Media`."""
+        return open_image(self, place=place, limits=limits)
+
+    def describe(self, most: int | None = None) -> str:
+        """See `Part`."""
+        return "x".join(map(str, self.value.size)) + " picture"
+
+    def stored(self, place: Place | None, root: Path | None) -> dict[str, Any]:
+        """See `Part`; an image in memory is written into the table."""
+        if (path := self.path(place)) is not None:
+            if root is None or not path.is_relative_to(root):
+                raise UsageError(f"{path} does not lie in {root}; the data has changed since it was listed")
+            return {"path": str(path.relative_to(root))}
+        return {"bytes": self.source if isinstance(self.source, bytes) else _png(self.value)}
+
+    def as_request(self, place: Place | None) -> dict[str, Any]:
+        """See `Part`; what servers may read differently (rotation, transparency, rare formats) is settled here, as PNG."""
+        image, data = open_image(self, place=place), None  # a broken image is met here, by its place
+        if not isinstance(self.source, PILImage.Image):
+            data = self.read(place)
+            with PILImage.open(io.BytesIO(data)) as found:
+                plain = found.size == image.size and found.getexif().get(_EXIF_ORIENTATION, 1) == 1 and not found.has_transparency_data
+                kind = found.format if plain and found.format in _SENT_AS_IT_IS else None
+        if data is None or kind is None:
+            data, kind = _png(image), "PNG"
+        return {"type": "image_url", "image_url": {"url": f"data:{PILImage.MIME[kind]};base64,{base64.b64encode(data).decode()}"}}
 
 
 def open_image(image: Image, *, root: Path | None = None, place: Place | None = None, limits: Limits = DEFAULT) -> PILImage.Image:
@@ -58,7 +228,7 @@ def open_image(image: Image, *, root: Path | None = None, place: Place | None = 
             picture = image.source
             _check_size(picture, image, place, limits)
         else:
-            picture = stack.enter_context(_open_header(_file(image, place, stack), image, place, limits))
+            picture = stack.enter_context(_open_header(_open_bytes(image, place, stack), image, place, limits))
         _check_frames(picture, image, place, limits)
         try:
             picture.load()
@@ -78,7 +248,7 @@ def image_size(image: Image, *, place: Place | None = None, limits: Limits = DEF
         if isinstance(image.source, PILImage.Image):
             picture = image.source
         else:
-            picture = stack.enter_context(_open_header(_file(image, place, stack), image, place, limits))
+            picture = stack.enter_context(_open_header(_open_bytes(image, place, stack), image, place, limits))
         _check_frames(picture, image, place, limits)
         try:
             # As the base class reads it, because that of PNG decodes the picture to look behind the pixels, too.
@@ -88,37 +258,42 @@ def image_size(image: Image, *, place: Place | None = None, limits: Limits = DEF
         return (picture.size[1], picture.size[0]) if turned else picture.size
 
 
-def open_document(document: Document, *, limits: Limits = DEFAULT) -> Document:
-    """Return the document with every picture decoded."""
-    parts: list[Part] = []
-    for part in document.parts:
-        opened = part if isinstance(part, Text) else Image(open_image(part, place=document.place, limits=limits))
-        parts.append(opened)
-    return Document(tuple(parts), document.place, document.meta)
+def is_image_name(text: str) -> bool:
+    """Say whether a text could be the path of an image file, by its length and ending."""
+    return len(text) <= _LONGEST_PATH and text.lower().endswith(SUFFIXES)
 
 
-def to_messages(document: Document, *, role: str = "user", limits: Limits = DEFAULT) -> list[dict[str, Any]]:
-    """Return the document as chat messages with the pictures decoded: an input for sentence-transformers that keeps order and kind."""
-    content: list[dict[str, Any]] = []
-    for part in document.parts:
-        if isinstance(part, Text):
-            content.append({"type": "text", "text": part.text})
-        else:
-            content.append({"type": "image", "image": open_image(part, place=document.place, limits=limits)})
-    return [{"role": role, "content": content}]
+@lru_cache(64)
+def _followed(root: str) -> str:
+    """Return a folder's path, followed through links; pictures lie in few folders, and each is followed once."""
+    return os.path.realpath(root)
 
 
-def _file(image: Image, place: Place | None, stack: ExitStack) -> BinaryIO:
+def _unreadable(image: Image, error: Exception, place: Place | None) -> ContentError:
+    """Say in one line why a picture's file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        where = f" in {image.root} (root: names the folder that paths are relative to)" if image.root is not None else ""
+        return ContentError(f"{image} does not exist{where}", place)
+    return ContentError(f"{image} cannot be read ({getattr(error, 'strerror', None) or error})", place)
+
+
+def _png(image: PILImage.Image) -> bytes:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return written.getvalue()
+
+
+def _open_bytes(image: Image, place: Place | None, stack: ExitStack) -> BinaryIO:
     """Open the picture's bytes; a file is not read whole, so that its header can refuse it first."""
     if isinstance(image.source, bytes):
         return io.BytesIO(image.source)
-    path = image.path(place)
+    path = image.path(place) or Path()
     try:
         if path.exists() and not path.is_file():
             raise ContentError(f"{image} is not a file", place)
         return stack.enter_context(path.open("rb"))
     except (OSError, ValueError) as error:
-        raise unreadable(image, error, place) from error
+        raise _unreadable(image, error, place) from error
 
 
 def _open_header(file: BinaryIO, image: Image, place: Place | None, limits: Limits) -> PILImage.Image:

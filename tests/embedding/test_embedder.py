@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from tiny import FAMILIES
 from twoway.content import ContentError, Document, Image, Place, Text
-from twoway.data.lengths import PictureTokens
+from twoway.data.lengths import MediaTokens
 from twoway.embedding import Embedder, open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
@@ -41,7 +41,7 @@ def test_lengths_of_pictures_do_not_need_their_memory():
         def __setitem__(self, *_):
             pass
 
-    count_tokens = PictureTokens(None)
+    count_tokens = MediaTokens(None)
     count_tokens._known = Forgetful()
     document = Document((Image(picture(1)), Image(picture(2))))
     assert count_tokens(document, DEFAULT) == pytest.approx(2 * 40 * 52 / 28**2)

@@ -229,7 +229,7 @@ def test_a_text_model_takes_texts_and_refuses_pictures(family, mode, tiny_model)
     assert engine.sentence[1].pooling_mode == mode
     alone = engine.sentence.encode(["w4 w5", "a longer one " * 5], show_progress_bar=False)
     assert np.abs(engine.array(TEXTS) - alone).max() < 1e-5
-    with pytest.raises(TwowayError, match="takes no pictures"):
+    with pytest.raises(TwowayError, match="takes no images"):
         engine.array([Document((Image(b"x"),))])
 
 
@@ -263,7 +263,7 @@ def test_a_model_of_static_vectors_is_a_sentence_transformer_too(tmp_path):
     found = engine.array([*TEXTS, Document((Text("cat.png"),))])
     assert np.abs(found - engine.sentence.encode(["w4 w5", "a longer one " * 5, "cat.png"], show_progress_bar=False)).max() < 1e-6
     assert np.abs(found[2] - table[4]).max() < 1e-6
-    with pytest.raises(TwowayError, match="takes no pictures"):
+    with pytest.raises(TwowayError, match="takes no images"):
         engine.array([Document((Image(b"x"),))])
 
 

@@ -87,7 +87,7 @@ def test_the_result_is_a_plain_two_way_checkpoint_that_says_what_it_was_trained_
 
 def test_a_saved_prompt_gives_the_tokens_that_training_saw(whole, tiny_model, rows, tmp_path):
     """`prompt_name=` and a document, against what the run's own encoder made of the same row and side."""
-    from twoway.images import to_messages
+    from twoway.content import to_messages
     from twoway.methods.finetune.data import open_data
     from twoway.methods.finetune.method import prepare
 
@@ -343,9 +343,9 @@ def test_what_the_data_or_the_model_lacks_is_refused(options, message, tiny_mode
 @pytest.mark.parametrize(("family", "pooling"), [("qwen2_vl", "mean"), ("qwen2_vl", "last"), ("qwen2_vl", "eos"), ("gemma3", "mean")])
 def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, pooling, tiny_model, tmp_path):
     """Cut at the checkpoint's limit, with an instruction and without, a picture before the text or none: longer than Gemma's window."""
+    from twoway.content import to_messages
     from twoway.data.collators import model_inputs
     from twoway.data.processing import Encoder
-    from twoway.images import to_messages
     from twoway.methods.finetune.data import SentenceInputs
     from twoway.methods.finetune.method import prepare
 
@@ -366,8 +366,8 @@ def test_what_is_too_long_has_the_vector_that_the_saved_model_gives_it(family, p
 
 
 def test_contents_are_written_as_encode_writes_them_and_special_strings_stay_text(tiny_model):
+    from twoway.content import to_messages
     from twoway.data.processing import Encoder
-    from twoway.images import to_messages
     from twoway.methods.finetune.data import SentenceInputs
     from twoway.methods.finetune.method import prepare
 

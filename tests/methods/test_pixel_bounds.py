@@ -116,7 +116,7 @@ def test_bounds_that_are_asked_for_equal_saved_ones_and_are_part_of_the_fingerpr
     if kind == "folder":
         assert asked.fingerprint == whole.fingerprint != free.fingerprint
         assert VectorSource(asked, tmp_path).fingerprint != VectorSource(free, tmp_path).fingerprint
-    assert asked.lengths.pictures(documents[2], asked.settings.limits) <= 32 < free.lengths.pictures(documents[2], free.settings.limits)
+    assert asked.lengths.media(documents[2], asked.settings.limits) <= 32 < free.lengths.media(documents[2], free.settings.limits)
 
 
 def test_vectors_of_other_bounds_are_not_gone_on_with(base, rows, tmp_path):

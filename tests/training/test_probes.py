@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from twoway.content import Document, Image, Text
+from twoway.content import Document, Text
 from twoway.data.collators import collate
 from twoway.data.masking import NO_TARGET
 from twoway.data.processing import Encoder
@@ -63,7 +63,7 @@ def test_a_row_that_shares_no_rare_word_is_taken_first():
 
 def test_swapping_changes_one_modality_alone():
     made = pair_pictured_rows(rows())[0]
-    pictures, words = made.swapped(Image), made.swapped(Text)
+    pictures, words = made.swapped(texts=False), made.swapped(texts=True)
     assert pictures.texts == made.document.texts
     assert pictures.images == made.other.images
     assert words.images == made.document.images

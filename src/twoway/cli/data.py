@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from twoway.recipes.data_check import DataReport, PairsCheck, PairsReport, SourceReport
+    from twoway.recipes.data_check import DataReport, DocumentsReport, PairsReport, SourceReport
     from twoway.recipes.data_prepare import Preparation
 
 _LISTED = 10
@@ -74,7 +74,7 @@ def show_prepared(found: Preparation) -> None:
     console.print(f"{good}; kept in {found.cache}", markup=False)
 
 
-def show_report(report: DataReport) -> None:
+def show_report(report: DataReport[DocumentsReport]) -> None:
     """Print a table of counts, then a row and the bad rows of each source."""
     counted = ("rows", "an epoch", "with text", "pictures", "characters", "megapixels", "bad")
     console, table = new_console(), new_table(report.what, ("source",), counted)
@@ -90,7 +90,7 @@ def show_report(report: DataReport) -> None:
     console.print(f"all {len(report.sources)} sources are good" if report.ok else f"{wrong} of {len(report.sources)} sources are not good")
 
 
-def _lines(source: SourceReport) -> list[str]:
+def _lines(source: DocumentsReport) -> list[str]:
     """Say what is to be said of one source."""
     if source.error:
         return ["", f"{source.name}: {source.error}"]
@@ -110,7 +110,7 @@ def _lines(source: SourceReport) -> list[str]:
     return lines
 
 
-def _unread(source: SourceReport | PairsReport) -> list[str]:
+def _unread(source: SourceReport) -> list[str]:
     """Say which pictures are not read, and which texts look like pictures."""
     lines = [f"  not read: {rows:,} rows have pictures in the column {name}" for name, rows in source.unread.items()]
     if source.named_pictures:
@@ -120,7 +120,7 @@ def _unread(source: SourceReport | PairsReport) -> list[str]:
     return lines
 
 
-def show_pairs(report: PairsCheck) -> None:
+def show_pairs(report: DataReport[PairsReport]) -> None:
     """Print what stands on each side of each source, then a row of each and what is bad or suspect."""
     counted = ("side", "rows", "with text", "with picture", "characters", "pixels", "longest to shortest")
     console, table = new_console(), new_table(report.what, ("source",), counted)

@@ -245,5 +245,5 @@ def collate_pairs(
 
 def _extra_cost(content: EncodedContent, weights: CostWeights) -> float:
     """Return what a content's pictures cost besides their tokens."""
-    tokens, pictures = int(content.example.image_tokens.sum()), len(content.document.images) - content.example.images_cut
+    tokens, pictures = int(content.example.image_tokens.sum()), len(content.document.media) - content.example.images_cut
     return float(extra_cost(tokens, pictures, weights))

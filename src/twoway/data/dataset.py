@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from twoway.content import ContentError, Document, DocumentOrPair, Place
+from twoway.content import ContentError, Document, DocumentOrPair, Place, open_document
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import cache_home, contents, fresh_folder, turn, write_whole
-from twoway.images import DEFAULT, open_document
+from twoway.images import DEFAULT
 from twoway.processes import Team, count_of
 from twoway.progress import steps
 
@@ -574,7 +574,7 @@ def _scan_block(spec: str, reader: Reader[Any], before: int, positions: NDArray[
 def _pictures(reader: Reader[Any], at: tuple[int, int]) -> tuple[tuple[str, int, int], ...]:
     """Return the files of a row's pictures as they are; nothing where the row itself cannot be read."""
     try:
-        paths = [str(image.path()) for image in reader.read(at).images if isinstance(image.source, Path)]
+        paths = [str(path) for part in reader.read(at).media if (path := part.path()) is not None]
     except ContentError:
         return ()
     return tuple((path, *_stamp(path)) for path in paths)
@@ -696,7 +696,7 @@ def _errors_as_json(bad: Sequence[ContentError]) -> list[list[Any]]:
 def reading_code() -> str:
     """Return a hash of the code that reads rows: what it made of them before it changed is not taken for what it makes now."""
     home, found = Path(__file__).parent, hashlib.sha256()
-    for path in (*sorted(home.glob("*.py")), home.parent / "content.py", home.parent / "images.py"):
+    for path in (*sorted(home.glob("*.py")), *(home.parent / f"{name}.py" for name in ("content", "images", "parts"))):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, DocumentOrPair, Pair, Place, Text
+from twoway.content import KINDS, ContentError, Document, DocumentOrPair, Image, Media, Pair, Part, Place, media_kinds
 from twoway.errors import UsageError, did_you_mean
 
 from .rows import (
-    COLUMNS,
-    MARKS,
     TrackedRow,
     append_text,
+    document_columns,
     document_from_row,
     interleave,
     parts_of_messages,
@@ -47,11 +46,8 @@ if TYPE_CHECKING:
 # `image`.
 
 FORMATS: dict[str, DocumentFormat] = {}
-_KINDS = ("text", "image")
 # Where MoCa's prepared sets have a picture in their texts.
 _MOCA = re.compile(re.escape("<|vision_start|><|image_pad|><|vision_end|>"))
-# Columns of these names hold pictures without being told so.
-_PICTURES = ("image", "images")
 
 
 def document_format(template: str) -> DocumentFormat:
@@ -67,31 +63,34 @@ def document_format(template: str) -> DocumentFormat:
 
 
 class _Template:
-    """`{column}` is a text, `{column:image}` a picture or a list of them; what stands between is text."""
+    """`{column}` is a text, `{column:image}` an image or a list of them; what stands between is text."""
 
     def __init__(self, template: str) -> None:
-        self.pieces: list[tuple[str, str, bool]] = []
+        self.pieces: list[tuple[str, str, str]] = []  # what stands before, the column, and the kind of its parts
         try:
             pieces = list(Formatter().parse(template))
         except ValueError as error:
             raise UsageError(f"the template {template!r} cannot be read ({error})") from error
         for literal, column, kind, _ in pieces:
-            if column == "" or (kind and kind not in _KINDS):
-                raise UsageError(f"the template {template!r} has a field that is not {{column}}, {{column:text}} or {{column:image}}")
-            self.pieces.append((literal, column or "", column in _PICTURES if not kind else kind == "image"))
+            if column == "" or (kind and kind not in KINDS):
+                known = " or ".join(f"{{column:{key}}}" for key in KINDS)
+                raise UsageError(f"the template {template!r} has a field that is not {{column}}, {known}")
+            # Columns that are called as a document's hold its kinds without being told so.
+            named = next((one.key for one in media_kinds() if column in one.columns), "text")
+            self.pieces.append((literal, column or "", kind or named))
         if not any(column for _, column, _ in self.pieces):
             raise UsageError(f"the template {template!r} names no column")
 
     def __call__(self, row: Mapping[str, Any]) -> Parts:
         """Fill the template."""
         parts: Parts = []
-        for literal, name, picture in self.pieces:
+        for literal, name, kind in self.pieces:
             append_text(parts, literal)
             if not name:
                 continue
             value = column(row, name)
-            if picture:
-                parts += pictures_of(value)
+            if kind != "text":
+                parts += media_of(value, kind)
             elif value is not None:
                 append_text(parts, value if isinstance(value, str) else str(value))
         return parts
@@ -110,11 +109,11 @@ def _format(name: str) -> Callable[[DocumentFormat], DocumentFormat]:
 @_format("moca")
 def moca(row: Mapping[str, Any]) -> Parts:
     """MoCa's prepared sets (`moca-embed/…`): `text` with a mark for each picture, and `images`, files as bytes."""
-    text, pictures = text_of(row, "text"), pictures_of(row.get("images") or [])
+    text, pictures = text_of(row, "text"), media_of(row.get("images") or [])
     marks = len(_MOCA.findall(text))
     if marks != len(pictures):
         raise ContentError(f"the text has {marks} marks of pictures, and the row has {len(pictures)} pictures")
-    return interleave(text, pictures, _MOCA)
+    return interleave(text, pictures, marks=_MOCA)
 
 
 @_format("dclm")
@@ -131,7 +130,7 @@ def pixelprose(row: Mapping[str, Any]) -> Parts:
     caption = text_of(row, "vlm_caption").strip()
     # Every caption opens with the same words of the model that wrote it, which would be free points for a masked word.
     caption = re.sub(r"^This image displays:?\s*", "", caption, flags=re.IGNORECASE)
-    return _page(pictures_of(row["image"]), caption)
+    return _page(media_of(row["image"]), caption)
 
 
 @_format("mammoth-vl")
@@ -142,7 +141,7 @@ def mammoth_vl(row: Mapping[str, Any]) -> Parts:
     turns = column(row, "conversations")
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns):
         raise ContentError('conversations is not a list of {"from": …, "value": …}')
-    return interleave("\n".join(turn["value"] for turn in turns), pictures_of(row.get("image")), strict=True)
+    return interleave("\n".join(turn["value"] for turn in turns), media_of(row.get("image")), strict=True)
 
 
 @_format("mmeb-train")
@@ -151,7 +150,7 @@ def mmeb_train(row: Mapping[str, Any]) -> Parts:
     sides = [("qry", "qry_image_path"), ("pos_text", "pos_image_path")]
     parts: Parts = []
     for text, path in sides:
-        parts += interleave(row.get(text) or "", pictures_of(row.get(path) or None), strict=True)
+        parts += interleave(row.get(text) or "", media_of(row.get(path) or None), strict=True)
     return parts
 
 
@@ -162,13 +161,13 @@ def docmatix(row: Mapping[str, Any]) -> Parts:
     if not isinstance(texts, Sequence) or not all(isinstance(pair, Mapping) for pair in texts):
         raise ContentError('texts is not a list of {"user": …, "assistant": …}')
     spoken = [f"{text_of(pair, 'user').strip()} {text_of(pair, 'assistant').strip()}" for pair in texts]
-    return _page(pictures_of(column(row, "images")), "\n".join(spoken))
+    return _page(media_of(column(row, "images")), "\n".join(spoken))
 
 
 @_format("visrag")
 def visrag_documents(row: Mapping[str, Any]) -> Parts:
     """VisRAG training data: `image`, a page, and the `query` it answers."""
-    return _page(pictures_of(column(row, "image")), text_of(row, "query"))
+    return _page(media_of(column(row, "image")), text_of(row, "query"))
 
 
 @_format("colpali")
@@ -176,7 +175,7 @@ def colpali_documents(row: Mapping[str, Any]) -> Parts:
     """ColPali train set: `image`, a page, `query`, and `answer` where there is one (a string, or a list in one source)."""
     answer = row.get("answer")
     words = answer if isinstance(answer, str) else " ".join(map(str, answer or ()))
-    return _page(pictures_of(column(row, "image")), f"{text_of(row, 'query')} {words}" if words else text_of(row, "query"))
+    return _page(media_of(column(row, "image")), f"{text_of(row, 'query')} {words}" if words else text_of(row, "query"))
 
 
 def _page(pictures: Parts, text: str) -> Parts:
@@ -200,10 +199,10 @@ def text_of(row: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def pictures_of(value: Any) -> Parts:
-    """Return a picture, a list of them, or none."""
+def media_of(value: Any, kind: str = "image") -> Parts:
+    """Return a part of a kind, a list of them, or none."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [{"image": one} for one in values if one is not None]
+    return [{kind: one} for one in values if one is not None]
 
 
 # One row of contrastive data: what is asked, what answers it, and what does not although it looks like it.
@@ -214,8 +213,11 @@ def pictures_of(value: Any) -> Parts:
 # What the two sides of a row may be called.
 QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
 _NEGATIVES = "negative"
-# A side may stand in several columns: `query_image` and `query_text`, say.
-SIDE_SUFFIXES = ("", "_image", "_images", "_text")
+
+
+def side_suffixes() -> tuple[str, ...]:
+    """Return what the columns of a side may end in: it may stand in several, `query_image` and `query_text`, say."""
+    return ("", *(f"_{name}" for kind in media_kinds() for name in kind.columns), "_text")
 
 
 # What Python may give where a document is asked for (`document_of`).
@@ -257,7 +259,7 @@ def pair_from_row(
         if negative in positives:
             raise ContentError(f"negative {number} is the positive itself", place)
     pair = Pair(query, positives, negatives, sides.task or task, place)
-    options.unread_pictures.update(tracked.unread_pictures(pictures=bool(pair.images)))
+    options.unread_pictures.update(tracked.unread_media(paths=not pair.media))
     return pair
 
 
@@ -272,7 +274,7 @@ def is_pair(row: Mapping[str, Any]) -> bool:
     """Tell whether a row has the columns of a pair: a query and an answer."""
 
     def has_any(names: Sequence[str]) -> bool:
-        return any(row.get(f"{name}{kind}") is not None for name in names for kind in SIDE_SUFFIXES)
+        return any(row.get(f"{name}{kind}") is not None for name in names for kind in side_suffixes())
 
     return has_any(QUERIES) and has_any(POSITIVES)
 
@@ -319,7 +321,7 @@ class ToDocument:
 
     def reads(self, column: str) -> bool:
         """See `Converter`."""
-        return self.format is not None or column in COLUMNS
+        return self.format is not None or column in document_columns()
 
     def conditions(self) -> dict[str, object]:
         """See `Converter`."""
@@ -422,7 +424,7 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _beside(row: Mapping[str, Any], name: str) -> Any:
     """Return the side that stands in `NAME_image` or `NAME_images`, and `NAME_text`."""
-    given = {kind: row.get(f"{name}{kind}") for kind in SIDE_SUFFIXES if kind}
+    given = {kind: row.get(f"{name}{kind}") for kind in side_suffixes() if kind}
     given = {kind.removeprefix("_"): value for kind, value in given.items()}
     return {kind: value for kind, value in given.items() if value is not None} or None
 
@@ -456,20 +458,28 @@ def parts_of(value: Any) -> list[Any]:
     """Return the parts of a side, however it is written."""
     if value is None:
         raise ContentError("it is null")
-    if isinstance(value, str | Text):
-        return [{"text": value if isinstance(value, str) else value.text}]
+    if isinstance(value, str):
+        return [{"text": value}]
+    if isinstance(value, Part):
+        return [value]
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
-        return [{"image": value}]
+        return [{_kind_of(value).key: value}]
     if isinstance(value, Mapping):
-        unknown = [key for key in value if key not in COLUMNS]
+        known = document_columns()
+        unknown = [key for key in value if key not in known]
         if unknown:
-            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), COLUMNS)}")
+            raise ContentError(f"it has the unknown key {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}")
         return list(parts_of_row(value))
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping) and "role" in value[0]:
-        return parts_of_messages(value, [])
+        return parts_of_messages(value, {})
     if isinstance(value, list | tuple):
         return [part for one in value for part in parts_of(one)]
-    return [{"image": value}]
+    return [{_kind_of(value).key: value}]
+
+
+def _kind_of(value: Any) -> type[Media]:
+    """Return the kind that a value without a name looks like; an image where it looks like none, whose check says what is wrong."""
+    return next((kind for kind in media_kinds() if kind.found_in(value, paths=True)), Image)
 
 
 # Ready mappings of public contrastive data sets: from a row with columns of its own to the sides of a pair.
@@ -571,13 +581,13 @@ def vlm2vec_v2(row: Mapping[str, Any]) -> Sides:
 @_pair_format("visrag")
 def visrag_pairs(row: Mapping[str, Any]) -> Sides:
     """VisRAG training data (in-domain and synthetic): `query`, and `image`, the page that answers it."""
-    return Sides(text_of(row, "query"), [pictures_of(column(row, "image"))])
+    return Sides(text_of(row, "query"), [media_of(column(row, "image"))])
 
 
 @_pair_format("colpali")
 def colpali_pairs(row: Mapping[str, Any]) -> Sides:
     """ColPali train set: `query`, and `image`, the page that answers it (the columns `answer` and `options` are not used)."""
-    return Sides(text_of(row, "query"), [pictures_of(column(row, "image"))])
+    return Sides(text_of(row, "query"), [media_of(column(row, "image"))])
 
 
 @_pair_format("e5")
@@ -601,17 +611,17 @@ def dpr(row: Mapping[str, Any]) -> Sides:
 @_pair_format("trl")
 def trl(row: Mapping[str, Any]) -> Sides:
     """As TRL's preference data: `prompt`, `chosen` and `rejected`, each a text or chat messages; `images` belong to the prompt."""
-    prompt = parts_of_messages(column(row, "prompt"), pictures_of(row.get("images") or row.get("image")))
-    rejected = parts_of_messages(row["rejected"], []) if row.get("rejected") else []
-    return Sides(prompt, [parts_of_messages(column(row, "chosen"), [])], [rejected] if rejected else [])
+    prompt = parts_of_messages(column(row, "prompt"), {Image: media_of(row.get("images") or row.get("image"))})
+    rejected = parts_of_messages(row["rejected"], {}) if row.get("rejected") else []
+    return Sides(prompt, [parts_of_messages(column(row, "chosen"), {})], [rejected] if rejected else [])
 
 
 def _marked(text: Any, pictures: Any) -> list[dict[str, Any]]:
     """Return the parts of a text with marks where pictures stand; a mark without a picture goes, as in the data sets' own readers."""
     if text is not None and not isinstance(text, str):
         raise ContentError(f"a text of the row is {type(text).__name__}")
-    shown = pictures_of(pictures or None)
-    return interleave((text or "") if shown else MARKS.sub("", text or ""), shown)
+    shown = media_of(pictures or None)
+    return interleave((text or "") if shown else Image.marks.sub("", text or ""), shown)
 
 
 def _listed(row: Mapping[str, Any], name: str) -> list[str]:

@@ -17,18 +17,15 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, Image
+from twoway.content import ContentError, Document, Image, Media
 from twoway.errors import TwowayError
 from twoway.files import write_whole
-from twoway.images import image_size
 
 from .dataset import reading_code
 from .sampler import NO_EXTRA_COST, RowCosts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,37 +49,28 @@ _ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype"
 _OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an encoder
 
 
-def tokens_of_sizes(processor: Any, sizes: Sequence[Sequence[int]]) -> Floats | None:
-    """Ask the processor for the tokens of pictures by (width, height); `None` where it does not say."""
-    try:
-        found = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height in sizes])
-        return np.array(found["num_image_tokens"], np.float64)
-    except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
-        return None
+class MediaTokens:
+    """Counts the tokens of what is no text in documents from the sizes in headers; the processor is asked for each size once.
 
-
-class PictureTokens:
-    """Counts the tokens of documents' pictures from the sizes in their headers; the processor is asked for each size once.
-
-    Where it does not say, a picture's area stands for them: these counts only decide which rows share a batch.
+    Where it does not say, an image's area stands for them: these counts only decide which rows share a batch.
     """
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self._known: dict[tuple[int, int], float] = {}
+        self._known: dict[tuple[type[Media], tuple[int, int]], float] = {}
 
     def __call__(self, document: Document, limits: Limits) -> float:
-        """Count; a picture whose header cannot be read is an error of its row."""
-        return sum(self.of_size(image_size(image, place=document.place, limits=limits)) for image in document.images)
+        """Count; one whose header cannot be read is an error of its row."""
+        return sum(self.of_size(type(part), part.size(document.place, limits)) for part in document.media)
 
-    def of_size(self, size: tuple[int, int]) -> float:
-        """Return the tokens of a picture of this width and height."""
-        tokens = self._known.get(size)
+    def of_size(self, kind: type[Media], size: tuple[int, int]) -> float:
+        """Return the tokens of a part of this kind and size."""
+        tokens = self._known.get((kind, size))
         if tokens is None:
-            found = tokens_of_sizes(self.processor, [size])
+            found = kind.tokens_of_sizes(self.processor, [size])
             if len(self._known) > _SIZES_KEPT:
                 self._known.clear()  # which another thread may do at any time
-            tokens = self._known[size] = size[0] * size[1] / _PIXELS_A_TOKEN if found is None else float(found[0])
+            tokens = self._known[kind, size] = size[0] * size[1] / _PIXELS_A_TOKEN if found is None else found[0]
         return tokens
 
 
@@ -220,7 +208,7 @@ def room_for_pictures(encoder: RowEncoder) -> int:
     """Return how many tokens a row has for its first picture, beside what the template writes around it."""
     encode: RowEncoder = getattr(encoder, "source", encoder)
     try:
-        example = encode("blank", Document((Image(PILImage.new("RGB", (8, 8))),)))
+        example = encode("blank", Document((Image.sample((8, 8)),)))
     except ContentError:
         return 0
     return encode.max_length - (len(example.words) - int(example.image_tokens.sum()))
@@ -234,8 +222,8 @@ def _each(table: RowTable, encoder: RowEncoder) -> Floats:
     key = (np.asarray(table.sizes[:, 0], np.int64) << 32) | np.asarray(table.sizes[:, 1], np.int64)
     kinds, which = np.unique(key, return_inverse=True)
     sizes = np.stack([kinds >> 32, kinds & 0xFFFFFFFF], axis=1)
-    each = tokens_of_sizes(encoder.processor, sizes.tolist())
-    each = _tokens_by_trial(sizes, encoder) if each is None else each
+    said = Image.tokens_of_sizes(encoder.processor, sizes.tolist())
+    each = _tokens_by_trial(sizes, encoder) if said is None else np.array(said, np.float64)
     return np.asarray(each[which], np.float64)
 
 
@@ -247,7 +235,7 @@ def _tokens_by_trial(sizes: NDArray[np.int64], encoder: RowEncoder) -> Floats:
     found = []
     encode: RowEncoder = getattr(encoder, "source", encoder)
     for width, height in sizes[chosen]:
-        blank = Document((Image(PILImage.new("RGB", (int(width), int(height)))),))
+        blank = Document((Image.sample((int(width), int(height))),))
         try:
             found.append(float(encode("blank", blank).image_tokens.sum()))
         except ContentError:

@@ -19,7 +19,7 @@ from twoway.errors import TwowayError
 from twoway.processes import Team
 
 from .collators import PairExample, join_pairs, model_inputs
-from .lengths import PictureTokens
+from .lengths import MediaTokens
 from .rows import Policy
 from .sampler import NO_EXTRA_COST, cut_chunks, extra_cost
 
@@ -322,15 +322,15 @@ class LazyEncoder:
 
     def __init__(self, encoder: Encoder, weights: CostWeights) -> None:
         self.encoder, self.weights = encoder, weights
-        self.count_tokens = PictureTokens(encoder.processor)
+        self.count_tokens = MediaTokens(encoder.processor)
 
     def __call__(self, identity: str, document: Document, instruction: str = "") -> Any:
         """Return the example of a text, or what waits."""
-        if not document.images:
+        if not document.media:
             return self.encoder(identity, document, instruction)
         pictures = self.count_tokens(document, self.encoder.limits)
         length = min(pictures + (sum(map(len, document.texts)) + len(instruction)) / _LETTERS, self.encoder.max_length)
-        extra = float(extra_cost(pictures, len(document.images), self.weights))
+        extra = float(extra_cost(pictures, len(document.media), self.weights))
         return PendingItem(identity, document, instruction, length, extra)
 
 

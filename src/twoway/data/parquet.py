@@ -432,11 +432,11 @@ def _guarded(table: Any, label: str) -> Iterator[dict[str, Any]]:
 
 
 def undecoded(feature: Any) -> Any:
-    """Return the same features with every picture left undecoded, at any depth."""
+    """Return the same features with every image (sound, video) left undecoded, at any depth."""
     import datasets
 
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(decode=False)
+    if hasattr(feature, "decode"):
+        return type(feature)(decode=False)
     if isinstance(feature, datasets.Features):
         return datasets.Features({key: undecoded(value) for key, value in feature.items()})
     if isinstance(feature, dict):

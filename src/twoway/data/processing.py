@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, Image, Place, Text
+from twoway.content import KINDS, ContentError, Document, Media, Part, Place, Text, placeholders
 from twoway.errors import TwowayError, UsageError
-from twoway.images import DEFAULT, open_image
+from twoway.images import DEFAULT
 
 from .patches import TileGrid, TileGrids, TokenRow, word_tokens
 
@@ -70,7 +69,7 @@ class _Processed(NamedTuple):
 
     row: TokenRow
     inputs: dict[str, Tensor]
-    sizes: list[tuple[int, int]]  # of the pictures
+    sizes: list[tuple[int, int]]  # of the media
 
 
 class Encoder:
@@ -107,17 +106,17 @@ class Encoder:
         """Encode one row, with an instruction before it; one longer than `max_length` is cut, before a picture rather than inside one."""
         shortened = self.shorten(document)
         done = self._process(shortened, instruction)
-        cut, lost = shortened is not document, len(document.images) - len(shortened.images)
+        cut, lost = shortened is not document, len(document.media) - len(shortened.media)
         while len(done.row) > self.max_length:
             cut = True
-            kept, fitting = done.row.cut(self.max_length, keep_end=not (self.as_used and shortened.images))
+            kept, fitting = done.row.cut(self.max_length, keep_end=not (self.as_used and shortened.media))
             if fitting == len(done.row.blocks):
                 if not len(kept):
                     raise ContentError(f"max_length {self.max_length} leaves no room beside the template", document.place)
                 done = _Processed(done.row.take(kept), _take(done.inputs, kept, len(done.row)), done.sizes)
                 break
             lost += len(done.row.blocks) - fitting
-            shortened = _before_image(shortened, fitting)
+            shortened = _before_media(shortened, fitting)
             if not shortened.parts:
                 raise self._too_large(done, document)
             done = self._process(shortened, instruction)
@@ -159,14 +158,15 @@ class Encoder:
         prompt, _ = frames.prompt.fill(texts.shown)
         self.template.check(document, texts.shown, prompt, instruction)
         laid, spans = frames.laid.fill(texts.shown)
-        pictures = [open_image(part, place=document.place, limits=self.limits) for part in document.images]
-        out = self._call(prompt, pictures, document)
+        media = [(part, part.opened(document.place, self.limits)) for part in document.media]
+        values = _by_argument([(type(part), opened.value) for part, opened in media])
+        out = self._call(prompt, values, document)
         replaced = (out.get("text_replacement_offsets") or [[]])[0]
-        if len(replaced) != len(pictures) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
+        if len(replaced) != len(media) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
             raise TwowayError(f"{type(self.processor).__name__} does not say where it puts the pictures of a row")
         row = TokenRow.build(out["input_ids"][0], out["offset_mapping"][0], laid, spans, replaced)
         if self.whole_words:
-            encoding = self.tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=self._adds_specials(prompt, bool(pictures)))
+            encoding = self.tokenizer.backend_tokenizer.encode(row.text, add_special_tokens=self._adds_specials(prompt, bool(media)))
             row = replace(row, units=np.array([-1 if word is None else word for word in encoding.word_ids], np.int64))
             if encoding.ids != row.ids.tolist():
                 raise TwowayError(f"{type(self.processor).__name__} changes the text behind its own tokenizer; whole words cannot be found")
@@ -175,23 +175,23 @@ class Encoder:
             sources, ids = self.marks.spell(row, texts, self.tokenizer, document.place)
             inputs = {**_take(inputs, sources, len(row)), "input_ids": torch.from_numpy(ids)}
             row = replace(row.take(sources), ids=ids)
-        return _Processed(row, inputs, [picture.size for picture in pictures])
+        return _Processed(row, inputs, [opened.size(document.place, self.limits) for _, opened in media])
 
-    def _call(self, prompt: str, pictures: list[PILImage.Image], document: Document) -> Any:
+    def _call(self, prompt: str, media: dict[str, list[Any]], document: Document) -> Any:
         """Call the processor, or its tokenizer alone where it takes no text without pictures."""
         settings = {
             "return_offsets_mapping": True,
-            "add_special_tokens": self._adds_specials(prompt, bool(pictures)),
+            "add_special_tokens": self._adds_specials(prompt, bool(media)),
             "padding": False,
             "truncation": False,
             "verbose": False,  # a long row is cut here and counted; the tokenizer need not warn of it
         }
-        if not pictures and not self.takes_text_alone:
+        if not media and not self.takes_text_alone:
             return self.tokenizer([prompt], **settings)
         try:
             return self.processor(
                 text=[prompt],
-                images=[pictures] if pictures else None,
+                **{argument: [values] for argument, values in media.items()},
                 return_text_replacement_offsets=True,
                 text_kwargs=settings,
                 images_kwargs={"return_tensors": "pt"},
@@ -200,10 +200,10 @@ class Encoder:
             reason = str(error).partition("\n")[0]
             raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
 
-    def _adds_specials(self, prompt: str, pictures: bool) -> bool:
+    def _adds_specials(self, prompt: str, media: bool) -> bool:
         """Follow `apply_chat_template`: a prompt that begins with the first special token gets no other; a tokenizer alone adds none."""
         first = self.tokenizer.bos_token
-        return (pictures or self.takes_text_alone) and not (first and prompt.startswith(first))
+        return (media or self.takes_text_alone) and not (first and prompt.startswith(first))
 
     def row_tensors(self, out: Any, length: int) -> dict[str, Tensor]:
         """Return what the model takes; a row without pictures says of each token that it is no picture's, as rows with pictures do."""
@@ -236,7 +236,7 @@ def _shorten(document: Document, characters: int) -> Document:
     """Return the document with no more text than this; the same document where it has no more."""
     if sum(map(len, document.texts)) <= characters:
         return document
-    parts: list[Text | Image] = []
+    parts: list[Part] = []
     for part in document.parts:
         if isinstance(part, Text):
             if len(part.text) > characters and not part.text[:characters].strip():
@@ -247,10 +247,18 @@ def _shorten(document: Document, characters: int) -> Document:
     return Document(tuple(parts), document.place, document.meta)
 
 
-def _before_image(document: Document, number: int) -> Document:
-    """Return the parts before picture `number`, counted from 0."""
-    places = [place for place, part in enumerate(document.parts) if isinstance(part, Image)]
+def _before_media(document: Document, number: int) -> Document:
+    """Return the parts before the part `number`, counted from 0, that is no text."""
+    places = [place for place, part in enumerate(document.parts) if isinstance(part, Media)]
     return Document(document.parts[: places[number]], document.place, document.meta)
+
+
+def _by_argument(values: Sequence[tuple[type[Media], Any]]) -> dict[str, list[Any]]:
+    """Return values, in their order, by the argument of a processor that takes their kind."""
+    found: dict[str, list[Any]] = {}
+    for kind, value in values:
+        found.setdefault(kind.argument, []).append(value)
+    return found
 
 
 # Strings in a document that the tokenizer would read as special tokens: hidden while the processor works, then spelt
@@ -406,20 +414,20 @@ class Template:
     def __init__(self, processor: Any, style: Style = "chat") -> None:
         """Take the processor's own chat template, or with `plain` the contents alone, one behind the other."""
         self.processor, self.style = processor, style
-        self._frames: dict[tuple[str, str], Frames] = {}
+        self._frames: dict[tuple[str, tuple[str, ...]], Frames] = {}
         if style not in ("chat", "plain"):
             raise TwowayError(f"the template is chat or plain, not {style!r}")
         has = bool(getattr(processor, "chat_template", None))
         if style == "chat" and not has:
             raise TwowayError("the processor has no chat template; give it one, or use template: plain")
-        self._picture = self._plain_picture() if style == "plain" else ""
+        self._placeholders = placeholders(processor) if style == "plain" else {}
 
     def frames(self, document: Document, instruction: str = "") -> Frames:
-        """Return the pieces for a document's order of texts and pictures.
+        """Return the pieces for a document's order of parts.
 
         An `instruction` is what sentence-transformers makes of a prompt, a system message; where it stands is the chat template's business.
         """
-        shape = "".join("T" if isinstance(part, Text) else "I" for part in document.parts)
+        shape = tuple(part.key for part in document.parts)
         if (instruction, shape) not in self._frames:
             if len(self._frames) > 4096:  # data with many orders must not fill the memory
                 self._frames.clear()
@@ -430,48 +438,37 @@ class Template:
         """Refuse a row whose texts the template itself changes in a way that the frame does not know."""
         if self.style == "chat":
             kinds = iter(texts)
-            content = [{"type": "text", "text": next(kinds)} if isinstance(part, Text) else {"type": "image"} for part in document.parts]
+            content = [{"type": part.modality} | ({"text": next(kinds)} if isinstance(part, Text) else {}) for part in document.parts]
             if self._render(content, instruction) != prompt:
                 raise ContentError("the chat template rewrites this row's text; use template: plain", document.place)
 
-    def _make(self, shape: str, instruction: str) -> Frames:
+    def _make(self, shape: tuple[str, ...], instruction: str) -> Frames:
         content: list[dict[str, str]] = []
-        texts = 0
-        for kind in shape:
-            if kind == "T":
+        texts, media = 0, []
+        for kind in (KINDS[key] for key in shape):
+            if issubclass(kind, Media):
+                content.append({"type": kind.modality})
+                media.append((kind, kind.sample((32, 32)).value))
+            else:
                 content.append({"type": "text", "text": f"{_EDGE}{_OPEN}{texts}{_CLOSE}{_EDGE}"})
                 texts += 1
-            else:
-                content.append({"type": "image"})
         rendered = self._render(content, instruction)
-        pictures = [PILImage.new("RGB", (32, 32))] * (len(shape) - texts)
-        frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, pictures), texts)]
+        frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, _by_argument(media)), texts)]
         if frames[0] is None or frames[1] is None:
-            raise TwowayError(f"the chat template does not write every text once (order {shape}); use template: plain")
+            raise TwowayError(f"the chat template does not write every text once (order {', '.join(shape)}); use template: plain")
         return Frames(frames[0], frames[1])
 
     def _render(self, content: list[dict[str, str]], instruction: str) -> str:
         if self.style == "plain":
-            return instruction + "".join(part.get("text", self._picture) for part in content)
+            return instruction + "".join(part["text"] if "text" in part else self._placeholders[part["type"]] for part in content)
         messages = [{"role": "user", "content": content}]
         if instruction:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
         return str(self.processor.apply_chat_template(messages, tokenize=False))
 
-    def _lay_out(self, rendered: str, pictures: list[PILImage.Image]) -> str:
-        """Return the prompt as the processor hands it on before it expands the pictures."""
-        if not pictures:
+    def _lay_out(self, rendered: str, media: dict[str, list[Any]]) -> str:
+        """Return the prompt as the processor hands it on before it expands the placeholders."""
+        if not media:
             return rendered
-        laid = self.processor.prepare_inputs_layout(images=[pictures], text=[rendered])[1]
+        laid = self.processor.prepare_inputs_layout(text=[rendered], **{argument: [values] for argument, values in media.items()})[1]
         return str(laid[0])
-
-    def _plain_picture(self) -> str:
-        """Return what stands for a picture: the placeholder, in the wrapper that the chat template gives it, if it gives it one."""
-        token = str(self.processor.image_token)
-        if not getattr(self.processor, "chat_template", None):
-            return token
-        content = [{"type": "text", "text": _OPEN}, {"type": "image"}, {"type": "text", "text": _CLOSE}]
-        message = [{"role": "user", "content": content}]
-        rendered = str(self.processor.apply_chat_template(message, tokenize=False))
-        between = rendered.partition(_OPEN)[2].partition(_CLOSE)[0].strip()
-        return between if token in between else token

@@ -35,9 +35,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from twoway.content import ContentError, Document, DocumentOrPair, Image, Pair, Place
 from twoway.errors import TwowayError, UsageError
-from twoway.images import image_size
+from twoway.images import SUFFIXES
 
-from .rows import SUFFIXES, Skip
+from .rows import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +101,7 @@ class Reader(Generic[RowT]):
     def measure(self, at: Position) -> RowSize:
         """Return the size of a row."""
         item = self.read(at)
-        sizes = [image_size(image, place=item.place, limits=self.options.limits) for image in item.images]
+        sizes = [part.size(item.place, self.options.limits) for part in item.media]
         # Of rows that may be pairs the task is not asked: a source of both kinds has none.
         return RowSize(sum(map(len, item.texts)), sizes, item.task if isinstance(item, Pair) and self.convert.makes == "pairs" else "")
 

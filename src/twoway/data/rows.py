@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from PIL import Image as PILImage
-
-from twoway.content import ContentError, Document, Place
+from twoway.content import ContentError, Document, Media, Place, media_kinds
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.images import DEFAULT, FORMATS
+from twoway.images import DEFAULT, Image, is_image_name
 
 from .config import OnBad
 
 if TYPE_CHECKING:
+    import re
     from re import Pattern
 
     from twoway.limits import Limits
@@ -131,9 +129,9 @@ class ReadReport:
 # One row of any table becomes a document, in one of three forms.
 #
 # - `parts`: the long form, a list of texts and pictures in order.
-# - `image` or `images`, and `text`: the short form. One picture comes first. Of a list of pictures each stands where
-#   the text has a mark for
-#   it (`<image>` and its like, see `MARKS`); where the text has none, all come first; any other number of marks is a bad row.
+# - `image` or `images` (and the columns of other kinds), and `text`: the short form. One image comes first. Of a list of images each
+#   stands where the text has a mark for it (`<image>` and its like, see `Media.marks`); where the text has none, all come first; any
+#   other number of marks is a bad row.
 # - `messages`: a chat, each message a text or a list of parts. Roles are left out, a line break stands between
 #   messages, and the pictures of
 #   the row's `images` stand where the messages leave a place for them, by the same rule.
@@ -142,14 +140,13 @@ class ReadReport:
 # (`ReadOptions.unread_pictures`), because a picture that nobody reads is usually a mistake.
 
 Parts = list[dict[str, Any]]
-COLUMNS = ("parts", "image", "images", "messages", "text")
 # Turns a row with columns of its own into the parts of a document.
 DocumentFormat = Callable[[Mapping[str, Any]], Parts]
-# Where a picture stands in a text, in the words of the models that data sets were made for.
-MARKS = re.compile(r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>")
-SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
-_LONGEST_PATH = 1024
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+def document_columns() -> tuple[str, ...]:
+    """Return the columns that a document is read from."""
+    return ("parts", *(name for kind in media_kinds() for name in kind.columns), "messages", "text")
 
 
 @dataclass
@@ -180,9 +177,10 @@ class ReadOptions:
 
 def require_columns(names: Sequence[str], label: object) -> None:
     """Refuse a table that has none of the columns a document is made of, before any row is read."""
-    if not set(names) & set(COLUMNS):
-        hint = next((found for name in names if (found := did_you_mean(name, COLUMNS))), "")
-        raise UsageError(f"{label} has none of the columns {', '.join(COLUMNS)}{hint} (it has {', '.join(names)})")
+    known = document_columns()
+    if not set(names) & set(known):
+        hint = next((found for name in names if (found := did_you_mean(name, known))), "")
+        raise UsageError(f"{label} has none of the columns {', '.join(known)}{hint} (it has {', '.join(names)})")
 
 
 def document_from_row(
@@ -195,7 +193,8 @@ def document_from_row(
     try:
         parts = parts_of_row(tracked) if format_ is None else format_(tracked)
         # What a format reads is its business; without one, the other columns describe the document.
-        meta = {str(key): _finite(value) for key, value in row.items() if key not in COLUMNS} if format_ is None else {}
+        own = document_columns()
+        meta = {str(key): _finite(value) for key, value in row.items() if key not in own} if format_ is None else {}
         root, most = options.root or folder, options.limits.max_characters
         found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, max_characters=most)
     except ContentError as error:
@@ -204,7 +203,7 @@ def document_from_row(
         raise ContentError(error.reason, place) from error
     except RecursionError as error:
         raise ContentError("the row is nested too deeply", place) from error
-    options.unread_pictures.update(tracked.unread_pictures(pictures=bool(found.images)))
+    options.unread_pictures.update(tracked.unread_media(paths=not found.media))
     return found
 
 
@@ -233,22 +232,10 @@ class TrackedRow(dict[str, Any]):
         self.columns_read.add(key)
         return super().get(key, default)
 
-    def unread_pictures(self, *, pictures: bool) -> list[str]:
-        """Return the columns that hold pictures and were not asked for; a path counts only where the row has no `pictures` otherwise."""
-        return [str(key) for key, value in self.items() if key not in self.columns_read and _holds_picture(value, paths=not pictures)]
-
-
-def _holds_picture(value: object, *, paths: bool) -> bool:
-    """Tell whether a value is a picture, by its kind and the first bytes of it; of a list the first says."""
-    if isinstance(value, list | tuple):
-        return bool(value) and _holds_picture(value[0], paths=paths)
-    if isinstance(value, Mapping) and value and set(value) <= {"bytes", "path"}:
-        return any(_holds_picture(one, paths=True) for one in value.values())
-    if isinstance(value, bytes):
-        return value.startswith(_BEGINNINGS)
-    if isinstance(value, str):
-        return paths and len(value) <= _LONGEST_PATH and value.lower().endswith(SUFFIXES)
-    return isinstance(value, PILImage.Image)
+    def unread_media(self, *, paths: bool) -> list[str]:
+        """Return the columns that hold images or the like and were not asked for; `paths` says whether a path is taken for one."""
+        unread = [(str(key), value) for key, value in self.items() if key not in self.columns_read]
+        return [key for key, value in unread if any(kind.found_in(value, paths=paths) for kind in media_kinds())]
 
 
 def describe_unread_pictures(spec: str, unread: Mapping[str, int]) -> str:
@@ -259,9 +246,7 @@ def describe_unread_pictures(spec: str, unread: Mapping[str, int]) -> str:
 
 def is_picture_path(text: str, folders: Sequence[Path]) -> bool:
     """Say whether a text is the path of a picture file that is there; only a short one with the ending of a picture is looked for."""
-    if len(text) > _LONGEST_PATH or not text.lower().endswith(SUFFIXES):
-        return False
-    return any(os.path.isfile(os.path.join(folder, text)) for folder in folders)
+    return is_image_name(text) and any(os.path.isfile(os.path.join(folder, text)) for folder in folders)
 
 
 def describe_picture_paths(named: Mapping[str, tuple[int, int]]) -> str:
@@ -272,36 +257,47 @@ def describe_picture_paths(named: Mapping[str, tuple[int, int]]) -> str:
 
 def parts_of_row(row: Mapping[str, Any]) -> Any:
     """Return the parts of a row that has the columns of a document."""
-    given = {key: value for key in COLUMNS if (value := row.get(key)) is not None}
+    known = document_columns()
+    given = {key: value for key in known if (value := row.get(key)) is not None}
     if not given:
-        hint = next((found for key in row if (found := did_you_mean(str(key), COLUMNS)) and key not in COLUMNS), "")
+        hint = next((found for key in row if (found := did_you_mean(str(key), known)) and key not in known), "")
         raise ContentError(f"the row has neither parts nor image nor text{hint}")
     if "parts" in given:
         if len(given) > 1:
             raise ContentError("the row has parts and image or text; put all into parts")
         return given["parts"]
-    if "image" in given and "images" in given:
-        raise ContentError("the row has image and images; put all pictures into images")
     if "messages" in given and "text" in given:
         raise ContentError("the row has messages and text; say with a template which one is read")
-    several = given.get("images", given.get("image"))
-    if several is not None and "images" in given and not isinstance(several, list | tuple):
-        raise ContentError("images is a list of pictures; a single one goes into the column image")
-    pictures: Parts = [{"image": one} for one in (several if isinstance(several, list | tuple) else [several] if "image" in given else [])]
+    media = {kind: own for kind in media_kinds() if (own := _media_of_row(given, kind)) is not None}
     if "messages" in given:
-        return parts_of_messages(given["messages"], pictures)
-    if "text" not in given:
-        return pictures
-    if isinstance(several, list | tuple) and isinstance(given["text"], str) and given["text"]:
-        return interleave(given["text"], pictures)
-    return [*pictures, {"text": given["text"]}]
+        return parts_of_messages(given["messages"], media)
+    text = given.get("text")
+    parts: Parts = [] if text is None else [{"text": text}]
+    for kind, own in reversed(media.items()):
+        # A single one stands first, whatever the text holds; a list stands at its marks.
+        listed = isinstance(given.get(kind.columns[1], given.get(kind.key)), list | tuple)
+        parts = interleave(parts, own, kind) if listed and isinstance(text, str) and text else [*own, *parts]
+    return parts
 
 
-def parts_of_messages(messages: Any, pictures: Parts) -> Parts:
-    """Return the parts of chat messages (or of one text), the `pictures` at their places in them."""
+def _media_of_row(given: Mapping[str, Any], kind: type[Media]) -> Parts | None:
+    """Return the parts of a kind that a row has, in columns of one or of a list; nothing where it has neither column."""
+    one, several = kind.columns
+    if one in given and several in given:
+        raise ContentError(f"the row has {one} and {several}; put all into {several}")
+    if one not in given and several not in given:
+        return None
+    value = given.get(several, given.get(one))
+    if several in given and not isinstance(value, list | tuple):
+        raise ContentError(f"{several} is a list; a single one goes into the column {one}")
+    return [{kind.key: item} for item in (value if isinstance(value, list | tuple) else [value])]
+
+
+def parts_of_messages(messages: Any, media: Mapping[type[Media], Parts]) -> Parts:
+    """Return the parts of chat messages (or of one text), the `media` of the row at their places in them."""
     turns = [{"content": messages}] if isinstance(messages, str) else messages
     if not isinstance(turns, Sequence) or not turns:
-        raise ContentError("messages is no list of chat messages")
+        raise ContentError("messages is not a list of chat messages")
     parts: Parts = []
     for number, turn in enumerate(turns):
         content = turn.get("content") if isinstance(turn, Mapping) else None
@@ -314,46 +310,50 @@ def parts_of_messages(messages: Any, pictures: Parts) -> Parts:
                 append_text(parts, found["text"])
             else:
                 parts.append(found)
-    return interleave(parts, pictures)
+    for kind in media_kinds():
+        parts = interleave(parts, media.get(kind, []), kind)
+    return parts
 
 
 def _piece(piece: Any) -> dict[str, Any]:
-    """Return one part of a message; `{"image": None}` is a place for a picture of the row."""
+    """Return one part of a message; one whose value is `None` is a place for what the row has beside its messages."""
     if isinstance(piece, str):
         return {"text": piece}
-    kind = piece.get("type", "text") if isinstance(piece, Mapping) else None
-    if kind == "text" and isinstance(piece.get("text"), str):
+    name = piece.get("type", "text") if isinstance(piece, Mapping) else None
+    if name == "text" and isinstance(piece.get("text"), str):
         return {"text": piece["text"]}
-    if kind == "image":
-        return {"image": next((piece[key] for key in ("image", "path", "url") if piece.get(key) is not None), None)}
-    if kind == "image_url":
-        address = piece.get("image_url")
-        return {"image": address.get("url") if isinstance(address, Mapping) else address}
-    raise ContentError(f"a message holds a part of type {kind!r}, which is not read; a part is a text or an image")
+    for kind in media_kinds():
+        if name in kind.message_types:
+            value = next((piece[key] for key in (name, "path", "url") if piece.get(key) is not None), None)
+            return {kind.key: value.get("url") if isinstance(value, Mapping) and "url" in value else value}
+    raise ContentError(f"a message holds a part of type {name!r}, which is not read; a part is a text or an image")
 
 
-def interleave(content: str | Parts, pictures: Parts, marks: Pattern[str] = MARKS, *, strict: bool = False) -> Parts:
-    """Put pictures at their places in a text, or in parts: `{"image": None}` is one, else the marks in the texts are.
+def interleave(
+    content: str | Parts, media: Parts, kind: type[Media] = Image, marks: Pattern[str] | None = None, *, strict: bool = False
+) -> Parts:
+    """Put parts of a kind at their places in a text, or in parts: `{"image": None}` is one, else the marks in the texts are.
 
-    Without any place the pictures come first; another number of places than pictures is an error. Marks that are numbered
-    (`<|image_2|>`) say which picture they mean. With no picture, a mark is text, or with `strict` an error.
+    Without any place they come first; another number of places than parts is an error. Marks that are numbered (`<|image_2|>`) say
+    which part they mean. Without any part, a mark is text, or with `strict` an error.
     """
+    marks = marks or kind.marks
     parts: Parts = [] if isinstance(content, str) else content
     if isinstance(content, str):
         append_text(parts, content)
-    places = [number for number, part in enumerate(parts) if "image" in part and part["image"] is None]
+    places = [number for number, part in enumerate(parts) if kind.key in part and part[kind.key] is None]
     if places:
-        if len(places) != len(pictures):
-            raise ContentError(f"the messages have {len(places)} places for pictures, and the row has {len(pictures)} pictures")
-        for number, picture in zip(places, pictures, strict=True):
-            parts[number] = picture
+        if len(places) != len(media):
+            raise ContentError(f"the messages have {len(places)} places for pictures, and the row has {len(media)} pictures")
+        for number, one in zip(places, media, strict=True):
+            parts[number] = one
         return parts
-    found = [mark for part in parts for mark in marks.finditer(part.get("text") or "")] if pictures or strict else []
+    found = [mark for part in parts for mark in marks.finditer(part.get("text") or "")] if media or strict else []
     if not found:
-        return [*pictures, *parts]
-    if len(found) != len(pictures):
-        raise ContentError(f"the text has {len(found)} times {found[0][0]} for {len(pictures)} pictures")
-    ordered = iter(_numbered(found, pictures))
+        return [*media, *parts]
+    if len(found) != len(media):
+        raise ContentError(f"the text has {len(found)} times {found[0][0]} for {len(media)} pictures")
+    ordered = iter(_numbered(found, media))
     made: Parts = []
     for part in parts:
         text, at = part.get("text"), 0
@@ -394,8 +394,10 @@ def unwrap(parts: object) -> object:
 
 
 def _unwrap_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Take one picture out; where there are bytes, the path is only the name it once had."""
-    image = part.get("image")
-    if not isinstance(image, Mapping) or not set(image) <= {"bytes", "path"}:
-        return part
-    return {**part, "image": image.get("path") if image.get("bytes") is None else image["bytes"]}
+    """Take one out; where there are bytes, the path is only the name it once had."""
+    found = dict(part)
+    for kind in media_kinds():
+        value = part.get(kind.key)
+        if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
+            found[kind.key] = value.get("path") if value.get("bytes") is None else value["bytes"]
+    return found

@@ -270,8 +270,7 @@ def make_items(engine: Embedder, documents: Sequence[Document]) -> list[Embeddin
     for document in documents:
         try:
             kind = engine.inputs.kind(document)
-            pictures = engine.lengths.pictures(document, engine.settings.limits)
-            found.append(EmbeddingItem(document, document.fingerprint(), kind, pictures))
+            found.append(EmbeddingItem(document, document.fingerprint(), kind, engine.lengths.media(document, engine.settings.limits)))
         except ContentError as error:
             found.append(error)
     items = [item for item in found if isinstance(item, EmbeddingItem)]

@@ -9,9 +9,7 @@ The API key is read from `OPENAI_API_KEY`. The client retries, with growing paus
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +17,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image as PILImage
 
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Text
 from twoway.errors import TwowayError, UsageError, did_you_mean, with_extra
-from twoway.images import open_image
 
 from .prefetch import ahead
 
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-
-    from twoway.content import Place
 
     from .config import Side
 
@@ -136,7 +130,7 @@ class Endpoint:
         texts: list[tuple[int, Document]] = []
         letters = 0
         for number, document in enumerate(documents):
-            if self.chat or document.images:
+            if self.chat or document.media:
                 yield [(number, document)]
                 continue
             letters += sum(map(len, document.texts))
@@ -161,7 +155,7 @@ class Endpoint:
         told: dict[str, Any] = {"truncate": True, "side": side, "prompt": prompt} if self._ours else {}
         told = {name: value for name, value in told.items() if value is not None}
         before = None if self._ours else prompt
-        if not self.chat and not documents[0].images:
+        if not self.chat and not documents[0].media:
             return told | {"input": [(before or "") + "".join(document.texts) for document in documents]}
         messages = [{"role": "system", "content": [{"type": "text", "text": before}]}] if before else []
         return told | {"messages": [*messages, {"role": "user", "content": content(documents[0])}]}
@@ -212,37 +206,10 @@ def _said(error: BaseException) -> str:
 # What goes to a server of vectors and what comes back: messages with pictures, vectors of length 1, and a name for
 # the cache.
 
-_AS_IT_IS = ("JPEG", "PNG", "WEBP")  # what every server decodes
-_ORIENTATION = 0x0112
-
 
 def content(document: Document) -> list[dict[str, Any]]:
     """Return the parts of a document in order, as a chat message has them."""
-    parts: list[dict[str, Any]] = []
-    for part in document.parts:
-        if isinstance(part, Text):
-            parts.append({"type": "text", "text": part.text})
-        else:
-            parts.append({"type": "image_url", "image_url": {"url": _data_url(part, document.place)}})
-    return parts
-
-
-def _data_url(image: Image, place: Place | None) -> str:
-    """Return a picture inside a URL; what servers may read differently (rotation, transparency, rare formats) is settled here, as PNG."""
-    opened = open_image(image, place=place)  # a broken picture is met here, by its place
-    if not isinstance(image.source, PILImage.Image):
-        data = image.read(place)
-        with PILImage.open(io.BytesIO(data)) as found:
-            plain = found.size == opened.size and found.getexif().get(_ORIENTATION, 1) == 1 and not found.has_transparency_data
-            if plain and found.format in _AS_IT_IS:
-                return _url(data, found.format)
-    written = io.BytesIO()
-    opened.save(written, "PNG")
-    return _url(written.getvalue(), "PNG")
-
-
-def _url(data: bytes, kind: str) -> str:
-    return f"data:{PILImage.MIME[kind]};base64,{base64.b64encode(data).decode()}"
+    return [part.as_request(document.place) for part in document.parts]
 
 
 def vectors_of(answer: Any, count: int) -> list[Vector]:

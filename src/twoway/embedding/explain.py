@@ -22,10 +22,9 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Image, Text, open_document
 from twoway.data.patches import GRID, PatchGeometry, TileGrids
 from twoway.errors import TwowayError
-from twoway.images import open_document
 
 from .embedder import in_eval_mode
 from .inputs import EmbeddingItem, prompt_of

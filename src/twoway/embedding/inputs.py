@@ -7,12 +7,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from PIL.Image import Image as PILImage
-
-from twoway.content import ContentError, Document, Text
-from twoway.data.lengths import PictureTokens
+from twoway.content import ContentError, Document, open_document, to_messages
+from twoway.data.lengths import MediaTokens
 from twoway.errors import UsageError, did_you_mean, is_panic
-from twoway.images import DEFAULT, open_document
+from twoway.images import DEFAULT
 
 from .config import Side
 
@@ -38,30 +36,28 @@ class Inputs:
     def __init__(self, sentence: Any, limits: Limits = DEFAULT) -> None:
         self.limits = limits
         self.modalities = set(sentence.modalities)
-        self.pictures = any("image" in (kind if isinstance(kind, tuple) else (kind,)) for kind in self.modalities)
+        self.single = {name for kind in self.modalities for name in (kind if isinstance(kind, tuple) else (kind,))}
         self.messages = "message" in self.modalities
         self.formatter: Any = getattr(sentence[0], "input_formatter", None)
 
     def kind(self, document: Document) -> str:
         """Return the kind of input that a document becomes; inputs of one kind may share a call."""
-        pictures, texts = len(document.images), len(document.texts)
+        media = [part.modality for part in document.media]
+        if missing := next((part for part in document.media if part.modality not in self.single), None):
+            raise ContentError(f"this model takes no {missing.columns[1]}", document.place)
         if self.messages:
-            if pictures and not self.pictures:
-                raise ContentError("this model takes no pictures, text alone", document.place)
-            return "messages with pictures" if pictures else "messages"
-        if not pictures:
+            return "messages with pictures" if media else "messages"
+        if not media:
             return "text"
-        if not self.pictures:
-            raise ContentError("this model takes no pictures, text alone", document.place)
-        if not texts and pictures == 1:
-            return "image"
-        if self.formatter is not None and ("image", "text") in self.modalities and pictures == 1 and texts == 1:
-            return "image and text"
-        raise ContentError("this model takes one picture or one text, and no documents of several parts", document.place)
+        if len(document.parts) == 1:
+            return media[0]
+        if self.formatter is not None and (media[0], "text") in self.modalities and len(media) == 1 and len(document.texts) == 1:
+            return f"{media[0]} and text"
+        raise ContentError("this model takes one image or one text, and no documents of several parts", document.place)
 
     def __call__(self, document: Document) -> Any:
-        """Return what sentence-transformers is given, the pictures decoded."""
-        if not document.images:
+        """Return what sentence-transformers is given, the parts decoded."""
+        if not document.media:
             # Parts follow each other as they do in a chat template that writes contents and nothing else.
             text = {"text": "".join(document.texts)}
             if self.formatter is None:
@@ -70,19 +66,14 @@ class Inputs:
                 return text
             if len(document.texts) == 1 or not self._structured():
                 return self.formatter.to_message(text)
-        opened = open_document(document, limits=self.limits)
         if self.messages:
-            parts = [{"type": "text", "text": part.text} if isinstance(part, Text) else _picture(part.source) for part in opened.parts]
-            return [{"role": "user", "content": parts}]
-        named = {"image": opened.images[0].source, **({"text": opened.texts[0]} if opened.texts else {})}
-        return named if opened.texts else named["image"]
+            return to_messages(document, limits=self.limits)
+        opened = open_document(document, limits=self.limits)
+        parts = {part.modality: part.value for part in (*opened.media, *opened.parts)}
+        return parts if len(parts) > 1 else next(iter(parts.values()))
 
     def _structured(self) -> bool:
         return self.formatter is not None and self.formatter.message_format == "structured"
-
-
-def _picture(source: Any) -> dict[str, Any]:
-    return {"type": "image", "image": source}
 
 
 # The prompt of a document, by sentence-transformers' own rules, so that both give the same vectors.
@@ -133,7 +124,7 @@ class Lengths:
             self.backend.no_padding()
             self.backend.no_truncation()
         self.cuts_the_end = getattr(tokenizer, "truncation_side", "right") == "right"
-        self.pictures = PictureTokens(processor)
+        self.media = MediaTokens(processor)
 
     def words(self, texts: Sequence[str]) -> list[tuple[float, int | None]]:
         """Return of each text its tokens, counted up to one more than the longest row, and how many characters a tokenizer need see.
@@ -196,16 +187,7 @@ _BUSY, _NEAR = 1 / 8, 0.85
 
 def size_in_memory(document: Document) -> int:
     """Return the bytes that a document holds before anything is decoded."""
-    total = 0
-    for part in document.parts:
-        if isinstance(part, Text):
-            total += len(part.text)
-        elif isinstance(part.source, bytes):
-            total += len(part.source)
-        elif isinstance(part.source, PILImage):
-            width, height = part.source.size
-            total += width * height * len(part.source.getbands())
-    return total
+    return sum(part.memory for part in document.parts)
 
 
 def windows(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.content import ContentError, Document, Image
+    from twoway.content import ContentError, Document
     from twoway.data.config import OnBad
     from twoway.data.readers import Reader
     from twoway.embedding import Embedder
@@ -95,23 +95,16 @@ def row_of(number: int, document: Document) -> StoredRow:
     place, meta = document.place, dict(document.meta)
     named = meta.get("id")
     name = str(named) if isinstance(named, str | int) and str(named) else str(place or number)
-    shown = next((path for path in map(_path, document.images) if path), None)
+    shown = next((part.file for part in document.media if part.file is not None), None)
     return StoredRow(
         escaped(name),
         None if place is None else escaped(place.file),
         None if place is None else place.row,
         "row" if place is None else place.unit,
         "\n".join(document.texts) or None,
-        None if shown is None else escaped(shown),
+        None if shown is None else escaped(str(shown)),
         escaped(json.dumps(meta, ensure_ascii=False, default=_plain, allow_nan=False)),
     )
-
-
-def _path(image: Image) -> str | None:
-    """Return the path of a picture, if it is a file."""
-    if not isinstance(image.source, Path):
-        return None
-    return str(image.source if image.root is None else image.root / image.source)
 
 
 def _plain(value: object) -> str:

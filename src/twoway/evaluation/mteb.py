@@ -234,7 +234,7 @@ def model_meta(engine: Engine, *, name: str, revision: str, loader: Any = None) 
 def modalities(engine: Engine) -> list[str]:
     """Return what a model takes of what mteb knows."""
     inputs = getattr(engine, "inputs", None)
-    return ["image", "text"] if inputs is None or inputs.pictures else ["text"]
+    return ["image", "text"] if inputs is None or "image" in inputs.single else ["text"]
 
 
 def _embeddings(sentence: Any) -> Any:

@@ -253,7 +253,7 @@ def _task(name: str, kind: NanoTask, pairs: Sequence[Pair]) -> RankingTask:
         right.setdefault(key, []).append(pool.add(Document(positive, Place(place, number))))
     if kind.shown:
         for query, _ in pairs:
-            pool.add(Document(tuple(part for part in query if isinstance(part, Image)), Place(place)))
+            pool.add(Document(tuple(part for part in query if not isinstance(part, Text)), Place(place)))
     items = tuple(RankingQuery(queries[key], np.unique(right[key])) for key in queries)
     group, mark = NANO[name]
     return RankingTask(name, group, tuple(pool.documents), items, "mrr", ("query", "document"), (mark,))

@@ -152,7 +152,7 @@ class TaskResult:
 def _about(item: RankingQuery, candidates: Sequence[Document]) -> list[str]:
     """Return marks of what an item is about: its pictures, those of the query and of the right answers; without any, its query."""
     documents = [item.query, *(candidates[int(place)] for place in item.right)]
-    alone = [one if len(one.parts) == 1 else Document((image,), one.place) for one in documents for image in one.images]
+    alone = [one if len(one.parts) == 1 else Document((part,), one.place) for one in documents for part in one.media]
     return sorted({one.fingerprint()[:_MARK] for one in alone or documents[:1]})
 
 

@@ -16,7 +16,7 @@ from twoway.content import ContentError, Document, Place
 from twoway.data.config import DOCUMENT, QUERY, PairSource
 from twoway.data.mixture import open_pairs
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import image_size
+from twoway.images import DEFAULT
 from twoway.progress import steps
 
 from .runner import ITEMS
@@ -146,8 +146,8 @@ class MmebFolder:
         if path and not shown:
             pieces.insert(0, {"image": path})
         document = Document.from_parts(pieces, place=place, root=self.root)
-        for image in document.images:
-            image_size(image, place=place)  # a file that is no picture is met before any work, not hours later
+        for part in document.media:
+            part.size(place, DEFAULT)  # a file that is not an image is met before any work, not hours later
         return document
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from twoway.content import ContentError
 from twoway.files import sha256
-from twoway.images import open_image
+from twoway.images import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -186,8 +186,8 @@ def text_pieces(document: Document) -> Any:
 def pixels(document: Document) -> Any:
     """Return the pictures made small, light and colour; texts are not read."""
     found = np.zeros(WIDTH)
-    for image in document.images:
-        small = open_image(image, place=document.place).convert("RGB").resize((_SIDE, _SIDE))
+    for part in document.media:
+        small = part.preview(document.place, DEFAULT).convert("RGB").resize((_SIDE, _SIDE))
         values = 1.0 - np.asarray(small, np.float64).reshape(-1) / 255.0  # white, the paper, is nothing
         found[: len(values)] += values
     return found

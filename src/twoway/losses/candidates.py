@@ -95,7 +95,7 @@ def ranking(
     chunk: int = CHUNK,
 ) -> Ranking:
     """Look where each positive stands among what its query may see; for watching, without gradients."""
-    left_QD, right_CD = unit(queries_QD), unit(candidates_CD)
+    left_QD, right_CD = unit_length(queries_QD), unit_length(candidates_CD)
     positives, hardest = [], []
     for start in range(0, len(left_QD), chunk):
         rows = slice(start, start + chunk)
@@ -110,6 +110,6 @@ def ranking(
     return Ranking(positive > hard, positive, hard.masked_fill(hard == -torch.inf, torch.nan))
 
 
-def unit(vectors: torch.Tensor) -> torch.Tensor:
+def unit_length(vectors: torch.Tensor) -> torch.Tensor:
     """Return vectors of length 1, in float32 where they are of half precision."""
     return functional.normalize(vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors, dim=-1)

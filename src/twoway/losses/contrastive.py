@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from twoway.errors import UsageError
 from twoway.losses import Loss, register_loss
-from twoway.losses.candidates import CHUNK, unit
+from twoway.losses.candidates import CHUNK, unit_length
 
 
 @register_loss("contrastive")
@@ -43,7 +43,7 @@ def contrastive_loss(
     """
     if not isinstance(temperature, torch.Tensor):
         require_temperature(temperature)
-    left_QD, right_CD = unit(queries_QD), unit(candidates_CD)
+    left_QD, right_CD = unit_length(queries_QD), unit_length(candidates_CD)
     total = (queries_QD.sum() + candidates_CD.sum()).float() * 0.0
     for start in range(0, len(left_QD), chunk):
         rows = slice(start, start + chunk)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.content import Image, Text
+from twoway.content import Text
 from twoway.errors import UsageError, with_extra
-from twoway.images import open_image
+from twoway.images import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-    from twoway.content import Document
+    from twoway.content import Document, Part
 
 
 # Nearly the same: texts by the pieces they are made of, pictures by what they look like from afar (perceptual hash).
@@ -34,14 +34,9 @@ _RUN, _SHARE = 5, 0.9
 _BANDS = NEAR_BITS + 1
 
 
-def normalized_text(text: str) -> str:
-    """Return a text without what does not matter."""
-    return " ".join(text.casefold().split())
-
-
 def near_texts(left: str, right: str) -> bool:
     """Say whether two texts are nearly the same."""
-    left, right = normalized_text(left), normalized_text(right)
+    left, right = (Text(text).normalized().text for text in (left, right))
     if left == right or min(len(left), len(right)) < _RUN:
         return left == right
     ours, theirs = ({text[at : at + _RUN] for at in range(len(text) - _RUN + 1)} for text in (left, right))
@@ -54,7 +49,7 @@ def perceptual_hashes(document: Document) -> list[int]:
         import imagehash
     except ImportError as error:
         raise UsageError(f"comparing pictures needs the package ImageHash; {with_extra('train')}") from error
-    opened = (open_image(image, place=document.place) for image in document.images)
+    opened = (part.preview(document.place, DEFAULT) for part in document.media)
     return [int("".join("01"[bit] for bit in imagehash.phash(one).hash.reshape(-1).astype(int)), 2) for one in opened]
 
 
@@ -89,34 +84,26 @@ class EvaluationContents:
     """The contents of an evaluation set: training rows that hold one of them have seen the answer, or the question."""
 
     def __init__(self, documents: Iterable[tuple[str, Document]]) -> None:
-        self.texts: dict[str, str] = {}
-        self.files: dict[str, str] = {}
+        self.parts: dict[str, str] = {}
         self.looks = HashIndex()
         for name, document in documents:
             for part in document.parts:
-                if isinstance(part, Text):
-                    self.texts.setdefault(normalized_text(part.text), name)
-                else:
-                    self.files.setdefault(_file(part), name)
+                self.parts.setdefault(_hash(part), name)
             for look_ in perceptual_hashes(document):
                 self.looks.add(look_, name)
 
     def exact(self, document: Document) -> str | None:
         """Return the name of the row that holds a text or the file of a picture of this one."""
-        for part in document.parts:
-            found = self.texts.get(normalized_text(part.text)) if isinstance(part, Text) else self.files.get(_file(part))
-            if found is not None:
-                return found
-        return None
+        return next((name for part in document.parts if (name := self.parts.get(_hash(part))) is not None), None)
 
     def near(self, document: Document) -> str | None:
         """Return the name of the row that holds a picture like one of this one's."""
         return next((name for one in perceptual_hashes(document) if (name := self.looks.find(one)) is not None), None)
 
 
-def _file(image: Image) -> str:
-    content = image.read() if not hasattr(image.source, "tobytes") else image.source.tobytes()
-    return hashlib.sha256(content).hexdigest()
+def _hash(part: Part) -> str:
+    label, payload = part.normalized().payload(None)
+    return hashlib.sha256(label.encode() + payload).hexdigest()
 
 
 # Is one document a copy of another: the same parts in order, texts nearly the same, pictures the same but for their
@@ -142,7 +129,7 @@ class Sketch:
 
 def sketch(document: Document) -> Sketch:
     """Take what is compared; this opens the pictures."""
-    opened = (open_image(image, place=document.place) for image in document.images)
+    opened = (part.preview(document.place, DEFAULT) for part in document.media)
     pictures = tuple((one.width / one.height, np.asarray(one.convert("RGB").resize(_SMALL))) for one in opened)
     return Sketch(tuple(type(part) for part in document.parts), document.texts, pictures)
 

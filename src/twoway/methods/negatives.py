@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from array import array
@@ -17,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twoway.content import ContentError, Document, Text
+from twoway.content import KINDS, ContentError, Document, Media
 from twoway.embedding.nearest import nearest
-from twoway.errors import UsageError
 from twoway.files import write_whole
 from twoway.progress import steps
 
@@ -103,8 +101,7 @@ _ANY = -1  # the task of a candidate that may answer any query
 
 def key_of(document: Document) -> bytes:
     """Return a hash that near copies of a document share."""
-    plain = tuple(Text(" ".join(part.text.casefold().split())) if isinstance(part, Text) else part for part in document.parts)
-    return bytes.fromhex(Document(plain, document.place).fingerprint())[:16]
+    return bytes.fromhex(Document(tuple(part.normalized() for part in document.parts), document.place).fingerprint())[:16]
 
 
 @dataclass
@@ -152,7 +149,8 @@ def list_corpus(pairs: Pairs, tables: Sequence[RowTable], policy: Policy) -> Cor
     folders: set[str] = set()
 
     def note(document: Document) -> None:
-        folders.update(str(image.path(document.place).parent) for image in document.images if isinstance(image.source, Path))
+        paths = (part.path(document.place) for part in document.media)
+        folders.update(str(path.parent) for path in paths if path is not None)
 
     def candidate(document: Document, task: int, origin: tuple[int, int, int]) -> int:
         key = key_of(document)
@@ -228,23 +226,26 @@ class CorpusSide:
 # A picture that lies in a file stays there: its path is written relative to one folder, `root`, which the data's
 # entry in a recipe names. A picture in memory (out of a table, or a page) is written into the file.
 
-_PART = pa.struct([("text", pa.string()), ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
-_SIDE = pa.list_(_PART)
-SCHEMA = pa.schema(
-    [
-        ("query", _SIDE),
-        ("positives", pa.list_(_SIDE)),
-        ("negatives", pa.list_(_SIDE)),
-        ("task", pa.string()),
-        ("place", pa.string()),
-        ("positive_score", pa.float32()),
-        # For each of the negatives, in order.
-        ("mined_from", pa.list_(pa.string())),  # given (it was in the data), rank, or random
-        ("mined_score", pa.list_(pa.float32())),
-        ("mined_rank", pa.list_(pa.int32())),
-        ("mined_place", pa.list_(pa.string())),
-    ]
-)
+
+def pairs_schema() -> pa.Schema:
+    """Return the columns of a file of pairs; a part has a value for each content kind, all but one of them null."""
+    file = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    side = pa.list_(pa.struct([(key, file if issubclass(kind, Media) else pa.string()) for key, kind in KINDS.items()]))
+    return pa.schema(
+        [
+            ("query", side),
+            ("positives", pa.list_(side)),
+            ("negatives", pa.list_(side)),
+            ("task", pa.string()),
+            ("place", pa.string()),
+            ("positive_score", pa.float32()),
+            # For each of the negatives, in order.
+            ("mined_from", pa.list_(pa.string())),  # given (it was in the data), rank, or random
+            ("mined_score", pa.list_(pa.float32())),
+            ("mined_rank", pa.list_(pa.int32())),
+            ("mined_place", pa.list_(pa.string())),
+        ]
+    )
 
 
 class Negative(NamedTuple):
@@ -274,7 +275,7 @@ def write_pairs(path: Path, rows: Sequence[tuple[Pair, float, Sequence[Negative]
         for pair, score, negatives in rows
     ]
     sink = pa.BufferOutputStream()
-    schema = SCHEMA.with_metadata({"twoway.facts": json.dumps(dict(facts))})
+    schema = pairs_schema().with_metadata({"twoway.facts": json.dumps(dict(facts))})
     pq.write_table(pa.Table.from_pylist(written, schema), sink, row_group_size=100, compression="zstd")
     write_whole(path, memoryview(sink.getvalue()).tobytes())
 
@@ -286,20 +287,7 @@ def facts_of(path: Path) -> dict[str, int]:
 
 def _side(document: Document, root: Path | None) -> list[dict[str, Any]]:
     """Return a side as a list of parts."""
-    return [{"text": part.text} if isinstance(part, Text) else {"image": _image(part, document, root)} for part in document.parts]
-
-
-def _image(image: Any, document: Document, root: Path | None) -> dict[str, Any]:
-    if isinstance(image.source, Path):
-        path = image.path(document.place)
-        if root is None or not path.is_relative_to(root):
-            raise UsageError(f"{path} does not lie in {root}; the data has changed since it was listed")
-        return {"path": str(path.relative_to(root))}
-    if isinstance(image.source, bytes):
-        return {"bytes": image.source}
-    sink = io.BytesIO()
-    image.source.save(sink, format="PNG")
-    return {"bytes": sink.getvalue()}
+    return [{part.key: part.stored(document.place, root)} for part in document.parts]
 
 
 # Queries against candidates: who is near whom, what is right, and which negatives a query gets.

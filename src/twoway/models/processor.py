@@ -12,13 +12,14 @@ import torch
 import transformers
 from PIL import Image as PILImage
 
+from twoway.content import media_kinds, placeholders
 from twoway.errors import TwowayError, UsageError
 from twoway.limits import check_pixels
 
 from .loading import SKELETON, first_line, is_hub_id, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel, ProcessorMixin
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 # Contents in order and nothing else; for a model that brings no template of its own.
 _PLAIN = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}PICTURE{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+    "{% for part in message['content'] %}{% if MEDIA %}{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}{% endfor %}"
 )
 
 
-def plain_template(picture: str) -> str:
-    """Return the template that writes contents one behind the other, `picture` where there is one."""
-    return _PLAIN.replace("PICTURE", picture)
+def plain_template(tokens: Mapping[str, str]) -> str:
+    """Return the template that writes contents one behind the other, and for what is no text a token by its modality."""
+    media = "{% elif ".join(f"part['type'] == '{modality}' %}}{token}" for modality, token in tokens.items())
+    return _PLAIN.replace("MEDIA %}", media)
 
 
 def load_processor(folder: Path) -> ProcessorMixin:
@@ -81,7 +83,7 @@ def ensure_template(processor: Any) -> bool:
     template = processor.chat_template or processor.tokenizer.chat_template
     needed = not template
     if needed:
-        template = plain_template(str(processor.image_token))
+        template = plain_template(_tokens(processor))
     processor.chat_template = processor.tokenizer.chat_template = template
     return needed
 
@@ -131,7 +133,7 @@ def set_template(processor: Any, *, style: Style, place: Place | None) -> None:
     """Give the processor the template that all of training and everything after it use; without a place, prompts stay where they are."""
     template = str(processor.chat_template)
     if style != "chat":
-        template = plain_template(picture_mark(processor) if style == "plain" else str(processor.image_token))
+        template = plain_template(placeholders(processor) if style == "plain" else _tokens(processor))
     if place == "user" and _MOVED not in template:
         template = _MOVE + template
     if place == "system":
@@ -139,14 +141,9 @@ def set_template(processor: Any, *, style: Style, place: Place | None) -> None:
     processor.chat_template = processor.tokenizer.chat_template = template
 
 
-def picture_mark(processor: Any) -> str:
-    """Return the placeholder of a picture in a prompt, with the marks that the chat template puts around it."""
-    token = str(processor.image_token)
-    opening, closing = "\ue000", "\ue001"
-    content = [{"type": "text", "text": opening}, {"type": "image"}, {"type": "text", "text": closing}]
-    rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
-    between = rendered.partition(opening)[2].partition(closing)[0].strip()
-    return between if token in between else token
+def _tokens(processor: Any) -> dict[str, str]:
+    """Return the bare token of each modality."""
+    return {kind.modality: token for kind in media_kinds() if (token := kind.token(processor)) is not None}
 
 
 def require_prompts(processor: Any, prompts: dict[str, str]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from twoway.config import load
-from twoway.content import ContentError, Text
+from twoway.content import ContentError, open_document
 from twoway.data.collators import task_prompt
 from twoway.data.config import DOCUMENT, QUERY, PairSource, SourceConfig
 from twoway.data.dataset import open_source
@@ -22,7 +23,7 @@ from twoway.data.processing import Encoder
 from twoway.data.rows import Policy
 from twoway.data.sampler import describe_small_tasks
 from twoway.errors import TwowayError, UsageError
-from twoway.images import image_size, open_document
+from twoway.images import DEFAULT
 from twoway.limits import Limits
 from twoway.methods.convert import quiet_loading
 from twoway.methods.duplicates import EvaluationContents, near_hashes, near_texts, perceptual_hashes
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 # How much of a stream is checked unless more is requested: all of it would be a download.
 STREAM_ROWS = 64
 _SHOWN = 600
+SourceT = TypeVar("SourceT", bound=SourceConfig)
 
 
 @dataclass(frozen=True)
@@ -77,30 +79,41 @@ class SourceReport:
     weight: float
     error: str | None = None
     rows: int = 0
+    bad: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)  # columns that hold images and are not read, and in how many rows
+    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name image files, and all
+    only_first: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the source can be trained on as it is; suspect rows do not prevent that."""
+        return self.error is None and not self.bad
+
+
+@dataclass(frozen=True)
+class DocumentsReport(SourceReport):
+    """The report on a source of documents."""
+
     rows_an_epoch: int = 0
     texts: int = 0  # rows with text
     pictures: int = 0
     characters: int = 0
     megapixels: float = 0.0
-    bad: list[str] = field(default_factory=list)
-    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
-    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
-    only_first: int | None = None
     shown: Shown | None = None
 
-    @property
-    def ok(self) -> bool:
-        """Whether the source can be trained on as it is."""
-        return self.error is None and not self.bad
+
+SourceT_co = TypeVar("SourceT_co", bound=SourceReport, covariant=True)
 
 
 @dataclass(frozen=True)
-class DataReport:
+class DataReport(Generic[SourceT_co]):
     """All sources."""
 
     what: str
     model: str | None
-    sources: list[SourceReport]
+    sources: Sequence[SourceT_co]
+    against: tuple[str, ...] = ()  # evaluation sets
+    small: str = ""  # tasks with fewer rows than a batch has
 
     @property
     def ok(self) -> bool:
@@ -114,7 +127,7 @@ class DataReport:
 
 def check_data(
     what: str, *, model: str | Path | None = None, words: Sequence[str] = (), rows: int | None = None, decode: bool = False
-) -> DataReport:
+) -> DataReport[DocumentsReport]:
     """Check a recipe (a YAML file, with `key=value` words over it) or one spec; `model` lends its tokenizer and image processor."""
     if rows is not None and rows < 1:
         raise UsageError(f"the number of rows to look at is above 0, not {rows}")
@@ -128,27 +141,37 @@ def check_data(
     return DataReport(str(what), None if model is None else str(model), reports)
 
 
-def _encoder(model: str | Path, config: PretrainConfig) -> Encoder:
+def _encoder(model: str | Path, config: PretrainConfig | FinetuneConfig) -> Encoder:
     """Encode rows with only a model's config and processor; its weights are not read."""
     with quiet_loading():
         folder = locate(model)
-        settings, processor, _ = open_config_and_processor(folder)
+        settings, processor, own = open_config_and_processor(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+        template = config.template
+        if isinstance(config, FinetuneConfig):
+            set_template(processor, style=template, place=place_of(config, own))
+            template = "chat"  # which the style is part of now
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
-        return Encoder(
-            processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=config.template
-        )
+        return Encoder(processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=template)
 
 
-def _check(source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, limits: Limits, *, alone: bool) -> SourceReport:
-    """Check one source; if it cannot be opened, the others are still checked."""
-    report = SourceReport(source.label, source.spec, source.weight)
-    bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
+@contextmanager
+def _first_rows(source: SourceT, rows: int | None) -> Iterator[tuple[SourceT, Path | None, int | None]]:
+    """Give the source with its first rows alone where so many are asked for, or it is a stream; the folder for a stream's; and how many."""
+    stream = source.spec.startswith("hub:")
+    bound = rows or (STREAM_ROWS if stream else None)
     first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
-    asked = replace(source, cap=first or source.cap)
+    with tempfile.TemporaryDirectory() as folder:
+        yield replace(source, cap=first or source.cap), Path(folder) if stream else None, first
+
+
+def _check(
+    source: SourceConfig, encoder: Encoder | None, rows: int | None, decode: bool, limits: Limits, *, alone: bool
+) -> DocumentsReport:
+    """Check one source; if it cannot be opened, the others are still checked."""
+    report = DocumentsReport(source.label, source.spec, source.weight)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            kept = Path(folder) if source.spec.startswith("hub:") else None
+        with _first_rows(source, rows) as (asked, kept, first):
             table = open_source_table(asked, folder=kept, policy=Policy("skip"), limits=limits)
             mixture = Mixture((asked,), (table,))
             bad = [*describe_too_large([table], encoder), *(str(error) for error in table.bad)] + (_undecodable(mixture) if decode else [])
@@ -197,20 +220,10 @@ def _show(mixture: Mixture, encoder: Encoder | None) -> tuple[Shown | None, list
         except ContentError as error:
             failed.append(str(error))
             continue
-        parts = [part.text[:_SHOWN] if isinstance(part, Text) else describe_size(part) for part in opened.parts]
+        parts = [part.describe(_SHOWN) for part in opened.parts]
         shown = Shown(identity, str(document.place), parts)
         return (shown if encoder is None or example is None else seen(shown, opened, encoder, example)), failed
     return None, failed
-
-
-def describe_size(image: Any) -> str:
-    """Say how large an opened picture is."""
-    return "x".join(map(str, _size(image))) + " picture"
-
-
-def _size(image: Any) -> tuple[int, int]:
-    size: tuple[int, int] = image.source.size
-    return size
 
 
 def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -> Shown:
@@ -218,10 +231,10 @@ def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -
     words, images = int(example.words.sum()), int(example.image_tokens.sum())
     numbers = example.pictures.numpy()
     pictures = []
-    for number, image in enumerate(document.images[: len(np.unique(numbers))]):
+    for number, part in enumerate(document.media[: len(np.unique(numbers))]):
         # What processors give for each picture says how its tokens lie: a grid of patches, or the size it was resized to.
         layout = {name: value[number].tolist() for name, value in example.inputs.items() if name.startswith("image_") and value.ndim == 2}
-        pictures.append({"size": list(_size(image)), "tokens": int((numbers == number).sum()), **layout})
+        pictures.append({"size": list(part.size(document.place, DEFAULT)), "tokens": int((numbers == number).sum()), **layout})
     tokens = {"words": words, "image": images, "other": len(example.words) - words - images}
     return replace(shown, prompt=_prompt(encoder, example)[: 4 * _SHOWN], pictures=pictures, tokens=tokens, cut=example.cut)
 
@@ -246,49 +259,15 @@ def _prompt(encoder: Encoder, example: Example) -> str:
 
 
 @dataclass(frozen=True)
-class PairsReport:
-    """The report on one source of pairs; `error` says why it cannot be opened."""
+class PairsReport(SourceReport):
+    """The report on a source of pairs."""
 
-    name: str
-    spec: str
-    weight: float
-    error: str | None = None
-    rows: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
     sides: dict[str, Side] = field(default_factory=dict)
-    bad: list[str] = field(default_factory=list)
-    unread: dict[str, int] = field(default_factory=dict)  # columns that hold pictures and are not read, and in how many rows
-    named_pictures: dict[str, tuple[int, int]] = field(default_factory=dict)  # texts of the first rows that name picture files, and all
     twins: list[str] = field(default_factory=list)  # rows whose query is nearly their answer
     seen_exact: list[str] = field(default_factory=list)  # rows that hold a content of the evaluation set
-    seen_near: list[str] = field(default_factory=list)  # rows that hold a picture like one of it
-    only_first: int | None = None
+    seen_near: list[str] = field(default_factory=list)  # rows that hold an image like one of it
     shown: dict[str, Shown] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the source can be trained on as it is; suspect rows do not prevent that."""
-        return self.error is None and not self.bad
-
-
-@dataclass(frozen=True)
-class PairsCheck:
-    """All sources."""
-
-    what: str
-    model: str | None
-    against: tuple[str, ...]
-    sources: list[PairsReport]
-    small: str = ""  # tasks with fewer rows than a batch has
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is bad."""
-        return all(source.ok for source in self.sources)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything as plain data."""
-        return {"ok": self.ok, **asdict(self)}
 
 
 def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig | None:
@@ -328,9 +307,9 @@ def check_pairs(
     rows: int | None = None,
     decode: bool = False,
     against: Sequence[str] = (),
-) -> PairsCheck:
+) -> DataReport[PairsReport]:
     """Check the sources of a configuration; `against` are evaluation sets (pairs or documents) that must not be in it."""
-    encoder = None if model is None else _pair_encoder(model, config)
+    encoder = None if model is None else _encoder(model, config)
     known = EvaluationContents(_contents(against)) if against else None
     alone = len(config.data) == 1
     reports = [_check_pairs(source, config, encoder, rows, decode, known, alone=alone) for source in config.data]
@@ -339,18 +318,7 @@ def check_pairs(
         tasks.update({task or one.name: rows for task, rows in one.tasks.items()})
     whole = not config.mixed and all(one.only_first is None and one.error is None for one in reports)
     small = describe_small_tasks(tasks, config.global_batch_size) if whole else ""
-    return PairsCheck(what, None if model is None else str(model), tuple(against), reports, small)
-
-
-def _pair_encoder(model: str | Path, config: FinetuneConfig) -> Encoder:
-    """Encode rows as fine-tuning does, with only a model's config and processor."""
-    with quiet_loading():
-        folder = locate(model)
-        settings, processor, own = open_config_and_processor(folder)
-        set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
-        set_template(processor, style=config.template, place=place_of(config, own))
-        positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
-        return Encoder(processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template="chat")
+    return DataReport(what, None if model is None else str(model), reports, tuple(against), small)
 
 
 def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:
@@ -379,12 +347,8 @@ def _check_pairs(
 ) -> PairsReport:
     """Check one source; if it cannot be opened, the others are still checked."""
     report = PairsReport(source.label, source.spec, source.weight)
-    bound = rows or (STREAM_ROWS if source.spec.startswith("hub:") else None)
-    first = bound if bound is not None and (source.cap is None or bound < source.cap) else None
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            asked = replace(source, cap=first or source.cap)
-            kept = Path(folder) if source.spec.startswith("hub:") else None
+        with _first_rows(source, rows) as (asked, kept, first):
             pairs = open_pairs([asked], folder=kept, policy=Policy("skip"), limits=Limits.reading(config.limits))
             found = measure_pairs(pairs, decode, known)
             large = describe_too_large(pairs.mixture.tables, encoder, pairs=True)
@@ -409,9 +373,7 @@ def _show_pairs(pairs: Pairs, encoder: Encoder | None, prompts: Mapping[str, str
             found = {}
             for side, document in dict(reversed(list(sides_of(pair)))).items():
                 opened = open_document(document)
-                shown = Shown(
-                    identity, str(pair.place), [describe_size(part) if not isinstance(part, Text) else part.text for part in opened.parts]
-                )
+                shown = Shown(identity, str(pair.place), [part.describe() for part in opened.parts])
                 if encoder is not None:
                     asked = task_prompt(prompts, pair.task, QUERY if side == "query" else DOCUMENT)
                     shown = seen(shown, opened, encoder, encoder(identity, opened, asked))
@@ -451,9 +413,9 @@ def measure_pairs(pairs: Pairs, decode: bool, known: EvaluationContents | None) 
             for side, document in sides_of(pair):
                 counts[side][0] += 1
                 counts[side][1] += bool(document.texts)
-                counts[side][2] += bool(document.images)
+                counts[side][2] += bool(document.media)
                 lengths[side] += [sum(map(len, document.texts))] if document.texts else []
-                sizes[side] += [image_size(image, place=document.place) for image in document.images]
+                sizes[side] += [part.size(document.place, DEFAULT) for part in document.media]
                 if decode:
                     open_document(document)
             if _twins(pair, decode):
@@ -487,11 +449,11 @@ def sides_of(pair: Pair) -> Iterator[tuple[str, Document]]:
 def _twins(pair: Pair, decode: bool) -> bool:
     """Say whether a query is nearly its answer: their texts, and where pictures are decoded their pictures too."""
     query, positive = pair.query, pair.positive
-    if len(query.images) != len(positive.images) or bool(query.texts) != bool(positive.texts):
+    if len(query.media) != len(positive.media) or bool(query.texts) != bool(positive.texts):
         return False
     if query.texts and not near_texts(" ".join(query.texts), " ".join(positive.texts)):
         return False
-    if not query.images:
+    if not query.media:
         return True
     return decode and all(
         near_hashes(left, right) for left, right in zip(perceptual_hashes(query), perceptual_hashes(positive), strict=True)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from twoway.content import ContentError, Text
+from twoway.content import ContentError, Media
 from twoway.files import write_whole
-from twoway.images import open_image
+from twoway.images import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,15 +51,15 @@ class CaseDocument:
     def contents(self) -> Iterator[tuple[str, str]]:
         """Return each part: its kind, and its text or the picture's address."""
         for part in self.document.parts:
-            if isinstance(part, Text):
-                yield "text", shortened(part.text, _CHARACTERS)
+            if not isinstance(part, Media):
+                yield "text", shortened(part.value, _CHARACTERS)
                 continue
             try:
-                picture = open_image(part, place=self.document.place)
+                preview = part.preview(self.document.place, DEFAULT)
             except ContentError:
-                yield "text", "a picture that cannot be opened"
+                yield "text", f"{part.key} that cannot be opened"
             else:
-                yield "image", data_uri(picture, largest=_LARGEST_IN_CASES, exact=False)
+                yield "image", data_uri(preview, largest=_LARGEST_IN_CASES, exact=False)
 
 
 def write_page(path: Path, template: str, title: str, subtitle: str = "", **values: object) -> None:

@@ -18,14 +18,14 @@ from twoway.content import ContentError, Document
 from twoway.embedding.prefetch import ahead
 from twoway.embedding.writing import Sources, row_of
 from twoway.errors import TwowayError, UsageError
-from twoway.images import DEFAULT, open_image
+from twoway.images import DEFAULT
 from twoway.limits import Limits, ReadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from twoway.content import Image, Place
+    from twoway.content import Media, Place
 
 _log = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ class ThumbnailReader:
     def _small(self, task: tuple[int, Document]) -> tuple[int, bytes | ContentError | None]:
         """Make one thumbnail, in a thread beside; what is wrong is told by who waits for it, one after the other."""
         index, document = task
-        if not document.images:
+        if not document.media:
             return index, None
         try:
-            return index, thumbnail(document.images[0], place=document.place)
+            return index, thumbnail(document.media[0], place=document.place)
         except ContentError as error:
             return index, error
 
@@ -110,15 +110,15 @@ _QUALITIES = (80, 60, 40, 20, 5)
 _EXACT: dict[str, Any] = {"lossless": True, "method": 2}
 
 
-def thumbnail(image: Image, *, place: Place | None = None, side: int = SIDE) -> bytes:
+def thumbnail(part: Media, *, place: Place | None = None, side: int = SIDE) -> bytes:
     """Return a WebP whose longest side is at most `side`, in at most `MOST_BYTES`.
 
     What is as small already keeps every pixel where the bytes allow it: around the lines of a small drawing, loss is what is seen first.
     """
     try:
-        picture = open_image(image, place=place, limits=_SOON)
+        picture = part.preview(place, _SOON)
     except ContentError:
-        picture = open_image(image, place=place, limits=_WHOLE)
+        picture = part.preview(place, _WHOLE)
     whole = max(picture.size) <= side
     picture.thumbnail((side, side), PILImage.Resampling.BICUBIC)
     for how in (*([_EXACT] if whole else []), *({"quality": quality, "method": 2} for quality in _QUALITIES)):

@@ -370,7 +370,7 @@ def _read_items(body: bytearray, service: Service) -> tuple[AddItemsRequest, lis
             raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'parts'", code="invalid_value", param=where)
         documents.append(_document(item, contents, where))
     with _DRAWING:
-        small = [thumbnail(document.images[0], place=document.place) if document.images else None for document in documents]
+        small = [thumbnail(document.media[0], place=document.place) if document.media else None for document in documents]
     return asked, documents, small
 
 

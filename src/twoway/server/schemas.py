@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from twoway import images
-from twoway.content import ContentError, Document, Image, Place
+from twoway.content import ContentError, Document, Place
 from twoway.errors import BusyError, SlowError, TwowayError, UsageError, did_you_mean
 from twoway.limits import Limits
 
@@ -297,7 +296,6 @@ class DocumentBuilder:
 
     def __init__(self, limits: ServerLimits) -> None:
         self.limits = limits
-        self.pictures = Limits(max_pixels=limits.pixels)
         self._pixels = self._characters = 0
 
     def text(self, text: str, where: str) -> Document:
@@ -327,22 +325,17 @@ class DocumentBuilder:
             if self._characters > self.limits.request_characters:
                 bound = f"{self.limits.request_characters:,} characters"
                 raise ApiError(400, f"{where}: the texts of the request have more than {bound} together", code="too_long", param=where)
-        for image in document.images:
-            self._count(image, document.place, where)
-        return document
-
-    def _count(self, image: Image, place: Place | None, where: str) -> None:
-        width, height = images.image_size(image, place=place, limits=self.pictures)
-        self._pixels += width * height
+        self._pixels += decoded_pixels(document, self.limits)
         if self._pixels > self.limits.request_pixels:
             bound = f"{self.limits.request_pixels:,} pixels"
             raise ApiError(400, f"{where}: the pictures of the request have more than {bound} together", code="too_large", param=where)
+        return document
 
 
 def decoded_pixels(document: Document, limits: ServerLimits) -> int:
     """Return the pixels that lie in memory once a document is decoded."""
-    sizes = [images.image_size(image, place=document.place, limits=Limits(max_pixels=limits.pixels)) for image in document.images]
-    return sum(width * height for width, height in sizes)
+    bounds = Limits(max_pixels=limits.pixels)
+    return sum(math.prod(part.size(document.place, bounds)) for part in document.media)
 
 
 def _part(part: Part, where: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Part, Text
 from twoway.data.config import MaskingConfig
 from twoway.data.masking import NO_TARGET, MaskedRow, mask_inputs
 
@@ -84,7 +84,7 @@ class Prober:
     def word_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
         """Return a row with the same words masked under each picture; None where nothing can be compared."""
         alone = Document(tuple(part for part in pair.document.parts if isinstance(part, Text)), pair.document.place)
-        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Image), NONE: alone}
+        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(texts=False), NONE: alone}
         try:
             examples = {name: self.encode(pair.identity, document) for name, document in documents.items()}
         except ContentError:
@@ -104,7 +104,7 @@ class Prober:
 
     def patch_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
         """Return a row with the same patches masked under each caption; None where a long caption leaves other patches."""
-        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(Text)}
+        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(texts=True)}
         try:
             masked = {name: self.mask(self.encode(pair.identity, one), patches=self.patches) for name, one in documents.items()}
         except ContentError:
@@ -214,22 +214,22 @@ class ProbePair:
     document: Document
     other: Document
 
-    def swapped(self, kind: type[Text] | type[Image]) -> Document:
-        """Return the row with the other one's parts of a kind."""
+    def swapped(self, *, texts: bool) -> Document:
+        """Return the row with the other one's texts, or with what else the other one has."""
         both = zip(self.document.parts, self.other.parts, strict=True)
-        return Document(tuple(theirs if isinstance(theirs, kind) else ours for ours, theirs in both), self.document.place)
+        return Document(tuple(theirs if isinstance(theirs, Text) == texts else ours for ours, theirs in both), self.document.place)
 
 
 def pair_pictured_rows(rows: Sequence[tuple[str, Document]]) -> list[ProbePair]:
     """Pair rows that have a picture and a text; a row that no other fits is left out."""
-    return pair_rows([(identity, document) for identity, document in rows if document.images and document.texts])
+    return pair_rows([(identity, document) for identity, document in rows if document.media and document.texts])
 
 
 def pair_rows(rows: Sequence[tuple[str, Document]]) -> list[ProbePair]:
     """Pair rows of any kind; a row that no other fits is left out."""
-    groups: dict[tuple[bool, ...], list[tuple[str, Document]]] = defaultdict(list)
+    groups: dict[tuple[type[Part], ...], list[tuple[str, Document]]] = defaultdict(list)
     for identity, document in rows:
-        groups[tuple(isinstance(part, Image) for part in document.parts)].append((identity, document))
+        groups[tuple(type(part) for part in document.parts)].append((identity, document))
     return [made for group in groups.values() for made in _within(group)]
 
 

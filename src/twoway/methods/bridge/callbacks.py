@@ -61,7 +61,7 @@ class BridgeCallback(HeldOutCallback):
     def report(self, trainer: Trainer, latest: dict[str, Any] | None) -> None:
         """Restore some rows and look at attention on all ranks; the first writes."""
         task: Any = trainer.module
-        pictured = sorted(self.pairs, key=lambda pair: not pair.document.images)  # there is more to look at
+        pictured = sorted(self.pairs, key=lambda pair: not pair.document.media)  # there is more to look at
         examples = restore_examples(task, pictured, self.prober, self.prepared.processor, methods=METHODS)
         layers = eos_attention(task, self.pairs, self.prober)
         if trainer.ranks.is_main_process:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from twoway.content import ContentError, Document, Image, Pair, Text
+from twoway.content import ContentError, Document, Pair, Text
 from twoway.data.collators import collate
 from twoway.data.formats import PAIR_FORMATS, ToDocument, ToEither, ToPair, document_format, pair_format
 from twoway.data.masking import MaskedRow, mask_inputs
@@ -51,7 +51,8 @@ class BridgeSides:
     @property
     def modality(self) -> str:
         """What A is made of: image, text or both."""
-        return "both" if self.a.images and self.a.texts else "image" if self.a.images else "text"
+        kinds = {part.modality for part in self.a.parts}
+        return "both" if len(kinds) > 1 else kinds.pop()
 
     @property
     def joined(self) -> Document:
@@ -63,7 +64,7 @@ def cut_in_two(document: DocumentOrPair, cut: float = 0.5) -> BridgeSides:
     """Cut a row in two, or say why it cannot be."""
     if isinstance(document, Pair):
         return _of_pair(document)
-    texts = [place for place, part in enumerate(document.parts) if isinstance(part, Text) and part.text.strip()]
+    texts = [place for place, part in enumerate(document.parts) if isinstance(part, Text) and not part.blank]
     if not texts:
         raise ContentError("B is empty: the row has no text that could be restored", document.place)
     if len(document.parts) == 1:
@@ -75,9 +76,9 @@ def cut_in_two(document: DocumentOrPair, cut: float = 0.5) -> BridgeSides:
 
 def _of_pair(pair: Pair) -> BridgeSides:
     a, b = pair.query, pair.positive
-    if b.images and not a.images:
+    if b.media and not a.media:
         a, b = b, a
-    if b.images:
+    if b.media:
         raise ContentError("both sides have pictures, and B is words; leave such pairs out (--on-bad skip)", pair.place)
     return _checked(Document(a.parts, pair.place), "\n".join(b.texts))
 
@@ -96,7 +97,7 @@ def _of_text(document: Document, cut: float) -> BridgeSides:
 
 
 def _checked(a: Document, b: str) -> BridgeSides:
-    if not any(isinstance(part, Image) or part.text.strip() for part in a.parts):
+    if all(part.blank for part in a.parts):
         raise ContentError("A is empty: nothing stands beside the words that are restored", a.place)
     if not b.strip():
         raise ContentError("B is empty: no words to restore", a.place)
@@ -170,7 +171,7 @@ class BridgeEncoder:
     def alone(self, identity: str, document: Document, *, length: int | None = None) -> BridgeExample:
         """Encode A with its EOS, as it is embedded: nothing follows."""
         encode = copy.copy(self.source)
-        ends = self.appends and (bool(document.images) or encode.takes_text_alone)
+        ends = self.appends and (bool(document.media) or encode.takes_text_alone)
         encode.max_length = (length or self.max_length) - (not ends)
         example = encode(identity, document)
         place = len(example.words) - ends

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Image, Text, to_messages
 from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
 from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.loader import PairLoader
@@ -27,7 +27,6 @@ from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
 from twoway.embedding import open_embedder
 from twoway.embedding.config import Side
 from twoway.errors import UsageError, did_you_mean
-from twoway.images import to_messages
 from twoway.limits import Limits
 from twoway.methods.tables import TABLES, LostRows, counted_once, feeds_cuda, lost_rows, opening_data
 from twoway.training.module import to_device

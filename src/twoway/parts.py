@@ -1,0 +1,234 @@
+"""The parts of documents: what every content kind has, and the text. The image is in `images.py`, the document in `content.py`.
+
+A content kind is one class. It says how a part is recognised in a row, checked, told from others, opened within limits, given to a model,
+written and shown; whatever handles documents asks the class and names no kind. `content.KINDS` lists the classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from .errors import TwowayError
+
+if TYPE_CHECKING:
+    import re
+    from pathlib import Path
+
+    from PIL import Image as PILImage
+
+    from .limits import Limits
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a document comes from; rows and pages count from 1, as an editor does."""
+
+    file: str
+    row: int | None = None
+    unit: Literal["row", "page"] = "row"
+
+    def __str__(self) -> str:
+        if self.row is None:
+            return self.file
+        return f"{self.file}:{self.row}" if self.unit == "row" else f"{self.file} page {self.row}"
+
+
+class ContentError(TwowayError):
+    """One document cannot be used: `reason` says why, `place` where. The failure policy of the readers acts on this alone."""
+
+    def __init__(self, reason: str, place: Place | None = None) -> None:
+        reason = reason.replace("\n", " ")  # file names and other libraries' messages may break lines; an error is one line
+        super().__init__(reason, place)
+        self.reason = reason
+        self.place = place
+
+    def __str__(self) -> str:
+        return self.reason if self.place is None else f"{self.place}: {self.reason}"
+
+
+class Part(ABC):
+    """One part of a document, not opened yet."""
+
+    key: ClassVar[str]  # of a part in a row (`{key: value}`), and of its kind in templates
+    modality: ClassVar[str]  # as models and chat templates have it
+
+    @classmethod
+    @abstractmethod
+    def check(cls, value: object, label: str, place: Place | None, root: Path | None) -> Part:
+        """Return the part that a value of a row stands for, without opening it, or say why it stands for none; `label` names it."""
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is in it."""
+        return False
+
+    @property
+    @abstractmethod
+    def value(self) -> Any:
+        """What a chat message and a processor take."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> int:
+        """The bytes that it holds before anything is decoded."""
+
+    @abstractmethod
+    def payload(self, place: Place | None) -> tuple[str, bytes]:
+        """Return a label and the bytes that tell it from others."""
+
+    @abstractmethod
+    def stored(self, place: Place | None, root: Path | None) -> Any:
+        """Return its value in a table that is written; a file within `root` stays where it is and is named."""
+
+    @abstractmethod
+    def as_request(self, place: Place | None) -> dict[str, Any]:
+        """Return the part of a chat message to a server, as JSON in OpenAI's shape."""
+
+    @abstractmethod
+    def describe(self, most: int | None = None) -> str:
+        """Say in a few words what it is, opened; a text says itself, up to so many characters."""
+
+    def opened(self, place: Place | None, limits: Limits) -> Part:
+        """Return it decoded, or say why it cannot be."""
+        return self
+
+    def normalized(self) -> Part:
+        """Return what near copies of it share."""
+        return self
+
+    def as_content(self) -> dict[str, Any]:
+        """Return the part of a chat message, once it is opened."""
+        return {"type": self.modality, self.modality: self.value}
+
+
+@dataclass(frozen=True)
+class Text(Part):
+    """A stretch of text."""
+
+    key: ClassVar[str] = "text"
+    modality: ClassVar[str] = "text"
+
+    text: str
+
+    @classmethod
+    def check(cls, value: object, label: str, place: Place | None, root: Path | None) -> Text:
+        """See `Part`."""
+        if not isinstance(value, str):
+            raise ContentError(f"{label} is {describe_value(value)}, not a string", place)
+        if not value:
+            raise ContentError(f"{label} is empty", place)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ContentError(f"{label} is not valid Unicode (a lone surrogate at character {error.start + 1})", place) from error
+        return cls(value)
+
+    @property
+    def blank(self) -> bool:
+        """Whether it is white space alone."""
+        return not self.text.strip()
+
+    @property
+    def value(self) -> str:
+        """The text."""
+        return self.text
+
+    @property
+    def memory(self) -> int:
+        """About its bytes."""
+        return len(self.text)
+
+    def payload(self, place: Place | None) -> tuple[str, bytes]:
+        """See `Part`."""
+        return "text", self.text.encode()
+
+    def stored(self, place: Place | None, root: Path | None) -> str:
+        """See `Part`."""
+        return self.text
+
+    def as_request(self, place: Place | None) -> dict[str, Any]:
+        """See `Part`."""
+        return {"type": "text", "text": self.text}
+
+    def describe(self, most: int | None = None) -> str:
+        """See `Part`."""
+        return self.text[:most]
+
+    def normalized(self) -> Text:
+        """Return it without regard to case and white space."""
+        return Text(" ".join(self.text.casefold().split()))
+
+
+class Media(Part):
+    """A part that is no text: a placeholder stands for it in a model's prompt, and the processor takes it beside the prompt."""
+
+    columns: ClassVar[tuple[str, str]]  # of a row: of one, and of a list of them
+    message_types: ClassVar[tuple[str, ...]]  # what chat messages call it
+    marks: ClassVar[re.Pattern[str]]  # that stand for it in the texts of data sets; a group is the number of the part
+    argument: ClassVar[str]  # of a processor that takes it
+
+    @classmethod
+    def token(cls, processor: Any) -> str | None:
+        """Return the token that stands for one in a prompt; nothing where the processor has none."""
+        token = getattr(processor, f"{cls.modality}_token", None)
+        return None if token is None else str(token)
+
+    @classmethod
+    def placeholder(cls, processor: Any) -> str:
+        """Return the token with what the chat template writes around it."""
+        token, opening, closing = str(cls.token(processor)), "\ue000", "\ue001"
+        if not getattr(processor, "chat_template", None):
+            return token
+        content = [{"type": "text", "text": opening}, {"type": cls.modality}, {"type": "text", "text": closing}]
+        rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+        between = rendered.partition(opening)[2].partition(closing)[0].strip()
+        return between if token in between else token
+
+    @classmethod
+    @abstractmethod
+    def found_in(cls, value: object, *, paths: bool) -> bool:
+        """Tell whether a value of a column looks like one; a path counts where `paths` says so."""
+
+    @classmethod
+    @abstractmethod
+    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Sequence[int]]) -> Sequence[float] | None:
+        """Ask a processor for the tokens that parts of these sizes get; nothing where it does not say."""
+
+    @classmethod
+    @abstractmethod
+    def sample(cls, size: tuple[int, int]) -> Media:
+        """Return a part of a size, to try a processor with."""
+
+    @property
+    @abstractmethod
+    def file(self) -> Path | None:
+        """The file that it lies in, as it is named; nothing for one in memory."""
+
+    @abstractmethod
+    def path(self, place: Place | None = None) -> Path | None:
+        """Return the file that it lies in, followed through links, or say that it may not be read from there."""
+
+    @abstractmethod
+    def opened(self, place: Place | None, limits: Limits) -> Media:
+        """Return it decoded, or say why it cannot be."""
+
+    @abstractmethod
+    def size(self, place: Place | None, limits: Limits) -> tuple[int, int]:
+        """Return the two numbers that its tokens depend on, read from the header alone."""
+
+    @abstractmethod
+    def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
+        """Return an image that shows it in reports, lists of hits and thumbnails."""
+
+
+def describe_value(value: object) -> str:
+    """Name the type of a wrong value in a reader's words."""
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", bytes: "bytes"}
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return "a list"
+    return names.get(type(value), f"a {type(value).__name__}")
