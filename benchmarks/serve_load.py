@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from twoway.content import Text
-
 from .embed_mix import mix
 
 if TYPE_CHECKING:
@@ -145,13 +143,7 @@ def _body(document: Document) -> bytes:
     """Return a document as a request."""
     if not document.images:
         return _json({"input": document.texts[0], "truncate": True})
-    parts: list[dict[str, Any]] = []
-    for part in document.parts:
-        if isinstance(part, Text):
-            parts.append({"type": "text", "text": part.text})
-        else:
-            data = base64.b64encode(part.read()).decode()
-            parts.append({"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}})
+    parts = [part.as_request(document.place) for part in document.parts]
     return _json({"messages": [{"role": "user", "content": parts}], "truncate": True})
 
 
