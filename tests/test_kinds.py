@@ -118,7 +118,9 @@ def test_rows_of_every_form_hold_it(tmp_path):
     read = list(open_source(rows))
     assert read == [RED] * 4
     assert read[1].meta == {"year": 1}
-    assert list(open_source(lines(tmp_path / "own.jsonl", {"colour": "red", "name": "a thing"}), template="{colour:swatch}{name}")) == [RED]
+    assert list(open_source(lines(tmp_path / "own.jsonl", {"colour": "red", "name": "a thing"}), row_template="{colour:swatch}{name}")) == [
+        RED
+    ]
     with pytest.raises(ContentError, match=r"bad.jsonl:1: the swatch of part 1 is no colour"):
         list(open_source(lines(tmp_path / "bad.jsonl", {"swatch": "loud"})))
     with pytest.raises(ContentError, match="both image and swatch; make them two parts"):

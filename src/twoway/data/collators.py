@@ -175,7 +175,7 @@ class PairEncoder:
     def _content(self, identity: str, task: str, side: str, document: Document, variant: str) -> EncodedContent:
         instruction = task_prompt(self.prompts, task, side)
         shown = document
-        if self.augment is not None and document.images:
+        if self.augment is not None and document.media:
             shown = augmented(document, self.augment, variant)
         try:
             example = self.encode(identity, shown, instruction)
