@@ -21,7 +21,7 @@ from twoway.methods.config import AdapterConfig, MineConfig, NegativeChoice
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.mine import mine
 from twoway.methods.pretrain.config import PretrainConfig
-from twoway.recipes.plan import hardware
+from twoway.recipes.plan import find_hardware
 from twoway.training.trainer import learning_rate_at
 
 
@@ -145,8 +145,8 @@ def test_the_names_of_mine_are_those_of_sentence_transformers():
 
 
 def test_a_count_may_stand_first():
-    assert hardware("8xh100") == hardware("h100x8")
-    assert hardware("8xH100").count == 8
+    assert find_hardware("8xh100") == find_hardware("h100x8")
+    assert find_hardware("8xH100").count == 8
 
 
 def test_words_to_search_for_need_no_quotation_marks():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from twoway.proof.check import check as check
     from twoway.proof.config import BridgeCheckConfig as BridgeCheckConfig
     from twoway.proof.config import CheckConfig as CheckConfig
+    from twoway.recipes.config import CheckDataConfig as CheckDataConfig
     from twoway.recipes.config import PlanConfig as PlanConfig
     from twoway.recipes.config import PrepareConfig as PrepareConfig
     from twoway.recipes.config import RunConfig as RunConfig
@@ -61,6 +62,7 @@ _HOME: dict[str, str] = {
     "BridgeCheckConfig": "twoway.proof.config",
     "BridgeConfig": "twoway.methods.bridge.config",
     "CheckConfig": "twoway.proof.config",
+    "CheckDataConfig": "twoway.recipes.config",
     "CompareConfig": "twoway.evaluation.config",
     "ConvertConfig": "twoway.methods.config",
     "ConvertResult": "twoway.methods.convert",

@@ -90,6 +90,7 @@ def test_options_of_several_values_of_names_and_of_groups():
         (["evaluate", "m", "--suite", "mmeb"], "the suite mmeb needs --data DIR"),
         (["convert", "m", "o", "--prompts", "query"], "--prompts takes NAME=VALUE, not 'query'"),
         (["finetune", "b", "o", "--seed", "1", "seed=2"], "--seed: seed is set twice"),
+        (["convert", "m", "o", "--prompts", "a=b", "--prompts", "a=c"], "--prompts: prompts.a is set twice"),
         (["finetune", "b", "o", "seed=x"], "seed=x: seed takes a whole number from 0, not 'x'"),
     ],
 )

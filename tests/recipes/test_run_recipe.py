@@ -252,7 +252,7 @@ def test_ranks_are_handed_through(tmp_path, out, monkeypatch):
     kinds = {"make": dataclasses.replace(KINDS["make"], run=work)}
     run(write(tmp_path, {"make": {}}), out, kinds=kinds, nproc=2)
     assert seen == [2]
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="nproc takes a whole number from 1"):
         run(tmp_path / "recipe.yaml", out, kinds=kinds, nproc=0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="under torchrun"):

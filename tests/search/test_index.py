@@ -278,7 +278,7 @@ def test_what_does_not_belong_together_is_refused(folder):
     refused("does not exist; make an index", None, "nowhere", compact=True)
     refused("holds no vectors: it has no manifest.json", "data", "fresh")
     refused("holds other files", "vectors", "data")
-    refused("unknown kind of index 'flat'", "vectors", "fresh", kind="flat")
+    refused("kind takes one of hnsw, ivf, ivf-pq, not 'flat'", "vectors", "fresh", kind="flat")
 
 
 def test_ids_that_stand_twice_are_refused_with_both_places(folder):

@@ -26,9 +26,9 @@ pytestmark = pytest.mark.xdist_group("engines")
 ROWS, SHARD = 12, 4
 ROOMS = (0, 300, 700, 1000, 1400, 2000, 2600, 3500, 5000)
 RUNS = {
-    "new": {"vectors": "vectors"},
-    "overwrite": {"vectors": "other", "overwrite": True},
-    "delete": {"vectors": None, "delete": ["n1"], "compact": True},
+    "new": {"data": "vectors"},
+    "overwrite": {"data": "other", "overwrite": True},
+    "delete": {"data": None, "delete": ["n1"], "compact": True},
 }
 
 
@@ -98,7 +98,7 @@ def steps_of(at, act):
 
 def killed(run, at):
     steps_of(at, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    index(db="db", **RUNS[run])
+    index(index="db", **RUNS[run])
 
 
 def begin(run):
@@ -121,7 +121,7 @@ def check(run, found):
         rows, words = held("db")
         assert ROWS - 1 <= len(rows) == words
         assert same(rows, found["vectors"])
-    index(db="db", **RUNS[run])
+    index(index="db", **RUNS[run])
     rows, words = held("db")
     assert len(rows) == words == ROWS - (run == "delete")
     assert same(rows, found["other" if run == "overwrite" else "vectors"])
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_at_any_size_costs_nothing_that_was_there(folder, ru
         said = None
         try:
             with disk_full(room):
-                index(db="db", **RUNS[run])
+                index(index="db", **RUNS[run])
         except TwowayError as error:
             said = str(error)
         assert said is None or ("no space left on the disk while" in said and "damaged" not in said), (room, said)

@@ -23,18 +23,11 @@ _LISTED = 10
 def run_check(args: argparse.Namespace) -> int:
     """Check, print, and say with the exit code whether all is well."""
     from twoway.data.readers import scan_options
-    from twoway.recipes.data_check import check_data, check_pairs, pairs_of
+    from twoway.recipes.data_check import PairsReport, check_data
 
-    asked = read_settings(args)
-    options = {"model": asked.model, "rows": asked.rows, "decode": asked.decode}
     with scan_options(logged=False):  # what is odd stands in the report
-        config = pairs_of(args.what, args.words, pairs=asked.pairs or bool(asked.against))
-        if config is not None:
-            found = check_pairs(args.what, config, against=asked.against, **options)
-            report: Any = found
-        else:
-            report = check_data(args.what, words=args.words, **options)
-    shown = show_report if config is None else show_pairs
+        report: Any = check_data(args.what, words=args.words, config=read_settings(args))
+    shown = show_pairs if isinstance(report.sources[0], PairsReport) else show_report
     return answer(args, report.as_json(), lambda: shown(report), 0 if report.ok else 1)
 
 

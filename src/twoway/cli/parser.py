@@ -175,10 +175,12 @@ def given_settings(args: argparse.Namespace, cls: Any) -> dict[str, Any]:
             pairs = [word.partition("=") for word in value]
             if wrong := next((word for word, (name, sign, _) in zip(value, pairs, strict=True) if not (name and sign)), None):
                 raise UsageError(f"{as_option(key)} takes NAME=VALUE, not {wrong!r}")
+            if again := next((name for number, (name, *_) in enumerate(pairs) if name in {one for one, *_ in pairs[:number]}), None):
+                raise UsageError(f"{as_option(key)}: {key}.{again} is set twice")
             value = {name: text for name, _, text in pairs}
         elif holds(hint, tuple) and dataclasses.is_dataclass(item_type(hint)):
             value = [{"spec": spec} for spec in value]
-        elif holds(hint, tuple) and item_type(hint) is not str:
+        elif holds(hint, tuple) and item_type(hint) not in (str, Path):
             value = [one for word in value for one in word.split(",")]
         found[key] = value
     return found

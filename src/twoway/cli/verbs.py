@@ -315,7 +315,7 @@ OUT/manifest.json says by which model. The same command goes on after any end, a
     "twoway.embedding.config.EmbedConfig",
     (
         MODEL,
-        arg("--data", metavar="SPEC", nargs="+", required=True, help="one source or several, read one behind the other"),
+        arg("--data", metavar="SPEC", nargs="+", action="extend", required=True, help="one source or several, read one behind the other"),
         arg("--out", metavar="DIR", required=True, help="folder of the vectors; new, or one to go on with"),
         arg("--overwrite", action="store_true", help="take away the vectors in DIR and begin anew"),
         JSON,

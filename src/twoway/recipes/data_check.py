@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from twoway.config import load
+from twoway.config import gather, load, read_tree, takes
 from twoway.content import ContentError, open_document
 from twoway.data.collators import task_prompt
 from twoway.data.config import DOCUMENT, QUERY, PairSource, SourceConfig
@@ -36,6 +36,7 @@ from twoway.models.opening import open_config_and_processor
 from twoway.models.processor import set_pixels, set_template
 from twoway.progress import steps
 
+from .config import CheckDataConfig
 from .recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -125,20 +126,37 @@ class DataReport(Generic[SourceT_co]):
         return {"ok": self.ok, **asdict(self)}
 
 
+@takes(CheckDataConfig)
 def check_data(
-    what: str, *, model: str | Path | None = None, words: Sequence[str] = (), rows: int | None = None, decode: bool = False
+    what: str, *, words: Sequence[str] = (), config: CheckDataConfig | None = None, **options: Any
+) -> DataReport[DocumentsReport] | DataReport[PairsReport]:
+    """Check a recipe (a YAML file, with `key=value` words over it) or one source; `options` are the settings of `CheckDataConfig`.
+
+    `model` lends its tokenizer and image processor. Of pairs both sides are measured.
+    """
+    config = gather(CheckDataConfig, config, options, check_data)
+    how: dict[str, Any] = {"model": config.model, "rows": config.rows, "decode": config.decode}
+    pairs = pairs_of(what, words, pairs=config.pairs or bool(config.against))
+    if pairs is not None:
+        return check_pairs(what, pairs, against=config.against, **how)
+    return check_documents(what, load(PretrainConfig, what if _is_recipe(what) else None, words), **how)
+
+
+def check_documents(
+    what: str, config: PretrainConfig, *, model: str | Path | None = None, rows: int | None = None, decode: bool = False
 ) -> DataReport[DocumentsReport]:
-    """Check a recipe (a YAML file, with `key=value` words over it) or one spec; `model` lends its tokenizer and image processor."""
-    if rows is not None and rows < 1:
-        raise UsageError(f"the number of rows to look at is above 0, not {rows}")
-    config = load(PretrainConfig, what, words) if Path(what).suffix in (".yaml", ".yml") else load(PretrainConfig, None, words)
-    sources = config.data if Path(what).suffix in (".yaml", ".yml") else (SourceConfig(what),)
+    """Check the sources of a configuration, or `what` as the only one."""
+    sources = config.data if _is_recipe(what) else (SourceConfig(what),)
     if not sources:
         raise UsageError(f"{what} names no data (data: [{{spec: …}}])")
     require_names(sources)
     encoder = None if model is None else _encoder(model, config)
     reports = [_check(source, encoder, rows, decode, Limits.reading(config.limits), alone=len(sources) == 1) for source in sources]
     return DataReport(str(what), None if model is None else str(model), reports)
+
+
+def _is_recipe(what: str) -> bool:
+    return Path(what).suffix in (".yaml", ".yml")
 
 
 def _encoder(model: str | Path, config: PretrainConfig | FinetuneConfig) -> Encoder:
@@ -272,12 +290,14 @@ class PairsReport(SourceReport):
 
 def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig | None:
     """Return the configuration of a recipe of pairs, or of one source with `pairs`; None for documents."""
-    if Path(what).suffix not in (".yaml", ".yml"):
+    if not _is_recipe(what):
         pairs = pairs or _reads_as_pairs(what)
         return dataclasses.replace(load(FinetuneConfig, None, words), data=(PairSource(what),)) if pairs else None
     try:
         load(PretrainConfig, what, words)
     except UsageError:
+        if (read_tree(what).children or {}).keys() <= {one.name for one in dataclasses.fields(PretrainConfig)}:
+            raise
         # Of documents alone it is not; a recipe of several stages has those of its last stage on pairs.
         stages = [stage.config for stage in read_recipe(what, [*words, "base=none"]).stages]
         found = [config for config in stages if isinstance(config, FinetuneConfig) and config.data]

@@ -102,10 +102,10 @@ class Plan:
 
 
 @takes(PlanConfig)
-def plan(recipe: str | Path, on: str, words: Sequence[str] = (), *, config: PlanConfig | None = None, **options: Any) -> Plan:
+def plan(recipe: str | Path, hardware: str, words: Sequence[str] = (), *, config: PlanConfig | None = None, **options: Any) -> Plan:
     """Plan the training stages of a recipe; `options` are the settings of `PlanConfig`, `source` and `tokens` as NAME=…."""
     config = gather(PlanConfig, config, options, plan)
-    machine, said = hardware(on, config.price), read_means(config.source)
+    machine, said = find_hardware(hardware, config.price), read_means(config.source)
     read = read_recipe(recipe, words)
     chosen = [one for one in read.stages if one.kind.name in _PLANNED]
     if not chosen:
@@ -518,7 +518,7 @@ KNOWN = {
 }
 
 
-def hardware(said: str, price: float | None = None) -> Hardware:
+def find_hardware(said: str, price: float | None = None) -> Hardware:
     """Read NAMExCOUNT or COUNTxNAME, as in h200x8 and 8xh200; one accelerator without a count."""
     word = _COUNT_FIRST.sub(r"\2x\1", said.strip().lower())
     match = _NAME.fullmatch(word)
@@ -601,7 +601,7 @@ def plan_pages(
     price: float | None = None,
 ) -> PagePlan:
     """Plan; `machine` is as for `plan`, with so many accelerators that work at once."""
-    pages, prices, rented = pages or Pages(), prices or Prices(), hardware(machine, price)
+    pages, prices, rented = pages or Pages(), prices or Prices(), find_hardware(machine, price)
     if not 0 < utilisation <= 1 or padding < 0 or dim < 1:
         raise UsageError(f"utilisation is a share, padding 0 or more, dim 1 or more; not {utilisation:g}, {padding:g}, {dim}")
     operations = forward_operations(base, pages) * (1 + padding)
