@@ -26,6 +26,7 @@ EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
 DEFAULT_ROWS = 170_000
 DEFAULT_BATCH = 64
+SCENES = 0.04
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -58,6 +59,7 @@ def _make(args: argparse.Namespace) -> int:
 
     import torch
 
+    from twoway.data.samples import read_manifest, samples_folder
     from twoway.errors import UsageError
 
     from .base import make_base
@@ -67,13 +69,16 @@ def _make(args: argparse.Namespace) -> int:
         raise UsageError("--rows, --batch and --threads are at least 1")
     torch.set_num_threads(args.threads)
     chosen = {"family": args.family, "rows": args.rows, "batch": args.batch, "seed": args.seed}
-    config = _settings(args, text_rows=max(1, args.batch // 4), **chosen)
+    samples = Path(args.samples) if args.samples else samples_folder()
+    facts = read_manifest(samples)
+    held: dict[str, Any] = {"unseen_styles": tuple(facts["held_styles"]), "held_sources": tuple(facts["held_sources"])}
+    held |= {"scenes": SCENES if "scenes" in facts["tables"] else 0.0}
+    config = _settings(args, text_rows=max(1, args.batch // 4), **chosen, **held)
     chosen |= {"lm": args.lm, "train": args.train}
     usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}
     start = [f"--from={args.start}"] if args.start else []
     options = [f"--{key}={value}" for key, value in chosen.items() if value != usual[key]]
     command = ["python", "-m", "tools.nano_base", args.out, *start, *options]
-    samples = Path(args.samples) if args.samples else _shipped()
     result = make_base(Path(args.out), config, samples, command=shlex.join(command), overwrite=args.overwrite, seen=_progress(config.steps))
     if args.json:
         sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "curve"}, indent=2) + "\n")
@@ -100,13 +105,6 @@ def _settings(args: argparse.Namespace, **chosen: Any) -> NanoConfig:
     if args.lm != NanoConfig.lm:
         raise UsageError(f"--from goes on from a base with its own text part; leave --lm {args.lm} out")
     return NanoConfig.second(args.start, **chosen)
-
-
-def _shipped() -> Any:
-    """Return the folder of the shipped samples."""
-    from twoway.data.samples import samples_folder
-
-    return samples_folder()
 
 
 def _progress(steps: int) -> Callable[[dict[str, Any]], None]:

@@ -102,6 +102,7 @@ class Rows:
         shares = {
             "pairs": config.pairs,
             "canvases": config.canvases,
+            "scenes": config.scenes,
             "large": config.large,
             "pages": config.pages if self.world.pages else 0.0,
         }
@@ -151,12 +152,21 @@ class Rows:
         return self._collate(parts, self._augmented(concepts, pictures, self.config.picture, generator))
 
     def _canvases(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
+        shown, pixels = self._in_fours(concepts, rng, generator)
+        return self._collate([rows.canvas_row(four) for four in shown], pixels)
+
+    def _scenes(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
+        shown, pixels = self._in_fours(concepts, rng, generator)
+        return self._collate([rows.scene_row(four, rng) for four in shown], pixels)
+
+    def _in_fours(self, concepts: list[int], rng: random.Random, generator: torch.Generator) -> tuple[list[list[dict[str, Any]]], Tensor]:
+        """Return concepts by fours, and the picture of each four: two rows of two."""
         concepts = concepts[: len(concepts) // 4 * 4]
         pictures = [rng.choice(self.world.trained[place]) for place in concepts]
         tiles = self._augmented(concepts, pictures, self.config.picture, generator)
         two_by_two = tiles.view(-1, 2, 2, *tiles.shape[1:]).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
         shown = [[self.world.concepts[place] for place in concepts[first : first + 4]] for first in range(0, len(concepts), 4)]
-        return self._collate([rows.canvas_row(four) for four in shown], two_by_two)
+        return shown, two_by_two
 
     def _pages(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
         pages = self.world.pages

@@ -42,6 +42,7 @@ class NanoConfig:
     questions: float = 0.10
     pairs: float = 0.03
     canvases: float = 0.03
+    scenes: float = 0.0  # of samples that ask about scenes
     large: float = 0.02
     pages: float = 0.02
     # optimiser

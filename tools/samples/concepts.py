@@ -15,13 +15,21 @@ LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One vector drawing: its source and style, its file, a colour for its strokes, whether its page is cropped."""
+    """One vector drawing: its source and style, its file, a colour for its strokes, whether its page is cropped.
+
+    `markup` is the drawing itself where it is one of many in a file; `path` then only names it.
+    """
 
     source: str
     style: str
     path: Path
     stroke: str | None = None
     crop: bool = False
+    markup: str | None = None
+
+    def read(self) -> str:
+        """Return the SVG."""
+        return self.path.read_text(encoding="utf-8", errors="replace") if self.markup is None else self.markup
 
 
 @dataclass

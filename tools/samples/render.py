@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from .concepts import Drawing
 
 SIDE = 72
+QUALITY = 90
 CLEAR = 16
 SMALLEST = 12
 PER_UNIT = {"px": 1.0, "pt": 1.25, "mm": 90 / 25.4, "cm": 90 / 2.54, "in": 90.0}
 
 
-def render(drawing: Drawing) -> Image.Image:
-    """Draw an SVG into a transparent square of `SIDE` pixels, centred, with its proportions kept."""
+def render(drawing: Drawing, side: int = SIDE) -> Image.Image:
+    """Draw an SVG into a transparent square of `side` pixels, centred, with its proportions kept."""
     import resvg_py
 
-    text = drawing.path.read_text(encoding="utf-8", errors="replace")
+    text = drawing.read()
     if drawing.stroke:
         text = text.replace("currentColor", drawing.stroke)
     try:
         # System fonts differ from machine to machine, and the shipped bytes must not.
-        drawn = resvg_py.svg_to_bytes(svg_string=_with_view_box(text), skip_system_fonts=True, width=(4 if drawing.crop else 2) * SIDE)
+        drawn = resvg_py.svg_to_bytes(svg_string=_with_view_box(text), skip_system_fonts=True, width=(4 if drawing.crop else 2) * side)
     except ValueError as error:
         raise TwowayError(f"{drawing.path}: not a drawing that can be rendered ({error})") from error
     picture = Image.open(io.BytesIO(bytes(drawn))).convert("RGBA")
@@ -37,10 +38,10 @@ def render(drawing: Drawing) -> Image.Image:
     if min(picture.size) < SMALLEST:
         raise TwowayError(f"{drawing.path}: nothing to see in this drawing")
     picture = ImageOps.contain(
-        picture, (SIDE, SIDE), Image.Resampling.BOX if picture.size == (2 * SIDE, 2 * SIDE) else Image.Resampling.LANCZOS
+        picture, (side, side), Image.Resampling.BOX if picture.size == (2 * side, 2 * side) else Image.Resampling.LANCZOS
     )
-    square = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
-    square.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
+    square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square
 
 
@@ -60,11 +61,11 @@ def _with_view_box(text: str) -> str:
     return text.replace(head[0], f'{bare[:-1]} viewBox="0 0 {width:.3f} {height:.3f}" width="{width:.3f}" height="{height:.3f}">', 1)
 
 
-def encode(picture: Image.Image) -> bytes:
-    """Encode as WebP, without loss or at quality 90, whichever is smaller."""
+def encode(picture: Image.Image, quality: int = QUALITY) -> bytes:
+    """Encode as WebP, without loss or at a quality, whichever is smaller."""
     lossless, lossy = io.BytesIO(), io.BytesIO()
     picture.save(lossless, "WEBP", lossless=True, method=4)
-    picture.save(lossy, "WEBP", quality=90, method=4)
+    picture.save(lossy, "WEBP", quality=quality, method=4)
     return min(lossless.getvalue(), lossy.getvalue(), key=len)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WORDS = pa.map_(pa.string(), pa.string())
+SIDE = pa.struct([("text", pa.string()), ("picture", pa.string()), ("text_first", pa.bool_())])
 SCHEMAS: dict[str, pa.Schema] = {
     "pictures": pa.schema(
         [
@@ -49,16 +50,26 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("queries", WORDS),
         ]
     ),
+    "scenes": pa.schema(
+        [("id", pa.string()), ("kind", pa.string()), ("image", pa.binary()), ("concepts", pa.list_(pa.string())), ("half", pa.string())]
+    ),
+    "questions": pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "task", "group", "half")),
+            ("query", SIDE),
+            ("answers", pa.list_(SIDE)),
+        ]
+    ),
 }
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None = None) -> None:
     """Write rows as Parquet; the schema is the one of the file's name where none is given."""
     schema = schema or SCHEMAS[path.stem]
-    columns = {name: [_pairs(row[name]) for row in rows] for name in schema.names}
+    columns = {field.name: [_pairs(row[field.name], field.type) for row in rows] for field in schema}
     pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", compression_level=19)
 
 
-def _pairs(value: Any) -> Any:
+def _pairs(value: Any, kind: pa.DataType) -> Any:
     """Give a mapping in the order of its keys, as Parquet's map type wants it."""
-    return sorted(value.items()) if isinstance(value, dict) else value
+    return sorted(value.items()) if pa.types.is_map(kind) and value is not None else value

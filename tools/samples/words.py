@@ -1,4 +1,4 @@
-"""Words chosen by hand (`words.yaml`): names of icons, titles that say nothing, and which sense of a noun a drawing shows."""
+"""Words chosen by hand (`words.yaml`, `wide_words.yaml`): names of icons, titles that say nothing, which sense of a noun is drawn."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ ICONS_LEFT_OUT: frozenset[str] = frozenset(_WORDS["icons_left_out"])
 ICON_NAMES: dict[str, str] = _WORDS["icon_names"]
 VAGUE_TITLES: frozenset[str] = frozenset(_WORDS["vague_titles"])
 GLOSS_HOLDS: dict[str, str] = _WORDS["gloss_holds"]
+
+_WIDE: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("wide_words.yaml").read_text(encoding="utf-8"))
+SYMBOLS_KEPT: frozenset[str] = frozenset(_WIDE["symbols_kept"])
+WIDE_NAMES: dict[str, str] = _WIDE["names"]
+WIDE_LEFT_OUT: frozenset[str] = frozenset(_WIDE["left_out"])
+MODIFIERS: frozenset[str] = frozenset(_WIDE["modifiers"])

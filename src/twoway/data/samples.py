@@ -11,7 +11,7 @@ import json
 import os
 import random
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("en", "de", "fr", "es")
 TEXT_TASKS = ("definition-term", "name-name")  # tasks without pictures
+SCENE_NEGATIVES = 4
 CALLED = {
     "en": "What is this called in English?", "de": "Wie heißt das auf Deutsch?", "fr": "Comment dit-on cela en français ?",
     "es": "¿Cómo se dice esto en español?",
@@ -57,6 +58,7 @@ def read_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
         *_styles(drawn, seed),
         *_page_pairs(world, half, torn),
         *_text_pairs(world, half, seed),
+        *_scene_pairs(world, half),
     ]
     random.Random(f"pairs/{half}/{seed}").shuffle(found)
     return iter(found)
@@ -119,14 +121,14 @@ def _styles(drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
     """Yield a picture with the wish for another style, and the same concept in that style."""
     by_concept: dict[str, list[Mapping[str, Any]]] = {}
     for row in drawn:
-        if row["style"] in STYLED:
-            by_concept.setdefault(row["concept"], []).append(row)
+        by_concept.setdefault(row["concept"], []).append(row)
     for rows in by_concept.values():
         for row in rows:
             others = [other for other in rows if other["style"] != row["style"]]
             if others:
                 wished = random.Random(f"styles/{seed}/{row['id']}").choice(others)
-                query = _document(row, Image(row["image"]), Text(STYLED[wished["style"]]))
+                wish = STYLED.get(wished["style"], f"the same in the style {wished['style'].replace('-', ' ')}")
+                query = _document(row, Image(row["image"]), Text(wish))
                 yield _pair("style", query, _document(wished, Image(wished["image"])))
 
 
@@ -139,6 +141,33 @@ def _page_pairs(world: World, half: str, torn: set[str]) -> Iterator[Pair]:
                 yield _pair(
                     "page", Document((Text(query),), meta={**meta, "language": language}), Document((Image(row["image"]),), meta=meta)
                 )
+
+
+def _scene_pairs(world: World, half: str) -> Iterator[Pair]:
+    """Yield questions about scenes, and their answers; the other answers of a group are hard negatives, those most alike first."""
+    groups: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    for row in world.questions:
+        groups.setdefault(f"{row['task']} {row['group']}", {}).update({tuple(answer.values()): answer for answer in row["answers"]})
+    for row in world.questions:
+        if row["half"] != half:
+            continue
+        right = {tuple(answer.values()) for answer in row["answers"]}
+        first = row["answers"][0]
+        others = [answer for key, answer in groups[f"{row['task']} {row['group']}"].items() if key not in right]
+        others.sort(key=lambda answer: (first["text"] != answer["text"]) + (first["picture"] != answer["picture"]))
+        query, *answers = (_side(world, row, one) for one in (row["query"], *row["answers"], *others[:SCENE_NEGATIVES]))
+        count = len(row["answers"])
+        yield Pair(query, tuple(answers[:count]), tuple(answers[count:]), task=row["task"])
+
+
+def _side(world: World, row: Mapping[str, Any], side: Mapping[str, Any]) -> Document:
+    """Return one side of a question: a text, a picture, or both in their order."""
+    parts: list[Part] = []
+    if side["picture"] is not None:
+        parts.append(Image(world.images[side["picture"]]))
+    if side["text"] is not None:
+        parts.insert(0 if side["text_first"] else 1, Text(side["text"]))
+    return Document(tuple(parts), meta={"id": row["id"], "group": row["group"], "half": row["half"]})
 
 
 def _text_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
@@ -189,16 +218,29 @@ def read_pretrain(world: World, seed: int) -> Iterator[Document]:
     jobs += [("several", rng.sample(pictures, rng.randint(2, 4))) for _ in range(len(pictures) // SEVERAL)]
     jobs += [("page", [row]) for row in world.pages]
     jobs += [("text", [row]) for row in rng.sample(world.texts, len(world.texts) // PARAGRAPHS)]
+    jobs += [("scene", [row]) for row in world.scenes if row["kind"] in PLACED]
     rng.shuffle(jobs)
     for kind, rows in jobs:
         meta = {"kind": kind, "ids": [row["id"] for row in rows]}
         if kind == "text":
             yield Document((Text(rows[0]["text"]),), meta=meta)
+        elif kind == "scene":
+            yield Document((Image(rows[0]["image"]), Text(places(world, rows[0]))), meta=meta)
         elif kind == "page":
             yield Document((Image(rows[0]["image"]), Text(rows[0]["text"])), meta=meta)
         else:
             captions = [(Image(row["image"]), Text(caption(world.concepts[row["concept"]], rng))) for row in rows]
             yield Document(tuple(part for both in captions for part in both), meta=meta)
+
+
+PLACED = ("two", "four")  # kinds of scenes whose things stand in rows of two
+
+
+def places(world: World, scene: Mapping[str, Any]) -> str:
+    """Say what stands where in a scene."""
+    names = [world.concepts[concept]["names"]["en"] for concept in scene["concepts"]]
+    rows = zip(names[::2], names[1::2], strict=True)
+    return ". ".join(f"the {left} is left of the {right}" for left, right in rows)
 
 
 # Captions of one picture: a pure function of its concept and a random state.
@@ -266,6 +308,7 @@ def _shuffled(words: Sequence[str], rng: random.Random) -> str:
 
 
 TABLES = ("pictures", "concepts", "texts", "pages")
+MORE_TABLES = ("scenes", "questions")  # of a world that has them
 HELD_STYLE = "modern"
 HELD_SOURCE = "openclipart"
 
@@ -275,6 +318,7 @@ class World:
     """The tables in memory: rows by table, concepts by id; `more` are pictures under other terms, where the folder has any.
 
     `twins` are pictures of the held-out style that look nearly like one of a training style (perceptual hash), so no test of style.
+    `scenes` and `questions` about them are there in a world that was built with them.
     """
 
     folder: Path
@@ -284,15 +328,24 @@ class World:
     pages: tuple[dict[str, Any], ...]
     more: tuple[dict[str, Any], ...] = ()
     twins: frozenset[str] = frozenset()
+    scenes: tuple[dict[str, Any], ...] = ()
+    questions: tuple[dict[str, Any], ...] = ()
+    held_styles: tuple[str, ...] = (HELD_STYLE,)
+    held_sources: tuple[str, ...] = (HELD_SOURCE,)
+
+    @cached_property
+    def images(self) -> dict[str, bytes]:
+        """The bytes of each picture and scene, by id."""
+        return {row["id"]: row["image"] for row in (*self.pictures, *self.scenes)}
 
     def drawn(self, *, style: str | None = None, source: str | None = None, half: str | None = None) -> list[dict[str, Any]]:
         """Return the pictures of one style or source (default: all training styles), of one half or both."""
-        held = {HELD_STYLE} if style is None and source is None else set()
+        held = self.held_styles if style is None and source is None else ()
         return [
             row
             for row in self.pictures
             if (style is None or row["style"] == style)
-            and (row["source"] == source if source else row["source"] != HELD_SOURCE)
+            and (row["source"] == source if source else row["source"] not in self.held_sources)
             and row["style"] not in held
             and (half is None or row["half"] == half)
         ]
@@ -334,7 +387,9 @@ def load_world(folder: Path | None = None) -> World:
 
     place = folder or samples_folder()
     tables: dict[str, list[dict[str, Any]]] = {}
-    for path in [*(place / f"{name}.parquet" for name in TABLES), *sorted(place.glob("pictures-*.parquet"))]:
+    paths = [place / f"{name}.parquet" for name in (*TABLES, *MORE_TABLES)]
+    paths = [path for path in paths if path.stem in TABLES or path.exists()]
+    for path in [*paths, *sorted(place.glob("pictures-*.parquet"))]:
         try:
             tables[path.stem] = pq.read_table(path, partitioning=None).to_pylist()
         except (OSError, pa.ArrowException) as error:
@@ -347,9 +402,27 @@ def load_world(folder: Path | None = None) -> World:
         row["queries"] = dict(row["queries"] or ())
     concepts = {row["concept"]: row for row in tables["concepts"]}
     more = tuple(row for name, rows in tables.items() if name.startswith("pictures-") for row in rows)
-    manifest = place / "manifest.json"
-    twins = json.loads(manifest.read_text(encoding="utf-8"))["twins"] if manifest.is_file() else ()
-    return World(place, tuple(tables["pictures"]), concepts, tuple(tables["texts"]), tuple(tables["pages"]), more, frozenset(twins))
+    facts = read_manifest(place)
+    return World(
+        place,
+        tuple(tables["pictures"]),
+        concepts,
+        tuple(tables["texts"]),
+        tuple(tables["pages"]),
+        more,
+        frozenset(facts.get("twins", ())),
+        tuple(tables.get("scenes", ())),
+        tuple(tables.get("questions", ())),
+        tuple(facts["held_styles"]),
+        tuple(facts["held_sources"]),
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what the manifest of a folder says of its tables; without any, what is held out of the shipped ones."""
+    path = folder / "manifest.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {"held_styles": (HELD_STYLE,), "held_sources": (HELD_SOURCE,), "tables": {}, **facts}
 
 
 def view(name: str) -> View:
@@ -455,13 +528,15 @@ VIEWS: dict[str, View] = {
     "test-style": View(
         "unseen half in the art style that no stage sees",
         lambda world, seed: name_pairs(
-            world, [row for row in world.drawn(style=HELD_STYLE, half="unseen") if row["id"] not in world.twins], seed
+            world,
+            [row for style in world.held_styles for row in world.drawn(style=style, half="unseen") if row["id"] not in world.twins],
+            seed,
         ),
         True,
     ),
     "test-source": View(
         "unseen half in the source that no stage sees, of concepts that the base knows",
-        lambda world, seed: name_pairs(world, known_pairs(world, HELD_SOURCE, "unseen"), seed),
+        lambda world, seed: name_pairs(world, [row for source in world.held_sources for row in known_pairs(world, source, "unseen")], seed),
         True,
     ),
     "test-more": View("unseen half of pictures under other terms, where they were built (--with)", _more, True),

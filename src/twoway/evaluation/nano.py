@@ -68,7 +68,8 @@ class Held:
 
     def far(self) -> list[Row]:
         """Return the pictures of the source that no stage sees, of concepts that the base knows."""
-        return [row for row in known_pairs(self.world, samples.HELD_SOURCE, "unseen") if row["concept"] in self.concepts]
+        rows = [row for source in self.world.held_sources for row in known_pairs(self.world, source, "unseen")]
+        return [row for row in rows if row["concept"] in self.concepts]
 
     def name(self, row: Mapping[str, Any], language: str = "en") -> str:
         """Return what a picture shows, in words."""
@@ -203,7 +204,7 @@ def _named(choose: Callable[[Held], Sequence[Row]], languages: Sequence[str], *,
 
 
 def _modern(held: Held) -> list[Row]:
-    return held.styled(samples.HELD_STYLE)
+    return [row for style in held.world.held_styles for row in held.styled(style)]
 
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]

@@ -7,7 +7,7 @@ import dataclasses
 from tools.nano_base.base import picture_tokens
 from tools.nano_base.batches import Batch, Rows
 
-KINDS = ("singles", "pairs", "canvases", "large")
+KINDS = ("singles", "pairs", "canvases", "scenes", "large")
 
 
 def fresh(tiny, **changes) -> Rows:

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from tools.nano_base.batches import Batch
+from tools.nano_base.rows import PICTURE, scene_row
 
 from .streams import KINDS, fresh, of_kind
 
@@ -95,3 +96,21 @@ def test_runs_cover_every_row_once_and_cut_only_padding(tiny):
     for rows, cut in batch.runs:
         used = [place for place in batch.places.tolist() if place // length in range(len(batch.ids))[rows]]
         assert all(place % length < cut for place in used)
+
+
+def test_a_scenes_question_is_answered_by_the_neighbour():
+    shown = [{"names": {"en": name}} for name in "abcd"]  # a b over c d
+    answers = {
+        "left of": {"b": "a", "d": "c"},
+        "right of": {"a": "b", "c": "d"},
+        "above": {"c": "a", "d": "b"},
+        "below": {"a": "c", "b": "d"},
+    }
+    rng, asked = random.Random(0), set()
+    for _ in range(200):
+        picture, (question, learned), (answer, learn) = scene_row(shown, rng)
+        assert (picture, learned, learn) == (PICTURE, False, True)
+        place, _, name = question.removeprefix("What is ").removesuffix("?\n").rpartition(" the ")
+        assert answer == answers[place][name]
+        asked.add(question)
+    assert len(asked) == 8
