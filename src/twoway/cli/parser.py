@@ -158,7 +158,13 @@ _METAVARS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 
 def _as_word(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        (f"{value:,}" if value >= 10_000 else str(value))
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def given_settings(args: argparse.Namespace, cls: Any) -> dict[str, Any]:
