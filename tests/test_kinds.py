@@ -46,7 +46,7 @@ class Swatch(Media):
         if isinstance(value, Swatch):
             return value
         if value not in ("red", "blue", b"red", b"blue"):
-            raise ContentError(f"{label} is no colour", place)
+            raise ContentError(f"{label} is not a colour", place)
         return cls(value.decode() if isinstance(value, bytes) else value)
 
     @classmethod
@@ -121,7 +121,7 @@ def test_rows_of_every_form_hold_it(tmp_path):
     assert list(open_source(lines(tmp_path / "own.jsonl", {"colour": "red", "name": "a thing"}), row_template="{colour:swatch}{name}")) == [
         RED
     ]
-    with pytest.raises(ContentError, match=r"bad.jsonl:1: the swatch of part 1 is no colour"):
+    with pytest.raises(ContentError, match=r"bad.jsonl:1: the swatch of part 1 is not a colour"):
         list(open_source(lines(tmp_path / "bad.jsonl", {"swatch": "loud"})))
     with pytest.raises(ContentError, match="both image and swatch; make them two parts"):
         Document.from_parts([{"swatch": "red", "image": "a.png"}])

@@ -379,7 +379,7 @@ def _from_option(option: str, value: Any) -> Given:
     try:
         text = os.fsencode(value).decode("utf-8")  # a system that knows ASCII alone (`LC_ALL=C`) gives bytes
     except UnicodeError as error:
-        raise UsageError(f"{option} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+        raise UsageError(f"{option} holds bytes that are not text in UTF-8; write it in UTF-8") from error
     if not text:
         return Given("", text, option=option)
     return dataclasses.replace(_from_word("", text), option=option)

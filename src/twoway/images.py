@@ -93,7 +93,7 @@ class Image(Media):
             root = _followed(os.path.abspath(self.root))
             path = os.path.realpath(os.path.join(root, self.source))
         except (OSError, ValueError, RuntimeError) as error:
-            raise ContentError(f"{self.source!r} is no usable path ({error})", place) from error
+            raise ContentError(f"{self.source!r} is not a usable path ({error})", place) from error
         if path != root and not path.startswith(root if root.endswith(os.sep) else root + os.sep):
             raise ContentError(f"picture {self.source} leaves the data folder {self.root}; keep pictures inside it", place)
         return Path(path)
@@ -117,7 +117,7 @@ class Image(Media):
             return value
         if isinstance(value, str | Path):
             if not str(value).strip() or "\0" in str(value):
-                raise ContentError(f"{label} is no usable path", place)
+                raise ContentError(f"{label} is not a usable path", place)
             if _URL.match(str(value)):
                 raise ContentError(f"{label} is a URL; nothing is downloaded, so save the picture beside the data", place)
             return cls(Path(value), root)

@@ -75,7 +75,7 @@ def test_claims_are_numbers(tmp_path, capsys, given):
         (["seeds=[1]", "--report"], r"so leave out seeds=\[1\]"),
         (["--report", "--dry-run"], "--dry-run writes nothing; leave it out, or --report"),
         (["--write", "page.md", "--dry-run"], "--dry-run writes nothing; leave it out, or --write"),
-        (["--report", "--write", "page.md", "--also", "nowhere"], "nowhere is no folder of a study"),
+        (["--report", "--write", "page.md", "--also", "nowhere"], "nowhere is not a folder of a study"),
         (["--report"], r"holds the study made \(studies/made\.yaml\), not studies/quick\.yaml"),
     ],
 )

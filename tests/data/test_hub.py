@@ -134,6 +134,6 @@ def test_a_damaged_folder_is_one_line(tmp_path, png):
     short_form(png).save_to_disk(tmp_path / "saved")
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:50])
-    with pytest.raises(TwowayError, match="is no readable folder of") as caught:
+    with pytest.raises(TwowayError, match="is not a readable folder of") as caught:
         list(open_source(tmp_path / "saved"))
     assert "\n" not in str(caught.value)

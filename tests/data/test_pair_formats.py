@@ -170,7 +170,7 @@ def test_lists_written_as_text_are_read_and_never_run(read, folder, monkeypatch,
 @pytest.mark.parametrize("odd", ["[['a']]", "[1]", "[('a', 'b')]"])
 def test_lists_of_other_things_than_texts_are_bad_rows(read, odd):
     row = {"qry": "q", "qry_image_path": "", "pos_text": "p", "pos_image_path": "", "neg_text": odd, "neg_image_path": ""}
-    with pytest.raises(ContentError, match="neg_text is no list of texts"):
+    with pytest.raises(ContentError, match="neg_text is not a list of texts"):
         read("mme5", row)
 
 

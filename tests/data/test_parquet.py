@@ -108,7 +108,7 @@ def test_wrong_columns_are_named_before_any_row(tmp_path):
 def test_a_truncated_file_is_an_error_even_when_skipping(keep, tmp_path):
     path = table(tmp_path / "rows.parquet", [{"text": "a"}])
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(TwowayError, match=r"no readable Parquet file") as caught:
+    with pytest.raises(TwowayError, match=r"not a readable Parquet file") as caught:
         list(open_source(path, on_bad="skip"))
     assert "\n" not in str(caught.value)
 
@@ -185,8 +185,8 @@ def lying(tmp_path):
     [
         (b"\x16\x50", b"\x16\x4e", 0, "it says that it has 39 rows, and its row groups 40"),
         (b"\x16\x28", b"\x16\x2a", 0, "text in row group 1 has 21 values for 20 rows"),
-        (b"\x16\x28", b"\x16\x28\x16\x28", 2, "no readable Parquet file"),
-        (b"\x25\x02", b"\x25\x00", 0, "no readable Parquet file"),  # a text that is always there; pyarrow aborts at its statistics
+        (b"\x16\x28", b"\x16\x28\x16\x28", 2, "not a readable Parquet file"),
+        (b"\x25\x02", b"\x25\x00", 0, "not a readable Parquet file"),  # a text that is always there; pyarrow aborts at its statistics
     ],
 )
 def test_metadata_that_lies_is_one_line_and_loses_no_row_in_silence(lying, how, old, new, number, words):

@@ -174,12 +174,12 @@ def test_pixels_that_are_no_grid_stop_masked_patches_and_not_masked_words(tiny_m
     changed = type(fam.config).from_dict(fam.config.to_dict())
     changed.image_token_id = 0  # stands for no picture
     geometry = PatchGeometry.of(changed, fam.processor)
-    with pytest.raises(TwowayError, match=r"no square grid.*mae_weight=0"):
+    with pytest.raises(TwowayError, match=r"not a square grid.*mae_weight=0"):
         assert geometry.values
     example = fam.encoder()("a#1", document("some text", noise()))
     settings = {"seed": 0, "epoch": 0, "mask_token": 3, "geometry": geometry}
     assert (mask_inputs(example, MaskingConfig(patches=0), **settings).labels != NO_TARGET).any()
-    with pytest.raises(TwowayError, match="no square grid"):
+    with pytest.raises(TwowayError, match="not a square grid"):
         mask_inputs(example, MaskingConfig(), **settings)
 
 

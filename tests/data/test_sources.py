@@ -60,7 +60,7 @@ def test_the_kind_follows_extension_prefix_or_an_odd_but_existing_name(tmp_path,
 def test_samples_are_asked_for_by_name():
     first, second = itertools.islice(open_source("samples:test", images="lazy"), 2)
     assert (first.place, first.meta["role"], second.meta["role"]) == (Place("samples:test", 1), "query", "positive")
-    with pytest.raises(UsageError, match=r"samples:tests is no view of the samples; did you mean test\?"):
+    with pytest.raises(UsageError, match=r"samples:tests is not a view of the samples; did you mean test\?"):
         list(open_source("samples:tests"))
 
 
@@ -90,7 +90,7 @@ def test_the_tail_of_a_pass_that_is_left_early_raises_nothing(jsonl):
 
 def test_an_empty_folder_of_saved_data_is_said_in_one_line(tmp_path):
     (tmp_path / "state.json").write_text("{}")
-    with pytest.raises(TwowayError, match="no readable folder of"):
+    with pytest.raises(TwowayError, match="not a readable folder of"):
         list(open_source(tmp_path))
 
 

@@ -146,13 +146,13 @@ def test_what_is_damaged_in_the_middle_or_written_behind_the_end_is_said(shard, 
     with tarfile.open(shard) as archive:
         third = archive.getmembers()[3].offset
     other.write_bytes(whole[:third] + b"x" * 512 + whole[third + 512 :])
-    with pytest.raises(TwowayError, match=rf"other.tar is no readable tar from byte {third:,} on"):
+    with pytest.raises(TwowayError, match=rf"other.tar is not a readable tar from byte {third:,} on"):
         open_table(str(other))
     other.write_bytes(whole + whole)
     with pytest.raises(TwowayError, match="more is written behind the end of the archive at byte"):
         open_table(str(other))
     other.write_bytes(gzip.compress(whole + random.Random(0).randbytes(4096)))
-    with pytest.raises(TwowayError, match=r"other.tar is no readable tar from byte 0 on"):
+    with pytest.raises(TwowayError, match=r"other.tar is not a readable tar from byte 0 on"):
         open_table(str(other))
     with tarfile.open(other, "w") as archive:
         link = tarfile.TarInfo("1.png")

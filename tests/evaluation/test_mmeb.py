@@ -127,7 +127,7 @@ def test_unknown_tasks_come_behind_the_known_and_apart(folder):
 def test_a_folder_without_tasks_or_columns_is_refused(folder):
     with pytest.raises(UsageError, match="has no task"):
         MmebFolder.open(folder)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         MmebFolder.open(folder / "nowhere")
     write(folder, "GQA", {"qry_text": "a", "query_image": "b"})
     with pytest.raises(UsageError, match="no column 'qry_img_path'"):
@@ -139,7 +139,7 @@ def test_a_file_that_is_torn_behind_its_footer_is_named(folder):
     path = folder / "GQA" / "test.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
-    with pytest.raises(UsageError, match=r"test\.parquet is no readable Parquet file") as caught:
+    with pytest.raises(UsageError, match=r"test\.parquet is not a readable Parquet file") as caught:
         MmebFolder.open(folder).task("GQA", Policy())
     assert "\n" not in str(caught.value)
 

@@ -176,7 +176,7 @@ def test_what_is_no_base_or_no_run_is_refused(tiny_model, rows, tmp_path):
         pretrain(tiny_model("qwen2_vl"), tmp_path / "none", **USUAL)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="no unfinished run"):
+    with pytest.raises(UsageError, match="not an unfinished run"):
         pretrain(tiny_model("qwen2_vl"), tmp_path / "mine", [str(rows)], **USUAL)
     with pytest.raises(UsageError, match=r"decoder_depth: .* between 1 and"):
         pretrain(tiny_model("qwen2_vl"), tmp_path / "deep", [str(rows)], **USUAL, decoder_depth=99)

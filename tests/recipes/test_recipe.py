@@ -86,7 +86,7 @@ def test_settings_of_one_stage_are_a_recipe_of_one_stage(tmp_path):
         ("stages: {train: }", ("learning_rate",), r"'learning_rate' is not of the form key=value"),
         ("stages: {train: {from: later}, later: {stage: train}}", (), "train cannot start from later, which is not done before it"),
         ("stages: {score: , train: {from: score}}", (), "train cannot start from score, which makes no model"),
-        ("stages: {make: , train: {from: mak}}", (), r"starts from 'mak', which is no stage before it.*did you mean make\?"),
+        ("stages: {make: , train: {from: mak}}", (), r"starts from 'mak', which is not a stage before it.*did you mean make\?"),
         ("stages: {train: {recipe: gone.yaml}}", (), r"there is no .*gone\.yaml"),
         ("stages: {train: {folder: ../x}}", (), "the folder of train is a plain name"),
         ("stages: {train: {folder: x}, two: {stage: train, folder: x}}", (), "train and two have one folder, x"),

@@ -226,7 +226,7 @@ def test_what_is_missing_is_met_before_any_work(tmp_path, out):
 def test_folders_that_are_not_ours_are_left_alone(recipe, out):
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="exists already and is no run of a recipe"):
+    with pytest.raises(UsageError, match="exists already and is not a run of a recipe"):
         go(recipe, out)
     (out / "thesis.txt").unlink()
     go(recipe, out)
@@ -234,7 +234,7 @@ def test_folders_that_are_not_ours_are_left_alone(recipe, out):
     with pytest.raises(UsageError, match="2-train exists already, and nothing says what made it"):
         go(recipe, out, redo=True)
     (out / "2-train.json").write_text("no json")
-    with pytest.raises(TwowayError, match=r"2-train\.json is no record of a stage"):
+    with pytest.raises(TwowayError, match=r"2-train\.json is not a record of a stage"):
         go(recipe, out)
 
 

@@ -201,7 +201,7 @@ def test_a_system_that_knows_ascii_alone_is_asked_in_any_letters(shelf, words):
     command = [sys.executable, "-m", "twoway", "search", str(shelf / "db"), *asked]
     ended = subprocess.run(command, env=surroundings, capture_output=True, timeout=240)
     if isinstance(words, bytes):
-        said = b"twoway search: WORDS holds bytes that are no text in UTF-8; write it in UTF-8\n"
+        said = b"twoway search: WORDS holds bytes that are not text in UTF-8; write it in UTF-8\n"
         assert (ended.returncode, ended.stderr) == (2, said)
     else:
         assert ended.returncode == 0, ended.stderr

@@ -335,7 +335,7 @@ def test_what_is_not_there_is_said(location, tmp_path):
         open_store(tmp_path / "file")
     with pytest.raises(UsageError, match=r"an index is a folder, a Milvus Lite file that ends in \.db, or milvus://"):
         open_store("http://example.org/x")
-    with pytest.raises(UsageError, match="no address of a collection"):
+    with pytest.raises(UsageError, match="not an address of a collection"):
         open_store("milvus://host:x/../y")
 
 

@@ -87,5 +87,5 @@ def test_a_broken_picture_is_the_askers_error(client, data, said):
 
 
 def test_base64_that_is_none_is_an_error(client):
-    assert "no base64" in ask(client, "data:image/png;base64,@@@@")[1]
-    assert "no base64" in ask(client, "data:image/png;base64,AAA")[1]
+    assert "is not base64" in ask(client, "data:image/png;base64,@@@@")[1]
+    assert "is not base64" in ask(client, "data:image/png;base64,AAA")[1]

@@ -137,7 +137,7 @@ def test_a_template_that_adds_nothing_hides_no_cut(serve, engine):
         ({"input": []}, "empty list"),
         ({"input": ""}, "input: the text of part 1 is empty"),
         ({"input": ["w1", " "]}, "input[1]"),
-        ({"input": ["w1", 2]}, "input[1] is no text"),
+        ({"input": ["w1", 2]}, "input[1] is not a text"),
         ({"input": {"text": "w1"}}, "a text or a list of texts"),
         ({}, "either 'input' or 'messages'"),
         ({"input": "w1", "messages": [{"role": "user", "content": "w1"}]}, "either 'input' or 'messages'"),

@@ -206,7 +206,7 @@ def test_what_is_wrong_before_any_work(tmp_path):
         do(path, tmp_path / "out", jobs=0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         do(path, tmp_path / "full")
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(TwowayError, match=r"rows\.jsonl"):

@@ -189,7 +189,7 @@ def test_a_run_is_what_it_was_unless_forced(tmp_path):
     require_same_run(tmp_path / "out", other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="no unfinished run"):
+    with pytest.raises(UsageError, match="not an unfinished run"):
         require_same_run(tmp_path / "full", run)
 
 

@@ -60,7 +60,7 @@ def _earlier(config: NanoConfig) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if not (Path(config.start) / TRAINING).is_file():
-        raise UsageError(f"{config.start} is no folder that `python -m tools.nano_base` made: it has no {TRAINING}")
+        raise UsageError(f"{config.start} is not a folder that `python -m tools.nano_base` made: it has no {TRAINING}")
     model = AutoModelForImageTextToText.from_pretrained(config.start, dtype="auto").float()
     if model.config.model_type != config.family:
         raise UsageError(f"{config.start} is a {model.config.model_type}; pass --family {model.config.model_type}")

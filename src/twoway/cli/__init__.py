@@ -104,7 +104,7 @@ def _ended(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, TwowayError):
         return (2 if isinstance(error, UsageError) else 1), _shown(str(error))
     if isinstance(error, UnicodeEncodeError):
-        what = f"{error.object[error.start : error.end]!r} is no text in {error.encoding}"
+        what = f"{error.object[error.start : error.end]!r} is not text in {error.encoding}"
         return 1, f"{what}; write UTF-8, and set PYTHONUTF8=1 where the system's language is C"
     if _of_an_interrupt(error):
         return INTERRUPTED, "interrupted; nothing half-written is left"

@@ -41,7 +41,7 @@ def words(given: str | None, name: str) -> str | None:
     try:
         return None if given is None else os.fsencode(given).decode("utf-8")
     except UnicodeError as error:
-        raise UsageError(f"{name} holds bytes that are no text in UTF-8; write it in UTF-8") from error
+        raise UsageError(f"{name} holds bytes that are not text in UTF-8; write it in UTF-8") from error
 
 
 def new_console(width: int | None = None) -> Console:

@@ -60,7 +60,7 @@ def show_scores(found: dict[str, Any]) -> None:
     table.add_row("mean", "", f"{len(found['tasks'])} tasks", *means)
     print_table(console, table)
     if official:
-        console.print("strict: a tie is no hit. official: as MMEB's released code counts, a tie is a hit.", markup=False)
+        console.print("strict: a tie is not a hit. official: as MMEB's released code counts, a tie is a hit.", markup=False)
     for name, one in found["tasks"].items():
         if doubled := one.get("doubled"):
             more = f" and {len(doubled) - _LISTED:,} more (all are in the results)" if len(doubled) > _LISTED else ""

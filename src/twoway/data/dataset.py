@@ -117,7 +117,7 @@ def source_kind(spec: str) -> tuple[str, str]:
     kind, colon, rest = spec.partition(":")
     if colon and not path.exists():
         if kind not in READERS:
-            raise UsageError(f"{spec} is no data: there is no kind {kind!r}{did_you_mean(kind, READERS)} (possible: {POSSIBLE})")
+            raise UsageError(f"{spec} is not data: there is no kind {kind!r}{did_you_mean(kind, READERS)} (possible: {POSSIBLE})")
         if not rest:
             raise UsageError(f"{spec} names no data; write {kind}:{'NAME' if kind in _NAMED else 'PATH'}")
         if kind not in _NAMED and not Path(rest).exists() and not (kind == "tars" and files_matching(rest)):

@@ -635,7 +635,7 @@ def _listed(row: Mapping[str, Any], name: str) -> list[str]:
     given = list(value) if isinstance(value, list | tuple) else [] if value in (None, "") else [value]
     odd = next((one for one in given if not isinstance(one, str | None)), "")
     if odd:
-        raise ContentError(f"{name} is no list of texts: it holds a {type(odd).__name__}")
+        raise ContentError(f"{name} is not a list of texts: it holds a {type(odd).__name__}")
     return [one or "" for one in given]
 
 

@@ -50,7 +50,7 @@ _OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an enco
 
 
 class MediaTokens:
-    """Counts the tokens of what is no text in documents from the sizes in headers; the processor is asked for each size once.
+    """Counts the tokens of what is not text in documents from the sizes in headers; the processor is asked for each size once.
 
     Where it does not say, an image's area stands for them: these counts only decide which rows share a batch.
     """

@@ -58,7 +58,7 @@ def check_parquet(table: Any, file: Path) -> None:
         trouble, _ = SANDBOX.call(f"{__name__}:child_trouble", given, seconds=DEFAULT.max_page_seconds, memory=DEFAULT.max_page_memory)
     except SandboxError as error:
         message = f"the file {error}" if isinstance(error, BoundError) else str(error).splitlines()[0]
-        raise TwowayError(f"{file} is no readable Parquet file ({message})") from error
+        raise TwowayError(f"{file} is not a readable Parquet file ({message})") from error
     if trouble:
         raise TwowayError(f"{file} {trouble}")
 
@@ -256,7 +256,7 @@ class ParquetReader(Reader[RowT]):
 
 def _unreadable(path: Path, error: Exception) -> TwowayError:
     """Say in one line why a file cannot be read."""
-    return TwowayError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})")
+    return TwowayError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})")
 
 
 # Hugging Face `datasets`: a folder that `save_to_disk` wrote, or a data set of the hub, streamed.
@@ -275,7 +275,7 @@ def load_disk(argument: str) -> Any:
     try:
         table = datasets.load_from_disk(argument)
     except Exception as error:  # datasets raises many kinds for a damaged folder
-        raise TwowayError(f"{argument} is no readable folder of datasets.save_to_disk ({_line(error)})") from error
+        raise TwowayError(f"{argument} is not a readable folder of datasets.save_to_disk ({_line(error)})") from error
     if isinstance(table, datasets.DatasetDict):
         if len(table) != 1:
             splits = ", ".join(str(Path(argument) / split) for split in table)
@@ -372,7 +372,7 @@ def open_stream(argument: str) -> tuple[Any, Path | None]:
         name, config, split = match["name"], match["config"], match["split"]
     else:
         raise UsageError(
-            f"hub:{argument} is no name of a data set; write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME/CONFIG:SPLIT"
+            f"hub:{argument} is not a name of a data set; write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME/CONFIG:SPLIT"
         )
     try:
         table = datasets.load_dataset(name, config, split=split or "train", streaming=True)

@@ -329,7 +329,7 @@ class PatchGeometry:
         patch = int(np.max(vision.patch_size))
         side = height // patch if pinpoints else math.isqrt(count // tiles)
         if not side or height != width or height % side or (not pinpoints and side * side * tiles != count):
-            return cls(token, keys, trouble=f"{count} image tokens for {tiles} tiles of {height} x {width} pixels are no square grid")
+            return cls(token, keys, trouble=f"{count} image tokens for {tiles} tiles of {height} x {width} pixels are not a square grid")
         block = height // side
         patch = patch if block % patch == 0 else block
         return cls(token, keys, channels * block**2, (block // patch) ** 2, channels, patch, 1, side, pinpoints)

@@ -251,7 +251,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     """Refuse what Python writes and JSON does not have."""
-    raise ValueError(f"{name} is no JSON; write null")
+    raise ValueError(f"{name} is not JSON; write null")
 
 
 # Pictures as they lie: one file, a folder of them at any depth, or what a pattern matches; each is a document of one
@@ -415,7 +415,7 @@ def _columns(member: Member, content: bytes, place: Place) -> dict[str, Any]:
 
 
 def _members(path: Path, file: BinaryIO, at: int) -> Iterator[Member]:
-    """Go from header to header, from one on; what is no file is passed over, and what is wrong with the archive is said."""
+    """Go from header to header, from one on; what is not a file is passed over, and what is wrong with the archive is said."""
     file.seek(0, 2)
     size, header, archive = file.tell(), at, None
     while True:
@@ -432,7 +432,7 @@ def _members(path: Path, file: BinaryIO, at: int) -> Iterator[Member]:
             file.seek(header)
             info = tarfile.TarInfo.fromtarfile(archive)
         except tarfile.TarError as error:
-            raise TwowayError(f"{path} is no readable tar from byte {header:,} on ({error}); fetch it again") from error
+            raise TwowayError(f"{path} is not a readable tar from byte {header:,} on ({error}); fetch it again") from error
         if info.isfile() and info.offset_data + info.size > size:
             raise TwowayError(
                 f"{path} is torn: {info.name} at byte {header:,} has {info.size:,} bytes, and the file ends before; fetch it again"

@@ -428,7 +428,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def view(name: str) -> View:
     """Return the view of a name, or say the nearest one."""
     if name not in VIEWS:
-        raise UsageError(f"samples:{name} is no view of the samples{did_you_mean(name, VIEWS)} (known: {', '.join(VIEWS)})")
+        raise UsageError(f"samples:{name} is not a view of the samples{did_you_mean(name, VIEWS)} (known: {', '.join(VIEWS)})")
     return VIEWS[name]
 
 

@@ -20,16 +20,16 @@ class OpenConfig:
     """How a model that gives vectors is opened; what is not said comes from the model."""
 
     pooling: Literal["mean", "last", "eos"] | None = Field(
-        default=None, description="how a vector is made, for a model that is no sentence-transformers checkpoint"
+        default=None, description="how a vector is made, for a model that is not a sentence-transformers checkpoint"
     )
     attention: Attention | None = Field(
         default=None,
-        description="who sees whom, for a vision-language model that is no sentence-transformers checkpoint "
+        description="who sees whom, for a vision-language model that is not a sentence-transformers checkpoint "
         "(default: what its layout or its config says)",
     )
     template: Literal["chat", "plain", "bare"] | None = Field(
         default=None,
-        description="how inputs are written, for a model that is no sentence-transformers checkpoint: as a chat, or contents one behind "
+        description="how inputs are written, for a model that is not a sentence-transformers checkpoint: as a chat, or contents one behind "
         "the other; bare: plain, a picture without its marks and its tokens numbered as text "
         "(default: bare for VLM2Vec's adapters, plain for others and for MoCa's and CoCoA's checkpoints, else chat)",
     )

@@ -219,7 +219,7 @@ def vectors_of(answer: Any, count: int) -> list[Vector]:
         raise ValueError(f"{count} vectors were asked for and {len(rows)} came")
     found = np.array([one.embedding for one in rows], dtype=np.float32)
     if found.ndim != 2 or not found.shape[1]:
-        raise ValueError("its vectors are no rows of numbers")
+        raise ValueError("its vectors are not rows of numbers")
     if not np.isfinite(found).all():
         raise ValueError("its vectors hold numbers that are not finite")
     lengths = np.linalg.norm(found, axis=1, keepdims=True)

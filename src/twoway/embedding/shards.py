@@ -187,7 +187,7 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
-        raise TwowayError(f"{path} is no readable Parquet file ({line}); delete it and the shards behind it, and run again") from error
+        raise TwowayError(f"{path} is not a readable Parquet file ({line}); delete it and the shards behind it, and run again") from error
 
 
 # How a vector is stored: as numbers of 32 or 16 bits, as whole numbers of 8, or as signs; and what each form finds of

@@ -423,7 +423,7 @@ def run_mteb_task(task: MtebTask, model: MtebModel) -> MtebResult:
     result = MtebResult(task, found, asked, lost)
     means = [np.mean([one.score for one in each.values()]) for each in asked.values() if each]
     if len(means) < len(asked) or abs(float(np.mean(means)) - result.score) > _ROUNDED:
-        log.warning("%s: mteb's %s is no mean over queries, so no single query is kept", task.name, result.metric)
+        log.warning("%s: mteb's %s is not a mean over queries, so no single query is kept", task.name, result.metric)
         return MtebResult(task, found, {}, lost)
     return result
 

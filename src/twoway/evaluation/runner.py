@@ -337,9 +337,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Kept]]]:
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename or path} is not there; results and their items are written by twoway evaluate") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no results file of twoway evaluate ({error})") from error
+        raise UsageError(f"{path} is not a results file of twoway evaluate ({error})") from error
     if not isinstance(found, dict) or "tasks" not in found:
-        raise UsageError(f"{path} is no results file of twoway evaluate: it has no tasks")
+        raise UsageError(f"{path} is not a results file of twoway evaluate: it has no tasks")
     items: dict[str, dict[str, Kept]] = {}
     for row in rows:
         # Results of before there were marks: each item stands for itself.

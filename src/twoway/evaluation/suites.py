@@ -78,7 +78,7 @@ class MmebFolder:
         """Find the tasks of a folder; known ones come in the protocol's order, others behind them."""
         root = Path(root)
         if not root.is_dir():
-            raise UsageError(f"{root} is no folder; --data names the folder that holds one folder a task")
+            raise UsageError(f"{root} is not a folder; --data names the folder that holds one folder a task")
         found = {one.name: tuple(sorted(one.glob("*.parquet"))) for one in sorted(root.iterdir()) if one.is_dir()}
         # Results may have been written into the folder; they are no task.
         found = {name: tuple(path for path in paths if not path.name.endswith(ITEMS)) for name, paths in found.items()}
@@ -114,7 +114,7 @@ class MmebFolder:
     def _item(self, row: dict[str, Any], place: Place, candidate: Any) -> RankingQuery:
         texts, paths = row["tgt_text"], row["tgt_img_path"]
         if not isinstance(texts, list) or not texts:
-            raise ContentError("tgt_text is no list of candidates, so the right one is absent", place)
+            raise ContentError("tgt_text is not a list of candidates, so the right one is absent", place)
         if not isinstance(paths, list) or len(paths) != len(texts):
             raise ContentError(f"tgt_text has {len(texts)} candidates and tgt_img_path {len(paths or ())}", place)
         query = self._document(row["qry_text"], row["qry_img_path"], place, "query")
@@ -158,7 +158,7 @@ def _rows(paths: Sequence[Path]) -> Iterator[tuple[Place, dict[str, Any]]]:
             for number, row in enumerate(_rows_of(path), 1):
                 yield Place(str(path), number), row
         except (OSError, ValueError) as error:  # a footer may be whole and a page behind it torn
-            raise UsageError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+            raise UsageError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def _rows_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -214,7 +214,7 @@ def require_vision_language(config: PreTrainedConfig, folder: Path) -> None:
     # Encoders have a decoder's head too, and say that they are none.
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True):
         raise TwowayError(f"{folder} is a text-only model ({kind}); convert takes a causal vision-language model, with a tower for images")
-    raise TwowayError(f"{folder} is no generative model ({kind}, an encoder alone); convert takes a causal vision-language model")
+    raise TwowayError(f"{folder} is not a generative model ({kind}, an encoder alone); convert takes a causal vision-language model")
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> Loaded:

@@ -214,7 +214,7 @@ def _require_source(source: str, stages: Sequence[StageRecipe], given: Iterable[
         raise UsageError(f"{where} cannot start from {source}, which is not done before it")
     if "/" not in source and not Path(source).exists():
         near = did_you_mean(source, [START, *before])
-        raise UsageError(f"{where} starts from {source!r}, which is no stage before it, no folder and no owner/name of the hub{near}")
+        raise UsageError(f"{where} starts from {source!r}, which is not a stage before it, a folder or an owner/name of the hub{near}")
 
 
 def _require_own_folders(stages: Sequence[StageRecipe], listed: Given) -> None:

@@ -301,7 +301,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         return Record(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise TwowayError(f"{path} is no record of a stage ({error}); move it and {folder} away, or name another OUT") from error
+        raise TwowayError(f"{path} is not a record of a stage ({error}); move it and {folder} away, or name another OUT") from error
 
 
 def job_state(job: Job, folder: Path) -> Stand:
@@ -359,7 +359,7 @@ def require_run_folder(out: Path, marker: str) -> None:
     if out.exists() and (
         not out.is_dir() or (any(not path.name.startswith(".") for path in out.iterdir()) and not (out / marker).exists())
     ):
-        raise UsageError(f"{out} exists already and is no run of a recipe; choose another folder")
+        raise UsageError(f"{out} exists already and is not a run of a recipe; choose another folder")
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:

@@ -56,7 +56,7 @@ class MilvusAddress:
             return cls(location, location, _DEFAULT, Path(location))
         found = _SERVER.fullmatch(location)
         if found is None:
-            raise UsageError(f"{location} is no address of a collection; write milvus://host:port/collection, of letters, digits and _")
+            raise UsageError(f"{location} is not an address of a collection; write milvus://host:port/collection, of letters, digits and _")
         scheme = "https" if found["safe"] else "http"
         port = found["port"] or ("443" if found["safe"] else "19530")
         return cls(location, f"{scheme}://{found['host']}:{port}", found["collection"] or _DEFAULT, None)

@@ -85,7 +85,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f"--host {host!r} --port {port} is no address here ({error})") from error
+        raise UsageError(f"--host {host!r} --port {port} is not an address here ({error})") from error
     taken = socket.socket(family, kind, protocol)
     try:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # an asker that takes nothing of its answer does not keep it here for ever

@@ -288,7 +288,7 @@ async def page_index(name: str, request: Request, service: AuthorizedService) ->
         return JSONResponse(await one(f"{name}/page", service))  # the slash was written as a part of the id
     item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
     if pdf_page(item) is None:
-        raise ApiError(404, f"the item {name[:200]!r} is no page of a PDF that 'twoway index' has read", code="no_page")
+        raise ApiError(404, f"the item {name[:200]!r} is not a page of a PDF that 'twoway index' has read", code="no_page")
     drawn = await service.reader.with_timeout(service.pages.run(_render, item, service.limits))
     return Response(drawn, media_type="image/jpeg", headers=_PICTURE)
 

@@ -216,7 +216,7 @@ class EmbeddingsRequest(RequestModel):
             )
         for number, one in enumerate(given):
             if not isinstance(one, str):
-                raise ApiError(400, f"input[{number}] is no text", code="invalid_type", param=f"input[{number}]")
+                raise ApiError(400, f"input[{number}] is not a text", code="invalid_type", param=f"input[{number}]")
         return given
 
 
@@ -269,7 +269,7 @@ def parse_body(kind: type[Model], body: bytes | bytearray) -> Model:
         # Names of union members stand in the place, too; they say nothing to an asker.
         place = ".".join(str(step) for step in first["loc"] if step not in ("parts", "text", "image_url") or first["type"] == "missing")
         if first["type"] == "json_invalid":
-            raise ApiError(400, f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json") from error
+            raise ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json") from error
         if first["type"] == "extra_forbidden":
             key = str(first["loc"][-1])
             more = did_you_mean(key, kind.model_fields) if len(first["loc"]) == 1 else f" in {place[:200]}"
@@ -359,4 +359,4 @@ def _data(url: str, where: str) -> bytes:
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ApiError(400, f"{where} is no base64 ({error})", code="invalid_base64", param=where) from error
+        raise ApiError(400, f"{where} is not base64 ({error})", code="invalid_base64", param=where) from error

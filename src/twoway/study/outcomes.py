@@ -194,7 +194,7 @@ def facts(out: Path) -> dict[str, Any]:
     """Return the facts in a study's summary."""
     about = _json(out / "study.json")
     if about is None:
-        raise UsageError(f"{out} is no folder of a study: there is no study.json in it; twoway study writes one")
+        raise UsageError(f"{out} is not a folder of a study: there is no study.json in it; twoway study writes one")
     return about
 
 

@@ -349,7 +349,7 @@ def require_same_run(
         if changed and not force:
             raise UsageError(f"{out} holds another run: {'; '.join(changed)}; give the same command, another OUT, or --force to go on so")
     elif out.exists() and (not out.is_dir() or any(not _is_ours(path.name) for path in out.iterdir())):
-        raise UsageError(f"{out} exists already and is no unfinished run; choose another folder")
+        raise UsageError(f"{out} exists already and is not an unfinished run; choose another folder")
     if write:
         with disk_errors():
             out.mkdir(parents=True, exist_ok=True)
