@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-from twoway.methods.tables import _hash, table_path
+from twoway.methods.tables import table_path
 
 SAID = {"rows": 3}
 
@@ -31,15 +31,3 @@ def test_a_run_that_goes_on_finds_its_table_and_so_does_its_forecast(tmp_path):
     folder = begun(tmp_path, "a")
     assert table_path(folder, "costs", SAID, prepared("a"), ".npy") == first
     assert table_path(folder, "costs", SAID, SimpleNamespace(start=SimpleNamespace()), ".npy") == first
-
-
-def test_a_table_whose_name_knows_no_base_is_that_of_the_run_that_stands_there(tmp_path):
-    folder = begun(tmp_path, "a")
-    before = folder / f"costs-{_hash(SAID)}.npy"
-    before.touch()
-    assert table_path(folder, "costs", SAID, prepared("a"), ".npy") == before
-    forced = table_path(folder, "costs", SAID, prepared("b"), ".npy")
-    assert forced != before
-    begun(tmp_path, "b")  # the run has gone on with the other base
-    forced.touch()
-    assert table_path(folder, "costs", SAID, prepared("b"), ".npy") == forced

@@ -67,15 +67,10 @@ def for_cuda(config: Any) -> dict[str, Any]:
 
 def table_path(folder: Path, kind: str, said: object, prepared: Any, ending: str) -> Path:
     """Return the file of a table in a run's folder of tables; `said` is what it depends on beside the base that is prepared."""
-    known = read_run(folder.parent).get("weights")
-    base = getattr(prepared.start, "weights", None) or known  # a forecast opens no weights: it is about the run that stands there
-    path, before = (folder / f"{kind}-{_hash(one)}{ending}" for one in ([said, base], said))
-    # Runs that began when the base was no part of the name keep their tables, as long as it is their base.
-    return before if base == known and before.exists() and not path.exists() else path
-
-
-def _hash(said: object) -> str:
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16]
+    # A forecast opens no weights: it is about the run that stands there.
+    base = getattr(prepared.start, "weights", None) or read_run(folder.parent).get("weights")
+    named = hashlib.sha256(json.dumps([said, base], default=str).encode()).hexdigest()[:16]
+    return folder / f"{kind}-{named}{ending}"
 
 
 TABLES = "tables"
