@@ -184,7 +184,7 @@ class Image(Media):
 
     def opened(self, place: Place | None, limits: Limits) -> Image:
         """See `Part`."""
-        return Image(open_image(self, place=place, limits=limits))
+        return type(self)(open_image(self, place=place, limits=limits))
 
     def size(self, place: Place | None, limits: Limits) -> tuple[int, int]:
         """See `Media`: width and height."""
