@@ -167,7 +167,7 @@ def test_a_refused_document_is_that_one_alone(server):
     [
         (lambda rows: [[float("nan")] * len(row) for row in rows], "not finite"),
         (lambda rows: rows[:-1], "3 vectors were asked for and 2 came"),
-        (lambda rows: [[] for _ in rows], "no rows of numbers"),
+        (lambda rows: [[] for _ in rows], "not rows of numbers"),
     ],
 )
 def test_an_answer_that_is_none_ends_the_run(server, change, said):
