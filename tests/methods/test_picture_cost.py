@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
+from twoway.data.collators import model_inputs
 from twoway.data.config import PairSource
 from twoway.data.processing import Encoder
 from twoway.data.sampler import NO_EXTRA_COST
+from twoway.methods.counting import image_token_cost
 from twoway.methods.finetune.config import FinetuneConfig
-from twoway.methods.finetune.data import picture_cost
 from twoway.methods.finetune.method import prepare
 
 
@@ -20,7 +23,7 @@ def prepared(tiny_model):
 
 def counted(prepared, task=None, max_length=None):
     encode = Encoder(prepared.processor, prepared.geometry, max_length=max_length or prepared.max_length)
-    return picture_cost(task or prepared.module, encode, torch.device("cpu"), pad_token=prepared.pad_token, padding_side="right")
+    return image_token_cost(task or prepared.module, encode, partial(model_inputs, pad_token=prepared.pad_token, padding_side="right"))
 
 
 def test_it_is_the_towers_share_and_counting_leaves_no_trace(prepared):
@@ -46,14 +49,11 @@ def test_without_a_tower_an_image_token_is_a_word(prepared):
         def modules(self):
             return []
 
-        def to(self, device):
-            return self
-
         def eval(self):
             return self
 
-        def embed(self, inputs):
-            return torch.ones(inputs["input_ids"].numel(), 8) @ torch.ones(8, 8)
+        def features(self, inputs):
+            return {"token_embeddings": torch.ones(inputs["input_ids"].numel(), 8) @ torch.ones(8, 8)}
 
     assert counted(prepared, Words()).image_token == 1
 

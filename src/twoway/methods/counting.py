@@ -1,237 +1,559 @@
-"""Operations and memory of a training, counted from a model's config: its parts, the products of a pass, and what one rank holds."""
+"""How many operations a model's work takes, counted on the model itself with nothing computed: the one counter of the package.
+
+The module that trains runs on the meta device, which knows shapes alone, forward and backward, with real batches, while torch's
+FlopCounterMode adds up every product (`count`). So the forms that attention takes, frozen parts, adapters and activations that are computed
+again are those of the training itself, no weights are read, and the same command gives the same numbers on every machine.
+
+Where a run for every size would take too long, a few sizes are run and a line goes through them in what the work follows from (`fit`):
+tokens and their squares, image tokens and their squares for each picture. So are told
+
+- the work of any batch of a pre-training (`BatchWork`), for the share of the machine's peak, and what an image token and a picture cost
+  in text tokens, for batches of equal cost (`measure_work`); `calibrate=time` takes the machine's seconds for the costs instead, which
+  see what counting does not (small products are slow). Either is kept with the run, so that going on plans the same batches
+- the same cost for pairs, from their vectors alone (`image_token_cost`)
+- the work of a stage by part of the model, for a plan at full size (`recipes.plan`)
+
+Activations that are computed twice are told apart (`AGAIN`): it is not work that the model needs.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from math import sqrt
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import copy
+import dataclasses
+import statistics
+import time
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-import transformers
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 
+from twoway.content import ContentError, Document, Image, Text
+from twoway.data.config import CostWeights
+from twoway.data.masking import NO_TARGET
+from twoway.data.patches import ramp
+from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
-from twoway.methods.finetune.config import FinetuneConfig
-from twoway.methods.pretrain.config import PretrainConfig
+from twoway.losses.masked_patches import PatchDecoder
 from twoway.models import loading
-from twoway.models.loading import load_config, locate
+from twoway.models.attention import set_attention
+from twoway.models.vision import VisiblePatches
+from twoway.training.module import to_device
+from twoway.training.probes import evaluating
+
+from .finetune.config import FinetuneConfig
+from .memory import CHUNK, tower_layers
+from .model import apply_memory_options, choose_kernels, choose_trainable, freeze_head
+from .pretrain.config import PretrainConfig
+from .pretrain.step import PATCHES, Reconstruction, VisibleTower
+from .tables import counted_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from twoway.training.distributed import Ranks
+    from transformers import PreTrainedConfig
 
-    from .config import AdapterConfig, MethodConfig
+    from twoway.training.module import Batch
+
+    from .config import MethodConfig
     from .model import PreparedModel
 
+FORWARD, BACKWARD, AGAIN = "forward", "backward", "again"
+NEEDED = (FORWARD, BACKWARD)
+PARTS = TOWER, PROJECTOR, LANGUAGE, HEAD, DECODER, VALUES = "tower", "projector", "language model", "head", "decoder", "decoder's values"
+OTHER = "other"
 
-# The parts of a model whose products are counted, from its config alone: a model without weights is built and its
-# linear layers read.
-#
-# Published sizes stand here so that a plan needs no download: each is a config of transformers' own class with the
-# values of the model's `config.json` (Qwen/Qwen2-VL-2B-Instruct, Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct). Any
-# other model is read from its folder.
-#
-# Known are families whose tower sees rows of patches, merged by `spatial_merge_size` into one image token (Qwen's):
-# there a linear layer of the tower works once a patch, one of a merger once an image token. Others are refused,
-# because their tiles would be guessed.
-
-_TEXT: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2-VL-2B-Instruct": {
-        "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-        "vocab_size": 151_936, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
-    },
-    "Qwen/Qwen2.5-VL-3B-Instruct": {
-        "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
-        "vocab_size": 151_936, "tie_word_embeddings": True, "max_position_embeddings": 128_000,
-    },
-    "Qwen/Qwen2.5-VL-7B-Instruct": {
-        "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-        "vocab_size": 152_064, "tie_word_embeddings": False, "max_position_embeddings": 128_000,
-    },
-}  # fmt: skip
-PUBLISHED = tuple(_TEXT)
-_PATCHES = {"depth": 32, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+Operations = Counter[tuple[str, str]]  # by part of the model, and forward, backward or again
 
 
-@dataclass(frozen=True)
-class LinearLayer:
-    """A linear layer: what goes in and out of it."""
+def total(operations: Operations, *kinds: str, part: str | None = None) -> int:
+    """Add operations up: of some kinds (default: all), of one part or of all."""
+    return sum(many for (where, kind), many in operations.items() if (not kinds or kind in kinds) and part in (None, where))
 
-    name: str
-    into: int
-    out: int
+
+def count(module: nn.Module, run: Callable[[], torch.Tensor]) -> Operations:
+    """Count what `run` does with a module, and going back from what it returns, where that has a gradient."""
+    followed, layers = _parts(module)
+    with _without_values(module), _Shapes() as shapes, FlopCounterMode(display=False) as counter, _followed(shapes, followed, layers):
+        shapes.counter = counter
+        out = run()
+        if out.requires_grad:
+            out.backward()  # type: ignore[no-untyped-call]
+        shapes.book()
+    found: Operations = shapes.found
+    return found
+
+
+_Place = tuple[str, int]
+
+
+class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs what touches a tensor without values on shapes alone, and books what has been counted so far.
+
+    Numbers of rows, places and sizes have their values, on the CPU: they say what is run. What is on the meta device stays there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counter: FlopCounterMode | None = None
+        self._counts: Counter[tuple[_Place, str]] = Counter()
+        self.at: _Place = (OTHER, 0)  # what is at work: a part of the model, or one layer of it
+        self.times: Counter[_Place] = Counter()  # how many layers a layer stands for
+        self._doing, self._booked = (self.at, FORWARD), 0
+
+    def book(self) -> None:
+        """Give what was counted since the last call to the part that did it."""
+        counted = 0 if self.counter is None else self.counter.get_total_flops()
+        if counted > self._booked:
+            self._counts[self._doing] += counted - self._booked
+        # While the gradient goes back, only activations that are computed again want one themselves.
+        kind = (AGAIN if torch.is_grad_enabled() else BACKWARD) if going_back() else FORWARD
+        self._doing, self._booked = (self.at, kind), counted
 
     @property
-    def size(self) -> int:
-        """Numbers of its weight."""
-        return self.into * self.out
+    def found(self) -> Operations:
+        """Return the operations of all layers by part."""
+        found = Operations()
+        for (place, kind), many in self._counts.items():
+            found[place[0], kind] += many * max(self.times[place], 1)
+        return found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.book()
+        if func.overloadpacket in _INDEXED:
+            args = args[0], [part for one in args[1] for part in _by_number(one)], *args[2:]
+        leaves, tree = tree_flatten((args, kwargs or {}))
+        if any(isinstance(one, torch.Tensor) and one.is_meta for one in leaves):
+            leaves = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in leaves]
+        else:
+            leaves = [torch.device("cpu") if isinstance(one, torch.device) and one.type == "meta" else one for one in leaves]
+        args, kwargs = tree_unflatten(leaves, tree)
+        return func(*args, **kwargs)
+
+
+_INDEXED = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
+
+
+def _by_number(index: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    """Name the places of a mask by number: how many there are says the shape of what comes out."""
+    return index.nonzero().unbind(1) if index is not None and index.dtype == torch.bool and not index.is_meta else [index]
+
+
+def going_back() -> bool:
+    """Say whether a gradient is on its way."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+@contextmanager
+def _without_values(module: nn.Module) -> Iterator[None]:
+    """Put the weights of a module on the meta device for a while; they are neither moved nor copied."""
+    twins: dict[int, torch.Tensor] = {}
+    held: list[tuple[dict[str, Any], str, torch.Tensor]] = [
+        (place, key, tensor)
+        for part in module.modules()
+        for place in (part._parameters, part._buffers)
+        for key, tensor in place.items()
+        if tensor is not None and tensor.is_floating_point() and not tensor.is_meta
+    ]
+    for _, _, tensor in held:
+        if id(tensor) not in twins:
+            shape = torch.empty_like(tensor.detach(), device="meta")
+            twins[id(tensor)] = nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape
+    try:
+        for place, key, tensor in held:
+            place[key] = twins[id(tensor)]
+        yield
+    finally:
+        for place, key, tensor in held:
+            place[key] = tensor
+
+
+def _parts(module: Any) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]]:
+    """Return the parts that operations are told apart by, and the layers within them, where the module is one that trains a model."""
+    model, decoder = getattr(module, "model", None), getattr(module, "decoder", None)
+    if model is None:
+        return [], []
+    found = loading.parts(model)
+    layers = [(LANGUAGE, one) for one in found.layers]
+    parts = [(LANGUAGE, found.language[1]), *((PROJECTOR, one) for _, one in found.projectors)]
+    if found.head is not None:
+        parts.append((HEAD, found.head))
+    if decoder is not None:
+        parts += [(DECODER, decoder.body), (VALUES, decoder.to_values)]
+        layers += [(DECODER, one) for one in decoder.body.layers]
+    if found.tower is not None:
+        blocks = tower_layers(found.tower[1])
+        apart = {id(one) for _, module in (*found.projectors, ("", blocks)) for one in module.modules()}
+        whole = {id(above) for above in found.tower[1].modules() if any(id(one) in apart for one in above.modules())}
+        parts += [(TOWER, one) for one in found.tower[1].modules() if id(one) not in whole]
+        layers += [(TOWER, one) for one in blocks]
+        parts.append((TOWER, found.tower[1]))
+    return parts, layers
+
+
+@contextmanager
+def _followed(shapes: _Shapes, parts: Sequence[tuple[str, nn.Module]], layers: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Tell `shapes` which part is at work: on the way forward by its call, on the way back by the gradient of what it gave.
+
+    Of layers that are alike, with inputs that are alike, the first runs and stands for all; the others hand on what they get.
+    """
+    above: list[_Place] = []
+    alike: dict[Any, tuple[_Place, Any]] = {}
+    inside = {id(layer) for _, layer in layers}
+    whole = {id(module) for _, module in parts if any(id(one) in inside for one in module.modules())}  # may give what a layer gave
+
+    def watch(out: Any, place: _Place) -> None:
+        for one in tree_leaves(out):
+            if isinstance(one, torch.Tensor) and one.requires_grad:
+                one.register_hook(lambda _gradient: setattr(shapes, "at", place))  # type: ignore[no-untyped-call]
+
+    def enter(part: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            above.append(shapes.at)
+            shapes.at = part, 0
+
+        return hook
+
+    def leave(part: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _args: Any, out: Any) -> None:
+            if not going_back() and id(module) not in whole:
+                watch(out, (part, 0))
+            shapes.at = above.pop()
+
+        return hook
+
+    def run(part: str, layer: nn.Module, plain: Callable[..., Any]) -> Callable[..., Any]:
+        place = part, 1 + len(alike)
+
+        def call(*args: Any, **given: Any) -> Any:
+            nonlocal place
+            if going_back():  # activations are computed again, up to the last that is asked for
+                shapes.at = place
+                return plain(*args, **given)
+            key = part, layer.training, type(layer), _looks((list(layer.parameters()), args, given))
+            states = next(one for one in tree_leaves((args, given)) if isinstance(one, torch.Tensor))
+            if key in alike:
+                stands, out = alike[key]
+                shapes.times[stands] += 1
+                return states if out is None else (states, *out)
+            place, before = (part, 1 + len(alike)), shapes.at
+            shapes.at = place
+            out = plain(*args, **given)
+            watch(out, place)
+            shapes.at = before
+            if isinstance(out, torch.Tensor | tuple) and tree_leaves(out)[0].shape == states.shape:
+                alike[key] = place, None if isinstance(out, torch.Tensor) else out[1:]
+                shapes.times[place] = 1
+            return out
+
+        return call
+
+    hooks = [module.register_forward_pre_hook(enter(part)) for part, module in parts]
+    hooks += [module.register_forward_hook(leave(part)) for part, module in parts]
+    for part, layer in layers:
+        vars(layer)["forward"] = run(part, layer, layer.forward)
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+        for _, layer in layers:
+            del vars(layer)["forward"]
+
+
+def _looks(values: Any) -> tuple[Any, ...]:
+    """Return what the work on some values follows from: shapes, whether a gradient is wanted, and borders."""
+    return tuple(
+        (
+            one.shape,
+            one.dtype,
+            one.requires_grad,
+            tuple(one.tolist()) if one.dim() == 1 and not one.is_meta and one.dtype == torch.int32 else (),
+        )
+        if isinstance(one, torch.Tensor)
+        else one
+        if isinstance(one, int | float | str | None)
+        else type(one)
+        for one in tree_leaves(values)
+    )
+
+
+def stage_module(
+    model_config: PreTrainedConfig, config: MethodConfig, *, values: int, pad_token: int = 0, token_keys: Sequence[str] = ()
+) -> Reconstruction:
+    """Make what a stage trains, without weights: its model, what of it trains, adapters, kernels and memory options.
+
+    Vectors are made by the model without its head, so one that has no loss stands for `finetune`.
+    """
+    restores = isinstance(config, PretrainConfig) and config.objective != "causal"
+    patches = restores and bool(config.mae_weight) if isinstance(config, PretrainConfig) else False
+    words = 0.0 if isinstance(config, FinetuneConfig) else float(getattr(config, "mlm_weight", 1.0))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(model_config), dtype=torch.float32)
+    model.tie_weights()
+    set_attention(model, "causal" if getattr(config, "objective", "") == "causal" else "two-way")
+    decoder = PatchDecoder(model.get_decoder(), values=values, depth=getattr(config, "decoder_depth", 1)) if patches else None
+    choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
+    choose_trainable(model, config)
+    if not words:
+        freeze_head(model)
+    skip = patches and getattr(config, "masked_patches", "") == "skip"
+    module = Reconstruction(
+        model,
+        decoder,
+        mlm_weight=words,
+        mae_weight=float(getattr(config, "mae_weight", 0.0)) if patches else 0.0,
+        shift=getattr(config, "shift", True),
+        pad_token=pad_token,
+        token_keys=token_keys,
+        visible_tower=VisibleTower(VisiblePatches(model), int(model_config.image_token_id), 0) if skip else None,
+    )
+    apply_memory_options(config, [model, *([decoder.body] if decoder else [])], [])
+    return module.train()
+
+
+def count_batch(module: Reconstruction, batch: Batch) -> Operations:
+    """Count a step's work on one batch."""
+    given = {key: value for key, value in batch.items() if key != "identities"}
+    floats = {key: _shape(value) for key, value in given["inputs"].items()}
+    return count(module, lambda: module(given | {"inputs": floats}, module.loss_weights)[0])
+
+
+def _shape(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+# The work of batches of a pre-training, of any model: a few small batches of words and of pictures are counted, and a
+# line goes through them in what is known of a batch without a model. What the heads do goes by their targets.
+
+# Words of a text, and pictures by width and height, of the batches that are tried: sizes that most processors give other numbers of tokens.
+_SMALL, _LARGE = (96, 64), (160, 160)
+_TRIED: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = (
+    (6, ()), (24, ()), (60, ()), (12, (_SMALL,)), (40, (_SMALL,)), (12, (_SMALL,) * 3), (12, (_LARGE,)), (40, (_LARGE,) * 2),
+)  # fmt: skip
+_ROUNDS, _LONGER, _FACTS = 3, 4, 6
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """A stack of equal layers. `first` are the lines that read the stack's input, in the first layer; `last` ends a layer."""
+class BatchWork:
+    """What was found of one model: the operations of a batch, by its `facts` and its targets, and what pictures cost in text tokens."""
 
-    lines: tuple[LinearLayer, ...]  # of all layers
-    count: int
-    width: int
-    heads: int  # numbers of all heads together
-    keys: int  # of the keys, which may be fewer
-    inner: int  # of the layer's own wide part
-    first: tuple[str, ...]
-    last: tuple[str, ...]
+    line: tuple[float, ...]
+    targets: Mapping[str, float]  # operations for each target of a loss
+    forward: float  # share of them that is on the way forward
+    cost: CostWeights
+
+    def of(self, batch: Batch, module: Reconstruction, image_token: int) -> float:
+        """Return the operations of a batch."""
+        counts = module.count_targets(batch)
+        return float(np.dot(self.line, batch_facts(batch, image_token))) + sum(
+            counts.get(name, 0) * one for name, one in self.targets.items()
+        )
+
+
+def known_work(
+    config: PretrainConfig,
+    prepared: PreparedModel[Reconstruction],
+    make: Callable[[str, Document], Batch],
+    image_token: int,
+    folder: Path,
+) -> BatchWork:
+    """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
+
+    def found() -> dict[str, Any]:
+        work = measure_work(prepared.module, make, image_token)
+        if config.calibrate == "time":
+            # In pieces a model may fit where it does not in one.
+            whole = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
+            device = torch.accelerator.current_accelerator() if whole else None
+            cost = measure_seconds(prepared.module, make, image_token, device or torch.device("cpu"), half=config.dtype == "bfloat16")
+            work = dataclasses.replace(work, cost=cost)
+        return dataclasses.asdict(work)
+
+    kept = counted_once(config, prepared, folder, "work", found)
+    return BatchWork(tuple(kept["line"]), kept["targets"], kept["forward"], CostWeights(**kept["cost"]))
+
+
+def measure_work(module: Reconstruction, make: Callable[[str, Document], Batch], image_token: int) -> BatchWork:
+    """Count a few batches. Nothing is known where no row is short enough."""
+    tried = _trials(make)
+    if not tried:
+        return BatchWork((0.0,) * _FACTS, {}, 0.0, CostWeights())
+    with evaluating(module), torch.enable_grad():
+        counted = [count_batch(module, batch) for batch in tried]
+    many = [module.count_targets(batch) for batch in tried]
+    heads = {module.word_loss_name: HEAD, PATCHES: VALUES}
+    targets = {
+        name: sum(total(one, *NEEDED, part=part) for one in counted) / seen
+        for name, part in heads.items()
+        if (seen := sum(one.get(name, 0) for one in many))
+    }
+    whole = [total(one, *NEEDED) for one in counted]
+    rest = [many - sum(total(one, *NEEDED, part=part) for part in heads.values()) for many, one in zip(whole, counted, strict=True)]
+    line = fit([batch_facts(batch, image_token) for batch in tried], rest)
+    forward = sum(total(one, FORWARD) for one in counted) / max(sum(whole), 1)
+    return BatchWork(tuple(line), targets, forward, cost_weights(tried, whole, image_token))
+
+
+def measure_seconds(
+    module: Reconstruction, make: Callable[[str, Document], Batch], image_token: int, device: torch.device, *, half: bool
+) -> CostWeights:
+    """Take the seconds of a few batches; training notices nothing of it but the place of the weights."""
+    module.to(device)
+    tried = _trials(make, _LONGER)
+    with evaluating(module), torch.enable_grad():
+        taken = _seconds(module, tried, device, half=half)
+    module.zero_grad(set_to_none=True)
+    return cost_weights(tried, taken, image_token) if tried else CostWeights()
+
+
+def batch_facts(batch: Batch, image_token: int) -> list[float]:
+    """Return what the work of a batch is a line in: tokens and their squares, again where the decoder reads them, and those of pictures."""
+    rows, length = batch["labels"].shape
+    tokens, read = rows * length, bool(batch["patch_mask"].any())
+    images, pictures = count_pictures(batch, image_token)
+    return [tokens, tokens * length, tokens * read, tokens * length * read, images, images**2 / max(pictures, 1)]
+
+
+def count_pictures(batch: Batch, image_token: int) -> tuple[int, int]:
+    """Return how many image tokens a batch has, and how many pictures they are of: stretches of them with something between."""
+    shown = batch["inputs"]["input_ids"] == image_token
+    begins = shown & ~torch.nn.functional.pad(shown, (1, 0))[:, :-1]
+    return int(shown.sum()), int(begins.sum())
+
+
+def cost_weights(tried: Sequence[Batch], counted: Sequence[float], image_token: int) -> CostWeights:
+    """Return what image tokens and pictures cost besides what every token does; rounded, so that crumbs do not change plans."""
+    text, token, picture = fit([(batch["labels"].numel(), *count_pictures(batch, image_token)) for batch in tried], counted)
+    if text <= 0:
+        return CostWeights()
+    return CostWeights(round(1 + max(token / text, 0.0), 2), round(max(picture / text, 0.0), 1))
+
+
+def fit(facts: Any, counted: Sequence[float]) -> list[float]:
+    """Return the line through what was counted. A fact that those before it say already has no share (squares, where sizes are one)."""
+    columns = np.array(facts, float)
+    size = np.maximum(np.abs(columns).max(axis=0), 1e-9)
+    columns /= size
+    kept: list[int] = []
+    for number in range(columns.shape[1]):
+        if np.linalg.matrix_rank(columns[:, [*kept, number]]) > len(kept):
+            kept.append(number)
+    found = np.zeros(columns.shape[1])
+    found[kept] = np.linalg.lstsq(columns[:, kept], np.array(counted, float), rcond=None)[0]
+    return [float(one) for one in found / size]
+
+
+def _trials(make: Callable[[str, Document], Batch], times: int = 1) -> list[Batch]:
+    """Make batches of one row of words and pictures; those that cannot be made, or are longer than a row may be, are left out."""
+    made = []
+    for words, sizes in _TRIED:
+        parts: tuple[Text | Image, ...] = (*(Image(ramp(*size)) for size in times * sizes), Text("some word " * words * times))
+        try:
+            made.append(make(f"work {words} {sizes}", Document(parts)))
+        except ContentError:
+            continue
+    return made
+
+
+def _seconds(module: Reconstruction, batches: Sequence[Batch], device: torch.device, *, half: bool) -> list[float]:
+    """Return the median seconds of each batch, over rounds in which all are run in turns; the first round warms up."""
+    taken: list[list[float]] = [[] for _ in batches]
+    for _ in range(_ROUNDS + 1):
+        for number, batch in enumerate(batches):
+            start = time.perf_counter()
+            moved = to_device({key: value for key, value in batch.items() if key != "identities"}, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss, _ = module(moved, module.loss_weights)
+            loss.backward()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
+            taken[number].append(time.perf_counter() - start)
+    return [statistics.median(one[1:]) for one in taken]
+
+
+# What an image token costs in text tokens where vectors are made: a row of words and a row of a picture, as long as
+# each other, so that attention costs both the same. The tower's work is in it, so that chunks of pictures alone are
+# neither slower nor larger than chunks of text.
+
+_WORDS, _SIDE = 600, 160
+
+
+def image_token_cost(module: Any, encode: Callable[[str, Document], Any], collate: Callable[..., Any]) -> CostWeights:
+    """Count both rows; where one cannot be made within the longest row, an image token counts as a word."""
+    try:
+        text = encode("cost", Document((Text("some word " * _WORDS),))).inputs
+        shown = encode("cost", Document((Image(ramp(_SIDE, _SIDE)), Text("some word"))))
+    except ContentError:
+        return NO_EXTRA_COST
+    tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
+    alone = {name: value[:tokens] for name, value in text.items()}
+
+    def operations(row: Mapping[str, Any]) -> int:
+        inputs = {key: _shape(value) for key, value in collate([row]).items()}
+        return total(count(module, lambda: module.features(inputs)["token_embeddings"]))
+
+    with evaluating(module, ("embed",)):
+        words, pictures = operations(alone), operations(shown.inputs)
+    each = words / len(alone["input_ids"])
+    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else NO_EXTRA_COST
+
+
+# The work of a stage by part of the model, for rows of any size, of families whose tower sees rows of patches merged by
+# `spatial_merge_size` into image tokens (Qwen's): there a picture of any size is a grid, and no processor is needed.
+# A few texts and pictures are counted, and a parabola goes through them, by part: in the tokens of a row,
+# and for the tower in those of a picture.
+
+_TEXTS, _SIDES = (128, 512, 2560), (8, 16, 24)  # the last text has more targets than have logits at a time; sides are whole windows
+_BESIDE = 16  # words beside a picture
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """A model as its products see it."""
+class PictureGrid:
+    """How a tower that merges patches sees pictures."""
 
-    name: str
-    sizes: dict[str, int]  # parameters by part
-    language: Blocks
-    tower: Blocks
-    patch: int  # numbers of the product that makes a patch
-    projector: tuple[LinearLayer, ...]
     merged: int  # patches of an image token
-    window: int  # tokens along a side of the tower's windows; 0: a picture sees itself whole
-    whole: int  # layers of the tower without windows
-    vocabulary: int
     values: int  # of the pixels of an image token
     area: int  # pixels that an image token covers
-    layer: int  # parameters of one layer of the language model
 
-    @property
-    def total(self) -> int:
-        """Count all parameters."""
-        return sum(self.sizes.values())
-
-    @property
-    def head(self) -> int:
-        """Numbers of the product that makes the logits of a word."""
-        return self.language.width * self.vocabulary
-
-
-def config_of(base: str | Path) -> Any:
-    """Return the config of a model: of a folder, of a published size that stands here, or else of the hub."""
-    if not Path(base).is_dir() and str(base) in _TEXT:
-        return _published(str(base))
-    return loading.load_config(locate(base))
-
-
-def _published(name: str) -> Any:
-    text = _TEXT[name]
-    section = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
-    said = {**text, "rope_parameters": section}
-    if "Qwen2-VL" in name:
-        vision = {**_PATCHES, "embed_dim": 1280, "hidden_size": text["hidden_size"], "mlp_ratio": 4}
-        return transformers.Qwen2VLConfig(text_config=said, vision_config=vision, tie_word_embeddings=text["tie_word_embeddings"])
-    windows = {"window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]}
-    vision = {**_PATCHES, **windows, "hidden_size": 1280, "out_hidden_size": text["hidden_size"], "intermediate_size": 3420}
-    return transformers.Qwen2_5_VLConfig(text_config=said, vision_config=vision, tie_word_embeddings=text["tie_word_embeddings"])
-
-
-@cache
-def anatomy(base: str | Path) -> Anatomy:
-    """Read the parts of a model from its config; weights are not read."""
-    return anatomy_of(str(base), config_of(base))
-
-
-def anatomy_of(name: str, config: Any) -> Anatomy:
-    """Build the model of a config without weights, and read its parts."""
-    vision: Any = getattr(config, "vision_config", None)
-    if not hasattr(vision, "spatial_merge_size"):
-        raise TwowayError(
-            f"{name} ({config.model_type}): plan knows towers that merge patches into image tokens (Qwen's families), and not this one; "
-            "'twoway run RECIPE OUT --dry-run' estimates it roughly"
-        )
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    model.tie_weights()
-    parts, text = loading.parts(model), config.get_text_config()
-    assert parts.tower is not None
-    joined = {id(one) for _, module in parts.projectors for one in module.modules()}
-    tower_lines = [(key, one) for key, one in parts.tower[1].named_modules() if isinstance(one, nn.Linear) and id(one) not in joined]
-    kernels = [one for one in parts.tower[1].modules() if isinstance(one, nn.Conv3d)]
-    if len(kernels) != 1:
-        raise TwowayError(f"{name} ({config.model_type}): plan knows towers that make patches by one convolution, and not this one")
-    kernel, merged = kernels[0].weight, int(vision.spatial_merge_size) ** 2
-    depth, width = int(vision.depth), int(kernel.shape[0])
-    side = int(getattr(vision, "window_size", 0) or 0) // (int(vision.patch_size) * int(vision.spatial_merge_size))
-    whole = len(vision.fullatt_block_indexes) if side else depth
-    head = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    lines = [(key, one) for key, one in parts.layers.named_modules() if isinstance(one, nn.Linear)]
-    heads, keys = head * int(text.num_attention_heads), head * int(text.num_key_value_heads)
-    inner = max(one.out_features for _, one in tower_lines if one.in_features == width and one.out_features != 3 * width)
-    return Anatomy(
-        name=name,
-        sizes=parts.sizes(),
-        language=Blocks(
-            _lines(lines), len(parts.layers), int(text.hidden_size), heads, keys, int(text.intermediate_size),
-            ("0.self_attn.q_proj", "0.self_attn.k_proj", "0.self_attn.v_proj"), ("down_proj",),
-        ),
-        tower=Blocks(_lines(tower_lines), depth, width, width, width, inner, ("blocks.0.attn.qkv",), ("down_proj", "fc2", "linear_fc2")),
-        patch=kernel.numel(),
-        projector=_lines([(f"{key}.{sub}", one) for key, module in parts.projectors for sub, one in _linear(module)]),
-        merged=merged,
-        window=side,
-        whole=whole,
-        vocabulary=int(text.vocab_size),
-        values=kernel[0].numel() * merged,
-        area=kernel.shape[-1] * kernel.shape[-2] * merged,
-        layer=sum(one.numel() for one in parts.layers[0].parameters()),
-    )  # fmt: skip
-
-
-def _linear(module: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(key, one) for key, one in module.named_modules() if isinstance(one, nn.Linear)]
-
-
-def _lines(found: list[tuple[str, nn.Linear]]) -> tuple[LinearLayer, ...]:
-    return tuple(LinearLayer(key, one.in_features, one.out_features) for key, one in found)
-
-
-# The products of a training pass, counted part by part from a model's parts and the rows that go through it.
-#
-# A line costs 2 operations for each number of its weight and each place, forward; as much again for the gradient of
-# what went in, where that leads to something that trains, and as much for the gradient of its weight, where that
-# trains. Attention is two products of (heads x places x places), forward, and twice that backward. With activations
-# computed again a layer goes forward once more, but for its last product, which nothing asks for. Adapters are
-# counted as peft computes them: DoRA makes its weight norm from a whole product each pass and, with dropout, runs the
-# base's product a second time. What is computed twice is kept apart (`again`), so that either share of the peak can
-# be told.
-#
-# Rows may be means: what is linear is exact for them, and squares (attention) are those of the mean, which is a
-# little less.
-
-CHUNK = 1024  # positions that have logits at a time; more are computed again (losses.masked_lm)
+    @classmethod
+    def of(cls, name: str, config: Any) -> PictureGrid:
+        """Read it from a model's config; other towers are refused, because their tiles would be guessed."""
+        vision: Any = getattr(config, "vision_config", None)
+        if not hasattr(vision, "spatial_merge_size"):
+            raise TwowayError(
+                f"{name} ({config.model_type}): plan knows towers that merge patches into image tokens (Qwen's families), "
+                "and not this one; 'twoway run RECIPE OUT --dry-run' estimates it roughly"
+            )
+        merged, patch = int(vision.spatial_merge_size) ** 2, int(vision.patch_size) ** 2
+        return cls(merged, merged * patch * int(vision.in_channels) * int(vision.temporal_patch_size), merged * patch)
 
 
 @dataclass(frozen=True)
 class Load:
-    """Rows of one shape: words, pictures of `across` x `down` image tokens, and what has a target."""
+    """Rows of one shape, or of this mean shape (the square of a mean is a little less than the mean of squares), and what has a target."""
 
     rows: float
     text: float
     pictures: float = 0.0
-    down: float = 0.0
-    across: float = 0.0
+    tokens: float = 0.0  # of a picture
     words: float = 0.0  # places of a row with logits
     patches: float = 0.0  # image tokens of a row that are restored
     padded: float | None = None  # length that is computed; default: all of the row and no more
 
-    @classmethod
-    def square(cls, rows: float, text: float, pictures: float, tokens: float, **targets: float) -> Load:
-        """Make rows whose pictures are squares of so many tokens."""
-        return cls(rows, text, pictures, sqrt(tokens), sqrt(tokens), **targets)
-
     @property
     def image(self) -> float:
         """Image tokens of a row."""
-        return self.pictures * self.down * self.across
+        return self.pictures * self.tokens
 
     @property
     def length(self) -> float:
@@ -239,344 +561,101 @@ class Load:
         return self.text + self.image if self.padded is None else self.padded
 
 
-@dataclass(frozen=True)
-class Training:
-    """What of a model trains, and how."""
-
-    freeze_tower: bool = False
-    train_layers: int = 0
-    lora: AdapterConfig | None = None
-    checkpointing: bool = False
-    decoder_depth: int = 0  # 0: nothing restores patches
-    logits: bool = True
-    half: bool = True  # arithmetic in bfloat16, which changes no product, and what is kept for the way back
-    skipped: float = 0.0  # share of patches that the tower does not see
-    calls: float = 1.0  # batches, which DoRA's norm is computed for
-    second: float = 0.0  # share of the rows that go forward once before (gradient caching)
-
-
 @dataclass
 class Products:
     """Operations by part: `needed` for the gradient, and `again` what is computed more than once."""
 
-    needed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    again: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    needed: defaultdict[str, float]
+    again: defaultdict[str, float]
 
     @property
     def total(self) -> float:
         """All that is done."""
-        return float(sum(self.needed.values()) + sum(self.again.values()))
+        return sum(self.needed.values()) + sum(self.again.values())
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """How a gradient goes through a stack of lines."""
+class StageWork:
+    """What a stage's module computes for rows of any size."""
 
-    enters: bool  # what comes in leads to something that trains
-    passes: bool  # and so does what is inside
-    trains: bool  # the weights themselves
-    adapted: bool  # adapters on them
-    again: bool  # forward once more on the way back
+    def __init__(self, module: Reconstruction, config: Any, *, masked: float = 0.0) -> None:
+        """Count a few rows of a model with this config; `masked` is the share of patches that are restored."""
+        # Only the norms of DoRA cost something for each call, so elsewhere two sizes tell a parabola.
+        first = 0 if any(isinstance(one, DoraLinearLayer) for one in module.modules()) else 1
+        texts = [_grid_batch(config, text=text) for text in _TEXTS[first:]]
+        pictures = [_grid_batch(config, text=_BESIDE, side=side, masked=masked) for side in _SIDES[first:]]
+        plain, shown = ([count_batch(module, batch) for batch in tried] for tried in (texts, pictures))
+        lengths = [[batch["labels"].numel() for batch in tried] for tried in (texts, pictures)]
+        areas = [side**2 for side in _SIDES[first:]]
+        self._curves = {False: _curves(plain, lengths[0], lengths[0]), True: _curves(shown, lengths[1], areas)}
+        targets = {HEAD: (plain[-1], module.count_targets(texts[-1]).get(module.word_loss_name, 0))}
+        targets |= {VALUES: (shown[-1], module.count_targets(pictures[-1]).get(PATCHES, 0))}
+        self._targets = {
+            label: many / seen for part, (found, seen) in targets.items() for label, many in found.items() if label[0] == part and seen
+        }
 
+    def of(self, loads: Iterable[Load], *, calls: float = 1.0, repeated: float = 0.0) -> Products:
+        """Add up the work of all rows in `calls` batches, of which a share `repeated` goes forward once before (gradient caching)."""
+        found: defaultdict[tuple[str, str], float] = defaultdict(float)
+        loads = list(loads)
+        chunked = sum(load.rows * load.words for load in loads) / max(calls, 1) > CHUNK
+        for load in loads:
+            for (part, kind), (once, square, _) in self._curves[load.pictures > 0].items():
+                times, size = (load.rows * load.pictures, load.tokens) if part in (TOWER, PROJECTOR) else (load.rows, load.length)
+                if part != DECODER or load.patches:
+                    found[part, kind] += times * (once * size + square * size**2)
+            for (part, kind), each in self._targets.items():
+                if kind != AGAIN or chunked:
+                    found[part, kind] += load.rows * (load.words if part == HEAD else load.patches) * each
+        for label, (_, _, call) in self._curves[any(load.pictures for load in loads)].items():
+            found[label] += calls * call
+        made = Products(defaultdict(float), defaultdict(float))
+        for (part, kind), many in found.items():
+            name = DECODER if part == VALUES else part
+            made.needed[name] += many if kind in NEEDED else 0
+            made.again[name] += many if kind == AGAIN else repeated * many if kind == FORWARD else 0
+        return made
 
-def count(model: Anatomy, training: Training, loads: Iterable[Load]) -> Products:
-    """Count the products of all rows, forward and backward."""
-    done = Products()
-    for load in loads:
-        _tower(done, model, training, load)
-        _language(done, model, training, load)
-        _targets(done, model, training, load)
-    if training.lora is not None and training.lora.use_dora:
-        _norms(done, model, training)
-    return done
+    def image_token(self, tokens: float = 500.0) -> float:
+        """Return what an image token costs in text tokens, in rows and a picture of so many."""
+        picture, text = (self.of([load]).total for load in (Load(1, 0, 1, tokens), Load(1, tokens)))
+        return picture / text
 
-
-def _tower(done: Products, model: Anatomy, training: Training, load: Load) -> None:
-    adapted, own = _adapts(training, "tower"), _adapts(training, "projector")
-    trains = training.lora is None and not training.freeze_tower
-    reached = trains or adapted
-    seen = 1 - training.skipped
-    patches, tokens = load.rows * load.image * model.merged * seen, load.rows * load.image
-    pixels = 2.0 * model.patch * patches
-    _put(done, "tower", pixels, pixels * trains, training)
-    flow = _Flow(trains, reached, trains, adapted, training.checkpointing and reached)
-    _stack(done, "tower", model.tower, patches, flow, training)
-    whole = (load.down * load.across * model.merged) ** 2
-    near = _squares(load.down, model.window) * _squares(load.across, model.window) * model.merged**2 if model.window else 0.0
-    squares = load.rows * load.pictures * seen**2 * (model.whole * whole + (model.tower.count - model.whole) * near)
-    _attend(done, "tower", 4.0 * model.tower.heads * squares, flow, training)
-    merges = _Flow(reached, reached or own or training.lora is None, training.lora is None, own, again=False)
-    for number, line in enumerate(model.projector):
-        # A merger's second line reads what its first one made, and that one what a norm made, which trains unless adapters do.
-        inside = merges.passes if number % 2 or training.lora is None else reached
-        _line(done, "projector", line, tokens, inside, merges, training)
-
-
-def _language(done: Products, model: Anatomy, training: Training, load: Load) -> None:
-    """Count the layers; those that do not train still pass on the gradient of pictures, and of nothing else."""
-    blocks, free = model.language, training.lora is None
-    from_pictures = load.pictures > 0 and (free or _adapts(training, "tower") or _adapts(training, "projector"))
-    frozen = (blocks.count - training.train_layers) / blocks.count if training.train_layers else 0.0
-    adapted = _adapts(training, "language")
-    lower = _Flow(from_pictures, from_pictures, False, False, training.checkpointing and from_pictures)
-    enters = from_pictures or (free and not frozen)
-    upper = _Flow(enters, free or adapted or enters, free, adapted, training.checkpointing and (free or adapted or enters))
-    for share, flow in ((frozen, lower), (1 - frozen, upper)):
-        _stack(done, "language model", blocks, load.rows * load.length, flow, training, share)
-        _attend(done, "language model", 4.0 * blocks.heads * blocks.count * share * load.rows * load.length**2, flow, training)
+    def forward(self, load: Load) -> float:
+        """Return the operations of a pass without a gradient."""
+        return self.of([load], repeated=1.0).total - self.of([load]).total
 
 
-def _targets(done: Products, model: Anatomy, training: Training, load: Load) -> None:
-    """Count the head at words with a target, and the decoder over rows that have a masked patch."""
-    blocks = model.language
-    if training.logits:
-        head, chunked = 2.0 * model.head * load.rows * load.words, load.rows * load.words / max(training.calls, 1) > CHUNK
-        done.needed["head"] += head * (3 if training.lora is None else 2)
-        done.again["head"] += head * chunked
-    if training.decoder_depth and load.patches:
-        flow = _Flow(True, True, True, adapted=False, again=training.checkpointing)
-        _stack(done, "decoder", blocks, load.rows * load.length, flow, training, training.decoder_depth / blocks.count)
-        _attend(done, "decoder", 4.0 * blocks.heads * load.rows * load.length**2 * training.decoder_depth, flow, training)
-        done.needed["decoder"] += 6.0 * blocks.width * model.values * load.rows * load.patches
+def _curves(counted: Sequence[Operations], lengths: Sequence[int], areas: Sequence[int]) -> dict[tuple[str, str], list[float]]:
+    """Return the parabola of each part and kind: by token, by token squared, by call. Heads go by their targets."""
+    labels = dict.fromkeys(label for one in counted for label in one if label[0] not in (HEAD, VALUES))
+    sizes = dict.fromkeys((TOWER, PROJECTOR), areas)
+    return {
+        label: fit([(size, size**2, 1) for size in sizes.get(label[0], lengths)], [float(one[label]) for one in counted])
+        for label in labels
+    }
 
 
-def _stack(done: Products, part: str, blocks: Blocks, places: float, flow: _Flow, training: Training, share: float = 1.0) -> None:
-    """Count the lines of a share of the layers. Under adapters, where nothing enters, the lowest asks for no gradient."""
-    if not share:
-        return
-    for line in blocks.lines:
-        last = line.name.rpartition(".")[2] in blocks.last
-        _line(done, part, line, places * share, flow.passes, flow, training, last=last)
-        if line.name in blocks.first and flow.adapted and not flow.enters:
-            lora = _adapter(training, flow, line)
-            done.needed[part] -= 2.0 * places * (line.size * _twice(lora) + (line.into * lora.r if lora else 0))
-
-
-def _line(
-    done: Products, part: str, line: LinearLayer, places: float, inside: bool, flow: _Flow, training: Training, *, last: bool = False
-) -> None:
-    """Count one line at so many places; `inside` says whether what it reads leads to something that trains."""
-    lora = _adapter(training, flow, line)
-    forward = 2.0 * line.size * places * _twice(lora)
-    _put(done, part, forward, forward * (inside + flow.trains), training)
-    if flow.again and not (last and lora is None):
-        done.again[part] += forward
-    if lora is not None:
-        down, up = 2.0 * line.into * lora.r * places, 2.0 * line.out * lora.r * places
-        _put(done, part, down + up, down * (inside + 1) + up * 2, training)
-        done.again[part] += (down + up) * flow.again
-
-
-def _attend(done: Products, part: str, forward: float, flow: _Flow, training: Training) -> None:
-    _put(done, part, forward, 2 * forward * flow.passes, training)
-    done.again[part] += forward * flow.again
-
-
-def _put(done: Products, part: str, forward: float, backward: float, training: Training) -> None:
-    """Add a product and what it costs on the way back; gradient caching runs it forward once before."""
-    done.needed[part] += forward + backward
-    done.again[part] += forward * training.second
-
-
-def _norms(done: Products, model: Anatomy, training: Training) -> None:
-    """Count what DoRA's norms cost: B A of each adapted line, made by passing the unit matrix through, once a pass."""
-    lora = training.lora
-    assert lora is not None
-    found = {"language": ("language model", model.language.lines), "tower": ("tower", model.tower.lines)}
-    for name in lora.parts:
-        part, lines = found.get(name, ("projector", model.projector))
-        once = training.calls * sum(2.0 * line.into * lora.r * (line.into + line.out) for line in lines if lora.covers(line.name))
-        done.needed[part] += once
-        done.again[part] += once * (training.second + (training.checkpointing and name in found))
-
-
-def _adapter(training: Training, flow: _Flow, line: LinearLayer) -> AdapterConfig | None:
-    """Return the adapter of a line, where it has one."""
-    return training.lora if flow.adapted and training.lora is not None and training.lora.covers(line.name) else None
-
-
-def _twice(lora: AdapterConfig | None) -> float:
-    """Say how often an adapted line runs the base's product."""
-    return 2.0 if lora is not None and lora.use_dora and lora.lora_dropout else 1.0
-
-
-def _adapts(training: Training, part: str) -> bool:
-    return training.lora is not None and part in training.lora.parts
-
-
-def _squares(side: float, window: int) -> float:
-    """Return the squares of the pieces that windows cut a side into, added up."""
-    whole = side // window
-    return float(whole * window**2 + (side - whole * window) ** 2)
-
-
-# The memory of one rank: weights, gradients, the optimizer's states, copies in half precision, and what a batch keeps
-# for the way back.
-#
-# Weights are float32 and arithmetic is autocast to bfloat16 unless a stage asks for float32 (`training`), so a weight
-# that trains takes 16 bytes: itself, its gradient and AdamW's two states, and under DDP two more for the copy in
-# bfloat16 that autocast keeps until a pass ends. FSDP (`training.sharding`) cuts the 16 to a rank's share and gathers
-# in the type of the arithmetic: a layer of the language model and the next one, and what is no such layer (tower,
-# embeddings, head, decoder) for a whole pass; its gradients lie whole for a moment, in that type and in float32 on
-# their way. Activations are counted a place and layer from the operations that keep something; with
-# `gradient_checkpointing` a layer's input stays, and one layer at a time is whole.
-#
-# The machine's own memory holds a copy of what a checkpoint writes beside training: weights and states, each rank its
-# share.
-
-USABLE = 0.92  # of the memory; the rest is lost between pieces
-_CONTEXT = 1.5 * 2**30  # what the driver and the libraries hold
-_FULL, _HALF = 4, 2
-_IMAGE = 0.8  # share of a batch that is pictures, where nobody has counted
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes of one rank, and the image tokens that it may have at a time."""
-
-    parallel: str
-    checkpointing: bool
-    weights: float
-    gradients: float
-    optimizer: float
-    copies: float
-    activations: float
-    logits: float
-    places: float  # a batch's, for which this is
-    most: float  # places that fit
-    fits: bool
-    host: float  # of the machine's memory: the copy of this rank's part of a checkpoint, while that is written
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.copies + self.activations + self.logits + _CONTEXT
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self) | {"total": self.total}
-
-
-def kept(blocks: Blocks, training: Training) -> float:
-    """Return what one place keeps of one layer: norms and what lines read, the inputs of attention, the wide part."""
-    size = _HALF if training.half else _FULL
-    norms = 2 * (2 * _FULL + _HALF * training.half) * blocks.width  # what a norm made is a line's input as it is, in float32
-    attention = size * (2 * blocks.heads + 2 * blocks.keys)
-    return norms + attention + 4 * size * blocks.inner
-
-
-def trained(model: Anatomy, training: Training) -> float:
-    """Count the parameters that train, the decoder's included."""
-    if training.lora is not None:
-        lora, lines = training.lora, {"language": model.language.lines, "tower": model.tower.lines, "projector": model.projector}
-        size = sum(
-            lora.r * (one.into + one.out) + lora.use_dora * one.out for part in lora.parts for one in lines[part] if lora.covers(one.name)
+def _grid_batch(config: Any, *, text: int, side: int = 0, masked: float = 0.0) -> Batch:
+    """Make a row of words, half of them targets, behind a square picture."""
+    images = side * side
+    ids = torch.full((1, images + bool(images) + text), 5)
+    labels, mask = torch.full_like(ids, NO_TARGET), torch.zeros_like(ids, dtype=torch.bool)
+    labels[:, -(text // 2) :] = ids[:, -(text // 2) :]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    grid = PictureGrid.of("", config)
+    if images:
+        ids[0, 0], ids[0, 1 : images + 1], mask[0, 1 : round(masked * images) + 1] = (
+            config.vision_start_token_id,
+            config.image_token_id,
+            True,
         )
-    elif training.train_layers:
-        size = model.layer * training.train_layers + model.sizes["projector"]
-        size += 0 if training.freeze_tower else model.sizes["tower"]
-    else:
-        size = model.total - (model.sizes["tower"] if training.freeze_tower else 0) - (0 if training.logits else model.sizes["head"])
-    return float(size + decoder(model, training))
-
-
-def decoder(model: Anatomy, training: Training) -> int:
-    """Count the parameters of the patch decoder."""
-    if not training.decoder_depth:
-        return 0
-    return training.decoder_depth * model.layer + (model.language.width + 1) * model.values
-
-
-def memory(
-    model: Anatomy,
-    training: Training,
-    *,
-    places: float,
-    image: float,
-    parallel: str,
-    ranks: int,
-    room: float,
-) -> TrainingMemory:
-    """Count a rank's bytes for a batch of so many places, a share `image` of them of pictures."""
-    train = trained(model, training)
-    held = model.total + decoder(model, training) + (train if training.lora is not None else 0)
-    cut = ranks if parallel == "fsdp" else 1
-    rest, layer = held - model.language.count * model.layer, model.layer
-    size = _HALF if training.half else _FULL
-    gathered = 0.0 if cut == 1 else size * (rest + 2 * layer)
-    travelling = 0.0 if cut == 1 else (size + _FULL) * min(max(rest, 2 * layer), train)
-    adapted = training.lora is not None and training.checkpointing
-    copies = 0.0 if cut > 1 else float(_HALF * training.half * (held if not adapted else model.layer))
-    each = _states(model, training, image)
-    once = _once(model, training, image) if training.checkpointing else 0.0
-    logits = float(CHUNK * model.vocabulary * 12 * training.logits)
-    weights, optimizer = _FULL * held / cut + gathered, 2 * _FULL * train / cut
-    gradients = _FULL * train / cut + travelling
-    fixed = weights + optimizer + gradients + copies + logits + _CONTEXT
-    most = max((room * USABLE - fixed) / (each + once), 0.0)
-    activations = (each + once) * places
-    fits = fixed + activations <= room * USABLE
-    host = 3 * _FULL * train / ranks
-    return TrainingMemory(
-        parallel, training.checkpointing, weights, gradients, optimizer, copies, activations, logits, places, most, fits, host
-    )
-
-
-def choose_parallel(prepared: PreparedModel[Any], config: MethodConfig, ranks: Ranks) -> Literal["ddp", "fsdp"]:
-    """Say how ranks share the model where nobody does: by DDP, unless the plan says that a rank's memory does not hold that."""
-    if config.parallel != "auto":
-        return config.parallel
-    if ranks.world_size == 1 or ranks.device.type != "cuda":
-        return "ddp"
-    return "ddp" if fits_whole(prepared, config, ranks.world_size, torch.cuda.get_device_properties(ranks.device).total_memory) else "fsdp"
-
-
-def fits_whole(prepared: PreparedModel[Any], config: MethodConfig, ranks: int, room: float) -> bool:
-    """Say whether a rank that holds all of the model has room for its batch, too."""
-    try:
-        # The config as it is stored: that of the model in memory has attention kernels of its own.
-        known, training = anatomy_of(prepared.start.name, load_config(prepared.start.folder)), training_of(config)
-    except TwowayError:
-        # A family whose activations nobody counts: what is kept whole may take half of the memory.
-        held = sum(one.numel() for one in prepared.module.parameters())
-        train = sum(one.numel() for one in prepared.module.parameters() if one.requires_grad)
-        return bool((_FULL + _HALF) * held + 3 * _FULL * train <= room / 2)
-    places = (
-        float(config.max_length * config.per_device_train_batch_size)
-        if config.per_device_train_batch_size is not None
-        else float(config.budget)
-    )
-    return memory(known, training, places=places, image=_IMAGE, parallel="ddp", ranks=ranks, room=room).fits
-
-
-def _states(model: Anatomy, training: Training, image: float) -> float:
-    """Return what a place keeps of all layers; an image token also what its patches keep in the tower, where that is gone back through."""
-    layers = model.language.count + training.decoder_depth
-    patches = image * model.merged * (1 - training.skipped)
-    reached = not training.freeze_tower if training.lora is None else "tower" in training.lora.parts
-    tower = patches * model.tower.count * reached
-    if training.checkpointing:
-        return _FULL * (layers * model.language.width + tower * model.tower.width)
-    return layers * kept(model.language, training) + tower * kept(model.tower, training)
-
-
-def _once(model: Anatomy, training: Training, image: float) -> float:
-    """Return what a place keeps of the one layer that is whole, with the gradients on the way through it."""
-    patches = image * model.merged * (1 - training.skipped)
-    return 1.5 * max(kept(model.language, training), patches * kept(model.tower, training))
-
-
-def training_of(config: Any) -> Training:
-    """Return what of a model trains in this stage."""
-    contrastive = isinstance(config, FinetuneConfig)
-    restores = isinstance(config, PretrainConfig) and config.mae_weight and config.objective != "causal"
-    return Training(
-        freeze_tower=config.freeze_tower,
-        train_layers=config.train_layers,
-        lora=config.lora if config.lora.r else None,
-        checkpointing=config.gradient_checkpointing,
-        decoder_depth=config.decoder_depth if restores else 0,
-        logits=not contrastive and bool(getattr(config, "mlm_weight", 1.0)),
-        half=config.dtype != "float32",
-        skipped=config.mask.patches if restores and config.masked_patches == "skip" else 0.0,
-    )
+        merge = int(config.vision_config.spatial_merge_size)
+        inputs["pixel_values"] = torch.empty(images * grid.merged, grid.values // grid.merged, device="meta")
+        inputs["image_grid_thw"] = torch.tensor([[1, side * merge, side * merge]])
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).long()
+    return {
+        "inputs": inputs,
+        "labels": labels,
+        "patch_mask": mask,
+        "patch_targets": torch.empty(int(mask.sum()), grid.values, device="meta"),
+    }

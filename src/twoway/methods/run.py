@@ -37,8 +37,8 @@ from twoway.training.trainer import Trainer
 
 from .config import MethodConfig
 from .convert import quiet_loading
-from .counting import choose_parallel
 from .export import export_model, is_exported
+from .memory import choose_parallel
 from .model import choose_kernels
 from .tables import TABLES, LostRows, LostRowsCallback
 

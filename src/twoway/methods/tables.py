@@ -1,4 +1,8 @@
-"""What a run finds out about its rows before the first step: where such tables are, and which rows would be lost."""
+"""What a run finds out about its rows before the first step: where such tables are, and which rows would be lost.
+
+Tables of the data lie in the cache, for all runs; what was found about rows and a model in the run's own folder. A table is named by what
+it depends on, the base's weights among it: a run that goes on by force with another base has tables of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +39,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-# Where tables lie: those of the data in the cache, for all runs; what was found about rows and a model in the run's
-# own folder.
-#
-# A table is named by what it depends on, the base's weights among it: a run that goes on by force with another base
-# has tables of its own.
-
-
 @contextmanager
 def opening_data(config: Any) -> Iterator[Path]:
     """Give the folder that a stage's data is kept in; within the block data that was not prepared may be refused."""
@@ -76,20 +73,14 @@ def table_path(folder: Path, kind: str, said: object, prepared: Any, ending: str
 TABLES = "tables"
 
 
-def counted_once(config: Any, prepared: Any, folder: Path, kind: str, count: Callable[[torch.device], dict[str, Any]]) -> dict[str, Any]:
-    """Return what is counted on the model: by `count`, or as the first rank, or an earlier call, kept it in the run's tables.
-
-    The other ranks have no weights to count with.
-    """
+def counted_once(config: Any, prepared: Any, folder: Path, kind: str, count: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what is counted on the model: by `count`, or as the first rank, or an earlier call, kept it in the run's tables."""
     told = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*FREE, "data", "max_steps", "num_train_epochs")}
     path = table_path(folder, kind, told, prepared, ".json")
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return kept
-    # In pieces a model may fit where it does not in one; counting needs no accelerator.
-    elsewhere = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
-    device = torch.accelerator.current_accelerator() if elsewhere else None
-    found = count(device or torch.device("cpu"))
+    found = count()
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(found) + "\n")
     return found

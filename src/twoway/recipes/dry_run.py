@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
-from transformers import AutoModelForImageTextToText
 
+from twoway.data.collators import collate
+from twoway.data.config import MaskingConfig
 from twoway.data.dataset import data_folder, shared_tables
+from twoway.data.masking import mask_inputs
 from twoway.data.parquet import copy_of, repository_of, repository_status
 from twoway.data.patches import PatchGeometry
+from twoway.data.processing import Encoder, ordinary_ids
 from twoway.errors import TwowayError
 from twoway.methods.config import ConvertConfig
 from twoway.methods.convert import quiet_loading
+from twoway.methods.counting import measure_work, stage_module
+from twoway.methods.memory import CONTEXT, ModuleSizes, count_parameters, training_memory
+from twoway.methods.pretrain.step import PATCHES
 from twoway.methods.run import as_begun
 from twoway.methods.tables import TABLES
-from twoway.models import loading
 from twoway.models.loading import locate
 from twoway.models.opening import open_config_and_processor, write_as
 from twoway.models.processor import set_pixels
@@ -40,6 +46,8 @@ from .run import DOES, Step, duration, lay_out, rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from twoway.methods.pretrain.step import Reconstruction
 
     from .stages import Amount, StageKind
 
@@ -81,7 +89,7 @@ class PreparedProcessor:
     processor: Any
     geometry: PatchGeometry
     max_length: int
-    shape: Shape
+    config: Any  # of the model
     pad_token: int = 0
     token: Any = field(default_factory=lambda: SimpleNamespace(id=0))
     start: Any = field(default_factory=lambda: SimpleNamespace(settings=SimpleNamespace(prompts={})))
@@ -182,7 +190,8 @@ def _trained(step: Step, config: Any, reader: PreparedProcessor, nproc: int) -> 
     begun = (step.folder / TABLES).is_dir()
     with tempfile.TemporaryDirectory() as folder:
         amount = count(config, reader, step.folder if begun else Path(folder), config.batches_per_step or nproc)
-    needed = bytes_needed(reader.shape, config, amount, nproc)
+    module = module_of(config, reader)
+    needed = bytes_needed(module, config, reader, amount, nproc)
     last = (
         next((entry for entry in reversed(read_log(step.folder)) if entry.get("tokens_per_second")), None) if step.folder.exists() else None
     )
@@ -194,7 +203,7 @@ def _trained(step: Step, config: Any, reader: PreparedProcessor, nproc: int) -> 
     speed = peak_rate(here, config.dtype)
     # Ranks on an accelerator each have their own; on a processor they share its cores.
     ranks = nproc if torch.cuda.is_available() else 1
-    seconds = operations(reader.shape, config, amount) / (SHARE * speed * ranks)
+    seconds = operations(module, config, reader, amount) / (SHARE * speed * ranks)
     note = f"time at {SHARE:.0%} of the {speed / 1e9:,.0f} GFLOP/s that a {config.dtype} product reaches here now"
     return Forecast(step.job.name, step.said, amount, seconds, needed, (note,))
 
@@ -205,7 +214,7 @@ def _without_data(step: Step, steps: Sequence[Step], problems: Sequence[str]) ->
         return Forecast(step.job.name, step.said, problems=tuple(problems))
     if not step.job.kind.makes_model:
         return Forecast(step.job.name, step.said, notes=(f"{step.job.name}: not estimated",))
-    size = 2 * reader_of(step, steps).shape.total if torch.cuda.is_available() else 4 * reader_of(step, steps).shape.total
+    size = (2 if torch.cuda.is_available() else 4) * count_parameters(reader_of(step, steps).config)
     return Forecast(step.job.name, step.said, seconds=_PROOF + 3 * size / _DISK, memory=2 * size)
 
 
@@ -232,105 +241,46 @@ def reader_of(step: Step, steps: Sequence[Step]) -> PreparedProcessor:
         if getattr(one.job.config, "template", None) == "plain":
             write_as(processor, "plain")
     geometry = PatchGeometry.of(config, processor)
-    return PreparedProcessor(processor, geometry, min(int(limit) for limit in limits if limit), shape_of(folder, geometry))
+    return PreparedProcessor(processor, geometry, min(int(limit) for limit in limits if limit), config)
 
 
-# What a stage costs in operations, time and memory, estimated from the model's config and the tokens that it reads.
-#
-# Parameters are counted on a model without weights, part by part. A token costs 2 operations a parameter that it
-# passes, forward, and twice that backward; attention costs 4 x width x row length a layer besides; patches cost the
-# tower's parameters, and words that have a target the head's. Time is operations over a rate: what this machine
-# reaches in one large product, measured now, times the stated share of it that a training step reaches. Memory is
-# weights, gradients and optimizer, and what a batch keeps for the way back. It is an estimate: half or twice is near.
+# What a stage costs in operations, time and memory, from its module without weights and the tokens that it reads: the
+# operations of a few rows are counted on it, forward and backward, and a line through them gives those of all
+# (`methods.counting`). Time is operations over a rate: what this machine reaches in one large product, measured now,
+# times the stated share of it that a training step reaches. It is an estimate: half or twice is near.
 
 # Of the rate that one large product reaches, what a whole training step does.
 SHARE = 0.35
-_ADAPTED = 0.02  # share of the parameters that adapters add
-# Numbers of a layer that the way back needs, in units of the width, for each token; with states computed again, one.
-_KEPT, _KEPT_AGAIN = 34, 2
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The parts of a model in parameters, and the sizes that costs hang on."""
-
-    sizes: dict[str, int]
-    layers: int
-    width: int
-    vocabulary: int
-    patches: int  # of an image token
-    tower: tuple[int, int] = (0, 0)  # layers and width
-
-    @property
-    def total(self) -> int:
-        """Count all parameters."""
-        return sum(self.sizes.values())
-
-    @property
-    def head(self) -> int:
-        """Count what the logits of a word go through, tied or not."""
-        return self.width * self.vocabulary
+def module_of(config: Any, reader: PreparedProcessor) -> Reconstruction:
+    """Make what a stage trains, without weights."""
+    geometry = reader.geometry
+    return stage_module(reader.config, config, values=geometry.width, pad_token=reader.pad_token, token_keys=geometry.token_keys)
 
 
-def shape_of(folder: Path, geometry: PatchGeometry) -> Shape:
-    """Read a checkpoint's config and count its parameters; its weights are not read."""
-    config = loading.load_config(folder)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    parts, text = loading.parts(model), config.get_text_config()
-    tower = _stack(parts.tower[1]) if parts.tower else (0, 0)
-    return Shape(parts.sizes(), len(parts.layers), int(text.hidden_size), int(text.vocab_size), geometry.patches, tower)
+def operations(module: Reconstruction, config: Any, reader: PreparedProcessor, amount: Amount) -> float:
+    """Return the floating-point operations of a training run, padding and what is computed again included."""
+    masks = getattr(config, "mask", MaskingConfig(words=0.0, patches=0.0))
+    tokens = reader.processor.tokenizer
+    encode = Encoder(reader.processor, reader.geometry, max_length=reader.max_length, template=getattr(config, "template", "chat"))
+    mask = partial(
+        mask_inputs, config=masks, seed=0, mask_token=reader.token.id, geometry=reader.geometry, ordinary=ordinary_ids(reader.processor)
+    )
+    together = partial(collate, pad_token=reader.pad_token, padding_side=tokens.padding_side)
+    work = measure_work(module, lambda name, document: together([mask(encode(name, document), epoch=0)]), reader.geometry.image_token)
+    length, read = amount.padded / max(amount.rows, 1), float(module.decoder is not None and amount.image_tokens > 0)
+    squares = amount.image_tokens**2 / max(amount.rows, 1)  # as if each row had one picture
+    facts = (amount.padded, amount.padded * length, amount.padded * read, amount.padded * length * read, amount.image_tokens, squares)
+    seen = {module.word_loss_name: masks.words * (amount.tokens - amount.image_tokens), PATCHES: masks.patches * amount.image_tokens * read}
+    needed = float(np.dot(work.line, facts)) + sum(seen.get(name, 0.0) * each for name, each in work.targets.items())
+    return needed * (1 + work.forward * (bool(config.gradient_checkpointing) + amount.passes))
 
 
-def operations(shape: Shape, config: Any, amount: Amount) -> float:
-    """Return the floating-point operations of a training run, padding included."""
-    language, tower = shape.sizes.get("language model", 0), shape.sizes.get("tower", 0) + shape.sizes.get("projector", 0)
-    length = amount.padded / max(amount.rows, 1)
-    words = _masked(config) * (amount.tokens - amount.image_tokens)
-    forward = 2.0 * language * amount.padded + 4.0 * shape.layers * shape.width * length * amount.padded
-    forward += 2.0 * tower * amount.image_tokens * shape.patches + 2.0 * shape.head * words
-    forward += 2.0 * _decoder(config) * language / shape.layers * amount.padded
-    # Gradients of the states, and of the weights where they train; states that are computed again cost a third pass.
-    passes = 2 + (0 if config.lora.r else 1) + bool(config.gradient_checkpointing) + amount.passes
-    return forward * passes
-
-
-def bytes_needed(shape: Shape, config: Any, amount: Amount, nproc: int = 1) -> int:
+def bytes_needed(module: Reconstruction, config: Any, reader: PreparedProcessor, amount: Amount, nproc: int = 1) -> int:
     """Return the memory of one rank."""
-    half = config.dtype == "bfloat16"
-    bytes_each = 2 if half else 4
-    training = _ADAPTED * shape.total if config.lora.r else shape.total
-    # Weights in float32, their copy for arithmetic in half precision, and where they train a gradient and the optimizer's two states.
-    held = (4 + 2 * half) * shape.total + 12 * training
-    if config.parallel == "fsdp":
-        held /= nproc
-    states = amount.batch * _kept(shape.layers + _decoder(config), shape.width, config)
-    if "tower" in config.lora.parts if config.lora.r else not config.freeze_tower:
-        # Patches stand in the tower as tokens do in the language model, several for each image token.
-        states += amount.batch_images * shape.patches * _kept(*shape.tower, config)
-    logits = min(1024, _masked(config) * amount.batch) * shape.vocabulary * 12
-    beside = memory_used(torch.device("cpu")) if not torch.cuda.is_available() else 1 << 29
-    return int(held + bytes_each * states + logits + beside)
-
-
-def _kept(layers: int, width: int, config: Any) -> int:
-    """Return how many numbers the backward pass needs for one token of a stack of layers."""
-    return (_KEPT_AGAIN * layers + _KEPT) * width if config.gradient_checkpointing else _KEPT * layers * width
-
-
-def _stack(tower: nn.Module) -> tuple[int, int]:
-    """Return layers and width of a tower: its longest list of modules, and what the first line of its first layer reads."""
-    lists = [one for one in tower.modules() if isinstance(one, nn.ModuleList) and len(one)]
-    layers = max(lists, key=len, default=nn.ModuleList())
-    width = next((line.in_features for layer in layers for line in layer.modules() if isinstance(line, nn.Linear)), 0)
-    return len(layers), width
-
-
-def _decoder(config: Any) -> int:
-    """Return the layers of the patch decoder."""
-    return int(config.decoder_depth) if getattr(config, "mae_weight", 0) and getattr(config, "objective", "") != "causal" else 0
-
-
-def _masked(config: Any) -> float:
-    """Return the share of words that have a target."""
-    return float(getattr(getattr(config, "mask", None), "words", 0.0))
+    sizes, image = ModuleSizes.of(module, reader.geometry.patches), amount.batch_images / max(amount.batch, 1)
+    parallel = "fsdp" if config.parallel == "fsdp" else "ddp"
+    found = training_memory(sizes, config, places=amount.batch, image=image, parallel=parallel, ranks=nproc)
+    here = 0 if torch.cuda.is_available() else memory_used(torch.device("cpu")) - CONTEXT
+    return int(found.total + here)

@@ -1,7 +1,7 @@
 """`plan`: the cost of a recipe at full size on other hardware: operations, tokens, hours, cost, and what fits in memory.
 
-Only the model's config is read, and for known published sizes not even that. Operations are counted from the model's parts (`counting`; a
-test compares it with a counted run, within 2%). Hours depend on one assumption: the share of the data sheet's peak that is reached in all
+Only the model's config is read, and for known published sizes not even that. Operations are counted on the very module that a stage trains,
+without weights (`methods.counting`). Hours depend on one assumption: the share of the data sheet's peak that is reached in all
 operations, recomputed ones included; the share without these (MFU, as papers count) is shown too. Row lengths are assumed by format unless
 the user gives them. Reading data, saving and evaluating are not counted.
 """
@@ -11,12 +11,18 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from twoway.config import gather, takes
 from twoway.errors import UsageError, did_you_mean
-from twoway.methods.counting import Load, Products, Training, anatomy, count, memory, trained, training_of
+from twoway.losses.contrastive import contrastive_loss
+from twoway.methods.counting import Load, PictureGrid, Products, StageWork, count, stage_module, total
 from twoway.methods.finetune.config import FinetuneConfig
+from twoway.methods.memory import ModuleSizes, batch_places, config_of, training_memory
+from twoway.models import loading
 
 from .config import PlanConfig
 from .recipe import START, read_recipe
@@ -26,11 +32,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.data.config import SourceConfig
-    from twoway.methods.counting import Anatomy, TrainingMemory
+    from twoway.methods.config import MethodConfig
+    from twoway.methods.memory import TrainingMemory
 
     from .recipe import StageRecipe
 
 _PLANNED = ("pretrain", "bridge", "finetune")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a recipe starts from, as its config has it."""
+
+    name: str
+    config: Any
+    sizes: dict[str, int]  # parameters by part
+
+    @classmethod
+    def of(cls, name: str | Path) -> Base:
+        """Build it without weights; a tower that plans know nothing of is refused."""
+        config = config_of(name)
+        PictureGrid.of(str(name), config)
+        module = stage_module(config, FinetuneConfig(), values=0)
+        return cls(str(name), config, loading.parts(module.model).sizes())
+
+    @property
+    def total(self) -> int:
+        """Count all parameters."""
+        return sum(self.sizes.values())
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,7 @@ class StagePlan:
     name: str
     dtype: str  # that auto means there
     work: Work
-    trained: float
+    trained: int
     hours: float
     mfu: float
     price: float
@@ -71,7 +100,7 @@ class Plan:
     """A whole recipe on this hardware."""
 
     recipe: str
-    model: Anatomy
+    model: Base
     hardware: Hardware
     utilisation: float
     stages: tuple[StagePlan, ...]
@@ -116,35 +145,37 @@ def plan(recipe: str | Path, hardware: str, words: Sequence[str] = (), *, config
     apart = [one for one in chosen if one.source not in names and one.source != START]
     if apart:
         raise UsageError(f"{recipe}: {apart[0].name} starts from {apart[0].source}; plan knows one model a recipe, its base")
-    model = anatomy(read.base)
+    model = Base.of(read.base)
     planned = []
     for stage in chosen:
         done = work_of(model, stage, said, ranks=machine.count, padding=config.padding, tokens=wanted.get(stage.name))
-        planned.append(_stage(model, stage, done, machine, config.utilisation))
+        planned.append(_stage(stage, done, machine, config.utilisation))
     left = [one.name for one in read.stages if one not in chosen]
     notes = (*_assumed(machine, config, planned), *((f"not planned: {', '.join(left)}",) if left else ()))
     return Plan(str(recipe), model, machine, config.utilisation, tuple(planned), notes)
 
 
-def _stage(model: Anatomy, stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:
+def _stage(stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:
     """Price one stage, and try how it may be spread."""
-    hours = work.products.total / (machine.rate(stage.config.dtype) * machine.count * utilisation) / 3600
+    config = stage.config
+    hours = work.products.total / (machine.rate(config.dtype) * machine.count * utilisation) / 3600
     mfu = utilisation * sum(work.products.needed.values()) / work.products.total
-    image = work.image / work.tokens
-    choices = []
-    for parallel in ("ddp", "fsdp") if machine.count > 1 else ("ddp",):
-        for again in (True, False):
-            training = replace(work.training, checkpointing=again)
-            choices.append(
-                memory(
-                    model, training, places=work.places, image=image, parallel=parallel, ranks=machine.count, room=machine.memory
-                )
-            )  # fmt: skip
-    wanted = stage.config.parallel if machine.count > 1 else "ddp"
-    own = [one for one in choices if one.checkpointing == work.training.checkpointing and wanted in (one.parallel, "auto")]
+    batch: dict[str, Any] = {
+        "places": batch_places(config),
+        "image": work.image / work.tokens,
+        "ranks": machine.count,
+        "room": machine.memory,
+    }
+    choices = [
+        training_memory(work.sizes, config, parallel=parallel, checkpointing=again, **batch)
+        for parallel in (("ddp", "fsdp") if machine.count > 1 else ("ddp",))
+        for again in (True, False)
+    ]
+    wanted = config.parallel if machine.count > 1 else "ddp"
+    own = [one for one in choices if one.checkpointing == config.gradient_checkpointing and wanted in (one.parallel, "auto")]
     taken = next((one for one in own if one.fits), own[-1])
-    dtype, price = "bfloat16" if work.training.half else "float32", hours * machine.count * machine.price
-    return StagePlan(stage.name, dtype, work, trained(model, work.training), hours, mfu, price, tuple(choices), taken)
+    dtype, price = "float32" if config.dtype == "float32" else "bfloat16", hours * machine.count * machine.price
+    return StagePlan(stage.name, dtype, work, work.sizes.trained, hours, mfu, price, tuple(choices), taken)
 
 
 def _tokens(said: Sequence[str], stages: Sequence[str]) -> dict[str, float]:
@@ -220,7 +251,8 @@ class Work:
     places: float  # of a rank's largest batch
     sources: tuple[Reads, ...]
     products: Products
-    training: Training
+    sizes: ModuleSizes
+    repeated: float  # share of the rows that go forward once before (gradient caching)
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -229,27 +261,28 @@ class Work:
         return self.text + self.image
 
 
-def work_of(
-    model: Anatomy, stage: StageRecipe, said: Mapping[str, Means], *, ranks: int, padding: float, tokens: float | None = None
-) -> Work:
+def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks: int, padding: float, tokens: float | None = None) -> Work:
     """Say what a stage computes; `tokens` sets how much it reads, instead of its rows and steps."""
     config, pairs = stage.config, stage.kind.name != "pretrain"
     means = [(one.label, means_of(one, said, pairs=pairs, where=stage.name)) for one in config.data]
     contrastive = isinstance(config, FinetuneConfig)
-    means = [(name, _shown(one, model.area, config)) for name, one in means]
+    grid = PictureGrid.of(model.name, model.config)
+    means = [(name, _shown(one, grid.area, config)) for name, one in means]
     made = [_contents(one, config, contrastive=contrastive) for _, one in means]
     each = [sum(content.length * times for content, times in contents) for contents in made]
     listed = sum(one.rows or 0.0 for _, one in means)
     shares = [(one.rows or 0.0) / listed for _, one in means]
     mean = sum(share * length for share, length in zip(shares, each, strict=True))
-    training = training_of(config)
+    module = stage_module(model.config, config, values=grid.values)
+    counted = StageWork(module, model.config, masked=config.mask.patches if module.decoder else 0.0)
     shards = config.batches_per_step or ranks
     if contrastive:
         by_step = float(config.global_batch_size)
     elif config.per_device_train_batch_size is not None:
         by_step = float(config.per_device_train_batch_size * shards)
     else:
-        weight = _image_cost(model, training, config)
+        given = config.cost.image_token != 1.0 or getattr(config, "calibrate", "none") == "none"
+        weight = float(config.cost.image_token) if given else counted.image_token()
         costs = (_cost(contents, weight) for contents in made)
         by_step = config.budget * shards / (sum(share * cost for share, cost in zip(shares, costs, strict=True)) * (1 + padding))
     rows, notes = _rows(config, listed, by_step, mean, tokens, stage.name)
@@ -257,31 +290,52 @@ def work_of(
     each_step = mean * by_step * (1 + padding) / ranks  # places of a rank
     chunks = each_step / config.budget if contrastive else shards / ranks
     hold = (config.budget if config.keep_graph_tokens is None else config.keep_graph_tokens) if contrastive else 0.0
-    second = max(1 - hold / each_step, 0.0) if contrastive else 0.0
-    training = replace(training, calls=max(steps * ranks * chunks, 1.0), second=second)
+    repeated = max(1 - hold / each_step, 0.0) if contrastive else 0.0
     loads = [
         _load(content, rows * share * times, config, padding)
         for share, contents in zip(shares, made, strict=True)
         for content, times in contents
     ]
-    products = count(model, training, loads)
-    if contrastive:
-        products.needed["comparison"] += 6.0 * steps * by_step**2 * (1 + config.hard_negatives) * model.language.width
+    products = counted.of(loads, calls=max(steps * ranks * chunks, 1.0), repeated=repeated)
+    products.needed["comparison"] += steps * _comparison(config, model) if contrastive else 0.0
     text = sum(load.rows * load.text for load in loads)
     image = sum(load.rows * load.image for load in loads)
     sources = tuple(
         Reads(name, rows * share, rows * share * length, one.assumed)
         for (name, one), share, length in zip(means, shares, each, strict=True)
     )
-    places = (
-        float(config.max_length * config.per_device_train_batch_size)
-        if config.per_device_train_batch_size is not None
-        else float(config.budget)
+    places = batch_places(config)
+    return Work(
+        steps,
+        rows,
+        text,
+        image,
+        max(shards / ranks, chunks),
+        places,
+        sources,
+        products,
+        ModuleSizes.of(module, grid.merged),
+        repeated,
+        notes,
     )
-    return Work(steps, rows, text, image, max(shards / ranks, chunks), places, sources, products, training, notes)
 
 
-def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float | None, name: str) -> tuple[float, tuple[str, ...]]:
+def _comparison(config: FinetuneConfig, model: Base) -> float:
+    """Count the loss of one global batch, of every query with every candidate, on a sixteenth of both."""
+    width, queries = int(model.config.get_text_config().hidden_size), max(config.global_batch_size // 16, 1)
+    asked = torch.empty(queries, width, device="meta", requires_grad=True)
+    offered = torch.empty(queries * (1 + config.hard_negatives), width, device="meta", requires_grad=True)
+    allowed = torch.ones(len(asked), len(offered), dtype=torch.bool)
+
+    def loss() -> torch.Tensor:
+        return contrastive_loss(asked, offered, torch.arange(queries), allowed, temperature=config.loss.temperature).total
+
+    return total(count(torch.nn.Identity(), loss)) * (config.global_batch_size / queries) ** 2
+
+
+def _rows(
+    config: MethodConfig, listed: float, by_step: float, mean: float, tokens: float | None, name: str
+) -> tuple[float, tuple[str, ...]]:
     """Return the rows that are read: by tokens, by steps, or by epochs."""
     own = config.max_steps * by_step if config.max_steps is not None else listed * config.num_train_epochs
     if tokens is None:
@@ -290,7 +344,7 @@ def _rows(config: Any, listed: float, by_step: float, mean: float, tokens: float
     return tokens / mean, (note,)
 
 
-def _shown(means: Means, area: int, config: Any) -> Means:
+def _shown(means: Means, area: int, config: MethodConfig) -> Means:
     """Return the means with pictures as large as the stage has them."""
     content = means.content.shown(area, config.min_pixels, config.max_pixels)
     answer = means.answer.shown(area, config.min_pixels, config.max_pixels) if means.answer is not None else None
@@ -321,16 +375,7 @@ def _load(content: Content, rows: float, config: Any, padding: float) -> Load:
     if getattr(config, "objective", "") == "causal":
         words, patches = content.text, 0.0
     padded = content.length * (1 + padding)
-    return replace(Load.square(rows, content.text, content.pictures, content.tokens, words=words, patches=patches), padded=padded)
-
-
-def _image_cost(model: Anatomy, training: Training, config: Any) -> float:
-    """Return the cost of an image token in text tokens: as configured, or from the counted operations."""
-    if config.cost.image_token != 1.0 or getattr(config, "calibrate", "none") == "none":
-        return float(config.cost.image_token)
-    plain = replace(training, logits=False, decoder_depth=0)
-    text = count(model, plain, [Load(1, 500)]).total
-    return count(model, plain, [Load.square(1, 0, 1, 500)]).total / text
+    return Load(rows, content.text, content.pictures, content.tokens, words, patches, padded)
 
 
 def _cost(contents: Sequence[tuple[Content, float]], weight: float) -> float:
@@ -624,7 +669,10 @@ def plan_pages(
 
 def forward_operations(base: str | Path, pages: Pages) -> float:
     """Count the operations of one page: forward pass only, without logits."""
-    load = Load.square(1, pages.text, 1 if pages.image else 0, pages.image)
-    # What gradient caching runs once before, without a gradient, is just that.
-    done = count(anatomy(base), Training(logits=False, second=1.0), [load])
-    return float(sum(done.again.values()))
+    return _forward_of(base).forward(Load(1, pages.text, 1 if pages.image else 0, pages.image))
+
+
+@cache
+def _forward_of(base: str | Path) -> StageWork:
+    config = config_of(base)
+    return StageWork(stage_module(config, FinetuneConfig(), values=0), config)

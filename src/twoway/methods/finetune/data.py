@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from twoway.content import ContentError, Document, Image, Text, to_messages
+from twoway.content import ContentError, Document, to_messages
 from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
 from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.loader import PairLoader
 from twoway.data.mixture import Pairs, open_pairs
-from twoway.data.patches import ramp
 from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
 from twoway.data.sampler import NO_EXTRA_COST, TaskBatchSampler
@@ -28,9 +26,8 @@ from twoway.embedding import open_embedder
 from twoway.embedding.config import Side
 from twoway.errors import UsageError, did_you_mean
 from twoway.limits import Limits
+from twoway.methods.counting import image_token_cost
 from twoway.methods.tables import TABLES, LostRows, counted_once, feeds_cuda, lost_rows, opening_data
-from twoway.training.module import to_device
-from twoway.training.probes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,8 +185,8 @@ def _picture_cost(
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return NO_EXTRA_COST
 
-    def count(device: torch.device) -> dict[str, Any]:
-        return dataclasses.asdict(picture_cost(prepared.module, encoder, device, **padding))
+    def count() -> dict[str, Any]:
+        return dataclasses.asdict(image_token_cost(prepared.module, encoder, partial(model_inputs, **padding)))
 
     return CostWeights(**counted_once(config, prepared, folder, "cost", count))
 
@@ -221,38 +218,6 @@ def _require_tasks(config: FinetuneConfig, tasks: Sequence[str]) -> None:
     for name in config.all_prompts():
         if name not in known:
             raise UsageError(f"prompts.{name}: there is no such task or side{did_you_mean(name, known)} (there are: {', '.join(known)})")
-
-
-# What an image token costs in text tokens, counted on the model itself: a row of words and a row of a picture,
-# product by product.
-#
-# The tower's work is in it, so that chunks of pictures alone are neither slower nor larger than chunks of text.
-# Counting gives the same on every machine. Pre-training counts its own task more closely, in `work`.
-
-_WORDS, _SIDE = 600, 160
-
-
-def picture_cost(task: Any, encode: Encoder, device: torch.device, **padding: Any) -> CostWeights:
-    """Count both rows; where one cannot be made within the longest row, an image token counts as a word."""
-    try:
-        text = encode("cost", Document((Text("some word " * _WORDS),))).inputs
-        shown = encode("cost", Document((Image(ramp(_SIDE, _SIDE)), Text("some word"))))
-    except ContentError:
-        return NO_EXTRA_COST
-    tokens, images = len(shown.inputs["input_ids"]), int(shown.image_tokens.sum())
-    # As long as the other row, so that attention costs both the same.
-    alone = {name: value[:tokens] for name, value in text.items()}
-    with evaluating(task, ("embed",)):
-        task.to(device)
-        words, pictures = (_operations(task.embed, to_device(model_inputs([row], **padding), device)) for row in (alone, shown.inputs))
-    each = words / len(alone["input_ids"])
-    return CostWeights(round(max(1.0, (pictures - (tokens - images) * each) / (images * each)), 2)) if images else NO_EXTRA_COST
-
-
-def _operations(embed: Callable[[Any], Any], inputs: dict[str, Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        embed(inputs)
-    return float(counter.get_total_flops())
 
 
 # A guide: another embedding model, by whose vectors negatives too near to the positive are found (GISTEmbed, arXiv

@@ -68,14 +68,18 @@ class ContrastiveModule(GradientCachedModule):
 
     def embed(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return one vector for each row, as `encode` gives it before it is normalised."""
-        transformer, *behind = self._shipped
-        features = transformer({**inputs, "modality": "message"}, use_cache=False)
+        features = self.features(inputs)
         states = features["token_embeddings"] = features["token_embeddings"].float()
         with without_autocast(states.device):  # half precision would round the vector once more
-            for module in behind:
+            for module in self._shipped[1:]:
                 features = module.to(states.device)(features)
         vectors: torch.Tensor = features["sentence_embedding"]
         return vectors
+
+    def features(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the transformer gives: its last states, and the inputs."""
+        found: dict[str, Any] = self._shipped[0]({**inputs, "modality": "message"}, use_cache=False)
+        return found
 
     def predict(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Return one vector for each row; for looking, without gradients."""

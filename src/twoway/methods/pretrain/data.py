@@ -26,9 +26,9 @@ from twoway.data.rows import Policy
 from twoway.data.sampler import CostBatchSampler, RowCosts
 from twoway.files import write_whole
 from twoway.limits import Limits
+from twoway.methods.counting import known_work
 from twoway.methods.tables import TABLES, LostRows, for_cuda, lost_rows, opening_data, table_path
 
-from .costs import known_work
 from .step import NOTHING_MASKED
 
 if TYPE_CHECKING:
