@@ -324,12 +324,7 @@ def stage_module(
 def count_batch(module: Reconstruction, batch: Batch) -> Operations:
     """Count a step's work on one batch."""
     given = {key: value for key, value in batch.items() if key != "identities"}
-    floats = {key: _shape(value) for key, value in given["inputs"].items()}
-    return count(module, lambda: module(given | {"inputs": floats}, module.loss_weights)[0])
-
-
-def _shape(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    return count(module, lambda: module(given, module.loss_weights)[0])
 
 
 # The work of batches of a pre-training, of any model: a few small batches of words and of pictures are counted, and a
@@ -499,7 +494,7 @@ def image_token_cost(module: Any, encode: Callable[[str, Document], Any], collat
     alone = {name: value[:tokens] for name, value in text.items()}
 
     def operations(row: Mapping[str, Any]) -> int:
-        inputs = {key: _shape(value) for key, value in collate([row]).items()}
+        inputs = collate([row])
         return total(count(module, lambda: module.features(inputs)["token_embeddings"]))
 
     with evaluating(module, ("embed",)):
@@ -609,7 +604,7 @@ class StageWork:
         for label, (_, _, call) in self._curves[any(load.pictures for load in loads)].items():
             found[label] += calls * call
         made = Products(defaultdict(float), defaultdict(float))
-        for (part, kind), many in found.items():
+        for (part, kind), many in sorted(found.items(), key=lambda one: (*PARTS, OTHER).index(one[0][0])):
             name = DECODER if part == VALUES else part
             made.needed[name] += many if kind in NEEDED else 0
             made.again[name] += many if kind == AGAIN else repeated * many if kind == FORWARD else 0

@@ -68,6 +68,7 @@ class ModuleSizes:
     tower: Blocks | None
     tower_trains: bool
     patches: int  # of an image token
+    pixels: int  # numbers of a patch, which its convolution keeps
     vocabulary: int
     logits: bool
 
@@ -92,9 +93,14 @@ class ModuleSizes:
             tower=_blocks(tower) if tower is not None else None,
             tower_trains=tower is not None and any(one.requires_grad for one in tower.parameters()),
             patches=patches,
+            pixels=next((one.weight[0].numel() for one in _convolutions(tower)), 0),
             vocabulary=int(text.vocab_size),
             logits=any(name in WORD_LOSSES for name in module.loss_weights),
         )
+
+
+def _convolutions(tower: nn.Module | None) -> list[nn.Conv2d | nn.Conv3d]:
+    return [one for one in tower.modules() if isinstance(one, nn.Conv2d | nn.Conv3d)] if tower is not None else []
 
 
 def tower_layers(tower: nn.Module) -> nn.ModuleList:
@@ -179,10 +185,11 @@ def _activations(sizes: ModuleSizes, config: MethodConfig, image: float, *, agai
     patches = image * sizes.patches * (1 - config.mask.patches if skipped else 1)  # type: ignore[attr-defined]
     language, tower = sizes.language.kept(half=half), 0.0 if sizes.tower is None else sizes.tower.kept(half=half)
     depth = 0 if sizes.tower is None else patches * sizes.tower.count * sizes.tower_trains
+    pixels = (_HALF if half else _FULL) * sizes.pixels * patches * sizes.tower_trains
     if not again:
-        return layers * language + depth * tower
+        return layers * language + depth * tower + pixels
     width = 0 if sizes.tower is None else sizes.tower.width
-    return _FULL * (layers * sizes.language.width + depth * width) + 1.5 * max(language, patches * tower)
+    return pixels + _FULL * (layers * sizes.language.width + depth * width) + 1.5 * max(language, patches * tower)
 
 
 def count_parameters(config: Any) -> int:

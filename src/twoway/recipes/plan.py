@@ -45,10 +45,11 @@ class Base:
     """The model that a recipe starts from, as its config has it."""
 
     name: str
-    config: Any
-    sizes: dict[str, int]  # parameters by part
+    config: Any = field(hash=False)
+    sizes: dict[str, int] = field(hash=False)  # parameters by part
 
     @classmethod
+    @cache
     def of(cls, name: str | Path) -> Base:
         """Build it without weights; a tower that plans know nothing of is refused."""
         config = config_of(name)
@@ -273,8 +274,7 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
     listed = sum(one.rows or 0.0 for _, one in means)
     shares = [(one.rows or 0.0) / listed for _, one in means]
     mean = sum(share * length for share, length in zip(shares, each, strict=True))
-    module = stage_module(model.config, config, values=grid.values)
-    counted = StageWork(module, model.config, masked=config.mask.patches if module.decoder else 0.0)
+    counted, sizes = _counted(model, tuple((name, getattr(config, name)) for name in _COUNTED if hasattr(config, name)), type(config))
     shards = config.batches_per_step or ranks
     if contrastive:
         by_step = float(config.global_batch_size)
@@ -314,10 +314,25 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
         places,
         sources,
         products,
-        ModuleSizes.of(module, grid.merged),
+        sizes,
         repeated,
         notes,
     )
+
+
+# What the operations of a row follow from; stages that are alike in it are counted once.
+_COUNTED = (
+    "objective", "mask", "masked_patches", "mlm_weight", "mae_weight", "decoder_depth", "freeze_tower", "train_layers", "lora",
+    "gradient_checkpointing",
+)  # fmt: skip
+
+
+@cache
+def _counted(model: Base, settings: tuple[tuple[str, Any], ...], kind: type[MethodConfig]) -> tuple[StageWork, ModuleSizes]:
+    """Count a stage's rows on its module, and measure that."""
+    config, grid = kind(**dict(settings)), PictureGrid.of(model.name, model.config)
+    module = stage_module(model.config, config, values=grid.values)
+    return StageWork(module, model.config, masked=config.mask.patches if module.decoder else 0.0), ModuleSizes.of(module, grid.merged)  # type: ignore[attr-defined]
 
 
 def _comparison(config: FinetuneConfig, model: Base) -> float:
