@@ -274,7 +274,8 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
     listed = sum(one.rows or 0.0 for _, one in means)
     shares = [(one.rows or 0.0) / listed for _, one in means]
     mean = sum(share * length for share, length in zip(shares, each, strict=True))
-    counted, sizes = _counted(model, tuple((name, getattr(config, name)) for name in _COUNTED if hasattr(config, name)), type(config))
+    kind: Any = type(config)
+    counted, sizes = _counted(model, tuple((name, getattr(config, name)) for name in _COUNTED if hasattr(config, name)), kind)
     shards = config.batches_per_step or ranks
     if contrastive:
         by_step = float(config.global_batch_size)
