@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import did_you_mean
@@ -44,9 +45,14 @@ __all__ = [
 KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image)}
 
 
-def media_kinds() -> list[type[Media]]:
-    """Return the kinds that are no text."""
-    return [kind for kind in KINDS.values() if issubclass(kind, Media)]
+def media_kinds() -> tuple[type[Media], ...]:
+    """Return the kinds that are not text."""
+    return _media(tuple(KINDS.values()))
+
+
+@lru_cache(16)  # which is asked several times for each row
+def _media(kinds: tuple[type[Part], ...]) -> tuple[type[Media], ...]:
+    return tuple(kind for kind in kinds if issubclass(kind, Media))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ written and shown; whatever handles documents asks the class and names no kind. 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -49,7 +49,7 @@ class ContentError(TwowayError):
         return self.reason if self.place is None else f"{self.place}: {self.reason}"
 
 
-class Part(ABC):
+class Part:
     """One part of a document, not opened yet."""
 
     key: ClassVar[str]  # of a part in a row (`{key: value}`), and of its kind in templates

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -146,7 +147,12 @@ DocumentFormat = Callable[[Mapping[str, Any]], Parts]
 
 def document_columns() -> tuple[str, ...]:
     """Return the columns that a document is read from."""
-    return ("parts", *(name for kind in media_kinds() for name in kind.columns), "messages", "text")
+    return _columns(media_kinds())
+
+
+@lru_cache(16)
+def _columns(kinds: tuple[type[Media], ...]) -> tuple[str, ...]:
+    return ("parts", *(name for kind in kinds for name in kind.columns), "messages", "text")
 
 
 @dataclass
@@ -234,8 +240,9 @@ class TrackedRow(dict[str, Any]):
 
     def unread_media(self, *, paths: bool) -> list[str]:
         """Return the columns that hold images or the like and were not asked for; `paths` says whether a path is taken for one."""
-        unread = [(str(key), value) for key, value in self.items() if key not in self.columns_read]
-        return [key for key, value in unread if any(kind.found_in(value, paths=paths) for kind in media_kinds())]
+        unread = {str(key): value for key, value in self.items() if key not in self.columns_read}
+        kinds = media_kinds() if unread else ()
+        return [key for key, value in unread.items() if any(kind.found_in(value, paths=paths) for kind in kinds)]
 
 
 def describe_unread_pictures(spec: str, unread: Mapping[str, int]) -> str:
@@ -395,9 +402,5 @@ def unwrap(parts: object) -> object:
 
 def _unwrap_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
     """Take one out; where there are bytes, the path is only the name it once had."""
-    found = dict(part)
-    for kind in media_kinds():
-        value = part.get(kind.key)
-        if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
-            found[kind.key] = value.get("path") if value.get("bytes") is None else value["bytes"]
-    return found
+    files = {key: value for key, value in part.items() if isinstance(value, dict) and set(value) <= {"bytes", "path"}}
+    return {**part, **{key: value.get("path") if value.get("bytes") is None else value["bytes"] for key, value in files.items()}}
