@@ -13,9 +13,10 @@ from twoway.methods.config import AdapterConfig
 from twoway.methods.counting import Load, PictureGrid, StageWork, stage_module
 from twoway.methods.model import apply_memory_options, choose_trainable
 from twoway.methods.pretrain.config import PretrainConfig
-from twoway.methods.pretrain.step import Reconstruction
+from twoway.methods.pretrain.step import Reconstruction, VisibleTower
 from twoway.models import loading, processor
 from twoway.models.attention import set_attention
+from twoway.models.vision import VisiblePatches
 
 # Words of the two rows, and the image tokens down and across of the first row's picture.
 TEXT, DOWN, ACROSS, WORDS, PATCHES = (14, 50), 4, 3, 7, 5
@@ -29,6 +30,7 @@ OPTIONS = {
     "adapters": {"lora": AdapterConfig(**LORA, lora_dropout=0.0)},
     "adapters of words": {"lora": AdapterConfig(r=4, lora_dropout=0.1)},
     "adapters of named layers": {"lora": AdapterConfig(r=4, lora_dropout=0.0, target_modules=("q_proj", "o_proj", "down_proj"))},
+    "patches dropped": {"masked_patches": "drop"},
     "as in CoCoA": {"lora": AdapterConfig(**LORA, use_dora=True, lora_dropout=0.1), "gradient_checkpointing": True},
 }
 
@@ -44,9 +46,11 @@ def reconstruction(folder, config):
     model, parts = loading.load_model(folder, dtype="float32").model, processor.load_processor(folder)
     set_attention(model, "two-way")
     values = PatchGeometry.of(model.config, parts).values
-    decoder = PatchDecoder(model.get_decoder(), values=values, depth=1)
+    drop = config.masked_patches == "drop"
+    decoder = PatchDecoder(model.get_decoder(), values=values, depth=1, mask_state=drop)
     choose_trainable(model, config)
-    task = Reconstruction(model, decoder, mlm_weight=1.0, mae_weight=0.5, shift=False)
+    tower = VisibleTower(VisiblePatches(model), model.config.image_token_id, 0) if drop else None
+    task = Reconstruction(model, decoder, mlm_weight=1.0, mae_weight=0.5, shift=False, visible_tower=tower, drop=drop)
     apply_memory_options(config, [model, decoder.body], [])
     return task.train()
 
@@ -76,7 +80,7 @@ def batch(model, rows):
 def test_the_operations_of_a_row_are_those_that_are_counted(name, folder):
     config = PretrainConfig(dtype="float32", **OPTIONS[name])
     task, base = reconstruction(folder, config), loading.load_config(folder)
-    work = StageWork(stage_module(base, config, values=PictureGrid.of("", base).values), base, masked=0.5)
+    work = StageWork(stage_module(base, config, values=PictureGrid.of("", base).values), base, masked=PATCHES / (DOWN * ACROSS))
     picture = Load(1, TEXT[0], 1, DOWN * ACROSS, words=WORDS, patches=PATCHES)
     for rows, load in {"picture": picture, "words": Load(1, TEXT[1], words=WORDS)}.items():
         assert work.of([load]).total == pytest.approx(computed_batch(task, batch(task.model, rows)), rel=0.02), rows

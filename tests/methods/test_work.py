@@ -53,8 +53,15 @@ def test_what_is_counted_on_shapes_is_what_is_counted_in_computing(family, tiny_
     assert all(counting.total(ahead, part=one) == counting.total(counted, counting.FORWARD, part=one) for one in counting.PARTS)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
-@pytest.mark.parametrize("options", [{}, {"freeze_tower": True, "gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen2_vl", {}),
+        ("gemma3", {}),
+        ("gemma3", {"freeze_tower": True, "gradient_checkpointing": True}),
+        ("qwen2_vl", {"masked_patches": "drop"}),
+    ],
+)
 def test_the_work_of_a_batch_is_what_is_counted(family, options, tiny_model, tmp_path):
     _, prepared, data = opened(family, tiny_model, tmp_path, **options)
     batch = other_batch(data)

@@ -301,12 +301,13 @@ def stage_module(
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(model_config), dtype=torch.float32)
     model.tie_weights()
     set_attention(model, "causal" if getattr(config, "objective", "") == "causal" else "two-way")
-    decoder = PatchDecoder(model.get_decoder(), values=values, depth=getattr(config, "decoder_depth", 1)) if patches else None
+    masked = getattr(config, "masked_patches", "noise") if patches else "noise"
+    depth, drop = getattr(config, "decoder_depth", 1), masked == "drop"
+    decoder = PatchDecoder(model.get_decoder(), values=values, depth=depth, mask_state=drop) if patches else None
     choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
     choose_trainable(model, config)
     if not words:
         freeze_head(model)
-    skip = patches and getattr(config, "masked_patches", "") == "skip"
     module = Reconstruction(
         model,
         decoder,
@@ -315,7 +316,8 @@ def stage_module(
         shift=getattr(config, "shift", True),
         pad_token=pad_token,
         token_keys=token_keys,
-        visible_tower=VisibleTower(VisiblePatches(model), int(model_config.image_token_id), 0) if skip else None,
+        visible_tower=None if masked == "noise" else VisibleTower(VisiblePatches(model), int(model_config.image_token_id), 0),
+        drop=drop,
     )
     apply_memory_options(config, [model, *([decoder.body] if decoder else [])], [])
     return module.train()
@@ -350,7 +352,7 @@ class BatchWork:
     def of(self, batch: Batch, module: Reconstruction, image_token: int) -> float:
         """Return the operations of a batch."""
         counts = module.count_targets(batch)
-        return float(np.dot(self.line, batch_facts(batch, image_token))) + sum(
+        return float(np.dot(self.line, batch_facts(batch, module, image_token))) + sum(
             counts.get(name, 0) * one for name, one in self.targets.items()
         )
 
@@ -394,7 +396,7 @@ def measure_work(module: Reconstruction, make: Callable[[str, Document], Batch],
     }
     whole = [total(one, *NEEDED) for one in counted]
     rest = [many - sum(total(one, *NEEDED, part=part) for part in heads.values()) for many, one in zip(whole, counted, strict=True)]
-    line = fit([batch_facts(batch, image_token) for batch in tried], rest)
+    line = fit([batch_facts(batch, module, image_token) for batch in tried], rest)
     forward = sum(total(one, FORWARD) for one in counted) / max(sum(whole), 1)
     return BatchWork(tuple(line), targets, forward, cost_weights(tried, whole, image_token))
 
@@ -411,12 +413,17 @@ def measure_seconds(
     return cost_weights(tried, taken, image_token) if tried else CostWeights()
 
 
-def batch_facts(batch: Batch, image_token: int) -> list[float]:
-    """Return what the work of a batch is a line in: tokens and their squares, again where the decoder reads them, and those of pictures."""
-    rows, length = batch["labels"].shape
-    tokens, read = rows * length, bool(batch["patch_mask"].any())
+def batch_facts(batch: Batch, module: Reconstruction, image_token: int) -> list[float]:
+    """Return what the work of a batch is a line in: tokens and their squares, again where the decoder reads them, and those of pictures.
+
+    Of dropped patches only the decoder reads anything.
+    """
+    (rows, length), masked = batch["labels"].shape, batch["patch_mask"]
+    kept, read = length, bool(masked.any())
+    if module.drops_patches and read:
+        kept = int((batch["inputs"]["attention_mask"].bool() & ~masked).sum(1).max())
     images, pictures = count_pictures(batch, image_token)
-    return [tokens, tokens * length, tokens * read, tokens * length * read, images, images**2 / max(pictures, 1)]
+    return [rows * kept, rows * kept**2, rows * length * read, rows * length**2 * read, images, images**2 / max(pictures, 1)]
 
 
 def count_pictures(batch: Batch, image_token: int) -> tuple[int, int]:
@@ -581,7 +588,9 @@ class StageWork:
         plain, shown = ([count_batch(module, batch) for batch in tried] for tried in (texts, pictures))
         lengths = [[batch["labels"].numel() for batch in tried] for tried in (texts, pictures)]
         areas = [side**2 for side in _SIDES[first:]]
-        self._curves = {False: _curves(plain, lengths[0], lengths[0]), True: _curves(shown, lengths[1], areas)}
+        self._dropped = masked if module.drops_patches else 0.0
+        kept = [round(length - self._dropped * area) for length, area in zip(lengths[1], areas, strict=True)]
+        self._curves = {False: _curves(plain, lengths[0], lengths[0], lengths[0]), True: _curves(shown, lengths[1], areas, kept)}
         targets = {HEAD: (plain[-1], module.count_targets(texts[-1]).get(module.word_loss_name, 0))}
         targets |= {VALUES: (shown[-1], module.count_targets(pictures[-1]).get(PATCHES, 0))}
         self._targets = {
@@ -596,6 +605,8 @@ class StageWork:
         for load in loads:
             for (part, kind), (once, square, _) in self._curves[load.pictures > 0].items():
                 times, size = (load.rows * load.pictures, load.tokens) if part in (TOWER, PROJECTOR) else (load.rows, load.length)
+                if part == LANGUAGE:
+                    size -= load.image * self._dropped
                 if part != DECODER or load.patches:
                     found[part, kind] += times * (once * size + square * size**2)
             for (part, kind), each in self._targets.items():
@@ -620,10 +631,12 @@ class StageWork:
         return self.of([load], repeated=1.0).total - self.of([load]).total
 
 
-def _curves(counted: Sequence[Operations], lengths: Sequence[int], areas: Sequence[int]) -> dict[tuple[str, str], list[float]]:
+def _curves(
+    counted: Sequence[Operations], lengths: Sequence[int], areas: Sequence[int], kept: Sequence[int]
+) -> dict[tuple[str, str], list[float]]:
     """Return the parabola of each part and kind: by token, by token squared, by call. Heads go by their targets."""
     labels = dict.fromkeys(label for one in counted for label in one if label[0] not in (HEAD, VALUES))
-    sizes = dict.fromkeys((TOWER, PROJECTOR), areas)
+    sizes = dict.fromkeys((TOWER, PROJECTOR), areas) | {LANGUAGE: kept}
     return {
         label: fit([(size, size**2, 1) for size in sizes.get(label[0], lengths)], [float(one[label]) for one in counted])
         for label in labels

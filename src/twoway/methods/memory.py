@@ -180,9 +180,10 @@ def _activations(sizes: ModuleSizes, config: MethodConfig, image: float, *, agai
 
     With activations computed again, of all layers the input, and of the one that is whole all, with the gradients on the way through it.
     """
-    half, layers = config.dtype != "float32", sizes.language.count + sizes.decoder
-    skipped = getattr(config, "masked_patches", "") == "skip" and sizes.decoder
-    patches = image * sizes.patches * (1 - config.mask.patches if skipped else 1)  # type: ignore[attr-defined]
+    half, way = config.dtype != "float32", getattr(config, "masked_patches", "noise") if sizes.decoder else "noise"
+    masked = config.mask.patches if way != "noise" else 0.0  # type: ignore[attr-defined]
+    patches = image * sizes.patches * (1 - masked)
+    layers = sizes.language.count * (1 - image * masked if way == "drop" else 1) + sizes.decoder
     language, tower = sizes.language.kept(half=half), 0.0 if sizes.tower is None else sizes.tower.kept(half=half)
     depth = 0 if sizes.tower is None else patches * sizes.tower.count * sizes.tower_trains
     pixels = (_HALF if half else _FULL) * sizes.pixels * patches * sizes.tower_trains

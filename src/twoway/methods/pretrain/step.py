@@ -100,7 +100,7 @@ class Reconstruction(TrainingModule):
         # The parts are looked up before adapters wrap the model: they are changed in place.
         self._inner: list[Any] = [loading.inner(model), model.get_decoder(), model.get_output_embeddings()]
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.pad_token, self._token_keys, self._visible_tower, self._drop = pad_token, tuple(token_keys), visible_tower, drop
+        self.pad_token, self._token_keys, self._visible_tower, self.drops_patches = pad_token, tuple(token_keys), visible_tower, drop
         self.count_work: Callable[[Batch], float] | None = None  # the operations that a batch takes
 
     def prepare_batch(self, batch: Batch) -> Batch:
@@ -110,7 +110,7 @@ class Reconstruction(TrainingModule):
         known: dict[str, Any] = {_WORDS: words, _PATCHES: masked.flatten().nonzero()[:, 0]}
         if self._visible_tower is not None:
             known[_TOWER] = self._visible_tower.places(inputs, masked)
-        if self._drop:
+        if self.drops_patches:
             if bool(masked.flatten()[words].any()):
                 raise TwowayError("masked_patches=drop: this family predicts a word from the patch before it; use masked_patches=noise")
             known[_KEPT] = KeptTokens.places(inputs["attention_mask"], masked)
@@ -125,7 +125,7 @@ class Reconstruction(TrainingModule):
             places = batch[_TOWER] if _TOWER in batch else self._visible_tower.places(inputs, masked)
             inputs = self._visible_tower(inputs, masked, places)
         kept: dict[str, torch.Tensor] = {}
-        if self._drop:
+        if self.drops_patches:
             kept = batch[_KEPT] if _KEPT in batch else KeptTokens.places(inputs["attention_mask"], masked)
 
         def catch(_module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
