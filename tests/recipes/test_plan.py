@@ -11,6 +11,7 @@ from twoway.errors import UsageError
 from twoway.recipes.plan import plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+pytestmark = pytest.mark.xdist_group("plans")  # what one has counted the others know
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,10 @@ def moca():
 
 def test_rows_and_steps_are_those_of_the_recipe(moca):
     assert {one.name: round(one.work.rows) for one in moca.stages} == {"pretrain": 10 * 500_000, "finetune": 44 * 50_000 + 560_000}
+
+
+@pytest.mark.slow
+def test_rows_and_steps_of_three_stages_are_those_of_the_recipe():
     warm_up, _, contrastive = plan(RECIPES / "cocoa-2b.yaml", "h200x8").stages
     assert (warm_up.work.steps, warm_up.work.rows) == (3000, 3000 * 128)
     assert (contrastive.work.steps, contrastive.work.rows) == (2000, 2000 * 1024)
@@ -53,7 +58,7 @@ def test_the_page_has_the_figures_of_the_command(moca):
 FULL_SIZE = sorted(path.name for path in RECIPES.glob("*.yaml") if not path.name.startswith("nano-"))
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize("name", [name if "moca" in name else pytest.param(name, marks=pytest.mark.slow) for name in FULL_SIZE])
 def test_the_command_in_a_recipes_own_header_fits_eight_cards_of_80_gb(name):
     """`twoway run RECIPE out --nproc 8` with nothing added; a recipe of one stage is planned with the base that its header names."""
     text = (RECIPES / name).read_text(encoding="utf-8")
