@@ -22,7 +22,7 @@ from twoway.cli import main as run
 from twoway.data.samples import samples_folder
 
 OUT = Path("demo")
-TASKS = "name-picture,called"
+TASKS = "name-picture called"
 WORDS, THING = "flag of France", "umbrella"
 PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (

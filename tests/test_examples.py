@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import json
 import socket
 import threading
 import time
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import nbformat
 import pytest
@@ -15,7 +18,10 @@ import uvicorn
 from nbclient import NotebookClient
 
 from snippets import ROOT
+from twoway.cli import build_parser
+from twoway.cli.parser import SETTING
 from twoway.embedding import open_embedder
+from twoway.evaluation.config import EvaluateConfig
 
 EXAMPLES = ROOT / "examples"
 
@@ -50,6 +56,29 @@ def address(model):
     thread.join(30)
     with contextlib.suppress(OSError):
         taken.close()
+
+
+def test_every_command_of_the_demo_is_one_that_there_is(monkeypatch, tmp_path):
+    """The demo itself takes minutes; its words are read as the program reads them, and do nothing."""
+    demo, seen = load("demo"), []
+
+    def read(words):
+        asked = build_parser(words[0]).parse_args(words)
+        seen.append(words[0])
+        if words[0] == "evaluate":
+            chosen = vars(asked)[f"{SETTING}tasks"]
+            EvaluateConfig(suite="nano", tasks=tuple(chosen))  # refuses a task that the suite does not have
+            Path(words[-1]).write_text(json.dumps({"tasks": {name: {"score": 0.0, "chance": 0.0} for name in chosen}}))
+        return int(words[0] == "check" and len(seen) == 1)
+
+    monkeypatch.setattr(demo, "run", read)
+    monkeypatch.setattr(demo, "gaps", lambda _folder: None)
+    monkeypatch.setattr(demo.twoway, "open_store", lambda _folder: MagicMock())
+    monkeypatch.setattr(demo, "OUT", tmp_path)
+    monkeypatch.setattr(demo.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(demo.Path, "write_bytes", lambda *_: 0)
+    demo.main()
+    assert set(seen) == {"check", "convert", "pretrain", "finetune", "evaluate", "embed", "index", "search"}
 
 
 def printed(capsys):
