@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from twoway import progress
 from twoway.config import gather, takes
 from twoway.errors import UsageError, did_you_mean
 from twoway.losses.contrastive import contrastive_loss
@@ -148,7 +149,7 @@ def plan(recipe: str | Path, hardware: str, words: Sequence[str] = (), *, config
         raise UsageError(f"{recipe}: {apart[0].name} starts from {apart[0].source}; plan knows one model a recipe, its base")
     model = Base.of(read.base)
     planned = []
-    for stage in chosen:
+    for stage in progress.steps(chosen, "counting operations, stages", total=len(chosen)):
         done = work_of(model, stage, said, ranks=machine.count, padding=config.padding, tokens=wanted.get(stage.name))
         planned.append(_stage(stage, done, machine, config.utilisation))
     left = [one.name for one in read.stages if one not in chosen]
