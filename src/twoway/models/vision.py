@@ -122,53 +122,51 @@ def _borders(borders: Tensor, kept: Tensor) -> Tensor:
     return found.to(torch.int32)
 
 
-class KeptTokens:
-    """Which tokens of a batch run through the language model, worked out where the batch is: on the CPU."""
+def kept_places(attention_mask: Tensor, dropped: Tensor) -> dict[str, Tensor]:
+    """Return the places of the tokens that run through the language model, row by row; nothing where none is dropped.
 
-    @staticmethod
-    def places(attention_mask: Tensor, dropped: Tensor) -> dict[str, Tensor]:
-        """Return the places of the tokens that stay, row by row with the longest one's length; nothing where none is dropped.
+    Worked out where the batch is, on the CPU; rows are padded to the one that keeps most.
 
-        `index` (rows, kept) says which token of its row each is, and `mask` which of them are tokens and no padding; `source` and
-        `target` say where each of their states lies behind one another, and where in the whole batch it belongs.
-        """
-        if not bool(dropped.any()):
-            return {}
-        kept = attention_mask.bool() & ~dropped
-        rows, length = kept.shape
-        most = int(kept.sum(1).max())
-        # Stable, so that tokens stay in their order; those that go, and padding, come last.
-        index = torch.sort((~kept).to(torch.int8), dim=1, stable=True).indices[:, :most]
-        mask = kept.gather(1, index)
-        source = mask.flatten().nonzero()[:, 0]
-        target = (index + torch.arange(rows)[:, None] * length).flatten()[source]
-        return {"index": index, "mask": mask.to(attention_mask.dtype), "source": source, "target": target}
+    `index` (rows, kept) says which token of its row each is, and `mask` which of them are tokens and no padding; `source` and
+    `target` say where each of their states lies behind one another, and where in the whole batch it belongs.
+    """
+    if not bool(dropped.any()):
+        return {}
+    kept = attention_mask.bool() & ~dropped
+    rows, length = kept.shape
+    most = int(kept.sum(1).max())
+    # Stable, so that tokens stay in their order; those that go, and padding, come last.
+    index = torch.sort((~kept).to(torch.int8), dim=1, stable=True).indices[:, :most]
+    mask = kept.gather(1, index)
+    source = mask.flatten().nonzero()[:, 0]
+    target = (index + torch.arange(rows)[:, None] * length).flatten()[source]
+    return {"index": index, "mask": mask.to(attention_mask.dtype), "source": source, "target": target}
 
-    @staticmethod
-    def cut_call(given: Mapping[str, Any], places: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return what a language model is called with, for the tokens that stay."""
-        index, mask, states = places["index"], places["mask"], given["inputs_embeds"]
-        length = states.shape[1]
-        cut = dict(given)
-        for name, value in given.items():
-            if not isinstance(value, torch.Tensor) or name == "attention_mask":
-                continue
-            if name == "inputs_embeds":
-                cut[name] = value.gather(1, index[..., None].expand(-1, -1, value.shape[-1]))
-            elif name == "cache_position":
-                cut[name] = value[: index.shape[1]]
-            elif value.dtype == torch.bool and value.shape == states.shape[:2]:  # which tokens are pictures'
-                cut[name] = value.gather(1, index) & mask.bool()
-            elif value.dim() > 1 and value.shape[-2:] == states.shape[:2]:  # positions, in one or several dimensions
-                cut[name] = value.gather(-1, index.expand(*value.shape[:-2], *index.shape))
-            elif length in value.shape:
-                raise ValueError(f"the language model is called with {name}, which cannot be cut to some of its tokens")
-        return cut | {"attention_mask": mask}
 
-    @staticmethod
-    def restore(states: Tensor, places: Mapping[str, Tensor], shape: torch.Size, fill: Tensor) -> Tensor:
-        """Return states of the whole batch: those of the tokens that ran, and `fill` (a state) for the others."""
-        rows, length = shape
-        whole = fill.to(states.dtype).expand(rows * length, -1)
-        ran = states.flatten(0, 1).index_select(0, places["source"])
-        return whole.index_copy(0, places["target"], ran).view(rows, length, -1)
+def cut_call(given: Mapping[str, Any], places: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what a language model is called with, for the tokens that stay."""
+    index, mask, states = places["index"], places["mask"], given["inputs_embeds"]
+    length = states.shape[1]
+    cut = dict(given)
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor) or name == "attention_mask":
+            continue
+        if name == "inputs_embeds":
+            cut[name] = value.gather(1, index[..., None].expand(-1, -1, value.shape[-1]))
+        elif name == "cache_position":
+            cut[name] = value[: index.shape[1]]
+        elif value.dtype == torch.bool and value.shape == states.shape[:2]:  # which tokens are pictures'
+            cut[name] = value.gather(1, index) & mask.bool()
+        elif value.dim() > 1 and value.shape[-2:] == states.shape[:2]:  # positions, in one or several dimensions
+            cut[name] = value.gather(-1, index.expand(*value.shape[:-2], *index.shape))
+        elif length in value.shape:
+            raise ValueError(f"the language model is called with {name}, which cannot be cut to some of its tokens")
+    return cut | {"attention_mask": mask}
+
+
+def restore_states(states: Tensor, places: Mapping[str, Tensor], shape: torch.Size, fill: Tensor) -> Tensor:
+    """Return states of the whole batch: those of the tokens that ran, and `fill` (a state) for the others."""
+    rows, length = shape
+    whole = fill.to(states.dtype).expand(rows * length, -1)
+    ran = states.flatten(0, 1).index_select(0, places["source"])
+    return whole.index_copy(0, places["target"], ran).view(rows, length, -1)

@@ -23,7 +23,7 @@ from twoway.errors import TwowayError
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
 from twoway.models import kernels, loading
-from twoway.models.vision import KeptTokens
+from twoway.models.vision import cut_call, kept_places, restore_states
 from twoway.training.module import Batch, TrainingModule
 from twoway.training.probes import Predictions
 
@@ -113,7 +113,7 @@ class Reconstruction(TrainingModule):
         if self.drops_patches:
             if bool(masked.flatten()[words].any()):
                 raise TwowayError("masked_patches=drop: this family predicts a word from the patch before it; use masked_patches=noise")
-            known[_KEPT] = KeptTokens.places(inputs["attention_mask"], masked)
+            known[_KEPT] = kept_places(inputs["attention_mask"], masked)
         return batch | known
 
     def states(self, batch: Batch) -> States:
@@ -126,11 +126,11 @@ class Reconstruction(TrainingModule):
             inputs = self._visible_tower(inputs, masked, places)
         kept: dict[str, torch.Tensor] = {}
         if self.drops_patches:
-            kept = batch[_KEPT] if _KEPT in batch else KeptTokens.places(inputs["attention_mask"], masked)
+            kept = batch[_KEPT] if _KEPT in batch else kept_places(inputs["attention_mask"], masked)
 
         def catch(_module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             seen.update(given)
-            return args, KeptTokens.cut_call(given, kept) if kept else given
+            return args, cut_call(given, kept) if kept else given
 
         hook = language.register_forward_pre_hook(catch, with_kwargs=True)
         try:
@@ -138,7 +138,7 @@ class Reconstruction(TrainingModule):
         finally:
             hook.remove()
         if kept:
-            hidden = KeptTokens.restore(hidden, kept, inputs["input_ids"].shape, self._mask_state(hidden))
+            hidden = restore_states(hidden, kept, inputs["input_ids"].shape, self._mask_state(hidden))
         return States(hidden, {name: seen[name] for name in _PLACES if name in seen})
 
     def _mask_state(self, hidden: torch.Tensor) -> torch.Tensor:
