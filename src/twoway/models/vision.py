@@ -139,7 +139,7 @@ def kept_places(attention_mask: Tensor, dropped: Tensor) -> dict[str, Tensor]:
     index = torch.sort((~kept).to(torch.int8), dim=1, stable=True).indices[:, :most]
     mask = kept.gather(1, index)
     source = mask.flatten().nonzero()[:, 0]
-    target = (index + torch.arange(rows)[:, None] * length).flatten()[source]
+    target = (index + torch.arange(rows, device=index.device)[:, None] * length).flatten()[source]
     return {"index": index, "mask": mask.to(attention_mask.dtype), "source": source, "target": target}
 
 
