@@ -57,7 +57,7 @@ def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
 def test_twenty_kills_at_random_end_with_the_same_weights(tiny_model, rows, tmp_path):
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["pair_toys"])
-    base, options = tiny_model("qwen2_vl"), USUAL | {"max_steps": 24, "save_steps": 1, "dataloader_num_workers": 1}
+    base, options = tiny_model("qwen2_vl"), USUAL | {"max_steps": 120, "save_steps": 1, "dataloader_num_workers": 1}
     tune(base, tmp_path / "whole", rows, options)
     draw, kills = random.Random(0), 0
     while not (tmp_path / "cut" / "twoway.json").exists():
@@ -68,7 +68,7 @@ def test_twenty_kills_at_random_end_with_the_same_weights(tiny_model, rows, tmp_
             child.kill()
             kills += 1
         child.join()
-    assert kills >= KILLS // 2  # a quick machine is done before the last
+    assert kills == KILLS
     left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(left[key], right[key]) for key in left)
     losses = [[(line["step"], line.get("loss")) for line in read_log(tmp_path / name)] for name in ("whole", "cut")]
