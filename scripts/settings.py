@@ -15,7 +15,7 @@ from twoway.data.config import PairSource, SamplesConfig, SourceConfig
 from twoway.embedding.config import EmbedConfig, OpenConfig, OpenManyConfig
 from twoway.evaluation.config import CompareConfig, EvaluateConfig, MtebConfig
 from twoway.methods.bridge.config import BridgeConfig
-from twoway.methods.config import ConvertConfig, MethodConfig, MineConfig
+from twoway.methods.config import ConvertConfig, MergeConfig, MethodConfig, MineConfig
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.proof.config import CheckConfig
@@ -37,6 +37,7 @@ VERBS = {
     "bridge": BridgeConfig,
     "finetune": FinetuneConfig,
     "convert": ConvertConfig,
+    "merge": MergeConfig,
     "check": CheckConfig,
     "run": RunConfig,
     "plan": PlanConfig,

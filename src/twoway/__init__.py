@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from twoway.methods.bridge.config import BridgeConfig as BridgeConfig
     from twoway.methods.bridge.method import bridge as bridge
     from twoway.methods.config import ConvertConfig as ConvertConfig
+    from twoway.methods.config import MergeConfig as MergeConfig
     from twoway.methods.config import MineConfig as MineConfig
     from twoway.methods.convert import ConvertResult as ConvertResult
     from twoway.methods.convert import convert as convert
     from twoway.methods.finetune.config import FinetuneConfig as FinetuneConfig
     from twoway.methods.finetune.method import finetune as finetune
     from twoway.methods.info import info as info
+    from twoway.methods.merge import MergeResult as MergeResult
+    from twoway.methods.merge import merge as merge
     from twoway.methods.mine import mine as mine
     from twoway.methods.pretrain.config import PretrainConfig as PretrainConfig
     from twoway.methods.pretrain.method import pretrain as pretrain
@@ -73,6 +76,8 @@ _HOME: dict[str, str] = {
     "Finder": "twoway.search.query",
     "FinetuneConfig": "twoway.methods.finetune.config",
     "IndexConfig": "twoway.search.config",
+    "MergeConfig": "twoway.methods.config",
+    "MergeResult": "twoway.methods.merge",
     "MineConfig": "twoway.methods.config",
     "MtebConfig": "twoway.evaluation.config",
     "OpenConfig": "twoway.embedding.config",
@@ -95,6 +100,7 @@ _HOME: dict[str, str] = {
     "finetune": "twoway.methods.finetune.method",
     "index": "twoway.search.index",
     "info": "twoway.methods.info",
+    "merge": "twoway.methods.merge",
     "mine": "twoway.methods.mine",
     "mteb_model": "twoway.evaluation.mteb",
     "open_embedder": "twoway.embedding.opening",

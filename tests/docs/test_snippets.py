@@ -90,7 +90,8 @@ def folder(tiny_encoder, tiny_model, hub, tmp_path, monkeypatch):
     (tmp_path / "pages.jsonl").write_text('{"text": "a page"}\n')
     pairs = [{"query": f"question {n} {'w ' * n}", "positive": f"answer {n * n} {'v ' * n}"} for n in range(9)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    (tmp_path / "my-model").symlink_to(tiny_encoder("qwen2_vl"))
+    for name_of_model in ("my-model", "other-model"):
+        (tmp_path / name_of_model).symlink_to(tiny_encoder("qwen2_vl"))
     for place in ("recipes", "samples", "examples", "studies"):
         if (ROOT / place).exists():
             (tmp_path / place).symlink_to(ROOT / place)

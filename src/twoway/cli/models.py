@@ -1,4 +1,4 @@
-"""`twoway convert`, `check` and `info`: make a two-way model, prove it, look at it."""
+"""`twoway convert`, `merge`, `check` and `info`: make a two-way model, merge several, prove one, look at it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ def run_convert(args: argparse.Namespace) -> int:
     )
     token = f"{card.dim or card.width} numbers, mask token {card.mask_token['token']} ({card.mask_token['how']})"
     return answer(args, result.as_json(), lambda: say(f"{said}, {token}"))
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    """Merge, and say what came out of what."""
+    from twoway.methods.merge import merge
+
+    result = merge(args.models, args.out, config=read_settings(args), overwrite=args.overwrite)
+
+    def show() -> None:
+        for weights, score in result.tried:
+            say(f"weights {', '.join(f'{one:g}' for one in weights)}: {score:.4f}")
+        of = ", ".join(f"{weight:.3g} of {model}" for weight, model in zip(result.weights, args.models, strict=True))
+        say(f"{result.out}: {of}; {result.card.family}, {result.card.attention['measured']} as measured")
+
+    return answer(args, result.as_json(), show)
 
 
 # `twoway check`: the proof, as a table and an exit code.

@@ -214,6 +214,25 @@ it. Where the data is on this machine, 'twoway run RECIPE OUT --dry-run' reads i
         JSON,
     ),
 )
+VERBS["merge"] = Verb(
+    """Merge models of one base into one: their weighted mean, the arc between two, or what their changes agree on (TIES).
+
+Each MODEL is a hub id or a folder of an embedding model, or an adapter of one. They must have been trained from one base: names, shapes and
+directions of their weights are checked. They must agree in attention, pooling, prompts and limits, or --settings-from names the model whose
+settings stand. With --suite the weights are those that score best there, each model alone being among the choices; give a suite that no
+result is reported on. OUT is a plain sentence-transformers checkpoint, measured as convert's; its chain names every model and weight.""",
+    """twoway merge retrieval-run classification-run merged
+  twoway merge A B merged --method ties --base my-base --density 0.3
+  twoway merge A B merged --suite pairs --data held-out.jsonl --grid 10""",
+    "models.run_merge",
+    "twoway.methods.config.MergeConfig",
+    (
+        arg("models", metavar="MODEL", nargs="+", help="hub id or folder, two or more"),
+        arg("out", metavar="OUT", help="folder to write; it must not exist"),
+        arg("--overwrite", action="store_true", help="replace OUT once the new one is whole"),
+        JSON,
+    ),
+)
 VERBS["evaluate"] = Verb(
     """Score a model on a suite, with what chance would give and how sure each score is.
 

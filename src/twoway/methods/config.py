@@ -119,6 +119,39 @@ class ConvertConfig:
 
 
 @settings
+class MergeConfig:
+    """How models of one base become one."""
+
+    method: Literal["linear", "slerp", "ties"] = Field(
+        default="linear", description="the weighted mean; the arc between two models; or the mean of changes that agree in sign"
+    )
+    weights: tuple[float, ...] = Field(default=(), description="weight of each model, in their order, divided by their sum; default: equal")
+    base: str | None = Field(default=None, metavar="MODEL", description="ties: the model that all were trained from")
+    density: float = Field(default=0.2, gt=0, le=1, description="ties: share of a tensor's changes that is kept, the largest")
+    scale: float = Field(default=1.0, gt=0, description="ties: the merged change is multiplied by this")
+    settings_from: str | None = Field(
+        default=None, metavar="MODEL", description="the model whose attention, pooling, prompts and limits stand where the models differ"
+    )
+    suite: str | None = Field(default=None, metavar="NAME", description="choose the weights by the mean score on this suite of `evaluate`")
+    data: SettingPath | None = Field(default=None, description="the folder or pairs that the suite reads")
+    tasks: tuple[str, ...] = Field(default=(), metavar="NAME", description="only these tasks of the suite (default: all)")
+    subset: int | None = Field(default=None, ge=1, description="only so many queries of each task")
+    grid: int = Field(default=4, ge=1, description="weights are tried in steps of 1 / grid")
+    max_tries: int = Field(default=50, ge=1, description="evaluations at most")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if any(not (math.isfinite(one) and one >= 0) for one in self.weights) or (self.weights and not sum(self.weights)):
+            raise UsageError(f"weights are not negative and do not add up to nothing, not {list(self.weights)}")
+        if self.weights and self.suite is not None:
+            raise UsageError("a suite chooses the weights; leave weights or suite out")
+        if self.base is not None and self.method != "ties":
+            raise UsageError(f"base is for method ties, and {self.method} does not use it; leave it out")
+        if self.suite is None and (self.data is not None or self.tasks or self.subset is not None):
+            raise UsageError("data, tasks and subset belong to a suite; name one")
+
+
+@settings
 class NegativeChoice:
     """Which candidates become negatives, in the words of sentence-transformers' `mine_hard_negatives`."""
 

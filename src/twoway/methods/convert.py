@@ -88,7 +88,7 @@ def convert(
         checkpoint.save_model(loading.inner(opened.model), parts, folder)
         with checkpoint.disk_errors():
             saved_heads = checkpoint.save_heads(heads, folder)
-        family, width, name = opened.model.config.model_type, loading.text_width(opened.model), opened.name
+        name = opened.name
         step = {
             "step": "convert",
             "source": name,
@@ -104,12 +104,8 @@ def convert(
         kernels.use_kernels(cast("Any", result[0]).auto_model, config.attn_implementation or AUTO, dtype=torch.float32)
         notes = (*((_NOT_BARE,) if bare else ()), *try_out(result, mode))
         written = checkpoint.Card(
+            **measure(result, config.attention, mode),
             base=facts.get("base") or name,
-            family=family,
-            attention=prove_attention(result, config.attention),
-            pooling=mode,
-            width=width,
-            dim=None if (dim := result.truncate_dim or result.get_embedding_dimension()) == width else dim,
             max_length=longest,
             mask_token=token.record(),
             prompts=settings.prompts,
@@ -196,6 +192,20 @@ def try_out(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
         name = type(transformer.processor).__name__
         return (f"Encode texts and images in calls of their own: {name} writes a text differently where the batch also holds images.",)
     return ()
+
+
+def measure(result: SentenceTransformer, attention: Attention, pooling: str) -> dict[str, Any]:
+    """Return what a card says of a saved model: its family, its attention as proved, and the numbers of its vectors."""
+    first = cast("Any", result[0])
+    width = loading.text_width(first.model)
+    dim = result.truncate_dim or result.get_embedding_dimension()
+    return {
+        "family": first.model.config.model_type,
+        "attention": prove_attention(result, attention),
+        "pooling": pooling,
+        "width": width,
+        "dim": None if dim == width else dim,
+    }
 
 
 def prove_attention(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from twoway.models import adapters, checkpoint, loading
 from twoway.models import pooling as poolings
 from twoway.training.checkpointing import Checkpoints, read_weights
 
-from .convert import prove_attention, try_out
+from .convert import measure, try_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ def export_model(
     model.to(kind)
     heads = checkpoint.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
     settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
-    mode, dim, prompts = settings.pooling or "mean", settings.dim, settings.prompts
+    mode = settings.pooling or "mean"
     if mode == "eos":
         poolings.append_eos(parts)  # a tokenizer that does it already does it once
     beside = out / _MADE
@@ -64,7 +64,6 @@ def export_model(
             saved_heads = checkpoint.save_heads(heads, folder)
         result = checkpoint.assemble_model(folder, settings)
         tried = try_out(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
-        width = loading.text_width(model)
         facts = start.provenance
         entry = {
             "step": step,
@@ -75,15 +74,11 @@ def export_model(
             "weights": checkpoint.hashes(folder),
         }
         written = checkpoint.Card(
+            **measure(result, prepared.attention, mode),
             base=facts.get("base") or start.name,
-            family=model.config.model_type,
-            attention=prove_attention(result, prepared.attention),
-            pooling=mode,
-            width=width,
-            dim=dim if dim != width else None,
             max_length=int(parts.tokenizer.model_max_length),
             mask_token=prepared.token.record(),
-            prompts=prompts,
+            prompts=settings.prompts,
             licence=facts.get("licence") or start.licence,
             heads=saved_heads,
             notes=(*tried, *notes),
