@@ -26,7 +26,6 @@ EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
 DEFAULT_ROWS = 170_000
 DEFAULT_BATCH = 64
-SCENES = 0.04
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -63,7 +62,7 @@ def _make(args: argparse.Namespace) -> int:
     from twoway.errors import UsageError
 
     from .base import make_base
-    from .config import NanoConfig
+    from .config import SINGLE, NanoConfig
 
     if min(args.rows, args.batch, args.threads) < 1:
         raise UsageError("--rows, --batch and --threads are at least 1")
@@ -72,7 +71,7 @@ def _make(args: argparse.Namespace) -> int:
     samples = Path(args.samples) if args.samples else samples_folder()
     facts = read_manifest(samples)
     held: dict[str, Any] = {"unseen_styles": tuple(facts["held_styles"]), "held_sources": tuple(facts["held_sources"])}
-    held |= {"scenes": SCENES if "scenes" in facts["tables"] else 0.0}
+    held |= SINGLE if "scenes" in facts["tables"] and not args.start else {}
     config = _settings(args, text_rows=max(1, args.batch // 4), **chosen, **held)
     chosen |= {"lm": args.lm, "train": args.train}
     usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}

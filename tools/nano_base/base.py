@@ -16,7 +16,7 @@ from twoway.files import sha256, write_whole
 from twoway.training.precision import choose_dtype
 
 from .batches import Rows
-from .loop import train
+from .loop import lengthen, train
 from .model import build, family_of
 from .table import World, load_world
 from .tokenizer import train_tokenizer
@@ -99,7 +99,10 @@ def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[li
 
 
 def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
-    """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused."""
+    """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused.
+
+    More rows at a constant rate are no other plan: the run is lengthened from where the rate began to fall.
+    """
     hashes = {name: sha256(samples / f"{name}.parquet") for name in config.tables}
     plan = json.loads(json.dumps({"config": dataclasses.asdict(config), "samples": hashes}))
     plan["config"]["start"] = weights_of(config)
@@ -109,6 +112,12 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
         write_whole(path, json.dumps(plan, indent=1) + "\n")
         return
     before = json.loads(path.read_text())
+    begun = dataclasses.replace(config, rows=before["config"]["rows"])
+    longer = config.lr_scheduler_type == "warmup_stable_decay" and config.rows > begun.rows
+    if longer and plan == {**before, "config": before["config"] | {"rows": config.rows}}:
+        lengthen(run, begun)
+        write_whole(path, json.dumps(plan, indent=1) + "\n")
+        return
     for part, values in plan.items():
         changed = [name for name in {**values, **before[part]} if values.get(name) != before[part].get(name)]
         if changed:

@@ -127,7 +127,7 @@ class Rows:
 
     def _singles(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
         config, world = self.config, self.world
-        bare = config.bare_share if step < config.bare_part * config.steps else 0.0
+        bare = config.bare_share if step * config.batch < config.bare_rows else 0.0
         pictures = [rng.choice(world.trained[place]) for place in concepts]
         parts = []
         for place, picture in zip(concepts, pictures, strict=True):

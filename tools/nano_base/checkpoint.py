@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from .optimiser import MuonAndAdamW
 
 NAME = "state.safetensors"
+BEFORE_DECAY = "before_decay.safetensors"
 
 
-def save_state(folder: Path, model: Any, optimiser: MuonAndAdamW, step: int) -> None:
+def save_state(folder: Path, model: Any, optimiser: MuonAndAdamW, step: int, name: str = NAME) -> None:
     """Write everything that the next step depends on; what is frozen is as it was built."""
     trained = _trained(model)
-    tensors = {f"model/{name}": parameter.detach() for name, parameter in trained.items()}
-    for name, parameter in trained.items():
+    tensors = {f"model/{part}": parameter.detach() for part, parameter in trained.items()}
+    for part, parameter in trained.items():
         for key, value in optimiser.state[parameter].items():
-            tensors[f"optimiser/{key}/{name}"] = value
-    write_whole(folder / NAME, save({name: value.contiguous() for name, value in tensors.items()}, {"step": json.dumps(step)}))
+            tensors[f"optimiser/{key}/{part}"] = value
+    write_whole(folder / name, save({key: value.contiguous() for key, value in tensors.items()}, {"step": json.dumps(step)}))
 
 
 def load_state(folder: Path, model: Any, optimiser: MuonAndAdamW) -> int:
@@ -44,6 +45,14 @@ def load_state(folder: Path, model: Any, optimiser: MuonAndAdamW) -> int:
             if entry.startswith("optimiser/"):
                 _, key, name = entry.split("/", 2)
                 optimiser.state[by_name[name]][key] = file.get_tensor(entry)
+        return int(json.loads(file.metadata()["step"]))
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the last saved state; 0 where nothing is saved."""
+    if not (folder / NAME).is_file():
+        return 0
+    with safe_open(folder / NAME, framework="pt") as file:
         return int(json.loads(file.metadata()["step"]))
 
 

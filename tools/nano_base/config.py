@@ -37,7 +37,7 @@ class NanoConfig:
     text_rows: int = 16
     text_weight: float = 0.2
     longest: int = 28
-    bare_part: float = 0.2
+    bare_rows: int = 34_000  # of the first rows, most captions are bare names
     bare_share: float = 0.8
     questions: float = 0.10
     pairs: float = 0.03
@@ -53,6 +53,8 @@ class NanoConfig:
     clip: float = 1.0
     warmup: int = 150
     final: float = 0.03
+    lr_scheduler_type: Literal["cosine", "warmup_stable_decay"] = "cosine"
+    decay_rows: int = 80_000  # of warmup_stable_decay: the last rows, in which the rate falls
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never
     tables: tuple[str, ...] = ("concepts", "pictures")
@@ -67,10 +69,25 @@ class NanoConfig:
     @classmethod
     def second(cls, start: str, **chosen: Any) -> NanoConfig:
         """Return a second leg: from the weights of `start`, now with texts and pages beside the pictures, and without bare names first."""
-        leg: dict[str, Any] = {"tables": ("concepts", "pictures", "texts", "pages"), "bare_part": 0.0, "longest": 48, "pages": 0.1}
+        leg: dict[str, Any] = {"tables": ("concepts", "pictures", "texts", "pages"), "bare_rows": 0, "longest": 48, "pages": 0.1}
         return cls(start=start, **leg | chosen)
 
     @property
     def steps(self) -> int:
         """Return the number of optimiser steps that `rows` makes."""
         return max(1, -(-self.rows // self.batch))
+
+    @property
+    def decay_start(self) -> int:
+        """Return the step at which the rate begins to fall to its end: before it, a run does not depend on how long it will be."""
+        return max(0, self.steps - -(-self.decay_rows // self.batch)) if self.lr_scheduler_type == "warmup_stable_decay" else 0
+
+
+# for a world with scenes: everything is in the mix from the beginning, and the constant rate lets a run be lengthened
+SINGLE: dict[str, Any] = {
+    "tables": ("concepts", "pictures", "texts", "pages"),
+    "longest": 48,
+    "pages": 0.08,
+    "scenes": 0.04,
+    "lr_scheduler_type": "warmup_stable_decay",
+}

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .checkpoint import load_state, save_state
+from twoway.errors import UsageError
+from twoway.files import write_whole
+
+from .checkpoint import BEFORE_DECAY, NAME, load_state, save_state, saved_step
 from .fast import token_losses
 from .gate import measure
 from .optimiser import MuonAndAdamW, rate
@@ -81,9 +84,22 @@ def train(
             _note(folder, entry)
             if seen:
                 seen(entry)
+        if step == config.decay_start:
+            save_state(folder, model, optimiser, step, BEFORE_DECAY)
         if now - saved > SAVE_SECONDS or step == last:
             save_state(folder, model, optimiser, step)
             saved = now
+
+
+def lengthen(folder: Path, before: NanoConfig) -> None:
+    """Bring a run back to where its rate began to fall, so that it goes on at the constant one."""
+    if saved_step(folder) <= before.decay_start:
+        return
+    if not (folder / BEFORE_DECAY).is_file():
+        raise UsageError(f"{folder} has no {BEFORE_DECAY}, the state before its rate fell: it cannot be lengthened")
+    kept = [entry for entry in read_curve(folder) if entry["step"] <= before.decay_start]
+    write_whole(folder / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+    write_whole(folder / NAME, (folder / BEFORE_DECAY).read_bytes())
 
 
 def _note(folder: Path, entry: dict[str, Any]) -> None:

@@ -63,24 +63,27 @@ def load_world(folder: Path, config: NanoConfig) -> World:
     """Read the tables of `folder`; held-out sources are left out altogether, unseen styles are kept apart for the gate."""
     concepts = {row["concept"]: _concept(row) for row in _rows(folder / "concepts.parquet")}
     order = {name: place for place, name in enumerate(concepts)}
-    images: list[np.ndarray] = []
+    images: np.ndarray | None = None  # all pictures of a world have one size
     styles: list[str] = []
     trained: list[list[int]] = [[] for _ in concepts]
     unseen: list[list[int]] = [[] for _ in concepts]
     for row in _rows(folder / "pictures.parquet"):
         if row["source"] in config.held_sources or row["concept"] not in order:
             continue
-        (unseen if row["style"] in config.unseen_styles else trained)[order[row["concept"]]].append(len(images))
-        images.append(_decode(row["image"], None))
+        picture = _decode(row["image"], None)
+        if images is None:
+            images = np.empty((_count(folder / "pictures.parquet"), *picture.shape), np.uint8)
+        images[len(styles)] = picture
+        (unseen if row["style"] in config.unseen_styles else trained)[order[row["concept"]]].append(len(styles))
         styles.append(row["style"])
     keep = [place for place, pictures in enumerate(trained) if pictures]
-    if not keep:
+    if images is None or not keep:
         raise TwowayError(f"{folder}: no picture of a training style; build the samples first (make samples)")
     rows = list(concepts.values())
     chosen = [rows[place] for place in keep]
     return World(
         concepts=chosen,
-        pixels=np.stack(images),
+        pixels=images[: len(styles)],
         styles=styles,
         trained=[trained[place] for place in keep],
         unseen=[unseen[place] for place in keep],
@@ -99,6 +102,13 @@ def _rows(path: Path) -> Iterable[dict[str, Any]]:
         raise TwowayError(f"{path} is not there; build the samples first (make samples)")
     for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
         yield from batch.to_pylist()
+
+
+def _count(path: Path) -> int:
+    """Return the number of rows of one Parquet file."""
+    import pyarrow.parquet as pq
+
+    return int(pq.ParquetFile(path).metadata.num_rows)
 
 
 def _concept(row: dict[str, Any]) -> Concept:

@@ -32,7 +32,7 @@ def test_every_style_is_measured(tiny):
 
 
 def test_a_model_that_learns_few_pictures_by_heart_has_a_gap(corner, config, tmp_path):
-    plan = dataclasses.replace(config, rows=8 * 120, batch=8, lr=4e-3, bare_part=1.0, bare_share=1.0, questions=0.0, text_rows=0)
+    plan = dataclasses.replace(config, rows=8 * 120, batch=8, lr=4e-3, bare_rows=8 * 120, bare_share=1.0, questions=0.0, text_rows=0)
     plan = dataclasses.replace(plan, pairs=0.0, canvases=0.0, large=0.0, width=64, heads=4, kv_heads=2, mlp=96, tower_width=64)
     nano = prepare(plan, corner)
     few = dataclasses.replace(nano.world, concepts=nano.world.concepts[:4], trained=nano.world.trained[:4], unseen=nano.world.unseen[:4])

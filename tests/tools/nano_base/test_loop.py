@@ -43,6 +43,19 @@ def test_a_plan_is_fixed_at_the_start(corner, config, tmp_path):
         train_base(dataclasses.replace(config, rows=16), corner, tmp_path)
 
 
+def test_a_run_at_a_constant_rate_is_lengthened_to_what_a_longer_one_is(corner, config, tmp_path):
+    config = dataclasses.replace(config, lr_scheduler_type="warmup_stable_decay", decay_rows=16)
+    longer = dataclasses.replace(config, rows=64)
+    whole = weights(train_base(longer, corner, tmp_path / "whole"))
+    train_base(config, corner, tmp_path / "run")
+    again = weights(train_base(longer, corner, tmp_path / "run"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    curves = [[(entry["step"], entry["loss"]) for entry in read_curve(tmp_path / run)] for run in ("whole", "run")]
+    assert curves[0] == curves[1]
+    with pytest.raises(UsageError, match="rows was 64 and is now 48"):
+        train_base(config, corner, tmp_path / "run")
+
+
 def test_training_learns_and_stops_where_it_is_told(tiny, corner, config, tmp_path):
     from tools.nano_base.base import prepare
 
@@ -59,6 +72,16 @@ def test_the_rate_warms_up_and_ends_at_its_final_share(config):
     assert rates[9] == pytest.approx(config.lr)
     assert rates[0] < rates[5] < rates[9]
     assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(config.lr * config.final)
+
+
+def test_a_constant_rate_falls_over_the_last_rows_alone(config):
+    config = dataclasses.replace(config, rows=8 * 100, warmup=10, lr_scheduler_type="warmup_stable_decay", decay_rows=8 * 20)
+    rates = [rate(step, config) for step in range(config.steps + 1)]
+    assert config.decay_start == 80
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:81] == pytest.approx([config.lr] * 72)
+    assert rates[80:] == sorted(set(rates[80:]), reverse=True)
     assert rates[-1] == pytest.approx(config.lr * config.final)
 
 
