@@ -84,6 +84,17 @@ class TokenRow:
             numbers[first:behind] = number
         return numbers
 
+    def part_numbers(self, texts: Sequence[bool]) -> Ints:
+        """Return for each token the number of the part that it stands for, or -1; `texts` says of each part whether it is text.
+
+        A token that two parts share belongs to the first of them.
+        """
+        numbers, own, blocks = np.full(len(self), -1, np.int64), iter(self.own), iter(self.blocks)
+        for number, is_text in enumerate(texts):
+            first, behind = self.covering(next(own if is_text else blocks))
+            numbers[first:behind] = np.where(numbers[first:behind] < 0, number, numbers[first:behind])
+        return numbers
+
     def cut(self, length: int, *, keep_end: bool = True) -> tuple[Ints, int]:
         """Return the tokens that stay when the end of the content goes and the template's own end stays, and how many pictures fit.
 

@@ -59,6 +59,7 @@ class Example:
     pictures: Tensor  # for each image token the number of its picture in the row
     grids: tuple[TileGrid | None, ...] = ()  # how each picture's tiles lie, where it has several
     units: Tensor | None = None  # for each token the number of its word, where words were asked for
+    parts: Tensor | None = None  # for each token the number of the document's part that it stands for, or -1
     cut: bool = False
     images_cut: int = 0
     place: Place | None = None
@@ -120,7 +121,7 @@ class Encoder:
             if not shortened.parts:
                 raise self._too_large(done, document)
             done = self._process(shortened, instruction)
-        example = self._example(identity, done)
+        example = self._example(identity, done, shortened)
         return replace(example, cut=cut, images_cut=lost, place=document.place)
 
     def shorten(self, document: Document) -> Document:
@@ -140,7 +141,7 @@ class Encoder:
             document.place,
         )
 
-    def _example(self, identity: str, done: _Processed) -> Example:
+    def _example(self, identity: str, done: _Processed, document: Document) -> Example:
         row, inputs = done.row, done.inputs
         images = inputs["input_ids"] == self.geometry.image_token
         words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
@@ -149,7 +150,8 @@ class Encoder:
         grids: tuple[TileGrid | None, ...] = ()
         if self.geometry.tiled and bool((torch.bincount(pictures) > self.geometry.side**2).any()):
             grids = tuple(self.grids(size) for size in done.sizes)
-        return Example(identity, inputs, words, images, pictures, grids, units)
+        parts = torch.from_numpy(row.part_numbers([isinstance(part, Text) for part in document.parts]))
+        return Example(identity, inputs, words, images, pictures, grids, units, parts)
 
     def _process(self, document: Document, instruction: str = "") -> _Processed:
         """Run the processor over one document."""

@@ -19,6 +19,7 @@ from twoway.errors import UsageError
 from twoway.limits import Limits
 from twoway.progress import steps
 
+from .chunks import ChunkedRows, LateEmbedder
 from .config import EmbedConfig
 from .inputs import prompt_of
 from .nearest import Sample
@@ -82,12 +83,17 @@ def embed(
             raise UsageError("a model in memory cannot be sent to other machines; name its folder or hub id")
         opening = {"model": str(model), **config.opening()}
         return embed_on(config.cluster, opening, sources, Path(out), prompts, how, recall=config.measure_recall, **filling)
-    with contextlib.closing(open_embedders(model, **config.opening())) as engine:
-        return _embed_with(engine, sources, Path(out), prompts, how, filling, recall=config.measure_recall)
+    opening = config.opening() | ({"processes": 1} if config.late else {})
+    with contextlib.closing(open_embedders(model, **opening)) as engine:
+        rows: RowSource = sources
+        if config.chunks is not None or config.late:
+            rows = ChunkedRows(sources, engine, size=config.chunks, late=config.late)
+        engine = LateEmbedder(engine) if config.late else engine
+        return _embed_with(engine, rows, Path(out), prompts, how, filling, recall=config.measure_recall)
 
 
 def _embed_with(
-    engine: Embedder, sources: Sources, out: Path, prompts: dict[str, Any], how: dict[str, Any], filling: dict[str, Any], *, recall: bool
+    engine: Embedder, sources: RowSource, out: Path, prompts: dict[str, Any], how: dict[str, Any], filling: dict[str, Any], *, recall: bool
 ) -> EmbedResult:
     """Embed with a model that is open."""
     precision = how["precision"]

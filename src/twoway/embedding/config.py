@@ -114,6 +114,13 @@ class EmbedConfig(OpenManyConfig):
         default=None, description="read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose"
     )
     dpi: int = Field(default=144, ge=1, description="resolution of PDF pages")
+    chunks: int | None = Field(
+        default=None, ge=8, metavar="TOKENS", description="cut a longer text into pieces of so many tokens, a vector each"
+    )
+    late: bool = Field(
+        default=False,
+        description="late chunking: pieces of a text, or pages of a PDF, go through the model together; each vector is of its own states",
+    )
     shard_rows: int = Field(default=2048, ge=1, description="rows of input that a file covers; a kill costs at most these")
     limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
     engine: Literal["plain", "ray"] = Field(default="plain", description="this process alone, or actors of Ray that hold the model")
@@ -124,5 +131,9 @@ class EmbedConfig(OpenManyConfig):
         super().__post_init__()
         if self.engine == "plain" and self.cluster != Cluster():
             raise UsageError("`cluster.address`, `cluster.actors`, `cluster.cpus` and `cluster.gpus` are for `engine` ray; say that too")
+        if self.late and (self.engine == "ray" or (self.processes or 1) > 1):
+            raise UsageError("`late` works in one process; leave `engine` and `processes` out")
+        if self.chunks is not None and self.engine == "ray":
+            raise UsageError("`chunks` are cut in this process; leave `engine` out")
         if self.engine == "ray" and self.processes is not None:
             raise UsageError("`processes` is for one machine; with `engine` ray the cluster says how many there are")
