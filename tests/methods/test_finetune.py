@@ -185,6 +185,20 @@ def test_the_best_weights_are_kept_and_may_become_the_model(whole, tiny_model, r
     assert torch.equal(kept[next(one for one in kept if one.endswith(name.removeprefix("model.")))], model[name])
 
 
+def test_the_mean_of_the_last_checkpoints_may_become_the_model(tiny_model, rows, tmp_path):
+    out = tmp_path / "mean"
+    steps = {"max_steps": 3, "save_steps": 1, "save_minutes": 0, "save_total_limit": 2, "average_checkpoints": 2}
+    finetune(tiny_model("qwen2_vl"), out, [str(rows)], **USUAL | steps)
+    model, saved = (
+        load_file(out / "model.safetensors"),
+        [load_file(out / f"checkpoints/step-{step}/weights.safetensors") for step in (2, 3)],
+    )
+    name = next(name for name in model if name.endswith("q_proj.weight"))
+    first, last = (next(one[key] for key in one if key.endswith(name.removeprefix("model."))) for one in saved)
+    assert not torch.equal(first, last)
+    assert torch.allclose(model[name], (first + last) / 2, atol=1e-7)
+
+
 def test_the_best_on_other_rows_is_not_taken_for_the_best(tiny_model, rows, tmp_path, caplog):
     """A run goes on and measures on other rows: what was best on the old ones is not compared with them."""
     options = USUAL | {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "load_best_model_at_end": True, "held_out": 0}
@@ -307,6 +321,9 @@ def test_a_task_with_fewer_rows_than_a_batch_is_refused_or_kept(tiny_model, tmp_
         (["max_repeats=0"], "max_repeats takes a number from 1"),
         (["mixed=true", "sampling=weight"], "sampling is size"),
         (["load_best_model_at_end=true"], "needs eval_steps"),
+        (["average_checkpoints=3"], "raise save_total_limit"),
+        (["average_checkpoints=2"], "set save_minutes to 0"),
+        (["average_checkpoints=2", "lora.r=4"], "an adapter's factors"),
         (["attention=both"], "attention"),
         (["tempurature=1"], "unknown|no key|did you mean"),
     ],
@@ -331,6 +348,7 @@ def test_a_sources_own_instructions_are_saved_under_its_task():
         ({"prompts": {"color-query": "x"}}, r"prompts\.color-query: .*did you mean colour-query"),
         ({"task_weights": {"word": 2.0}}, "no task 'word'; did you mean words"),
         ({"truncate_dim": 999}, "truncate_dim 999 is out of range"),
+        ({"average_checkpoints": 2, "save_minutes": 0, "save_steps": 99}, "make 1 checkpoints"),
         ({"load_best_model_at_end": True, "held_out": 0}, "load_best_model_at_end needs rows to measure on"),
     ],
 )

@@ -64,6 +64,9 @@ class MethodConfig(TrainConfig):
     freeze_tower: bool = Field(default=False, description="do not train the vision tower")
     train_layers: int = Field(default=0, ge=0, description="train only so many last layers of the language model; 0: all")
     lora: AdapterConfig = Field(default_factory=AdapterConfig, description="train a LoRA adapter instead of the weights")
+    average_checkpoints: int = Field(
+        default=1, ge=1, description="the mean weights of the last so many checkpoints become the model; 1: the last ones"
+    )
     held_out: int = Field(default=128, ge=0, description="rows kept out of training to measure on, at most a twentieth of all")
     on_bad: OnBad = Field(default="fail", description="a bad row stops the run, or is left out, counted and listed")
     limits: ReadLimits = Field(default_factory=ReadLimits, description="what is longer, or takes more to read, is a bad row")
@@ -85,6 +88,14 @@ class MethodConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         super().__post_init__()
+        if self.average_checkpoints > 1 and self.lora.r:
+            raise UsageError(
+                "average_checkpoints takes the mean of weights, and that of an adapter's factors is another thing; leave it out"
+            )
+        if self.average_checkpoints > self.save_total_limit:
+            raise UsageError(f"average_checkpoints {self.average_checkpoints} needs as many that are kept; raise save_total_limit")
+        if self.average_checkpoints > 1 and self.save_minutes:
+            raise UsageError("which checkpoints are averaged must not depend on the clock; set save_minutes to 0 and choose save_steps")
         by_part(self.attn_implementation)
         check_pixels(self.min_pixels, self.max_pixels)
 

@@ -21,6 +21,7 @@ from twoway.training.checkpointing import Checkpoints, read_weights
 from .convert import measure, try_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from twoway.training.module import TrainingModule
@@ -33,17 +34,18 @@ _MADE = ".finished"
 def export_model(
     prepared: PreparedModel[TrainingModule],
     out: Path,
+    weights: Sequence[Path],
     *,
     step: str,
     options: dict[str, Any],
     steps: int,
     pooling: str | None = None,
-    weights: Path | None = None,
     notes: tuple[str, ...] = (),
 ) -> checkpoint.Card:
-    """Write the model of the last checkpoint into `out`, and return its card.
+    """Write the model of a run into `out`, and return its card.
 
-    `pooling` stands instead of the base's own, `weights` (a folder) instead of the last checkpoint; `notes` are for the card's readers.
+    `weights` are the folders whose weights it gets, the mean of several; `pooling` stands instead of the base's own, and `notes` are for
+    the card's readers.
     """
     _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
@@ -94,13 +96,22 @@ def is_exported(out: Path) -> bool:
     return (out / checkpoint.CARD_FILE).exists()
 
 
-def _take_weights(prepared: PreparedModel[TrainingModule], out: Path, steps: int, weights: Path | None) -> None:
-    """Put the last checkpoint's weights, or other ones, into the base."""
+def _take_weights(prepared: PreparedModel[TrainingModule], out: Path, steps: int, folders: Sequence[Path]) -> None:
+    """Put a run's weights, or the mean of several, into the base."""
     checkpoints = Checkpoints(out)
     if steps not in checkpoints.steps():
         raise TwowayError(f"{checkpoints.path(steps)} is missing, so the model cannot be written; give the command again")
-    task = prepared.module.to("cpu").eval()
-    read_weights(weights or checkpoints.path(steps), {name: one for name, one in task.named_parameters() if one.requires_grad})
+    trained = {name: one for name, one in prepared.module.to("cpu").eval().named_parameters() if one.requires_grad}
+    read_weights(folders[0], trained)
+    if len(folders) > 1:
+        sums = {name: one.detach().double() for name, one in trained.items()}
+        for folder in folders[1:]:
+            read_weights(folder, trained)
+            for name, one in trained.items():
+                sums[name] += one.detach()
+        with torch.no_grad():
+            for name, one in trained.items():
+                one.copy_(sums[name] / len(folders))
 
 
 def _decoder_state(prepared: PreparedModel[TrainingModule]) -> dict[str, torch.Tensor]:

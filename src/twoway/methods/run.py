@@ -207,6 +207,10 @@ def _open(method: Method[C], config: C, prepared: PreparedModel[Any], out: Path,
         # A run that goes on adds to the list of what it has met so far.
         keep = bool(Checkpoints(out).steps())
         data = method.open_data(config, prepared, out, shards=shards, bad_rows=out / BAD_ROWS, keep=keep)
+        steps = data.total(config)
+        if config.average_checkpoints > (saved := -(-steps // config.save_steps)):
+            made = f"{steps} steps with save_steps {config.save_steps} make {saved} checkpoints"
+            raise UsageError(f"average_checkpoints {config.average_checkpoints}: {made}")
     except BaseException:
         if not read_run(out):
             # Nothing is left of a run that could not begin, but for a list of bad rows.
@@ -231,7 +235,9 @@ def _write(method: Method[C], base: str | Path, out: Path, config: C, prepared: 
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
         weights = method.select_weights(out, config) if method.select_weights is not None else None
         lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
-        export_model(fresh, out, step=method.name, options=options, steps=run["steps"], pooling=method.pooling, weights=weights, notes=lost)
+        kept = Checkpoints(out)
+        folders = [weights] if weights is not None else [kept.path(step) for step in kept.steps()[-config.average_checkpoints :]]
+        export_model(fresh, out, folders, step=method.name, options=options, steps=run["steps"], pooling=method.pooling, notes=lost)
 
 
 def as_begun(config: C, out: Path) -> C:

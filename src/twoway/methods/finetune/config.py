@@ -122,5 +122,7 @@ class FinetuneConfig(MethodConfig):
             )
         if self.mixed and self.sampling != "size":
             raise UsageError(f"mixed batches take rows as they come: sampling is size, not {self.sampling}")
+        if self.load_best_model_at_end and self.average_checkpoints > 1:
+            raise UsageError("load_best_model_at_end takes one evaluation's weights, average_checkpoints a mean; leave one of them out")
         if self.load_best_model_at_end and not self.eval_steps:
             raise UsageError("load_best_model_at_end needs eval_steps: the best of the evaluations on the way becomes the model")
