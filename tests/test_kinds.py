@@ -25,7 +25,7 @@ from twoway.methods.duplicates import is_copy, sketch
 from twoway.methods.negatives import Negative, key_of, write_pairs
 from twoway.reports.page import CaseDocument
 
-SIZE = (56, 28)
+SIZE = (56, 28, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Swatch(Media):
 
     @property
     def value(self):
-        return PILImage.new("RGB", SIZE, self.colour)
+        return PILImage.new("RGB", SIZE[:2], self.colour)
 
     memory = 3
     file = None
@@ -99,7 +99,7 @@ def kinds(monkeypatch):
 
 
 RED, BLUE = Document((Swatch("red"), Text("a thing"))), Document((Swatch("blue"), Text("a thing")))
-IMAGE = Document((Image(PILImage.new("RGB", SIZE, "red")), Text("a thing")))
+IMAGE = Document((Image(PILImage.new("RGB", SIZE[:2], "red")), Text("a thing")))
 
 
 def lines(path, *rows):

@@ -36,9 +36,12 @@ MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_s
 TEMPLATE = (
     "{{% for m in messages %}}{start}{{{{ m['role'] }}}}\n"
     "{{% if m['content'] is string %}}{{{{ m['content'] }}}}{{% else %}}{{% for c in m['content'] %}}"
-    "{{% if c['type'] == 'image' %}}{image}{{% elif 'text' in c %}}{{{{ c['text'] }}}}{{% endif %}}"
+    "{{% if c['type'] == 'image' %}}{image}{media}{{% elif 'text' in c %}}{{{{ c['text'] }}}}{{% endif %}}"
     "{{% endfor %}}{{% endif %}}{end}\n{{% endfor %}}{{% if add_generation_prompt %}}{start}assistant\n{{% endif %}}"
 )
+
+
+VIDEO = "{% elif c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
 
 
 def build(family: str, folder: Path) -> Path:
@@ -112,14 +115,20 @@ def _rows(tok: tf.PreTrainedTokenizerFast, spare: int = 0) -> int:
 
 def _qwen(prefix: str, config: type, image: Any, **vision: Any) -> tuple[Any, Any]:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<|vision_start|><|image_pad|><|vision_end|>")
+    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<|vision_start|><|image_pad|><|vision_end|>", media=VIDEO)
     tok = tokenizer(specials, template=template, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     ids = {f"{name}_token_id": tok.convert_tokens_to_ids(f"<|{word}|>") for name, word in (
         ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"), ("vision_end", "vision_end"))}  # fmt: skip
     tokens = {"pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id, "bos_token_id": tok.pad_token_id}
     text = {**LANGUAGE, **tokens, "vocab_size": _rows(tok, 9), "rope_parameters": dict(MROPE)}
     model = tf.AutoModelForImageTextToText.from_config(config(text_config=text, vision_config=vision, **ids))
-    video = tf.models.qwen2_vl.Qwen2VLVideoProcessor(patch_size=vision["patch_size"])
+    side = 2 * vision["patch_size"]
+    if prefix == "Qwen3VL":  # whose bounds are of all frames together
+        size = {"shortest_edge": 2 * side**2, "longest_edge": 8 * (2 * side) ** 2}
+        video = tf.models.qwen3_vl.Qwen3VLVideoProcessor(patch_size=vision["patch_size"], size=size)
+    else:
+        size = {"shortest_edge": side**2, "longest_edge": (2 * side) ** 2}
+        video = tf.models.qwen2_vl.Qwen2VLVideoProcessor(patch_size=vision["patch_size"], size=size)
     return model, getattr(tf, f"{prefix}Processor")(image, tok, video, chat_template=tok.chat_template)
 
 
@@ -162,7 +171,7 @@ def _qwen3_5() -> tuple[Any, Any]:
 def _idefics(prefix: str, **video: Any) -> tuple[Any, Any]:
     grid = [f"<row_{row}_col_{col}>" for row in (1, 2) for col in (1, 2)]
     specials = ["<|begin|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", *grid]
-    template = TEMPLATE.format(start="<|im_start|>", end="<end_of_utterance>", image="<image>")
+    template = TEMPLATE.format(start="<|im_start|>", end="<end_of_utterance>", image="<image>", media="")
     tok = tokenizer(specials, reserved=3, bos_token="<|begin|>", eos_token="<end_of_utterance>", pad_token="<|im_start|>")
     vision = {**TOWER, "image_size": IMAGE, "patch_size": 7}
     text = {"model_type": "llama", **LANGUAGE, "vocab_size": _rows(tok), "pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id}
@@ -184,7 +193,7 @@ def _smolvlm() -> tuple[Any, Any]:
 
 def _llava_onevision() -> tuple[Any, Any]:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
-    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<image>")
+    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<image>", media="")
     tok = tokenizer(specials, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     pinpoints = [[IMAGE, IMAGE], [IMAGE, 2 * IMAGE], [2 * IMAGE, IMAGE], [2 * IMAGE, 2 * IMAGE]]
     vision = {"model_type": "siglip_vision_model", **TOWER, "image_size": IMAGE, "patch_size": 14, "vision_use_head": False}
@@ -207,7 +216,7 @@ def _llava_onevision() -> tuple[Any, Any]:
 
 def _internvl() -> tuple[Any, Any]:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
-    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<IMG_CONTEXT>")
+    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<IMG_CONTEXT>", media="")
     named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
     tok = tokenizer(specials, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=named)
     vision = {**TOWER, "image_size": IMAGE, "patch_size": 7}
@@ -226,7 +235,7 @@ def _internvl() -> tuple[Any, Any]:
 def _gemma3() -> tuple[Any, Any]:
     specials = ["<pad>", "<eos>", "<bos>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>",
                 "<start_of_image>", "<end_of_image>", "<image_soft_token>"]  # fmt: skip
-    template = "{{ bos_token }}" + TEMPLATE.format(start="<start_of_turn>", end="<end_of_turn>", image="<start_of_image>")
+    template = "{{ bos_token }}" + TEMPLATE.format(start="<start_of_turn>", end="<end_of_turn>", image="<start_of_image>", media="")
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tok = tokenizer(specials, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", extra_special_tokens=named, padding_side="left")
     layers = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 16}
@@ -258,7 +267,7 @@ def _paligemma() -> tuple[Any, Any]:
 
 
 def _text(config: Callable[..., Any]) -> tuple[Any, Any]:
-    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="")
+    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="", media="")
     tok = tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], template=template, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     model = tf.AutoModelForCausalLM.from_config(config(**LANGUAGE, vocab_size=_rows(tok), pad_token_id=tok.pad_token_id))
     return model, tok

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from .errors import did_you_mean
 from .images import DEFAULT, Image
 from .parts import ContentError, Media, Part, Place, Text, describe_value
+from .videos import Video
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .limits import Limits
+    from .limits import Limits, ReadLimits
 
 __all__ = [
     "KINDS",
@@ -34,15 +35,17 @@ __all__ = [
     "Part",
     "Place",
     "Text",
+    "Video",
     "escaped",
     "media_kinds",
     "open_document",
     "placeholders",
+    "processor_inputs",
     "to_messages",
 ]
 
 # The content kinds, by their key.
-KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image)}
+KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image, Video)}
 
 
 def media_kinds() -> tuple[type[Media], ...]:
@@ -71,7 +74,7 @@ class Document:
         place: Place | None = None,
         root: Path | None = None,
         meta: Mapping[str, Any] | None = None,
-        max_characters: int | None = None,
+        limits: ReadLimits | None = None,
     ) -> Document:
         """Check a list of `{"text": …}`, `{"image": …}` and the like, and return the document; `root` bounds the paths of files."""
         if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
@@ -79,6 +82,9 @@ class Document:
         if not parts:
             raise ContentError("the document is empty: it has no parts", place)
         checked = tuple(_part(part, number, place, root) for number, part in enumerate(parts, 1))
+        if limits is not None:
+            checked = tuple(part.within(limits) for part in checked)
+        max_characters = None if limits is None else limits.max_characters
         if all(part.blank for part in checked):
             raise ContentError("the text of part 1 is empty", place)
         for number, part in enumerate(checked, 1):
@@ -193,6 +199,25 @@ def to_messages(document: Document, *, role: str = "user", limits: Limits = DEFA
     return [{"role": role, "content": [part.as_content() for part in open_document(document, limits=limits).parts]}]
 
 
+def processor_inputs(batch: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return messages of some documents with what a processor takes for their parts, and what it is told beside, by modality.
+
+    sentence-transformers does the same with parts that stand alone, and leaves those in messages as they are.
+    """
+    values: dict[type[Media], list[Any]] = {}
+    kinds = {kind.modality: kind for kind in media_kinds()}
+
+    def plain(part: Mapping[str, Any]) -> Mapping[str, Any]:
+        kind = kinds.get(str(part["type"]))
+        if kind is None:
+            return part
+        values.setdefault(kind, []).append(part[kind.modality])
+        return {**part, kind.modality: kind.plain(part[kind.modality])}
+
+    made = [[{**turn, "content": [plain(part) for part in turn["content"]]} for turn in messages] for messages in batch]
+    return made, {kind.modality: told for kind, own in values.items() if (told := kind.settings(own))}
+
+
 def escaped(text: str) -> str:
     r"""Return a text that can be stored: half a surrogate pair, or a byte of a file's name that is no UTF-8, is written out (`\udcff`)."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -205,14 +230,22 @@ def _part(part: object, number: int, place: Place | None, root: Path | None) -> 
     if not isinstance(part, Mapping):
         shapes = " or ".join(f"{{{key!r}: …}}" for key in KINDS)
         raise ContentError(f"part {number} is {describe_value(part)}; a part is {shapes}", place)
-    for key in part:
-        if key not in KINDS:
-            raise ContentError(f"part {number} has the unknown key {key!r}{did_you_mean(str(key), KINDS)}", place)
     given = {key: value for key, value in part.items() if value is not None}
-    if len(given) != 1:
+    found = [key for key in given if key in KINDS]
+    beside = KINDS[found[0]].options if len(found) == 1 else ()
+    for key in part:
+        if key not in KINDS and key not in beside and (key in given or key not in _options()):
+            raise ContentError(f"part {number} has the unknown key {key!r}{did_you_mean(str(key), [*KINDS, *beside])}", place)
+    if len(found) != 1:
         trouble = (
-            f"both {' and '.join(key for key in KINDS if key in given)}; make them two parts" if given else f"neither {' nor '.join(KINDS)}"
+            f"both {' and '.join(key for key in KINDS if key in given)}; make them two parts" if found else f"neither {' nor '.join(KINDS)}"
         )
         raise ContentError(f"part {number} has {trouble}", place)
-    ((key, value),) = given.items()
-    return KINDS[key].check(value, f"the {key} of part {number}", place, root)
+    key, label = found[0], f"the {found[0]} of part {number}"
+    made = KINDS[key].check(given.pop(key), label, place, root)
+    return made.with_options(given, label, place) if given else made
+
+
+def _options() -> set[str]:
+    """Return the other keys that parts may have: a table has every column in every row, and those that are empty say nothing."""
+    return {name for kind in KINDS.values() for name in kind.options}

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -33,7 +31,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from .errors import UsageError
 from .limits import Limits
-from .parts import ContentError, Media, Place, describe_value
+from .parts import ContentError, Media, Place, Size, checked_path, describe_value, follow, unreadable
 
 # A damaged JPEG or TIFF makes Pillow warn about metadata; the pixels alone decide here. Said once, and not around each picture: what
 # `catch_warnings` changes and puts back is shared by all threads, and they would leave each other without any warning.
@@ -53,9 +51,8 @@ _TURNS = {
 _EXIF_ORIENTATION = 0x0112
 SUFFIXES = tuple(sorted(suffix for suffix, kind in PILImage.registered_extensions().items() if kind in FORMATS))
 _LONGEST_PATH = 1024
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _SENT_AS_IT_IS = ("JPEG", "PNG", "WEBP")  # what every server decodes
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class Image(Media):
         r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_(\d+)\|>|<\|image_pad\|>|<\|image\|>|<image>"
     )
     argument: ClassVar[str] = "images"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     source: Path | bytes | PILImage.Image
     root: Path | None = None
@@ -84,19 +82,7 @@ class Image(Media):
 
     def path(self, place: Place | None = None) -> Path | None:
         """Return the path of an image on disk, followed through links and held to `root`."""
-        if not isinstance(self.source, Path):
-            return None
-        try:
-            if self.root is None:
-                return self.source.resolve()
-            # As strings: a large source asks this for each picture, and paths take several times as long.
-            root = _followed(os.path.abspath(self.root))
-            path = os.path.realpath(os.path.join(root, self.source))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ContentError(f"{self.source!r} is not a usable path ({error})", place) from error
-        if path != root and not path.startswith(root if root.endswith(os.sep) else root + os.sep):
-            raise ContentError(f"picture {self.source} leaves the data folder {self.root}; keep pictures inside it", place)
-        return Path(path)
+        return follow(self.source, self.root, "picture", place) if isinstance(self.source, Path) else None
 
     def read(self, place: Place | None = None) -> bytes:
         """Return the bytes of an image on disk or in memory, undecoded; a PIL image has none."""
@@ -108,7 +94,7 @@ class Image(Media):
         try:
             return path.read_bytes()
         except (OSError, ValueError) as error:
-            raise _unreadable(self, error, place) from error
+            raise unreadable(str(self), self.root, error, place) from error
 
     @classmethod
     def check(cls, value: object, label: str, place: Place | None, root: Path | None) -> Image:
@@ -116,11 +102,7 @@ class Image(Media):
         if isinstance(value, Image):
             return value
         if isinstance(value, str | Path):
-            if not str(value).strip() or "\0" in str(value):
-                raise ContentError(f"{label} is not a usable path", place)
-            if _URL.match(str(value)):
-                raise ContentError(f"{label} is a URL; nothing is downloaded, so save the picture beside the data", place)
-            return cls(Path(value), root)
+            return cls(checked_path(value, label, "picture", place), root)
         if isinstance(value, bytearray | memoryview):
             value = bytes(value)
         if isinstance(value, bytes) and not value:
@@ -137,22 +119,22 @@ class Image(Media):
         if isinstance(value, Mapping) and value and set(value) <= {"bytes", "path"}:
             return any(cls.found_in(one, paths=True) for one in value.values())
         if isinstance(value, bytes):
-            return value.startswith(_BEGINNINGS)
+            return value.startswith(_BEGINNINGS) or (value.startswith(b"RIFF") and value[8:12] == b"WEBP")
         return paths and is_image_name(value) if isinstance(value, str) else isinstance(value, PILImage.Image)
 
     @classmethod
-    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Sequence[int]]) -> Sequence[float] | None:
+    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Size]) -> Sequence[float] | None:
         """See `Media`."""
         try:
-            found = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height in sizes])
+            found = processor._get_num_multimodal_tokens(image_sizes=[(int(height), int(width)) for width, height, _ in sizes])
             return [float(one) for one in found["num_image_tokens"]]
         except (AttributeError, NotImplementedError, KeyError, TypeError, IndexError):
             return None
 
     @classmethod
-    def sample(cls, size: tuple[int, int]) -> Image:
+    def sample(cls, size: Size) -> Image:
         """See `Media`."""
-        return cls(PILImage.new("RGB", size))
+        return cls(PILImage.new("RGB", size[:2]))
 
     @property
     def file(self) -> Path | None:
@@ -186,9 +168,9 @@ class Image(Media):
         """See `Part`."""
         return type(self)(open_image(self, place=place, limits=limits))
 
-    def size(self, place: Place | None, limits: Limits) -> tuple[int, int]:
-        """See `Media`: width and height."""
-        return image_size(self, place=place, limits=limits)
+    def size(self, place: Place | None, limits: Limits) -> Size:
+        """See `Media`."""
+        return (*image_size(self, place=place, limits=limits), 1)
 
     def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
         """See `Media`."""
@@ -263,20 +245,6 @@ def is_image_name(text: str) -> bool:
     return len(text) <= _LONGEST_PATH and text.lower().endswith(SUFFIXES)
 
 
-@lru_cache(64)
-def _followed(root: str) -> str:
-    """Return a folder's path, followed through links; pictures lie in few folders, and each is followed once."""
-    return os.path.realpath(root)
-
-
-def _unreadable(image: Image, error: Exception, place: Place | None) -> ContentError:
-    """Say in one line why a picture's file cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        where = f" in {image.root} (root: names the folder that paths are relative to)" if image.root is not None else ""
-        return ContentError(f"{image} does not exist{where}", place)
-    return ContentError(f"{image} cannot be read ({getattr(error, 'strerror', None) or error})", place)
-
-
 def _png(image: PILImage.Image) -> bytes:
     written = io.BytesIO()
     image.save(written, "PNG")
@@ -293,7 +261,7 @@ def _open_bytes(image: Image, place: Place | None, stack: ExitStack) -> BinaryIO
             raise ContentError(f"{image} is not a file", place)
         return stack.enter_context(path.open("rb"))
     except (OSError, ValueError) as error:
-        raise _unreadable(image, error, place) from error
+        raise unreadable(str(image), image.root, error, place) from error
 
 
 def _open_header(file: BinaryIO, image: Image, place: Place | None, limits: Limits) -> PILImage.Image:

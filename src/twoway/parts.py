@@ -6,20 +6,24 @@ written and shown; whatever handles documents asks the class and names no kind. 
 
 from __future__ import annotations
 
+import os
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .errors import TwowayError
 
 if TYPE_CHECKING:
-    import re
-    from pathlib import Path
-
     from PIL import Image as PILImage
 
-    from .limits import Limits
+    from .limits import Limits, ReadLimits
+
+# Width, height and length of a part that is no text: of an image the length is 1, of a video the frames that are shown.
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,20 @@ class Part:
 
     key: ClassVar[str]  # of a part in a row (`{key: value}`), and of its kind in templates
     modality: ClassVar[str]  # as models and chat templates have it
+    options: ClassVar[tuple[str, ...]] = ()  # other keys that a part may have beside its own
 
     @classmethod
     @abstractmethod
     def check(cls, value: object, label: str, place: Place | None, root: Path | None) -> Part:
         """Return the part that a value of a row stands for, without opening it, or say why it stands for none; `label` names it."""
+
+    def with_options(self, given: Mapping[str, Any], label: str, place: Place | None) -> Self:
+        """Return it as its other keys ask for (`options`)."""
+        return self
+
+    def within(self, limits: ReadLimits) -> Self:
+        """Return it with what is said of all parts of its kind, where it does not say that itself."""
+        return self
 
     @property
     def blank(self) -> bool:
@@ -68,7 +81,7 @@ class Part:
     @property
     @abstractmethod
     def value(self) -> Any:
-        """What a chat message and a processor take."""
+        """What sentence-transformers takes for it."""
 
     @property
     @abstractmethod
@@ -169,6 +182,8 @@ class Media(Part):
     message_types: ClassVar[tuple[str, ...]]  # what chat messages call it
     marks: ClassVar[re.Pattern[str]]  # that stand for it in the texts of data sets; a group is the number of the part
     argument: ClassVar[str]  # of a processor that takes it
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of the names of files that are one
+    is_list: ClassVar[bool] = False  # whether a list may be one, such as a list of frames
 
     @classmethod
     def token(cls, processor: Any) -> str | None:
@@ -188,18 +203,28 @@ class Media(Part):
         return between if token in between else token
 
     @classmethod
+    def plain(cls, value: Any) -> Any:
+        """Return what a processor takes of a `value`."""
+        return value
+
+    @classmethod
+    def settings(cls, values: Sequence[Any]) -> dict[str, Any]:
+        """Return what a processor is told beside, of all values of one call."""
+        return {}
+
+    @classmethod
     @abstractmethod
     def found_in(cls, value: object, *, paths: bool) -> bool:
         """Tell whether a value of a column looks like one; a path counts where `paths` says so."""
 
     @classmethod
     @abstractmethod
-    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Sequence[int]]) -> Sequence[float] | None:
+    def tokens_of_sizes(cls, processor: Any, sizes: Sequence[Size]) -> Sequence[float] | None:
         """Ask a processor for the tokens that parts of these sizes get; nothing where it does not say."""
 
     @classmethod
     @abstractmethod
-    def sample(cls, size: tuple[int, int]) -> Media:
+    def sample(cls, size: Size) -> Media:
         """Return a part of a size, to try a processor with."""
 
     @property
@@ -216,8 +241,8 @@ class Media(Part):
         """Return it decoded, or say why it cannot be."""
 
     @abstractmethod
-    def size(self, place: Place | None, limits: Limits) -> tuple[int, int]:
-        """Return the two numbers that its tokens depend on, read from the header alone."""
+    def size(self, place: Place | None, limits: Limits) -> Size:
+        """Return the numbers that its tokens depend on, read from the header alone."""
 
     @abstractmethod
     def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
@@ -232,3 +257,46 @@ def describe_value(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return "a list"
     return names.get(type(value), f"a {type(value).__name__}")
+
+
+# Parts that may lie in files: a path is followed through links and held to the folder that it may not leave.
+
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
+
+
+def checked_path(value: str | Path, label: str, what: str, place: Place | None) -> Path:
+    """Return a path that a row names, or say why it is none; `what` names the kind."""
+    if not str(value).strip() or "\0" in str(value):
+        raise ContentError(f"{label} is not a usable path", place)
+    if _URL.match(str(value)):
+        raise ContentError(f"{label} is a URL; nothing is downloaded, so save the {what} beside the data", place)
+    return Path(value)
+
+
+def follow(source: Path, root: Path | None, what: str, place: Place | None) -> Path:
+    """Return a path followed through links; with a `root` it is relative to that and stays below it."""
+    try:
+        if root is None:
+            return source.resolve()
+        # As strings: a large source asks this for each file, and paths take several times as long.
+        home = _followed(os.path.abspath(root))
+        path = os.path.realpath(os.path.join(home, source))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ContentError(f"{source!r} is not a usable path ({error})", place) from error
+    if path != home and not path.startswith(home if home.endswith(os.sep) else home + os.sep):
+        raise ContentError(f"{what} {source} leaves the data folder {root}; keep {what}s inside it", place)
+    return Path(path)
+
+
+def unreadable(name: str, root: Path | None, error: Exception, place: Place | None) -> ContentError:
+    """Say in one line why a file cannot be read; `name` says what it is."""
+    if isinstance(error, FileNotFoundError):
+        where = f" in {root} (root: names the folder that paths are relative to)" if root is not None else ""
+        return ContentError(f"{name} does not exist{where}", place)
+    return ContentError(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})", place)
+
+
+@lru_cache(64)
+def _followed(root: str) -> str:
+    """Return a folder's path, followed through links; files lie in few folders, and each is followed once."""
+    return os.path.realpath(root)

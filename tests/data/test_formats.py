@@ -31,7 +31,7 @@ def read(tmp_path, png, jsonl):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
         mixture = open_mixture([SourceConfig(str(path), row_template=template)])
         document = mixture.read(0)[1]
-        widths = iter(mixture.tables[0].sizes[:, 0].tolist())
+        widths = iter(mixture.tables[0].sizes[:, 1].tolist())
         return [part.text if isinstance(part, Text) else next(widths) for part in document.parts]
 
     return make

@@ -72,7 +72,7 @@ def test_sizes_are_those_of_the_decoded_pictures(kind, sources):
     table = open_table(sources[kind])
     for index, document in enumerate(open_source(sources[kind])):
         sizes = table.sizes[table.first[index] : table.first[index + 1]].tolist()
-        assert sizes == [list(image.source.size) for image in document.images]
+        assert sizes == [[0, *image.source.size, 1] for image in document.images]
     assert table.images().tolist() == ([1, 0, 2] if kind == "jsonl" else [1, 1, 1])
 
 
@@ -240,7 +240,7 @@ def test_columns_of_other_names_need_a_form(tmp_path, png):
     with pytest.raises(UsageError, match="none of the columns parts, image, images, messages, text"):
         open_table(path)
     table = open_table(path, convert=ToDocument(document_format("{photo:image} {caption}")), folder=tmp_path / "tables")
-    assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[6, 5]])
+    assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[0, 6, 5, 1]])
     other = open_table(path, convert=ToDocument(document_format("{caption}")), folder=tmp_path / "tables")
     assert (len(other.read(0).parts), other.images().tolist()) == (1, [0])
 

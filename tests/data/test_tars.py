@@ -65,7 +65,7 @@ def test_files_of_one_stem_are_a_row_in_a_stream_and_by_number(form, shard, png,
     assert (streamed[0].meta["source"], streamed[0].meta["cls"], streamed[0].meta["__key__"]) == ("album", "7", "pictures/0001")
     assert [one.texts for one in streamed] == [("ä cat",), ("only text",), ()]
     assert [str(one.place) for one in streamed] == [f"{shard}:{row}" for row in (1, 2, 3)]
-    assert (table.characters.tolist(), table.sizes.tolist()) == ([5, 9, 0], [[5, 4], [9, 8]])
+    assert (table.characters.tolist(), table.sizes.tolist()) == ([5, 9, 0], [[0, 5, 4, 1], [0, 9, 8, 1]])
 
 
 def test_a_folder_a_pattern_and_a_file_are_sources(shard, tmp_path):

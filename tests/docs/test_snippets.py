@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import twoway
+from clips import clip
 from snippets import BLOCK, PAGES, PLACEHOLDER, ROOT, SHELL, blocks, check, commands, name
 from tiny import published
 from twoway.cli import main
@@ -85,6 +86,9 @@ def folder(tiny_encoder, tiny_model, hub, tmp_path, monkeypatch):
     Image.new("RGB", (60, 60), "white").save(
         tmp_path / "papers/paper.pdf", save_all=True, append_images=[Image.new("RGB", (60, 60), "teal")]
     )
+    (tmp_path / "clips").mkdir()
+    for number in range(2):
+        clip(tmp_path / f"clips/{number}.mp4", frames=24 + number)
     (tmp_path / "papers/torn.pdf").write_bytes(b"%PDF-1.4 torn")
     pq.write_table(pa.table({"text": ["one row", "another"]}), tmp_path / "more/rows.parquet")
     (tmp_path / "pages.jsonl").write_text('{"text": "a page"}\n')

@@ -29,7 +29,7 @@ def pixels_of(parts, *sizes):
 
 
 def features(tower, pixels, grids, visible):
-    return tower(pixels, grids, visible)["mm_encoder_outputs"]["image"].pooler_output[0]
+    return tower(pixels, grids, visible).pooler_output[0]
 
 
 @pytest.mark.parametrize("family", SEQUENCES)

@@ -31,7 +31,18 @@ from twoway.progress import steps
 from .formats import ToDocument, document_format, named_sides
 from .parquet import DiskReader, HubReader, ParquetReader
 from .pdf import PdfReader
-from .readers import ImageReader, JsonlReader, Reader, RowT, TarReader, current_scan_options, files_matching
+from .readers import (
+    ImageReader,
+    JsonlReader,
+    MediaReader,
+    MediaSize,
+    Reader,
+    RowT,
+    TarReader,
+    VideoReader,
+    current_scan_options,
+    files_matching,
+)
 from .rows import Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
 from .samples import SamplesReader
 
@@ -82,6 +93,7 @@ READERS: dict[str, type[Reader[Any]]] = {
     "jsonl": JsonlReader,
     "parquet": ParquetReader,
     "images": ImageReader,
+    "videos": VideoReader,
     "pdf": PdfReader,
     "tars": TarReader,
     "disk": DiskReader,
@@ -92,9 +104,9 @@ READERS: dict[str, type[Reader[Any]]] = {
 _SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
 _NAMED = ("hub", "samples")  # kinds whose sources are names, not paths
 POSSIBLE = (
-    "a .jsonl, .parquet, .pdf or .tar file, a picture, a folder of Parquet files, tars, PDFs or pictures, a pattern such as "
-    "'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, tars:PATH, pdf:PATH, "
-    "images:PATH and disk:PATH force a kind"
+    "a .jsonl, .parquet, .pdf or .tar file, a picture or a video, a folder of Parquet files, tars, PDFs, pictures or videos, a pattern "
+    "such as 'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, tars:PATH, "
+    "pdf:PATH, images:PATH, videos:PATH and disk:PATH force a kind"
 )
 
 
@@ -140,8 +152,8 @@ def _folder_kind(folder: Path) -> str | None:
         return "disk"
     held = {_SUFFIXES.get(path.suffix.lower()) for path in folder.rglob("*") if path.is_file()}
     found = [kind for kind, reader in READERS.items() if reader.in_folders and kind in held]
-    if "parquet" in found and "images" in found:
-        found.remove("images")  # pictures beside Parquet files are those that its rows name
+    if "parquet" in found:
+        found = [kind for kind in found if not issubclass(READERS[kind], MediaReader)]  # those beside Parquet files are named by its rows
     if len(found) > 1:
         first, second = found[:2]
         what = f"{READERS[first].in_folders} and {READERS[second].in_folders}"
@@ -158,7 +170,7 @@ def _pattern_kind(pattern: str) -> str:
     if odd is not None:
         raise UsageError(f"{odd}, which {pattern} matches, is not data of a known kind; narrow the pattern (possible: {POSSIBLE})")
     kinds = {_SUFFIXES[path.suffix.lower()] for path in matching}
-    return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "tars"} else "glob"
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "videos", "tars"} else "glob"
 
 
 # Documents in order, lazily, with the failure policy applied in this one place.
@@ -260,10 +272,11 @@ def open_source(
 # that changes size makes a batch costlier, not wrong. Of a bad row the size and time of its pictures' files are kept
 # too, and where one has changed that row is looked at once more.
 
-_VERSION = 6
+_VERSION = 7
 _ARRAYS = {"positions": np.int64, "numbers": np.int64, "characters": np.int64, "first": np.int64, "sizes": np.int32, "kinds": np.int32}
 # Rows that are looked at in one go, and how many such blocks this process does itself before others are started for the rest.
 _BLOCK, _ALONE = 2048, 8
+_NUMBERS = len(MediaSize._fields)  # of a size
 _FIRST = 20  # rows whose texts are compared with the names of files
 
 
@@ -281,7 +294,7 @@ class BadRow(NamedTuple):
 
 @dataclass
 class RowTable:
-    """The good rows of one source. `first` says where a row's pictures begin in `sizes` (width, height); it has one entry more."""
+    """The good rows of one source. `first` says where a row's media begin in `sizes` (rows as `MediaSize`); it has one entry more."""
 
     spec: str
     reader: Reader[Any]
@@ -563,9 +576,9 @@ def _scan_block(spec: str, reader: Reader[Any], before: int, positions: NDArray[
         numbers.append(number)
         kinds.append(names.setdefault(size.task, len(names)))
         characters.append(size.characters)
-        for picture in size.pictures:
-            sizes.extend(picture)
-        first.append(len(sizes) // 2)
+        for one in size.media:
+            sizes.extend(one)
+        first.append(len(sizes) // _NUMBERS)
     lists = {"positions": good, "numbers": numbers, "characters": characters, "first": first, "sizes": sizes, "kinds": kinds}
     arrays = {name: np.array(values, _ARRAYS[name]) for name, values in lists.items()}
     return _ScannedBlock(arrays, list(names), bad, bad_rows, len(positions), dict(counter - known))
@@ -633,7 +646,7 @@ def _join_blocks(spec: str, reader: Reader[Any], blocks: list[_ScannedBlock], he
     arrays["first"].insert(0, np.zeros(1, np.int64))
     made: dict[str, Any] = {name: np.concatenate(values).astype(_ARRAYS[name]) for name, values in arrays.items()}
     for name in ("positions", "sizes"):
-        made[name] = made[name].reshape(-1, 2)
+        made[name] = made[name].reshape(-1, _NUMBERS if name == "sizes" else 2)
     if bad:
         _log.warning("%s: %d of %d rows are bad and left out, the first: %s", spec, len(bad), sum(one.seen for one in blocks), bad[0])
     unread = sum((Counter(one.unread) for one in blocks), Counter[str]())
@@ -696,7 +709,10 @@ def _errors_as_json(bad: Sequence[ContentError]) -> list[list[Any]]:
 def reading_code() -> str:
     """Return a hash of the code that reads rows: what it made of them before it changed is not taken for what it makes now."""
     home, found = Path(__file__).parent, hashlib.sha256()
-    for path in (*sorted(home.glob("*.py")), *(home.parent / f"{name}.py" for name in ("content", "images", "parts"))):
+    for path in (
+        *sorted(home.glob("*.py")),
+        *(home.parent / f"{name}.py" for name in ("content", "images", "parts", "recordings", "videos")),
+    ):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

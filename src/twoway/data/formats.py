@@ -432,7 +432,7 @@ def _beside(row: Mapping[str, Any], name: str) -> Any:
 def _side(value: Any, name: str, place: Place, root: Path | None, limits: Limits) -> Document:
     """Check one side."""
     try:
-        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root, max_characters=limits.max_characters)
+        return Document.from_parts(unwrap(parts_of(value)), place=place, root=root, limits=limits)
     except ContentError as error:
         raise ContentError(f"{name}: {error.reason}", place) from error
 
@@ -464,6 +464,8 @@ def parts_of(value: Any) -> list[Any]:
         return [value]
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         return [{_kind_of(value).key: value}]
+    if isinstance(value, Mapping) and any(kind.key in value and {*value} <= {kind.key, *kind.options} for kind in media_kinds()):
+        return [value]
     if isinstance(value, Mapping):
         known = document_columns()
         unknown = [key for key in value if key not in known]

@@ -14,11 +14,12 @@ import hashlib
 import io
 import json
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from twoway.content import ContentError, Document, Image, Media
+from twoway.content import ContentError, Document, Image, Media, media_kinds
 from twoway.errors import TwowayError
 from twoway.files import write_whole
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.limits import Limits
+    from twoway.parts import Size
 
     from .config import CostWeights
     from .dataset import RowTable
@@ -57,20 +59,20 @@ class MediaTokens:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self._known: dict[tuple[type[Media], tuple[int, int]], float] = {}
+        self._known: dict[tuple[type[Media], Size], float] = {}
 
     def __call__(self, document: Document, limits: Limits) -> float:
         """Count; one whose header cannot be read is an error of its row."""
         return sum(self.of_size(type(part), part.size(document.place, limits)) for part in document.media)
 
-    def of_size(self, kind: type[Media], size: tuple[int, int]) -> float:
+    def of_size(self, kind: type[Media], size: Size) -> float:
         """Return the tokens of a part of this kind and size."""
         tokens = self._known.get((kind, size))
         if tokens is None:
             found = kind.tokens_of_sizes(self.processor, [size])
             if len(self._known) > _SIZES_KEPT:
                 self._known.clear()  # which another thread may do at any time
-            tokens = self._known[kind, size] = size[0] * size[1] / _PIXELS_A_TOKEN if found is None else found[0]
+            tokens = self._known[kind, size] = math.prod(size) / _PIXELS_A_TOKEN if found is None else found[0]
         return tokens
 
 
@@ -170,6 +172,9 @@ def processor_settings(processor: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"template": getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)}
     if image is not None:
         found["image"] = clean(image.to_dict())
+    for name in ("video_processor", "feature_extractor"):
+        if getattr(processor, name, None) is not None:
+            found[name] = clean(getattr(processor, name).to_dict())
     backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):
         settings = json.loads(backend.to_str())
@@ -208,7 +213,7 @@ def room_for_pictures(encoder: RowEncoder) -> int:
     """Return how many tokens a row has for its first picture, beside what the template writes around it."""
     encode: RowEncoder = getattr(encoder, "source", encoder)
     try:
-        example = encode("blank", Document((Image.sample((8, 8)),)))
+        example = encode("blank", Document((Image.sample((8, 8, 1)),)))
     except ContentError:
         return 0
     return encode.max_length - (len(example.words) - int(example.image_tokens.sum()))
@@ -218,24 +223,31 @@ def _each(table: RowTable, encoder: RowEncoder) -> Floats:
     """Return how many tokens each picture of a table gets."""
     if not len(table.sizes):
         return np.zeros(0)
-    # One number for each size, because unique pairs take many times as long.
-    key = (np.asarray(table.sizes[:, 0], np.int64) << 32) | np.asarray(table.sizes[:, 1], np.int64)
-    kinds, which = np.unique(key, return_inverse=True)
-    sizes = np.stack([kinds >> 32, kinds & 0xFFFFFFFF], axis=1)
-    said = Image.tokens_of_sizes(encoder.processor, sizes.tolist())
-    each = _tokens_by_trial(sizes, encoder) if said is None else np.array(said, np.float64)
-    return np.asarray(each[which], np.float64)
+    given = np.asarray(table.sizes, np.int64)
+    # One number for each size, because unique rows take many times as long.
+    key = np.zeros(len(given), np.int64)
+    for column in given.T:
+        values, place = np.unique(column, return_inverse=True)
+        key = key * len(values) + place
+    _, one, which = np.unique(key, return_index=True, return_inverse=True)
+    sizes, found = given[one], np.zeros(len(one))
+    for number, kind in enumerate(media_kinds()):
+        own = sizes[:, 0] == number
+        if own.any():
+            said = kind.tokens_of_sizes(encoder.processor, sizes[own, 1:].tolist())
+            found[own] = _tokens_by_trial(kind, sizes[own, 1:], encoder) if said is None else np.array(said, np.float64)
+    return np.asarray(found[which], np.float64)
 
 
-def _tokens_by_trial(sizes: NDArray[np.int64], encoder: RowEncoder) -> Floats:
-    """Encode blank pictures of a few sizes, and give every size the tokens of the nearest one in width and height."""
+def _tokens_by_trial(kind: type[Media], sizes: NDArray[np.int64], encoder: RowEncoder) -> Floats:
+    """Encode blank parts of a few sizes, and give every size the tokens of the nearest one."""
     ratio = np.log(sizes.astype(np.float64))
     order = np.lexsort((ratio[:, 0] - ratio[:, 1], ratio.sum(axis=1)))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, _SIZES).astype(int))]
     found = []
     encode: RowEncoder = getattr(encoder, "source", encoder)
-    for width, height in sizes[chosen]:
-        blank = Document((Image.sample((int(width), int(height))),))
+    for width, height, length in sizes[chosen].tolist():
+        blank = Document((kind.sample((width, height, length)),))
         try:
             found.append(float(encode("blank", blank).image_tokens.sum()))
         except ContentError:

@@ -16,7 +16,7 @@ from twoway.content import ContentError
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -280,8 +280,13 @@ def find_grid(tiles: Tensor, side: int) -> TileGrid | None:
 # them. `places` says for each image token which unit it stands for (-1: none, such as the token that ends a line of
 # tiles) and which cell of its picture it shows: tokens that show the same part of a picture, in the tiles and in the
 # overview, have one cell and are masked together, or each would give the other away.
+#
+# A video of a family with rows of patches has tokens and pixels of its own, laid out alike; its units follow those of
+# the row's pictures. A token of it stands for as many frames as the tower takes at once, so a masked one is a tube
+# through these. What shows in the frames before and after stays visible (or is masked with it: `masking.tubes`).
 
 PIXELS, GRID, SIZES = "pixel_values", "image_grid_thw", "image_sizes"
+VIDEO_PIXELS, VIDEO_GRID = "pixel_values_videos", "video_grid_thw"
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,7 @@ class PatchGeometry:
     side: int = 0  # tokens along a tile's side; 0 where pixels come as rows of patches
     pinpoints: tuple[tuple[int, int], ...] = ()
     trouble: str = ""  # why a token cannot be tied to its pixels; words can be masked all the same
+    video_token: int | None = None  # that videos have, where it is another one and their pixels are laid out alike
 
     @classmethod
     def of(cls, config: Any, processor: Any) -> PatchGeometry:
@@ -322,7 +328,9 @@ class PatchGeometry:
         if not isinstance(pixels, torch.Tensor) or (GRID not in out and pixels.dim() < 4):
             return cls(int(token), keys, trouble=f"{type(processor).__name__} gives pixels in a layout that is not known")
         if GRID in out:
-            return cls._of_rows(config.vision_config, int(token), keys, pixels.shape[1])
+            found = cls._of_rows(config.vision_config, int(token), keys, pixels.shape[1])
+            video = getattr(config, "video_token_id", None)
+            return found if video is None else replace(found, video_token=int(video))
         pinpoints = tuple((int(one[0]), int(one[1])) for one in getattr(config, "image_grid_pinpoints", None) or ())
         return cls._of_tiles(config.vision_config, int(token), keys, tuple(pixels.shape), int((ids == token).sum()), pinpoints)
 
@@ -357,9 +365,16 @@ class PatchGeometry:
         """Say whether a picture may be cut into tiles that a grid describes."""
         return bool(self.side) and not self.pinpoints
 
+    def is_patch(self, ids: Tensor) -> Tensor:
+        """Return which tokens are those of pictures and videos."""
+        found = ids == self.image_token
+        return found if self.video_token is None else found | (ids == self.video_token)
+
     def places(self, inputs: Mapping[str, Tensor], pictures: Tensor, grids: Sequence[TileGrid | None] = ()) -> PatchPlaces:
         """Return where the image tokens of one row belong; `pictures` has each token's picture, `grids` how each picture's tiles lie."""
         numbers, units, cells, used = pictures.numpy(), [], [], 0
+        if not self.side:
+            return self._places_of_rows(inputs, numbers)
         values, pixels = self.values, inputs[PIXELS]
         square, tile = self.side**2, pixels.shape[-1]
         for number in np.unique(numbers):
@@ -370,7 +385,7 @@ class PatchGeometry:
                 unit = np.where(unit < 0, -1, unit + number * pixels.shape[1] * square)
             else:
                 unit = np.arange(used, used + count)
-                cell = tile_cells(count // square, self.side, grids[number] if grids else None) if self.side else np.arange(count)
+                cell = tile_cells(count // square, self.side, grids[number] if grids else None)
                 used += count
             units.append(unit)
             cells.append(cell)
@@ -378,21 +393,51 @@ class PatchGeometry:
             raise ContentError(f"{used} image tokens do not cover the pixels {tuple(pixels.shape)} of the row")
         return PatchPlaces(np.concatenate(units), np.concatenate(cells))
 
+    def _places_of_rows(self, inputs: Mapping[str, Tensor], numbers: Ints) -> PatchPlaces:
+        """Return the places where pixels come as rows of patches: pictures and videos take their own rows in turn."""
+        ids = inputs["input_ids"]
+        is_video = np.zeros(len(numbers), bool) if self.video_token is None else (ids[self.is_patch(ids)] == self.video_token).numpy()
+        units, first = np.zeros(len(numbers), np.int64), 0
+        for name, own in ((PIXELS, ~is_video), (VIDEO_PIXELS, is_video)):
+            count, held = int(own.sum()), inputs[name].numel() if name in inputs else 0
+            if count * self.values != held:
+                raise ContentError(f"{count} image tokens do not cover the {held:,} values of {name} in the row")
+            units[own] = first + np.arange(count)
+            first += count
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1, [len(numbers)]])
+        return PatchPlaces(units, np.arange(len(numbers)) - np.repeat(starts[:-1], np.diff(starts)))
+
     def take(self, inputs: Mapping[str, Tensor], units: Ints) -> Tensor:
         """Return the values (tokens, values) of these units, patch by patch."""
-        return self._view(inputs[PIXELS])[self._index(units)].reshape(len(units), self.values)
+        found = torch.zeros(len(units), self.values)
+        for name, own, index in self._tables(inputs, units):
+            found = found.to(inputs[name].dtype)
+            found[own] = self._view(inputs[name])[index].reshape(-1, self.values)
+        return found
 
     def put(self, inputs: Mapping[str, Tensor], units: Ints, values: Tensor) -> dict[str, Tensor]:
         """Return the inputs with other values in these units; all frames of a still picture are overwritten."""
-        pixels = inputs[PIXELS].clone(memory_format=torch.contiguous_format)
-        view = self._view(pixels)
-        index = self._index(units)
-        view[index] = values.to(pixels.dtype).reshape(view[index].shape)
-        return {**inputs, PIXELS: pixels}
+        changed = dict(inputs)
+        for name, own, index in self._tables(inputs, units):
+            pixels = changed[name] = inputs[name].clone(memory_format=torch.contiguous_format)
+            view = self._view(pixels)
+            view[index] = values[own].to(pixels.dtype).reshape(view[index].shape)
+        return changed
+
+    def _tables(self, inputs: Mapping[str, Tensor], units: Ints) -> Iterator[tuple[str, Tensor, tuple[Tensor, ...]]]:
+        """Go through the inputs that hold pixels: which of the units lie there, and where."""
+        first = 0
+        for name in (PIXELS, VIDEO_PIXELS):
+            if name in inputs:
+                count = inputs[name].numel() // self.values
+                own = (units >= first) & (units < first + count)
+                if own.any():
+                    yield name, torch.from_numpy(own), self._index(units[own] - first)
+                first += count
 
     def units(self, inputs: Mapping[str, Tensor]) -> int:
         """Return how many units a row has, those of tiles that only fill up included."""
-        return inputs[PIXELS].numel() // self.values
+        return sum(inputs[name].numel() for name in (PIXELS, VIDEO_PIXELS) if name in inputs) // self.values
 
     def _view(self, pixels: Tensor) -> Tensor:
         """Return the pixels as rows of patches (units, values), or as tiles (tile, line, column, then patch by patch), without a copy."""

@@ -20,7 +20,7 @@ from twoway.content import ContentError, Document, Place
 from twoway.errors import UsageError
 from twoway.sandbox import SANDBOX, BoundError, SandboxError
 
-from .readers import Reader, RowSize, files_below
+from .readers import MediaSize, Reader, RowSize, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +51,11 @@ def count_pages(file: Path, limits: Limits) -> int:
 
 def page(file: Path, index: int, place: Place, options: ReadOptions) -> Document:
     """Return one page as a document, or raise what says why it is none."""
-    most = options.limits.max_characters
     try:
         (pages, size, text), pixels = _page(file, index, options, render=True)
         picture = PILImage.frombytes("RGB", tuple(size), pixels)
         parts: list[dict[str, Any]] = [{"image": picture}, *([{"text": text}] if text else [])]
-        return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": pages}, max_characters=most)
+        return Document.from_parts(parts, place=place, meta={"page": index + 1, "pages": pages}, limits=options.limits)
     except SandboxError as error:
         raise ContentError(str(error), place) from error
 
@@ -68,7 +67,7 @@ def page_size(file: Path, index: int, place: Place, options: ReadOptions) -> tup
     except SandboxError as error:
         raise ContentError(str(error), place) from error
     if text:
-        Document.from_parts([{"text": text}], place=place, max_characters=options.limits.max_characters)
+        Document.from_parts([{"text": text}], place=place, limits=options.limits)
     return (width, height), text
 
 
@@ -182,7 +181,7 @@ class PdfReader(Reader[Document]):
     def measure(self, at: Position) -> RowSize:
         """See `Reader`; a page is measured from its box and its text layer, and is not rendered."""
         (width, height), text = page_size(*self._at(at), self.options)
-        return RowSize(len(text), [(math.ceil(width), math.ceil(height))], "")
+        return RowSize(len(text), [MediaSize(0, math.ceil(width), math.ceil(height), 1)], "")
 
     def _at(self, at: Position) -> tuple[Path, int, Place]:
         """Return file, index and place of a page; of a file that cannot be opened, raise why."""

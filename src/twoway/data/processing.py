@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from twoway.limits import Limits
+    from twoway.parts import Size
 
     from .patches import Ints, PatchGeometry
 
@@ -43,6 +44,8 @@ _ASIDE = (
     "length",
     "modality",
     "num_images_per_sample",
+    "num_videos_per_sample",
+    "video_metadata",
 )
 # No tokenizer needs more characters than this for a token, taken over a whole row; text beyond is not even tokenised.
 _CHARACTERS = 32
@@ -55,8 +58,8 @@ class Example:
     identity: str
     inputs: dict[str, Tensor]
     words: Tensor
-    image_tokens: Tensor
-    pictures: Tensor  # for each image token the number of its picture in the row
+    image_tokens: Tensor  # those of pictures and of videos
+    pictures: Tensor  # for each of them the number of its picture or video in the row
     grids: tuple[TileGrid | None, ...] = ()  # how each picture's tiles lie, where it has several
     units: Tensor | None = None  # for each token the number of its word, where words were asked for
     parts: Tensor | None = None  # for each token the number of the document's part that it stands for, or -1
@@ -70,7 +73,7 @@ class _Processed(NamedTuple):
 
     row: TokenRow
     inputs: dict[str, Tensor]
-    sizes: list[tuple[int, int]]  # of the media
+    sizes: list[Size]  # of the media
 
 
 class Encoder:
@@ -133,23 +136,25 @@ class Encoder:
 
     def _too_large(self, done: _Processed, document: Document) -> ContentError:
         """Say what of a row whose first picture alone fills it could be done about."""
-        width, height = done.sizes[0]
+        width, height, length = done.sizes[0]
         tokens = int((done.row.pictures() == 0).sum())
+        first, way = f"picture alone ({width:,} x {height:,} pixels", "bound pictures with max_pixels"
+        if length > 1:
+            first = f"{document.media[0].key} alone ({length} frames of {width:,} x {height:,} pixels"
+            way = "take fewer or smaller frames with limits.num_frames and limits.max_frame_pixels"
         return ContentError(
-            f"the first picture alone ({width:,} x {height:,} pixels, {tokens:,} tokens) is more than max_length {self.max_length:,} has "
-            "room for; bound pictures with max_pixels",
-            document.place,
+            f"the first {first}, {tokens:,} tokens) is more than max_length {self.max_length:,} has room for; {way}", document.place
         )
 
     def _example(self, identity: str, done: _Processed, document: Document) -> Example:
         row, inputs = done.row, done.inputs
-        images = inputs["input_ids"] == self.geometry.image_token
+        images = self.geometry.is_patch(inputs["input_ids"])
         words = torch.from_numpy(word_tokens(row) & ~np.isin(row.ids, self.marks.ids)) & ~images
         units = None if row.units is None else torch.from_numpy(row.units)
         pictures = torch.from_numpy(row.pictures())[images]
         grids: tuple[TileGrid | None, ...] = ()
         if self.geometry.tiled and bool((torch.bincount(pictures) > self.geometry.side**2).any()):
-            grids = tuple(self.grids(size) for size in done.sizes)
+            grids = tuple(self.grids(size[:2]) if size[2] == 1 else None for size in done.sizes)
         parts = torch.from_numpy(row.part_numbers([isinstance(part, Text) for part in document.parts]))
         return Example(identity, inputs, words, images, pictures, grids, units, parts)
 
@@ -161,8 +166,7 @@ class Encoder:
         self.template.check(document, texts.shown, prompt, instruction)
         laid, spans = frames.laid.fill(texts.shown)
         media = [(part, part.opened(document.place, self.limits)) for part in document.media]
-        values = _by_argument([(type(part), opened.value) for part, opened in media])
-        out = self._call(prompt, values, document)
+        out = self._call(prompt, _by_kind([(type(part), opened.value) for part, opened in media]), document)
         replaced = (out.get("text_replacement_offsets") or [[]])[0]
         if len(replaced) != len(media) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
             raise TwowayError(f"{type(self.processor).__name__} does not say where it puts the pictures of a row")
@@ -179,7 +183,7 @@ class Encoder:
             row = replace(row.take(sources), ids=ids)
         return _Processed(row, inputs, [opened.size(document.place, self.limits) for _, opened in media])
 
-    def _call(self, prompt: str, media: dict[str, list[Any]], document: Document) -> Any:
+    def _call(self, prompt: str, media: dict[type[Media], list[Any]], document: Document) -> Any:
         """Call the processor, or its tokenizer alone where it takes no text without pictures."""
         settings = {
             "return_offsets_mapping": True,
@@ -193,10 +197,10 @@ class Encoder:
         try:
             return self.processor(
                 text=[prompt],
-                **{argument: [values] for argument, values in media.items()},
+                **_arguments(media),
                 return_text_replacement_offsets=True,
                 text_kwargs=settings,
-                images_kwargs={"return_tensors": "pt"},
+                **{f"{kind.argument}_kwargs": {"return_tensors": "pt", **kind.settings(values)} for kind, values in media.items()},
             )
         except ValueError as error:
             reason = str(error).partition("\n")[0]
@@ -255,11 +259,19 @@ def _before_media(document: Document, number: int) -> Document:
     return Document(document.parts[: places[number]], document.place, document.meta)
 
 
-def _by_argument(values: Sequence[tuple[type[Media], Any]]) -> dict[str, list[Any]]:
-    """Return values, in their order, by the argument of a processor that takes their kind."""
-    found: dict[str, list[Any]] = {}
+def _by_kind(values: Sequence[tuple[type[Media], Any]]) -> dict[type[Media], list[Any]]:
+    """Return values, in their order, by their kind."""
+    found: dict[type[Media], list[Any]] = {}
     for kind, value in values:
-        found.setdefault(kind.argument, []).append(value)
+        found.setdefault(kind, []).append(value)
+    return found
+
+
+def _arguments(media: dict[type[Media], list[Any]]) -> dict[str, list[list[Any]]]:
+    """Return one row's values by the arguments of a processor that take their kinds."""
+    found: dict[str, list[list[Any]]] = {}
+    for kind, values in media.items():
+        found.setdefault(kind.argument, [[]])[0].extend(kind.plain(value) for value in values)
     return found
 
 
@@ -450,12 +462,12 @@ class Template:
         for kind in (KINDS[key] for key in shape):
             if issubclass(kind, Media):
                 content.append({"type": kind.modality})
-                media.append((kind, kind.sample((32, 32)).value))
+                media.append((kind, kind.sample((32, 32, 2)).value))
             else:
                 content.append({"type": "text", "text": f"{_EDGE}{_OPEN}{texts}{_CLOSE}{_EDGE}"})
                 texts += 1
         rendered = self._render(content, instruction)
-        frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, _by_argument(media)), texts)]
+        frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, _by_kind(media)), texts)]
         if frames[0] is None or frames[1] is None:
             raise TwowayError(f"the chat template does not write every text once (order {', '.join(shape)}); use template: plain")
         return Frames(frames[0], frames[1])
@@ -468,9 +480,9 @@ class Template:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
         return str(self.processor.apply_chat_template(messages, tokenize=False))
 
-    def _lay_out(self, rendered: str, media: dict[str, list[Any]]) -> str:
+    def _lay_out(self, rendered: str, media: dict[type[Media], list[Any]]) -> str:
         """Return the prompt as the processor hands it on before it expands the placeholders."""
         if not media:
             return rendered
-        laid = self.processor.prepare_inputs_layout(text=[rendered], **{argument: [values] for argument, values in media.items()})[1]
+        laid = self.processor.prepare_inputs_layout(text=[rendered], **_arguments(media))[1]
         return str(laid[0])

@@ -33,15 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from twoway.content import ContentError, Document, DocumentOrPair, Image, Pair, Place
+from twoway.content import ContentError, Document, DocumentOrPair, Image, Media, Pair, Place, Video, media_kinds
 from twoway.errors import TwowayError, UsageError
-from twoway.images import SUFFIXES
 
 from .rows import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
+
+    from twoway.limits import Limits
 
     from .formats import Converter
     from .rows import ReadOptions
@@ -52,11 +53,25 @@ RowT = TypeVar("RowT", bound=DocumentOrPair)
 
 
 class RowSize(NamedTuple):
-    """What is known of a row without decoding a pixel: the characters of its texts, (width, height) of its pictures, the task of a pair."""
+    """What is known of a row without decoding a pixel: the characters of its texts, sizes of its media, the task of a pair."""
 
     characters: int
-    pictures: list[tuple[int, int]]
+    media: list[MediaSize]
     task: str
+
+
+class MediaSize(NamedTuple):
+    """The kind of a part that is no text, by its number in `media_kinds()`, and its size."""
+
+    kind: int
+    width: int
+    height: int
+    length: int
+
+    @classmethod
+    def of(cls, part: Media, place: Place | None, limits: Limits) -> MediaSize:
+        """Measure a part; one whose header cannot be read is an error of its row."""
+        return cls(next(number for number, kind in enumerate(media_kinds()) if isinstance(part, kind)), *part.size(place, limits))
 
 
 class Reader(Generic[RowT]):
@@ -101,7 +116,7 @@ class Reader(Generic[RowT]):
     def measure(self, at: Position) -> RowSize:
         """Return the size of a row."""
         item = self.read(at)
-        sizes = [part.size(item.place, self.options.limits) for part in item.media]
+        sizes = [MediaSize.of(part, item.place, self.options.limits) for part in item.media]
         # Of rows that may be pairs the task is not asked: a source of both kinds has none.
         return RowSize(sum(map(len, item.texts)), sizes, item.task if isinstance(item, Pair) and self.convert.makes == "pairs" else "")
 
@@ -254,8 +269,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON; write null")
 
 
-# Pictures as they lie: one file, a folder of them at any depth, or what a pattern matches; each is a document of one
-# part.
+# Pictures, videos and the like as they lie: one file, a folder of them at any depth, or what a pattern matches; each is
+# a document of one part.
 #
 # They come in the order of their paths. A file is a picture by the ending of its name; one that is broken behind it
 # is a bad row.
@@ -271,15 +286,16 @@ def files_matching(pattern: str) -> list[Path]:
     return sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())
 
 
-class ImageReader(Reader[Document]):
-    """Picture files by number."""
+class MediaReader(Reader[Document]):
+    """Files of one kind by number."""
 
-    suffixes, in_folders, has_columns = SUFFIXES, "pictures", False
+    has_columns = False
+    kind: ClassVar[type[Media]]
 
     def __init__(self, source: str, options: ReadOptions, convert: Converter[Document]) -> None:
         super().__init__(source, options, convert)
-        matching = [path for path in files_matching(source) if path.suffix.lower() in SUFFIXES]
-        self.paths = files_below(self.path, SUFFIXES) if self.path.exists() else matching
+        matching = [path for path in files_matching(source) if path.suffix.lower() in self.suffixes]
+        self.paths = files_below(self.path, self.suffixes) if self.path.exists() else matching
 
     def files(self) -> list[Path]:
         """See `Reader`."""
@@ -292,13 +308,25 @@ class ImageReader(Reader[Document]):
     def read(self, at: Position) -> Document:
         """See `Reader`."""
         path = self.paths[at[0]]
-        return Document((Image(path),), Place(str(path)))
+        return Document.from_parts([{self.kind.key: path}], place=Place(str(path)), limits=self.options.limits)
+
+
+class ImageReader(MediaReader):
+    """Picture files."""
+
+    suffixes, in_folders, kind = Image.suffixes, "pictures", Image
+
+
+class VideoReader(MediaReader):
+    """Video files."""
+
+    suffixes, in_folders, kind = Video.suffixes, "videos", Video
 
 
 # WebDataset: tar files in which the files of one stem stand one behind the other and form a row (`0001.jpg`,
 # `0001.txt`, `0001.json`).
 #
-# What stands behind a file's stem says what it is: a picture is the column `image`, `.txt` the column `text`, the
+# What stands behind a file's stem says what it is: a picture is the column `image`, a video `video`, `.txt` the column `text`, the
 # keys of a `.json` are columns, and any other file is a column of its ending (`.cls`). With a name between
 # (`0001.query.txt`, `0001.positive.jpg`) it is the column of that name: `query`, `positive_image`. So pairs and ready
 # formats read tars as they read tables.
@@ -397,8 +425,9 @@ def _tar_row(path: Path, file: BinaryIO, at: int, place: Place) -> dict[str, Any
 def _columns(member: Member, content: bytes, place: Place) -> dict[str, Any]:
     """Return the columns that a file is: of its kind, or of the name that stands before its ending."""
     name, _, ending = member.ending.rpartition(".")
-    if f".{ending.lower()}" in SUFFIXES:
-        return {f"{name}_image" if name else "image": content}
+    kind = next((kind for kind in media_kinds() if f".{ending.lower()}" in kind.suffixes), None)
+    if kind is not None:
+        return {f"{name}_{kind.columns[0]}" if name else kind.columns[0]: content}
     if ending in ("json", *_TEXTS):
         try:
             text = content.decode("utf-8")

@@ -201,8 +201,8 @@ def document_from_row(
         # What a format reads is its business; without one, the other columns describe the document.
         own = document_columns()
         meta = {str(key): _finite(value) for key, value in row.items() if key not in own} if format_ is None else {}
-        root, most = options.root or folder, options.limits.max_characters
-        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, max_characters=most)
+        root = options.root or folder
+        found = Document.from_parts(unwrap(parts), place=place, root=root, meta=meta, limits=options.limits)
     except ContentError as error:
         if error.place is not None:
             raise
@@ -282,7 +282,7 @@ def parts_of_row(row: Mapping[str, Any]) -> Any:
     parts: Parts = [] if text is None else [{"text": text}]
     for kind, own in reversed(media.items()):
         # A single one stands first, whatever the text holds; a list stands at its marks.
-        listed = isinstance(given.get(kind.columns[1], given.get(kind.key)), list | tuple)
+        listed = kind.columns[1] in given or (isinstance(given.get(kind.columns[0]), list | tuple) and not kind.is_list)
         parts = interleave(parts, own, kind) if listed and isinstance(text, str) and text else [*own, *parts]
     return parts
 
@@ -297,7 +297,8 @@ def _media_of_row(given: Mapping[str, Any], kind: type[Media]) -> Parts | None:
     value = given.get(several, given.get(one))
     if several in given and not isinstance(value, list | tuple):
         raise ContentError(f"{several} is a list; a single one goes into the column {one}")
-    return [{kind.key: item} for item in (value if isinstance(value, list | tuple) else [value])]
+    single = not isinstance(value, list | tuple) or (kind.is_list and several not in given)
+    return [{kind.key: item} for item in ([value] if single else value)]
 
 
 def parts_of_messages(messages: Any, media: Mapping[type[Media], Parts]) -> Parts:

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from twoway.content import ContentError, Document, open_document, to_messages
+from twoway.content import ContentError, Document, open_document, processor_inputs, to_messages
 from twoway.data.lengths import MediaTokens
 from twoway.errors import UsageError, did_you_mean, is_panic
 from twoway.images import DEFAULT
@@ -71,6 +71,10 @@ class Inputs:
         opened = open_document(document, limits=self.limits)
         parts = {part.modality: part.value for part in (*opened.media, *opened.parts)}
         return parts if len(parts) > 1 else next(iter(parts.values()))
+
+    def for_processor(self, shaped: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return a batch of what `__call__` gave with plain values in messages, and what the processor is told beside."""
+        return processor_inputs(shaped) if self.messages and shaped and isinstance(shaped[0], list) else (shaped, {})
 
     def _structured(self) -> bool:
         return self.formatter is not None and self.formatter.message_format == "structured"
@@ -268,7 +272,8 @@ class Front:
         if not good:
             return PreparedBatch([], {}, failed)
         try:
-            return PreparedBatch(good, self._copy().preprocess(shaped, prompt=prompt, **kwargs), failed)
+            batch, told = self._inputs.for_processor(shaped)
+            return PreparedBatch(good, self._copy().preprocess(batch, prompt=prompt, processing_kwargs=told, **kwargs), failed)
         except BaseException as error:
             if not (isinstance(error, ValueError | TypeError | RuntimeError | IndexError | KeyError) or is_panic(error)):
                 raise

@@ -18,6 +18,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import import_from_string
 
+from twoway.content import media_kinds
 from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.files import disk_errors, sha256, write_errors
 
@@ -253,7 +254,7 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
 def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer:
     """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
     try:
-        transformer = Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings))
+        transformer = _with_modalities(Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings)), settings)
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise TwowayError(f"sentence-transformers cannot load the converted model: {first_line(error)}") from error
     encoder = _behind(transformer, settings)
@@ -309,7 +310,7 @@ def _module_around(model: Any, processor: Any, settings: CheckpointSettings) -> 
     with tempfile.TemporaryDirectory() as folder:
         with write_errors(Path(folder)), disk_errors():
             processor.save_pretrained(folder)
-        transformer = Ready(folder, **_called(settings))
+        transformer = _with_modalities(Ready(folder, **_called(settings)), settings)
     transformer.__class__ = Transformer
     return transformer
 
@@ -318,6 +319,18 @@ def _called(settings: CheckpointSettings) -> dict[str, Any]:
     """Return how the first module takes its inputs."""
     ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
     return ours | settings.module
+
+
+def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
+    """Let the first module take what else its processor takes, such as videos, unless the source says what it takes."""
+    if "modality_config" not in settings.module:
+        processor = transformer.processor
+        taken = transformer.infer_modalities_from_processor(processor)
+        for kind in media_kinds():
+            if kind.modality in taken and kind.token(processor) is not None:
+                transformer.modality_config.setdefault(kind.modality, dict(_STRUCTURED))
+        transformer.input_formatter.supported_modalities = list(transformer.modality_config)
+    return transformer
 
 
 def _modules_behind(transformer: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:

@@ -46,20 +46,20 @@ class VisiblePatches:
         found = loading.parts(model).tower
         self._tower: Any = found[1] if found else None
 
-    def __call__(self, pixels: Tensor, grids: Tensor, visible: Tensor) -> dict[str, Any]:
+    def __call__(self, pixels: Tensor, grids: Tensor, visible: Tensor) -> Any:
         """Return what the model takes in the place of pictures; `visible` has an entry for each image token, in the order of the pixels."""
         return self.run(pixels, grids, self.places(grids, visible))
 
-    def run(self, pixels: Tensor, grids: Tensor, places: Mapping[str, Tensor]) -> dict[str, Any]:
+    def run(self, pixels: Tensor, grids: Tensor, places: Mapping[str, Tensor]) -> Any:
         """Return it, where `places` are known; nothing is returned, and the tower does not run, where no patch is visible."""
         if not places:
-            return {}
+            return None
         given = {name: value for name, value in places.items() if name != _ROWS}
         out = self._tower(pixels.index_select(0, places[_ROWS]).type(self._tower.dtype), grid_thw=grids, **given)
         out.pooler_output = (out.pooler_output,)
         if getattr(out, "deepstack_features", None) is not None:
             out.deepstack_features = [(one,) for one in out.deepstack_features]
-        return {"mm_encoder_outputs": {"image": out}}
+        return out
 
     def places(self, grids: Tensor, visible: Tensor) -> dict[str, Tensor]:
         """Return what the tower would work out from whole pictures, for the visible patches; nothing where there is none."""
@@ -108,7 +108,7 @@ class VisiblePatches:
             with torch.no_grad():
                 inner: Any = loading.inner(model)
                 whole = torch.cat(inner.get_image_features(pixels, grids, return_dict=True).pooler_output)
-                ours = self(pixels, grids, everything)["mm_encoder_outputs"]["image"].pooler_output[0]
+                ours = self(pixels, grids, everything).pooler_output[0]
         except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
             raise UsageError(f"{why} ({first_line(error)})") from error
         if whole.shape != ours.shape or not torch.allclose(whole, ours, atol=_CLOSE * float(whole.abs().max()), rtol=0):

@@ -1,9 +1,9 @@
 """Who moves when a later token changes: the proof that attention is two-way, by behaviour and not by what a config says.
 
 A configuration can claim anything (a top-level `is_causal: false` is silently ignored by most vision-language models), and each attention
-kernel reads it from another place. So the probe runs the model. It changes a later token, a later image, one token inside an image; it
-fills the padding with other tokens, adds more padding, changes the other row; and measures which states of the first row move. Then every
-decoder layer is probed alone. No code here is for one family.
+kernel reads it from another place. So the probe runs the model. It changes a later token, a later image or frame of a video, one token
+inside an image; it fills the padding with other tokens, adds more padding, changes the other row; and measures which states of the first
+row move. Then every decoder layer is probed alone. No code here is for one family.
 
 **The threshold.** The inputs keep their shapes, so in a causal model earlier states come from the same additions in the same order and
 move by exactly 0 on a CPU; running one input twice measures the noise of the machine. A two-way model moves them by one part in ten to one
@@ -18,13 +18,16 @@ import inspect
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from twoway.content import Image as ImagePart
+from twoway.content import Video
 from twoway.errors import TwowayError
+from twoway.images import DEFAULT
 
 from .verdict import TWO_WAY, Cell, LayerProof, Movement, Verdict
 
@@ -38,8 +41,11 @@ NEW_SHAPE = 1e-4
 PADDINGS = ("none", "left", "right")
 
 
-def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "left"), image: bool = True) -> Verdict:
-    """Prove one loaded model under the attention backend it has now; `processor` is a processor, a tokenizer or None."""
+def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "left"), image: bool = True, video: bool = False) -> Verdict:
+    """Prove one loaded model under the attention backend it has now; `processor` is a processor, a tokenizer or None.
+
+    With `video` a model that takes videos is proved on one, too, unpadded.
+    """
     was_training = model.training
     model.eval()
     cells, notes = [], []
@@ -52,6 +58,12 @@ def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "lef
             notes.append(f"image: not tested: {reason}")
         else:
             cells += [_cell(watcher, image_feed(watcher.model, processor, padding)) for padding in paddings]
+        if video and not reason:
+            trouble = no_video(model, processor)
+            if trouble:
+                notes.append(f"video: not tested: {trouble}")
+            else:
+                cells.append(_cell(watcher, video_feed(watcher.model, processor, "none")))
     finally:
         model.train(was_training)
     return Verdict(tuple(cells), tuple(notes))
@@ -63,6 +75,15 @@ def no_image(model: Any, processor: Any) -> str:
         return "the model has no vision tower"
     if getattr(processor, "image_processor", None) is None:
         return "there is no processor for its images"
+    return ""
+
+
+def no_video(model: Any, processor: Any) -> str:
+    """Say why videos cannot be tested; empty where they can."""
+    if getattr(processor, "video_processor", None) is None or getattr(processor, "video_token", None) is None:
+        return "its processor takes no videos"
+    if "pixel_values_videos" not in inspect.signature(model.forward).parameters:
+        return "the model takes no videos"
     return ""
 
 
@@ -88,7 +109,7 @@ def _image_places(watcher: Watcher, feed: Feed, before: Trace, line: float) -> t
     for variant in (feed.all_images, feed.later_image):
         moved = distances(before.entry, watcher.run(variant).entry) if variant else torch.zeros(0)
         places.append({place for place in feed.real if place < len(moved) and moved[place] > line})
-    if feed.kind == "image" and not places[1]:
+    if feed.kind != "text" and not places[1]:
         raise TwowayError("the model's image tokens do not follow its pixels; its images enter in another way than this proof knows")
     return places[0], places[1]
 
@@ -105,7 +126,7 @@ def _changes(watcher: Watcher, feed: Feed, before: Trace, places: tuple[set[int]
         earlier = [place for place in feed.real if place < first]
         for target, watched in (
             ("earlier text", [place for place in earlier if place not in images]),
-            ("earlier image tokens", [place for place in earlier if place in images]),
+            (feed.names.earlier, [place for place in earlier if place in images]),
         ):
             if watched:
                 movements.append(movement(source, target, before.states, after.states, watched, line))
@@ -113,8 +134,8 @@ def _changes(watcher: Watcher, feed: Feed, before: Trace, places: tuple[set[int]
     for place in dict.fromkeys((feed.replaceable[-1], feed.replaceable[len(feed.replaceable) // 2])):
         watch("a later token", place, watcher.run(feed.token_changed(place)))
     if feed.later_image:
-        watch("a later image", min(later), watcher.run(feed.later_image))
-    for one in _within(later):  # no pixel can be changed alone, the tower mixes them; so what enters the first layer is nudged
+        watch(feed.names.later, min(later), watcher.run(feed.later_image))
+    for one in _within(feed, later):  # no pixel can be changed alone, the tower mixes them; so what enters the first layer is nudged
         after = watcher.run(feed.base, nudge=[one.at])
         movements.append(movement(one.source, one.target, before.states, after.states, one.watch, line))
     return movements, control
@@ -130,17 +151,17 @@ def _layer_probes(feed: Feed, images: set[int], later: set[int]) -> list[Probe]:
     probes = [Probe("a later token", "earlier text", last, before(last, image=False))]
     if images:
         behind = next((place for place in feed.replaceable if place > max(images)), last)
-        probes.append(Probe("a later token", "earlier image tokens", behind, before(behind, image=True)))
+        probes.append(Probe("a later token", feed.names.earlier, behind, before(behind, image=True)))
         first = min(later)
-        probes.append(Probe("a later image", "earlier text", first, before(first, image=False)))
-        probes.append(Probe("a later image", "earlier image tokens", first, before(first, image=True)))
-    return [*probes, *_within(later)]
+        probes.append(Probe(feed.names.later, "earlier text", first, before(first, image=False)))
+        probes.append(Probe(feed.names.later, feed.names.earlier, first, before(first, image=True)))
+    return [*probes, *_within(feed, later)]
 
 
-def _within(later: set[int]) -> list[Probe]:
+def _within(feed: Feed, later: set[int]) -> list[Probe]:
     """Ask whether the end of an image moves its beginning; nothing to ask of an image of one token."""
     places = sorted(later)
-    return [Probe("the end of an image", "its beginning", places[-1], tuple(places[:-1]))] if len(places) > 1 else []
+    return [Probe(feed.names.end, "its beginning", places[-1], tuple(places[:-1]))] if len(places) > 1 else []
 
 
 def _leaks(watcher: Watcher, feed: Feed, before: Trace, line: float) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
@@ -196,9 +217,21 @@ PADS = 3  # padded positions of the first row; "more padding" doubles them
 SIDE = 56  # pixels of a noise image before the processor resizes it: several tokens in every family, few in most
 
 
+class Names(NamedTuple):
+    """What changes and moves are called where a kind is shown."""
+
+    later: str
+    earlier: str
+    end: str
+
+
+_OF_IMAGES = Names("a later image", "earlier image tokens", "the end of an image")
+_OF_VIDEOS = Names("a later frame", "earlier frames", "the end of a frame")
+
+
 @dataclass(frozen=True)
 class Feed:
-    """A batch and its variants; `None` where the model or the case has no such thing."""
+    """A batch and its variants; `None` where the model or the case has no such thing. Frames of a video are meant by its images."""
 
     kind: str
     padding: str
@@ -212,6 +245,11 @@ class Feed:
     garbage: Inputs | None = None  # other ids in the padded positions
     more_padding: Inputs | None = None
     more_real: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> Names:
+        """Return what is said of it."""
+        return _OF_VIDEOS if self.kind == "video" else _OF_IMAGES
 
     def token_changed(self, position: int) -> Inputs:
         """Put another ordinary token at this position of the first row."""
@@ -232,21 +270,30 @@ def text_feed(model: Any, tokenizer: Any, padding: str) -> Feed:
 
 def image_feed(model: Any, processor: Any, padding: str) -> Feed:
     """Make a batch of text with two noise images a row (one where the processor takes no more)."""
+    return _shown_feed("image", model, processor, padding)
+
+
+def video_feed(model: Any, processor: Any, padding: str) -> Feed:
+    """Make a batch of text with a video a row: noise frames, two pairs of them, the second of which is the later."""
+    return _shown_feed("video", model, processor, padding)
+
+
+def _shown_feed(kind: Literal["image", "video"], model: Any, processor: Any, padding: str) -> Feed:
     ordinary = probe_ids(model, getattr(processor, "tokenizer", processor))
     words = known_words(processor.tokenizer, ordinary)
-    plain = _process(model, processor, words, (1, 2, 3, 4))
+    plain = _process(kind, model, processor, words, (1, 2, 3, 4))
     first = plain["input_ids"][0].tolist()
     places = tuple(place for place, token in enumerate(first) if token in set(ordinary))
     row_bound = {name for name, value in plain.items() if _per_position(value, plain["input_ids"])}
 
     def images(*seeds: int) -> Inputs:
-        changed = _process(model, processor, words, seeds)
+        changed = _process(kind, model, processor, words, seeds)
         return {**plain, **{name: value for name, value in changed.items() if name not in row_bound}}
 
     other = images(1, 2, 7, 8)
     other["input_ids"] = _other_second_row(plain["input_ids"], ordinary, places)
     variants = {"other_row": other, "later_image": images(1, 9, 3, 4), "all_images": images(5, 9, 3, 4)}
-    return _padded("image", padding, plain, variants, ordinary, places, getattr(processor, "tokenizer", processor))
+    return _padded(kind, padding, plain, variants, ordinary, places, getattr(processor, "tokenizer", processor))
 
 
 def probe_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -263,12 +310,23 @@ def probe_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(plain[:: max(1, len(plain) // 1000)])
 
 
-def _process(model: Any, processor: Any, words: list[str], seeds: Sequence[int]) -> Inputs:
-    """Run the processor over two rows of the same text with these images; keep what the model's forward takes."""
+def _process(kind: Literal["image", "video"], model: Any, processor: Any, words: list[str], seeds: Sequence[int]) -> Inputs:
+    """Run the processor over two rows of the same text with these images, or with videos of them; keep what the model's forward takes."""
     rows = [[noise_image(seed) for seed in seeds[:2]], [noise_image(seed) for seed in seeds[2:]]]
-    text = _text(processor, words)
-    with _as_they_are(processor.image_processor):
-        batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
+    text = _text(kind, processor, words)
+    if kind == "image":
+        with _as_they_are(processor.image_processor):
+            batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
+    else:
+        videos = [Video(tuple(map(ImagePart, (first, first, second, second)))).opened(None, DEFAULT).value for first, second in rows]
+        with _as_they_are(processor.video_processor):
+            batch = processor(
+                text=[text, text],
+                videos=[[Video.plain(one)] for one in videos],
+                videos_kwargs=Video.settings(videos),
+                return_tensors="pt",
+                padding=True,
+            )
     taken = inspect.signature(model.forward).parameters
     anything = any(one.kind is one.VAR_KEYWORD for one in taken.values())
     wanted = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and name != "labels"}
@@ -288,13 +346,19 @@ def _as_they_are(image: Any) -> Iterator[None]:
         image.size = before
 
 
-def _text(processor: Any, words: list[str]) -> str:
-    """Write text, image, text, image, text as the chat template has it; without a template, images first, as PaliGemma wants them."""
-    parts = [{"type": "text", "text": words[0]}, {"type": "image"}, {"type": "text", "text": words[1]}, {"type": "image"}]
+def _text(kind: Literal["image", "video"], processor: Any, words: list[str]) -> str:
+    """Write text, image, text, image, text as the chat template has it; without a template, images first, as PaliGemma wants them.
+
+    Of a video there is one, between two texts.
+    """
+    shown, token = {"type": kind}, str(getattr(processor, f"{kind}_token"))
+    parts = [{"type": "text", "text": words[0]}, shown, {"type": "text", "text": words[1]}]
+    parts += [shown, {"type": "text", "text": words[2]}] if kind == "image" else []
     if getattr(processor, "chat_template", None):
-        message = {"role": "user", "content": [*parts, {"type": "text", "text": words[2]}]}
-        return str(processor.apply_chat_template([message], tokenize=False))
-    return str(processor.image_token) * 2 + " ".join(words)
+        rendered = str(processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False))
+        if kind == "image" or token in rendered:
+            return rendered
+    return token * (2 if kind == "image" else 1) + " ".join(words)
 
 
 def known_words(tokenizer: Any, ordinary: Sequence[int]) -> list[str]:

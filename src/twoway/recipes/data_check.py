@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from twoway.config import gather, load, read_tree, takes
-from twoway.content import ContentError, open_document
+from twoway.content import ContentError, Media, open_document
 from twoway.data.collators import task_prompt
 from twoway.data.config import DOCUMENT, QUERY, PairSource, SourceConfig
 from twoway.data.dataset import open_source
@@ -205,7 +205,7 @@ def _check(
         texts=int((np.asarray(table.characters) > 0).sum()),
         pictures=int(table.first[-1]),
         characters=int(np.asarray(table.characters).sum()),
-        megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64), axis=1).sum()) / 1e6, 3),
+        megapixels=round(float(np.prod(np.asarray(table.sizes, np.float64)[:, 1:], axis=1).sum()) / 1e6, 3),
         bad=list(dict.fromkeys([*bad, *failed])),
         unread=table.unread_pictures,
         named_pictures=table.picture_paths,
@@ -252,9 +252,15 @@ def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -
     for number, part in enumerate(document.media[: len(np.unique(numbers))]):
         # What processors give for each picture says how its tokens lie: a grid of patches, or the size it was resized to.
         layout = {name: value[number].tolist() for name, value in example.inputs.items() if name.startswith("image_") and value.ndim == 2}
-        pictures.append({"size": list(part.size(document.place, DEFAULT)), "tokens": int((numbers == number).sum()), **layout})
+        pictures.append({"size": _size(part, document), "tokens": int((numbers == number).sum()), **layout})
     tokens = {"words": words, "image": images, "other": len(example.words) - words - images}
     return replace(shown, prompt=_prompt(encoder, example)[: 4 * _SHOWN], pictures=pictures, tokens=tokens, cut=example.cut)
+
+
+def _size(part: Media, document: Document) -> list[int]:
+    """Return width and height, and of what has a length that too."""
+    width, height, length = part.size(document.place, DEFAULT)
+    return [width, height] if length == 1 else [width, height, length]
 
 
 def _prompt(encoder: Encoder, example: Example) -> str:
@@ -435,7 +441,7 @@ def measure_pairs(pairs: Pairs, decode: bool, known: EvaluationContents | None) 
                 counts[side][1] += bool(document.texts)
                 counts[side][2] += bool(document.media)
                 lengths[side] += [sum(map(len, document.texts))] if document.texts else []
-                sizes[side] += [part.size(document.place, DEFAULT) for part in document.media]
+                sizes[side] += [part.size(document.place, DEFAULT)[:2] for part in document.media]
                 if decode:
                     open_document(document)
             if _twins(pair, decode):

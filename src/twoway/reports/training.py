@@ -14,7 +14,7 @@ import torch
 from PIL import Image as PILImage
 
 from twoway.data.masking import NO_TARGET
-from twoway.data.patches import GRID, PIXELS
+from twoway.data.patches import GRID, PIXELS, VIDEO_GRID, VIDEO_PIXELS
 from twoway.data.rows import BAD_ROWS
 from twoway.models.loading import versions
 from twoway.training.checkpointing import read_run
@@ -195,26 +195,27 @@ def _restored_picture(task: Any, pair: ProbePair, row: MaskedRow, prober: Prober
 
 
 def to_pictures(geometry: PatchGeometry, inputs: Mapping[str, Tensor], image_processor: Any) -> list[PILImage.Image]:
-    """Return the pictures of one row as the model sees them: whole, or for tiled layouts each tile; padding tiles are left out.
+    """Return the pictures of one row, and first frames of its videos, as the model sees them: whole, or each tile but those that only pad.
 
     What the processor cut up and normalised is put together, and brought back to 0..255.
     """
-    if PIXELS not in inputs:
-        return []
-    pixels = inputs[PIXELS].detach().float().cpu()
-    if geometry.side:
-        tiles = pixels.reshape(-1, *pixels.shape[-3:])
-        return [_picture(tile, image_processor) for tile in tiles if tile.any()]
-    pictures, at = [], 0
-    for frames, height, width in inputs[GRID].tolist():
-        count = frames * height * width
-        pictures.append(_picture(_join(pixels[at : at + count], geometry, frames, height, width), image_processor))
-        at += count
+    pictures = []
+    for name, grid in ((PIXELS, GRID), (VIDEO_PIXELS, VIDEO_GRID)):
+        if name not in inputs:
+            continue
+        pixels, at = inputs[name].detach().float().cpu(), 0
+        if geometry.side:
+            tiles = pixels.reshape(-1, *pixels.shape[-3:])
+            return [_picture(tile, image_processor) for tile in tiles if tile.any()]
+        for frames, height, width in inputs[grid].tolist():
+            count = frames * height * width
+            pictures.append(_picture(_join(pixels[at : at + count], geometry, frames, height, width), image_processor))
+            at += count
     return pictures
 
 
 def _join(rows: Tensor, geometry: PatchGeometry, frames: int, height: int, width: int) -> Tensor:
-    """Lay the patches of one picture together: rows go by merged block, then by patch inside it. A still picture's first frame is taken."""
+    """Lay the patches of one picture together: rows go by merged block, then by patch inside it. The first frame is taken."""
     merge, patch = round(geometry.patches**0.5), geometry.patch
     shape = (frames, height // merge, width // merge, merge, merge, geometry.channels, geometry.frames, patch, patch)
     whole = rows.reshape(shape).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)

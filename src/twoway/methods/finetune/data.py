@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
-from twoway.content import ContentError, Document, to_messages
+from twoway.content import ContentError, Document, processor_inputs, to_messages
 from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
 from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.loader import PairLoader
@@ -151,7 +151,7 @@ class SentenceInputs:
 
     def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
         """Write one content, with an instruction before it."""
-        shortened, image_token = self.encoder.shorten(document), self.encoder.geometry.image_token
+        shortened, is_patch = self.encoder.shorten(document), self.encoder.geometry.is_patch
         if self.encoder.marks.hide(shortened.texts).hidden:
             return self.encoder(identity, document, instruction)
         messages, cut = to_messages(shortened, limits=self.limits), shortened is not document
@@ -161,20 +161,21 @@ class SentenceInputs:
             reason = str(error).partition("\n")[0]
             raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
         if features["input_ids"].shape[1] > self.max_length:
-            cut, images = True, int((features["input_ids"] == image_token).sum())
+            cut, images = True, int(is_patch(features["input_ids"]).sum())
             try:
                 features = self._preprocess(messages, instruction, max_length=self.max_length)
             except ValueError:  # a picture would be cut
                 return self.encoder(identity, document, instruction)
-            if int((features["input_ids"] == image_token).sum()) < images:
+            if int(is_patch(features["input_ids"]).sum()) < images:
                 return self.encoder(identity, document, instruction)
         inputs = self.encoder.row_tensors(features, features["input_ids"].shape[1])
-        image_tokens = inputs["input_ids"] == image_token
+        image_tokens = is_patch(inputs["input_ids"])
         none = torch.zeros_like(image_tokens)
         return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=document.place)
 
     def _preprocess(self, messages: Any, instruction: str, **options: Any) -> dict[str, Any]:
-        made: dict[str, Any] = self.module.preprocess([messages], prompt=instruction or None, processing_kwargs={"text": options})
+        batch, told = processor_inputs([messages])
+        made: dict[str, Any] = self.module.preprocess(batch, prompt=instruction or None, processing_kwargs={"text": options, **told})
         return made
 
 

@@ -73,7 +73,7 @@ def _left_out(base: OpenedBase, option: str) -> VisibleTower:
     """Let masked patches skip the tower, where it can do without them."""
     tower = VisiblePatches(base.start.model)
     tower.require(base.start.model, process_image(base.processor, ramp(112, 84)), option)
-    return VisibleTower(tower, base.geometry.image_token, base.token.id)
+    return VisibleTower(tower, base.geometry.image_token, base.token.id, base.geometry.video_token)
 
 
 def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from twoway.data.config import MaskingConfig
-from twoway.data.patches import GRID, PIXELS
+from twoway.data.patches import GRID, PIXELS, VIDEO_GRID, VIDEO_PIXELS
 from twoway.errors import TwowayError
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
@@ -28,7 +28,7 @@ from twoway.training.module import Batch, TrainingModule
 from twoway.training.probes import Predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import nn
 
@@ -57,18 +57,28 @@ class VisibleTower:
     tower: VisiblePatches
     image_token: int
     mask_token: int
+    video_token: int | None = None
 
-    def places(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return where visible patches are, worked out where the batch is; nothing without any."""
-        return self.tower.places(inputs[GRID], ~masked[inputs["input_ids"] == self.image_token]) if PIXELS in inputs else {}
+    def places(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+        """Return where visible patches are, of pictures and of videos, worked out where the batch is; nothing without any."""
+        ids = inputs["input_ids"]
+        return {kind: self.tower.places(inputs[grid], ~masked[ids == token]) for kind, _, grid, token in self._shown(inputs)}
 
-    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor, places: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def __call__(self, inputs: dict[str, torch.Tensor], masked: torch.Tensor, places: dict[str, dict[str, torch.Tensor]]) -> dict[str, Any]:
         """Return what the model is called with; positions are those of whole pictures, and no pixel of a masked patch is in it."""
-        if PIXELS not in inputs:
+        shown = [*self._shown(inputs)]
+        if not shown:
             return inputs
-        kept = {name: value for name, value in inputs.items() if name != PIXELS}
+        kept: dict[str, Any] = {name: value for name, value in inputs.items() if name not in (PIXELS, VIDEO_PIXELS)}
         kept["input_ids"] = inputs["input_ids"].masked_fill(masked, self.mask_token)
-        return kept | self.tower.run(inputs[PIXELS], inputs[GRID], places)
+        seen = {kind: self.tower.run(inputs[pixels], inputs[grid], places[kind]) for kind, pixels, grid, _ in shown}
+        return kept | {"mm_encoder_outputs": {kind: out for kind, out in seen.items() if out is not None}}
+
+    def _shown(self, inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, str, str, int | None]]:
+        """Go through what the inputs show: the name that the model has for it, pixels, sizes, and its token."""
+        for kind, pixels, grid, token in (("image", PIXELS, GRID, self.image_token), ("video", VIDEO_PIXELS, VIDEO_GRID, self.video_token)):
+            if pixels in inputs:
+                yield kind, pixels, grid, token
 
 
 class Reconstruction(TrainingModule):

@@ -1,0 +1,204 @@
+"""Models and videos: what trains also encodes, frames see each other, and masked patches of a video are restored like a picture's."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+
+from clips import clip
+from cut_off import cut_off, same_bits
+from documents import family
+from twoway.content import ContentError, Document, Image, Text, Video
+from twoway.data.collators import collate
+from twoway.data.config import MaskingConfig
+from twoway.data.lengths import MediaTokens
+from twoway.data.masking import mask_inputs
+from twoway.data.patches import VIDEO_PIXELS
+from twoway.embedding import open_embedder
+from twoway.images import DEFAULT
+from twoway.methods.finetune.method import finetune
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.pretrain.method import prepare, pretrain
+from twoway.models.attention import set_attention
+from twoway.models.opening import open_model
+from twoway.proof.probe import probe
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def frames(count, *, seed=0, size=(56, 56)):
+    draw = np.random.default_rng(seed)
+    return Video(tuple(Image(PILImage.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8))) for _ in range(count)), fps=2.0)
+
+
+def still(seed=0):
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vectors_are_those_of_sentence_transformers(name, tiny_encoder, tmp_path):
+    engine = open_embedder(tiny_encoder(name), device="cpu")
+    opened = Video(clip(tmp_path / "a.mp4")).opened(None, DEFAULT)
+    documents = [
+        Document((Video(tmp_path / "a.mp4"),)),
+        Document((Video(tmp_path / "a.mp4", num_frames=3), Text("a grey thing"))),
+        Document((Text("first"), Image(still()), frames(5))),
+        Document((Text("words alone"),)),
+    ]
+    given = [
+        {"video": opened.value},
+        {"video": Video(tmp_path / "a.mp4", num_frames=3).opened(None, DEFAULT).value, "text": "a grey thing"},
+        {"text": "first", "image": still(), "video": frames(5).opened(None, DEFAULT).value},
+        "words alone",
+    ]
+    chosen = {"video": {"do_sample_frames": False}}  # the frames are chosen already
+    theirs = [engine.sentence.encode([one], processing_kwargs=chosen, show_progress_bar=False)[0] for one in given]
+    np.testing.assert_allclose(engine.array(documents), theirs, atol=1e-5)
+    assert np.abs(engine.array([replace_frames(documents[2], frames(5, seed=1))]) - theirs[2]).max() > 1e-4
+
+
+def replace_frames(document, video):
+    return Document((*document.parts[:-1], video))
+
+
+def test_videos_cost_what_their_frames_do_and_never_lose_half_of_a_pair(tiny_model):
+    parts = family(tiny_model("qwen2_vl"))
+    encode, count = parts.encoder(), MediaTokens(parts.processor)
+    short, long = Document((frames(2), Text("x"))), Document((frames(7), Text("x")))
+    for document in (short, long):
+        assert int(encode("row", document).image_tokens.sum()) == count(document, DEFAULT)
+    assert count(long, DEFAULT) == 4 * count(short, DEFAULT), "frames go in pairs, the last one stands twice"
+    both = Document((frames(2), Text("between"), frames(8)))
+    cut = parts.encoder(max_length=len(encode("row", both).words) - 1)("row", both)
+    assert (cut.images_cut, int(cut.image_tokens.sum())) == (1, count(short, DEFAULT))
+    with pytest.raises(ContentError, match=r"the first video alone \(8 frames of 56 x 56 pixels, 16 tokens\) .* fewer or smaller frames"):
+        parts.encoder(max_length=16)("row", Document((frames(8),)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("attention", ["causal", "two-way"])
+def test_the_proof_asks_whether_a_later_frame_moves_an_earlier_one(name, attention, tiny_model):
+    found = open_model(tiny_model(name))
+    set_attention(found.model, attention)
+    verdict = probe(found.model, found.processor, paddings=("none",), video=True)
+    cell = next(cell for cell in verdict.cells if cell.kind == "video")
+    assert cell.verdict == verdict.attention == attention
+    assert ("a later frame", "earlier frames") in {(one.source, one.target) for one in cell.movements}
+
+
+def test_a_model_that_takes_no_videos_is_proved_without(tiny_model):
+    found = open_model(tiny_model("gemma3"))
+    verdict = probe(found.model, found.processor, paddings=("none",), video=True)
+    assert {cell.kind for cell in verdict.cells} == {"text", "image"}
+    assert "video: not tested: its processor takes no videos" in verdict.notes
+
+
+def batch_of(prepared, documents, **mask):
+    encode = family_encoder(prepared)
+    config = MaskingConfig(**{"words": 0.5, "patches": 0.5, **mask})
+    mask = partial(mask_inputs, config=config, seed=0, epoch=0, mask_token=prepared.token.id, geometry=prepared.geometry)
+    rows = [mask(encode(f"row{number}", one)) for number, one in enumerate(documents)]
+    return collate(rows, pad_token=prepared.module.pad_token)
+
+
+def family_encoder(prepared):
+    from twoway.data.processing import Encoder
+
+    return Encoder(prepared.processor, prepared.geometry, max_length=400)
+
+
+def made(tiny_model, name, **options):
+    torch.manual_seed(0)
+    prepared = prepare(tiny_model(name), PretrainConfig(**options))
+    prepared.module.eval()
+    return prepared
+
+
+@pytest.mark.parametrize("way", ["noise", "skip", "drop"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_a_video_of_equal_frames_is_as_hard_as_the_picture(name, way, tiny_model):
+    """A picture is a pair of equal frames to these families, so both losses of both rows are the same numbers."""
+    prepared = made(tiny_model, name, masked_patches=way)
+    video = Video((Image(still()),) * 2)
+    losses = []
+    with torch.no_grad():
+        for part in (Image(still()), video):
+            batch = batch_of(prepared, [Document((part, Text("some words about it")))])
+            assert bool(batch["patch_mask"].any())
+            found, _ = prepared.module.compute_losses(batch)
+            losses.append(torch.stack([found[kind].total for kind in ("mlm", "mae")]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("way", ["noise", "skip", "drop"])
+def test_masked_tubes_of_a_video_are_targets_and_seen_by_nobody(name, way, tiny_model):
+    prepared = made(tiny_model, name, masked_patches=way)
+    documents = [Document((frames(4), Text("words"), Image(still(1)))), Document((Image(still(2)), Text("more")))]
+    batch = batch_of(prepared, documents)
+    plain = family_encoder(prepared)("row0", documents[0]).inputs[VIDEO_PIXELS].view(-1, prepared.geometry.values)
+    ids = batch["inputs"]["input_ids"]
+    of_video = (ids == prepared.geometry.video_token)[batch["patch_mask"]]
+    assert 0 < int(of_video.sum()) < len(of_video)
+    for target in batch["patch_targets"][of_video]:
+        assert bool((plain == target).all(1).any()), "a target is what the processor normalised"
+    with torch.no_grad():
+        before, _ = prepared.module.compute_losses(batch)
+        pixels = batch["inputs"][VIDEO_PIXELS].clone()
+        hidden = batch["patch_mask"][ids == prepared.geometry.video_token].repeat_interleave(prepared.geometry.patches)
+        pixels[hidden] += 1.0
+        other = batch | {"inputs": batch["inputs"] | {VIDEO_PIXELS: pixels}}
+        after, _ = prepared.module.compute_losses({key: value for key, value in other.items() if not key.endswith("_places")})
+    same = torch.equal(before["mae"].total, after["mae"].total)
+    assert same == (way != "noise"), "noise is seen; what is left out is not"
+    assert torch.isfinite(before["mae"].total + before["mlm"].total)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    home = tmp_path_factory.mktemp("rows")
+    still(1).save(home / "a.png")
+    lines = []
+    for number in range(8):
+        clip(home / f"{number}.mp4", frames=6 + number, size=(32, 32))
+        shown = {"video": f"{number}.mp4", "num_frames": 4} if number % 3 else {"image": "a.png"}
+        lines.append({"parts": [shown, {"text": f"number {number} is " + "so " * number + "good"}]})
+    path = home / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+USUAL = {"save_steps": 2, "seed": 1, "dtype": "float32", "learning_rate": 1e-3, "dataloader_num_workers": 0, "held_out": 2}
+
+
+def test_pretraining_on_videos_goes_on_where_it_stopped(tiny_model, rows, tmp_path):
+    run = partial(pretrain, tiny_model("qwen2_vl"), data=[str(rows)], per_device_train_batch_size=3, **USUAL)
+    run(out=tmp_path / "whole", max_steps=4)
+    with cut_off(4):
+        run(out=tmp_path / "cut", max_steps=4)
+    assert run(out=tmp_path / "cut", max_steps=4).resumed == 2
+    same_bits(tmp_path / "whole" / "model.safetensors", tmp_path / "cut" / "model.safetensors")
+
+
+def test_either_side_of_a_pair_is_trained_on_videos(tiny_encoder, rows, tmp_path):
+    pairs = rows.with_name("pairs.jsonl")
+    lines = [
+        {"query": f"the number {number}", "positive": [{"video": f"{number}.mp4"}]}
+        if number % 2
+        else {
+            "query": [{"video": f"{number}.mp4", "num_frames": 2}, {"text": "which?"}],
+            "positive": {"image": "a.png", "text": f"{number}"},
+        }
+        for number in range(8)
+    ]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    result = finetune(tiny_encoder("qwen2_vl"), out, [str(pairs)], max_steps=2, global_batch_size=4, budget=200, **USUAL)
+    assert result.steps == 2
+    engine = open_embedder(out, device="cpu")
+    assert np.isfinite(engine.array([{"video": rows.with_name("1.mp4")}])).all()
