@@ -63,6 +63,7 @@ LAYERS = {
     "data": "files to batches",
     "models": "load, attention, pooling, save",
     "content": "a document: parts in order",
+    "sounds": "a sound: samples and their rate",
     "videos": "a video: frames and their times",
     "images": "images within bounds",
     "recordings": "files in time, in a child process",

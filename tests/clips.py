@@ -1,4 +1,4 @@
-"""Small videos, made with PyAV; nothing is fetched."""
+"""Small videos and sounds, made with PyAV; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -32,3 +32,23 @@ def clip(path: Path, *, frames: int = 24, rate: int = 12, size: tuple[int, int] 
 def brightness(pixels: np.ndarray) -> list[float]:
     """Return the brightness of each frame, in steps of `clip`."""
     return [round(float(one.mean()) / 5, 1) for one in pixels]
+
+
+def tone(path: Path, *, seconds: float = 1.0, rate: int = 16_000, channels: int = 1, hertz: float = 440.0, loud: float = 0.5) -> Path:
+    """Write a tone; of two channels the second is silent."""
+    samples = (loud * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate) * 32767).astype(np.int16)
+    codec = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac"}[path.suffix]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo" if channels == 2 else "mono")
+        whole = np.stack([samples, *[np.zeros_like(samples)] * (channels - 1)], axis=1).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="stereo" if channels == 2 else "mono")
+        frame.sample_rate = rate
+        converter = av.AudioResampler(format=stream.codec_context.format, layout=stream.codec_context.layout, rate=rate)
+        size = stream.codec_context.frame_size or len(samples)
+        pieces = av.AudioFifo()
+        for one in converter.resample(frame):
+            pieces.write(one)
+        while piece := pieces.read(size, partial=True):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode())
+    return path

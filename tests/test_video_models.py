@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+import twoway
 from clips import clip
 from cut_off import cut_off, same_bits
 from documents import family
@@ -20,6 +21,7 @@ from twoway.data.lengths import MediaTokens
 from twoway.data.masking import mask_inputs
 from twoway.data.patches import VIDEO_PIXELS
 from twoway.embedding import open_embedder
+from twoway.errors import UsageError
 from twoway.images import DEFAULT
 from twoway.methods.finetune.method import finetune
 from twoway.methods.pretrain.config import PretrainConfig
@@ -157,6 +159,29 @@ def test_masked_tubes_of_a_video_are_targets_and_seen_by_nobody(name, way, tiny_
     same = torch.equal(before["mae"].total, after["mae"].total)
     assert same == (way != "noise"), "noise is seen; what is left out is not"
     assert torch.isfinite(before["mae"].total + before["mlm"].total)
+
+
+def test_segments_are_items_with_their_times(tiny_encoder, tmp_path):
+    (tmp_path / "clips").mkdir()
+    clip(tmp_path / "clips" / "a.mp4", frames=50, rate=10)
+    clip(tmp_path / "clips" / "b.mp4", frames=8, rate=10)
+    model = tiny_encoder("qwen2_vl")
+    usual = {"segment": 2, "device": "cpu", "shard_rows": 2, "workers": 0}
+    twoway.embed(model, tmp_path / "clips", tmp_path / "vectors", **usual)
+    twoway.index(tmp_path / "vectors", tmp_path / "db")
+    store = twoway.open_store(tmp_path / "db")
+    try:
+        hits = twoway.Finder(store, twoway.open_embedder(model, device="cpu")).search("grey", top_k=9)
+    finally:
+        store.close()
+    times = sorted((one.item.metadata["start"], one.item.metadata["end"]) for one in hits if "a.mp4" in one.item.id)
+    assert times == [(0, 2), (2, 4), (4, 5)]
+    assert {one.item.id.rpartition("/")[2] for one in hits} == {"a.mp4@0", "a.mp4@2", "a.mp4@4", "b.mp4@0"}
+    assert all(one.item.thumbnail for one in hits)
+    again = twoway.embed(model, tmp_path / "clips", tmp_path / "vectors", **usual)
+    assert (again.rows, again.embedded) == (4, 0)
+    with pytest.raises(UsageError):
+        twoway.embed(model, tmp_path / "clips", tmp_path / "vectors", **usual | {"limits": {"num_frames": 2}})
 
 
 @pytest.fixture(scope="module")

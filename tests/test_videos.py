@@ -16,6 +16,7 @@ from twoway.data.dataset import open_source, open_table
 from twoway.data.mixture import open_pairs
 from twoway.images import DEFAULT
 from twoway.limits import Limits, ReadLimits
+from twoway.methods.duplicates import is_copy, sketch
 
 
 def video(source, **options):
@@ -187,6 +188,13 @@ def test_what_is_taken_of_a_file_tells_videos_apart(tmp_path):
     read = Document.from_parts([{"video": path}], limits=ReadLimits(num_frames=4))
     assert read.fingerprint() == Document.from_parts([parts[1]]).fingerprint()
     assert read == Document.from_parts([parts[0]], place=Place("a"))
+
+
+def test_clips_that_show_the_same_in_another_order_are_no_copies(tmp_path):
+    frames = [PILImage.new("RGB", (32, 32), (shade,) * 3) for shade in (0, 60, 120, 180, 240)]
+    there, back = (sketch(Document.from_parts([{"video": order}])) for order in (frames, frames[::-1]))
+    assert is_copy(there, there)
+    assert not is_copy(there, back), "their middle frames are the same"
 
 
 def test_a_video_is_shown_by_its_middle_frame_and_sent_as_its_file(tmp_path):

@@ -153,6 +153,39 @@ def _qwen3_vl() -> tuple[Any, Any]:
     return _qwen("Qwen3VL", tf.Qwen3VLConfig, _qwen_image(16), **vision, **extra)
 
 
+def _qwen2_5_omni() -> tuple[Any, Any]:
+    """The thinker of Qwen2.5-Omni, which hears."""
+    named = {
+        "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>", "vision_bos_token": "<|vision_bos|>",
+        "vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
+    }  # fmt: skip
+    media = "".join(
+        f"{{% elif c['type'] == '{kind}' %}}<|{around}_bos|><|{kind.upper()}|><|{around}_eos|>"
+        for kind, around in (("video", "vision"), ("audio", "audio"))
+    )
+    template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<|vision_bos|><|IMAGE|><|vision_eos|>", media=media)
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
+    tok = tokenizer(specials, template=template, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=named)
+    ids = {f"{name}_token_index": tok.convert_tokens_to_ids(named[f"{name}_token"]) for name in ("image", "video", "audio")}
+    ids |= {f"{ours}_{side}_token_id": tok.convert_tokens_to_ids(named[f"{ours}_{theirs}_token"]) for ours in ("vision", "audio")
+            for side, theirs in (("start", "bos"), ("end", "eos"))}  # fmt: skip
+    tokens = {"pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id, "bos_token_id": tok.pad_token_id}
+    text = {**LANGUAGE, **tokens, "vocab_size": _rows(tok, 9), "rope_parameters": dict(MROPE)}
+    del text["head_dim"]
+    vision = {"depth": 2, "hidden_size": HIDDEN, "out_hidden_size": HIDDEN, "intermediate_size": 48, "num_heads": 4, "patch_size": 14}
+    audio = {"num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "d_model": HIDDEN,
+             "max_source_positions": 100, "n_window": 10, "output_dim": HIDDEN}  # fmt: skip
+    config = tf.Qwen2_5OmniThinkerConfig(
+        text_config=text, vision_config={**vision, "window_size": 28, "fullatt_block_indexes": [1]}, audio_config=audio, **ids
+    )
+    size = {"shortest_edge": 28**2, "longest_edge": 56**2}
+    processor = tf.Qwen2_5OmniProcessor(
+        _qwen_image(14), tf.models.qwen2_vl.Qwen2VLVideoProcessor(patch_size=14, size=size),
+        tf.WhisperFeatureExtractor(feature_size=16, chunk_length=4), tok, chat_template=template,
+    )  # fmt: skip
+    return tf.AutoModelForImageTextToText.from_config(config), processor
+
+
 def _qwen3_5() -> tuple[Any, Any]:
     """Layers in turns of linear attention, which runs along the row, and of full attention."""
     known, processor = _qwen3_vl()
@@ -286,6 +319,7 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "qwen2_5_omni": _qwen2_5_omni,
     "qwen3_5": _qwen3_5,
     "idefics3": lambda: _idefics("Idefics3"),
     "smolvlm": _smolvlm,

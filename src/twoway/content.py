@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import did_you_mean
 from .images import DEFAULT, Image
 from .parts import ContentError, Media, Part, Place, Text, describe_value
+from .sounds import Audio
 from .videos import Video
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "Audio",
     "ContentError",
     "Document",
     "DocumentOrPair",
@@ -45,7 +47,7 @@ __all__ = [
 ]
 
 # The content kinds, by their key.
-KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image, Video)}
+KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image, Video, Audio)}
 
 
 def media_kinds() -> tuple[type[Media], ...]:
@@ -194,9 +196,15 @@ def open_document(document: Document, *, limits: Limits = DEFAULT) -> Document:
     return Document(tuple(part.opened(document.place, limits) for part in document.parts), document.place, document.meta)
 
 
-def to_messages(document: Document, *, role: str = "user", limits: Limits = DEFAULT) -> list[dict[str, Any]]:
-    """Return the document as chat messages with its parts decoded: an input for sentence-transformers that keeps order and kind."""
-    return [{"role": role, "content": [part.as_content() for part in open_document(document, limits=limits).parts]}]
+def to_messages(document: Document, *, role: str = "user", limits: Limits = DEFAULT, processor: Any = None) -> list[dict[str, Any]]:
+    """Return the document as chat messages with its parts decoded: an input for sentence-transformers that keeps order and kind.
+
+    With a `processor` they are as that takes them.
+    """
+    parts = open_document(document, limits=limits).parts
+    if processor is not None:
+        parts = tuple(part.fitted(processor, document.place) if isinstance(part, Media) else part for part in parts)
+    return [{"role": role, "content": [part.as_content() for part in parts]}]
 
 
 def processor_inputs(batch: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:

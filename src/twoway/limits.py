@@ -1,4 +1,4 @@
-"""How much of a file is read for one row: which frames of a video, and how large a picture may be."""
+"""How much of a file is read for one row: which frames of a video, how long a sound and how large a picture may be."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class ReadLimits:
     fps: float | None = Field(default=None, gt=0, le=1000, description="frames of a second of video, instead of `num_frames`")
     max_frames: int = Field(default=64, ge=1, le=4096, description="frames of a video, at most, where `fps` or a row asks for more")
     max_frame_pixels: int = Field(default=1 << 20, ge=1024, description="area that larger frames are shrunk to as they are read")
-    max_media_seconds: _Bound = Field(default=60, description="seconds of processor time to read a video")
-    max_media_memory: _Bound = Field(default=3 << 30, description="bytes of memory of the process that reads videos")
+    max_sound_seconds: float = Field(default=600.0, gt=0, le=86_400, description="seconds of a sound; a longer one is a bad row")
+    max_media_seconds: _Bound = Field(default=60, description="seconds of processor time to read a video or a sound")
+    max_media_memory: _Bound = Field(default=3 << 30, description="bytes of memory of the process that reads videos and sounds")
 
 
 @settings

@@ -6,6 +6,7 @@ written and shown; whatever handles documents asks the class and names no kind. 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from abc import abstractmethod
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     from .limits import Limits, ReadLimits
 
-# Width, height and length of a part that is no text: of an image the length is 1, of a video the frames that are shown.
+# A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
+_PIXELS_A_TOKEN = 28 * 28
+# Width, height and length of a part that is no text: of an image the length is 1, of a video its frames, of a sound milliseconds.
 Size = tuple[int, int, int]
 
 
@@ -184,6 +187,7 @@ class Media(Part):
     argument: ClassVar[str]  # of a processor that takes it
     suffixes: ClassVar[tuple[str, ...]] = ()  # of the names of files that are one
     is_list: ClassVar[bool] = False  # whether a list may be one, such as a list of frames
+    is_flat: ClassVar[bool] = False  # whether processors take those of all rows in one list, not a list for each row
 
     @classmethod
     def token(cls, processor: Any) -> str | None:
@@ -201,6 +205,15 @@ class Media(Part):
         rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
         between = rendered.partition(opening)[2].partition(closing)[0].strip()
         return between if token in between else token
+
+    @classmethod
+    def guess_tokens(cls, size: Size) -> float:
+        """Return about the tokens of a part of this size, where the processor does not say."""
+        return math.prod(size) / _PIXELS_A_TOKEN
+
+    def fitted(self, processor: Any, place: Place | None) -> Media:
+        """Return an opened part as a processor takes it, or say why it cannot be."""
+        return self
 
     @classmethod
     def plain(cls, value: Any) -> Any:
@@ -247,6 +260,10 @@ class Media(Part):
     @abstractmethod
     def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
         """Return an image that shows it in reports, lists of hits and thumbnails."""
+
+    def likeness(self, place: Place | None, limits: Limits) -> PILImage.Image:
+        """Return an image that is alike where two parts are near copies of each other."""
+        return self.preview(place, limits)
 
 
 def describe_value(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What lies in time, such as videos: read by FFmpeg (PyAV) in a child process with bounds.
+"""What lies in time, videos and sounds: read by FFmpeg (PyAV) in a child process with bounds.
 
 A film is never decoded whole: the frames that are asked for are looked up by their time, and where they lie far apart the reader jumps to
 the key frame before each. Files are opened as containers of recordings alone: a playlist, which could name other files or addresses,
@@ -12,9 +12,11 @@ import hashlib
 import math
 import mimetypes
 import tempfile
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -120,17 +122,14 @@ class Recording(Media):
 
     def digest(self, place: Place | None) -> bytes:
         """Return a hash of the file."""
-        found = hashlib.sha256()
         if isinstance(self.source, bytes):
-            found.update(self.source)
-            return found.digest()
+            return hashlib.sha256(self.source).digest()
+        path = self.path(place) or Path()
         try:
-            with (self.path(place) or Path()).open("rb") as file:
-                while piece := file.read(_PIECE):
-                    found.update(piece)
+            said = path.stat()
+            return _digest(str(path), said.st_size, said.st_mtime_ns)
         except (OSError, ValueError) as error:
             raise unreadable(str(self), self.root, error, place) from error
-        return found.digest()
 
     def stored(self, place: Place | None, root: Path | None) -> dict[str, Any]:
         """See `Part`."""
@@ -139,6 +138,10 @@ class Recording(Media):
         if root is None or not path.is_relative_to(root):
             raise UsageError(f"{path} does not lie in {root}; the data has changed since it was listed")
         return {"path": str(path.relative_to(root))}
+
+    @abstractmethod
+    def seconds(self, place: Place | None, limits: Limits) -> float:
+        """Return how long the whole of it is."""
 
     def data_url(self, place: Place | None) -> str:
         """Return the file as a data URL."""
@@ -185,17 +188,31 @@ class Recording(Media):
         yield path
 
 
+@lru_cache(1024)
+def _digest(path: str, size: int, time: int) -> bytes:
+    """Return a hash of a file as it is now; the segments of a film ask for it again and again."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            found.update(piece)
+    return found.digest()
+
+
 def import_av() -> ModuleType:
     """Return PyAV, which is slow to import, with FFmpeg's own talk turned off."""
-    import av
-
+    try:
+        import av
+    except ImportError as error:
+        if "failed to map" in str(error) or "cannot allocate" in str(error):
+            raise MemoryError from error  # of the child's bound
+        raise
     av.logging.set_level(None)
     return av
 
 
 # What follows runs in the child process.
 
-_CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,wav,mp3,flac,aac"
+_CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,wav,w64,mp3,flac,aac,aiff,au,caf,amr"
 _FAR = 2.0  # seconds between two frames from which on the reader jumps
 _TORN = 1.0  # seconds that may be missing at the end of what a container says
 
@@ -356,3 +373,57 @@ def _decoded(container: Any, stream: Any, begins: float) -> Iterator[tuple[float
     """Go through frames with their times, from the first on."""
     for frame in container.decode(stream):
         yield (0.0 if frame.time is None else frame.time - begins), frame
+
+
+def child_sound(file: str, start: float | None, end: float | None, longest: float, *, decode: bool) -> tuple[dict[str, Any], bytes]:
+    """Return a sound's rate and how many samples it has, and with `decode` the samples themselves: of all channels the mean, float32."""
+    with _opened(file, "audio") as (container, stream):
+        rate = int(stream.codec_context.sample_rate or 0)
+        if not rate:
+            raise ContentError("says no sampling rate")
+        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
+        last = min(seconds or math.inf, math.inf if end is None else end)
+        if seconds and (start or 0) >= seconds:
+            raise ContentError(f"ends at second {seconds:.1f}, before its start (second {start:g})")
+        if last - (start or 0) > longest and (decode is False or last < math.inf):
+            raise ContentError(f"is {last - (start or 0):,.0f} seconds long, and the bound is {longest:,.0f}; cut it into several rows")
+        if not decode and seconds:
+            return {"sampling_rate": rate, "samples": round((last - (start or 0)) * rate)}, b""
+        samples = np.concatenate([*_samples(container, stream, rate, start or 0, end, longest), np.zeros(0, np.float32)])
+        if not len(samples):
+            raise ContentError("holds no samples")
+        return {"sampling_rate": rate, "samples": len(samples)}, samples.tobytes() if decode else b""
+
+
+def _samples(container: Any, stream: Any, rate: int, start: float, end: float | None, longest: float) -> Iterator[NDArray[np.float32]]:
+    """Decode samples between two times, the mean of their channels."""
+    av = import_av()
+    plain, first, taken = av.AudioResampler(format="fltp", rate=rate), round(start * rate), 0
+    last = first + round(longest * rate) + 1 if end is None else round(end * rate)
+    if start > _FAR:
+        container.seek(math.floor((start + float((stream.start_time or 0) * stream.time_base)) / stream.time_base), stream=stream)
+    begins, at = float((stream.start_time or 0) * stream.time_base), -1
+    for frame in container.decode(stream):
+        for one in plain.resample(frame):
+            values = one.to_ndarray().astype(np.float32)
+            at = at if at >= 0 else round(((frame.time or 0.0) - begins) * rate)
+            own = values[:, max(0, first - at) : max(0, last - at)].mean(axis=0, dtype=np.float32)
+            at += values.shape[1]
+            taken += len(own)
+            if taken > longest * rate:
+                raise ContentError(f"is longer than {longest:,.0f} seconds, the bound; cut it into several rows")
+            yield own
+        if at >= last:
+            return
+
+
+def resampled(samples: NDArray[np.float32], rate: int, wanted: int) -> NDArray[np.float32]:
+    """Return samples at another rate."""
+    if rate == wanted:
+        return samples
+    av = import_av()
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+    frame.sample_rate = rate
+    converter = av.AudioResampler(format="fltp", layout="mono", rate=wanted)
+    made = [one.to_ndarray()[0] for given in (frame, None) for one in converter.resample(given)]
+    return np.concatenate(made).astype(np.float32)

@@ -205,11 +205,26 @@ class Video(Recording):
         shown, _ = self._chosen(len(frames), limits)
         return (*shrunk(*frames[0].size(place, limits)[:2], (self.limits or limits).max_frame_pixels), max(2, len(shown)))
 
+    def seconds(self, place: Place | None, limits: Limits) -> float:
+        """See `Recording`."""
+        if isinstance(self.source, Frames):
+            return float(self.source.metadata["duration"])
+        if (frames := self._frames(place)) is not None:
+            return len(frames) / (self.fps or 1.0)
+        said, _ = replace(self, start=None, end=None).read_in_child("child_video", self._asked(limits, decode=False), place, limits)
+        return float(said["total_num_frames"] / said["fps"])
+
     def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
         """See `Media`: the frame in the middle."""
         if isinstance(self.source, Frames):
             return PILImage.fromarray(np.ascontiguousarray(self.source.pixels[len(self.source.pixels) // 2].transpose(1, 2, 0)))
         return replace(self, num_frames=1).opened(place, limits).preview(place, limits)
+
+    def likeness(self, place: Place | None, limits: Limits) -> PILImage.Image:
+        """See `Media`: four frames side by side, because clips that show the same in another order are no copies."""
+        shown = self.opened(place, limits).source.pixels
+        frames = [shown[number] for number in np.linspace(0, len(shown) - 1, 4).round().astype(int)]
+        return PILImage.fromarray(np.ascontiguousarray(np.concatenate(frames, axis=2).transpose(1, 2, 0)))
 
     @classmethod
     def _of(cls, pixels: NDArray[np.uint8], fps: float, shown: Sequence[int], total: int) -> Self:

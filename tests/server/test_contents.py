@@ -6,9 +6,11 @@ import base64
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from clips import clip, tone
 from twoway.server.schemas import ServerLimits
 
 
@@ -84,6 +86,27 @@ def test_a_broken_picture_is_the_askers_error(client, data, said):
     assert status == 400
     assert "messages.content" in message
     assert said in message
+
+
+def test_videos_are_sent_and_bounded_like_pictures(serve, engine, tmp_path):
+    data = base64.b64encode(clip(tmp_path / "a.mp4", frames=12).read_bytes()).decode()
+    address = {"url": f"data:video/mp4;base64,{data}"}
+    client = serve(limits=ServerLimits(pixels=5_000, request_pixels=40_000))
+
+    def send(*parts):
+        answer = client.post("/v1/embeddings", json={"messages": [{"role": "user", "content": list(parts)}]})
+        return answer.json()["data"][0]["embedding"] if answer.status_code == 200 else answer.json()["error"]["message"]
+
+    words = {"type": "text", "text": "a grey thing"}
+    found = send({"type": "video_url", "video_url": address, "num_frames": 4, "start": 0.25}, words)
+    wanted = engine.array([[{"video": tmp_path / "a.mp4", "num_frames": 4, "start": 0.25}, {"text": "a grey thing"}]])[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    twice = [{"type": "video_url", "video_url": address}] * 2
+    assert "the pictures of the request have more than 40,000 pixels together" in send(*twice)
+    assert "nothing is fetched" in send({"type": "video_url", "video_url": {"url": "file:///etc/hostname"}})
+    assert "is broken or in an unknown format" in send({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}})
+    sound = base64.b64encode(tone(tmp_path / "a.wav").read_bytes()).decode()
+    assert "this model takes no audios" in send({"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}, words)
 
 
 def test_base64_that_is_none_is_an_error(client):

@@ -38,6 +38,7 @@ from .readers import (
     MediaSize,
     Reader,
     RowT,
+    SoundReader,
     TarReader,
     VideoReader,
     current_scan_options,
@@ -94,6 +95,7 @@ READERS: dict[str, type[Reader[Any]]] = {
     "parquet": ParquetReader,
     "images": ImageReader,
     "videos": VideoReader,
+    "sounds": SoundReader,
     "pdf": PdfReader,
     "tars": TarReader,
     "disk": DiskReader,
@@ -104,9 +106,9 @@ READERS: dict[str, type[Reader[Any]]] = {
 _SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
 _NAMED = ("hub", "samples")  # kinds whose sources are names, not paths
 POSSIBLE = (
-    "a .jsonl, .parquet, .pdf or .tar file, a picture or a video, a folder of Parquet files, tars, PDFs, pictures or videos, a pattern "
-    "such as 'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, parquet:PATH, tars:PATH, "
-    "pdf:PATH, images:PATH, videos:PATH and disk:PATH force a kind"
+    "a .jsonl, .parquet, .pdf or .tar file, a picture, a video or a sound, a folder of Parquet files, tars, PDFs, pictures, videos or "
+    "sounds, a pattern such as 'scans/**/*.png', a folder of datasets.save_to_disk, hub:NAME[:SPLIT], samples:NAME; jsonl:PATH, "
+    "parquet:PATH, tars:PATH, pdf:PATH, images:PATH, videos:PATH, sounds:PATH and disk:PATH force a kind"
 )
 
 
@@ -170,7 +172,7 @@ def _pattern_kind(pattern: str) -> str:
     if odd is not None:
         raise UsageError(f"{odd}, which {pattern} matches, is not data of a known kind; narrow the pattern (possible: {POSSIBLE})")
     kinds = {_SUFFIXES[path.suffix.lower()] for path in matching}
-    return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "videos", "tars"} else "glob"
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"images", "videos", "sounds", "tars"} else "glob"
 
 
 # Documents in order, lazily, with the failure policy applied in this one place.
@@ -711,7 +713,7 @@ def reading_code() -> str:
     home, found = Path(__file__).parent, hashlib.sha256()
     for path in (
         *sorted(home.glob("*.py")),
-        *(home.parent / f"{name}.py" for name in ("content", "images", "parts", "recordings", "videos")),
+        *(home.parent / f"{name}.py" for name in ("content", "images", "parts", "recordings", "videos", "sounds")),
     ):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]

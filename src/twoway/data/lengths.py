@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SAMPLE, _SIZES = 32, 64
-# A picture of this many pixels counts as one token where nothing better is known; no family packs more into one.
-_PIXELS_A_TOKEN, _SIZES_KEPT = 28 * 28, 1 << 16
+_SIZES_KEPT = 1 << 16
 # What says where a processor comes from, not what it does.
 _ASIDE = ("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "_attn_implementation")
 _OF_PROCESSOR = ("processor", "tokenizer", "marks", "grids")  # parts of an encoder
@@ -72,7 +70,7 @@ class MediaTokens:
             found = kind.tokens_of_sizes(self.processor, [size])
             if len(self._known) > _SIZES_KEPT:
                 self._known.clear()  # which another thread may do at any time
-            tokens = self._known[kind, size] = math.prod(size) / _PIXELS_A_TOKEN if found is None else found[0]
+            tokens = self._known[kind, size] = kind.guess_tokens(size) if found is None else found[0]
         return tokens
 
 

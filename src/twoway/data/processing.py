@@ -139,7 +139,9 @@ class Encoder:
         width, height, length = done.sizes[0]
         tokens = int((done.row.pictures() == 0).sum())
         first, way = f"picture alone ({width:,} x {height:,} pixels", "bound pictures with max_pixels"
-        if length > 1:
+        if document.media[0].key == "audio":
+            first, way = f"sound alone ({length / 1000:.1f} seconds", "cut it into several rows, or raise max_length"
+        elif length > 1:
             first = f"{document.media[0].key} alone ({length} frames of {width:,} x {height:,} pixels"
             way = "take fewer or smaller frames with limits.num_frames and limits.max_frame_pixels"
         return ContentError(
@@ -165,7 +167,7 @@ class Encoder:
         prompt, _ = frames.prompt.fill(texts.shown)
         self.template.check(document, texts.shown, prompt, instruction)
         laid, spans = frames.laid.fill(texts.shown)
-        media = [(part, part.opened(document.place, self.limits)) for part in document.media]
+        media = [(part, part.opened(document.place, self.limits).fitted(self.processor, document.place)) for part in document.media]
         out = self._call(prompt, _by_kind([(type(part), opened.value) for part, opened in media]), document)
         replaced = (out.get("text_replacement_offsets") or [[]])[0]
         if len(replaced) != len(media) or any(laid[slice(*one["span"])] != one["text"] for one in replaced):
@@ -267,11 +269,12 @@ def _by_kind(values: Sequence[tuple[type[Media], Any]]) -> dict[type[Media], lis
     return found
 
 
-def _arguments(media: dict[type[Media], list[Any]]) -> dict[str, list[list[Any]]]:
+def _arguments(media: dict[type[Media], list[Any]]) -> dict[str, list[Any]]:
     """Return one row's values by the arguments of a processor that take their kinds."""
-    found: dict[str, list[list[Any]]] = {}
+    found: dict[str, list[Any]] = {}
     for kind, values in media.items():
-        found.setdefault(kind.argument, [[]])[0].extend(kind.plain(value) for value in values)
+        given = found.setdefault(kind.argument, [] if kind.is_flat else [[]])
+        (given if kind.is_flat else given[0]).extend(kind.plain(value) for value in values)
     return found
 
 

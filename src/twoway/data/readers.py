@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from twoway.content import ContentError, Document, DocumentOrPair, Image, Media, Pair, Place, Video, media_kinds
+from twoway.content import Audio, ContentError, Document, DocumentOrPair, Image, Media, Pair, Place, Video, media_kinds
 from twoway.errors import TwowayError, UsageError
 
 from .rows import Skip
@@ -321,6 +321,12 @@ class VideoReader(MediaReader):
     """Video files."""
 
     suffixes, in_folders, kind = Video.suffixes, "videos", Video
+
+
+class SoundReader(MediaReader):
+    """Sound files."""
+
+    suffixes, in_folders, kind = Audio.suffixes, "sounds", Audio
 
 
 # WebDataset: tar files in which the files of one stem stand one behind the other and form a row (`0001.jpg`,

@@ -70,7 +70,14 @@ def embed(
     """
     config = gather(EmbedConfig, config, options, embed)
     specs = [data] if isinstance(data, str | Path) else data
-    sources = Sources(specs, root=config.root, dpi=config.dpi, row_template=config.row_template, limits=Limits.reading(config.limits))
+    sources = Sources(
+        specs,
+        root=config.root,
+        dpi=config.dpi,
+        row_template=config.row_template,
+        limits=Limits.reading(config.limits),
+        segment=config.segment,
+    )
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     prompts = {"side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}

@@ -113,6 +113,12 @@ class EmbedConfig(OpenManyConfig):
     row_template: str | None = Field(
         default=None, description="read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose"
     )
+    segment: float | None = Field(
+        default=None,
+        gt=0,
+        metavar="SECONDS",
+        description="cut videos and sounds into segments of so many seconds, each with its own vector",
+    )
     dpi: int = Field(default=144, ge=1, description="resolution of PDF pages")
     chunks: int | None = Field(
         default=None, ge=8, metavar="TOKENS", description="cut a longer text into pieces of so many tokens, a vector each"

@@ -39,6 +39,7 @@ class Inputs:
         self.single = {name for kind in self.modalities for name in (kind if isinstance(kind, tuple) else (kind,))}
         self.messages = "message" in self.modalities
         self.formatter: Any = getattr(sentence[0], "input_formatter", None)
+        self.processor: Any = getattr(sentence[0], "processor", None)
 
     def kind(self, document: Document) -> str:
         """Return the kind of input that a document becomes; inputs of one kind may share a call."""
@@ -67,7 +68,7 @@ class Inputs:
             if len(document.texts) == 1 or not self._structured():
                 return self.formatter.to_message(text)
         if self.messages:
-            return to_messages(document, limits=self.limits)
+            return to_messages(document, limits=self.limits, processor=self.processor)
         opened = open_document(document, limits=self.limits)
         parts = {part.modality: part.value for part in (*opened.media, *opened.parts)}
         return parts if len(parts) > 1 else next(iter(parts.values()))
@@ -273,7 +274,8 @@ class Front:
             return PreparedBatch([], {}, failed)
         try:
             batch, told = self._inputs.for_processor(shaped)
-            return PreparedBatch(good, self._copy().preprocess(batch, prompt=prompt, processing_kwargs=told, **kwargs), failed)
+            more = {"processing_kwargs": told} if told else {}  # which not every first module takes
+            return PreparedBatch(good, self._copy().preprocess(batch, prompt=prompt, **more, **kwargs), failed)
         except BaseException as error:
             if not (isinstance(error, ValueError | TypeError | RuntimeError | IndexError | KeyError) or is_panic(error)):
                 raise

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.content import escaped
+from twoway.config import defaults
+from twoway.content import ContentError, Document, escaped
 from twoway.data.dataset import open_reader, open_source
 from twoway.data.formats import ToDocument, document_format
-from twoway.data.readers import ImageReader
+from twoway.data.readers import MediaReader
 from twoway.data.rows import BAD_ROWS, Policy, ReadOptions, Skip
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
+from twoway.limits import ReadLimits
 from twoway.models.loading import versions
+from twoway.recordings import Recording
 
 from .shards import MANIFEST, Shards, StoredRow, alone, cut, scale_of
 
@@ -27,7 +32,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.content import ContentError, Document
     from twoway.data.config import OnBad
     from twoway.data.readers import Reader
     from twoway.embedding import Embedder
@@ -48,9 +52,16 @@ class Sources:
     """Several sources, one behind the other."""
 
     def __init__(
-        self, specs: Sequence[str | Path], *, root: str | Path | None, dpi: int, limits: Limits = DEFAULT, row_template: str | None = None
+        self,
+        specs: Sequence[str | Path],
+        *,
+        root: str | Path | None,
+        dpi: int,
+        limits: Limits = DEFAULT,
+        row_template: str | None = None,
+        segment: float | None = None,
     ) -> None:
-        self.specs, self.row_template = [str(spec) for spec in specs], row_template
+        self.specs, self.row_template, self.segment = [str(spec) for spec in specs], row_template, segment
         self.options = ReadOptions(None if root is None else Path(root), dpi, limits)
         given: dict[str, Any] = {"root": root, "dpi": dpi, "limits": limits, "row_template": row_template}
         self.sources = [open_source(spec, images="lazy", **given) for spec in self.specs]
@@ -61,10 +72,12 @@ class Sources:
         return ((spec, open_reader(spec, self.options, convert)) for spec in self.specs)
 
     def rows(self, skip: int) -> Iterator[Document | ContentError]:
-        """Yield every row from one on."""
-        left = Skip(skip)
-        for source in self.sources:
-            yield from source.rows(left)
+        """Yield every row from one on; where videos and sounds are cut into segments, each is a row."""
+        left = Skip(0 if self.segment else skip)
+        whole = (row for source in self.sources for row in source.rows(left))
+        if not self.segment:
+            return whole
+        return islice((one for row in whole for one in cut_into_segments(row, self.segment, self.options.limits)), skip, None)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the data: files with size and time; for a data set on the hub, only its name."""
@@ -74,20 +87,53 @@ class Sources:
                 said = path.stat()
                 digest.update(json.dumps([str(path), said.st_size, said.st_mtime_ns]).encode())
         known = {"specs": self.specs, "root": str(self.options.root or ""), "dpi": self.options.dpi, "files": digest.hexdigest()}
-        return known | ({"row_template": self.row_template} if self.row_template else {})
+        known |= {"row_template": self.row_template} if self.row_template else {}
+        known |= {"segment": self.segment} if self.segment else {}
+        # Which frames are shown decides vectors; nothing is said where it is as usual.
+        usual, limits = defaults(ReadLimits), vars(self.options.limits)
+        shown = {name: limits[name] for name in ("num_frames", "fps", "max_frames", "max_frame_pixels") if limits[name] != usual[name]}
+        return known | ({"shown": shown} if shown else {})
 
     def count(self) -> int | None:
         """Count the rows, bad ones too, where that is quick."""
+        if self.segment:
+            return None
         total = 0
         for _, reader in self.readers():
             files = reader.files()
-            if isinstance(reader, ImageReader):
+            if isinstance(reader, MediaReader):
                 total += len(files)
                 continue
             if not reader.random_access or len(files) > _FILES or sum(path.stat().st_size for path in files) > _BYTES:
                 return None
             total += sum(1 for _ in reader.positions())
         return total
+
+
+def cut_into_segments(row: Document | ContentError, seconds: float, limits: Limits) -> Iterator[Document | ContentError]:
+    """Cut a document with one video or sound into documents of so many seconds of it; any other stays as it is.
+
+    `start` and `end` of each are kept beside it. A rest of less than a tenth belongs to the segment before.
+    """
+    parts = [] if isinstance(row, ContentError) else [part for part in row.media if isinstance(part, Recording)]
+    if isinstance(row, ContentError) or len(parts) != 1:
+        yield row
+        return
+    part = parts[0]
+    try:
+        last = part.seconds(row.place, limits)
+    except ContentError as error:
+        yield error
+        return
+    first, last = part.start or 0.0, min(last, last if part.end is None else part.end)
+    count = max(1, math.ceil((last - first) / seconds - 0.1))
+    name = row.meta.get("id") or str(row.place)
+    for number in range(count):
+        start = round(first + number * seconds, 3)
+        end = round(last if number == count - 1 else start + seconds, 3)
+        own = replace(part, start=start, end=end)
+        meta = {**row.meta, "id": f"{name}@{start:g}", "start": start, "end": end}
+        yield Document(tuple(own if one is part else one for one in row.parts), row.place, meta)
 
 
 def row_of(number: int, document: Document) -> StoredRow:

@@ -49,7 +49,7 @@ def perceptual_hashes(document: Document) -> list[int]:
         import imagehash
     except ImportError as error:
         raise UsageError(f"comparing pictures needs the package ImageHash; {with_extra('train')}") from error
-    opened = (part.preview(document.place, DEFAULT) for part in document.media)
+    opened = (part.likeness(document.place, DEFAULT) for part in document.media)
     return [int("".join("01"[bit] for bit in imagehash.phash(one).hash.reshape(-1).astype(int)), 2) for one in opened]
 
 
@@ -129,7 +129,7 @@ class Sketch:
 
 def sketch(document: Document) -> Sketch:
     """Take what is compared; this opens the pictures."""
-    opened = (part.preview(document.place, DEFAULT) for part in document.media)
+    opened = (part.likeness(document.place, DEFAULT) for part in document.media)
     pictures = tuple((one.width / one.height, np.asarray(one.convert("RGB").resize(_SMALL))) for one in opened)
     return Sketch(tuple(type(part) for part in document.parts), document.texts, pictures)
 

@@ -122,7 +122,7 @@ _MOVE = (
     "{% if said is string %}{% set said = [{'type': 'text', 'text': said}] %}{% endif %}"
     "{% if asked is string %}{% set asked = [{'type': 'text', 'text': asked}] %}{% endif %}"
     "{% set at = namespace(first=0) %}"
-    "{% for part in asked %}{% if part['type'] == 'image' and at.first == loop.index0 %}"
+    "{% for part in asked %}{% if part['type'] in ['image', 'video', 'audio'] and at.first == loop.index0 %}"
     "{% set at.first = loop.index %}{% endif %}{% endfor %}"
     "{% set messages = [{'role': 'user', 'content': asked[:at.first] + said + asked[at.first:]}] + messages[2:] %}"
     "{% endif %}{{ '' }}"

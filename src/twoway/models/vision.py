@@ -13,6 +13,7 @@ the call for the whole row, and it is cut down to the tokens that stay, each at 
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,6 +103,9 @@ class VisiblePatches:
             return  # the rank that has the weights looks
         if self._tower is None or "image_grid_thw" not in looked or not hasattr(self._tower, "spatial_merge_size"):
             raise UsageError(why)
+        places = getattr(loading.inner(model), "get_rope_index", None)
+        if places is not None and "mm_token_type_ids" not in inspect.signature(places).parameters:
+            raise UsageError(f"{why} (its positions are counted by the tokens of pictures, which would be others)")
         pixels, grids = looked["pixel_values"], looked["image_grid_thw"]
         everything = torch.ones(int(grids.prod(-1).sum()) // self._tower.spatial_merge_size**2, dtype=torch.bool)
         try:

@@ -50,6 +50,9 @@ class IndexConfig(OpenConfig):
         default=None,
         description="with --model: read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose",
     )
+    segment: float | None = Field(
+        default=None, gt=0, metavar="SECONDS", description="with --model: cut videos and sounds into segments, each an item with its time"
+    )
     on_bad: OnBad = Field(default="fail", description="with --model: a bad row stops the run, or is left out, counted and listed")
 
     def __post_init__(self) -> None:
@@ -57,11 +60,11 @@ class IndexConfig(OpenConfig):
         super().__post_init__()
         usual = defaults(IndexConfig)
         opening = (one.name for one in dataclasses.fields(OpenConfig))
-        for name in (*opening, "out", "row_template", "on_bad"):
+        for name in (*opening, "out", "row_template", "segment", "on_bad"):
             if self.model is None and getattr(self, name) != usual[name]:
                 raise UsageError(f"`{name}` is for data that is embedded first; name the model with `model`")
 
     def embedding(self) -> EmbedConfig:
         """Return how the data is embedded."""
-        own = {name: getattr(self, name) for name in ("root", "row_template", "on_bad", "limits")}
+        own = {name: getattr(self, name) for name in ("root", "row_template", "segment", "on_bad", "limits")}
         return EmbedConfig(side="document", **own, **self.opening())

@@ -51,7 +51,7 @@ class ThumbnailReader:
         self._rows: Iterator[Document | ContentError] = iter(())
         self._at = -1
         try:
-            known = {"root": root or said["root"] or None, "row_template": said.get("row_template")}
+            known = {"root": root or said["root"] or None, "row_template": said.get("row_template"), "segment": said.get("segment")}
             self._sources = Sources(said["specs"], **known, dpi=_DPI, limits=Limits.reading(limits))
             changed = self._sources.identity()["files"] != said["files"]
         except TwowayError as error:

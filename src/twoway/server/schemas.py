@@ -120,6 +120,9 @@ class ServerLimits:
     pixels: int = 20_000_000  # of one picture, by its header
     request_pixels: int = 100_000_000  # of all pictures of one request
     batch_pixels: int = 40_000_000  # that are decoded at a time
+    media_seconds: int = 10  # of a processor, to read a video or a sound
+    media_memory: int = 3 << 30  # bytes, of the process that reads it
+    sound_seconds: float = 300.0  # of a sound
     found: int = 200  # hits of one search
     words: int = 8192  # characters whose words a search looks for, each by itself
     added: int = 64  # items of one addition to the index
@@ -134,6 +137,15 @@ class ServerLimits:
     upload_seconds: float = 30.0  # that its body may take
     search_seconds: float = 20.0  # that the index may take for one question, asked for or not
     stuck_seconds: float = 10.0  # that all threads of a kind may be at one piece of work each before the server says that it is not ready
+
+    def reading(self) -> Limits:
+        """Return these for what is read of a part."""
+        return Limits(
+            max_pixels=self.pixels,
+            max_media_seconds=self.media_seconds,
+            max_media_memory=self.media_memory,
+            max_sound_seconds=self.sound_seconds,
+        )
 
 
 # What a request may say. Every key is known, every type is checked; a mistake is answered with its place.
@@ -174,7 +186,38 @@ class ImagePart(RequestModel):
     image_url: ImageUrl
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class VideoUrl(RequestModel):
+    """A video as a data URL."""
+
+    url: str
+
+
+class VideoPart(RequestModel):
+    """A video inside a message, and how much of it is shown."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+    num_frames: int | None = None
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+class InputAudio(RequestModel):
+    """A sound in base64, or as a data URL; what it is its own first bytes say."""
+
+    data: str
+    format: str | None = None
+
+
+class SoundPart(RequestModel):
+    """A sound inside a message."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart | SoundPart, Field(discriminator="type")]
 Content = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[Part], Field(fail_fast=True), Tag("parts")],
     Discriminator(lambda value: "text" if isinstance(value, str) else "parts"),
@@ -334,15 +377,20 @@ class DocumentBuilder:
 
 def decoded_pixels(document: Document, limits: ServerLimits) -> int:
     """Return the pixels that lie in memory once a document is decoded."""
-    bounds = Limits(max_pixels=limits.pixels)
+    bounds = limits.reading()
     return sum(math.prod(part.size(document.place, bounds)) for part in document.media)
 
 
 def _part(part: Part, where: str) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"text": part.text}
-    assert isinstance(part, ImagePart)
-    return {"image": _data(part.image_url.url, f"{where}.image_url.url")}
+    if isinstance(part, ImagePart):
+        return {"image": _data(part.image_url.url, f"{where}.image_url.url")}
+    if isinstance(part, VideoPart):
+        asked = {name: getattr(part, name) for name in ("num_frames", "fps", "start", "end")}
+        return {"video": _data(part.video_url.url, f"{where}.video_url.url"), **asked}
+    data = part.input_audio.data
+    return {"audio": _data(data if data[:5].lower() == "data:" else f"data:;base64,{data}", f"{where}.input_audio.data")}
 
 
 def _data(url: str, where: str) -> bytes:
@@ -352,7 +400,7 @@ def _data(url: str, where: str) -> bytes:
         shown = ascii(url[:_SHOWN])
         raise ApiError(
             400,
-            f"{where} is {shown}; a picture is sent as 'data:image/…;base64,…', and nothing is fetched",
+            f"{where} is {shown}; it is sent as 'data:…;base64,…', and nothing is fetched",
             code="no_data_url",
             param=where,
         )

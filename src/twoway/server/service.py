@@ -29,7 +29,6 @@ from twoway.embedding.embedder import make_items
 from twoway.embedding.inputs import EmbeddingItem, prompt_of
 from twoway.embedding.shards import cut
 from twoway.errors import TwowayError, UsageError, did_you_mean
-from twoway.limits import Limits
 
 from .batching import Batcher, EmbedJob, EncodeOptions, Metrics, QueuedDocument, WorkerThreads
 from .schemas import ApiError, DocumentBuilder, ServerLimits, decoded_pixels
@@ -244,9 +243,7 @@ class Service:
         read_only: bool = False,
     ) -> None:
         # The engine as it is, with the server's bounds on pictures.
-        self.engine = Embedder(
-            engine.sentence, name=engine.name, settings=replace(engine.settings, limits=Limits(max_pixels=limits.pixels))
-        )
+        self.engine = Embedder(engine.sentence, name=engine.name, settings=replace(engine.settings, limits=limits.reading()))
         self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
         self.name = name or Path(engine.name).name or "model"
         self.metrics = Metrics()

@@ -154,7 +154,7 @@ class SentenceInputs:
         shortened, is_patch = self.encoder.shorten(document), self.encoder.geometry.is_patch
         if self.encoder.marks.hide(shortened.texts).hidden:
             return self.encoder(identity, document, instruction)
-        messages, cut = to_messages(shortened, limits=self.limits), shortened is not document
+        messages, cut = to_messages(shortened, limits=self.limits, processor=self.processor), shortened is not document
         try:
             features = self._preprocess(messages, instruction, truncation=False, verbose=False)
         except ValueError as error:
