@@ -248,10 +248,12 @@ def seen(shown: Shown, document: Document, encoder: Encoder, example: Example) -
     """Add what the model reads."""
     words, images = int(example.words.sum()), int(example.image_tokens.sum())
     numbers = example.pictures.numpy()
-    pictures = []
-    for number, part in enumerate(document.media[: len(np.unique(numbers))]):
+    pictures, kinds = [], {"image": 0, "video": 0, "audio": 0}
+    for number, part in enumerate(document.media[: len(document.media) - example.images_cut]):
         # What processors give for each picture says how its tokens lie: a grid of patches, or the size it was resized to.
-        layout = {name: value[number].tolist() for name, value in example.inputs.items() if name.startswith("image_") and value.ndim == 2}
+        said = [(name, value) for name, value in example.inputs.items() if name.startswith(f"{part.modality}_") and value.ndim == 2]
+        layout = {name: value[kinds[part.modality]].tolist() for name, value in said}
+        kinds[part.modality] += 1
         pictures.append({"size": _size(part, document), "tokens": int((numbers == number).sum()), **layout})
     tokens = {"words": words, "image": images, "other": len(example.words) - words - images}
     return replace(shown, prompt=_prompt(encoder, example)[: 4 * _SHOWN], pictures=pictures, tokens=tokens, cut=example.cut)
