@@ -200,12 +200,8 @@ def _digest(path: str, size: int, time: int) -> bytes:
 
 def import_av() -> ModuleType:
     """Return PyAV, which is slow to import, with FFmpeg's own talk turned off."""
-    try:
-        import av
-    except ImportError as error:
-        if "failed to map" in str(error) or "cannot allocate" in str(error):
-            raise MemoryError from error  # of the child's bound
-        raise
+    import av
+
     av.logging.set_level(None)
     return av
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import math
 import os
@@ -133,14 +134,20 @@ def serve(line: int) -> None:
             _bound(resource.RLIMIT_AS, memory)
             value, data = called(**given)
             answer = {"value": value, "pieces": -(-len(data) // _PIECE)}
-        except MemoryError:
-            answer, data = {"error": None}, b""
         except Exception as error:
-            answer, data = {"error": getattr(error, "reason", None) or str(error) or type(error).__name__}, b""
+            reason = None if _no_memory(error) else getattr(error, "reason", None) or str(error) or type(error).__name__
+            answer, data = {"error": reason}, b""
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))  # what the next call imports is no part of its own bound
         answer["held"] = _held()
         connection.send_bytes(json.dumps(answer).encode())
         for at in range(0, len(data), _PIECE):
             connection.send_bytes(data[at : at + _PIECE])
+
+
+def _no_memory(error: Exception) -> bool:
+    """Tell whether memory ran out, which an import or a file may be the first to meet."""
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or "failed to map segment" in str(error)
 
 
 def _held() -> int:

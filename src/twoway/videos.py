@@ -3,7 +3,7 @@
 - Of a file as many frames as are asked for are taken evenly (`num_frames`), or as many a second (`fps`, at most `max_frames`). Of a video
   with a variable rate they are those that are shown at these times. Phone videos are turned upright.
 - Of a folder the picture files count, in the order of their names; its frames lie `fps` a second (default: 1), like those of a list.
-- Frames larger than `max_frame_pixels` are shrunk as they are read; the model's processor then has bounds of its own.
+- VideoFrames larger than `max_frame_pixels` are shrunk as they are read; the model's processor then has bounds of its own.
 - An animated GIF is a video. A still picture is none, and refused. A single frame stands twice, because processors take frames in pairs.
 """
 
@@ -33,7 +33,7 @@ _NUMBERS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class VideoFrames:
     """An opened video: its pixels (frames, RGB, height, width) and when they were shown, as transformers' `VideoMetadata` has it."""
 
     pixels: NDArray[np.uint8]
@@ -127,14 +127,14 @@ class Video(Recording):
     @property
     def value(self) -> dict[str, Any]:
         """What sentence-transformers takes for a video: its frames, and when they were shown."""
-        if not isinstance(self.source, Frames):
+        if not isinstance(self.source, VideoFrames):
             raise TypeError("this video is not opened")
         return {"array": self.source.pixels, "video_metadata": dict(self.source.metadata)}
 
     @property
     def memory(self) -> int:
         """See `Part`."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             return int(self.source.pixels.nbytes)
         return sum(one.memory for one in self.source) if isinstance(self.source, tuple) else super().memory
 
@@ -146,7 +146,7 @@ class Video(Recording):
 
     def digest(self, place: Place | None) -> bytes:
         """See `Recording`; of frames that lie one by one a hash over all."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             return hashlib.sha256(str(self.source.metadata).encode() + self.source.pixels.tobytes()).digest()
         frames = self._frames(place)
         if frames is None:
@@ -176,7 +176,7 @@ class Video(Recording):
 
     def opened(self, place: Place | None, limits: Limits) -> Self:
         """See `Media`."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             return self
         frames = self._frames(place)
         if frames is None:
@@ -195,7 +195,7 @@ class Video(Recording):
 
     def size(self, place: Place | None, limits: Limits) -> Size:
         """See `Media`."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             count, _, height, width = self.source.pixels.shape
             return width, height, count
         frames = self._frames(place)
@@ -207,7 +207,7 @@ class Video(Recording):
 
     def seconds(self, place: Place | None, limits: Limits) -> float:
         """See `Recording`."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             return float(self.source.metadata["duration"])
         if (frames := self._frames(place)) is not None:
             return len(frames) / (self.fps or 1.0)
@@ -216,7 +216,7 @@ class Video(Recording):
 
     def preview(self, place: Place | None, limits: Limits) -> PILImage.Image:
         """See `Media`: the frame in the middle."""
-        if isinstance(self.source, Frames):
+        if isinstance(self.source, VideoFrames):
             return PILImage.fromarray(np.ascontiguousarray(self.source.pixels[len(self.source.pixels) // 2].transpose(1, 2, 0)))
         return replace(self, num_frames=1).opened(place, limits).preview(place, limits)
 
@@ -235,7 +235,7 @@ class Video(Recording):
         pixels = np.ascontiguousarray(pixels)
         _, _, height, width = pixels.shape
         said = {"total_num_frames": max(total, len(numbers)), "fps": fps, "frames_indices": numbers, "width": width, "height": height}
-        return cls(Frames(pixels, said | {"duration": total / fps}))
+        return cls(VideoFrames(pixels, said | {"duration": total / fps}))
 
     def _asked(self, limits: Limits, *, decode: bool) -> dict[str, Any]:
         """Return what the child is asked."""

@@ -88,7 +88,7 @@ def test_a_turned_picture_has_its_upright_size(tmp_path, jsonl):
     exif = PILImage.Exif()
     exif[0x0112] = 6
     PILImage.new("RGB", (8, 5)).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_table(str(jsonl({"image": "turned.jpg"}))).sizes.tolist() == [[5, 8]]
+    assert open_table(str(jsonl({"image": "turned.jpg"}))).sizes.tolist() == [[0, 5, 8, 1]]
 
 
 def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_picture_that_was_mended_is_looked_at_again_and_no_other(jsonl, png, t
     after = open_table(spec, policy=Policy("skip", listed), folder=folder)
     assert looked == [2, 4, 5]
     assert after.numbers.tolist() == [1, 2, 4, 6]
-    assert after.sizes.tolist() == [[30, 20], [30, 20]]
+    assert after.sizes.tolist() == [[0, 30, 20, 1]] * 2
     assert [after.read(row).texts for row in (0, 1, 3)] == [("good",), ("was missing",), ("last",)]
     assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [3, 5]
     new = open_table(spec, policy=Policy("skip"))
@@ -237,7 +237,7 @@ def test_a_cap_takes_the_first_rows_and_reads_no_further(jsonl):
 
 def test_columns_of_other_names_need_a_form(tmp_path, png):
     path = str(parquet(tmp_path / "rows.parquet", [{"photo": png(size=(6, 5)), "caption": "a cat"}]))
-    with pytest.raises(UsageError, match="none of the columns parts, image, images, messages, text"):
+    with pytest.raises(UsageError, match="none of the columns parts, image, images, .*messages, text"):
         open_table(path)
     table = open_table(path, convert=ToDocument(document_format("{photo:image} {caption}")), folder=tmp_path / "tables")
     assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[0, 6, 5, 1]])
