@@ -90,7 +90,7 @@ def test_a_text_that_looks_like_a_picture_stays_text(jsonl, png, tmp_path):
         (b'{"messages": [{"role": "user", "content": "a"}], "text": "a"}', "the row has messages and text"),
         (b'{"messages": []}', "not a list of chat messages"),
         (b'{"messages": [{"role": "user"}]}', "a message is not"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]}', "a part of type 'video'"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "mesh", "mesh": "a.obj"}]}]}', "a part of type 'mesh'"),
         (b'{"messages": [{"role": "user", "content": [{"type": "image"}]}], "images": []}', "1 places for pictures, and the row has 0"),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.org/b.png"}}]}]}',

@@ -237,7 +237,7 @@ def test_a_cap_takes_the_first_rows_and_reads_no_further(jsonl):
 
 def test_columns_of_other_names_need_a_form(tmp_path, png):
     path = str(parquet(tmp_path / "rows.parquet", [{"photo": png(size=(6, 5)), "caption": "a cat"}]))
-    with pytest.raises(UsageError, match="none of the columns parts, image, images, .*messages, text"):
+    with pytest.raises(UsageError, match=r"none of the columns parts, image, images, .*messages, text"):
         open_table(path)
     table = open_table(path, convert=ToDocument(document_format("{photo:image} {caption}")), folder=tmp_path / "tables")
     assert (table.read(0).texts, table.sizes.tolist()) == ((" a cat",), [[0, 6, 5, 1]])

@@ -464,8 +464,10 @@ def parts_of(value: Any) -> list[Any]:
         return [value]
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"}:
         return [{_kind_of(value).key: value}]
-    if isinstance(value, Mapping) and any(kind.key in value and {*value} <= {kind.key, *kind.options} for kind in media_kinds()):
-        return [value]
+    if isinstance(value, Mapping) and any(
+        kind.key in value and {kind.key} < {*value} <= {kind.key, *kind.options} for kind in media_kinds()
+    ):
+        return [value]  # a part that says more than what it is
     if isinstance(value, Mapping):
         known = document_columns()
         unknown = [key for key in value if key not in known]
