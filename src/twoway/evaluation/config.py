@@ -56,6 +56,9 @@ NANO: dict[str, tuple[str, str]] = {
 }
 SUITES: dict[str, Suite] = {
     "mmeb": Suite("MMEB's own protocol over a folder in its layout: precision@1 among each query's candidates", data=FOLDER),
+    "mmeb-v2": Suite(
+        "MMEB-V2's 78 tasks of images, videos and pages, from a folder in its layout: precision@1, nDCG@5 of pages", data=FOLDER
+    ),
     "nano": Suite("19 tasks over the shipped samples, of things that contrastive training has not seen: MRR", baselines=True, tasks=NANO),
     "pairs": Suite("your own pairs: each query among all answers of the files: MRR", data=PAIRS),
     "vidore-v2": Suite("pages of reports and lectures, asked for in words, through mteb: nDCG@5", whole=True),
@@ -75,7 +78,7 @@ def find_suite(name: str) -> Suite:
 class EvaluateConfig(OpenManyConfig):
     """A suite and how it is run."""
 
-    suite: str = Field(default="nano", metavar="NAME", description="what to score on: mmeb, nano, pairs, vidore-v2 or mteb:NAME")
+    suite: str = Field(default="nano", metavar="NAME", description="what to score on: mmeb, mmeb-v2, nano, pairs, vidore-v2 or mteb:NAME")
     data: SettingPath | tuple[PairSource, ...] | None = Field(
         default=None, description="the folder of the suite's tasks, or the pairs that are scored"
     )

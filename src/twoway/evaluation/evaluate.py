@@ -22,7 +22,7 @@ from twoway.errors import TwowayError, with_extra
 from twoway.files import disk_errors
 from twoway.models.config import AUTO
 
-from . import nano, runner, suites
+from . import mmeb_v2, nano, runner, suites
 from .cache import VectorSource
 from .config import MTEB, EvaluateConfig, find_suite, vectors_folder
 from .runner import run_task
@@ -157,6 +157,12 @@ def _mmeb(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]
     return [folder.task(name, policy) for name in folder.choose(names)]
 
 
+def _mmeb_v2(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
+    (root,) = data
+    assert isinstance(root, str | Path)
+    return mmeb_v2.open_tasks(root, names, policy)
+
+
 def _pairs(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
     return suites.open_pair_tasks([str(one) if isinstance(one, Path) else one for one in data], names, policy, data_folder())
 
@@ -194,5 +200,10 @@ def _runner_of(suite: str) -> SuiteRunner:
     return SuiteRunner(partial(_mteb_tasks, _BENCHMARKS.get(suite, suite.removeprefix(MTEB))), _mteb_run)
 
 
-_RUNNERS = {"mmeb": SuiteRunner(_mmeb), "nano": SuiteRunner(_nano), "pairs": SuiteRunner(_pairs, _ranked_by_task)}
+_RUNNERS = {
+    "mmeb": SuiteRunner(_mmeb),
+    "mmeb-v2": SuiteRunner(_mmeb_v2),
+    "nano": SuiteRunner(_nano),
+    "pairs": SuiteRunner(_pairs, _ranked_by_task),
+}
 _BENCHMARKS = {"vidore-v2": "ViDoRe(v2)"}  # of mteb, under a short name

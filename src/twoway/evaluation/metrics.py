@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # Scores of ranked items, the score of chance, and intervals.
 #
 # A wrong candidate with the same score as a right one ranks before it: a tie is never a hit. Ties are counted and
-# reported, because many ties mean that a model gives the same vector to many inputs. Benchmarks whose right candidate
-# comes first in a list, and whose own code takes the first of the highest scores, count a tie as a hit; that official
+# reported, because many ties mean that a model gives the same vector to many inputs. Benchmarks whose own code takes the
+# first of the highest scores count a tie as a hit where the right candidate comes first in its list; that official
 # score is reported beside ours. Whether a score is above chance is decided by the interval in which 95% of random
 # rankings of the same items score.
 
@@ -44,20 +44,23 @@ class Outcome:
     size: int
     tied: bool
     found: tuple[int, ...]  # numbers of the candidates that came first
-    above: int = 0  # wrong candidates that score above all right ones; those that tie are not among them
+    leads: bool = False  # whether the first of the highest scores, in the order of the candidates, is a right one's
+    gains: tuple[float, ...] = ()  # of the right candidates, as `places` has them; none where all weigh the same
 
 
-def outcome(scores: NDArray[np.float32], right: Sequence[int], *, shown: int = 5) -> Outcome:
-    """Rank the candidates of one item by their scores; `right` are places in `scores`."""
+def outcome(scores: NDArray[np.float32], right: Sequence[int], *, gains: Sequence[float] = (), shown: int = 5) -> Outcome:
+    """Rank the candidates of one item by their scores; `right` are places in `scores`, and `gains` how right each is."""
     is_right = np.zeros(len(scores), dtype=bool)
     is_right[list(right)] = True
     wrong = scores[~is_right]
-    best = np.sort(scores[is_right])[::-1]
+    by_score = sorted(right, key=lambda place: -scores[place])
+    best, weights = scores[by_score], dict(zip(right, gains, strict=True)) if gains else {}
     places = [1 + number + int((wrong >= score).sum()) for number, score in enumerate(best)]
     # Right ones last among equals: what is shown as found is what the score counts.
     order = np.lexsort((is_right, -scores))
     shown_first = tuple(int(place) for place in order[:shown])
-    return Outcome(tuple(places), len(scores), bool((wrong == best[0]).any()), shown_first, int((wrong > best[0]).sum()))
+    tied, leads = bool((wrong == best[0]).any()), bool(is_right[int(scores.argmax())])
+    return Outcome(tuple(places), len(scores), tied, shown_first, leads, tuple(weights[place] for place in by_score) if weights else ())
 
 
 def value(metric: str, found: Outcome) -> float:
@@ -72,12 +75,14 @@ def value(metric: str, found: Outcome) -> float:
         return float(found.places[0] == 1)
     if name == "recall":
         return len(within) / len(found.places)
-    ideal = _gain(range(1, min(len(found.places), int(cut)) + 1))
-    return _gain(within) / ideal
+    gains = found.gains or (1.0,) * len(found.places)
+    ideal = _gain(range(1, min(len(found.places), int(cut)) + 1), sorted(gains, reverse=True))
+    return _gain(within, gains) / ideal
 
 
-def _gain(places: Sequence[int]) -> float:
-    return sum(1.0 / math.log2(1 + place) for place in places)
+def _gain(places: Sequence[int], gains: Sequence[float]) -> float:
+    """Return the discounted gain of places, which are the first of those that `gains` are of."""
+    return sum(gain / math.log2(1 + place) for place, gain in zip(places, gains, strict=False))
 
 
 def values(metric: str, found: Sequence[Outcome]) -> Floats:

@@ -19,7 +19,7 @@ from twoway.content import ContentError, Document
 from twoway.errors import UsageError
 from twoway.files import write_whole
 
-from .metrics import METRICS, Outcome, chance_of, interval, outcome, values
+from .metrics import METRICS, Outcome, chance_of, interval, outcome, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,8 +94,8 @@ class TaskResult:
 
     @property
     def official(self) -> float | None:
-        """Return the share of items in which no wrong candidate scores above the right ones: a tie is a hit, as in MMEB's released code."""
-        return float(np.mean([one.above == 0 for one in self.outcomes])) if self.task.official else None
+        """Return the share of items in which the first of the highest scores is a right candidate's, as MMEB's released code counts."""
+        return float(np.mean([one.leads for one in self.outcomes])) if self.task.official else None
 
     def scores(self, metric: str | None = None) -> NDArray[np.float64]:
         """Return the score of every item."""
@@ -146,7 +146,8 @@ class TaskResult:
             key = hashlib.sha256("\n".join([item.query.fingerprint(), *right]).encode()).hexdigest()[:24]
             met[key] += 1
             key = key if met[key] == 1 else f"{key}-{met[key]}"
-            yield {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}
+            kept = {"item": key, "places": list(one.places), "size": one.size, "tied": one.tied, "about": about}
+            yield kept | ({"score": value(self.task.metric, one)} if one.gains else {})
 
 
 def _about(item: RankingQuery, candidates: Sequence[Document]) -> list[str]:
@@ -181,7 +182,9 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
             near = scores_between(queries[number], candidates, how)[among]
         else:
             near = scores_between(queries[number], candidates[among], how)
-        found = outcome(near, np.flatnonzero(np.isin(among, item.right)).tolist())
+        right = np.flatnonzero(np.isin(among, item.right)).tolist()
+        weights = dict(zip(item.right.tolist(), item.gains, strict=True)) if item.gains else {}
+        found = outcome(near, right, gains=[weights[int(among[place])] for place in right] if weights else ())
         outcomes.append(replace(found, found=tuple(int(among[place]) for place in found.found)))
         asked.append(number)
     if not outcomes:

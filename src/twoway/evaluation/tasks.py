@@ -34,7 +34,8 @@ Side = Literal["query", "document"]
 class RankingQuery:
     """One query: its candidates (None: all of the task's) and the right ones among them, as numbers of candidates.
 
-    `doubled`: its right candidate occurs in its list more than once; `without`: candidates of the task that do not count for this query.
+    `doubled`: its right candidate occurs in its list more than once; `without`: candidates of the task that do not count for this query;
+    `gains`: how right each right candidate is, where they differ.
     """
 
     query: Document
@@ -42,6 +43,7 @@ class RankingQuery:
     among: Ints | None = None
     doubled: bool = False
     without: tuple[int, ...] = ()
+    gains: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
