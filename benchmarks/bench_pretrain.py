@@ -71,16 +71,22 @@ def main(argv: list[str] | None = None) -> None:
     """Measure rows of one length, then rows of mixed lengths, and print tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3, help="of the rows of one length")
+    parser.add_argument("--only", choices=("fixed", "pages", "mixed", "parts"), help="one of the tables (default: all)")
     args = parser.parse_args(argv or [])
     torch.set_num_threads(int(os.environ.get("THREADS", "1")))
     print(f"\nAll in {DTYPE}: {choose_dtype(torch.device('cpu')).why}")
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         _quietly(lambda: prepare(home))
-        fixed(home, args.rounds, "fixed", f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each")
-        fixed(home, args.rounds, "pages", f"{PAGES} rows of 405 tokens, one picture of 324 tokens each")
-        mixed(home)
-        parts(home)
+        tables: dict[str, Callable[[], None]] = {
+            "fixed": lambda: fixed(home, args.rounds, "fixed", f"{ROWS} rows of {LENGTH} tokens, one picture of 64 tokens each"),
+            "pages": lambda: fixed(home, args.rounds, "pages", f"{PAGES} rows of 405 tokens, one picture of 324 tokens each"),
+            "mixed": lambda: mixed(home),
+            "parts": lambda: parts(home),
+        }
+        for name, table in tables.items():
+            if args.only in (None, name):
+                table()
 
 
 def fixed(home: Path, rounds: int, kind: str, title: str) -> None:
@@ -133,7 +139,15 @@ def memory(home: Path, side: str, kind: str) -> None:
     _, step = _quietly(lambda: _epoch(_side(home, side, kind)))[0]
     step()
     step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(_peak_memory())
+
+
+def _peak_memory() -> int:
+    """Return this process's peak memory in MB; `ru_maxrss` alone would begin at that of the process which started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def prepare(home: Path) -> None:

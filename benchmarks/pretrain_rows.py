@@ -15,6 +15,7 @@ from twoway.content import Document
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.data.samples import samples_folder
+from twoway.errors import TwowayError
 from twoway.models import processor as processors
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def base(folder: Path) -> Path:
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.save_pretrained(folder)
-    processors.load_processor(shipped).save_pretrained(folder)
+    parts = processors.load_processor(shipped)
+    processors.set_pixels(config, parts, min_pixels=None, max_pixels=PAGE**2)  # the shipped base's own bound is 160 x 160
+    parts.save_pretrained(folder)
     return folder
 
 
@@ -91,7 +94,11 @@ class Rows:
         while True:
             parts = [*shown, {"text": text[: bounds[count - 1]].strip()}]
             opened = [{"image": Image.open(self.home / one["image"])} if "image" in one else one for one in parts]
-            over = len(self.encode("row", Document.from_parts(opened)).words) - length
+            made = self.encode("row", Document.from_parts(opened))
+            shown_tokens, wanted = int(made.image_tokens.sum()), sum((side // 16) ** 2 for side in sizes)
+            if shown_tokens != wanted:
+                raise TwowayError(f"pictures of {sizes} pixels are to be {wanted} tokens, and are {shown_tokens}")
+            over = len(made.words) - length
             if over <= 0 or count == 1:
                 return parts
             count = max(1, count - over)
