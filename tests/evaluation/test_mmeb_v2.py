@@ -173,6 +173,172 @@ def test_pages_have_a_graded_linear_ndcg(tmp_path: Path) -> None:
     assert [row["score"] for row in result.rows()] == pytest.approx(scores, abs=1e-6)
 
 
+def frames(folder: Path, video: str, count: int = 12, start: int = 0) -> None:
+    for number in range(count):
+        picture(folder, f"video-tasks/frames/{video}/frame{number}.jpeg", f"#{(start * 37) % 256:02x}{(number * 20) % 256:02x}40")
+
+
+QUESTION = " Given a video and a question, select the most accurate answer from the provided candidates. "
+QUESTION += "Return only the exact text of your chosen answer. Question:  "
+ANSWERS = {f"a{number}": word for number, word in enumerate(("one", "two", "three", "four", "five"))}
+
+
+@pytest.mark.parametrize(
+    ("task", "videos", "row", "query", "candidates", "right"),
+    [
+        (
+            "UCF101",
+            ["video_cls/UCF101/v1"],
+            {"video_id": "v1", "pos_text": "Diving"},
+            ["VIDEO", " What activities or sports are being performed by the person in the video?"],
+            [["Diving"]],
+            [0],
+        ),
+        (
+            "SmthSmthV2",
+            ["video_cls/SSv2/7"],
+            {"video_id": 7, "pos_text": "b", "neg_text": ["a", "b", "c"]},
+            ["VIDEO", " What actions or object interactions are being performed by the person in the video?"],
+            [["a"], ["b"], ["c"]],
+            [1],
+        ),
+        (
+            "MSR-VTT",
+            ["video_ret/MSR-VTT/v1"],
+            {"video_id": "v1", "video": "v1.mp4", "caption": "a man"},
+            ["Find a video that contains the following visual content: a man"],
+            [["VIDEO", " Understand the content of the provided video."]],
+            [0],
+        ),
+        (
+            "DiDeMo",
+            ["video_ret/DiDeMo/x_1"],
+            {"video": "some/x_1.mp4", "caption": ["a man", "two"]},
+            ["Find a video that includes the following described scenes: a man"],
+            [["VIDEO", " Understand the content of the provided video."]],
+            [0],
+        ),
+        (
+            "NExTQA",
+            ["video_qa/NExTQA/8"],
+            {"video": 8, "question": "why", "answer": 2, **ANSWERS},
+            ["VIDEO", f"{QUESTION}why\nOptions:\n(A) one\n(B) two\n(C) three\n(D) four\n(E) five"],
+            [["one"], ["two"], ["three"], ["four"], ["five"]],
+            [2],
+        ),
+        (
+            "MVBench",
+            ["video_qa/MVBench/state_change/v.mp4"],
+            {"subset": "state_change", "question": "what", "video": "v.mp4", "candidates": ["no", "yes"], "answer": "yes"},
+            ["VIDEO", f"{QUESTION}what\nOptions:\n(A) no\n(B) yes"],
+            [["(A) no"], ["(B) yes"]],
+            [1],
+        ),
+        (
+            "Video-MME",
+            ["video_qa/Video-MME/k"],
+            {"videoID": "k", "question": "what", "options": ["A. Cats.", "B. Dogs."], "answer": "B"},
+            ["VIDEO", f"{QUESTION}what\nA. Cats.\nB. Dogs."],
+            [["Cats"], ["Dogs"]],
+            [1],
+        ),
+        (
+            "EgoSchema",
+            ["video_qa/EgoSchema/k"],
+            {"video_idx": "k", "question": "what", "option": ["A. Cats.", "B. Dogs."], "answer": "0"},
+            ["VIDEO", f"{QUESTION}whatA. Cats. B. Dogs."],
+            [["Cats"], ["Dogs"]],
+            [0],
+        ),
+        (
+            "ActivityNetQA",
+            ["video_qa/ActivityNetQA/v_k"],
+            {"video_name": "k", "question": "is it", "answer": "no"},
+            ["VIDEO", f"{QUESTION}is it? (A) yes; (B) no."],
+            [["yes"], ["no"]],
+            [1],
+        ),
+        (
+            "QVHighlight",
+            [f"video_mret/QVHighlight/v1/{name}" for name in ("query", "positive_0", "negative_0", "negative_1")],
+            {"query": "a dog", "video_path": "x/v1.mp4"},
+            ["VIDEO", " Find the clip that corresponds to the described scene in the given video: a dog"],
+            [["VIDEO", " Understand the content of the provided video."]] * 3,
+            [2],
+        ),
+        (
+            "MomentSeeker",
+            [f"video_mret/MomentSeeker/video_frames/{name}" for name in ("m_q", "m_p", "m_n")],
+            {
+                "query": "then",
+                "input_frames": "m/q.mp4",
+                "positive_frames": [{"output_path": "m/p.mp4"}],
+                "negative_frames": [{"output_path": "m/n.mp4"}],
+            },
+            ["VIDEO", " Find the clip that corresponds to the given sentence and video segment: then"],
+            [["VIDEO", " Understand the content of the provided video clip."]] * 2,
+            [0],
+        ),
+    ],
+)
+def test_a_video_row_is_written_as_the_benchmark_writes_it(
+    tmp_path: Path, task: str, videos: list[str], row: dict[str, Any], query: list[str], candidates: list[list[str]], right: list[int]
+) -> None:
+    for number, video in enumerate(videos):
+        frames(tmp_path, video, start=number)
+    write(tmp_path, task, [row])
+    found = only(tmp_path, task)
+    (item,) = found.items
+    assert shape(item.query) == query
+    assert [shape(one) for one in found.candidates] == candidates
+    assert item.right.tolist() == right
+    assert (found.marks, found.official) == ((VIDEO,), True)
+    part = next(part for one in (item.query, *found.candidates) for part in one.media)
+    assert [int(one.source.stem.removeprefix("frame")) for one in part.source] == [0, 1, 3, 4, 6, 7, 9, 11]
+
+
+def plain_hits(task: RankingTask) -> list[bool]:
+    """Return whether the first of the highest scores is right, computed from vectors alone."""
+    vector = BASELINES["random"].vector
+    columns = np.stack([vector(one) for one in task.candidates])
+    columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    hits = []
+    for item in task.items:
+        among = np.arange(len(columns)) if item.among is None else item.among
+        hits.append(int(among[np.argmax(columns[among] @ vector(item.query))]) in item.right)
+    return hits
+
+
+@pytest.mark.parametrize("task", ["UCF101", "HMDB51", "MSR-VTT", "VATEX", "NExTQA", "EgoSchema", "QVHighlight", "Charades-STA"])
+def test_precision_is_that_of_a_plain_computation(tmp_path: Path, task: str) -> None:
+    """Two tasks of each group of videos, to the item."""
+    rows: list[dict[str, Any]] = []
+    for number in range(8):
+        name = f"v{number}"
+        if task in ("UCF101", "HMDB51"):
+            frames(tmp_path, f"video_cls/{task}/{name}", 3, number)
+            rows.append({"video_id": name, "pos_text": f"class {number % 3}"})
+        elif task in ("MSR-VTT", "VATEX"):
+            frames(tmp_path, f"video_ret/{task}/{name}", 3, number)
+            rows.append({"video_id": name, "videoID": name, "caption": f"caption {number}", "enCap": [f"caption {number}", "other"]})
+        elif task in ("NExTQA", "EgoSchema"):
+            frames(tmp_path, f"video_qa/{task}/{name}", 3, number)
+            row = {"video": name, "video_idx": name, "question": f"why {number}", "answer": str(number % 3)}
+            rows.append(row | ANSWERS | {"option": [f"A. it is {option} {number}" for option in range(5)]})
+        else:
+            folder = {"QVHighlight": "QVHighlight", "Charades-STA": "Charades_STA"}[task]
+            for place, clip in enumerate(("query", "positive", "clip_1", "clip_2")):
+                frames(tmp_path, f"video_mret/{folder}/{name}/{clip}", 2, 5 * number + place)
+            rows.append({"query": f"scene {number}", "video_path": f"{name}.mp4"})
+    write(tmp_path, task, rows)
+    found = only(tmp_path, task)
+    result = run_task(found, VectorSource(BASELINES["random"], tmp_path / "cache"), Policy())
+    expected = plain_hits(found)
+    assert [one.leads for one in result.outcomes] == expected
+    assert result.official == result.score == pytest.approx(np.mean(expected))
+    assert len(expected) == 8
+
+
 def test_bad_rows_and_folders_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no annotations of MMEB-V2"):
         open_tasks(tmp_path, [], Policy())

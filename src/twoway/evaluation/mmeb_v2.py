@@ -224,7 +224,7 @@ def _video(build: _Builder, folder: str) -> dict[str, Any]:
     if not names:
         raise ContentError(f"{place} holds no frames")
     shown = names if len(names) < FRAMES else [names[int(at)] for at in np.linspace(0, len(names) - 1, FRAMES)]
-    return {"video": [place.relative_to(build.root) / name for name in shown]}
+    return {"video": [place.relative_to(build.root) / name for name in shown], "num_frames": len(shown)}
 
 
 def _by_number(name: str) -> tuple[tuple[int, int, str], ...]:
