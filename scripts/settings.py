@@ -15,9 +15,10 @@ from twoway.data.config import PairSource, SamplesConfig, SourceConfig
 from twoway.embedding.config import EmbedConfig, OpenConfig, OpenManyConfig
 from twoway.evaluation.config import CompareConfig, EvaluateConfig, MtebConfig
 from twoway.methods.bridge.config import BridgeConfig
-from twoway.methods.config import ConvertConfig, MergeConfig, MethodConfig, MineConfig
+from twoway.methods.config import ConvertConfig, MergeConfig, MethodConfig, MineConfig, PairsConfig
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.rerank.config import RerankConfig
 from twoway.proof.config import CheckConfig
 from twoway.recipes.config import CheckDataConfig, PlanConfig, PrepareConfig, RunConfig
 from twoway.search.config import IndexConfig, SearchConfig
@@ -36,6 +37,7 @@ VERBS = {
     "pretrain": PretrainConfig,
     "bridge": BridgeConfig,
     "finetune": FinetuneConfig,
+    "rerank": RerankConfig,
     "convert": ConvertConfig,
     "merge": MergeConfig,
     "check": CheckConfig,
@@ -54,7 +56,7 @@ VERBS = {
     "study": StudyRunConfig,
     "samples": SamplesConfig,
 }
-TRAINING, OPENING = (TrainConfig, MethodConfig), (OpenConfig, OpenManyConfig)
+TRAINING, OPENING = (TrainConfig, MethodConfig, PairsConfig), (OpenConfig, OpenManyConfig)
 
 
 def main() -> None:
@@ -64,18 +66,23 @@ def main() -> None:
 
 def page() -> str:
     """Return the page."""
-    stages = "Of `twoway pretrain`, `bridge` and `finetune`; a stage may have other defaults."
+    stages = "Of `twoway pretrain`, `bridge`, `finetune` and `rerank`; a stage may have other defaults."
     models = "Of every command that makes vectors: `embed`, `index`, `search`, `serve`, `evaluate`, `mteb`, `mine`."
     parts = [
         HEAD,
-        section("Every training stage", stages, *TRAINING),
+        section("Every training stage", stages, TrainConfig, MethodConfig),
+        section("Every stage on pairs", "Of `finetune` and `rerank`, beside those above; a stage may have other defaults.", PairsConfig),
         section("A source of documents", "An entry of `data` of a stage.", SourceConfig),
-        section("A source of pairs", "An entry of `data` of `finetune`, `mine` and `evaluate`, beside the keys above.", PairSource),
+        section(
+            "A source of pairs", "An entry of `data` of `finetune`, `rerank`, `mine` and `evaluate`, beside the keys above.", PairSource
+        ),
         section("Opening a model", f"{models} `processes` is not of `index`, `search` and `serve`.", *OPENING),
     ]
     for verb, cls in VERBS.items():
         beside = ""
-        if issubclass(cls, TrainConfig):
+        if issubclass(cls, PairsConfig):
+            beside = " Beside the settings of [every training stage](#every-training-stage) and [on pairs](#every-stage-on-pairs)."
+        elif issubclass(cls, TrainConfig):
             beside = " Beside the settings of [every training stage](#every-training-stage)."
         elif issubclass(cls, OpenConfig):
             beside = " Beside those of [opening a model](#opening-a-model)."

@@ -80,6 +80,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
+def tiny_reranker(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a reranker that reads its score off its own head, as a `CrossEncoder`."""
+    from rerank_toys import speaking
+    from twoway.methods.convert import convert
+
+    home = tmp_path_factory.mktemp("reranker")
+    convert(speaking(tiny_model("qwen3_vl"), home / "base"), home / "reranker", attention="causal", head="yes-no")
+    return home / "reranker"
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return `tiny_encoder(family, **options) -> folder` of the converted model. Copy a folder before changing it."""
     home = tmp_path_factory.mktemp("encoders")

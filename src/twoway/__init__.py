@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from twoway.methods.mine import mine as mine
     from twoway.methods.pretrain.config import PretrainConfig as PretrainConfig
     from twoway.methods.pretrain.method import pretrain as pretrain
+    from twoway.methods.rerank.config import RerankConfig as RerankConfig
+    from twoway.methods.rerank.method import rerank as rerank
     from twoway.proof.bridge import check_bridge as check_bridge
     from twoway.proof.check import check as check
     from twoway.proof.config import BridgeCheckConfig as BridgeCheckConfig
@@ -84,6 +86,7 @@ _HOME: dict[str, str] = {
     "PlanConfig": "twoway.recipes.config",
     "PrepareConfig": "twoway.recipes.config",
     "PretrainConfig": "twoway.methods.pretrain.config",
+    "RerankConfig": "twoway.methods.rerank.config",
     "RunConfig": "twoway.recipes.config",
     "SearchConfig": "twoway.search.config",
     "TwowayError": "twoway.errors",
@@ -109,6 +112,7 @@ _HOME: dict[str, str] = {
     "plan": "twoway.recipes.plan",
     "prepare_data": "twoway.recipes.data_prepare",
     "pretrain": "twoway.methods.pretrain.method",
+    "rerank": "twoway.methods.rerank.method",
     "run": "twoway.recipes.run",
 }
 

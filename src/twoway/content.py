@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS",
     "Audio",
+    "CandidatePair",
     "ContentError",
     "Document",
     "DocumentOrPair",
@@ -41,6 +42,7 @@ __all__ = [
     "escaped",
     "media_kinds",
     "open_document",
+    "pair_messages",
     "placeholders",
     "processor_inputs",
     "to_messages",
@@ -149,6 +151,39 @@ class Document:
 
 
 @dataclass(frozen=True)
+class CandidatePair(Document):
+    """A query and one candidate, which a reranker reads together: the parts of the one and then those of the other."""
+
+    query_parts: int = 0
+
+    @classmethod
+    def of(cls, query: Document, candidate: Document) -> CandidatePair:
+        """Put the two together; the place is the candidate's, or else the query's."""
+        return cls((*query.parts, *candidate.parts), candidate.place or query.place, query_parts=len(query.parts))
+
+    @property
+    def query(self) -> Document:
+        """What is asked."""
+        return Document(self.parts[: self.query_parts], self.place)
+
+    @property
+    def candidate(self) -> Document:
+        """What may answer it."""
+        return Document(self.parts[self.query_parts :], self.place)
+
+    def cut(self, most: int | None) -> CandidatePair:
+        """Return it with this many characters of text: of the candidate's as many as the query's leave."""
+        if most is None or sum(map(len, self.texts)) <= most:
+            return self
+        query = self.query.cut(most)
+        candidate = self.candidate.cut(max(0, most - sum(map(len, query.texts))))
+        return replace(self, parts=(*query.parts, *candidate.parts), query_parts=len(query.parts))
+
+    def _hash(self) -> str:
+        return hashlib.sha256(f"{self.query.fingerprint()} {self.candidate.fingerprint()}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Pair:
     """A query, the documents that answer it (at least one), and documents that look like answers and are none.
 
@@ -224,6 +259,11 @@ def processor_inputs(batch: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
 
     made = [[{**turn, "content": [plain(part) for part in turn["content"]]} for turn in messages] for messages in batch]
     return made, {kind.modality: told for kind, own in values.items() if (told := kind.settings(own))}
+
+
+def pair_messages(pair: CandidatePair, *, limits: Limits = DEFAULT) -> list[dict[str, Any]]:
+    """Return a query with a candidate as the two messages that sentence-transformers makes of a pair."""
+    return [*to_messages(pair.query, role="query", limits=limits), *to_messages(pair.candidate, role="document", limits=limits)]
 
 
 def escaped(text: str) -> str:

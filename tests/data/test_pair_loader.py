@@ -127,7 +127,7 @@ def test_augmented_pictures_depend_on_seed_epoch_and_row_alone(encode, options):
     assert all(once[key] != plain[key] for key in plain)
     assert all(once[0, f"row {row}"] != once[1, f"row {row}"] for row in range(ROWS))
     assert once != seen(replace(changed, seed=1))
-    (looked, *_) = [changed.without_negatives(Source().read(row), epoch=0).positive.example.inputs["pixel_values"] for row in range(1)]
+    (looked, *_) = [changed.to_measure(Source().read(row), epoch=0).positive.example.inputs["pixel_values"] for row in range(1)]
     assert float(looked.sum()) == plain[0, "row 0"]
 
 

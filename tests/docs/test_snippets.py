@@ -27,7 +27,7 @@ from twoway.errors import UsageError
 
 # Verbs that are checked and not run, and why.
 LONG = {
-    **dict.fromkeys(("pretrain", "bridge", "finetune", "run"), "train for minutes; tests/methods run each stage and every recipe small"),
+    **dict.fromkeys(("pretrain", "bridge", "finetune", "rerank", "run"), "train for minutes; tests/methods and tests/test_recipes.py"),
     "evaluate": "scores thousands of rows; tests/evaluation/test_evaluate.py",
     "compare": "compares results that evaluate takes minutes for; tests/evaluation/test_compare.py",
     "plan": "seconds each, and compared with the page in tests/cli/test_plan.py",
@@ -141,7 +141,9 @@ def run_python(block, names):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=name)
-def test_the_snippets_of_a_page_do_what_it_says(page, folder, capsys):
+def test_the_snippets_of_a_page_do_what_it_says(page, folder, capsys, request):
+    if "my-reranker" in page.read_text(encoding="utf-8"):
+        (folder / "my-reranker").symlink_to(request.getfixturevalue("tiny_reranker"))
     first, second = (Image.open(folder / f"{colour}.png") for colour in ("red", "blue"))
     names, kind, printed, said = {"first": first, "second": second, "twoway": twoway}, "", "", ""
     for block in blocks(page):

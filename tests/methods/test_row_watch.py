@@ -33,7 +33,7 @@ def looked_at(policy):
     """Names of the rows that documents, and pairs, are measured on."""
     loader = SimpleNamespace(policy=policy)
     documents = readable_rows(SimpleNamespace(held=range(4), mixture=Rows(), loader=loader, encode=encode))
-    of_pairs = SimpleNamespace(without_negatives=lambda row, epoch: encode(*row))
+    of_pairs = SimpleNamespace(to_measure=lambda row, epoch: encode(*row))
     pairs = _read(SimpleNamespace(encode=of_pairs, loader=loader), SimpleNamespace(rows=range(4), pairs=Rows()))
     return [name for name, _ in documents], [name for some in pairs for _, name in some]
 

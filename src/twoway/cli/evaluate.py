@@ -43,7 +43,8 @@ def show_scores(found: dict[str, Any]) -> None:
     """Print a table: a line a task, a line a group, the mean."""
     console, beside = new_console(WIDTH), found.get("baselines", {})
     official = ["official"] if "official_mean" in found else []
-    numbers = ("strict" if official else "score", *official, "95%", "chance", *beside, "n", "tied", "left out")
+    again = ["not reranked", "pairs", "seconds"] if "reranker" in found else []
+    numbers = ("strict" if official else "score", *official, "95%", "chance", *beside, *again, "n", "tied", "left out")
     table = new_table(f"{found['suite']}: {found['model']}", ("task", "group", "metric"), numbers)
     for name, one in found["tasks"].items():
         # The word stands beside the colour: not everyone sees red, and a file has no colour.
@@ -51,7 +52,10 @@ def show_scores(found: dict[str, Any]) -> None:
         between = "" if one["ci95"] is None else "{:.3f} to {:.3f}".format(*one["ci95"])
         luck = "" if one["chance"] is None else f"{one['chance']:.3f}"
         counts = ("" if one[count] is None else str(one[count]) for count in ("n", "tied", "left_out"))
-        others = (f"{scores[name]:.3f}" for scores in beside.values())
+        others = [f"{scores[name]:.3f}" for scores in beside.values()]
+        if again:
+            cost = one["reranked"]
+            others += [f"{cost['before']:.3f}", f"{cost['pairs']:,}", f"{cost['seconds']:.1f}"]
         table.add_row(name, one["group"], one["metric"], score, *(f"{one[key]:.3f}" for key in official), between, luck, *others, *counts)
     table.add_section()
     for kind, group in found["groups"].items():

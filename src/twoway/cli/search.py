@@ -79,10 +79,13 @@ def run_search(args: argparse.Namespace) -> int:
 
     text = words(" ".join(args.text), "WORDS") or None
     hits = find(args.index, text, args.image, config=read_settings(args))
-    found = [
-        {"id": hit.item.id, "score": hit.score, "text": hit.item.text, "place": hit.item.place, "metadata": dict(hit.item.metadata)}
-        for hit in hits
-    ]
+    found = []
+    for hit in hits:
+        again = {} if hit.place_before is None else {"relevance": hit.relevance, "place_before": hit.place_before}
+        item = hit.item
+        found.append(
+            {"id": item.id, "score": hit.score} | again | {"text": item.text, "place": item.place, "metadata": dict(item.metadata)}
+        )
     return answer(args, found, lambda: _show(hits, args.pictures))
 
 

@@ -56,6 +56,7 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
     from dataclasses import replace
 
     from twoway.embedding import open_embedder
+    from twoway.embedding.reranker import open_reranker
     from twoway.search.query import check_model, open_store
     from twoway.server.app import create_app, warm_up
     from twoway.server.schemas import ServerLimits
@@ -67,7 +68,8 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
         engine.settings = replace(engine.settings, budget=_CPU_BUDGET)
     if store is not None:
         check_model(store, engine)
-    warm_up(engine)
+    reranker = None if config.rerank is None else open_reranker(config.rerank, device=config.device)
+    warm_up(engine, reranker)
     usual, body = ServerLimits(), config.max_body << 20
     limits = replace(
         usual,
@@ -78,9 +80,10 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
         body_bytes=body,
         bodies_bytes=max(usual.bodies_bytes, 2 * body),
     )
-    app = create_app(engine, store, limits, access=access, name=config.name, read_only=config.read_only)
+    app = create_app(engine, store, limits, access=access, name=config.name, read_only=config.read_only, reranker=reranker)
     items = f", {store.count():,} items in {config.index}" if store else ""
-    return app, f"{app.state.service.name}, {engine.dimension} numbers a vector{items}"
+    second = f", reranker {app.state.service.reranker_name}" if reranker is not None else ""
+    return app, f"{app.state.service.name}, {engine.dimension} numbers a vector{items}{second}"
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`twoway pretrain`, `bridge` and `finetune`: run a training stage, and say what came out."""
+"""`twoway pretrain`, `bridge`, `finetune` and `rerank`: run a training stage, and say what came out."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def run_bridge(args: argparse.Namespace) -> int:
 def run_finetune(args: argparse.Namespace) -> int:
     """Teach a model which texts and pictures belong together, from pairs."""
     from twoway.methods.finetune.method import METHOD
+
+    return _train(args, METHOD)
+
+
+def run_rerank(args: argparse.Namespace) -> int:
+    """Teach a model to score a query with a candidate, both in one row."""
+    from twoway.methods.rerank.method import METHOD
 
     return _train(args, METHOD)
 

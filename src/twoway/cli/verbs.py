@@ -174,6 +174,21 @@ shows them all. The same command goes on where it stopped, also after a kill, an
     TRAINING,
     file=True,
 )
+VERBS["rerank"] = Verb(
+    """Teach a model to score how well a candidate answers a query, both read in one row: a reranker, from pairs with hard negatives.
+
+BASE is a hub id or a folder: a plain vision-language model, one that pretrain or finetune made, or a reranker. OUT becomes a CrossEncoder
+that sentence-transformers loads. Rows are those of finetune; each needs negatives, such as 'twoway mine' writes. A score is the logit of
+yes less that of no by the model's own head, in the layout of Qwen3-VL-Reranker, or a new linear layer (head=linear). Settings are key=value
+words over a recipe (a YAML file): loss, head, attention, hard_negatives, global_batch_size, lora.r, prompts.query and so on;
+OUT/config.yaml shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done.""",
+    """twoway rerank Qwen/Qwen3-VL-2B-Instruct out --data mined attention=causal lora.r=16
+  twoway rerank my-model out --data mined head=linear loss=pairwise --nproc 8""",
+    "training.run_rerank",
+    "twoway.methods.rerank.config.RerankConfig",
+    TRAINING,
+    file=True,
+)
 VERBS["run"] = Verb(
     """Do the stages of a recipe one after the other: convert, pre-train and what follows, each from the model of the one before.
 

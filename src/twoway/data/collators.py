@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from .masking import NO_TARGET
 from .sampler import NO_EXTRA_COST, cut_chunks, extra_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -138,6 +139,11 @@ class PairExample:
     negatives: tuple[EncodedContent, ...]
     answers: tuple[int, ...]
 
+    @property
+    def contents(self) -> tuple[EncodedContent, ...]:
+        """All that a model reads of the row."""
+        return (self.query, self.positive, *self.negatives)
+
 
 @dataclass(frozen=True)
 class PairEncoder:
@@ -168,7 +174,7 @@ class PairEncoder:
         answer = self._content(identity, pair.task, DOCUMENT, positive, f"{drawn} positive")
         return PairExample(identity, pair.task, query, answer, wrong, answers)
 
-    def without_negatives(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
+    def to_measure(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
         """Encode one row to measure on: its hard negatives left aside, its pictures as they are."""
         return replace(self, negatives=0, augment=None)(row, epoch=epoch)
 
@@ -225,16 +231,21 @@ def join_pairs(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[
     }
 
 
+# What a row becomes: its contents, and from rows like it the different contents and what a batch knows of them.
+Join = Callable[[Sequence[Any]], tuple[list[EncodedContent], dict[str, Any]]]
+
+
 def collate_pairs(
-    rows: Sequence[PairExample],
+    rows: Sequence[Any],
     *,
+    join: Join = join_pairs,
     pad_token: int,
     padding_side: Literal["left", "right"] = "right",
     budget: float,
     weights: CostWeights = NO_EXTRA_COST,
 ) -> dict[str, Any]:
     """Return the batch of some rows; `chunks` is a list, each of at most `budget`, padding counted, or of one content."""
-    contents, batch = join_pairs(rows)
+    contents, batch = join(rows)
     examples = [one.example for one in contents]
     chunks = []
     for chosen in cut_chunks([len(one.inputs["input_ids"]) for one in examples], [_extra_cost(one, weights) for one in contents], budget):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from twoway.content import Document
 
-    from .collators import EncodedContent, PairEncoder
+    from .collators import EncodedContent, Join, PairEncoder
     from .config import CostWeights
     from .mixture import Mixture
     from .processing import Encoder
@@ -225,6 +225,7 @@ class PairLoader:
         prefetch: int = 2,
         keep: int = 64 << 20,
         pin_memory: bool = False,
+        join: Join = join_pairs,
         guide: Callable[[Sequence[Document], Sequence[str]], torch.Tensor] | None = None,
         policy: Policy | None = None,
     ) -> None:
@@ -233,7 +234,7 @@ class PairLoader:
         A `guide` gives vectors of another model for documents and their sides, to find false negatives by.
         """
         self.epochs, self.encode, self.policy, self.workers = epochs, encode, policy or Policy(), workers
-        self.guide, self.processes, self.pin_memory = guide, processes, pin_memory
+        self.join, self.guide, self.processes, self.pin_memory = join, guide, processes, pin_memory
         self.chunk_config = ChunkConfig(budget, weights, pad_token, padding_side, workers * prefetch, keep)
         self.rows = self.bad = 0
         self._fruitless = 0
@@ -260,7 +261,7 @@ class PairLoader:
 
     def _batch(self, workers: WorkerPool, found: Sequence[PairExample | ContentError], ranks: int) -> Batch | None:
         """Make a batch of the rows that are good."""
-        rows = [one for one in found if isinstance(one, PairExample)]
+        rows = [one for one in found if not isinstance(one, ContentError)]
         self.rows += len(found)
         for one in found:
             if isinstance(one, ContentError):
@@ -270,7 +271,7 @@ class PairLoader:
             raise TwowayError(f"all rows of the data are bad ({self.bad:,} tried), the latest: {found[-1]}")
         if not rows:
             return None
-        contents, batch = join_pairs(rows)
+        contents, batch = self.join(rows)
         if self.guide is not None:
             batch["guide"] = self.guide([one.document for one in contents], [one.side for one in contents])
         chunks = ChunkStream(self.chunk_config, workers, contents, self.refuse)

@@ -70,6 +70,26 @@ class OpenConfig:
 
 
 @settings
+class RerankerConfig:
+    """How a reranker is opened; what is not said comes from the model."""
+
+    max_length: int | None = Field(default=None, ge=1, description="cut a query with its candidate at so many tokens")
+    device: str = Field(default="auto", metavar="NAME", description="device to run on")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="type of the weights (default: float32 on a CPU, else the model's)"
+    )
+    attn_implementation: str | AttnImplementation = Field(
+        default=AUTO, metavar="NAME", description="attention kernel, or one for each part, as where an embedding model is opened"
+    )
+    budget: int | None = Field(default=None, ge=1, description="tokens of a batch, padding included (default: 8,192)")
+    workers: int | None = Field(default=None, ge=0, description="threads that prepare pairs ahead of the model")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        by_part(self.attn_implementation)
+
+
+@settings
 class OpenManyConfig(OpenConfig):
     """How a model is opened that embeds in several processes."""
 

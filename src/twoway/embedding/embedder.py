@@ -66,11 +66,14 @@ class EmbedderSettings:
 class Embedder:
     """An embedding model."""
 
+    shape: type[Inputs] = Inputs  # what makes a model's input of a document
+    output = "sentence_embedding"  # of the model's modules
+
     def __init__(self, sentence: Any, *, name: str = "", settings: EmbedderSettings | None = None) -> None:
         self.sentence, self.name, self.settings = sentence, name, settings or EmbedderSettings()
         self.read_as: dict[str, str] = {}  # how it attends, and what was decided because the checkpoint does not say it
         first = sentence[0]
-        self.inputs = Inputs(sentence, self.settings.limits)
+        self.inputs = self.shape(sentence, self.settings.limits)
         self.front = Front(sentence, self.inputs)
         self.lengths = Lengths(getattr(first, "processor", None) or getattr(first, "tokenizer", None), sentence.max_seq_length)
         self.normal = any(isinstance(module, Normalize) for module in sentence)
@@ -342,8 +345,9 @@ def _run(engine: Embedder, features: dict[str, Any], kwargs: Mapping[str, Any], 
     """Run the model on one batch."""
     sentence = engine.sentence
     with in_eval_mode(sentence), torch.inference_mode():
-        out = sentence(batch_to_device(features, sentence.device), **kwargs)["sentence_embedding"]
-        found = np.asarray(out[:, : sentence.truncate_dim or out.shape[1]].float().cpu().numpy(), np.float32)
+        out = sentence(batch_to_device(features, sentence.device), **kwargs)[engine.output]
+        width = getattr(sentence, "truncate_dim", None) or out.shape[1]
+        found = np.asarray(out[:, :width].float().cpu().numpy(), np.float32)
     return cut(found, dim, normal=engine.normal)
 
 
@@ -385,7 +389,7 @@ def _settings(sentence: Any) -> dict[str, Any]:
         "modules": modules,
         "prompts": dict(sentence.prompts),
         "default": sentence.default_prompt_name,
-        "cut": sentence.truncate_dim,
+        "cut": getattr(sentence, "truncate_dim", None),
         "longest": sentence.max_seq_length,
         "model": clean(first.auto_model.config.to_dict()) if hasattr(first, "auto_model") else {},
         "processor": processor_settings(processor),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from twoway.config import gather, takes
-from twoway.content import ContentError, Document
 from twoway.data.formats import documents_of
 from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, loading, opening
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from twoway.content import ContentError, Document
     from twoway.data.formats import DocumentLike
 
     from .config import Side
@@ -77,7 +78,7 @@ def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config:
         return model
     if isinstance(model, SentenceTransformer):
         return Embedder.of(model, **engine)
-    place = _device(config.device)
+    place = find_device(config.device)
     dtype = config.dtype or ("float32" if place.type == "cpu" else "auto")
     require_installed(by_part(config.attn_implementation))
     folder = loading.locate(model)
@@ -118,7 +119,7 @@ def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | Non
     set_pixels(config, processor, **bounds)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Check that a device is there, or choose one."""
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
@@ -288,7 +289,7 @@ def _blocks(documents: Iterable[Document], shares: int) -> Iterator[tuple[int, l
     block: list[Document] = []
     first = held = made = 0
     for number, document in enumerate(documents):
-        block.append(Document(document.parts, document.place))
+        block.append(replace(document, meta={}))
         held += size_in_memory(document)
         if len(block) >= min(_ROWS, _FIRST << (made // shares)) or held >= _BYTES:
             yield first, block

@@ -90,6 +90,10 @@ class EvaluateConfig(OpenManyConfig):
     on_bad: OnBad = Field(
         default="fail", description="a bad row stops the run, or is left out, counted and listed in bad-rows.jsonl beside the results"
     )
+    rerank: str | None = Field(
+        default=None, metavar="MODEL", description="a reranker that puts each query's best candidates into its order"
+    )
+    rerank_top: int = Field(default=100, ge=1, description="so many of them")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything heavy."""
@@ -107,6 +111,8 @@ class EvaluateConfig(OpenManyConfig):
             raise UsageError(f"the suite {self.suite} reads one folder, as it is; name it alone (`data` {suite.data})")
         if not suite.data and self.data:
             raise UsageError(f"the suite {self.suite} brings its own data; leave `data` out")
+        if suite.whole and self.rerank is not None:
+            raise UsageError(f"the suite {self.suite} is scored by mteb, which ranks by vectors; leave `rerank` out")
         if suite.whole and self.on_bad != "fail":
             raise UsageError(f"the suite {self.suite} scores its tasks whole, so no row can be left out; leave `on_bad` out")
         for task in self.tasks if suite.tasks else ():

@@ -18,6 +18,7 @@ from twoway.data.dataset import data_folder
 from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.config import OpenManyConfig
 from twoway.embedding.opening import open_engine
+from twoway.embedding.reranker import open_reranker
 from twoway.errors import TwowayError, with_extra
 from twoway.files import disk_errors
 from twoway.models.config import AUTO
@@ -25,7 +26,7 @@ from twoway.models.config import AUTO
 from . import mmeb_v2, nano, runner, suites
 from .cache import VectorSource
 from .config import MTEB, EvaluateConfig, find_suite, vectors_folder
-from .runner import run_task
+from .runner import SecondStep, run_task
 from .tasks import BASELINES
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def evaluate(
         chosen = [task.subset(config.subset) for task in chosen]
     engine = open_engine(model, config=OpenManyConfig(**config.opening()))
     vectors = VectorSource(engine, vectors_folder(config.cache_dir))
+    second = None
+    if config.rerank is not None:
+        scores = VectorSource(open_reranker(config.rerank, device=config.device), vectors.folder)
+        second = SecondStep(scores, config.rerank_top)
     try:
         beside = {}
         if find_suite(config.suite).baselines:
@@ -87,13 +92,15 @@ def evaluate(
                 name: {task.name: _alone(task, vectors, policy) for task in chosen} for name, vectors in _baselines(vectors.folder).items()
             }
         done = []
-        run = runner_of.begin(vectors, engine.name or str(model))
+        run = runner_of.begin(vectors, engine.name or str(model), second)
         for number, task in enumerate(chosen, 1):
             done.append(run(task, policy))
             log.info("%d of %d: %s %.4f", number, len(chosen), task.name, done[-1].score)
     finally:
         engine.close()
     found = runner.collect_results(config.suite, engine.name or str(model), vectors.fingerprint, _conditions(config, engine), done)
+    if second is not None:
+        found["reranker"] = {"model": config.rerank, "fingerprint": second.scores.fingerprint, "top": second.top}
     if beside:
         found["baselines"] = beside
     if out is not None:
@@ -123,12 +130,12 @@ def _alone(task: RankingTask, vectors: VectorSource, policy: Policy) -> float:
 # How the tasks of each suite are opened, and how one of them is run.
 
 
-def _ranked(vectors: VectorSource, name: str) -> Run:
+def _ranked(vectors: VectorSource, name: str, second: SecondStep | None) -> Run:
     del name
-    return lambda task, policy: run_task(task, vectors, policy)
+    return lambda task, policy: run_task(task, vectors, policy, second)
 
 
-def _ranked_by_task(vectors: VectorSource, name: str) -> Run:
+def _ranked_by_task(vectors: VectorSource, name: str, second: SecondStep | None) -> Run:
     """Rank with the model's prompts for a task, as fine-tuning wrote them; instructions of the source override them."""
     del name
     known = getattr(getattr(vectors.engine, "sentence", None), "prompts", {})
@@ -137,17 +144,17 @@ def _ranked_by_task(vectors: VectorSource, name: str) -> Run:
         query, document = (
             known.get(f"{task.name}-{side}") if said is None else said for side, said in zip(task.sides, task.instructions, strict=True)
         )
-        return run_task(replace(task, instructions=(query, document)), vectors, policy)
+        return run_task(replace(task, instructions=(query, document)), vectors, policy, second)
 
     return run
 
 
 @dataclass(frozen=True)
 class SuiteRunner:
-    """How a suite is run: `open(data, names, policy)` returns its tasks, and `begin(vectors, model's name)` what runs one of them."""
+    """How a suite is run: `open(data, names, policy)` returns its tasks, and `begin(vectors, model's name, second step)` what runs one."""
 
     open: Callable[[Data, Sequence[str], Policy], Sequence[Any]]
-    begin: Callable[[VectorSource, str], Run] = _ranked
+    begin: Callable[[VectorSource, str, SecondStep | None], Run] = _ranked
 
 
 def _mmeb(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
@@ -178,7 +185,7 @@ def _mteb_tasks(benchmark: str, _: Data, names: Sequence[str], __: Policy) -> Se
     return open_mteb_tasks(benchmark, names)
 
 
-def _mteb_run(vectors: VectorSource, name: str) -> Run:
+def _mteb_run(vectors: VectorSource, name: str, _: SecondStep | None) -> Run:
     from .mteb import MtebModel, model_meta, run_mteb_task
 
     model = MtebModel(vectors, model_meta(vectors.engine, name=name, revision=vectors.fingerprint))

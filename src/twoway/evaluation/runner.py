@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from twoway.content import ContentError, Document
+from twoway.content import CandidatePair, ContentError, Document
 from twoway.errors import UsageError
 from twoway.files import write_whole
 
@@ -69,6 +70,15 @@ class Result(Protocol):
 
 
 @dataclass(frozen=True)
+class Reranked:
+    """What a second step did to a task: the outcomes before it, and what it cost."""
+
+    before: tuple[Outcome, ...]
+    pairs: int  # of a query and a candidate that were scored
+    seconds: float  # of scoring what was not in the cache
+
+
+@dataclass(frozen=True)
 class TaskResult:
     """A model's result on a task: the outcome of every item."""
 
@@ -76,6 +86,7 @@ class TaskResult:
     outcomes: tuple[Outcome, ...]
     asked: tuple[int, ...]  # numbers of the task's items that have an outcome; the others were left out
     left_out: tuple[str, ...] = field(default=())
+    reranked: Reranked | None = None
 
     @property
     def name(self) -> str:
@@ -131,6 +142,9 @@ class TaskResult:
             # By file and row, without the folder: results may be shown to others.
             places = [item.query.place for item in asked.items if item.doubled]
             entry |= {"official": self.official, "doubled": [f"{Path(one.file).name}:{one.row}" for one in places if one is not None]}
+        if self.reranked is not None:
+            before = float(values(self.task.metric, self.reranked.before).mean())
+            entry["reranked"] = {"before": before, "pairs": self.reranked.pairs, "seconds": round(self.reranked.seconds, 3)}
         entry["also"] = {metric: float(self.scores(metric).mean()) for metric in METRICS if metric != self.task.metric}
         return entry
 
@@ -157,8 +171,8 @@ def _about(item: RankingQuery, candidates: Sequence[Document]) -> list[str]:
     return sorted({one.fingerprint()[:_MARK] for one in alone or documents[:1]})
 
 
-def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskResult:
-    """Embed and rank; an item with content that cannot be embedded goes to the policy, whole."""
+def run_task(task: RankingTask, vectors: VectorSource, policy: Policy, second: SecondStep | None = None) -> TaskResult:
+    """Embed and rank; an item with content that cannot be embedded goes to the policy, whole. A second step reranks the best candidates."""
     bad_queries: dict[int, ContentError] = {}
     bad_candidates: dict[int, ContentError] = {}
     as_query, as_candidate = task.sides
@@ -169,7 +183,8 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
     asked_for, title = [item.query for item in task.items], f"{task.name}: queries"
     queries = prepare_vectors(vectors(asked_for, as_query, title, bad_queries, prompt=told), how)
     task, left_out = _without_bad(task, bad_candidates, policy)
-    outcomes, asked = [], []
+    nearness: list[Vectors] = []
+    asked: list[int] = []
     for number, item in enumerate(task.items):
         error = bad_queries.get(number) or _bad(item, bad_candidates)
         if error is not None:
@@ -182,14 +197,59 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy) -> TaskRe
             near = scores_between(queries[number], candidates, how)[among]
         else:
             near = scores_between(queries[number], candidates[among], how)
+        nearness.append(near)
+        asked.append(number)
+    if not asked:
+        raise UsageError(f"{task.name}: no item is left to score")
+    outcomes = _outcomes(task, asked, nearness)
+    if second is None:
+        return TaskResult(task, outcomes, tuple(asked), tuple(left_out))
+    again, pairs, seconds = second(task, asked, nearness)
+    return TaskResult(task, _outcomes(task, asked, again), tuple(asked), tuple(left_out), Reranked(outcomes, pairs, seconds))
+
+
+def _outcomes(task: RankingTask, asked: Sequence[int], scores: Sequence[Vectors]) -> tuple[Outcome, ...]:
+    """Rank each item's candidates by their scores."""
+    found = []
+    for number, near in zip(asked, scores, strict=True):
+        item, among = task.items[number], task.among(task.items[number])
         right = np.flatnonzero(np.isin(among, item.right)).tolist()
         weights = dict(zip(item.right.tolist(), item.gains, strict=True)) if item.gains else {}
-        found = outcome(near, right, gains=[weights[int(among[place])] for place in right] if weights else ())
-        outcomes.append(replace(found, found=tuple(int(among[place]) for place in found.found)))
-        asked.append(number)
-    if not outcomes:
-        raise UsageError(f"{task.name}: no item is left to score")
-    return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out))
+        one = outcome(near, right, gains=[weights[int(among[place])] for place in right] if weights else ())
+        found.append(replace(one, found=tuple(int(among[place]) for place in one.found)))
+    return tuple(found)
+
+
+class SecondStep:
+    """Reranks the `top` best candidates of each item; scores are kept by content, as vectors are.
+
+    The candidates below them stay where they are. What cannot be read by the reranker is an error: no item is ranked by halves.
+    """
+
+    def __init__(self, scores: VectorSource, top: int) -> None:
+        self.scores, self.top = scores, top
+
+    def __call__(self, task: RankingTask, asked: Sequence[int], nearness: Sequence[Vectors]) -> tuple[list[Vectors], int, float]:
+        """Return the new scores of each item's candidates, how many pairs were scored, and the seconds that it took."""
+        best = [np.argsort(-near, kind="stable")[: self.top] for near in nearness]
+        pairs = []
+        for number, places in zip(asked, best, strict=True):
+            item, among = task.items[number], task.among(task.items[number])
+            pairs += [CandidatePair.of(item.query, task.candidates[int(among[place])]) for place in places]
+        bad: dict[int, ContentError] = {}
+        prompts = getattr(getattr(self.scores.engine, "sentence", None), "prompts", {})
+        before, start = self.scores.embedded, time.perf_counter()
+        found = self.scores(pairs, None, f"{task.name}: reranking", bad, prompt=prompts.get(f"{task.name}-query"))[:, 0]
+        if bad:
+            raise bad[min(bad)]
+        left, again = iter(np.split(found, np.cumsum([len(places) for places in best])[:-1])), []
+        for near, places in zip(nearness, best, strict=True):
+            scores = next(left)
+            moved = near.astype(np.float64)
+            rest = np.delete(near, places)
+            moved[places] = (float(rest.max()) + 1.0 if len(rest) else 0.0) + scores - scores.min()
+            again.append(cast("Vectors", moved))
+        return again, self.scores.embedded - before, time.perf_counter() - start
 
 
 def _without_bad(task: RankingTask, bad: dict[int, ContentError], policy: Policy) -> tuple[RankingTask, list[str]]:

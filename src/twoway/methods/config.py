@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from twoway.config import Field, SettingPath, settings
-from twoway.data.config import CostWeights, OnBad, PairSource, SourceConfig
+from twoway.config import Field, Range, SettingPath, settings
+from twoway.data.config import AugmentConfig, CostWeights, OnBad, PairSource, SourceConfig
 from twoway.embedding.config import OpenManyConfig
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels
@@ -101,12 +101,83 @@ class MethodConfig(TrainConfig):
 
 
 @settings
+class PairsConfig(MethodConfig):
+    """What the stages that train on pairs have in common."""
+
+    data: tuple[PairSource, ...] = ()
+    learning_rate: float = 1e-5
+    global_batch_size: int = Field(default=2048, ge=2, description="rows of a global batch, over all ranks")
+    mixed: bool = Field(default=False, description="rows of all tasks in a batch, instead of one task's")
+    sampling: Literal["size", "smooth", "weight"] = Field(default="size", description="how tasks share the steps of an epoch")
+    smoothing: float = Field(default=0.5, ge=0, le=1, description="the power of a task's size where sampling is smooth; 0: all alike")
+    task_weights: dict[str, Annotated[float, Range(gt=0, lt=math.inf)]] = Field(
+        default_factory=dict, description="weights of tasks, over those of sources"
+    )
+    max_repeats: float = Field(default=1.0, ge=1, lt=math.inf, description="times that an epoch goes through a task, at most")
+    small_tasks: Literal["fail", "keep"] = Field(
+        default="keep", description="tasks that do not fill a batch are refused, or have batches of their size"
+    )
+    hard_negatives: int = Field(default=2, ge=0, description="hard negatives of each row; 0: none")
+    choose: Literal["first", "random"] = Field(default="first", description="which of them, where a row has more")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how the pictures of rows are changed, each epoch anew")
+    attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
+    prompts: dict[str, str] = Field(default_factory=dict, description="instructions by query, document, TASK-query, TASK-document")
+    calibrate: Literal["count", "none"] = Field(
+        default="count", description="what an image token costs where `cost` is not given: counted on the model, or as a word"
+    )
+    worker_type: Literal["auto", "thread", "process"] = Field(
+        default="auto", description="kind of `dataloader_num_workers`. auto: processes where a CUDA device would wait for threads"
+    )
+    decoded_bytes: int = Field(
+        default=64 << 20,
+        ge=0,
+        description="bytes of decoded pictures kept for a batch's second pass; others are decoded again",
+    )
+    keep_graph_tokens: float | None = Field(
+        default=None, ge=0, lt=math.inf, description="tokens of the chunks that keep their graphs; default: `budget`"
+    )
+    eval_data: tuple[PairSource, ...] = Field(default=(), description="pairs that retrieval is measured on, beside held-out rows")
+    eval_rows: int = Field(default=256, ge=0, description="rows of each task of them")
+    held_out: int = Field(default=64, ge=0, description="rows of each task kept out of training to measure on")
+    load_best_model_at_end: bool = Field(
+        default=False, description="the weights of the best evaluation become the model, instead of the last ones"
+    )
+
+    def all_prompts(self) -> dict[str, str]:
+        """Return the instructions of all tasks, those of sources included."""
+        found: dict[str, str] = dict(self.prompts)
+        for source in self.data:
+            for name, text in source.prompts().items():
+                if found.setdefault(name, text) != text:
+                    raise UsageError(f"the prompt {name} is said twice, and not alike: {found[name]!r} and {text!r}")
+        return found
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        super().__post_init__()
+        if self.per_device_train_batch_size is not None:
+            raise UsageError(
+                "global_batch_size is the rows of a step, and budget bounds what runs at a time; leave per_device_train_batch_size out"
+            )
+        if self.mixed and self.sampling != "size":
+            raise UsageError(f"mixed batches take rows as they come: sampling is size, not {self.sampling}")
+        if self.load_best_model_at_end and self.average_checkpoints > 1:
+            raise UsageError("load_best_model_at_end takes one evaluation's weights, average_checkpoints a mean; leave one of them out")
+        if self.load_best_model_at_end and not self.eval_steps:
+            raise UsageError("load_best_model_at_end needs eval_steps: the best of the evaluations on the way becomes the model")
+
+
+@settings
 class ConvertConfig:
     """The options of `convert`; what is not given comes from the source, and then from the defaults."""
 
     attention: Attention = Field(default="two-way", description="who sees whom in the model that comes out")
     pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the source's, or mean")
     template: Literal["chat", "plain"] | None = Field(default=None, description="how inputs are written; default: the source's, or chat")
+    head: Literal["yes-no"] | None = Field(
+        default=None,
+        description="write a reranker, whose score is the logit of yes less that of no; default: one where the source is one",
+    )
     processor: str | None = Field(default=None, description="hub id or folder of the processor, where the source has none")
     base: str | None = Field(default=None, description="hub id or folder of the model that an adapter belongs to")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

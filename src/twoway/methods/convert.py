@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers.utils import logging as tf_logging
 
 from twoway.config import gather, takes
-from twoway.errors import TwowayError
+from twoway.errors import TwowayError, UsageError
 from twoway.files import fresh_folder
-from twoway.models import checkpoint, kernels, loading
+from twoway.models import checkpoint, kernels, loading, reranker
 from twoway.models import pooling as poolings
 from twoway.models import processor as processors
 from twoway.models.attention import set_attention
@@ -36,7 +38,6 @@ from .config import ConvertConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel
 
     from twoway.models.config import Attention
@@ -80,12 +81,16 @@ def convert(
         processors.require_fit(opened.model, parts)
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
         set_attention(opened.model, config.attention)
-        settings = _settings(opened, config)
-        mode, template = settings.pooling or str(settings.behind[0].pooling_mode), _template(opened, config)
+        settings = _settings(opened, config, parts)
+        mode, template = _mode(settings), _template(opened, config)
         longest = _prepare(opened.model, parts, config, mode, template, settings.longest)
-        heads = dataclasses.replace(opened.heads, lm_head=checkpoint.lm_head_of(opened.model) if opened.has_head else {})
+        # A template that passes any role on writes pairs, too: only that of a reranker says how its pairs were written.
+        if settings.reranks and not (opened.settings.reranks and reranker.takes_pairs(parts)):
+            reranker.write_pairs(parts)
+        apart = opened.has_head and not settings.reads_head  # a head that is read is a part of the model
+        heads = dataclasses.replace(opened.heads, lm_head=checkpoint.lm_head_of(opened.model) if apart else {})
 
-        checkpoint.save_model(loading.inner(opened.model), parts, folder)
+        checkpoint.save_model(opened.model if settings.reads_head else loading.inner(opened.model), parts, folder)
         with checkpoint.disk_errors():
             saved_heads = checkpoint.save_heads(heads, folder)
         name = opened.name
@@ -116,6 +121,13 @@ def convert(
         )
         written.write(folder)
     return ConvertResult(str(out), written, tuple(saved_heads))
+
+
+def _mode(settings: checkpoint.CheckpointSettings) -> str:
+    """Return where a vector, or a score, is read."""
+    if settings.pooling is not None or settings.reads_head:
+        return settings.pooling or "last"
+    return str(next(module.pooling_mode for module in settings.behind if isinstance(module, Pooling)))
 
 
 def _options(config: ConvertConfig) -> dict[str, Any]:
@@ -149,9 +161,16 @@ def _template(opened: Start, config: ConvertConfig) -> Style:
     return config.template or opened.layout.template
 
 
-def _settings(opened: Start, config: ConvertConfig) -> checkpoint.CheckpointSettings:
+def _settings(opened: Start, config: ConvertConfig, parts: Any) -> checkpoint.CheckpointSettings:
     """Return what the result says besides its model: what the source says, and above that what is asked for."""
     own = opened.settings
+    if config.head is not None and not own.reranks:
+        if not opened.has_head:
+            raise TwowayError(f"{opened.name} has no language-model head whose answer could be read")
+        score = reranker.yes_no(parts.tokenizer, opened.name)
+        own = checkpoint.CheckpointSettings(transformer=own.transformer, behind=(score,), reranks=True, longest=own.longest)
+    if own.reranks and (config.pooling is not None or config.truncate_dim is not None):
+        raise UsageError(f"{opened.name} is a reranker, which gives scores and no vectors; leave pooling and truncate_dim out")
     mode = config.pooling or (None if own.behind else opened.layout.pooling or "mean")
     settings = own.pooled(mode, config.truncate_dim)
     module = {key: value for key, value in settings.module.items() if config.template is None or key != "modality_config"}
@@ -168,10 +187,11 @@ def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: st
     return longest
 
 
-def try_out(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
+def try_out(result: SentenceTransformer | CrossEncoder, mode: str) -> tuple[str, ...]:
     """Run the saved model on every kind of input, and return what its user must know."""
-    transformer = cast("Any", result[0])
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
+    if isinstance(result, CrossEncoder):
+        return _try_pairs(result)
+    transformer, picture = cast("Any", result[0]), _picture()
     rows: list[Any] = ["a text"]
     if "image" in transformer.modalities:
         rows += [picture, {"image": picture, "text": "and words"}]
@@ -194,21 +214,43 @@ def try_out(result: SentenceTransformer, mode: str) -> tuple[str, ...]:
     return ()
 
 
-def measure(result: SentenceTransformer, attention: Attention, pooling: str) -> dict[str, Any]:
-    """Return what a card says of a saved model: its family, its attention as proved, and the numbers of its vectors."""
+def measure(result: SentenceTransformer | CrossEncoder, attention: Attention, pooling: str) -> dict[str, Any]:
+    """Return what a card says of a saved model: its family, its attention as proved, and the numbers of its vectors, or its score."""
     first = cast("Any", result[0])
     width = loading.text_width(first.model)
-    dim = result.truncate_dim or result.get_embedding_dimension()
+    dim = width if isinstance(result, CrossEncoder) else result.truncate_dim or result.get_embedding_dimension()
     return {
         "family": first.model.config.model_type,
         "attention": prove_attention(result, attention),
         "pooling": pooling,
         "width": width,
         "dim": None if dim == width else dim,
+        "score": reranker.describe_score([*result][1:]) if isinstance(result, CrossEncoder) else "",
     }
 
 
-def prove_attention(result: SentenceTransformer, wanted: Attention) -> dict[str, Any]:
+def _picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
+
+
+def _try_pairs(result: CrossEncoder) -> tuple[str, ...]:
+    """Run the saved reranker on every kind of pair, and return what its user must know: nothing, where it works."""
+    transformer, picture = cast("Any", result[0]), _picture()
+    pairs: list[Any] = [("a text", "another"), ("a text", "a longer one, about something else")]
+    if "image" in transformer.modalities:
+        pairs += [("a text", picture), (picture, "a text")]
+    result.float()
+    try:
+        scores = result.predict(pairs, show_progress_bar=False)
+    except Exception as error:
+        why = loading.first_line(error)
+        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
+    if not np.isfinite(scores).all():
+        raise TwowayError("the reranker gives scores that are not finite; look at its weights or at --dtype")
+    return ()
+
+
+def prove_attention(result: SentenceTransformer | CrossEncoder, wanted: Attention) -> dict[str, Any]:
     """Prove that the saved model attends as it declares; of a mixed one, say which layers do what."""
     transformer = cast("Any", result[0])
     verdict = probe.probe(transformer.model, transformer.processor)

@@ -49,7 +49,7 @@ from twoway.models.vision import VisiblePatches
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
 
-from .finetune.config import FinetuneConfig
+from .config import PairsConfig
 from .memory import CHUNK, tower_layers
 from .model import apply_memory_options, choose_kernels, choose_trainable, freeze_head
 from .pretrain.config import PretrainConfig
@@ -296,7 +296,7 @@ def stage_module(
     """
     restores = isinstance(config, PretrainConfig) and config.objective != "causal"
     patches = restores and bool(config.mae_weight) if isinstance(config, PretrainConfig) else False
-    words = 0.0 if isinstance(config, FinetuneConfig) else float(getattr(config, "mlm_weight", 1.0))
+    words = 0.0 if isinstance(config, PairsConfig) else float(getattr(config, "mlm_weight", 1.0))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(model_config), dtype=torch.float32)
     model.tie_weights()
@@ -502,7 +502,7 @@ def image_token_cost(module: Any, encode: Callable[[str, Document], Any], collat
 
     def operations(row: Mapping[str, Any]) -> int:
         inputs = collate([row])
-        return total(count(module, lambda: module.features(inputs)["token_embeddings"]))
+        return total(count(module, lambda: module.states(inputs)))
 
     with evaluating(module, ("embed",)):
         words, pictures = operations(alone), operations(shown.inputs)

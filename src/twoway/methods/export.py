@@ -50,18 +50,21 @@ def export_model(
     _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
     model = adapters.merge_adapter(prepared.adapted) if prepared.adapted is not None else start.model
-    heads = checkpoint.Heads(_decoder_state(prepared), checkpoint.lm_head_of(model) if start.has_head else {})
+    apart = start.has_head and not start.settings.reads_head  # a head that is read is a part of the model
+    heads = checkpoint.Heads(_decoder_state(prepared), checkpoint.lm_head_of(model) if apart else {})
     kind = getattr(loading.load_config(start.folder), "dtype", None) or torch.float32
     model.to(kind)
     heads = checkpoint.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
     settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
+    for module in settings.behind if settings.reranks else ():
+        module.to(kind)
     mode = settings.pooling or "mean"
     if mode == "eos":
         poolings.append_eos(parts)  # a tokenizer that does it already does it once
     beside = out / _MADE
     shutil.rmtree(beside, ignore_errors=True)
     with fresh_folder(beside) as folder:
-        checkpoint.save_model(loading.inner(model), parts, folder)
+        checkpoint.save_model(model if settings.reads_head else loading.inner(model), parts, folder)
         with disk_errors():
             saved_heads = checkpoint.save_heads(heads, folder)
         result = checkpoint.assemble_model(folder, settings)

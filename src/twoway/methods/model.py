@@ -57,12 +57,13 @@ class PreparedModel(OpenedBase, Generic[T]):
     input_module: Any = None  # what writes rows as `encode` does, where vectors are trained (`checkpoint.input_module`)
 
 
-def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = "two-way") -> OpenedBase:
-    """Open a base and give it its attention; the same base and configuration give the same bits."""
+def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = "two-way", reranker: bool = False) -> OpenedBase:
+    """Open a base and give it its attention; the same base and configuration give the same bits. `reranker`: one is to be trained."""
     kernels.keep_few()
     torch.manual_seed(config.seed)
     start = open_start(base, dtype="float32")
-    start.settings.require_trainable(start.name)
+    if not reranker:
+        start.settings.require_trainable(start.name)
     parts = models_processor.load_processor(start.folder)
     models_processor.require_fit(start.model, parts)
     models_processor.set_pixels(start.model.config, parts, min_pixels=config.min_pixels, max_pixels=config.max_pixels)

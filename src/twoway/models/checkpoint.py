@@ -13,10 +13,12 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import import_from_string
+from transformers import AutoTokenizer
 
 from twoway.content import media_kinds
 from twoway.errors import TwowayError, UsageError, is_panic
@@ -24,6 +26,7 @@ from twoway.files import disk_errors, sha256, write_errors
 
 from . import pooling
 from .loading import PICKLES, check_safetensors, first_line, read_json, weight_files
+from .reranker import yes_no
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,9 +57,17 @@ _LOADING = {"model_kwargs": "model_args", "processor_kwargs": "tokenizer_args", 
 _HARMLESS = {"dtype", "torch_dtype", "attn_implementation", "use_safetensors", "trust_remote_code"}
 # Arguments of `apply_chat_template` that no variable of the template stands for.
 _CALL = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix", "tools", "documents", "continue_final_message"}
-_STRUCTURED = {"method": "forward", "method_output_name": "last_hidden_state"}
-# Every input goes through the chat template, so a text alone and a text in a mixed batch are rendered alike.
-_MODALITIES = {"text": _STRUCTURED, "image": _STRUCTURED, "message": {**_STRUCTURED, "format": "structured"}}
+
+
+def _modalities(output: str) -> dict[str, dict[str, str]]:
+    """Send every input through the chat template, so that a text alone and a text in a mixed batch are rendered alike."""
+    called = {"method": "forward", "method_output_name": output}
+    return {"text": called, "image": called, "message": {**called, "format": "structured"}}
+
+
+_MODALITIES = _modalities("last_hidden_state")
+# A model whose own head is read is called with it.
+WITH_HEAD = {"transformer_task": "any-to-any", "modality_config": _modalities("logits"), "module_output_name": "causal_logits"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,14 @@ class CheckpointSettings:
     truncate_dim: int | None = None
     module: dict[str, Any] = field(default_factory=dict)  # how the first module calls processor and model, as its own config has it
     behind: tuple[torch.nn.Module, ...] = ()  # the modules after it
+    reranks: bool = False  # these give a score of a query with a candidate, and no vector
     longest: int | None = None
     more: dict[str, Any] = field(default_factory=dict)  # entries of the configuration that nothing here reads
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether a score is read off the language-model head, which is then a part of the model that is saved."""
+        return any(isinstance(module, LogitScore) for module in self.behind)
 
     @property
     def learnt(self) -> str | None:
@@ -101,6 +118,8 @@ class CheckpointSettings:
 
     def require_trainable(self, name: str) -> None:
         """Refuse what training would not see, by its name in the configuration."""
+        if self.reranks:
+            raise TwowayError(f"{name} is a reranker, which gives scores and no vectors; train it with twoway rerank")
         odd = list(self._untrained())
         if odd:
             raise TwowayError(f"{name} has {', '.join(odd)}, which training does not follow; convert it with settings of your own first")
@@ -127,6 +146,12 @@ def is_encoder(folder: Path) -> bool:
     return (folder / MODULES).exists()
 
 
+def is_reranker(folder: Path) -> bool:
+    """Say whether a sentence-transformers checkpoint scores pairs (`CrossEncoder`)."""
+    kind = read_json(folder / SETTINGS).get("model_type") if (folder / SETTINGS).exists() else None
+    return kind == "CrossEncoder" or any(type_.endswith(".LogitScore") for type_, _ in _modules(folder))
+
+
 def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch.device) -> SentenceTransformer:
     """Open a sentence-transformers checkpoint with any modules; weights that are not safetensors are not read."""
     _require_no_pickles(folder)
@@ -139,9 +164,26 @@ def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch
         raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
 
 
+def open_cross_encoder(folder: Path, dtype: str) -> CrossEncoder:
+    """Open a checkpoint that scores pairs, as sentence-transformers does, or a text model with a head of scores; pickles are not read."""
+    weight_files(folder)
+    if is_encoder(folder):
+        _require_no_pickles(folder)
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    try:
+        lacking = is_encoder(folder) and any(not (folder / place / "config.json").exists() for _, place in _modules(folder)[1:])
+        if lacking:  # of a score that does not say its tokens
+            said = read_checkpoint_settings(folder)
+            transformer = Transformer(str(folder / said.transformer), model_kwargs=settings, **_called(said))
+            return _reranker(transformer, said)
+        return CrossEncoder(str(folder), device="cpu", model_kwargs=settings, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError, OSError, ImportError, AttributeError, TypeError, SafetensorError) as error:
+        raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
+
+
 def _require_no_pickles(folder: Path) -> None:
     """Refuse modules whose weights are pickles alone; sentence-transformers would read them."""
-    for path in _modules(folder):
+    for _, path in _modules(folder):
         inside = [folder] if path in ("", ".") else [one for one in (folder / path, *(folder / path).rglob("*")) if one.is_dir()]
         for one in inside:
             pickles = sorted(file.name for kind in PICKLES for file in one.glob(kind) if file.name != "training_args.bin")
@@ -153,10 +195,10 @@ def _require_no_pickles(folder: Path) -> None:
                 )
 
 
-def _modules(folder: Path) -> list[str]:
-    """Return the folders of a checkpoint's modules."""
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Return the types and the folders of a checkpoint's modules."""
     try:
-        return [str(module["path"]) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
+        return [(str(module["type"]), str(module["path"])) for module in json.loads((folder / MODULES).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TwowayError(f"{folder / MODULES} cannot be read: {first_line(error)}") from error
 
@@ -181,10 +223,11 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
         )
     own = read_json(folder / "twoway.json") if (folder / "twoway.json").exists() else {}
     said = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-    if said.get("model_type", "SentenceTransformer") != "SentenceTransformer":
-        raise TwowayError(f"{folder / SETTINGS}: model_type {said['model_type']} gives no single vector, and cannot be carried over")
+    kind, reranks = said.get("model_type", "SentenceTransformer"), is_reranker(folder)
+    if kind != "SentenceTransformer" and not reranks:
+        raise TwowayError(f"{folder / SETTINGS}: model_type {kind} gives no single vector, and cannot be carried over")
     inside = folder / places[0]
-    module, longest = _read_module(inside)
+    module, longest = _read_module(inside, with_head="LogitScore" in names)
     behind = tuple(_load(folder, str(entry["type"]), place) for entry, place in zip(listed[1:], places[1:], strict=True))
     modes = {theirs: ours for ours, theirs in reversed(pooling.MODES.items())}
     mode = next((modes.get(str(one.pooling_mode)) for one in behind if isinstance(one, Pooling)), None)
@@ -199,12 +242,13 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
         truncate_dim=said.get("truncate_dim"),
         module=module,
         behind=behind,
+        reranks=reranks,
         longest=longest,
         more={key: value for key, value in said.items() if key not in _OURS},
     )
 
 
-def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
+def _read_module(inside: Path, *, with_head: bool = False) -> tuple[dict[str, Any], int | None]:
     """Read the first module's own settings, and its longest row."""
     try:
         module: dict[str, Any] = Transformer.load_config(str(inside))
@@ -220,7 +264,7 @@ def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
     if module.pop("do_lower_case", False):
         raise TwowayError(f"{inside / TRANSFORMER}: do_lower_case belongs into the tokenizer, and cannot be carried over")
     task = module.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
+    if task != "feature-extraction" and not (with_head and task in ("any-to-any", "text-generation")):
         raise TwowayError(f"{inside / TRANSFORMER}: transformer_task {task} gives no vectors, and cannot be carried over")
     unknown = sorted(module.keys() - set(Transformer.config_keys))
     if unknown:
@@ -229,7 +273,9 @@ def _read_module(inside: Path) -> tuple[dict[str, Any], int | None]:
 
 
 def _load(folder: Path, kind: str, place: str) -> torch.nn.Module:
-    """Load a module that follows the model."""
+    """Load a module that follows the model; a score that does not say its tokens (some published rerankers) is that of yes and no."""
+    if kind.endswith(".LogitScore") and not (folder / place / LogitScore.config_file_name).exists():
+        return yes_no(AutoTokenizer.from_pretrained(folder), str(folder))
     if any(path for pattern in PICKLES for path in (folder / place).glob(pattern)) and not any((folder / place).glob("*.safetensors")):
         raise TwowayError(f"{folder / place} has only pickle weights, which run code when they are read; save them as safetensors")
     try:
@@ -251,13 +297,13 @@ def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer:
+def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer | CrossEncoder:
     """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
     try:
         transformer = _with_modalities(Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings)), settings)
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise TwowayError(f"sentence-transformers cannot load the converted model: {first_line(error)}") from error
-    encoder = _behind(transformer, settings)
+    encoder = (_reranker if settings.reranks else _behind)(transformer, settings)
     # The weights lie there already; only the settings are written.
     transformer.save = lambda path, *_, **__: transformer.save_config(path)
     with disk_errors():
@@ -272,6 +318,11 @@ def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransf
 def read_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> SentenceTransformer:
     """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
     return _behind(_module_around(model, processor, settings), settings)
+
+
+def read_reranker(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> CrossEncoder:
+    """Put the modules of a reranker behind a model in memory."""
+    return _reranker(_module_around(model, processor, settings), settings)
 
 
 def modules_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:
@@ -318,7 +369,7 @@ def _module_around(model: Any, processor: Any, settings: CheckpointSettings) -> 
 def _called(settings: CheckpointSettings) -> dict[str, Any]:
     """Return how the first module takes its inputs."""
     ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
-    return ours | settings.module
+    return (WITH_HEAD if settings.reads_head else ours) | settings.module
 
 
 def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
@@ -336,6 +387,8 @@ def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
 def _modules_behind(transformer: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:
     """Return what follows a transformer module: the source's own modules, or pooling and a normalisation."""
     width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
+    if settings.reranks:
+        return list(settings.behind)
     carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
     return carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
 
@@ -348,6 +401,18 @@ def _behind(transformer: Any, settings: CheckpointSettings) -> SentenceTransform
         default_prompt_name=settings.default_prompt,
         similarity_fn_name=settings.similarity,
         truncate_dim=settings.truncate_dim,
+        device="cpu",
+    )
+
+
+def _reranker(transformer: Any, settings: CheckpointSettings) -> CrossEncoder:
+    """Put a reranker's modules behind a transformer module; its scores go through the activation that the source has."""
+    activation = str(settings.more.get("activation_fn", ""))
+    return CrossEncoder(
+        modules=[transformer, *settings.behind],
+        prompts=dict(settings.prompts),
+        default_prompt_name=settings.default_prompt,
+        activation_fn=import_from_string(activation)() if activation.startswith("torch.") else None,
         device="cpu",
     )
 
@@ -400,39 +465,52 @@ class Card:
     heads: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     chain: list[dict[str, Any]] = field(default_factory=list)
+    score: str = ""  # of a reranker, how it is read; of an embedding model, nothing
 
     def write(self, folder: Path) -> None:
         """Write both files."""
-        (folder / CARD_FILE).write_text(json.dumps({"format": 1} | asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        said = {key: value for key, value in asdict(self).items() if key != "score" or value}
+        (folder / CARD_FILE).write_text(json.dumps({"format": 1} | said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
         """Return the card as the hub shows it."""
+        reranks = bool(self.score)
         head: dict[str, Any] = {
             "library_name": "sentence-transformers",
-            "pipeline_tag": "feature-extraction",
-            "tags": ["sentence-transformers", "feature-extraction", "multimodal", "twoway"],
+            "pipeline_tag": "text-ranking" if reranks else "feature-extraction",
+            "tags": [
+                "sentence-transformers",
+                *(("cross-encoder", "reranker") if reranks else ("feature-extraction",)),
+                "multimodal",
+                "twoway",
+            ],
             "base_model": self.base,
         }
         if self.licence:
             head["license"] = self.licence
         token = self.mask_token
+        vector = [
+            ("Pooling", self.pooling),
+            ("Numbers a vector", f"{self.dim or self.width}" + (f" (the first of {self.width})" if self.dim else "")),
+        ]
         rows = [
             ("Base", f"{self.base} ({self.family})"),
             ("Licence of the base", self.licence or "not stated by the base; look there before you pass this on"),
             ("Attention, declared", self.attention["declared"]),
             ("Attention, as measured", self.attention["measured"] + (f" ({why})" if (why := self.attention.get("reason")) else "")),
-            ("Pooling", self.pooling),
-            ("Numbers a vector", f"{self.dim or self.width}" + (f" (the first of {self.width})" if self.dim else "")),
+            *([("Score", self.score)] if reranks else vector),
             ("Longest row", f"{self.max_length} tokens"),
             ("Mask token", f"`{token['token']}`, id {token['id']} ({token['how']})"),
             ("Prompts", "; ".join(f"{name}: `{text}`" for name, text in self.prompts.items()) or "none"),
         ]
         table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
         steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(self.chain, 1))
-        notes = "".join(f"\n- {note}" for note in (_CHAT, *self.notes))
+        notes = "".join(f"\n- {note}" for note in (*(() if reranks else (_CHAT,)), *self.notes))
         front, kind = yaml.safe_dump(head, sort_keys=False).strip(), self.attention["declared"]
-        return _TEXT.format(front=front, kind=kind, table=table, notes=notes, steps=steps, file=CARD_FILE)
+        use = _RERANK if reranks else _EMBED
+        title = f"A {kind} multimodal {'reranker' if reranks else 'embedding model'}"
+        return _TEXT.format(front=front, title=title, table=table, use=use, notes=notes, steps=steps, file=CARD_FILE)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -488,27 +566,40 @@ _CHAT = (
     "Encode chat messages in a call of their own: in a call that also holds texts or images, sentence-transformers 6.2 drops what "
     "the messages say."
 )
+_EMBED = """```python
+from sentence_transformers import SentenceTransformer
+from PIL import Image
+
+model = SentenceTransformer("path/to/this/folder")
+vectors = model.encode(["a text", Image.open("a.png"), {"image": Image.open("a.png"), "text": "and words"}])
+content = [{"type": "text", "text": "first"}, {"type": "image", "image": Image.open("a.png")}, {"type": "text", "text": "then"}]
+vectors = model.encode([[{"role": "user", "content": content}]])
+```
+
+Texts and images in any order go in as the content of a chat message, as above."""
+_RERANK = """```python
+from sentence_transformers import CrossEncoder
+from PIL import Image
+
+model = CrossEncoder("path/to/this/folder")
+scores = model.predict([("what is asked", "a text"), ("what is asked", Image.open("a.png"))])
+content = [{"type": "image", "image": Image.open("a.png")}, {"type": "text", "text": "and words"}]
+asked = {"role": "query", "content": [{"type": "text", "text": "what is asked"}]}
+scores = model.predict([[asked, {"role": "document", "content": content}]])
+```
+
+Texts and images in any order go in as the messages `query` and `document`, as above."""
 _TEXT = """---
 {front}
 ---
 
-# A {kind} multimodal embedding model
+# {title}
 
 | | |
 |---|---|
 {table}
 
-```python
-from sentence_transformers import SentenceTransformer
-from PIL import Image
-
-model = SentenceTransformer("path/to/this/folder")
-vectors = model.encode(["a text", Image.open("a.png"), {{"image": Image.open("a.png"), "text": "and words"}}])
-content = [{{"type": "text", "text": "first"}}, {{"type": "image", "image": Image.open("a.png")}}, {{"type": "text", "text": "then"}}]
-vectors = model.encode([[{{"role": "user", "content": content}}]])
-```
-
-Texts and images in any order go in as the content of a chat message, as above.
+{use}
 {notes}
 
 ## What was done

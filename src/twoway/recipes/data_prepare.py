@@ -37,6 +37,7 @@ from twoway.methods.finetune import method as finetune_method
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain import method as pretrain_method
 from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.rerank import method as rerank_method
 from twoway.methods.tables import count_lost, describe_excess
 from twoway.processes import count_of
 
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
     from twoway.data.lengths import RowEncoder
     from twoway.data.mixture import Mixture
 
-_OPEN_DATA = {stage.name: stage.open_data for stage in (pretrain_method.METHOD, method.METHOD, finetune_method.METHOD)}
+_METHODS = (pretrain_method.METHOD, method.METHOD, finetune_method.METHOD, rerank_method.METHOD)
+_OPEN_DATA = {stage.name: stage.open_data for stage in _METHODS}
 LISTED = "bad-rows.jsonl"
 _LISTED = 100  # rows of a source that are named of those that are lost, and of those that are cut
 

@@ -20,9 +20,11 @@ from twoway import progress
 from twoway.config import gather, takes
 from twoway.errors import UsageError, did_you_mean
 from twoway.losses.contrastive import contrastive_loss
+from twoway.methods.config import PairsConfig
 from twoway.methods.counting import Load, PictureGrid, Products, StageWork, count, stage_module, total
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.memory import ModuleSizes, batch_places, config_of, training_memory
+from twoway.methods.rerank.config import RerankConfig
 from twoway.models import loading
 
 from .config import PlanConfig
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from .recipe import StageRecipe
 
-_PLANNED = ("pretrain", "bridge", "finetune")
+_PLANNED = ("pretrain", "bridge", "finetune", "rerank")
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
     """Say what a stage computes; `tokens` sets how much it reads, instead of its rows and steps."""
     config, pairs = stage.config, stage.kind.name != "pretrain"
     means = [(one.label, means_of(one, said, pairs=pairs, where=stage.name)) for one in config.data]
-    contrastive = isinstance(config, FinetuneConfig)
+    contrastive = isinstance(config, PairsConfig)
     grid = PictureGrid.of(model.name, model.config)
     means = [(name, _shown(one, grid.area, config)) for name, one in means]
     made = [_contents(one, config, contrastive=contrastive) for _, one in means]
@@ -299,7 +301,7 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
         for content, times in contents
     ]
     products = counted.of(loads, calls=max(steps * ranks * chunks, 1.0), repeated=repeated)
-    products.needed["comparison"] += steps * _comparison(config, model) if contrastive else 0.0
+    products.needed["comparison"] += steps * _comparison(config, model) if isinstance(config, FinetuneConfig) else 0.0
     text = sum(load.rows * load.text for load in loads)
     image = sum(load.rows * load.image for load in loads)
     sources = tuple(
@@ -368,10 +370,19 @@ def _shown(means: Means, area: int, config: MethodConfig) -> Means:
     return replace(means, content=content, answer=answer)
 
 
+_LAYOUT = 70.0  # tokens of the question that a reranker is asked, around query and candidate
+
+
 def _contents(means: Means, config: Any, *, contrastive: bool) -> list[tuple[Content, float]]:
     """Return what goes through the model for a row, and how often."""
     if means.answer is None:
         return [(_cut(means.content, config.max_length), 1.0)]
+    if isinstance(config, RerankConfig):  # each candidate is read with the query
+        query, answer = means.content, means.answer
+        pictures = query.pictures + answer.pictures
+        shown = (query.pictures * query.tokens + answer.pictures * answer.tokens) / pictures if pictures else 0.0
+        both = Content(query.text + answer.text + _LAYOUT, pictures, shown)
+        return [(_cut(both, config.max_length), 1.0 + config.hard_negatives)]
     if contrastive:
         return [(_cut(means.content, config.max_length), 1.0), (_cut(means.answer, config.max_length), 1.0 + config.hard_negatives)]
     # A, EOS, B: the words of the answer behind the query.

@@ -24,6 +24,7 @@ from twoway.methods.bridge import method
 from twoway.methods.config import ConvertConfig, MineConfig
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.pretrain import method as pretrain_method
+from twoway.methods.rerank import method as rerank_method
 from twoway.methods.run import run_method
 from twoway.models import checkpoint
 from twoway.models.loading import read_json
@@ -97,7 +98,7 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
         except ContentError:
             continue
         tried += 1
-        for content in (example.query, example.positive, *example.negatives):
+        for content in example.contents:
             lengths.append(len(content.example.words))
             images.append(int(content.example.image_tokens.sum()))
     each = len(lengths) / max(tried, 1)
@@ -207,6 +208,7 @@ KINDS: dict[str, StageKind] = {
         training(method.METHOD),
         MINE,
         training(finetune_method.METHOD, count=count_pairs),
+        training(rerank_method.METHOD, count=count_pairs),
         EVALUATE,
     )
 }

@@ -25,6 +25,8 @@ class SearchConfig(OpenConfig):
     prompt: str | None = Field(default=None, description="put this text before the question instead")
     prompt_name: str | None = Field(default=None, metavar="NAME", description="put the model's prompt of this name before it instead")
     model: str | None = Field(default=None, metavar="MODEL", description="where the model of the index lies now")
+    rerank: str | None = Field(default=None, metavar="MODEL", description="a reranker that puts the best hits into its own order")
+    rerank_top: int = Field(default=100, ge=1, description="so many of them")
 
 
 @settings

@@ -12,6 +12,7 @@ from twoway.content import Document, Image, Text
 from twoway.errors import TwowayError, UsageError
 
 from .config import SearchConfig
+from .reranking import rerank_hits
 from .store import search_near_item
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from twoway.content import Part
     from twoway.embedding import Embedder
     from twoway.embedding.config import Side
+    from twoway.embedding.reranker import Reranker
 
     from .lance import LanceStore
     from .milvus import MilvusStore
@@ -32,9 +34,9 @@ ImageInput = str | Path | bytes | Image | PILImage.Image
 class Finder:
     """An open index and its model, for many questions."""
 
-    def __init__(self, store: Store, engine: Embedder) -> None:
+    def __init__(self, store: Store, engine: Embedder, reranker: Reranker | None = None) -> None:
         check_model(store, engine)
-        self.store, self.engine = store, engine
+        self.store, self.engine, self.reranker = store, engine, reranker
 
     def vector(
         self,
@@ -46,12 +48,8 @@ class Finder:
         prompt_name: str | None = None,
     ) -> NDArray[np.float32]:
         """Return the vector of a question, cut to the length of those in the index; a picture is a path, bytes, or PIL's."""
-        parts: list[Part] = [] if image is None else [*Document.from_parts([{"image": image}]).parts]
-        parts += [Text(text)] if text else []
-        if not parts:
-            raise UsageError("nothing is asked: give words, a picture, or both")
         vector: NDArray[np.float32] = self.engine.array(
-            [Document(tuple(parts))], side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=self.store.dimension
+            [_question(text, image)], side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=self.store.dimension
         )[0]
         return vector
 
@@ -67,12 +65,29 @@ class Finder:
         side: Side | None = "query",
         prompt: str | None = None,
         prompt_name: str | None = None,
+        rerank_top: int = 100,
     ) -> list[Hit]:
-        """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves."""
+        """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves.
+
+        With a reranker, the `rerank_top` best of them are put into its order.
+        """
         if hybrid and not text:
             raise UsageError("a hybrid search needs words")
         vector = self.vector(text, image, side=side, prompt=prompt, prompt_name=prompt_name)
-        return self.store.search(vector, top_k=top_k, filter=filter, words=text if hybrid else None, exact=exact)
+        wanted = top_k if self.reranker is None else max(top_k, rerank_top)
+        hits = self.store.search(vector, top_k=wanted, filter=filter, words=text if hybrid else None, exact=exact)
+        if self.reranker is not None:
+            hits = [*rerank_hits(self.reranker, _question(text, image), hits[:rerank_top]), *hits[rerank_top:]]
+        return hits[:top_k]
+
+
+def _question(text: str | None, image: ImageInput | None) -> Document:
+    """Return what is asked as a document."""
+    parts: list[Part] = [] if image is None else [*Document.from_parts([{"image": image}]).parts]
+    parts += [Text(text)] if text else []
+    if not parts:
+        raise UsageError("nothing is asked: give words, a picture, or both")
+    return Document(tuple(parts))
 
 
 def check_model(store: Store, engine: Embedder) -> None:
@@ -105,6 +120,8 @@ def find(
     model = config.model if model is None else model
     if config.like is not None and (text or image is not None):
         raise UsageError("--like asks by an item; leave the words and the picture out")
+    if config.like is not None and config.rerank is not None:
+        raise UsageError("--rerank reads hits with a question, and --like asks by an item; leave one of them out")
     if config.like is None and not text and image is None:
         raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
     store = open_store(index)
@@ -123,8 +140,13 @@ def find(
             if model is not None:
                 raise
             raise type(error)(f"{error} (the model that {index} names; where it lies elsewhere now, say so with --model)") from error
+        reranker = None
+        if config.rerank is not None:
+            from twoway.embedding.reranker import open_reranker
+
+            reranker = open_reranker(config.rerank, device=config.device)
         how |= {"hybrid": config.hybrid, "side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
-        return Finder(store, engine).search(text, image, **how)
+        return Finder(store, engine, reranker).search(text, image, rerank_top=config.rerank_top, **how)
     finally:
         store.close()
 

@@ -43,10 +43,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found, and its cosine to the query (of words alone: how well they fit, on the engine's own scale)."""
+    """An item that was found, and its cosine to the query (of words alone: how well they fit, on the engine's own scale).
+
+    Where hits were reranked, `relevance` is the reranker's score, and `place_before` the place in the order of vectors, from 1.
+    """
 
     item: Item
     score: float
+    relevance: float | None = None
+    place_before: int | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ def print_hits(hits: Sequence[Hit], console: Console, *, pictures: str = "auto")
     table.add_column(overflow="fold", ratio=1)
     for number, hit in enumerate(hits, 1):
         small = [thumbnail_cell(hit.item.thumbnail, way)] if way else []
-        table.add_row(f"{number}", f"{hit.score:.3f}", *small, _words(hit.item))
+        score = f"{hit.score:.3f}"
+        if hit.place_before is not None:
+            score = f"{'unread' if hit.relevance is None else f'{hit.relevance:.3f}'}\nwas {hit.place_before}. ({score})"
+        table.add_row(f"{number}", score, *small, _words(hit.item))
     console.print(table if hits else "nothing found")
 
 

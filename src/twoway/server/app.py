@@ -33,17 +33,26 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from twoway.embedding import Embedder
+    from twoway.embedding.reranker import Reranker
     from twoway.search.store import Store
 
 _log = logging.getLogger(__name__)
 
-ROUTERS = (routes.health_router, routes.embeddings_router, routes.search_router, routes.index_router, routes.why_router, routes.page_router)
+ROUTERS = (
+    routes.health_router,
+    routes.embeddings_router,
+    routes.rerank_router,
+    routes.search_router,
+    routes.index_router,
+    routes.why_router,
+    routes.page_router,
+)
 
 
 def create_app(
     engine: Embedder, store: Store | None = None, limits: ServerLimits | None = None, *, access: Access | None = None, **options: Any
 ) -> FastAPI:
-    """Return the application that answers for a model and an index; `options` are `name` and `read_only`."""
+    """Return the application that answers for a model and an index; `options` are `name`, `read_only` and `reranker`."""
     service = Service(engine, store, limits or ServerLimits(), access or Access(), **options)
 
     @asynccontextmanager
@@ -112,9 +121,11 @@ def address(taken: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def warm_up(engine: Embedder) -> None:
+def warm_up(engine: Embedder, reranker: Reranker | None = None) -> None:
     """Embed a word: a model that cannot is met before it is asked, and the first asker does not wait for first times."""
     engine.array([Document((Text("warm"),))])
+    if reranker is not None:
+        reranker.rank("warm", ["warm"])
 
 
 def answer_requests(app: FastAPI, taken: socket.socket, *, grace: float) -> None:

@@ -379,6 +379,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._queues: list[DocumentQueue] = []
         kept: dict[str, Any] = {"registry": self.registry, "namespace": "twoway"}
         ProcessCollector(registry=self.registry)
         self.requests = Counter("requests", "Requests answered", ("route", "status"), **kept)
@@ -393,9 +394,10 @@ class Metrics:
         self.embedded_tokens = Counter("tokens", "Their tokens", **kept)
 
     def observe_queue(self, waiting: DocumentQueue) -> None:
-        """Show a queue."""
-        self.items.set_function(lambda: len(waiting.documents))
-        self.tokens.set_function(lambda: waiting.tokens)
+        """Show a queue, beside those that are shown already."""
+        self._queues.append(waiting)
+        self.items.set_function(lambda: sum(len(one.documents) for one in self._queues))
+        self.tokens.set_function(lambda: sum(one.tokens for one in self._queues))
 
     def count_dropped(self, documents: int) -> None:
         """Count documents that were not waited for."""

@@ -11,6 +11,9 @@ class ServeConfig(OpenConfig):
     """A model behind HTTP."""
 
     index: str | None = Field(default=None, metavar="PATH", description="to search: a folder, a .db file, or milvus://host:port/collection")
+    rerank: str | None = Field(
+        default=None, metavar="MODEL", description="a reranker beside the model: /v1/rerank, and search in two steps"
+    )
     host: str = Field(default="127.0.0.1", metavar="NAME", description="address to answer at")
     port: int = Field(default=8000, description="port to answer at; 0 takes any that is free")
     api_keys: SettingPath | None = Field(

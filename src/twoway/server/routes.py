@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import secrets
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -26,9 +27,10 @@ from twoway.data.pdf import page as render
 from twoway.data.rows import ReadOptions
 from twoway.embedding.explain import Explainer
 from twoway.embedding.shards import cut
-from twoway.errors import UsageError
+from twoway.errors import UsageError, did_you_mean
 from twoway.limits import Limits
 from twoway.search.pictures import thumbnail
+from twoway.search.reranking import order_hits, pdf_page, readable_document
 from twoway.search.store import Item, check_id, field_name, search_near_item
 
 from .schemas import (
@@ -37,6 +39,8 @@ from .schemas import (
     EmbeddingsRequest,
     NewItem,
     RequestModel,
+    RerankedContent,
+    RerankRequest,
     SearchRequest,
     ServerLimits,
     body_schema,
@@ -142,6 +146,63 @@ def _write(asked: EmbeddingsRequest, job: EmbedJob, service: Service) -> bytes:
     return pydantic_core.to_json({"object": "list", "data": data, "model": asked.model or service.name, "usage": usage})
 
 
+# `POST /v1/rerank`, as the clients of Cohere and Jina ask, and LangChain and vLLM with them: how well each document answers a query.
+
+rerank_router = APIRouter()
+
+
+@rerank_router.post("/v1/rerank", openapi_extra=body_schema(RerankRequest))
+@rerank_router.post("/v2/rerank", include_in_schema=False)
+@rerank_router.post("/rerank", include_in_schema=False)
+async def rerank_documents(request: Request, service: AuthorizedService) -> Response:
+    """Return the documents that answer best, the best first."""
+
+    async def work(body: bytearray) -> Response:
+        service.require_reranker()
+        asked, query, documents = await service.run_in_thread(lambda: _read_rerank(body, service))
+        scores, tokens = await service.relevance(query, documents, prompt=asked.prompt)
+        order = sorted(range(len(scores)), key=lambda number: (-scores[number], number))[: asked.top_n]
+        results: list[dict[str, Any]] = [{"index": number, "relevance_score": scores[number]} for number in order]
+        for one in results if asked.return_documents else ():
+            given = asked.documents[one["index"]]
+            one["document"] = {"text": given} if isinstance(given, str) else given.model_dump(exclude_none=True)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        found = {
+            "id": f"rerank-{secrets.token_hex(8)}",
+            "object": "list",
+            "model": service.reranker_name,
+            "results": results,
+            "usage": usage,
+        }
+        return JSONResponse(found)
+
+    return await service.reader.respond(request, work)
+
+
+def _read_rerank(body: bytearray, service: Service) -> tuple[RerankRequest, Document, list[Document]]:
+    """Check a request and make its documents."""
+    asked, contents = parse_body(RerankRequest, body), service.document_builder()
+    if asked.model is not None and asked.model not in (service.reranker_name, service.require_reranker().name):
+        near = did_you_mean(asked.model, [service.reranker_name])
+        message = f"there is no reranker {asked.model[:200]!r} here{near} (there is: {service.reranker_name})"
+        raise ApiError(404, message, code="model_not_found", param="model")
+    if len(asked.documents) > service.limits.inputs:
+        message = f"'documents' has {len(asked.documents):,} of them; at most {service.limits.inputs:,} are taken at a time"
+        raise ApiError(400, message, code="too_many", param="documents")
+    documents = [_reranked(one, contents, f"documents[{number}]") for number, one in enumerate(asked.documents)]
+    return asked, _reranked(asked.query, contents, "query"), documents
+
+
+def _reranked(given: str | RerankedContent, contents: DocumentBuilder, where: str) -> Document:
+    if isinstance(given, str):
+        return contents.text(given, where)
+    if (given.content is None) == (given.text is None and given.image is None):
+        raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'content'", code="invalid_value", param=where)
+    if given.content is not None:
+        return contents.parts(given.content, f"{where}.content")
+    return contents.from_text_and_image(given.text, given.image, f"{where}.")
+
+
 # `POST /v1/search`: the nearest items of the index to words, a picture, both, or another item.
 
 search_router = APIRouter()
@@ -157,10 +218,29 @@ async def search(request: Request, service: AuthorizedService) -> Response:
         asked, document = await service.run_in_thread(lambda: _read_search(body, service))
         vector = None if document is None else await service.query(document)
         found = await service.run_on_index(lambda store: _find(store, asked, vector))
+        if asked.rerank_top is not None and document is not None:
+            found = await _reranked_hits(service, document, found, asked.rerank_top)
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({"hits": [{**item_json(hit.item), "score": hit.score} for hit in found], "took_ms": took})
+        return JSONResponse({"hits": [_hit_json(hit) for hit in found[: asked.top_k]], "took_ms": took})
 
     return await service.reader.respond(request, work)
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    again = {} if hit.place_before is None else {"relevance": hit.relevance, "place_before": hit.place_before}
+    return {**item_json(hit.item), "score": hit.score, **again}
+
+
+async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top: int) -> list[Hit]:
+    """Put the best hits into the reranker's order; what cannot be read stands behind them."""
+
+    def read() -> list[Document | None]:
+        return [readable_document(hit.item) for hit in hits[:top]]
+
+    documents = await service.run_in_thread(read)
+    there = [document for document in documents if document is not None]
+    scores = iter((await service.relevance(query, there))[0] if there else [])
+    return [*order_hits(hits[:top], [None if document is None else next(scores) for document in documents]), *hits[top:]]
 
 
 def item_json(item: Item) -> dict[str, Any]:
@@ -169,17 +249,6 @@ def item_json(item: Item) -> dict[str, Any]:
     small = f"{home}/thumbnail" if item.thumbnail is not None else None
     page = f"{home}/page" if pdf_page(item) is not None else None
     return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
-
-
-def pdf_page(item: Item) -> tuple[Path, int] | None:
-    """Return file and number of the PDF page that an item is; nothing for any other.
-
-    The place is what `twoway index` writes and no request can: metadata alone, which one can, names no file.
-    """
-    file, number = item.metadata.get("file"), item.metadata.get("page")
-    if not isinstance(file, str) or not isinstance(number, int) or number < 1 or item.place != str(Place(file, number, "page")):
-        return None
-    return (Path(file), number) if file.lower().endswith(".pdf") else None
 
 
 def get_item(store: Store, name: str) -> Item:
@@ -196,6 +265,13 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
         raise ApiError(400, f"'top_k' is {asked.top_k}; at most {service.limits.found} are given", code="invalid_value", param="top_k")
     if asked.id is not None and (asked.text is not None or asked.image is not None):
         raise ApiError(400, "'id' asks for more like that item; give it without 'text' and 'image'", code="invalid_value", param="id")
+    if asked.rerank_top is not None:
+        service.require_reranker()
+        if asked.rerank_top > service.limits.found:
+            message = f"'rerank_top' is {asked.rerank_top}; at most {service.limits.found} are read again"
+            raise ApiError(400, message, code="invalid_value", param="rerank_top")
+        if asked.text is None and asked.image is None:
+            raise ApiError(400, "'rerank_top' needs a question: 'text', 'image' or both", code="invalid_value", param="rerank_top")
     if asked.hybrid and asked.text is None:
         raise ApiError(400, "'hybrid' looks for the words of 'text', too; give some", code="invalid_value", param="hybrid")
     if asked.hybrid and len(asked.text or "") > service.limits.words:
@@ -211,7 +287,8 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
 def _find(store: Store, asked: SearchRequest, vector: Any) -> list[Hit]:
     """Ask the index; an item is not among those like it."""
     if asked.id is None:
-        return store.search(vector, top_k=asked.top_k, filter=asked.filter, words=asked.text if asked.hybrid else None)
+        wanted = max(asked.top_k, asked.rerank_top or 0)
+        return store.search(vector, top_k=wanted, filter=asked.filter, words=asked.text if asked.hybrid else None)
     return search_near_item(store, get_item(store, asked.id), top_k=asked.top_k, filter=asked.filter)
 
 

@@ -263,8 +263,36 @@ class EmbeddingsRequest(RequestModel):
         return given
 
 
+class RerankedContent(RequestModel):
+    """What is asked, or may answer: words, a picture (a data URL), both, or `content` as a message has it, as vLLM takes it."""
+
+    text: str | None = None
+    image: str | None = None
+    content: Annotated[list[Part], Field(fail_fast=True)] | None = None
+
+
+class RerankRequest(RequestModel):
+    """`POST /v1/rerank`: Cohere's, Jina's and vLLM's; `prompt` (ours) is the instruction that candidates are judged by.
+
+    A pair that is longer than the model reads is cut, so bounds of a document's tokens or chunks have no effect here.
+    """
+
+    model: str | None = None
+    query: str | RerankedContent
+    documents: Annotated[list[str | RerankedContent], Field(min_length=1, fail_fast=True)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+    prompt: str | None = None
+    max_chunks_per_doc: int | None = None
+    max_tokens_per_doc: int | None = None
+    user: str | None = None
+
+
 class SearchRequest(RequestModel):
-    """`POST /v1/search`: words, a picture, both, or `id` for more like that item; none of them for any items."""
+    """`POST /v1/search`: words, a picture, both, or `id` for more like that item; none of them for any items.
+
+    With a reranker, the `rerank_top` best items are put into its order.
+    """
 
     text: str | None = None
     image: str | None = None
@@ -272,6 +300,7 @@ class SearchRequest(RequestModel):
     top_k: Annotated[int, Field(ge=1)] = 20
     filter: str | None = None
     hybrid: bool = False
+    rerank_top: Annotated[int, Field(ge=1)] | None = None
 
 
 Key = Annotated[str, Field(min_length=1, max_length=120)]

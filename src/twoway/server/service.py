@@ -23,7 +23,7 @@ from fastapi import Request as FastapiRequest
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from twoway.content import ContentError, Document, Text
+from twoway.content import CandidatePair, ContentError, Document, Text
 from twoway.embedding import Embedder
 from twoway.embedding.embedder import make_items
 from twoway.embedding.inputs import EmbeddingItem, prompt_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from twoway.embedding.config import Side
+    from twoway.embedding.reranker import Reranker
     from twoway.search.store import Store
 
 
@@ -225,6 +226,7 @@ async def _gone(request: Request) -> None:
 
 
 Answer = TypeVar("Answer")
+Engine = TypeVar("Engine", bound=Embedder)
 _READERS = 4  # threads that ask the index
 _END = 10.0  # seconds that what is under way gets where nobody says how many
 
@@ -241,13 +243,17 @@ class Service:
         *,
         name: str | None = None,
         read_only: bool = False,
+        reranker: Reranker | None = None,
     ) -> None:
         # The engine as it is, with the server's bounds on pictures.
-        self.engine = Embedder(engine.sentence, name=engine.name, settings=replace(engine.settings, limits=limits.reading()))
+        self.engine = _within(engine, limits)
         self.limits, self.access, self.store, self.read_only = limits, access, store, read_only
         self.name = name or Path(engine.name).name or "model"
+        self.reranker_name = "" if reranker is None else Path(reranker.name).name or "reranker"
         self.metrics = Metrics()
         self.batcher = Batcher(self.engine, limits, self.metrics)
+        self.reranker = None if reranker is None else _within(reranker, limits)
+        self.pair_batcher = None if self.reranker is None else Batcher(self.reranker, limits, self.metrics)
         self.reader = RequestReader(limits)
         self.run_in_model_thread, self.run_in_thread = self.batcher.run_in_model_thread, self.batcher.run_in_thread
         self.cut_off = False  # whether answers were
@@ -272,11 +278,33 @@ class Service:
 
     async def embed(self, documents: Sequence[Document], ask: EncodeOptions, *, truncate: bool = False) -> EmbedJob:
         """Take documents through the model, whole or not at all; the job has the vectors."""
+        return await self._through(self.batcher, documents, ask, truncate=truncate)
+
+    async def _through(self, batcher: Batcher, documents: Sequence[Document], ask: EncodeOptions, *, truncate: bool) -> EmbedJob:
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping", wait=5)
         job = EmbedJob(ask, len(documents))
-        await self.batcher.embed(job, await self.run_in_thread(lambda: self._tickets(documents, job, truncate)))
+        await batcher.embed(job, await self.run_in_thread(lambda: self._tickets(batcher.engine, documents, job, truncate)))
         return job
+
+    async def relevance(self, query: Document, candidates: Sequence[Document], *, prompt: str | None = None) -> tuple[list[float], int]:
+        """Return how well each candidate answers a query, and how many tokens were read."""
+        reranker, batcher = self.require_reranker(), self.pair_batcher
+        assert batcher is not None
+        if prompt is not None and len(prompt) > self.limits.prompt:
+            message = f"a prompt of {len(prompt):,} characters; at most {self.limits.prompt:,} are taken"
+            raise ApiError(400, message, code="too_long", param="prompt")
+        ask = EncodeOptions(prompt_of(reranker.sentence, prompt=prompt))
+        job = await self._through(batcher, [CandidatePair.of(query, one) for one in candidates], ask, truncate=True)
+        return [reranker.relevance(float(vector[0])) for vector in job.vectors], sum(job.tokens)
+
+    def require_reranker(self) -> Reranker:
+        """Return the reranker, or say that there is none."""
+        if self.reranker is None:
+            raise ApiError(
+                404, "this server has no reranker; start it with --rerank MODEL ('twoway rerank' trains one)", code="no_reranker"
+            )
+        return self.reranker
 
     async def query(self, document: Document) -> Any:
         """Return the vector of a query, as long as those of the index."""
@@ -309,9 +337,9 @@ class Service:
 
     def failure(self) -> str | None:
         """Say why nothing can be answered just now; nothing where something can."""
-        if not self.batcher.alive:
+        if not all(one.alive for one in self._batchers):
             return "the model's thread has ended; start the server again"
-        if self.batcher.stuck(self.limits.seconds):
+        if any(one.stuck(self.limits.seconds) for one in self._batchers):
             return "the model has been at one batch for longer than a request may take"
         for threads, what in ((self.batcher.preparers, "look at requests"), (self.readers, "ask the index")):
             if threads.stuck(self.limits.stuck_seconds):
@@ -330,22 +358,27 @@ class Service:
     @property
     def busy(self) -> bool:
         """Say whether a thread is at work."""
-        return self.batcher.busy or any(threads.busy for threads in (self.readers, self.writer, self.pages))
+        return any(one.busy for one in self._batchers) or any(threads.busy for threads in (self.readers, self.writer, self.pages))
 
     def close(self) -> None:
         """End; called once no request is being answered, or the time for that is over."""
         until = time.monotonic() + _END if self.deadline is None else self.deadline
-        self.batcher.close(until)
+        for batcher in self._batchers:
+            batcher.close(until)
         for threads in (self.readers, self.writer, self.pages):
             threads.close(until)
 
-    def _tickets(self, documents: Sequence[Document], job: EmbedJob, truncate: bool) -> list[QueuedDocument]:
+    @property
+    def _batchers(self) -> list[Batcher]:
+        return [self.batcher] if self.pair_batcher is None else [self.batcher, self.pair_batcher]
+
+    def _tickets(self, engine: Embedder, documents: Sequence[Document], job: EmbedJob, truncate: bool) -> list[QueuedDocument]:
         """Look at documents and make them ready to wait."""
         found = []
         total = 0.0
-        longest = self.engine.lengths.longest or float("inf")
-        frame = self._frame(job.options)
-        for index, item in enumerate(make_items(self.engine, documents)):
+        longest = engine.lengths.longest or float("inf")
+        frame = self._frame(engine, job.options)
+        for index, item in enumerate(make_items(engine, documents)):
             if isinstance(item, ContentError):
                 raise item
             # A prompt counts like any other words, or a long one before many short texts would make a batch of any size.
@@ -361,13 +394,19 @@ class Service:
             found.append(QueuedDocument(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))
         return found
 
-    def _measure_frame(self, ask: EncodeOptions) -> float:
+    def _measure_frame(self, engine: Embedder, ask: EncodeOptions) -> float:
         """Return how many tokens template and prompt add to a document."""
-        item = make_items(self.engine, [Document((Text("a"),))])[0]
+        letter = Document((Text("a"),))
+        item = make_items(engine, [CandidatePair.of(letter, letter) if engine is self.reranker else letter])[0]
         if not isinstance(item, EmbeddingItem):
             return 0.0
-        mask = self.engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
+        mask = engine.front.prepare([item], ask.prompt, ask.kwargs).features.get("attention_mask")
         return 0.0 if mask is None else float(mask.sum()) - item.length
+
+
+def _within(engine: Engine, limits: ServerLimits) -> Engine:
+    """Return an engine with the server's bounds on pictures."""
+    return type(engine)(engine.sentence, name=engine.name, settings=replace(engine.settings, limits=limits.reading()))
 
 
 def _unnamed(said: str, location: str) -> str:

@@ -141,6 +141,13 @@ class GradientCachedModule(TrainingModule):
         return vectors, parameters, unused
 
 
+def padding_row(token: int, token_keys: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return one row of one padding token; `token_keys` are inputs with one entry a token."""
+    ids = torch.full((1, 1), token)
+    keys = [key for key in token_keys if key not in ("input_ids", "attention_mask")]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in keys}
+
+
 class _CachedStep:
     """One step of one rank: embed every chunk, compare, and go back chunk by chunk.
 

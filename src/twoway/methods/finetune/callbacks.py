@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from twoway.content import Document, Pair
     from twoway.evaluation.metrics import Outcome
+    from twoway.methods.config import PairsConfig
     from twoway.methods.model import PreparedModel
+    from twoway.training.module import TrainingModule
 
-    from .config import FinetuneConfig
-    from .data import EvalRows, FinetuneData
-    from .step import ContrastiveModule
+    from .data import EvalRows, PairData
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ BEST = "best"
 _CASES = 2  # queries shown of each task, and as many of its worst
 
 
-def best_weights(out: Path, config: FinetuneConfig) -> Path | None:
+def best_weights(out: Path, config: PairsConfig) -> Path | None:
     """Return the folder of the best weights, where they are to become the model."""
     return out / BEST if config.load_best_model_at_end and (out / BEST).exists() else None
 
@@ -49,15 +49,20 @@ def best_weights(out: Path, config: FinetuneConfig) -> Path | None:
 class RetrievalCallback(Callback):
     """Measures retrieval, keeps the best weights, and keeps `report.html` up to date."""
 
-    def __init__(self, prepared: PreparedModel[ContrastiveModule], data: FinetuneData, config: FinetuneConfig, out: Path) -> None:
+    title, template = "Fine-tuning", "methods/finetune/report.html"
+
+    def __init__(self, prepared: PreparedModel[TrainingModule], data: PairData, config: PairsConfig, out: Path) -> None:
         self.prepared, self.data, self.config, self.out = prepared, data, config, out
         self.contents: FinetuneReport | None = None  # at the last evaluation of this process
 
+    def measure(self, trainer: Trainer) -> list[Retrieval]:
+        """Measure every task of every set, with some queries of each and what they found."""
+        autocast = trainer.config.dtype == "bfloat16"
+        return measure_retrieval(trainer.module, self.data, device=trainer.ranks.device, autocast=autocast, cases=_CASES)
+
     def on_evaluate(self, trainer: Trainer) -> dict[str, Any]:
         """Measure, keep the weights where they are the best so far, and write the report."""
-        found = measure_retrieval(
-            trainer.module, self.data, device=trainer.ranks.device, autocast=trainer.config.dtype == "bfloat16", cases=_CASES
-        )
+        found = self.measure(trainer)
         entry: dict[str, Any] = retrieval_entry(found)
         if found:
             # Sources of their own are measured for this; held-out rows are the rows of the training's own sources.
@@ -67,13 +72,18 @@ class RetrievalCallback(Callback):
         if trainer.ranks.is_main_process:
             self.contents = FinetuneReport(trainer.total_steps, self.data.epochs.report(), found)
             if trainer.step < trainer.total_steps:
-                write_report(self.out, self.contents, {"step": trainer.step, **entry})
+                self.write_report({"step": trainer.step, **entry})
         return entry
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Write the report of the whole run, once the last step stands in the log."""
         if self.contents is not None:
-            write_report(self.out, self.contents, None)
+            self.write_report(None)
+
+    def write_report(self, latest: dict[str, Any] | None) -> None:
+        """Write the report; `latest` is an entry that is not in the log yet."""
+        assert self.contents is not None
+        write_report(self.out, self.contents, latest, title=self.title, template=self.template)
 
     def _keep(self, trainer: Trainer, name: str, score: float) -> None:
         """Write the weights beside the checkpoints where none that stand there did better on the same rows; every rank takes part."""
@@ -130,7 +140,7 @@ class Retrieval:
 
     eval_rows: EvalRows
     outcomes: list[Outcome]
-    candidates: int
+    sizes: list[int]  # answers that each query is compared with
     cases: list[RetrievalCase] = field(default_factory=list)
 
     @property
@@ -140,7 +150,7 @@ class Retrieval:
 
     def chance(self) -> float:
         """Return the MRR of random rankings of the same answers."""
-        return chance("mrr", [self.candidates] * len(self.outcomes), [len(one.places) for one in self.outcomes]).mean
+        return chance("mrr", self.sizes, [len(one.places) for one in self.outcomes]).mean
 
     def numbers(self) -> dict[str, float]:
         """Return what goes into the log."""
@@ -150,24 +160,23 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
-class EvalVectors:
-    """The unit vectors of some rows: one for each query and one for each different answer."""
+class RankedAnswers:
+    """One query with the score of each answer that it is compared with, and which of them are right."""
 
-    queries: torch.Tensor
-    answers: torch.Tensor
-    documents: list[Document]  # of the answers
-    right: torch.Tensor  # (queries, answers)
-    rows: list[Pair]
+    query: Document
+    answers: Sequence[Document]
+    scores: torch.Tensor
+    right: torch.Tensor
 
 
-def measure_retrieval(task: Any, data: FinetuneData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
+def measure_retrieval(task: Any, data: PairData, *, device: torch.device, autocast: bool, cases: int = 0) -> list[Retrieval]:
     """Measure every task of every set; with `cases`, some queries of each with what they found."""
     found = []
     with evaluating(task):
         for measured in data.eval_rows:
-            vectors = _vectors(task, data, measured, device, autocast)
-            if vectors is not None:
-                found.append(_measure_retrieval(measured, vectors, cases))
+            ranked = _rank(task, data, measured, device, autocast)
+            if ranked:
+                found.append(summarize(measured, ranked, cases))
     return found
 
 
@@ -185,16 +194,16 @@ def retrieval_entry(found: Sequence[Retrieval]) -> dict[str, float]:
     return entry
 
 
-def _vectors(task: Any, data: FinetuneData, measured: EvalRows, device: torch.device, autocast: bool) -> EvalVectors | None:
-    """Embed the rows of one task of one set."""
+def _rank(task: Any, data: PairData, measured: EvalRows, device: torch.device, autocast: bool) -> list[RankedAnswers]:
+    """Embed the rows of one task of one set, and compare each query with all answers."""
     rows: list[Pair] = []
     queries: list[torch.Tensor] = []
     answers: dict[int, torch.Tensor] = {}
     documents: dict[int, Document] = {}
     keys: list[tuple[int, tuple[int, ...]]] = []
-    for examples in _read(data, measured):
+    for examples in read_examples(data, measured):
         made = data.collate([example for _, example in examples])
-        vectors = _embed(task, made, device, autocast)
+        vectors = functional.normalize(predict_contents(task, made, device, autocast), dim=-1)
         for place, (pair, example) in enumerate(examples):
             rows.append(pair)
             queries.append(vectors[made["queries"][place]])
@@ -202,67 +211,58 @@ def _vectors(task: Any, data: FinetuneData, measured: EvalRows, device: torch.de
             answers.setdefault(example.positive.key, vectors[made["candidates"][place]])
             documents.setdefault(example.positive.key, pair.positive)
     if not rows:
-        return None
+        return []
     right: dict[int, set[int]] = {}
     for asked, answered in keys:
         right.setdefault(asked, set()).update(answered)
     mask = torch.tensor([[answer in right[asked] for answer in answers] for asked, _ in keys])
-    return EvalVectors(torch.stack(queries), torch.stack(list(answers.values())), list(documents.values()), mask, rows)
+    scores = torch.stack(queries) @ torch.stack(list(answers.values())).T
+    every = list(documents.values())
+    return [RankedAnswers(pair.query, every, *one) for pair, *one in zip(rows, scores, mask, strict=True)]
 
 
-def _read(data: FinetuneData, measured: EvalRows) -> Iterator[list[tuple[Pair, Any]]]:
-    """Read and encode the rows, a few at a time, hard negatives left aside; the policy decides about bad rows, as in training."""
+def read_examples(data: PairData, measured: EvalRows) -> Iterator[list[tuple[Pair, Any]]]:
+    """Read and encode the rows, a few at a time, as they are to be measured; the policy decides about bad rows, as in training."""
     for start in range(0, len(measured.rows), _AT_ONCE):
         examples = []
         for row in measured.rows[start : start + _AT_ONCE]:
             try:
                 identity, pair = measured.pairs.read(int(row))
-                examples.append((pair, data.encode.without_negatives((identity, pair), epoch=_EPOCH)))
+                examples.append((pair, data.encode.to_measure((identity, pair), epoch=_EPOCH)))
             except ContentError as error:
                 data.loader.policy.refuse(error)
         if examples:
             yield examples
 
 
-def _embed(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> torch.Tensor:
-    """Return the unit vectors of a batch's contents, on the CPU."""
-    vectors: torch.Tensor | None = None
+def predict_contents(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> torch.Tensor:
+    """Return what a model says of each of a batch's contents, on the CPU."""
+    found: torch.Tensor | None = None
     for chunk in batch["chunks"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            made = functional.normalize(task.predict(to_device(dict(chunk["inputs"]), device)).float(), dim=-1).cpu()
-        if vectors is None:
-            vectors = torch.zeros(batch["contents"], made.shape[1])
-        vectors[chunk["items"]] = made
-    assert vectors is not None
-    return vectors
+            made = task.predict(to_device(dict(chunk["inputs"]), device)).float().cpu()
+        if found is None:
+            found = torch.zeros(batch["contents"], made.shape[1])
+        found[chunk["items"]] = made
+    assert found is not None
+    return found
 
 
-def _measure_retrieval(measured: EvalRows, vectors: EvalVectors, cases: int) -> Retrieval:
-    """Rank the answers of each query."""
-    scores = vectors.queries @ vectors.answers.T
-    found = [outcome(row.numpy(), right.nonzero()[:, 0].tolist()) for row, right in zip(scores, vectors.right, strict=True)]
-    return Retrieval(measured, found, len(vectors.documents), _cases(measured, vectors, scores, [one.places[0] for one in found], cases))
+def summarize(measured: EvalRows, ranked: Sequence[RankedAnswers], cases: int) -> Retrieval:
+    """Rank the answers of each query; with `cases`, show the first queries, and after them the worst ones."""
+    found = [outcome(one.scores.numpy(), one.right.nonzero()[:, 0].tolist()) for one in ranked]
+    ranks = [one.places[0] for one in found]
+    order = list(range(min(cases, len(ranks))))
+    order += [number for number in sorted(range(len(ranks)), key=lambda one: -ranks[one]) if number not in order][:cases]
+    shown = [_case(measured.task, ranked[number], ranks[number], worst=place >= cases) for place, number in enumerate(order)]
+    return Retrieval(measured, found, [len(one.answers) for one in ranked], shown)
 
 
-def _cases(measured: EvalRows, vectors: EvalVectors, scores: torch.Tensor, ranks: list[int], count: int) -> list[RetrievalCase]:
-    """Return the first queries, and after them the worst ones."""
-    order = list(range(min(count, len(ranks))))
-    order += [number for number in sorted(range(len(ranks)), key=lambda one: -ranks[one]) if number not in order][:count]
-    made = []
-    for place, number in enumerate(order):
-        top = torch.argsort(scores[number], descending=True, stable=True)[:3].tolist()
-        best = int(scores[number].masked_fill(~vectors.right[number], -torch.inf).argmax())
-        made.append(
-            RetrievalCase(
-                measured.task,
-                vectors.rows[number].query,
-                [(float(scores[number, one]), vectors.documents[one], bool(vectors.right[number, one])) for one in top],
-                (float(scores[number, best]), vectors.documents[best]),
-                ranks[number],
-                place >= count,
-            )
-        )
-    return made
+def _case(task: str, one: RankedAnswers, rank: int, *, worst: bool) -> RetrievalCase:
+    top = torch.argsort(one.scores, descending=True, stable=True)[:3].tolist()
+    best = int(one.scores.masked_fill(~one.right, -torch.inf).argmax())
+    found = [(float(one.scores[number]), one.answers[number], bool(one.right[number])) for number in top]
+    return RetrievalCase(task, one.query, found, (float(one.scores[best]), one.answers[best]), rank, worst)
 
 
 # The report: curves by task, and what queries find, as pictures and words.
@@ -279,7 +279,7 @@ class FinetuneReport:
     found: Sequence[Retrieval] = field(default_factory=list)
 
 
-def write_report(out: Path, contents: FinetuneReport, latest: dict[str, Any] | None) -> None:
+def write_report(out: Path, contents: FinetuneReport, latest: dict[str, Any] | None, *, title: str, template: str) -> None:
     """Write the report of the run in `out`; `latest` is an entry that is not in its log yet."""
     log = read_entries(out, latest)
     sets = list(dict.fromkeys(one.eval_rows.name for one in contents.found))
@@ -288,8 +288,8 @@ def write_report(out: Path, contents: FinetuneReport, latest: dict[str, Any] | N
     worst = sorted((case for case in cases if case.rank > 1), key=lambda case: -case.rank)
     write_run_report(
         out,
-        "methods/finetune/report.html",
-        "Fine-tuning",
+        template,
+        title,
         contents.total,
         log,
         scores=_first_and_last(log, sets),
@@ -325,7 +325,7 @@ def _task_charts(log: Sequence[dict[str, Any]], kind: str, title: str) -> list[s
 
 def _retrieval_row(one: Retrieval) -> list[object]:
     numbers = list(one.numbers().values())
-    return [one.eval_rows.name, one.eval_rows.task, len(one.ranks), one.eval_rows.total, one.candidates, one.chance(), *numbers]
+    return [one.eval_rows.name, one.eval_rows.task, len(one.ranks), one.eval_rows.total, max(one.sizes), one.chance(), *numbers]
 
 
 def _case_documents(case: RetrievalCase) -> list[CaseDocument]:

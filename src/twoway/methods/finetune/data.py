@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from twoway.content import ContentError, Document, processor_inputs, to_messages
-from twoway.data.collators import PairEncoder, collate_pairs, model_inputs
+from twoway.data.collators import PairEncoder, collate_pairs, join_pairs, model_inputs
 from twoway.data.config import DOCUMENT, QUERY, CostWeights
 from twoway.data.loader import PairLoader
 from twoway.data.mixture import Pairs, open_pairs
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twoway.data.collators import Join
+    from twoway.methods.config import PairsConfig
     from twoway.methods.model import PreparedModel
+    from twoway.training.module import TrainingModule
 
     from .config import FinetuneConfig
     from .step import ContrastiveModule
@@ -55,7 +58,7 @@ class EvalRows:
 
 
 @dataclass(frozen=True)
-class FinetuneData:
+class PairData:
     """The data of a run: `loader` gives the batches of any step; the rest is for looking at rows one by one."""
 
     pairs: Pairs
@@ -66,7 +69,7 @@ class FinetuneData:
     eval_rows: tuple[EvalRows, ...]
     lost: tuple[LostRows, ...] = ()  # sources that lose many rows
 
-    def total(self, config: FinetuneConfig) -> int:
+    def total(self, config: PairsConfig) -> int:
         """Return the number of steps of the run."""
         return config.max_steps or self.epochs.steps(config.num_train_epochs)
 
@@ -77,8 +80,37 @@ class FinetuneData:
 
 def open_data(
     config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
-) -> FinetuneData:
+) -> PairData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
+    encoder = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, template="chat")
+    inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
+    encode = PairEncoder(
+        encoder if inputs is None else SentenceInputs(inputs, encoder),
+        prepared.start.settings.prompts,
+        config.hard_negatives,
+        config.choose,
+        config.seed,
+        config.fill_negatives,
+        config.augment if config.augment.changes else None,
+    )
+    guide = None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers)
+    return open_pair_data(config, prepared, out, encoder, encode, guide=guide, shards=shards, bad_rows=bad_rows, keep=keep)
+
+
+def open_pair_data(
+    config: PairsConfig,
+    prepared: PreparedModel[TrainingModule],
+    out: Path,
+    encoder: Encoder,
+    encode: PairEncoder,
+    *,
+    join: Join = join_pairs,
+    guide: Guide | None = None,
+    shards: int,
+    bad_rows: Path | None,
+    keep: bool = False,
+) -> PairData:
+    """Open the sources of a stage that trains on pairs: `encode` writes its rows, `join` says what a batch has to know of them."""
     policy = Policy(config.on_bad, bad_rows, keep=keep)
     with opening_data(config) as kept:
         how: dict[str, Any] = {"folder": kept, "policy": policy, "seed": config.seed, "limits": Limits.reading(config.limits)}
@@ -86,20 +118,7 @@ def open_data(
         others = open_pairs(config.eval_data, **how) if config.eval_data else None
     _require_tasks(config, [*pairs.tasks, *(others.tasks if others else ())])
     parts = prepared.processor
-    encoder = Encoder(parts, prepared.geometry, max_length=prepared.max_length, template="chat")
     lost = lost_rows(pairs.mixture, encoder, most=config.max_bad_share, pairs=True)
-    prompts = prepared.start.settings.prompts
-    inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
-    write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
-    encode = PairEncoder(
-        write,
-        prompts,
-        config.hard_negatives,
-        config.choose,
-        config.seed,
-        config.fill_negatives,
-        config.augment if config.augment.changes else None,
-    )
     held = pairs.held_out(config.held_out)
     epochs = TaskBatchSampler(
         pairs,
@@ -121,12 +140,13 @@ def open_data(
         epochs,
         encode,
         **chunks,
+        join=join,
         workers=config.dataloader_num_workers,
         processes=config.worker_type == "process" or (config.worker_type == "auto" and feeds_cuda(config)),
         prefetch=config.dataloader_prefetch_factor,
         keep=config.decoded_bytes,
         pin_memory=config.dataloader_pin_memory and feeds_cuda(config),
-        guide=None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers),
+        guide=guide,
         policy=policy,
     )
     measured = (*_measured(HELD_OUT, pairs, held, None), *_of_sources(others, config.eval_rows))
@@ -134,7 +154,7 @@ def open_data(
         raise UsageError(
             "load_best_model_at_end needs rows to measure on: name some with eval_data, or let held_out be above 0 and the data larger"
         )
-    return FinetuneData(pairs, encode, partial(collate_pairs, **chunks), epochs, loader, measured, lost)
+    return PairData(pairs, encode, partial(collate_pairs, join=join, **chunks), epochs, loader, measured, lost)
 
 
 class SentenceInputs:
@@ -180,7 +200,7 @@ class SentenceInputs:
 
 
 def _picture_cost(
-    config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], encoder: Encoder, padding: dict[str, Any], folder: Path
+    config: PairsConfig, prepared: PreparedModel[TrainingModule], encoder: Encoder, padding: dict[str, Any], folder: Path
 ) -> CostWeights:
     """Count what an image token costs on the model, or read what the first rank counted; a forecast has none to count on."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
@@ -213,7 +233,7 @@ def _measured(name: str, pairs: Pairs, rows: NDArray[np.int64], most: int | None
     return found
 
 
-def _require_tasks(config: FinetuneConfig, tasks: Sequence[str]) -> None:
+def _require_tasks(config: PairsConfig, tasks: Sequence[str]) -> None:
     """Refuse prompts for tasks that there are not."""
     known = [QUERY, DOCUMENT, *(f"{task}-{side}" for task in dict.fromkeys(tasks) for side in (QUERY, DOCUMENT))]
     for name in config.all_prompts():

@@ -21,7 +21,7 @@ from twoway.losses import Loss, contrastive, find_loss  # noqa: F401, which regi
 from twoway.losses.candidates import CHUNK, Ranking, denominator, false_negatives, ranking, same_group, too_near
 from twoway.losses.matryoshka import matryoshka_loss
 from twoway.models import loading
-from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput
+from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput, padding_row
 from twoway.training.module import without_autocast
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class ContrastiveModule(GradientCachedModule):
     def features(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the transformer gives: its last states, and the inputs."""
         found: dict[str, Any] = self._shipped[0]({**inputs, "modality": "message"}, use_cache=False)
+        return found
+
+    def states(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return the last states of each row."""
+        found: torch.Tensor = self.features(inputs)["token_embeddings"]
         return found
 
     def predict(self, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -177,9 +182,7 @@ class ContrastiveModule(GradientCachedModule):
 
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """Return one row of one padding token."""
-        ids = torch.full((1, 1), self.pad_token)
-        keys = [key for key in self._token_keys if key not in ("input_ids", "attention_mask")]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in keys}
+        return padding_row(self.pad_token, self._token_keys)
 
     def dummy_batch(self) -> Batch:
         """Return a batch without rows."""

@@ -1,0 +1,1 @@
+"""Reranking: a query and a candidate in one row, and one score; on the shared skeleton of training stages."""
