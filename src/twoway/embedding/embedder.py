@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class Embedder:
         self.normal = any(isinstance(module, Normalize) for module in sentence)
 
     @classmethod
-    def of(cls, sentence: Any, *, name: str = "", **settings: Any) -> Embedder:
+    def of(cls, sentence: Any, *, name: str = "", **settings: Any) -> Self:
         """Wrap a model in memory, one in training included: it is put into evaluation while vectors are made, and back after."""
         return cls(sentence, name=name, settings=EmbedderSettings(**settings))
 

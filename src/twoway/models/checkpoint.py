@@ -275,7 +275,8 @@ def _read_module(inside: Path, *, with_head: bool = False) -> tuple[dict[str, An
 def _load(folder: Path, kind: str, place: str) -> torch.nn.Module:
     """Load a module that follows the model; a score that does not say its tokens (some published rerankers) is that of yes and no."""
     if kind.endswith(".LogitScore") and not (folder / place / LogitScore.config_file_name).exists():
-        return yes_no(AutoTokenizer.from_pretrained(folder), str(folder))
+        tokens: torch.nn.Module = yes_no(AutoTokenizer.from_pretrained(folder), str(folder))
+        return tokens
     if any(path for pattern in PICKLES for path in (folder / place).glob(pattern)) and not any((folder / place).glob("*.safetensors")):
         raise TwowayError(f"{folder / place} has only pickle weights, which run code when they are read; save them as safetensors")
     try:

@@ -84,8 +84,9 @@ def open_data(
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
     encoder = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, template="chat")
     inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
+    write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
     encode = PairEncoder(
-        encoder if inputs is None else SentenceInputs(inputs, encoder),
+        write,
         prepared.start.settings.prompts,
         config.hard_negatives,
         config.choose,

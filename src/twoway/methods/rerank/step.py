@@ -106,7 +106,8 @@ class RerankModule(GradientCachedModule):
 
         def watched(read: Sequence[torch.Tensor]) -> dict[str, tuple[float, float]]:
             first = (read[0] > read[1]).float()
-            found = {name: (float(one.sum()), len(one)) for name, one in (("accuracy", first), ("right", read[0]), ("hardest", read[1]))}
+            named = {"accuracy": first, "right": read[0], "hardest": read[1]}
+            found: dict[str, tuple[float, float]] = {name: (float(one.sum()), len(one)) for name, one in named.items()}
             for task in dict.fromkeys(tasks):
                 own = first[torch.tensor([one == task for one in tasks])]
                 found[f"accuracy/{task}"] = (float(own.sum()), len(own))
