@@ -71,7 +71,7 @@ def test_a_folder_in_the_published_layout_gives_the_same(base, expected, tmp_pat
     processor = AutoProcessor.from_pretrained(base)
     yes, no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
     out = published(base, tmp_path / "published", behind=(LogitScore(yes, no),), called=checkpoint.WITH_HEAD, model_type="CrossEncoder")
-    reranker.write_pairs(processor)
+    reranker.set_pair_template(processor)
     processor.save_pretrained(out)
     if not whole:
         (out / "1_LogitScore/config.json").unlink()

@@ -149,7 +149,7 @@ def test_a_reranker_in_the_published_layout_is_trained_as_it_reads(base, rows, t
     processor = AutoProcessor.from_pretrained(base)
     yes, no = (processor.tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
     own = published(base, tmp_path / "published", behind=(LogitScore(yes, no),), called=checkpoint.WITH_HEAD, model_type="CrossEncoder")
-    reranker.write_pairs(processor)
+    reranker.set_pair_template(processor)
     processor.save_pretrained(own)
     expected = CrossEncoder(str(own), device="cpu")
     shutil.rmtree(own / "1_LogitScore")

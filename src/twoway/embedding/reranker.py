@@ -146,6 +146,6 @@ def _open(name: str, folder: Path, dtype: str) -> CrossEncoder:
     processors.require_fit(start.model, parts)
     processors.ensure_template(parts)
     set_template(parts, style="chat", place="system")
-    reranker.write_pairs(parts)
+    reranker.set_pair_template(parts)
     settings = checkpoint.CheckpointSettings(behind=(reranker.yes_no(parts.tokenizer, name),), reranks=True)
     return checkpoint.read_reranker(start.model, parts, settings)

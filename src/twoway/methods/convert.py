@@ -86,7 +86,7 @@ def convert(
         longest = _prepare(opened.model, parts, config, mode, template, settings.longest)
         # A template that passes any role on writes pairs, too: only that of a reranker says how its pairs were written.
         if settings.reranks and not (opened.settings.reranks and reranker.takes_pairs(parts)):
-            reranker.write_pairs(parts)
+            reranker.set_pair_template(parts)
         apart = opened.has_head and not settings.reads_head  # a head that is read is a part of the model
         heads = dataclasses.replace(opened.heads, lm_head=checkpoint.lm_head_of(opened.model) if apart else {})
 

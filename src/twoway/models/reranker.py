@@ -51,7 +51,7 @@ _PAIR = (
 )
 
 
-def write_pairs(parts: Any) -> None:
+def set_pair_template(parts: Any) -> None:
     """Give a processor a chat template that writes pairs."""
     if _PAIR not in parts.chat_template:
         parts.chat_template = parts.tokenizer.chat_template = _PAIR + parts.chat_template

@@ -45,7 +45,7 @@ def prepare(base: str | Path, config: RerankConfig) -> PreparedModel[RerankModul
     choose_kernels(model, config, products=True)
     if not (own.reranks and reranker.takes_pairs(parts)):
         set_template(parts, style=config.template, place="system")
-        reranker.write_pairs(parts)
+        reranker.set_pair_template(parts)
     # A score is read behind the row; sentence-transformers asks for it there.
     parts.tokenizer.padding_side = "left"
     settings = _settings(opened, config)
