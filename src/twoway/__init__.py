@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from twoway.embedding.bulk import embed as embed
     from twoway.embedding.config import EmbedConfig as EmbedConfig
     from twoway.embedding.config import OpenConfig as OpenConfig
+    from twoway.embedding.config import RerankerConfig as RerankerConfig
     from twoway.embedding.embedder import Embedder as Embedder
     from twoway.embedding.opening import open_embedder as open_embedder
+    from twoway.embedding.reranker import Reranker as Reranker
+    from twoway.embedding.reranker import open_reranker as open_reranker
     from twoway.evaluation.compare import compare as compare
     from twoway.evaluation.config import CompareConfig as CompareConfig
     from twoway.evaluation.config import EvaluateConfig as EvaluateConfig
@@ -87,6 +90,8 @@ _HOME: dict[str, str] = {
     "PrepareConfig": "twoway.recipes.config",
     "PretrainConfig": "twoway.methods.pretrain.config",
     "RerankConfig": "twoway.methods.rerank.config",
+    "Reranker": "twoway.embedding.reranker",
+    "RerankerConfig": "twoway.embedding.config",
     "RunConfig": "twoway.recipes.config",
     "SearchConfig": "twoway.search.config",
     "TwowayError": "twoway.errors",
@@ -107,6 +112,7 @@ _HOME: dict[str, str] = {
     "mine": "twoway.methods.mine",
     "mteb_model": "twoway.evaluation.mteb",
     "open_embedder": "twoway.embedding.opening",
+    "open_reranker": "twoway.embedding.reranker",
     "open_source": "twoway.data.dataset",
     "open_store": "twoway.search.query",
     "plan": "twoway.recipes.plan",
