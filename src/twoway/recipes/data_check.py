@@ -25,6 +25,7 @@ from twoway.data.sampler import describe_small_tasks
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 from twoway.limits import Limits
+from twoway.methods.config import PairsConfig
 from twoway.methods.convert import quiet_loading
 from twoway.methods.duplicates import EvaluationContents, near_hashes, near_texts, perceptual_hashes
 from twoway.methods.finetune.config import FinetuneConfig
@@ -159,15 +160,15 @@ def _is_recipe(what: str) -> bool:
     return Path(what).suffix in (".yaml", ".yml")
 
 
-def _encoder(model: str | Path, config: PretrainConfig | FinetuneConfig) -> Encoder:
+def _encoder(model: str | Path, config: PretrainConfig | PairsConfig) -> Encoder:
     """Encode rows with only a model's config and processor; its weights are not read."""
     with quiet_loading():
         folder = locate(model)
         settings, processor, own = open_config_and_processor(folder)
         set_pixels(settings, processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
         template = config.template
-        if isinstance(config, FinetuneConfig):
-            set_template(processor, style=template, place=place_of(config, own))
+        if isinstance(config, PairsConfig):
+            set_template(processor, style=template, place=place_of(config, own) if isinstance(config, FinetuneConfig) else "system")
             template = "chat"  # which the style is part of now
         positions = getattr(settings.get_text_config(), "max_position_embeddings", None) or config.max_length
         return Encoder(processor, PatchGeometry.of(settings, processor), max_length=min(config.max_length, positions), template=template)
@@ -296,7 +297,7 @@ class PairsReport(SourceReport):
     shown: dict[str, Shown] = field(default_factory=dict)
 
 
-def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig | None:
+def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> PairsConfig | None:
     """Return the configuration of a recipe of pairs, or of one source with `pairs`; None for documents."""
     if not _is_recipe(what):
         pairs = pairs or _reads_as_pairs(what)
@@ -308,7 +309,7 @@ def pairs_of(what: str, words: Sequence[str], *, pairs: bool) -> FinetuneConfig 
             raise
         # Of documents alone it is not; a recipe of several stages has those of its last stage on pairs.
         stages = [stage.config for stage in read_recipe(what, [*words, "base=none"]).stages]
-        found = [config for config in stages if isinstance(config, FinetuneConfig) and config.data]
+        found = [config for config in stages if isinstance(config, PairsConfig) and config.data]
         if found:
             return found[-1]
         if pairs:
@@ -329,7 +330,7 @@ def _reads_as_pairs(spec: str) -> bool:
 
 def check_pairs(
     what: str,
-    config: FinetuneConfig,
+    config: PairsConfig,
     *,
     model: str | Path | None = None,
     rows: int | None = None,
@@ -365,7 +366,7 @@ def _contents(specs: Sequence[str]) -> Iterator[tuple[str, Document]]:
 
 def _check_pairs(
     source: SourceConfig,
-    config: FinetuneConfig,
+    config: PairsConfig,
     encoder: Encoder | None,
     rows: int | None,
     decode: bool,
