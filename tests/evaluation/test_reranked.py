@@ -49,5 +49,5 @@ def test_scores_are_those_of_a_plain_loop_with_their_cost(tiny_encoder, tiny_mod
 
 
 def test_suites_of_mteb_rank_by_vectors():
-    with pytest.raises(UsageError, match="the suite vidore-v2 is scored by mteb, which ranks by vectors; leave `rerank` out"):
+    with pytest.raises(UsageError, match="the suite vidore-v2 is scored by mteb, which ranks by vectors; leave rerank out"):
         evaluate("model", "vidore-v2", rerank="judge")
