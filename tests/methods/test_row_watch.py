@@ -9,7 +9,7 @@ import pytest
 
 from twoway.content import ContentError, Document, Place, Text
 from twoway.data.rows import Policy
-from twoway.methods.finetune.callbacks import _read
+from twoway.methods.finetune.callbacks import read_examples
 from twoway.methods.pretrain.callbacks import readable_rows
 
 
@@ -34,7 +34,7 @@ def looked_at(policy):
     loader = SimpleNamespace(policy=policy)
     documents = readable_rows(SimpleNamespace(held=range(4), mixture=Rows(), loader=loader, encode=encode))
     of_pairs = SimpleNamespace(to_measure=lambda row, epoch: encode(*row))
-    pairs = _read(SimpleNamespace(encode=of_pairs, loader=loader), SimpleNamespace(rows=range(4), pairs=Rows()))
+    pairs = read_examples(SimpleNamespace(encode=of_pairs, loader=loader), SimpleNamespace(rows=range(4), pairs=Rows()))
     return [name for name, _ in documents], [name for some in pairs for _, name in some]
 
 
