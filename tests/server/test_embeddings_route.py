@@ -123,7 +123,7 @@ def test_what_is_long_and_wrong_is_answered_shortly(client):
 
 def test_a_template_that_adds_nothing_hides_no_cut(serve, engine):
     client, longest = serve(), engine.sentence.max_seq_length
-    client.app.state.service._frame = lambda ask: -1.0  # beside the one that a length has on top of its tokens
+    client.app.state.service._frame = lambda _, ask: -1.0  # beside the one that a length has on top of its tokens
     ask(client, input="w" * longest)
     assert refused(client, input="w" * (longest + 1))["code"] == "context_length_exceeded"
     assert refused(client, input="w" * 40 * longest)["code"] == "context_length_exceeded"
