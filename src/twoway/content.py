@@ -261,9 +261,10 @@ def processor_inputs(batch: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
     return made, {kind.modality: told for kind, own in values.items() if (told := kind.settings(own))}
 
 
-def pair_messages(pair: CandidatePair, *, limits: Limits = DEFAULT) -> list[dict[str, Any]]:
+def pair_messages(pair: CandidatePair, *, limits: Limits = DEFAULT, processor: Any = None) -> list[dict[str, Any]]:
     """Return a query with a candidate as the two messages that sentence-transformers makes of a pair."""
-    return [*to_messages(pair.query, role="query", limits=limits), *to_messages(pair.candidate, role="document", limits=limits)]
+    sides = (("query", pair.query), ("document", pair.candidate))
+    return [turn for role, one in sides for turn in to_messages(one, role=role, limits=limits, processor=processor)]
 
 
 def escaped(text: str) -> str:

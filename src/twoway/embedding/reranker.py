@@ -62,7 +62,11 @@ class PairInputs(Inputs):
         assert isinstance(document, CandidatePair)
         if not self.single - {"text", "message"}:
             return ["".join(document.query.texts), "".join(document.candidate.texts)]
-        return pair_messages(document, limits=self.limits)
+        return pair_messages(document, limits=self.limits, processor=self.processor)
+
+    def for_processor(self, shaped: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return a batch of what `__call__` gave; a pair of texts is one as it is."""
+        return super().for_processor(shaped) if self.single - {"text", "message"} else (shaped, {})
 
 
 class Reranker(Embedder):

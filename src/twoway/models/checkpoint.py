@@ -370,7 +370,7 @@ def _module_around(model: Any, processor: Any, settings: CheckpointSettings) -> 
 def _called(settings: CheckpointSettings) -> dict[str, Any]:
     """Return how the first module takes its inputs."""
     ours = {"modality_config": {key: dict(value) for key, value in _MODALITIES.items()}, "module_output_name": "token_embeddings"}
-    return (WITH_HEAD if settings.reads_head else ours) | settings.module
+    return (copy.deepcopy(WITH_HEAD) if settings.reads_head else ours) | settings.module
 
 
 def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
@@ -380,7 +380,7 @@ def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
         taken = transformer.infer_modalities_from_processor(processor)
         for kind in media_kinds():
             if kind.modality in taken and kind.token(processor) is not None:
-                transformer.modality_config.setdefault(kind.modality, dict(_STRUCTURED))
+                transformer.modality_config.setdefault(kind.modality, dict(transformer.modality_config["text"]))
         transformer.input_formatter.supported_modalities = list(transformer.modality_config)
     return transformer
 

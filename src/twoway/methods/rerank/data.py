@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from twoway.content import CandidatePair, ContentError, pair_messages
+from twoway.content import CandidatePair, ContentError, pair_messages, processor_inputs
 from twoway.data.collators import EncodedContent, PairEncoder
 from twoway.data.config import QUERY
 from twoway.data.processing import Encoder, Example
@@ -115,7 +115,7 @@ class CandidateInputs:
             reason = f"the text holds {hidden[0]!r}, which this model's tokenizer reads as a special token"
             raise ContentError(f"{reason}; take it out, or leave such rows out with on_bad=skip", document.place)
         features, cut = self._written(document, instruction)
-        image_tokens = features["input_ids"][0] == self.encoder.geometry.image_token
+        image_tokens = self.encoder.geometry.is_patch(features["input_ids"][0])
         inputs = self.encoder.row_tensors(features, features["input_ids"].shape[1])
         none = torch.zeros_like(image_tokens)
         return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=document.place)
@@ -150,9 +150,10 @@ class CandidateInputs:
         )
 
     def _preprocess(self, document: CandidatePair, instruction: str, **options: Any) -> dict[str, Any]:
-        messages = pair_messages(document, limits=self.limits)
+        messages = pair_messages(document, limits=self.limits, processor=self.processor)
         try:
-            made = self.module.preprocess([messages], prompt=instruction or None, processing_kwargs={"text": options})
+            batch, told = processor_inputs([messages])
+            made = self.module.preprocess(batch, prompt=instruction or None, processing_kwargs={"text": options, **told})
         except ValueError as error:
             reason = str(error).partition("\n")[0]
             raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
