@@ -183,8 +183,8 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy, second: S
     asked_for, title = [item.query for item in task.items], f"{task.name}: queries"
     queries = prepare_vectors(vectors(asked_for, as_query, title, bad_queries, prompt=told), how)
     task, left_out = _without_bad(task, bad_candidates, policy)
-    nearness: list[Vectors] = []
-    asked: list[int] = []
+    nearness: list[Vectors] = []  # kept for a second step alone: of many queries it is large
+    outcomes, asked = [], []
     for number, item in enumerate(task.items):
         error = bad_queries.get(number) or _bad(item, bad_candidates)
         if error is not None:
@@ -197,27 +197,25 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy, second: S
             near = scores_between(queries[number], candidates, how)[among]
         else:
             near = scores_between(queries[number], candidates[among], how)
-        nearness.append(near)
+        nearness += [] if second is None else [near]
+        outcomes.append(_outcome(task, number, near))
         asked.append(number)
     if not asked:
         raise UsageError(f"{task.name}: no item is left to score")
-    outcomes = _outcomes(task, asked, nearness)
     if second is None:
-        return TaskResult(task, outcomes, tuple(asked), tuple(left_out))
+        return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out))
     again, pairs, seconds = second(task, asked, nearness)
-    return TaskResult(task, _outcomes(task, asked, again), tuple(asked), tuple(left_out), Reranked(outcomes, pairs, seconds))
+    after = tuple(_outcome(task, number, near) for number, near in zip(asked, again, strict=True))
+    return TaskResult(task, after, tuple(asked), tuple(left_out), Reranked(tuple(outcomes), pairs, seconds))
 
 
-def _outcomes(task: RankingTask, asked: Sequence[int], scores: Sequence[Vectors]) -> tuple[Outcome, ...]:
-    """Rank each item's candidates by their scores."""
-    found = []
-    for number, near in zip(asked, scores, strict=True):
-        item, among = task.items[number], task.among(task.items[number])
-        right = np.flatnonzero(np.isin(among, item.right)).tolist()
-        weights = dict(zip(item.right.tolist(), item.gains, strict=True)) if item.gains else {}
-        one = outcome(near, right, gains=[weights[int(among[place])] for place in right] if weights else ())
-        found.append(replace(one, found=tuple(int(among[place]) for place in one.found)))
-    return tuple(found)
+def _outcome(task: RankingTask, number: int, near: Vectors) -> Outcome:
+    """Rank an item's candidates by their scores."""
+    item, among = task.items[number], task.among(task.items[number])
+    right = np.flatnonzero(np.isin(among, item.right)).tolist()
+    weights = dict(zip(item.right.tolist(), item.gains, strict=True)) if item.gains else {}
+    one = outcome(near, right, gains=[weights[int(among[place])] for place in right] if weights else ())
+    return replace(one, found=tuple(int(among[place]) for place in one.found))
 
 
 class SecondStep:
