@@ -22,7 +22,6 @@ from twoway.data.rows import BAD_ROWS, Policy, ReadOptions, Skip
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 from twoway.limits import ReadLimits
-from twoway.models.loading import versions
 from twoway.recordings import Recording
 
 from .shards import MANIFEST, Shards, StoredRow, alone, cut, scale_of
@@ -183,6 +182,8 @@ class EmbedResult:
 
 def of_model(engine: Embedder) -> dict[str, Any]:
     """Return the manifest's entries about the model."""
+    from twoway.models.loading import versions  # whoever reads a folder needs no model, whose libraries take seconds to import
+
     return {"model": engine.name, "fingerprint": engine.fingerprint, "versions": versions()}
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from twoway.config import gather, takes
 from twoway.content import Place
 from twoway.data.rows import BAD_ROWS, Policy
-from twoway.embedding.bulk import embed
 from twoway.embedding.shards import Shards
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
@@ -128,6 +127,8 @@ def _embed(data: str | Path | None, index: str, config: IndexConfig, *, overwrit
         raise UsageError("--model embeds data; name it: twoway index DATA --model MODEL --index PATH")
     if config.out is None and index.startswith("milvus"):
         raise UsageError("a Milvus server keeps no folder of vectors; name one with --out")
+    from twoway.embedding.bulk import embed  # a model's libraries take seconds to import
+
     out = config.out or f"{index.rstrip('/')}-vectors"
     return embed(config.model, data, out, config=config.embedding(), overwrite=overwrite)
 
