@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # One thread each: the models are tiny, the tests run side by side, and nothing may be fetched.
@@ -17,6 +18,18 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give all tests of a file to one worker (`--dist loadgroup`), so that what the file's fixtures make is made once."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the libraries and the tests have brought along out of every later garbage collection: they are millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
