@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ PAIRS = '[{spec: "samples:train", cap: 40}]'
 OF_PAIRS = ("finetune", "mine")
 DOCUMENTS = '[{spec: "samples:pretrain", cap: 40}]'
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*-pretrain.yaml"))
+# A recipe that others take in as their stage runs within those.
+TAKEN_IN = {name for path in ALL for name in re.findall(r"^ +recipe: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)}
+WHOLE = [path for path in ALL if path.name not in TAKEN_IN]
 
 
 def test_there_are_recipes():
@@ -102,11 +106,21 @@ def small(stage):
     return [f"{stage.name}.{key}={value}" for key, value in words.items()]
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_a_stage_alone_runs_as_the_recipe_of_it_does(tiny_model, tmp_path):
+    path = next(path for path in ALL if path.name == "nano-finetune.yaml")
+    runs_a_step(path, tiny_model("qwen2_vl"), tmp_path / "out")
+    assert {path.name for path in ALL} > TAKEN_IN > {path.name}
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
 def test_a_recipe_runs_a_step_of_each_stage(path, tiny_model, tmp_path):
-    base = f"base={tiny_model('qwen2_vl')}"
+    runs_a_step(path, tiny_model("qwen2_vl"), tmp_path / "out")
+
+
+def runs_a_step(path, model, out):
+    base = f"base={model}"
     stages = read_recipe(path, [base]).stages
     words = [word for stage in stages for word in small(stage)]
-    assert main(["run", str(path), str(tmp_path / "out"), base, *words]) == 0
+    assert main(["run", str(path), str(out), base, *words]) == 0
     for stage in stages:
-        assert (tmp_path / "out" / stage.folder / stage.kind.marker).exists(), stage.name
+        assert (out / stage.folder / stage.kind.marker).exists(), stage.name

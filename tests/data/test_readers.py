@@ -130,16 +130,16 @@ def test_pictures_pages_and_samples_are_the_same_for_every_verb(tmp_path, png):
     for number in range(3):
         (tmp_path / "pictures" / f"{number}.png").write_bytes(png(size=(5 + number, 4)))
     PILImage.new("RGB", (60, 40), "white").save(tmp_path / "pages.pdf", save_all=True, append_images=[PILImage.new("RGB", (40, 60))])
-    for spec in (str(tmp_path / "pictures"), str(tmp_path / "pages.pdf"), "samples:texts"):
+    for spec in (str(tmp_path / "pictures"), str(tmp_path / "pages.pdf"), "samples:pages"):
         streamed = list(Sources([spec], root=None, dpi=144).rows(0))
         for opened in (open_mixture([spec]), open_bridge_mixture([BridgeSource(spec)])):
             assert [opened.read(row)[1] for row in range(len(opened))] == streamed
         assert len(SourceRows(Sources([spec], root=None, dpi=144)).readers) == 1
     with pytest.raises(UsageError, match="has documents, not pairs"):
         open_pairs([str(tmp_path / "pictures")])
-    pairs, either = open_pairs(["samples:test"]), open_bridge_mixture([BridgeSource("samples:test")])
+    pairs, either = open_pairs(["samples:test-source"]), open_bridge_mixture([BridgeSource("samples:test-source")])
     assert [pairs.read(row)[1] for row in range(9)] == [either.read(row)[1] for row in range(9)]
-    assert len(open_mixture(["samples:test"])) == 2 * len(pairs)
+    assert len(open_mixture(["samples:test-source"])) == 2 * len(pairs)
 
 
 def test_a_new_format_is_one_class_and_one_line(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def specs(tmp_path):
     (tmp_path / "torn.pdf").write_bytes(b"%PDF-1.4 nothing")
     pq.write_table(pa.table({"text": ["p", None, "q"], "n": [1, 2, 3]}), tmp_path / "rows.parquet", row_group_size=2)
     names = ("rows.jsonl", "pages.pdf", "torn.pdf", "rows.parquet", "*.png", "[pr]*.[jp]*")
-    return [str(tmp_path / name) for name in names] + ["samples:test"]
+    return [str(tmp_path / name) for name in names] + ["samples:test-source"]
 
 
 def shown(number, row):

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -482,8 +482,14 @@ class SamplesReader(Reader[RowT]):
         """Make the view."""
         if self._items is None:
             as_pairs = self.convert.makes == "pairs" or (self.convert.makes == "either" and view(self.source).pairs)
-            self._items = list(pairs(self.source)) if as_pairs else list(documents(self.source))
+            self._items = _view(self.source, as_pairs=as_pairs)
         return self._items
+
+
+@lru_cache(maxsize=4)
+def _view(name: str, *, as_pairs: bool) -> list[Document] | list[Pair]:
+    """Make a view once for all who read it: stages of one recipe do in turn."""
+    return list(pairs(name)) if as_pairs else list(documents(name))
 
 
 def _more(world: World, seed: int) -> Iterator[Pair]:
