@@ -40,7 +40,7 @@ def cells_of(model: Any, processor: Any, *options: Options, paddings: tuple[str,
     ("family", "backend"), [*((family, "sdpa") for family in FAMILIES), *((family, "eager") for family in ("qwen2_5_vl", "gemma3"))]
 )
 def test_in_every_family_b_learns_of_a_through_eos_alone(family: str, backend: str, two_way: Callable[..., tuple[Any, Any]]) -> None:
-    options = (PUBLISHED, CLOSED) if backend == "sdpa" else (CLOSED,)
+    options = (PUBLISHED, CLOSED) if (family, backend) == ("qwen2_5_vl", "sdpa") else (CLOSED,)  # all four are tried below, on a text model
     cells = cells_of(*two_way(family, backend), *options)
     assert {cell.verdict for cell in cells} == {"bridge"}, [cell.reason for cell in cells]
     assert [(cell.options, cell.kind) for cell in cells] == [(one, kind) for one in options for kind in ("text", "image")]

@@ -223,8 +223,8 @@ def _cell(watcher: Watcher, feed: Feed, cut: Cut, options: Options) -> BridgeCel
 
 def _cut(watcher: Watcher, feed: Feed) -> Cut:
     """Split the rows: EOS comes after the images, in the second row one token later than in the first."""
-    entry = watcher.run(feed.base).entry
-    moved = distances(entry, watcher.run(feed.all_images).entry) if feed.all_images else torch.zeros(entry.shape[1])
+    entry = watcher.entry(feed.base)
+    moved = distances(entry, watcher.entry(feed.all_images)) if feed.all_images else torch.zeros(entry.shape[1])
     images = tuple(place for place in feed.real if moved[place] > SAME_SHAPE)
     free = [place for place in feed.replaceable if place > max(images, default=feed.replaceable[1])]
     if len(free) < 3:

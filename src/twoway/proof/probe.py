@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -95,27 +95,30 @@ def _cell(watcher: Watcher, feed: Feed) -> Cell:
         raise TwowayError(f"the model's states are not finite ({feed.kind}, padding {feed.padding}); look at its weights or at --dtype")
     noise = float(distances(before.states, watcher.run(feed.base).states)[real].max())
     line = max(SAME_SHAPE, 10 * noise)
-    images, later = _image_places(watcher, feed, before, line)
-    movements, control = _changes(watcher, feed, before, (images, later), line)
+    other = watcher.run(feed.later_image) if feed.later_image else None
+    images, later = _image_places(watcher, feed, before, other, line)
+    movements, control = _changes(watcher, feed, before, other, (images, later), line)
     window = getattr(watcher.model.config.get_text_config(), "sliding_window", None)
     layers = watcher.probe_layers(feed.base, _layer_probes(feed, images, later), window, line)
     leaks, leaking, notes = _leaks(watcher, feed, before, line)
     return Cell(watcher.backend, feed.padding, feed.kind, tuple(movements), layers, leaks, leaking, control, noise, notes)
 
 
-def _image_places(watcher: Watcher, feed: Feed, before: Trace, line: float) -> tuple[set[int], set[int]]:
+def _image_places(watcher: Watcher, feed: Feed, before: Trace, other: Trace | None, line: float) -> tuple[set[int], set[int]]:
     """Find where images enter: the positions whose input to the first layer follows the pixels (of all images, of the later one)."""
     places = []
-    for variant in (feed.all_images, feed.later_image):
-        moved = distances(before.entry, watcher.run(variant).entry) if variant else torch.zeros(0)
+    for entry in (watcher.entry(feed.all_images) if feed.all_images else None, other.entry if other else None):
+        moved = distances(before.entry, entry) if entry is not None else torch.zeros(0)
         places.append({place for place in feed.real if place < len(moved) and moved[place] > line})
     if feed.kind != "text" and not places[1]:
         raise TwowayError("the model's image tokens do not follow its pixels; its images enter in another way than this proof knows")
     return places[0], places[1]
 
 
-def _changes(watcher: Watcher, feed: Feed, before: Trace, places: tuple[set[int], set[int]], line: float) -> tuple[list[Movement], bool]:
-    """Change a later token, one in the middle, and the later image; return who moved, and whether the changed places did."""
+def _changes(
+    watcher: Watcher, feed: Feed, before: Trace, other: Trace | None, places: tuple[set[int], set[int]], line: float
+) -> tuple[list[Movement], bool]:
+    """Change a later token, one in the middle, and the later image (`other`); return who moved, and whether the changed places did."""
     images, later = places
     movements: list[Movement] = []
     control = True
@@ -133,8 +136,8 @@ def _changes(watcher: Watcher, feed: Feed, before: Trace, places: tuple[set[int]
 
     for place in dict.fromkeys((feed.replaceable[-1], feed.replaceable[len(feed.replaceable) // 2])):
         watch("a later token", place, watcher.run(feed.token_changed(place)))
-    if feed.later_image:
-        watch(feed.names.later, min(later), watcher.run(feed.later_image))
+    if other:
+        watch(feed.names.later, min(later), other)
     for one in _within(feed, later):  # no pixel can be changed alone, the tower mixes them; so what enters the first layer is nudged
         after = watcher.run(feed.base, nudge=[one.at])
         movements.append(movement(one.source, one.target, before.states, after.states, one.watch, line))
@@ -460,6 +463,10 @@ class Trace:
     rotary: torch.Tensor | None
 
 
+class _EnteredError(Exception):
+    """Ends a run at the first layer."""
+
+
 class Watcher:
     """Runs a model and watches its decoder layers."""
 
@@ -495,6 +502,18 @@ class Watcher:
         with torch.no_grad(), _hooked(self.layers[0].register_forward_pre_hook(enter, with_kwargs=True)):
             out = self.model(**self._placed(inputs), **self._settings)
         return Trace(seen["entry"], out.last_hidden_state, seen.get("rotary"))
+
+    def entry(self, inputs: Inputs) -> torch.Tensor:
+        """Return what enters the first layer; no layer runs."""
+        seen: list[torch.Tensor] = []
+
+        def enter(_layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append(_hidden(args, kwargs).detach())
+            raise _EnteredError
+
+        with torch.no_grad(), _hooked(self.layers[0].register_forward_pre_hook(enter, with_kwargs=True)), suppress(_EnteredError):
+            self.model(**self._placed(inputs), **self._settings)
+        return seen[0]
 
     def probe_layers(self, inputs: Inputs, probes: Sequence[Probe], window: int | None, threshold: float) -> tuple[LayerProof, ...]:
         """Probe every decoder layer at once, in one forward."""
