@@ -42,7 +42,7 @@ def other_batch(data):
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "idefics3"])
 def test_what_is_counted_on_shapes_is_what_is_counted_in_computing(family, tiny_model, tmp_path):
-    _, prepared, data = opened(family, tiny_model, tmp_path, gradient_checkpointing=True)
+    _, prepared, data = opened(family, tiny_model, tmp_path, gradient_checkpointing=True, calibrate="none")
     module, batch = prepared.module.train(), other_batch(data)
     counted = counting.count_batch(module, batch)
     assert counting.total(counted) == pytest.approx(computed_batch(module, batch), rel=1e-3)
@@ -81,6 +81,20 @@ def test_counting_leaves_no_trace(tiny_model, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(one.grad is None for one in counted.module.parameters())
     assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.module.parameters(), strict=True))
+
+
+def test_what_looks_alike_is_counted_once_in_a_process(tiny_model, tmp_path, monkeypatch):
+    config, first, data = opened("qwen2_vl", tiny_model, tmp_path, calibrate="none")
+    batch, module = other_batch(data), prepare(tiny_model("qwen2_vl"), config).module
+    wanted, calls = counting.count_batch(first.module, batch), []
+    monkeypatch.setattr(counting, "count", lambda *_: calls.append(1) or counting.Operations())
+    assert counting.count_batch(module, batch) == wanted
+    assert not calls
+    next(one for one in module.parameters()).requires_grad_(requires_grad=False)
+    counting.count_batch(module, batch)
+    counting.count_batch(module.eval(), batch)
+    counting.count_batch(module, batch | {"labels": torch.full_like(batch["labels"], -100)})
+    assert len(calls) == 3
 
 
 def test_seconds_are_measured_once_and_stay_with_the_run(tiny_model, tmp_path, monkeypatch):

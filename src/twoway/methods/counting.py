@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import statistics
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.config import CostWeights
@@ -45,19 +47,17 @@ from twoway.errors import TwowayError
 from twoway.losses.masked_patches import PatchDecoder
 from twoway.models import loading
 from twoway.models.attention import set_attention
-from twoway.models.vision import VisiblePatches
 from twoway.training.module import to_device
 from twoway.training.probes import evaluating
 
 from .config import PairsConfig
 from .memory import CHUNK, tower_layers
-from .model import apply_memory_options, choose_kernels, choose_trainable, freeze_head
 from .pretrain.config import PretrainConfig
-from .pretrain.step import PATCHES, Reconstruction, VisibleTower
+from .pretrain.step import PATCHES, make_module
 from .tables import counted_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedConfig
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     from .config import MethodConfig
     from .model import PreparedModel
+    from .pretrain.step import Reconstruction
 
 FORWARD, BACKWARD, AGAIN = "forward", "backward", "again"
 NEEDED = (FORWARD, BACKWARD)
@@ -290,43 +291,61 @@ def _looks(values: Any) -> tuple[Any, ...]:
 def stage_module(
     model_config: PreTrainedConfig, config: MethodConfig, *, values: int, pad_token: int = 0, token_keys: Sequence[str] = ()
 ) -> Reconstruction:
-    """Make what a stage trains, without weights: its model, what of it trains, adapters, kernels and memory options.
+    """Make what a stage trains, without weights.
 
-    Vectors are made by the model without its head, so one that has no loss stands for `finetune`.
+    Vectors are made by the model without its head, so a module that has no loss stands for `finetune`.
     """
-    restores = isinstance(config, PretrainConfig) and config.objective != "causal"
-    patches = restores and bool(config.mae_weight) if isinstance(config, PretrainConfig) else False
-    words = 0.0 if isinstance(config, PairsConfig) else float(getattr(config, "mlm_weight", 1.0))
+    config = dataclasses.replace(config, torch_compile=False)
+    causal = getattr(config, "objective", "") == "causal"
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(model_config), dtype=torch.float32)
     model.tie_weights()
-    set_attention(model, "causal" if getattr(config, "objective", "") == "causal" else "two-way")
-    masked = getattr(config, "masked_patches", "noise") if patches else "noise"
-    depth, drop = getattr(config, "decoder_depth", 1), masked == "drop"
-    decoder = PatchDecoder(model.get_decoder(), values=values, depth=depth, mask_state=drop) if patches else None
-    choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
-    choose_trainable(model, config)
-    if not words:
-        freeze_head(model)
-    module = Reconstruction(
-        model,
-        decoder,
-        mlm_weight=words,
-        mae_weight=float(getattr(config, "mae_weight", 0.0)) if patches else 0.0,
-        shift=getattr(config, "shift", True),
-        pad_token=pad_token,
-        token_keys=token_keys,
-        visible_tower=None if masked == "noise" else VisibleTower(VisiblePatches(model), int(model_config.image_token_id), 0),
-        drop=drop,
-    )
-    apply_memory_options(config, [model, *([decoder.body] if decoder else [])], [])
+    set_attention(model, "causal" if causal else "two-way")
+    decoder = None
+    if isinstance(config, PretrainConfig) and config.mae_weight and not causal:
+        depth, drop = config.decoder_depth, config.masked_patches == "drop"
+        decoder = PatchDecoder(model.get_decoder(), values=values, depth=depth, mask_state=drop)
+    image_token = int(getattr(model_config, "image_token_id", None) or 0)
+    words = 0.0 if isinstance(config, PairsConfig) else float(getattr(config, "mlm_weight", 1.0))
+    module, _ = make_module(model, config, decoder, words=words, image_token=image_token, pad_token=pad_token, token_keys=token_keys)
     return module.train()
 
 
 def count_batch(module: Reconstruction, batch: Batch) -> Operations:
     """Count a step's work on one batch."""
     given = {key: value for key, value in batch.items() if key != "identities"}
-    return count(module, lambda: module(given, module.loss_weights)[0])
+    return count_once(module, given, lambda: module(given, module.loss_weights)[0])
+
+
+_counted: dict[str, Operations] = {}
+
+
+def count_once(module: nn.Module, given: Mapping[str, Any], run: Callable[[], torch.Tensor], *, name: str = "") -> Operations:
+    """Count what `run` (its `name`) does with a module and what it is given, or return what was counted of the like in this process."""
+    key = hashlib.sha256(repr((name, torch.is_grad_enabled(), _outline(given), [*map(_settings, module.modules())])).encode()).hexdigest()
+    if key not in _counted:
+        _counted[key] = count(module, run)
+    return Operations(_counted[key])
+
+
+def _outline(value: Any) -> Any:
+    """Return shapes of numbers, and the whole numbers themselves: they say where pictures and targets are."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, None if value.is_floating_point() or value.is_meta else value.tolist()
+    if isinstance(value, Mapping):
+        return [(key, _outline(one)) for key, one in value.items()]
+    return [_outline(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _settings(part: nn.Module) -> Any:
+    """Return what says how a part of a module works: its class, its own settings, and the shapes of its weights and which of them train."""
+    own = [
+        (key, value if isinstance(value, bool | int | float | str | tuple) or key == "loss_weights" else type(value))
+        for key, value in vars(part).items()
+    ]
+    weights = [(key, one if one is None else (one.shape, one.dtype, one.requires_grad)) for key, one in part._parameters.items()]
+    config = (part.config.to_json_string(), part.config._attn_implementation) if isinstance(part, PreTrainedModel) else ()
+    return type(part), own, weights, config
 
 
 # The work of batches of a pre-training, of any model: a few small batches of words and of pictures are counted, and a
@@ -502,7 +521,7 @@ def image_token_cost(module: Any, encode: Callable[[str, Document], Any], collat
 
     def operations(row: Mapping[str, Any]) -> int:
         inputs = collate([row])
-        return total(count(module, lambda: module.states(inputs)))
+        return total(count_once(module, inputs, lambda: module.states(inputs), name="states"))
 
     with evaluating(module, ("embed",)):
         words, pictures = operations(alone), operations(shown.inputs)

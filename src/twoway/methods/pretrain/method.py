@@ -8,16 +8,7 @@ from twoway.config import takes
 from twoway.data.patches import process_image, ramp
 from twoway.errors import TwowayError, UsageError
 from twoway.losses.masked_patches import PatchDecoder
-from twoway.methods.model import (
-    PreparedModel,
-    apply_memory_options,
-    choose_kernels,
-    choose_trainable,
-    freeze_head,
-    open_base,
-    prove_two_way,
-    require_causal,
-)
+from twoway.methods.model import PreparedModel, open_base, prove_two_way, require_causal
 from twoway.methods.run import Method, TrainResult, configure, run_method
 from twoway.models.loading import first_line
 from twoway.models.vision import VisiblePatches
@@ -25,7 +16,7 @@ from twoway.models.vision import VisiblePatches
 from .callbacks import PretrainCallback
 from .config import PretrainConfig
 from .data import open_data
-from .step import NextToken, Reconstruction, VisibleTower
+from .step import NextToken, Reconstruction, make_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,33 +38,26 @@ def prepare(base: str | Path, config: PretrainConfig) -> PreparedModel[Reconstru
         instead = "" if causal else ", or set mlm_weight=0"
         raise TwowayError(f"{base} has no language-model head to say words with; start from its base{instead}")
     decoder = _decoder(opened, config) if config.mae_weight and not causal else None
-    choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
-    adapted = choose_trainable(model, config)
-    if not config.mlm_weight:
-        freeze_head(model)
-    inputs: dict[str, Any] = {"pad_token": opened.pad_token, "token_keys": opened.geometry.token_keys}
-    drop = config.masked_patches == "drop"
-    left_out = _left_out(opened, config.masked_patches) if config.masked_patches != "noise" else None
-    if causal:
-        task: Reconstruction = NextToken(model, weight=config.mlm_weight, **inputs)
-    else:
-        inputs |= {"shift": config.shift, "visible_tower": left_out, "drop": drop}
-        task = Reconstruction(model, decoder, mlm_weight=config.mlm_weight, mae_weight=config.mae_weight, **inputs)
-    bodies = [decoder.body] if decoder else []
-    apply_memory_options(config, [model, *bodies], [*task.fsdp_units(), *(layer for body in bodies for layer in body.layers)])
+    geometry = opened.geometry
+    task, adapted = make_module(
+        model,
+        config,
+        decoder,
+        words=config.mlm_weight,
+        image_token=geometry.image_token,
+        video_token=geometry.video_token,
+        mask_token=opened.token.id,
+        pad_token=opened.pad_token,
+        token_keys=geometry.token_keys,
+    )
+    if config.masked_patches != "noise":
+        VisiblePatches(model).require(model, process_image(opened.processor, ramp(112, 84)), config.masked_patches)
     return PreparedModel(**vars(opened), module=task, adapted=adapted)
 
 
 def require(prepared: PreparedModel[Reconstruction]) -> None:
     """Measure that attention is what the objective wants."""
     (require_causal if isinstance(prepared.module, NextToken) else prove_two_way)(prepared)
-
-
-def _left_out(base: OpenedBase, option: str) -> VisibleTower:
-    """Let masked patches skip the tower, where it can do without them."""
-    tower = VisiblePatches(base.start.model)
-    tower.require(base.start.model, process_image(base.processor, ramp(112, 84)), option)
-    return VisibleTower(tower, base.geometry.image_token, base.token.id, base.geometry.video_token)
 
 
 def _decoder(base: OpenedBase, config: PretrainConfig) -> PatchDecoder:

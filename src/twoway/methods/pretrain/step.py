@@ -22,8 +22,9 @@ from twoway.data.patches import GRID, PIXELS, VIDEO_GRID, VIDEO_PIXELS
 from twoway.errors import TwowayError
 from twoway.losses.masked_lm import NO_TARGET, word_loss, word_places
 from twoway.losses.masked_patches import patch_loss
+from twoway.methods.model import apply_memory_options, choose_kernels, choose_trainable, freeze_head
 from twoway.models import kernels, loading
-from twoway.models.vision import cut_call, kept_places, restore_states
+from twoway.models.vision import VisiblePatches, cut_call, kept_places, restore_states
 from twoway.training.module import Batch, TrainingModule
 from twoway.training.probes import Predictions
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from twoway.losses import Loss
     from twoway.losses.masked_patches import PatchDecoder
-    from twoway.models.vision import VisiblePatches
+    from twoway.methods.config import MethodConfig
 
 WORDS, PATCHES = "mlm", "mae"
 _AT_ONCE = 256  # positions that have logits at a time, where one looks
@@ -126,17 +127,19 @@ class Reconstruction(TrainingModule):
             known[_KEPT] = kept_places(inputs["attention_mask"], masked)
         return batch | known
 
+    def _prepared(self, batch: Batch) -> Batch:
+        """Prepare a batch that the training step has not prepared: one that is only looked at."""
+        return batch if _WORDS in batch else self.prepare_batch(batch)
+
     def states(self, batch: Batch) -> States:
         """Run the model without its head."""
+        batch = self._prepared(batch)
         inner, language, _ = self._inner
         seen: dict[str, Any] = {}
         inputs, masked = batch["inputs"], batch["patch_mask"]
         if self._visible_tower is not None:
-            places = batch[_TOWER] if _TOWER in batch else self._visible_tower.places(inputs, masked)
-            inputs = self._visible_tower(inputs, masked, places)
-        kept: dict[str, torch.Tensor] = {}
-        if self.drops_patches:
-            kept = batch[_KEPT] if _KEPT in batch else kept_places(inputs["attention_mask"], masked)
+            inputs = self._visible_tower(inputs, masked, batch[_TOWER])
+        kept: dict[str, torch.Tensor] = batch[_KEPT] if self.drops_patches else {}
 
         def catch(_module: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             seen.update(given)
@@ -163,7 +166,7 @@ class Reconstruction(TrainingModule):
 
     def compute_losses(self, batch: Batch) -> tuple[dict[str, Loss], torch.Tensor]:
         """Return the losses that have targets here."""
-        batch = batch if _WORDS in batch else self.prepare_batch(batch)
+        batch = self._prepared(batch)
         states = self.states(batch)
         losses: dict[str, Loss] = {}
         if self.word_loss_name in self.loss_weights and len(batch[_WORDS]):
@@ -257,3 +260,46 @@ class NextToken(Reconstruction):
     def __init__(self, model: Any, *, weight: float, pad_token: int, token_keys: Sequence[str]) -> None:
         """Take a model whose attention is causal."""
         super().__init__(model, None, mlm_weight=weight, mae_weight=0.0, shift=True, pad_token=pad_token, token_keys=token_keys)
+
+
+# What a stage trains of a model, with weights or without: the loop and the counter (`methods.counting`) have the same module.
+
+
+def make_module(
+    model: Any,
+    config: MethodConfig,
+    decoder: PatchDecoder | None,
+    *,
+    words: float,
+    image_token: int,
+    video_token: int | None = None,
+    mask_token: int = 0,
+    pad_token: int = 0,
+    token_keys: Sequence[str] = (),
+) -> tuple[Reconstruction, Any]:
+    """Give a model its kernels, adapters, memory options and losses; return the module, and the model as peft wraps it.
+
+    `words` is the weight of the loss on words. Other methods have no setting for it, and are counted on the like of their module.
+    """
+    body, causal = [decoder.body] if decoder else [], getattr(config, "objective", "") == "causal"
+    way = getattr(config, "masked_patches", "noise")
+    choose_kernels(model, config, decoder=decoder.body if decoder else None, products=True)
+    adapted = choose_trainable(model, config)
+    if not words:
+        freeze_head(model)
+    given: dict[str, Any] = {"pad_token": pad_token, "token_keys": token_keys}
+    if causal:
+        module: Reconstruction = NextToken(model, weight=words, **given)
+    else:
+        module = Reconstruction(
+            model,
+            decoder,
+            mlm_weight=words,
+            mae_weight=float(getattr(config, "mae_weight", 0.0)) if decoder else 0.0,
+            shift=getattr(config, "shift", True),
+            visible_tower=None if way == "noise" else VisibleTower(VisiblePatches(model), image_token, mask_token, video_token),
+            drop=way == "drop",
+            **given,
+        )
+    apply_memory_options(config, [model, *body], [*module.fsdp_units(), *(layer for one in body for layer in one.layers)])
+    return module, adapted
