@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -32,10 +33,10 @@ def engine(tiny_encoder):
     return open_embedder(tiny_encoder("qwen2_vl"), device="cpu")
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
     """Write pairs of two tasks: pictures with words, words with words, with copies of right answers under other names."""
-    rows = []
+    rows, tmp_path = [], tmp_path_factory.mktemp("pairs")
     for number in range(ROWS):
         name = f"{number}.png"
         Image.new("RGB", (30, 30), (number * 6, 255 - number * 6, number)).save(tmp_path / name)
@@ -50,6 +51,12 @@ def data(tmp_path):
     return tmp_path / "pairs.jsonl"
 
 
+@pytest.fixture(scope="module")
+def vectors(data):
+    """Where the vectors of all of them are, once one test has made them."""
+    return data.parent / "vectors"
+
+
 def read(out):
     return [row for path in sorted(out.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
@@ -60,8 +67,8 @@ def reread(result):
     return [pairs.read(row)[1] for row in range(len(pairs))]
 
 
-def test_a_right_answer_is_never_a_negative(engine, data, tmp_path):
-    result = mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300, random_share=0.5)
+def test_a_right_answer_is_never_a_negative(engine, data, vectors, tmp_path):
+    result = mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300, random_share=0.5, vectors=vectors)
     right: dict[bytes, set[bytes]] = {}
     found = reread(result)
     for pair in found:
@@ -113,7 +120,7 @@ def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engin
         assert np.abs(vectors[1:] @ vectors[0] - [row["positive_score"], *scores[:2]]).max() < 1e-5
 
 
-def test_ranks_margins_and_scores_are_kept_to(engine, data, tmp_path):
+def test_ranks_margins_and_scores_are_kept_to(engine, data, vectors, tmp_path):
     choices = {
         "ranks": {"num_negatives": 4, "range_min": 4, "range_max": 12},
         "drawn ranks": {"num_negatives": 4, "range_min": 4, "range_max": 12, "sampling_strategy": "random"},
@@ -123,7 +130,7 @@ def test_ranks_margins_and_scores_are_kept_to(engine, data, tmp_path):
     }
     all_rows = {}
     for name, choice in choices.items():
-        mine(engine, data, tmp_path / name, **choice, vectors=tmp_path / "vectors")
+        mine(engine, data, tmp_path / name, **choice, vectors=vectors)
         all_rows[name] = read(tmp_path / name)
     for row in all_rows["ranks"]:
         assert [rank for rank in row["mined_rank"] if rank] == [5, 6, 7, 8]
@@ -140,10 +147,10 @@ def test_ranks_margins_and_scores_are_kept_to(engine, data, tmp_path):
     assert any(score > positive - 0.001 for positive, score in pairs("ranks"))  # so the margin has something to do
 
 
-def test_a_share_is_drawn_at_random_and_the_same_each_time(engine, data, tmp_path):
+def test_a_share_is_drawn_at_random_and_the_same_each_time(engine, data, vectors, tmp_path):
     choice = {"num_negatives": 8, "random_share": 0.5, "range_max": 20}
     for name in ("one", "two"):
-        mine(engine, data, tmp_path / name, **choice, vectors=tmp_path / "vectors")
+        mine(engine, data, tmp_path / name, **choice, vectors=vectors)
     one, two = read(tmp_path / "one"), read(tmp_path / "two")
     assert one == two
     for row in one:
@@ -151,8 +158,8 @@ def test_a_share_is_drawn_at_random_and_the_same_each_time(engine, data, tmp_pat
         assert [rank is None for rank in row["mined_rank"]] == [origin != "rank" for origin in row["mined_from"]]
 
 
-def test_given_negatives_stay_and_are_not_mined_again(engine, data, tmp_path):
-    mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300)
+def test_given_negatives_stay_and_are_not_mined_again(engine, data, vectors, tmp_path):
+    mine(engine, data, tmp_path / "out", num_negatives=200, range_max=300, vectors=vectors)
     (row,) = [row for row in read(tmp_path / "out") if row["query"][0]["text"] == "given"]
     assert row["mined_from"][0] == "given"
     paths = [side[0]["image"]["path"] for side in row["negatives"]]
@@ -206,7 +213,8 @@ def test_another_choice_needs_no_embedding_and_another_folder(engine, data, tmp_
 
 
 def test_bad_rows_are_an_error_or_left_out_on_both_sides(engine, data, tmp_path):
-    (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:60])
+    data = shutil.copytree(data.parent, tmp_path / "pairs", ignore=shutil.ignore_patterns("vectors*")) / data.name
+    data.with_name("4.png").write_bytes(data.with_name("4.png").read_bytes()[:60])
     with pytest.raises(Exception, match=r"4\.png is broken"):
         mine(engine, data, tmp_path / "strict")
     result = mine(engine, data, tmp_path / "out", on_bad="skip", num_negatives=2)
@@ -218,7 +226,7 @@ def test_streams_of_the_hub_are_mined_with_the_template_and_the_cap_of_a_recipe(
     """A folder that `load_dataset` understands goes the way of the hub."""
     for name, count in (("pairs", 8), ("corpus", 5)):
         (tmp_path / name).mkdir()
-        cells = [{"bytes": (tmp_path / f"{number}.png").read_bytes(), "path": None} for number in range(count)]
+        cells = [{"bytes": data.with_name(f"{number}.png").read_bytes(), "path": None} for number in range(count)]
         table = {"query": [f"colour {number}" for number in range(count)], "image": cells}
         datasets.Dataset.from_dict(table).cast_column("image", datasets.Image()).to_parquet(str(tmp_path / name / "train.parquet"))
     source = {"spec": f"hub:{tmp_path}/pairs:train", "row_template": "colpali", "cap": 6, "name": "pages"}

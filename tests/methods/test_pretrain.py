@@ -193,7 +193,9 @@ def test_words_may_stand_before_and_behind_options():
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
+def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel, request):
+    if parallel == "ddp":
+        request.getfixturevalue("quick_ranks")
     options = USUAL | {"batches_per_step": 2, "parallel": parallel}
     pretrain(tiny_model("qwen2_vl"), tmp_path / "one", [str(rows)], **options)
     pretrain(tiny_model("qwen2_vl"), tmp_path / "two", [str(rows)], nproc=2, **options)
