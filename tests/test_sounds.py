@@ -23,6 +23,9 @@ from twoway.limits import Limits
 from twoway.methods.duplicates import is_copy, sketch
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import prepare, pretrain
+from twoway.models.attention import set_attention
+from twoway.models.opening import open_model
+from twoway.proof.probe import probe
 from twoway.training.progress import read_log
 
 HEARS = "qwen2_5_omni"
@@ -136,6 +139,17 @@ def test_vectors_of_sounds_are_those_of_sentence_transformers(tiny_encoder, tmp_
     assert np.abs(found[0] - engine.array([Document((Audio(second),))])).max() > 1e-4
     with pytest.raises(ContentError, match="the sound is 5 seconds long, and this model hears 4; cut it"):
         engine.array([Document((Audio(tone(tmp_path / "long.wav", seconds=5)),))])
+
+
+@pytest.mark.parametrize("attention", ["causal", "two-way"])
+def test_the_proof_asks_who_hears_a_later_second(attention, tiny_model):
+    found = open_model(tiny_model(HEARS))
+    set_attention(found.model, attention)
+    verdict = probe(found.model, found.processor, paddings=("none",), time=True)
+    assert [cell.kind for cell in verdict.cells] == ["text", "image", "video", "audio"]
+    assert verdict.attention == attention
+    moved = {(one.source, one.target) for one in verdict.cells[-1].movements}
+    assert {("a later second", "earlier text"), ("the end of a sound", "its beginning")} <= moved
 
 
 def test_sounds_cost_their_tokens_and_are_never_cut_inside(tiny_model, tmp_path):

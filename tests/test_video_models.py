@@ -87,7 +87,7 @@ def test_videos_cost_what_their_frames_do_and_never_lose_half_of_a_pair(tiny_mod
 def test_the_proof_asks_whether_a_later_frame_moves_an_earlier_one(name, attention, tiny_model):
     found = open_model(tiny_model(name))
     set_attention(found.model, attention)
-    verdict = probe(found.model, found.processor, paddings=("none",), video=True)
+    verdict = probe(found.model, found.processor, paddings=("none",), time=True)
     cell = next(cell for cell in verdict.cells if cell.kind == "video")
     assert cell.verdict == verdict.attention == attention
     assert ("a later frame", "earlier frames") in {(one.source, one.target) for one in cell.movements}
@@ -95,9 +95,9 @@ def test_the_proof_asks_whether_a_later_frame_moves_an_earlier_one(name, attenti
 
 def test_a_model_that_takes_no_videos_is_proved_without(tiny_model):
     found = open_model(tiny_model("gemma3"))
-    verdict = probe(found.model, found.processor, paddings=("none",), video=True)
+    verdict = probe(found.model, found.processor, paddings=("none",), time=True)
     assert {cell.kind for cell in verdict.cells} == {"text", "image"}
-    assert "video: not tested: its processor takes no videos" in verdict.notes
+    assert "video: not tested: its processor takes no video" in verdict.notes
 
 
 def batch_of(prepared, documents, **mask):

@@ -148,7 +148,7 @@ def test_a_template_that_adds_nothing_hides_no_cut(serve, engine):
         ({"messages": []}, "one message of role user"),
         ({"messages": [{"role": "assistant", "content": "w1"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "w1"}] * 2}, "one message of role user"),
-        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "'image_url'"),
+        ({"messages": [{"role": "user", "content": [{"type": "mesh_url"}]}]}, "'image_url'"),
         ({"messages": [{"role": "user", "content": []}]}, "no parts"),
     ],
 )

@@ -1,8 +1,8 @@
 """`check`: prove what a model's attention does under every attention backend of this machine, and compare that with what it declares.
 
 The steps: open the model; run the probe (`proof.probe`) under each backend, unpadded and padded on either side, with text and with images,
-and unpadded with a video where the model takes any; for a sentence-transformers model, check that an embedding does not depend on other
-rows of the batch; give the verdict. A backend that the family or the machine lacks is listed with the reason.
+and unpadded with a video or a sound where the model takes any; for a sentence-transformers model, check that an embedding does not depend
+on other rows of the batch; give the verdict. A backend that the family or the machine lacks is listed with the reason.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def check(model: str | Path, *, config: CheckConfig | None = None, **options: An
 
 def _cells(model: Any, processor: Any) -> tuple[tuple[proof_verdict.Cell, ...], tuple[str, ...]]:
     """Prove one model under the backend it has; return the cases, and notes on what could not be tested."""
-    verdict = probe.probe(model, processor, paddings=probe.PADDINGS, video=True)
+    verdict = probe.probe(model, processor, paddings=probe.PADDINGS, time=True)
     return verdict.cells, verdict.notes
 
 

@@ -1,9 +1,9 @@
 """Who moves when a later token changes: the proof that attention is two-way, by behaviour and not by what a config says.
 
 A configuration can claim anything (a top-level `is_causal: false` is silently ignored by most vision-language models), and each attention
-kernel reads it from another place. So the probe runs the model. It changes a later token, a later image or frame of a video, one token
-inside an image; it fills the padding with other tokens, adds more padding, changes the other row; and measures which states of the first
-row move. Then every decoder layer is probed alone. No code here is for one family.
+kernel reads it from another place. So the probe runs the model. It changes a later token, a later image, frame or second of a sound, one
+token inside an image; it fills the padding with other tokens, adds more padding, changes the other row; and measures which states of the
+first row move. Then every decoder layer is probed alone. No code here is for one family.
 
 **The threshold.** The inputs keep their shapes, so in a causal model earlier states come from the same additions in the same order and
 move by exactly 0 on a CPU; running one input twice measures the noise of the machine. A two-way model moves them by one part in ten to one
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Kind = Literal["image", "video", "audio"]
 SAME_SHAPE = 2e-6  # 16 float32 roundings, relative to the length of a state
 NEW_SHAPE = 1e-4
 PADDINGS = ("none", "left", "right")
 
 
-def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "left"), image: bool = True, video: bool = False) -> Verdict:
+def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "left"), image: bool = True, time: bool = False) -> Verdict:
     """Prove one loaded model under the attention backend it has now; `processor` is a processor, a tokenizer or None.
 
-    With `video` a model that takes videos is proved on one, too, unpadded.
+    With `time` a model that takes videos or sounds is proved on those, too, unpadded.
     """
     was_training = model.training
     model.eval()
@@ -58,12 +59,11 @@ def probe(model: Any, processor: Any, *, paddings: Sequence[str] = ("none", "lef
             notes.append(f"image: not tested: {reason}")
         else:
             cells += [_cell(watcher, image_feed(watcher.model, processor, padding)) for padding in paddings]
-        if video and not reason:
-            trouble = no_video(model, processor)
-            if trouble:
-                notes.append(f"video: not tested: {trouble}")
+        for kind in _IN_TIME if time and not reason else ():
+            if trouble := _not_taken(kind, model, processor):
+                notes.append(f"{kind}: not tested: {trouble}")
             else:
-                cells.append(_cell(watcher, video_feed(watcher.model, processor, "none")))
+                cells.append(_cell(watcher, _shown_feed(kind, watcher.model, processor, "none")))
     finally:
         model.train(was_training)
     return Verdict(tuple(cells), tuple(notes))
@@ -78,13 +78,19 @@ def no_image(model: Any, processor: Any) -> str:
     return ""
 
 
-def no_video(model: Any, processor: Any) -> str:
-    """Say why videos cannot be tested; empty where they can."""
-    if getattr(processor, "video_processor", None) is None or getattr(processor, "video_token", None) is None:
-        return "its processor takes no videos"
-    if "pixel_values_videos" not in inspect.signature(model.forward).parameters:
-        return "the model takes no videos"
-    return ""
+# What lies in time: the part of a processor that takes it, and what the model is given.
+_IN_TIME: dict[Kind, tuple[str, str]] = {
+    "video": ("video_processor", "pixel_values_videos"),
+    "audio": ("feature_extractor", "input_features"),
+}
+
+
+def _not_taken(kind: Kind, model: Any, processor: Any) -> str:
+    """Say why videos or sounds cannot be tested; empty where they can."""
+    part, given = _IN_TIME[kind]
+    if getattr(processor, part, None) is None or getattr(processor, f"{kind}_token", None) is None:
+        return f"its processor takes no {kind}"
+    return "" if given in inspect.signature(model.forward).parameters else f"the model takes no {kind}"
 
 
 def _cell(watcher: Watcher, feed: Feed) -> Cell:
@@ -229,12 +235,15 @@ class Names(NamedTuple):
 
 
 _OF_IMAGES = Names("a later image", "earlier image tokens", "the end of an image")
-_OF_VIDEOS = Names("a later frame", "earlier frames", "the end of a frame")
+_NAMES: dict[str, Names] = {
+    "video": Names("a later frame", "earlier frames", "the end of a frame"),
+    "audio": Names("a later second", "earlier seconds", "the end of a sound"),
+}
 
 
 @dataclass(frozen=True)
 class Feed:
-    """A batch and its variants; `None` where the model or the case has no such thing. Frames of a video are meant by its images."""
+    """A batch and its variants; `None` where the model or the case has no such thing. Parts of a video or sound are meant by its images."""
 
     kind: str
     padding: str
@@ -252,7 +261,7 @@ class Feed:
     @property
     def names(self) -> Names:
         """Return what is said of it."""
-        return _OF_VIDEOS if self.kind == "video" else _OF_IMAGES
+        return _NAMES.get(self.kind, _OF_IMAGES)
 
     def token_changed(self, position: int) -> Inputs:
         """Put another ordinary token at this position of the first row."""
@@ -276,12 +285,8 @@ def image_feed(model: Any, processor: Any, padding: str) -> Feed:
     return _shown_feed("image", model, processor, padding)
 
 
-def video_feed(model: Any, processor: Any, padding: str) -> Feed:
-    """Make a batch of text with a video a row: noise frames, two pairs of them, the second of which is the later."""
-    return _shown_feed("video", model, processor, padding)
-
-
-def _shown_feed(kind: Literal["image", "video"], model: Any, processor: Any, padding: str) -> Feed:
+def _shown_feed(kind: Kind, model: Any, processor: Any, padding: str) -> Feed:
+    """Make it; a row has one video, of two pairs of noise frames, or one sound, of two seconds of noise; the second is the later."""
     ordinary = probe_ids(model, getattr(processor, "tokenizer", processor))
     words = known_words(processor.tokenizer, ordinary)
     plain = _process(kind, model, processor, words, (1, 2, 3, 4))
@@ -313,13 +318,17 @@ def probe_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(plain[:: max(1, len(plain) // 1000)])
 
 
-def _process(kind: Literal["image", "video"], model: Any, processor: Any, words: list[str], seeds: Sequence[int]) -> Inputs:
-    """Run the processor over two rows of the same text with these images, or with videos of them; keep what the model's forward takes."""
+def _process(kind: Kind, model: Any, processor: Any, words: list[str], seeds: Sequence[int]) -> Inputs:
+    """Run the processor over two rows of the same text with these images, videos or sounds; keep what the model's forward takes."""
     rows = [[noise_image(seed) for seed in seeds[:2]], [noise_image(seed) for seed in seeds[2:]]]
     text = _text(kind, processor, words)
     if kind == "image":
         with _as_they_are(processor.image_processor):
             batch = processor(text=[text, text], images=rows, return_tensors="pt", padding=True)
+    elif kind == "audio":
+        rate = int(processor.feature_extractor.sampling_rate)
+        sounds = [np.concatenate([_noise(seed, rate) for seed in (first, second)]) for first, second in (seeds[:2], seeds[2:])]
+        batch = processor(text=[text, text], audio=sounds, audio_kwargs={"sampling_rate": rate}, return_tensors="pt", padding=True)
     else:
         videos = [Video(tuple(map(ImagePart, (first, first, second, second)))).opened(None, DEFAULT).value for first, second in rows]
         with _as_they_are(processor.video_processor):
@@ -349,10 +358,10 @@ def _as_they_are(image: Any) -> Iterator[None]:
         image.size = before
 
 
-def _text(kind: Literal["image", "video"], processor: Any, words: list[str]) -> str:
+def _text(kind: Kind, processor: Any, words: list[str]) -> str:
     """Write text, image, text, image, text as the chat template has it; without a template, images first, as PaliGemma wants them.
 
-    Of a video there is one, between two texts.
+    Of a video or a sound there is one, between two texts.
     """
     shown, token = {"type": kind}, str(getattr(processor, f"{kind}_token"))
     parts = [{"type": "text", "text": words[0]}, shown, {"type": "text", "text": words[1]}]
@@ -369,6 +378,11 @@ def known_words(tokenizer: Any, ordinary: Sequence[int]) -> list[str]:
     tokens = [tokenizer.decode([token]).strip() for token in ordinary]
     letters = [token for token in tokens if token.isascii() and token.isalnum()] or tokens
     return [" ".join(letters[start :: max(1, len(letters) // 4)][:4]) for start in range(3)]
+
+
+def _noise(seed: int, samples: int) -> Any:
+    """Make a second of noise."""
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
 
 
 def noise_image(seed: int) -> Image.Image:
