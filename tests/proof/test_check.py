@@ -74,7 +74,8 @@ def test_every_backend_is_in_the_table_or_named_with_a_reason(changed: Callable[
     assert {"sdpa", "eager"} <= proved
     assert "not supported by this model: Qwen2VLModel does not support" in skipped["flex_attention"]
     assert {(cell["kind"], cell["padding"]) for cell in report["cells"]} == {
-        (kind, padding) for kind in ("text", "image") for padding in ("none", "left", "right")
+        *((kind, padding) for kind in ("text", "image") for padding in ("none", "left", "right")),
+        ("video", "none"),
     }
     assert all([layer["attention"] for layer in cell["layers"]] == ["two-way"] * 3 for cell in report["cells"])
     assert report["measured"] == "two-way"
