@@ -15,7 +15,7 @@ from twoway.data.config import PairSource, SamplesConfig, SourceConfig
 from twoway.embedding.config import EmbedConfig, OpenConfig, OpenManyConfig
 from twoway.evaluation.config import CompareConfig, EvaluateConfig, MtebConfig
 from twoway.methods.bridge.config import BridgeConfig
-from twoway.methods.config import ConvertConfig, MergeConfig, MethodConfig, MineConfig, PairsConfig
+from twoway.methods.config import ConvertConfig, MergeConfig, MethodConfig, MineConfig, PairsConfig, ScoreConfig
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.rerank.config import RerankConfig
@@ -50,6 +50,7 @@ VERBS = {
     "search": SearchConfig,
     "serve": ServeConfig,
     "mine": MineConfig,
+    "score": ScoreConfig,
     "evaluate": EvaluateConfig,
     "compare": CompareConfig,
     "mteb": MtebConfig,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from twoway.methods.config import ConvertConfig as ConvertConfig
     from twoway.methods.config import MergeConfig as MergeConfig
     from twoway.methods.config import MineConfig as MineConfig
+    from twoway.methods.config import ScoreConfig as ScoreConfig
     from twoway.methods.convert import ConvertResult as ConvertResult
     from twoway.methods.convert import convert as convert
     from twoway.methods.finetune.config import FinetuneConfig as FinetuneConfig
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from twoway.methods.pretrain.method import pretrain as pretrain
     from twoway.methods.rerank.config import RerankConfig as RerankConfig
     from twoway.methods.rerank.method import rerank as rerank
+    from twoway.methods.score import score as score
     from twoway.proof.bridge import check_bridge as check_bridge
     from twoway.proof.check import check as check
     from twoway.proof.config import BridgeCheckConfig as BridgeCheckConfig
@@ -93,6 +95,7 @@ _HOME: dict[str, str] = {
     "Reranker": "twoway.embedding.reranker",
     "RerankerConfig": "twoway.embedding.config",
     "RunConfig": "twoway.recipes.config",
+    "ScoreConfig": "twoway.methods.config",
     "SearchConfig": "twoway.search.config",
     "TwowayError": "twoway.errors",
     "UsageError": "twoway.errors",
@@ -120,6 +123,7 @@ _HOME: dict[str, str] = {
     "pretrain": "twoway.methods.pretrain.method",
     "rerank": "twoway.methods.rerank.method",
     "run": "twoway.recipes.run",
+    "score": "twoway.methods.score",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -187,7 +187,8 @@ class CandidatePair(Document):
 class Pair:
     """A query, the documents that answer it (at least one), and documents that look like answers and are none.
 
-    Training takes the positives in turn, and none of them ever counts as wrong. `task` says which pairs may share a batch.
+    Training takes the positives in turn, and none of them ever counts as wrong. `task` says which pairs may share a batch. `scores` are
+    those of a teacher, of the positives and then of the negatives; nothing where there is no teacher.
     """
 
     query: Document
@@ -195,6 +196,7 @@ class Pair:
     negatives: tuple[Document, ...] = ()
     task: str = ""
     place: Place | None = field(default=None, compare=False)
+    scores: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def positive(self) -> Document:

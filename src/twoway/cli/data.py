@@ -1,4 +1,4 @@
-"""`twoway data`, `mine` and `samples`: check and prepare data, find hard negatives, and look at the shipped samples."""
+"""`twoway data`, `mine`, `score` and `samples`: data is checked and prepared, negatives are found and scored, samples listed."""
 
 from __future__ import annotations
 
@@ -153,6 +153,17 @@ def _pair_lines(source: PairsReport, against: Sequence[str]) -> list[str]:
 
 
 # `twoway mine`: hard negatives for pairs.
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Score, and say what lies there."""
+    from twoway.methods.score import score
+
+    result = score(args.model, args.data, args.out, config=read_settings(args), overwrite=args.overwrite)
+    bad = f"; {result.bad:,} rows left out" if result.bad else ""
+    next_ = shlex.join(["twoway", "finetune", "BASE", "OUT", "--data", result.out, "loss.distill=kl"])
+    lines = [f"{result.out}: {result.rows:,} pairs with the scores of {result.candidates:,} candidates{bad}", f"  next: {next_}"]
+    return answer(args, asdict(result), lambda: say(*lines))
 
 
 def run_mine(args: argparse.Namespace) -> int:

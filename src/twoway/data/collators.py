@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ class PairExample:
     positive: EncodedContent
     negatives: tuple[EncodedContent, ...]
     answers: tuple[int, ...]
+    scores: tuple[float, ...] = ()  # a teacher's, of the positive and of each negative
 
     @property
     def contents(self) -> tuple[EncodedContent, ...]:
@@ -156,6 +158,7 @@ class PairEncoder:
     seed: int = 0
     fill: bool = False
     augment: AugmentConfig | None = None
+    teacher: bool = False  # whether a row needs the scores of a teacher
 
     def defer(self, identity: str, pair: Pair) -> tuple[str, Pair]:
         """Keep a row for `__call__`, which knows the epoch."""
@@ -166,17 +169,23 @@ class PairEncoder:
         identity, pair = row
         right = pair.positives
         positive = right[epoch % len(right)]
-        chosen = [pair.negatives[number] for number in self._chosen(identity, len(pair.negatives), epoch)]
+        numbers = self._chosen(identity, len(pair.negatives), epoch)
+        chosen = [pair.negatives[number] for number in numbers]
+        if self.teacher and not pair.scores:
+            raise ContentError(
+                "the row has no scores of a teacher (positive_scores and so on); twoway score writes them", pair.place
+            )
+        scores = [pair.scores[epoch % len(right)], *(pair.scores[len(right) + number] for number in numbers)] if pair.scores else []
         answers = tuple(content_key(one) for one in right)
         drawn = f"{self.seed} {epoch} {identity}"
         wrong = tuple(self._content(identity, pair.task, DOCUMENT, one, f"{drawn} negative {number}") for number, one in enumerate(chosen))
         query = self._content(identity, pair.task, QUERY, pair.query, f"{drawn} query")
         answer = self._content(identity, pair.task, DOCUMENT, positive, f"{drawn} positive")
-        return PairExample(identity, pair.task, query, answer, wrong, answers)
+        return PairExample(identity, pair.task, query, answer, wrong, answers, tuple(scores))
 
     def to_measure(self, row: tuple[str, Pair], *, epoch: int) -> PairExample:
         """Encode one row to measure on: its hard negatives left aside, its pictures as they are."""
-        return replace(self, negatives=0, augment=None)(row, epoch=epoch)
+        return replace(self, negatives=0, augment=None, teacher=False)(row, epoch=epoch)
 
     def _content(self, identity: str, task: str, side: str, document: Document, variant: str) -> EncodedContent:
         instruction = task_prompt(self.prompts, task, side)
@@ -212,11 +221,13 @@ def join_pairs(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[
     queries = [number(row.query) for row in rows]
     candidates = [number(row.positive) for row in rows]
     owner, keys = list(range(len(rows))), [row.positive.key for row in rows]
+    scores = [row.scores[0] if row.scores else math.nan for row in rows]
     for place, row in enumerate(rows):
-        for negative in row.negatives:
+        for at, negative in enumerate(row.negatives, 1):
             candidates.append(number(negative))
             owner.append(place)
             keys.append(negative.key)
+            scores.append(row.scores[at] if row.scores else math.nan)
     others = [(place, key) for place, row in enumerate(rows) for key in row.answers if key != row.positive.key]
     return contents, {
         "contents": len(contents),
@@ -228,7 +239,7 @@ def join_pairs(rows: Sequence[PairExample]) -> tuple[list[EncodedContent], dict[
         "others": torch.tensor(others, dtype=torch.long).reshape(-1, 2),
         "tasks": [row.task for row in rows],
         "identities": [row.identity for row in rows],
-    }
+    } | ({"scores": torch.tensor(scores)} if any(row.scores for row in rows) else {})
 
 
 # What a row becomes: its contents, and from rows like it the different contents and what a batch knows of them.

@@ -13,6 +13,7 @@ Share = Annotated[float, Range(ge=0, le=1)]
 
 # Beside the rows that mining writes: what it did, and under `root` the folder that their pictures' paths are relative to.
 MINED_FILE = "mine.json"
+SCORED_FILE = "score.json"  # the same beside rows with a teacher's scores
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 Unit = Literal["token", "word", "span"]
 OnBad = Literal["fail", "skip"]  # a bad row stops the run, or is left out, counted and listed
@@ -70,8 +71,9 @@ class SourceConfig:
 
     def picture_root(self) -> Path | None:
         """Return the folder that the pictures' paths are relative to: the one that is given, or the one that mined rows remember."""
-        mined = Path(self.spec.removeprefix("parquet:")) / MINED_FILE
-        if self.root is not None or self.spec.startswith("hub:") or not mined.is_file():
+        folder = Path(self.spec.removeprefix("parquet:"))
+        mined = next((folder / name for name in (MINED_FILE, SCORED_FILE) if (folder / name).is_file()), None)
+        if self.root is not None or self.spec.startswith("hub:") or mined is None:
             return self.root
         try:
             root = json.loads(mined.read_text(encoding="utf-8"))["root"]

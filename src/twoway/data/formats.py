@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -213,6 +214,7 @@ def media_of(value: Any, kind: str = "image") -> Parts:
 # What the two sides of a row may be called.
 QUERIES, POSITIVES = ("query", "anchor", "question", "sentence1"), ("positive", "positives", "answer", "sentence2")
 _NEGATIVES = "negative"
+SCORES = ("positive_scores", "negative_scores")  # columns of a teacher's scores, which `twoway score` writes
 
 
 def side_suffixes() -> tuple[str, ...]:
@@ -232,6 +234,7 @@ class Sides:
     positives: Sequence[Any]
     negatives: Sequence[Any] = ()
     task: str | None = None
+    scores: tuple[Any, Any] = (None, None)  # of a teacher: lists of those of the answers and of the negatives
 
 
 # Turns a row with columns of its own into sides.
@@ -253,14 +256,32 @@ def pair_from_row(
             raise ContentError("the row has no positive: nothing answers its query")
         positives = tuple(_side(one, "positive", place, root, limits) for one in sides.positives)
         negatives = tuple(_side(one, f"negative {number}", place, root, limits) for number, one in enumerate(sides.negatives, 1))
+        scores = _scores(sides.scores, len(positives), len(negatives))
     except ContentError as error:
         raise ContentError(error.reason, place) from error
     for number, negative in enumerate(negatives, 1):
         if negative in positives:
             raise ContentError(f"negative {number} is the positive itself", place)
-    pair = Pair(query, positives, negatives, sides.task or task, place)
+    pair = Pair(query, positives, negatives, sides.task or task, place, scores)
     options.unread_pictures.update(tracked.unread_media(paths=not pair.media))
     return pair
+
+
+def _scores(given: tuple[Any, Any], *counts: int) -> tuple[float, ...]:
+    """Check the scores of a teacher: a number for each side, or none at all."""
+    if all(one is None for one in given):
+        return ()
+    found: list[float] = []
+    for name, values, count in zip(SCORES, given, counts, strict=True):
+        listed = [] if values is None else values
+        if not isinstance(listed, list | tuple) or len(listed) != count:
+            had = len(listed) if isinstance(listed, list | tuple) else "no list"
+            raise ContentError(f"{name} has {had} of {count} scores: it has one for each {name.partition('_')[0]}")
+        for number, value in enumerate(listed, 1):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ContentError(f"{name}: score {number} is {value!r}, not a number")
+            found.append(float(value))
+    return tuple(found)
 
 
 def named_sides(item: DocumentOrPair) -> Mapping[str, tuple[Document, ...]]:
@@ -407,7 +428,8 @@ def pair_columns(row: Mapping[str, Any]) -> Sides:
             negatives.append(row[key])
     negatives.append(_beside(row, _NEGATIVES))
     task = row.get("task")
-    return Sides(query, [one for one in positives if one is not None], [one for one in negatives if one is not None], task or None)
+    answers, others = ([one for one in side if one is not None] for side in (positives, negatives))
+    return Sides(query, answers, others, task or None, (row.get(SCORES[0]), row.get(SCORES[1])))
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -131,6 +131,15 @@ def open_reranker(model: str | Path | Reranker | CrossEncoder, *, config: Rerank
     return Reranker.of(cross, name=str(model), **engine)
 
 
+def gives_scores(folder: Path) -> bool:
+    """Say whether a model scores pairs, and gives no vectors: a reranker's checkpoint, or a text model with a head of scores."""
+    if checkpoint.is_encoder(folder):
+        return checkpoint.is_reranker(folder)
+    config = folder / "config.json"
+    names = loading.read_json(config).get("architectures") if config.exists() else None
+    return any(str(name).endswith("ForSequenceClassification") for name in names or ())
+
+
 def _open(name: str, folder: Path, dtype: str) -> CrossEncoder:
     """Open a reranker of any layout."""
     if checkpoint.is_encoder(folder) and not checkpoint.is_reranker(folder):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from twoway.config import Field, Range, SettingPath, settings
 from twoway.data.config import AugmentConfig, CostWeights, OnBad, PairSource, SourceConfig
-from twoway.embedding.config import OpenManyConfig
+from twoway.embedding.config import OpenManyConfig, RerankerConfig
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels
 from twoway.models.config import Attention, AttnImplementation, by_part
@@ -264,6 +264,22 @@ class NegativeChoice:
     def choice(self) -> dict[str, Any]:
         """Return these settings alone."""
         return {one.name: getattr(self, one.name) for one in dataclasses.fields(NegativeChoice)}
+
+
+@settings
+class ScoreConfig(RerankerConfig):
+    """How a teacher scores the candidates of pairs."""
+
+    prompt: str | None = Field(
+        default=None, description="the instruction of a reranker, or a text before each query (default: the model's prompts)"
+    )
+    on_bad: OnBad = Field(default="fail", description="a bad row stops the run, or is left out, counted and listed beside the rows")
+    limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
+
+    def opening(self) -> dict[str, Any]:
+        """Return what was said of opening the model."""
+        found = {one.name: getattr(self, one.name) for one in dataclasses.fields(RerankerConfig)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @settings

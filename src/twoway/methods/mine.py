@@ -92,11 +92,11 @@ def mine(
         asked = _embed(engine, found, "query", home / "queries", config)
         answers = _embed(engine, found, "document", home / "candidates", config)
         conditions = _conditions(config, found, home, part_rows)
-        _begin(out, conditions, overwrite)
+        begin_folder(out, MANIFEST, conditions, "negatives mined", overwrite=overwrite)
         miner = Miner(found, asked, answers, config, device=engine.device)
         starts = range(0, len(found.rows), part_rows)
         for number, start in enumerate(steps(starts, f"mining, {part_rows} queries a step", total=len(starts))):
-            path = _part(out, number)
+            path = part_file(out, number)
             if not path.exists():
                 rows, facts = miner.rows(range(start, min(start + part_rows, len(found.rows))), policy)
                 negatives.write_pairs(path, rows, found.root, facts)
@@ -159,15 +159,15 @@ def _numbers(table: Any) -> list[int]:
     return [int(one) for one in table["id"].to_pylist()]
 
 
-def _begin(out: Path, conditions: dict[str, Any], overwrite: bool) -> None:
-    """Start the folder, or see that it was begun under the same conditions."""
-    path = out / MANIFEST
+def begin_folder(out: Path, manifest: str, conditions: dict[str, Any], made: str, *, overwrite: bool) -> None:
+    """Start a folder of pairs, or see that it was begun under the same conditions; `made` is what it holds."""
+    path = out / manifest
     if overwrite:
         for old in [*out.glob("part-*.parquet"), path]:
             old.unlink(missing_ok=True)
     if not path.exists():
         if any(out.glob("*.parquet")):
-            raise UsageError(f"{out} holds Parquet files and no {MANIFEST}; choose another folder")
+            raise UsageError(f"{out} holds Parquet files and no {manifest}; choose another folder")
         write_whole(path, json.dumps(conditions, indent=2, ensure_ascii=False) + "\n")
         return
     try:
@@ -176,19 +176,19 @@ def _begin(out: Path, conditions: dict[str, Any], overwrite: bool) -> None:
         raise TwowayError(f"{path} cannot be read ({error}); begin anew with --overwrite") from error
     for name, value in json.loads(json.dumps(conditions)).items():
         if found.get(name) != value:
-            what = {"choice": "with other settings", "fingerprint": "by another model", "prompts": "with other prompts"}.get(
-                name, "of other data"
-            )
-            raise UsageError(f"{out} holds negatives mined {what}; choose another folder, or pass --overwrite to begin anew")
+            known = {"choice": "with other settings", "fingerprint": "by another model", "prompt": "with another prompt"}
+            what = (known | {"prompts": "with other prompts"}).get(name, "of other data")
+            raise UsageError(f"{out} holds {made} {what}; choose another folder, or pass --overwrite to begin anew")
 
 
 def _facts(out: Path, parts: int) -> Counter[str]:
     """Add up the counts of all files."""
     facts: Counter[str] = Counter()
     for number in range(parts):
-        facts.update(negatives.facts_of(_part(out, number)))
+        facts.update(negatives.facts_of(part_file(out, number)))
     return facts
 
 
-def _part(out: Path, number: int) -> Path:
+def part_file(out: Path, number: int) -> Path:
+    """Return where a part of the pairs is written."""
     return out / f"part-{number:06d}.parquet"

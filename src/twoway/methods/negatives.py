@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twoway.content import KINDS, ContentError, Document, Media
+from twoway.data.formats import SCORES
 from twoway.embedding.nearest import nearest
 from twoway.files import write_whole
 from twoway.progress import steps
@@ -260,12 +261,8 @@ class Negative(NamedTuple):
 def write_pairs(path: Path, rows: Sequence[tuple[Pair, float, Sequence[Negative]]], root: Path | None, facts: Mapping[str, int]) -> None:
     """Write one file, whole or not at all; `facts` are counts kept with it."""
     written = [
-        {
-            "query": _side(pair.query, root),
-            "positives": [_side(one, root) for one in pair.positives],
-            "negatives": [_side(one.document, root) for one in negatives],
-            "task": pair.task,
-            "place": None if pair.place is None else str(pair.place),
+        _sides(pair, [one.document for one in negatives], root)
+        | {
             "positive_score": score,
             "mined_from": [one.origin for one in negatives],
             "mined_score": [one.score for one in negatives],
@@ -274,9 +271,32 @@ def write_pairs(path: Path, rows: Sequence[tuple[Pair, float, Sequence[Negative]
         }
         for pair, score, negatives in rows
     ]
+    _write(path, written, pairs_schema(), facts)
+
+
+def write_scored(path: Path, rows: Sequence[tuple[Pair, list[float], list[float]]], root: Path | None, facts: Mapping[str, int]) -> None:
+    """Write one file of pairs with a teacher's scores of their positives and of their negatives."""
+    sides = [field for field in pairs_schema() if field.name in ("query", "positives", "negatives", "task", "place")]
+    schema = pa.schema([*sides, *((name, pa.list_(pa.float32())) for name in SCORES)])
+    written = [_sides(pair, pair.negatives, root) | dict(zip(SCORES, scores, strict=True)) for pair, *scores in rows]
+    _write(path, written, schema, facts)
+
+
+def _sides(pair: Pair, negatives: Sequence[Document], root: Path | None) -> dict[str, Any]:
+    """Return the columns of a pair."""
+    return {
+        "query": _side(pair.query, root),
+        "positives": [_side(one, root) for one in pair.positives],
+        "negatives": [_side(one, root) for one in negatives],
+        "task": pair.task,
+        "place": None if pair.place is None else str(pair.place),
+    }
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, facts: Mapping[str, int]) -> None:
     sink = pa.BufferOutputStream()
-    schema = pairs_schema().with_metadata({"twoway.facts": json.dumps(dict(facts))})
-    pq.write_table(pa.Table.from_pylist(written, schema), sink, row_group_size=100, compression="zstd")
+    table = pa.Table.from_pylist(rows, schema.with_metadata({"twoway.facts": json.dumps(dict(facts))}))
+    pq.write_table(table, sink, row_group_size=100, compression="zstd")
     write_whole(path, memoryview(sink.getvalue()).tobytes())
 
 

@@ -33,9 +33,24 @@ class ContrastiveConfig:
     margin_strategy: Literal["absolute", "relative"] = Field(
         default="absolute", description="margin is a difference of cosines, or a share"
     )
+    distill: Literal["none", "kl", "margin-mse"] = Field(
+        default="none",
+        description="follow a teacher, whose scores stand in the rows (`twoway score`): the distribution over a query's own candidates, or "
+        "the margins between them",
+    )
+    distill_weight: float = Field(default=1.0, gt=0, le=1, description="share of the teacher's loss; the rest is the contrastive one's")
+    distill_temperature: float = Field(default=1.0, gt=0, lt=math.inf, description="what a teacher's scores are divided by")
+    teacher_margin: float | None = Field(
+        default=None, description="own hard negatives that a teacher scores within this of the positive, or above it, are none"
+    )
     matryoshka_dims: tuple[Annotated[int, Range(ge=1)], ...] = Field(
         default=(), description="Matryoshka: the loss is the mean of those of vectors cut to these lengths"
     )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher's scores are read."""
+        return self.distill != "none" or self.teacher_margin is not None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -43,6 +58,8 @@ class ContrastiveConfig:
             raise UsageError(f"a learnt temperature starts at {COLDEST} or above, not {self.temperature}")
         if self.symmetric and self.negatives == "own":
             raise UsageError("symmetric needs other rows to compare with: negatives is positives or all, not own")
+        if self.distill == "none" and (self.distill_weight, self.distill_temperature) != (1.0, 1.0):
+            raise UsageError("distill_weight and distill_temperature are of a teacher's loss; choose one with distill: kl or margin-mse")
         if len(set(self.matryoshka_dims)) < len(self.matryoshka_dims):
             raise UsageError(f"matryoshka_dims are different numbers, not {', '.join(map(str, self.matryoshka_dims))}")
 

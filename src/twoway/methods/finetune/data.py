@@ -93,6 +93,7 @@ def open_data(
         config.seed,
         config.fill_negatives,
         config.augment if config.augment.changes else None,
+        config.loss.needs_teacher,
     )
     guide = None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers)
     return open_pair_data(config, prepared, out, encoder, encode, guide=guide, shards=shards, bad_rows=bad_rows, keep=keep)

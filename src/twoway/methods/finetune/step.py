@@ -15,10 +15,12 @@ import torch
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from twoway.errors import UsageError
 from twoway.losses import Loss, contrastive, find_loss  # noqa: F401, which registers itself
-from twoway.losses.candidates import CHUNK, Ranking, denominator, false_negatives, ranking, same_group, too_near
+from twoway.losses.candidates import CHUNK, Ranking, denominator, false_negatives, ranking, same_group, too_near, unit_length
+from twoway.losses.distillation import distillation_loss
 from twoway.losses.matryoshka import matryoshka_loss
 from twoway.models import loading
 from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput, padding_row
@@ -117,6 +119,8 @@ class ContrastiveModule(GradientCachedModule):
         allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
         options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.matryoshka_dims}
         loss = matryoshka_loss(self.pair_loss, asked, candidates, positive, allowed, **options)
+        if self.config.distill != "none":
+            loss = self._distilled(loss, known, own, asked, candidates, options)
         if self.config.symmetric:
             allowed_back = self._allowed_back(pairs, mine, self._copies_back(known, own, device))
             back = matryoshka_loss(self.pair_loss, candidates[positive], queries, mine, allowed_back, **options)
@@ -143,10 +147,32 @@ class ContrastiveModule(GradientCachedModule):
         wrong = torch.zeros_like(allowed)
         if copies is not None:
             wrong |= copies
+        if config.teacher_margin is not None and pairs.scores is not None:
+            limit = pairs.scores[positive] - config.teacher_margin
+            wrong |= (pairs.owner[None, :] == mine[:, None]) & (pairs.scores[None, :] >= limit[:, None])
         if config.margin is not None:
             wrong |= self._near(pairs, asked.detach(), candidates.detach(), mine)
         own = torch.zeros_like(allowed).scatter_(1, positive[:, None], True)
         return allowed & ~wrong | own, (allowed & wrong & ~own).sum()
+
+    def _distilled(
+        self, loss: Loss, known: PairMetadata, own: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, options: dict[str, Any]
+    ) -> Loss:
+        """Mix the contrastive loss of my queries with that of following a teacher on their own candidates."""
+        if known.scores is None or not len(own):
+            return loss
+        # The positive comes first, as candidates are ordered.
+        listed = pad_sequence([(known.owner == query).nonzero()[:, 0] for query in own], batch_first=True, padding_value=-1)
+        place, device = listed.clamp(min=0), asked.device
+        there, teacher = (listed >= 0).to(device), known.scores[place].to(device) / self.config.distill_temperature
+        lengths = options["dims"] or (asked.shape[1],)
+        followed = asked.new_zeros(())
+        for length in lengths:
+            left, right = (unit_length(one[:, :length]) for one in (asked, candidates))
+            student = (left[:, None] * right[place.to(device)]).sum(-1) / options["temperature"]
+            followed = followed + distillation_loss(self.config.distill, student, teacher, there).total / len(lengths)
+        share = self.config.distill_weight
+        return Loss((1 - share) * loss.total + share * followed, loss.count)
 
     def _near(self, pairs: PairMetadata, asked: torch.Tensor, candidates: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
         """Return the candidates that are too similar, by the guide's vectors where there are some."""
@@ -218,6 +244,7 @@ def _watched(found: Ranking, tasks: Sequence[str]) -> dict[str, tuple[float, flo
 # - `owner` (C): the query that a candidate belongs to
 # - `query_keys` (Q), `candidate_keys` (C): hashes of the contents, for false negatives
 # - `others` (N, 2), may be left out: query and key of further right answers, which never count as wrong
+# - `scores` (C), may be left out: what a teacher says of each candidate for its query
 # - `guide` (contents, G), may be left out: vectors of another model, by which too similar negatives are found
 # - `tasks`, `identities`: a text for each query
 #
@@ -241,6 +268,7 @@ class PairMetadata:
     group: torch.Tensor  # of each query
     tasks: tuple[str, ...]
     guide: torch.Tensor | None = None
+    scores: torch.Tensor | None = None  # a teacher's, of each candidate for its query
 
     def to(self, device: torch.device) -> PairMetadata:
         """Move the tensors."""
@@ -272,6 +300,7 @@ def metadata_of(batch: Batch, present: torch.Tensor) -> PairMetadata:
         group=torch.zeros(int(good.sum()), dtype=torch.long),
         tasks=tuple(task for task, fine in zip(batch["tasks"], good.tolist(), strict=True) if fine),
         guide=batch.get("guide"),
+        scores=batch["scores"][kept] if "scores" in batch else None if len(candidates) else torch.zeros(0),
     )
 
 
@@ -296,8 +325,15 @@ def join_metadata(batches: Sequence[PairMetadata]) -> PairMetadata:
     joined = {
         name: torch.cat([getattr(one, name) for one in moved])
         for name, value in vars(moved[0]).items()
-        if isinstance(value, torch.Tensor) and name != "guide"
+        if isinstance(value, torch.Tensor) and name not in ("guide", "scores")
     }
+    scores = [one.scores for one in moved if one.scores is not None]
     guides = [one.guide for one in moved if one.guide is not None]
     guide = torch.cat(guides) if len(guides) == len(moved) else None
-    return PairMetadata(**joined, contents=contents, tasks=tuple(task for one in moved for task in one.tasks), guide=guide)
+    return PairMetadata(
+        **joined,
+        contents=contents,
+        tasks=tuple(task for one in moved for task in one.tasks),
+        guide=guide,
+        scores=torch.cat(scores) if len(scores) == len(moved) else None,
+    )
