@@ -53,5 +53,5 @@ def test_a_place_without_a_candidate_has_no_part_in_it():
 
 
 def test_an_unknown_loss_is_named_with_what_there_is():
-    with pytest.raises(UsageError, match=r"there is no loss of a teacher 'KL'; did you mean kl\? \(there are: kl, margin-mse\)"):
-        distillation_loss("KL", STUDENT, TEACHER, THERE)
+    with pytest.raises(UsageError, match=r"no loss of a teacher 'margin_mse'; did you mean margin-mse\? \(there are: kl, margin-mse\)"):
+        distillation_loss("margin_mse", STUDENT, TEACHER, THERE)

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional
@@ -72,7 +74,7 @@ def test_an_embedding_model_scores_by_the_cosine_and_another_model_is_refused(ti
     ("changed", "said"),
     [
         ({"negative_scores": [1.5, "high"]}, "negative_scores: score 2 is 'high', not a number"),
-        ({"positive_scores": [float("nan")]}, "positive_scores: score 1 is nan, not a number"),
+        ({"positive_scores": [True]}, "positive_scores: score 1 is True, not a number"),
         ({"negative_scores": [1.5]}, "negative_scores has 1 of 2 scores: it has one for each negative"),
         ({"positive_scores": None}, "positive_scores has 0 of 1 scores"),
         ({"positive_scores": 2.0}, "positive_scores has no list of 1 scores"),
@@ -83,6 +85,13 @@ def test_scores_that_are_none_are_said_with_their_row(changed, said, tmp_path):
     path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | changed) + "\n")
     with pytest.raises(ContentError, match=rf"rows.jsonl:2: {said}"):
         pairs_of(path)
+
+
+def test_a_score_in_a_table_that_is_no_number_is_said_too(tmp_path):
+    table = pa.table({"query": ["a"], "positive": ["b"], "positive_scores": [[float("nan")]]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(ContentError, match=r"rows.parquet:1: positive_scores: score 1 is nan, not a number"):
+        pairs_of(tmp_path / "rows.parquet")
 
 
 def test_a_row_without_scores_is_said_where_a_teacher_is_followed(tiny_model, tmp_path):
