@@ -172,9 +172,7 @@ class PairEncoder:
         numbers = self._chosen(identity, len(pair.negatives), epoch)
         chosen = [pair.negatives[number] for number in numbers]
         if self.teacher and not pair.scores:
-            raise ContentError(
-                "the row has no scores of a teacher (positive_scores and so on); twoway score writes them", pair.place
-            )
+            raise ContentError("the row has no scores of a teacher (positive_scores and so on); twoway score writes them", pair.place)
         scores = [pair.scores[epoch % len(right)], *(pair.scores[len(right) + number] for number in numbers)] if pair.scores else []
         answers = tuple(content_key(one) for one in right)
         drawn = f"{self.seed} {epoch} {identity}"
