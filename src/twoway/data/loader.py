@@ -335,7 +335,7 @@ class LazyEncoder:
         return PendingItem(identity, document, instruction, length, extra)
 
 
-class Chunk(NamedTuple):
+class PreparedChunk(NamedTuple):
     """What a worker makes: a chunk as the model takes it, `None` for inputs where nothing of it could be used, and what went wrong."""
 
     inputs: dict[str, Tensor] | None
@@ -373,7 +373,7 @@ class ChunkBuilder:
                 raise TwowayError(f"{self.pairs.mixture.identity(int(row))}: {error}") from error
         return found
 
-    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
+    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> PreparedChunk:
         """Make one chunk."""
         return build_chunk(self, config, parts)
 
@@ -395,7 +395,7 @@ class WorkerPool:
             return lambda: pickle.loads(wait())  # noqa: S301 - of a process that this one started
         return self._begin(self.builder.read_rows, epoch, rows)
 
-    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Callable[[], Chunk]:
+    def chunk(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Callable[[], PreparedChunk]:
         """Have a chunk made; what is returned waits for it."""
         if self.team is not None:
             given = _dump(parts)
@@ -403,7 +403,7 @@ class WorkerPool:
             return (lambda: _pin(wait())) if self.pin else wait
         return self._begin(self._chunk_of, config, parts)
 
-    def _chunk_of(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
+    def _chunk_of(self, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> PreparedChunk:
         found = self.builder.chunk(config, parts)
         return _pin(found) if self.pin else found
 
@@ -430,7 +430,7 @@ def _sketch_here(epoch: int, rows: Any) -> bytes:
     return _dump(_WORKER["builder"].read_rows(epoch, rows))
 
 
-def _chunk_here(config: ChunkConfig, parts: bytes) -> Chunk:
+def _chunk_here(config: ChunkConfig, parts: bytes) -> PreparedChunk:
     return _WORKER["builder"].chunk(config, pickle.loads(parts))  # noqa: S301 - of the process that started this one
 
 
@@ -448,7 +448,7 @@ def _dump(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _pin(chunk: Chunk) -> Chunk:
+def _pin(chunk: PreparedChunk) -> PreparedChunk:
     """Put a chunk where a GPU can fetch it while the interpreter goes on."""
     return chunk if chunk.inputs is None else chunk._replace(inputs={name: value.pin_memory() for name, value in chunk.inputs.items()})
 
@@ -466,8 +466,8 @@ class ChunkStream:
         numbers = cut_chunks(length, extra, config.budget)
         self.costs = [len(chosen) * length[chosen[0]] + sum(extra[one] for one in chosen) for chosen in numbers]
         self.parts = [[(one, found[one]) for one in chosen] for chosen in numbers]
-        self.kept: dict[int, Chunk] = {}
-        self.begun: dict[int, Callable[[], Chunk]] = {}
+        self.kept: dict[int, PreparedChunk] = {}
+        self.begun: dict[int, Callable[[], PreparedChunk]] = {}
         self.left = config.keep
 
     def begin(self) -> None:
@@ -501,11 +501,11 @@ class ChunkStream:
             if number not in self.kept and number not in self.begun:
                 self.begun[number] = self.workers.chunk(self.config, self.parts[number])
 
-    def _finish(self, number: int) -> Chunk:
+    def _finish(self, number: int) -> PreparedChunk:
         return self.begun.pop(number)()
 
 
-def build_chunk(builder: ChunkBuilder, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> Chunk:
+def build_chunk(builder: ChunkBuilder, config: ChunkConfig, parts: Sequence[tuple[int, Any]]) -> PreparedChunk:
     """Open the pictures of a chunk and put it together."""
     items, inputs, bad, shortened = [], [], [], 0
     for item, part in parts:
@@ -518,4 +518,4 @@ def build_chunk(builder: ChunkBuilder, config: ChunkConfig, parts: Sequence[tupl
         inputs.append(example.inputs)
         shortened += example.cut
     together = model_inputs(inputs, pad_token=config.pad_token, padding_side=config.padding_side) if inputs else None
-    return Chunk(together, torch.tensor(items, dtype=torch.long), tuple(bad), shortened)
+    return PreparedChunk(together, torch.tensor(items, dtype=torch.long), tuple(bad), shortened)
