@@ -15,6 +15,12 @@ KINDS = {**PLAIN, "gather": GATHER}
 STAGES = {"make": {}, "gather": {}, "train": {"from": "make", "data": [{"spec": "stage:gather", "weight": 2.0}]}}
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_collect(monkeypatch):
+    """Looking through all of torch for what a stage left takes a quarter of a second."""
+    monkeypatch.setattr("twoway.recipes.run.gc.collect", lambda: 0)
+
+
 def prints(path, *words):
     return {job.name: job.fingerprint for job in plan_jobs(read_recipe(path, words, kinds=KINDS))}
 

@@ -16,6 +16,12 @@ STAGES = {"make": {}, "train": {"steps": 4}, "tune": {"stage": "train", "learnin
 ALL = ["1-make", "2-train", "3-tune", "4-score"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_collect(monkeypatch):
+    """Looking through all of torch for what a stage left takes a quarter of a second."""
+    monkeypatch.setattr("twoway.recipes.run.gc.collect", lambda: 0)
+
+
 @pytest.fixture
 def recipe(tmp_path):
     LOG.calls.clear()
