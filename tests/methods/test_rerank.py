@@ -26,6 +26,7 @@ from twoway.methods.rerank.config import RerankConfig
 from twoway.methods.rerank.data import open_data
 from twoway.methods.rerank.method import prepare, rerank
 from twoway.models import checkpoint, reranker
+from twoway.recipes.recipe import read_recipe
 from twoway.training.gradient_cache import ChunkList
 from twoway.training.progress import read_log
 
@@ -200,3 +201,10 @@ def test_settings_that_cannot_be_are_refused(base, rows, tiny_model, tmp_path):
         rerank(tiny_model("qwen2_vl"), tmp_path / "out", [str(rows)], **USUAL)
     with pytest.raises(UsageError, match="say head=linear too"):
         rerank(base, tmp_path / "out", [str(rows)], **USUAL, pooling="mean")
+
+
+def test_a_recipe_may_have_it_as_a_stage_of_its_own_name(tmp_path):
+    """Although `evaluate` has a setting of that name."""
+    (tmp_path / "recipe.yaml").write_text("base: a\nstages:\n  mine: {data: [{spec: b.jsonl}]}\n  rerank: {data: [{spec: 'stage:mine'}]}\n")
+    stages = read_recipe(tmp_path / "recipe.yaml").stages
+    assert [(stage.kind.name, type(stage.config).__name__) for stage in stages][-1] == ("rerank", "RerankConfig")

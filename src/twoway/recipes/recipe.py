@@ -140,7 +140,7 @@ def _kind(name: str, stage: Given, kinds: Mapping[str, StageKind]) -> StageKind:
             f"{(said or stage).where}: there is no stage {verb!r}{did_you_mean(verb, kinds)} (there are: {', '.join(kinds)}; "
             "a stage of another name says what it does: stage: …)"
         )
-    if name in {key for kind in kinds.values() for key in kind.keys}:
+    if name in {key for kind in kinds.values() for key in kind.shared}:
         raise UsageError(f"{stage.where}: a stage cannot be called {name}, which is a setting; choose another name, and add stage: {verb}")
     return kinds[verb]
 

@@ -185,7 +185,7 @@ EVALUATE = StageKind(
     makes_model=False,
     free=frozenset({"device", "cache_dir", "processes", "budget", "workers", "attn_implementation"}),
     # `data` of a whole recipe is what its stages train on.
-    later=frozenset({"attention", "min_pixels", "max_pixels", "data", "processor"}),
+    later=frozenset({"attention", "min_pixels", "max_pixels", "data", "processor", "rerank", "rerank_top"}),
     opening=frozenset({"pooling", "attention", "template", "processor"}),
 )
 MINE = StageKind(
