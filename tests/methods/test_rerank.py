@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.modules import LogitScore
 from transformers import AutoProcessor
@@ -208,3 +209,16 @@ def test_a_recipe_may_have_it_as_a_stage_of_its_own_name(tmp_path):
     (tmp_path / "recipe.yaml").write_text("base: a\nstages:\n  mine: {data: [{spec: b.jsonl}]}\n  rerank: {data: [{spec: 'stage:mine'}]}\n")
     stages = read_recipe(tmp_path / "recipe.yaml").stages
     assert [(stage.kind.name, type(stage.config).__name__) for stage in stages][-1] == ("rerank", "RerankConfig")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ranks")
+def test_two_ranks_make_the_model_of_one(base, rows, tmp_path, quick_ranks):
+    options = USUAL | {"batches_per_step": 2, "parallel": "ddp", "max_steps": 2}
+    rerank(base, tmp_path / "one", [str(rows)], **options)
+    rerank(base, tmp_path / "two", [str(rows)], nproc=2, **options)
+    losses = [[line["loss"] for line in read_log(tmp_path / name) if line["step"]] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=1e-3, atol=1e-4)
