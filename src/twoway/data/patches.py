@@ -283,7 +283,7 @@ def find_grid(tiles: Tensor, side: int) -> TileGrid | None:
 #
 # A video of a family with rows of patches has tokens and pixels of its own, laid out alike; its units follow those of
 # the row's pictures. A token of it stands for as many frames as the tower takes at once, so a masked one is a tube
-# through these. What shows in the frames before and after stays visible (or is masked with it: `masking.tubes`).
+# through these. What shows in the frames before and after stays visible.
 
 PIXELS, GRID, SIZES = "pixel_values", "image_grid_thw", "image_sizes"
 VIDEO_PIXELS, VIDEO_GRID = "pixel_values_videos", "video_grid_thw"
