@@ -126,7 +126,8 @@ def test_a_picture_that_the_hub_does_not_give_is_one_bad_row(monkeypatch):
 
 def test_wrong_columns_are_named(tmp_path):
     datasets.Dataset.from_dict({"texts": ["a"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(UsageError, match=r"none of the columns parts, image, images, messages, text; did you mean text\? \(it has texts\)"):
+    columns = "parts, image, images, video, videos, audio, audios, messages, text"
+    with pytest.raises(UsageError, match=rf"none of the columns {columns}; did you mean text\? \(it has texts\)"):
         list(open_source(tmp_path / "saved"))
 
 

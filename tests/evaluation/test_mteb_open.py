@@ -69,7 +69,7 @@ def test_a_checkpoint_on_the_hub_is_seen_to_take_pictures(tiny_encoder):
     folder = tiny_encoder("qwen2_vl")
     files = ("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "config.json")
     loader, kind, modalities = ModelMeta._resolve_loader("owner/name", *(json.loads((folder / name).read_text()) for name in files))
-    assert (loader.__name__, kind, modalities) == ("SentenceTransformerEncoderWrapper", "dense", ["image", "text"])
+    assert (loader.__name__, kind, modalities) == ("SentenceTransformerEncoderWrapper", "dense", ["image", "text", "video"])
     assert ModelCard.load(folder / "README.md").data.library_name == "sentence-transformers"
 
 

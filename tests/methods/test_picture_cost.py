@@ -52,8 +52,8 @@ def test_without_a_tower_an_image_token_is_a_word(prepared):
         def eval(self):
             return self
 
-        def features(self, inputs):
-            return {"token_embeddings": torch.ones(inputs["input_ids"].numel(), 8) @ torch.ones(8, 8)}
+        def states(self, inputs):
+            return torch.ones(inputs["input_ids"].numel(), 8) @ torch.ones(8, 8)
 
     assert counted(prepared, Words()).image_token == 1
 

@@ -57,7 +57,7 @@ def _at_eos(model: SentenceTransformer, rows: list[Any], side: str) -> torch.Ten
 @pytest.mark.parametrize("end", ["", "<|im_end|>"])
 def test_the_token_is_appended_once_whatever_the_template_ends_in(end: str, tiny_model: Callable[[str], Path]) -> None:
     processor = AutoProcessor.from_pretrained(tiny_model("qwen3_vl"))
-    template = TEMPLATE.format(start="", end=end, image="<|image_pad|>").replace("\\n", "").replace("\n", "")
+    template = TEMPLATE.format(start="", end=end, image="<|image_pad|>", media="").replace("\\n", "").replace("\n", "")
     processor.chat_template = processor.tokenizer.chat_template = template
     message = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
     before = processor.apply_chat_template(message, tokenize=True)

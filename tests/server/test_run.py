@@ -14,7 +14,9 @@ import openai
 import pytest
 from PIL import Image as PILImage
 
+from rerank_toys import speaking
 from snippets import ROOT, blocks, commands
+from twoway.embedding.reranker import open_reranker
 from twoway.errors import TwowayError, UsageError
 from twoway.server.app import Server, address, bind_socket, create_app, is_local, uvicorn_config
 from twoway.server.schemas import ServerLimits
@@ -109,8 +111,9 @@ def test_what_is_no_http_ends_that_connection_alone(server):
     assert httpx.get(f"{server[2]}readyz", timeout=60).status_code == 200
 
 
-def test_the_snippets_of_the_page_get_the_answers_that_stand_there(running, tmp_path, monkeypatch, capsys):
-    where = running(name="my-model")[2].rstrip("/")
+def test_the_snippets_of_the_page_get_the_answers_that_stand_there(running, tiny_model, tmp_path, monkeypatch, capsys):
+    reranker = open_reranker(speaking(tiny_model("qwen3_vl"), tmp_path / "judge"), device="cpu")
+    where = running(name="my-model", reranker=reranker)[2].rstrip("/")
     PILImage.new("RGB", (30, 30), "red").save(tmp_path / "red.png")
     monkeypatch.chdir(tmp_path)
     promised = ""
@@ -122,8 +125,8 @@ def test_the_snippets_of_the_page_get_the_answers_that_stand_there(running, tmp_
         elif text.startswith("curl"):
             ((_, (_, url, header, said, data, body)),) = commands(text)
             assert (header, data) == ("-H", "-d")
-            answer = httpx.post(url, content=body, headers=[said.split(": ")], timeout=60)
-            assert len(answer.json()["data"]) == 2
+            answer = httpx.post(url, content=body, headers=[said.split(": ")], timeout=60).json()
+            assert len(answer["results"]) == 1 if url.endswith("rerank") else len(answer["data"]) == 2
     assert promised
     assert capsys.readouterr().out == promised
 

@@ -226,6 +226,8 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
     kind, reranks = said.get("model_type", "SentenceTransformer"), is_reranker(folder)
     if kind != "SentenceTransformer" and not reranks:
         raise TwowayError(f"{folder / SETTINGS}: model_type {kind} gives no single vector, and cannot be carried over")
+    if reranks and not {"LogitScore", "Dense"} & set(names):
+        raise TwowayError(f"{folder / SETTINGS}: model_type {kind}, and no module gives a score, so it cannot be carried over")
     inside = folder / places[0]
     module, longest = _read_module(inside, with_head="LogitScore" in names)
     behind = tuple(_load(folder, str(entry["type"]), place) for entry, place in zip(listed[1:], places[1:], strict=True))

@@ -100,6 +100,7 @@ def _of_one(tree: Given, kinds: Mapping[str, StageKind]) -> Given:
     """Make a recipe of one stage out of a stage's settings."""
     keys = set(tree.children or {}) - {START}
     fitting = [name for name, kind in kinds.items() if keys <= kind.shared] or [name for name, kind in kinds.items() if keys <= kind.keys]
+    fitting = [name for name in fitting if not kinds[name].named] or fitting
     if len(fitting) != 1 or not keys:
         what = f"its keys fit {' and '.join(fitting)}" if fitting and keys else "no stage has all of its keys"
         example = f"stages: {{{fitting[0] if fitting else next(iter(kinds))}: {{recipe: {Path(tree.where).name}}}}}"

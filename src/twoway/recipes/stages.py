@@ -119,6 +119,7 @@ class StageKind:
     count: Callable[[Any, Any, Path, int], Amount] | None = None  # (config, reader, folder for tables, shards): what a run reads
     marker: str = checkpoint.CARD_FILE  # the file that is there once all is done
     makes_model: bool = True  # so that a later stage may start from it
+    named: bool = False  # whether a file has to name it, where its keys would fit another stage too
     rows: Callable[[Path], tuple[str, Path | None]] | None = None  # (folder): spec and root of the rows that it makes
     report: str | None = None  # page within the stage's folder
     free: frozenset[str] = frozenset()  # settings that change no result
@@ -139,11 +140,11 @@ class StageKind:
         return self.keys - self.later
 
 
-def training(stage: Method[Any], *, count: Count = count_rows, revision: int = 1) -> StageKind:
+def training(stage: Method[Any], *, count: Count = count_rows, revision: int = 1, named: bool = False) -> StageKind:
     """Return the entry of a stage on the shared skeleton."""
-    return StageKind(
-        stage.name, stage.config, partial(_train, stage), count=partial(count, stage.open_data), report=REPORT, free=FREE, revision=revision
-    )
+    counted = partial(count, stage.open_data)
+    run = partial(_train, stage)
+    return StageKind(stage.name, stage.config, run, count=counted, report=REPORT, free=FREE, revision=revision, named=named)
 
 
 def _train(stage: Method[Any], base: str, out: Path, config: Any, nproc: int) -> Mapping[str, Any]:
@@ -208,7 +209,7 @@ KINDS: dict[str, StageKind] = {
         training(method.METHOD),
         MINE,
         training(finetune_method.METHOD, count=count_pairs),
-        training(rerank_method.METHOD, count=count_pairs),
+        training(rerank_method.METHOD, count=count_pairs, named=True),  # most of its keys are those of finetune
         EVALUATE,
     )
 }
