@@ -25,7 +25,7 @@ import numpy as np
 from .errors import UsageError
 from .limits import ReadLimits
 from .parts import ContentError, Media, checked_path, describe_value, follow, unreadable
-from .sandbox import SANDBOX, BoundError, SandboxError
+from .sandbox import SANDBOX, SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -163,8 +163,6 @@ class Recording(Media):
             with self._on_disk(place) as path:
                 asked = {"file": str(path), "start": self.start, "end": self.end, **given}
                 return SANDBOX.call(f"{__name__}:{function}", asked, seconds=of.max_media_seconds, memory=of.max_media_memory)
-        except BoundError as error:
-            raise ContentError(f"{self} {error}", place) from error
         except SandboxError as error:
             raise ContentError(f"{self} {error}", place) from error
 

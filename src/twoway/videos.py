@@ -257,7 +257,7 @@ class Video(Recording):
         if path is None or not path.is_dir():
             return None
         try:
-            names = sorted((one.name for one in path.iterdir() if one.name.lower().endswith(SUFFIXES)), key=_by_number)
+            names = sorted((one.name for one in path.iterdir() if one.name.lower().endswith(SUFFIXES)), key=by_number)
         except OSError as error:
             raise unreadable(str(self), self.root, error, place) from error
         if not names:
@@ -265,6 +265,6 @@ class Video(Recording):
         return [Image(self.source / name, self.root) for name in names]
 
 
-def _by_number(name: str) -> tuple[Any, ...]:
+def by_number(name: str) -> tuple[Any, ...]:
     """Return a key that sorts frame2 before frame10."""
     return tuple(int(one) if one.isdigit() else one for one in _NUMBERS.split(name.lower()))

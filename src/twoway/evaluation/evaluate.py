@@ -157,17 +157,20 @@ class SuiteRunner:
     begin: Callable[[VectorSource, str, SecondStep | None], Run] = _ranked
 
 
-def _mmeb(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
+def _folder(data: Data) -> str | Path:
+    """Return the one folder of a suite that reads one."""
     (root,) = data
     assert isinstance(root, str | Path)
-    folder = suites.MmebFolder.open(root)
+    return root
+
+
+def _mmeb(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
+    folder = suites.MmebFolder.open(_folder(data))
     return [folder.task(name, policy) for name in folder.choose(names)]
 
 
 def _mmeb_v2(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:
-    (root,) = data
-    assert isinstance(root, str | Path)
-    return mmeb_v2.open_tasks(root, names, policy)
+    return mmeb_v2.open_tasks(_folder(data), names, policy)
 
 
 def _pairs(data: Data, names: Sequence[str], policy: Policy) -> list[RankingTask]:

@@ -14,21 +14,20 @@ rank a row's own candidates, the others all of the task's.
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from twoway.content import ContentError, Document, Place
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import disk_errors, write_whole
 from twoway.images import SUFFIXES
+from twoway.videos import by_number
 
-from .suites import GROUPS
+from .suites import GROUPS, parquet_rows
 from .tasks import Pool, RankingQuery, RankingTask
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ IMAGE, VIDEO, PAGES = "image", "video", "visdoc"
 ANNOTATIONS = "annotations"
 _MARK = "<|image_1|>"
 _SLOT = "\ue000"  # where the image goes
-_NUMBERS = re.compile(r"(\d+)")
 
 # Instructions of the video and page tasks, as the benchmark has them: before the query, and before a video or page that is found.
 ANSWER = (
@@ -218,18 +216,13 @@ def _video(build: _Builder, folder: str) -> dict[str, Any]:
     """Return a part with 8 frames of a folder, evenly from the first to the last."""
     place = build.root / "video-tasks/frames" / folder
     try:
-        names = sorted((one.name for one in place.iterdir() if one.name.lower().endswith(SUFFIXES)), key=_by_number)
+        names = sorted((one.name for one in place.iterdir() if one.name.lower().endswith(SUFFIXES)), key=by_number)
     except OSError as error:
         raise ContentError(f"{place} cannot be read ({error.strerror}); it is to hold a video's frames") from error
     if not names:
         raise ContentError(f"{place} holds no frames")
     shown = names if len(names) < FRAMES else [names[int(at)] for at in np.linspace(0, len(names) - 1, FRAMES)]
     return {"video": [place.relative_to(build.root) / name for name in shown], "num_frames": len(shown)}
-
-
-def _by_number(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a key that puts frame 2 before frame 10."""
-    return tuple((0, int(one), "") if one.isdigit() else (1, 0, one.lower()) for one in _NUMBERS.split(name))
 
 
 def _of(row: Row, column: str) -> str:
@@ -421,13 +414,4 @@ def _rows(folder: Path, part: str = "") -> Iterator[tuple[Place, Row]]:
     paths = [path for path in sorted(folder.rglob("*.parquet")) if part in str(path.relative_to(folder))]
     if not paths:
         raise UsageError(f"{folder} has no Parquet file{f' of {part!r}' if part else ''}")
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                number = 0
-                for batch in file.iter_batches(batch_size=64):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield Place(str(path), number), row
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    yield from parquet_rows(paths)

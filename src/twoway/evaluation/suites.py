@@ -100,7 +100,7 @@ class MmebFolder:
         pool = Pool()
         candidate = lru_cache(maxsize=None)(lambda text, path: pool.add(self._document(text, path, None, "candidate")))
         items, unread = [], 0
-        for place, row in _rows(self.files[name]):
+        for place, row in parquet_rows(self.files[name], COLUMNS):
             try:
                 items.append(self._item(row, place, candidate))
             except ContentError as error:
@@ -151,24 +151,24 @@ class MmebFolder:
         return document
 
 
-def _rows(paths: Sequence[Path]) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield the rows of a task's files with their places."""
+def parquet_rows(paths: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the rows of a task's files with their places; `columns` are those that are read, and that must be there (default: all)."""
     for path in paths:
         try:
-            for number, row in enumerate(_rows_of(path), 1):
+            for number, row in enumerate(_rows_of(path, columns), 1):
                 yield Place(str(path), number), row
         except (OSError, ValueError) as error:  # a footer may be whole and a page behind it torn
             raise UsageError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
+def _rows_of(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of one file, a few at a time."""
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        for name in COLUMNS:
+        for name in columns:
             if name not in names:
                 raise UsageError(f"{path} has no column {name!r}{did_you_mean(name, names)} (it has {', '.join(names)})")
-        for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+        for batch in file.iter_batches(batch_size=64, columns=list(columns) or None):
             yield from batch.to_pylist()
 
 
