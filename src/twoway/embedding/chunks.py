@@ -21,7 +21,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from twoway.content import ContentError, Document, Text
 from twoway.data.collators import model_inputs
-from twoway.data.formats import documents_of
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder, Example
 from twoway.errors import TwowayError, UsageError
@@ -35,11 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.data.formats import DocumentLike
-
     from .bulk import RowSource
-    from .config import Side
-    from .embedder import Refuse, Vector
+    from .embedder import Refuse
     from .inputs import Lengths
 
 BESIDE = 64  # tokens of a row that are left to template and prompt
@@ -208,21 +204,12 @@ class LateEmbedder(Embedder):
         longest = self.lengths.longest or 1 << 20
         self.encode = Encoder(processor, PatchGeometry.of(config, processor), max_length=longest, limits=self.settings.limits)
 
-    def embed(
-        self,
-        documents: Iterable[DocumentLike],
-        *,
-        side: Side | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        truncate_dim: int | None = None,
-        ordered: bool = False,
-        refuse: Refuse | None = None,
-    ) -> Iterator[tuple[int, Vector]]:
-        """Yield (number of the chunk, its vector), as they come; a document that is no `Chunk` is a whole of its own."""
-        del ordered
-        prompt = self.check(side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim)
-        numbered = ((index, _as_chunk(document)) for index, document in enumerate(documents_of(documents)))
+    def pass_over(
+        self, documents: Iterable[Document], prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None
+    ) -> Iterator[tuple[int, Any]]:
+        """See `Embedder`; a document that is no `Chunk` is a whole of its own."""
+        del kwargs  # the side has given the prompt already
+        numbered = ((index, _as_chunk(document)) for index, document in enumerate(documents))
         wholes = (list(group) for _, group in groupby(numbered, key=lambda pair: id(pair[1].whole)))
 
         def prepare(group: list[tuple[int, Chunk]]) -> list[Prepared]:
@@ -234,9 +221,9 @@ class LateEmbedder(Embedder):
                     if not group:
                         continue
                     if isinstance(example, ContentError):
-                        self._refuse(group, example, refuse)
+                        yield from self._refuse(group, example, refuse)
                         continue
-                    vectors = cut(self._pool(example, len(numbers)), truncate_dim, normal=self.normal)
+                    vectors = cut(self._pool(example, len(numbers)), dim, normal=self.normal)
                     if not finite(vectors).all():
                         raise TwowayError(f"{group[0][1].place}: the model gives numbers that are not finite; try another dtype")
                     yield from ((index, vectors[numbers.index(chunk.number)]) for index, chunk in group)
@@ -285,12 +272,13 @@ class LateEmbedder(Embedder):
             found = features["sentence_embedding"]
             return np.asarray(found[:, : self.sentence.truncate_dim or found.shape[1]].float().cpu().numpy(), np.float32)
 
-    def _refuse(self, group: list[tuple[int, Chunk]], error: ContentError, refuse: Refuse | None) -> None:
+    def _refuse(self, group: list[tuple[int, Chunk]], error: ContentError, refuse: Refuse | None) -> Iterator[tuple[int, None]]:
         for index, chunk in group:
             found = ContentError(error.reason, chunk.place)
             if refuse is None:
                 raise found
             refuse(index, found)
+            yield index, None
 
 
 def _as_chunk(document: Document) -> Chunk:

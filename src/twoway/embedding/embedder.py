@@ -133,9 +133,14 @@ class Embedder:
         cannot be embedded raises its `ContentError`, or goes to `refuse` and has no vector.
         """
         prompt = self.check(side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim)
-        run = Pass(self, prompt, {} if side is None else {"task": side}, truncate_dim, refuse)
-        given = documents_of(documents)
-        return _in_order(run.results(given)) if ordered else (pair for pair in run.results(given) if pair[1] is not None)
+        results = self.pass_over(documents_of(documents), prompt, {} if side is None else {"task": side}, truncate_dim, refuse)
+        return _in_order(results) if ordered else (pair for pair in results if pair[1] is not None)
+
+    def pass_over(
+        self, documents: Iterable[Document], prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield what `embed` does, as it comes, and `None` for a refused document."""
+        return Pass(self, prompt, kwargs, dim, refuse).results(documents)
 
 
 def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
