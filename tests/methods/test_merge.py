@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 import twoway
+from rerank_toys import speaking
 from twoway import cli
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.merge import slerp, ties
@@ -160,6 +161,20 @@ def test_a_model_that_gives_no_vectors_is_converted_first(
 ) -> None:
     with pytest.raises(UsageError, match="convert it first: twoway convert"):
         twoway.merge([family["first"], tiny_model("qwen2_vl")], tmp_path / "out")
+
+
+def test_rerankers_keep_the_head_that_is_read(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    twoway.convert(speaking(tiny_model("qwen3_vl"), tmp_path / "speaks"), first, head="yes-no", attention="causal")
+    shutil.copytree(first, second)
+    moved = {name: one + 0.02 * torch.ones_like(one) for name, one in tensors_of(first).items()}
+    save_file(moved, second / WEIGHTS, metadata={"format": "pt"})
+    twoway.merge([first, second], tmp_path / "out", weights=(0, 1))
+    pairs = [("a fox", "a fox in the snow"), ("a fox", "nothing")]
+    found, wanted = (CrossEncoder(str(one), device="cpu").predict(pairs) for one in (tmp_path / "out", second))
+    assert np.abs(found - wanted).max() < 1e-5
+    with pytest.raises(UsageError, match="these models are rerankers"):
+        twoway.merge([first, second], tmp_path / "again", suite="nano")
 
 
 def test_the_command(family: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,12 +87,8 @@ def convert(
         # A template that passes any role on writes pairs, too: only that of a reranker says how its pairs were written.
         if settings.reranks and not (opened.settings.reranks and reranker.takes_pairs(parts)):
             reranker.set_pair_template(parts)
-        apart = opened.has_head and not settings.reads_head  # a head that is read is a part of the model
-        heads = dataclasses.replace(opened.heads, lm_head=checkpoint.lm_head_of(opened.model) if apart else {})
-
-        checkpoint.save_model(opened.model if settings.reads_head else loading.inner(opened.model), parts, folder)
-        with checkpoint.disk_errors():
-            saved_heads = checkpoint.save_heads(heads, folder)
+        decoder = opened.heads.patch_decoder
+        saved_heads = checkpoint.save_model(opened.model, parts, folder, settings, has_head=opened.has_head, patch_decoder=decoder)
         name = opened.name
         step = {
             "step": "convert",

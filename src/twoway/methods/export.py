@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from twoway.errors import TwowayError
-from twoway.files import disk_errors, fresh_folder
+from twoway.files import fresh_folder
 from twoway.models import adapters, checkpoint, loading
 from twoway.models import pooling as poolings
 from twoway.training.checkpointing import Checkpoints, read_weights
@@ -50,11 +50,10 @@ def export_model(
     _take_weights(prepared, out, steps, weights)
     start, parts = prepared.start, prepared.processor
     model = adapters.merge_adapter(prepared.adapted) if prepared.adapted is not None else start.model
-    apart = start.has_head and not start.settings.reads_head  # a head that is read is a part of the model
-    heads = checkpoint.Heads(_decoder_state(prepared), checkpoint.lm_head_of(model) if apart else {})
+    decoder = _decoder_state(prepared)
     kind = getattr(loading.load_config(start.folder), "dtype", None) or torch.float32
     model.to(kind)
-    heads = checkpoint.Heads(*({name: one.to(kind) for name, one in part.items()} for part in (heads.patch_decoder, heads.lm_head)))
+    decoder = {name: one.to(kind) for name, one in decoder.items()}
     settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
     for module in settings.behind if settings.reranks else ():
         module.to(kind)
@@ -64,9 +63,7 @@ def export_model(
     beside = out / _MADE
     shutil.rmtree(beside, ignore_errors=True)
     with fresh_folder(beside) as folder:
-        checkpoint.save_model(model if settings.reads_head else loading.inner(model), parts, folder)
-        with disk_errors():
-            saved_heads = checkpoint.save_heads(heads, folder)
+        saved_heads = checkpoint.save_model(model, parts, folder, settings, has_head=start.has_head, patch_decoder=decoder)
         result = checkpoint.assemble_model(folder, settings)
         tried = try_out(result, mode)  # in float32 from here on: half precision rounds more, and many a CPU is very slow in it
         facts = start.provenance

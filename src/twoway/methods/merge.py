@@ -19,7 +19,7 @@ import torch
 from twoway.config import gather, takes
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.evaluate import evaluate
-from twoway.files import disk_errors, fresh_folder
+from twoway.files import fresh_folder
 from twoway.models import checkpoint, loading, opening
 from twoway.models import processor as processors
 from twoway.models.opening import open_start
@@ -64,6 +64,8 @@ def merge(
     with fresh_folder(out, overwrite=overwrite) as folder, quiet_loading():
         opened = [_open(one) for one in models]
         lead = opened[_lead(models, config)]
+        if config.suite is not None and lead.settings.reranks:
+            raise UsageError("a suite scores vectors, and these models are rerankers; give weights instead of a suite")
         _require_one_shape(opened)
         _require_agreement(opened, lead, named=config.settings_from is not None)
         base = _base(config, lead)
@@ -75,9 +77,8 @@ def merge(
         weights, tried = _choose(target, parts, config)
         target.put(weights)
         lead.model.to(kind)
-        checkpoint.save_model(loading.inner(lead.model), parts, folder)
-        with disk_errors():
-            heads = checkpoint.save_heads(target.heads(weights), folder)
+        decoder = target.patch_decoder(weights)
+        heads = checkpoint.save_model(lead.model, parts, folder, lead.settings, has_head=lead.has_head, patch_decoder=decoder)
         entry = {
             "step": "merge",
             "source": ", ".join(one.name for one in opened),
@@ -244,7 +245,7 @@ class _Target:
             tensors = [tensors[name] for tensors in self.tensors]
             one.copy_(combine(tensors, weights, self.config, None if self.base is None else self.base[name]))
 
-    def heads(self, weights: Sequence[float]) -> checkpoint.Heads:
+    def patch_decoder(self, weights: Sequence[float]) -> Tensors:
         """Merge the patch decoders, where every model has one of the same form; they are new in each, so their mean is all there is."""
         shapes = [{name: one.shape for name, one in decoder.items()} for decoder in self.decoders]
         same = bool(shapes[0]) and all(one == shapes[0] for one in shapes)
@@ -254,9 +255,7 @@ class _Target:
         for name in shapes[0] if same else ():
             tensors = [decoder[name] for decoder in self.decoders]
             merged[name] = combine(tensors, weights, MergeConfig(), None).to(tensors[0].dtype)
-        kind = self.tensors[0][next(iter(self.tensors[0]))].dtype
-        head = {name: one.to(kind) for name, one in checkpoint.lm_head_of(self.lead.model).items()} if self.lead.has_head else {}
-        return checkpoint.Heads(merged, head)
+        return merged
 
 
 def combine(tensors: Sequence[torch.Tensor], weights: Sequence[float], config: MergeConfig, base: torch.Tensor | None) -> torch.Tensor:

@@ -25,7 +25,7 @@ from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.files import disk_errors, sha256, write_errors
 
 from . import pooling
-from .loading import PICKLES, check_safetensors, first_line, read_json, weight_files
+from .loading import PICKLES, check_safetensors, first_line, inner, read_json, weight_files
 from .reranker import yes_no
 
 if TYPE_CHECKING:
@@ -293,11 +293,25 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def save_model(model: PreTrainedModel, processor: Any, folder: Path) -> None:
-    """Write weights and processor as transformers does."""
+def save_model(
+    model: PreTrainedModel,
+    processor: Any,
+    folder: Path,
+    settings: CheckpointSettings,
+    *,
+    has_head: bool,
+    patch_decoder: Mapping[str, torch.Tensor],
+) -> dict[str, Any]:
+    """Write weights and processor as transformers does, the heads beside them, and return what is said of those.
+
+    A language-model head that a score is read off is a part of the model; any other stands apart.
+    """
+    apart = has_head and not settings.reads_head
+    heads = Heads(dict(patch_decoder), lm_head_of(model) if apart else {})
     with disk_errors():
-        model.save_pretrained(folder, max_shard_size=SHARD)
+        (model if settings.reads_head else inner(model)).save_pretrained(folder, max_shard_size=SHARD)
         processor.save_pretrained(folder)
+        return save_heads(heads, folder)
 
 
 def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer | CrossEncoder:
