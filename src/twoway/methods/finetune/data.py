@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twoway.content import Place
     from twoway.data.collators import Join
     from twoway.methods.config import PairsConfig
     from twoway.methods.model import PreparedModel
@@ -82,9 +83,7 @@ def open_data(
     config: FinetuneConfig, prepared: PreparedModel[ContrastiveModule], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> PairData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
-    encoder = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, template="chat")
-    inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
-    write: Any = encoder if inputs is None else SentenceInputs(inputs, encoder)
+    encoder, write = open_encoder(prepared, SentenceInputs)
     encode = PairEncoder(
         write,
         prepared.start.settings.prompts,
@@ -97,6 +96,13 @@ def open_data(
     )
     guide = None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers)
     return open_pair_data(config, prepared, out, encoder, encode, guide=guide, shards=shards, bad_rows=bad_rows, keep=keep)
+
+
+def open_encoder(prepared: PreparedModel[TrainingModule], kind: type[SentenceInputs]) -> tuple[Encoder, Any]:
+    """Return what reads a row, and what writes it: the inputs of `kind`, and in a forecast, which writes none, the first itself."""
+    encoder = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, template="chat")
+    inputs = getattr(prepared, "input_module", None)
+    return encoder, encoder if inputs is None else kind(inputs, encoder)
 
 
 def open_pair_data(
@@ -177,11 +183,7 @@ class SentenceInputs:
         if self.encoder.marks.hide(shortened.texts).hidden:
             return self.encoder(identity, document, instruction)
         messages, cut = to_messages(shortened, limits=self.limits, processor=self.processor), shortened is not document
-        try:
-            features = self._preprocess(messages, instruction, truncation=False, verbose=False)
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
+        features = self._require(messages, instruction, document.place, truncation=False, verbose=False)
         if features["input_ids"].shape[1] > self.max_length:
             cut, images = True, int(is_patch(features["input_ids"]).sum())
             try:
@@ -190,10 +192,22 @@ class SentenceInputs:
                 return self.encoder(identity, document, instruction)
             if int(is_patch(features["input_ids"]).sum()) < images:
                 return self.encoder(identity, document, instruction)
+        return self._example(identity, features, document.place, cut=cut)
+
+    def _example(self, identity: str, features: dict[str, Any], place: Place | None, *, cut: bool) -> Example:
+        """Return what training needs of the inputs of one row."""
         inputs = self.encoder.row_tensors(features, features["input_ids"].shape[1])
-        image_tokens = is_patch(inputs["input_ids"])
+        image_tokens = self.encoder.geometry.is_patch(inputs["input_ids"])
         none = torch.zeros_like(image_tokens)
-        return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=document.place)
+        return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=place)
+
+    def _require(self, messages: Any, instruction: str, place: Place | None, **options: Any) -> dict[str, Any]:
+        """Return the inputs, or say that the processor refuses the row."""
+        try:
+            return self._preprocess(messages, instruction, **options)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", place) from error
 
     def _preprocess(self, messages: Any, instruction: str, **options: Any) -> dict[str, Any]:
         batch, told = processor_inputs([messages])

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from twoway.content import CandidatePair, ContentError, pair_messages, processor_inputs
+from twoway.content import CandidatePair, ContentError, pair_messages
 from twoway.data.collators import EncodedContent, PairEncoder
 from twoway.data.config import QUERY
-from twoway.data.processing import Encoder, Example
-from twoway.methods.finetune.data import open_pair_data
+from twoway.methods.finetune.data import SentenceInputs, open_encoder, open_pair_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from twoway.content import Document, Pair
+    from twoway.data.processing import Example
     from twoway.methods.finetune.data import PairData
     from twoway.methods.model import PreparedModel
 
@@ -33,9 +33,7 @@ def open_data(
     config: RerankConfig, prepared: PreparedModel[RerankModule], out: Path, *, shards: int, bad_rows: Path | None, keep: bool = False
 ) -> PairData:
     """Open the sources of a run; with `keep` the list of bad rows is kept."""
-    encoder = Encoder(prepared.processor, prepared.geometry, max_length=prepared.max_length, template="chat")
-    inputs = getattr(prepared, "input_module", None)  # a forecast writes no rows
-    write: Any = encoder if inputs is None else CandidateInputs(inputs, encoder)
+    encoder, write = open_encoder(prepared, CandidateInputs)
     encode = CandidateEncoder(
         write,
         prepared.start.settings.prompts,
@@ -96,40 +94,32 @@ def join_candidates(rows: Sequence[CandidateExample]) -> tuple[list[EncodedConte
     }
 
 
-class CandidateInputs:
+class CandidateInputs(SentenceInputs):
     """Writes a query with a candidate as `CrossEncoder.predict` does; can be sent to workers.
 
     A text that is too long is cut by the module itself, at its end. Beside pictures the text of the candidate is cut first, because
     the module would cut into the pictures.
     """
 
-    def __init__(self, module: Any, encoder: Encoder) -> None:
-        """Take the first module of the `CrossEncoder` without its model (`checkpoint.input_module`)."""
-        self.module, self.encoder = module, encoder
-        self.processor, self.max_length, self.limits = encoder.processor, encoder.max_length, encoder.limits
-
-    def __call__(self, identity: str, document: CandidatePair, instruction: str = "") -> Example:
+    def __call__(self, identity: str, document: CandidatePair, instruction: str = "") -> Example:  # type: ignore[override]
         """Write one pair, with an instruction before it."""
         hidden = self.encoder.marks.hide(document.texts).hidden
         if hidden:
             reason = f"the text holds {hidden[0]!r}, which this model's tokenizer reads as a special token"
             raise ContentError(f"{reason}; take it out, or leave such rows out with on_bad=skip", document.place)
         features, cut = self._written(document, instruction)
-        image_tokens = self.encoder.geometry.is_patch(features["input_ids"][0])
-        inputs = self.encoder.row_tensors(features, features["input_ids"].shape[1])
-        none = torch.zeros_like(image_tokens)
-        return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=document.place)
+        return self._example(identity, features, document.place, cut=cut)
 
     def _written(self, document: CandidatePair, instruction: str) -> tuple[dict[str, Any], bool]:
         """Return the model's inputs of a pair that fits, and whether it was cut."""
         given = document
         for attempt in range(_ATTEMPTS):
-            features = self._preprocess(given, instruction, truncation=False, verbose=False)
+            features = self._features(given, instruction, truncation=False, verbose=False)
             excess = features["input_ids"].shape[1] - self.max_length
             if excess <= 0:
                 return features, attempt > 0
             if not given.media:
-                return self._preprocess(given, instruction, max_length=self.max_length), True
+                return self._features(given, instruction, max_length=self.max_length), True
             given = self._shortened(given, excess)
         raise self._too_long(document, features["input_ids"].shape[1])
 
@@ -149,14 +139,9 @@ class CandidateInputs:
             document.place,
         )
 
-    def _preprocess(self, document: CandidatePair, instruction: str, **options: Any) -> dict[str, Any]:
+    def _features(self, document: CandidatePair, instruction: str, **options: Any) -> dict[str, Any]:
         messages = pair_messages(document, limits=self.limits, processor=self.processor)
-        try:
-            batch, told = processor_inputs([messages])
-            made = self.module.preprocess(batch, prompt=instruction or None, processing_kwargs={"text": options, **told})
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", document.place) from error
+        made = self._require(messages, instruction, document.place, **options)
         return {name: value for name, value in made.items() if name != "logits_to_keep"}
 
 
