@@ -28,6 +28,7 @@ from twoway.errors import TwowayError, UsageError
 from .embedder import Embedder, finite, in_eval_mode
 from .prefetch import ahead
 from .shards import cut
+from .writing import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -100,8 +101,7 @@ class ChunkedRows:
         spans = cut_text(text, self.size, self.engine.lengths)
         if len(spans) < 2:
             return [row]
-        name = row.meta.get("id")
-        name = name if isinstance(name, str | int) and str(name) else row.place
+        name = name_of(row)
         return [
             replace(
                 row,

@@ -126,7 +126,7 @@ def cut_into_segments(row: Document | ContentError, seconds: float, limits: Limi
         return
     first, last = part.start or 0.0, min(last, last if part.end is None else part.end)
     count = max(1, math.ceil((last - first) / seconds - 0.1))
-    name = row.meta.get("id") or str(row.place)
+    name = name_of(row)
     for number in range(count):
         start = round(first + number * seconds, 3)
         end = round(last if number == count - 1 else start + seconds, 3)
@@ -135,11 +135,18 @@ def cut_into_segments(row: Document | ContentError, seconds: float, limits: Limi
         yield Document(tuple(own if one is part else one for one in row.parts), row.place, meta)
 
 
+def name_of(document: Document) -> str | None:
+    """Return the row's own id, or else its place; nothing where it has neither."""
+    named = document.meta.get("id")
+    if isinstance(named, str | int) and str(named):
+        return str(named)
+    return None if document.place is None else str(document.place)
+
+
 def row_of(number: int, document: Document) -> StoredRow:
     """Return what is stored beside a document's vector; a file's name or a column that is no Unicode ends no run."""
     place, meta = document.place, dict(document.meta)
-    named = meta.get("id")
-    name = str(named) if isinstance(named, str | int) and str(named) else str(place or number)
+    name = name_of(document) or str(number)
     shown = next((part.file for part in document.media if part.file is not None), None)
     return StoredRow(
         escaped(name),
