@@ -192,16 +192,11 @@ def try_out(result: SentenceTransformer | CrossEncoder, mode: str) -> tuple[str,
     if "image" in transformer.modalities:
         rows += [picture, {"image": picture, "text": "and words"}]
     result.float()  # rounding in half precision would look like a difference
-    try:
+    with _own_processor():
         alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
         together = result.encode(rows, show_progress_bar=False)
         if mode == "eos":
             poolings.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
-    except TwowayError:
-        raise
-    except Exception as error:
-        why = loading.first_line(error)
-        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
     if not np.isfinite(alone).all():
         raise TwowayError("the converted model gives vectors that are not finite; look at its weights or at --dtype")
     if np.abs(alone - together).max() > 1e-3:
@@ -225,6 +220,18 @@ def measure(result: SentenceTransformer | CrossEncoder, attention: Attention, po
     }
 
 
+@contextmanager
+def _own_processor() -> Iterator[None]:
+    """Say of what fails on every kind of input that it may be another model's processor."""
+    try:
+        yield
+    except TwowayError:
+        raise
+    except Exception as error:
+        why = loading.first_line(error)
+        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
+
+
 def _picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8))
 
@@ -236,11 +243,8 @@ def _try_pairs(result: CrossEncoder) -> tuple[str, ...]:
     if "image" in transformer.modalities:
         pairs += [("a text", picture), (picture, "a text")]
     result.float()
-    try:
+    with _own_processor():
         scores = result.predict(pairs, show_progress_bar=False)
-    except Exception as error:
-        why = loading.first_line(error)
-        raise TwowayError(f"model and processor do not work together: {why}; is this the model's own processor?") from error
     if not np.isfinite(scores).all():
         raise TwowayError("the reranker gives scores that are not finite; look at its weights or at --dtype")
     return ()
