@@ -91,7 +91,7 @@ def test_a_base_that_stays_causal_is_refused_before_anything_is_written(rows, ti
 def test_a_disk_that_is_full_at_the_end_loses_no_step(rows, tiny_model, tmp_path, monkeypatch):
     data, out = rows(["a b"], ["c d"]), tmp_path / "out"
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
