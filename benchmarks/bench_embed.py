@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import twoway
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 from twoway.embedding import Embedder, open_embedder
 
 from .embed_mix import KINDS, mix

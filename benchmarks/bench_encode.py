@@ -13,7 +13,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 import twoway
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 from .side_by_side import side_by_side, table
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import twoway
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 from twoway.training.precision import choose_dtype
 
 from .finetune_rows import Rows

@@ -11,7 +11,7 @@ from tools.nano_base.fast import token_losses
 from tools.nano_base.finish import work
 from tools.nano_base.library import LibraryForward
 
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 from .side_by_side import side_by_side, table
 

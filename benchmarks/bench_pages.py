@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from transformers import Qwen2VLImageProcessor
 
 from twoway.data.dataset import open_source
-from twoway.data.samples import documents
+from twoway.data.sources.samples import documents
 from twoway.embedding.shards import Shards
 from twoway.embedding.writing import row_of
 

@@ -21,7 +21,7 @@ ROWS, PICTURES = 20_000, 2_000
 def main() -> None:
     """Make both sources, and look through each."""
     from twoway.data.dataset import open_table
-    from twoway.data.readers import scan_options
+    from twoway.data.sources.readers import scan_options
     from twoway.processes import count_of
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import twoway
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 from twoway.embedding import open_embedder
 from twoway.search.index import EFFORTS, EffortMeasurement, measure_effort, true_neighbours
 from twoway.search.query import create_store

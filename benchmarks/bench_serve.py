@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 import twoway
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 from .serve_load import Heard, drive, good, mixed
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
 from twoway.content import Document, Image, Text
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

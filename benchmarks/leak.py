@@ -132,7 +132,7 @@ def _loss() -> Any:
 
 def tested(count: int) -> list[Any]:
     """Return pairs of a picture and its name, of concepts that no training here showed; the first of a fixed random order."""
-    from twoway.data.samples import pairs
+    from twoway.data.sources.samples import pairs
 
     return [pair for pair in pairs(TEST.partition(":")[2]) if pair.task == TASK][:count]
 

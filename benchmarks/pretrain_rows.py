@@ -14,7 +14,7 @@ from PIL import Image
 from twoway.content import Document
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 from twoway.errors import TwowayError
 from twoway.models import processor as processors
 

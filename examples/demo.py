@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 import twoway
 from twoway.cli import main as run
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 
 OUT = Path("demo")
 TASKS = "name-picture called"

@@ -32,11 +32,14 @@ class Concept:
 
 
 CONCEPTS = (
-    Concept("Document", ("texts and pictures", "in order"), ("content", "images", "parts"), 1),
+    Concept("Document", ("texts, pictures, videos", "and sounds in order"), ("content", "images", "videos", "sounds", "parts"), 1),
     Concept(
         "Dataset",
         ("files to documents", "and pairs"),
-        tuple(f"data.{name}" for name in ("readers", "rows", "formats", "dataset", "mixture", "parquet", "pdf", "samples")),
+        (
+            *(f"data.{name}" for name in ("dataset", "mixture", "rows")),
+            *(f"data.sources.{name}" for name in ("readers", "formats", "parquet", "pdf", "samples")),
+        ),
         0,
     ),
     Concept("Processor", ("a document to", "model inputs"), ("data.processing", "data.patches", "data.masking"), 1),

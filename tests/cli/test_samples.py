@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from twoway.cli import main
-from twoway.data.samples import HELD_STYLE, VIEWS
+from twoway.data.sources.samples import HELD_STYLE, VIEWS
 
 if TYPE_CHECKING:
     import pytest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from twoway.data.samples import caption, flag_sentence
+from twoway.data.sources.samples import caption, flag_sentence
 
 FOX = {
     "kind": "emoji",

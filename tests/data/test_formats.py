@@ -10,9 +10,9 @@ import pytest
 
 from twoway.content import ContentError, Text
 from twoway.data.config import SourceConfig
-from twoway.data.formats import FORMATS, document_format
 from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
+from twoway.data.sources.formats import FORMATS, document_format
 from twoway.errors import UsageError
 
 

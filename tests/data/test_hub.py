@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from twoway.content import ContentError, Place, Text
-from twoway.data import parquet
 from twoway.data.dataset import open_source
+from twoway.data.sources import parquet
 from twoway.errors import TwowayError, UsageError
 
 PARTS = [{"text": "a", "image": None}, {"text": None, "image": b"PNG"}, {"text": "b", "image": None}]

@@ -10,8 +10,8 @@ import pytest
 from twoway.content import ContentError
 from twoway.data.dataset import open_source, open_table
 from twoway.data.mixture import open_pairs
-from twoway.data.readers import _no_twins
 from twoway.data.rows import Policy, ReadOptions
+from twoway.data.sources.readers import _no_twins
 from twoway.embedding.writing import row_of
 from twoway.errors import TwowayError
 from twoway.limits import Limits

@@ -12,9 +12,9 @@ from PIL import Image as PILImage
 
 from twoway.content import ContentError, Image, Text
 from twoway.data.config import PairSource
-from twoway.data.formats import PAIR_FORMATS
 from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy
+from twoway.data.sources.formats import PAIR_FORMATS
 
 # The 20 training sets of MMEB: a query and an answer as they stand in each. "Q" and "P" are the pictures at the paths.
 IMAGE = "<|image_1|>\nRepresent the given image\n"

@@ -14,9 +14,9 @@ import pytest
 
 from twoway.content import ContentError, Document, Image, Place, Text
 from twoway.data.config import PairSource
-from twoway.data.formats import pair_from_row
 from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy, ReadOptions
+from twoway.data.sources.formats import pair_from_row
 from twoway.errors import TwowayError, UsageError
 
 PLACE = Place("rows.jsonl", 3)

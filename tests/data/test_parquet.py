@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 
 from twoway.content import ContentError, Text
-from twoway.data import parquet
 from twoway.data.dataset import open_source, open_table
 from twoway.data.rows import Policy
+from twoway.data.sources import parquet
 from twoway.errors import TwowayError, UsageError
 
 RED = (255, 0, 0)

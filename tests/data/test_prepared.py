@@ -18,8 +18,8 @@ from twoway.data import dataset as tables
 from twoway.data.config import PairSource
 from twoway.data.dataset import open_table
 from twoway.data.mixture import open_pairs
-from twoway.data.readers import scan_options
 from twoway.data.rows import Policy
+from twoway.data.sources.readers import scan_options
 from twoway.errors import TwowayError, UsageError
 
 
@@ -176,7 +176,7 @@ def test_a_script_without_a_main_guard_may_look_through_data_by_processes(jsonl,
         textwrap.dedent(f"""
         import json
         from twoway.data import dataset as table
-        from twoway.data.readers import scan_options as looking
+        from twoway.data.sources.readers import scan_options as looking
         table._BLOCK = 2
         with looking(processes=2):
             print(json.dumps(table.open_table({spec!r}).characters.tolist()))

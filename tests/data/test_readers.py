@@ -14,10 +14,10 @@ from twoway.content import Document, Pair, Place
 from twoway.data import dataset
 from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import READERS, open_reader, open_source, open_table, source_files
-from twoway.data.formats import ToDocument, ToEither, ToPair
 from twoway.data.mixture import open_mixture, open_pairs
-from twoway.data.readers import Reader
 from twoway.data.rows import ReadOptions
+from twoway.data.sources.formats import ToDocument, ToEither, ToPair
+from twoway.data.sources.readers import Reader
 from twoway.embedding.ray import SourceRows
 from twoway.embedding.writing import Sources
 from twoway.errors import UsageError

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import Image, Text
-from twoway.data import samples
+from twoway.data.sources import samples
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 

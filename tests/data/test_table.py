@@ -16,11 +16,11 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Place
-from twoway.data import parquet as data_parquet
-from twoway.data import pdf as pdf_reader
 from twoway.data.dataset import open_source, open_table
-from twoway.data.formats import ToDocument, document_format
 from twoway.data.rows import Policy, ReadOptions
+from twoway.data.sources import parquet as data_parquet
+from twoway.data.sources import pdf as pdf_reader
+from twoway.data.sources.formats import ToDocument, document_format
 from twoway.errors import TwowayError, UsageError
 
 
@@ -93,7 +93,7 @@ def test_a_turned_picture_has_its_upright_size(tmp_path, jsonl):
 
 def test_the_latest_row_groups_alone_are_held(tmp_path, monkeypatch):
     path = parquet(tmp_path / "rows.parquet", [{"text": "x" * 1000} for _ in range(40)], row_group_size=4)
-    monkeypatch.setattr("twoway.data.parquet._CACHE_BYTES", 9000)
+    monkeypatch.setattr("twoway.data.sources.parquet._CACHE_BYTES", 9000)
     tables = [open_table(str(path)) for _ in range(3)]  # of all sources together
     for index in np.random.default_rng(0).permutation(40):
         for table in tables:
@@ -105,7 +105,7 @@ def test_a_folder_may_hold_more_files_than_are_open_at_a_time(tmp_path, monkeypa
     (tmp_path / "rows").mkdir()
     for number in range(7):
         parquet(tmp_path / "rows" / f"{number}.parquet", [{"text": f"{number} {row}"} for row in range(2)])
-    monkeypatch.setattr("twoway.data.parquet._OPEN_FILES", 2)
+    monkeypatch.setattr("twoway.data.sources.parquet._OPEN_FILES", 2)
     table = open_table(str(tmp_path / "rows"))
     for index in np.random.default_rng(0).permutation(14):
         assert table.read(int(index)).texts == (f"{index // 2} {index % 2}",)

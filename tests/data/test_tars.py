@@ -14,9 +14,9 @@ import pytest
 from twoway.content import ContentError, Document
 from twoway.data.config import PairSource
 from twoway.data.dataset import open_source, open_table, source_files, source_kind
-from twoway.data.formats import ToDocument, document_format
 from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy
+from twoway.data.sources.formats import ToDocument, document_format
 from twoway.errors import TwowayError, UsageError
 from twoway.methods.bridge.config import BridgeSource
 from twoway.methods.bridge.rows import open_bridge_mixture

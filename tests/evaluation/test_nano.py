@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from twoway.content import Image, Text
-from twoway.data import samples
 from twoway.data.rows import Policy
+from twoway.data.sources import samples
 from twoway.errors import UsageError
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.metrics import chance_of

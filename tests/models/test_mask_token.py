@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from tiny import FAMILIES
-from twoway.data.samples import samples_folder
+from twoway.data.sources.samples import samples_folder
 from twoway.models import checkpoint, loading
 from twoway.models.processor import ensure_mask_token, reserved_tokens
 

@@ -58,7 +58,7 @@ def _make(args: argparse.Namespace) -> int:
 
     import torch
 
-    from twoway.data.samples import read_manifest, samples_folder
+    from twoway.data.sources.samples import read_manifest, samples_folder
     from twoway.errors import UsageError
 
     from .base import make_base

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twoway.data.samples import caption
+from twoway.data.sources.samples import caption
 
 if TYPE_CHECKING:
     import random

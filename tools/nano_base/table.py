@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.data.samples import TEMPLATES
+from twoway.data.sources.samples import TEMPLATES
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     """Build all tables, and compare them with the shipped ones."""
-    from twoway.data.samples import samples_folder
+    from twoway.data.sources.samples import samples_folder
     from twoway.files import sha256
 
     from .build import build

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twoway.data.samples import HELD_SOURCE, HELD_STYLE
+from twoway.data.sources.samples import HELD_SOURCE, HELD_STYLE
 from twoway.errors import TwowayError
 
 from .render import QUALITY, SIDE, decode, encode, render

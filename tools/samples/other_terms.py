@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from tools.packages import OTHER_TERMS, PERMISSIVE, fetch
-from twoway.data.samples import TABLES, load_world
+from twoway.data.sources.samples import TABLES, load_world
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import fresh_folder
 

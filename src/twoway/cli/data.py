@@ -22,7 +22,7 @@ _LISTED = 10
 
 def run_check(args: argparse.Namespace) -> int:
     """Check, print, and say with the exit code whether all is well."""
-    from twoway.data.readers import scan_options
+    from twoway.data.sources.readers import scan_options
     from twoway.recipes.data_check import PairsReport, check_data
 
     with scan_options(logged=False):  # what is odd stands in the report
@@ -203,7 +203,7 @@ def run_samples(args: argparse.Namespace) -> int:
 
 def _list() -> dict[str, Any]:
     """Count the tables and name the views."""
-    from twoway.data.samples import TABLES, VIEWS, load_world
+    from twoway.data.sources.samples import TABLES, VIEWS, load_world
 
     world = load_world()
     styles = Counter((row["style"], row["half"]) for row in world.pictures)
@@ -217,7 +217,7 @@ def _list() -> dict[str, Any]:
 
 def _describe(name: str, seed: int, show: int) -> dict[str, Any]:
     """Count a view's rows by task, and give the first few."""
-    from twoway.data import samples
+    from twoway.data.sources import samples
 
     one = samples.view(name)
     if one.pairs:

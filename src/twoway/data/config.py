@@ -65,7 +65,7 @@ class SourceConfig:
     def check_row_template(self) -> None:
         """Refuse a template that there is not."""
         if self.row_template is not None:
-            from .formats import document_format
+            from .sources.formats import document_format
 
             document_format(self.row_template)
 
@@ -114,7 +114,7 @@ class PairSource(SourceConfig):
     def check_row_template(self) -> None:
         """Refuse a mapping that there is not."""
         if self.row_template is not None:
-            from .formats import pair_format
+            from .sources.formats import pair_format
 
             pair_format(self.row_template)
 

@@ -28,10 +28,11 @@ from twoway.images import DEFAULT
 from twoway.processes import Team, count_of
 from twoway.progress import steps
 
-from .formats import ToDocument, document_format, named_sides
-from .parquet import DiskReader, HubReader, ParquetReader
-from .pdf import PdfReader
-from .readers import (
+from .rows import Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
+from .sources.formats import ToDocument, document_format, named_sides
+from .sources.parquet import DiskReader, HubReader, ParquetReader
+from .sources.pdf import PdfReader
+from .sources.readers import (
     ImageReader,
     JsonlReader,
     MediaReader,
@@ -44,8 +45,7 @@ from .readers import (
     current_scan_options,
     files_matching,
 )
-from .rows import Policy, ReadOptions, ReadReport, Skip, describe_picture_paths, describe_unread_pictures, is_picture_path
-from .samples import SamplesReader
+from .sources.samples import SamplesReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from twoway.limits import Limits
 
     from .config import OnBad
-    from .formats import Converter
-    from .readers import Position
+    from .sources.formats import Converter
+    from .sources.readers import Position
 
 _log = logging.getLogger(__name__)
 

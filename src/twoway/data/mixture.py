@@ -16,8 +16,8 @@ from twoway.images import DEFAULT
 
 from .config import PairSource, SourceConfig
 from .dataset import open_table
-from .formats import ToDocument, ToPair, document_format, pair_format
 from .rows import Policy, ReadOptions
+from .sources.formats import ToDocument, ToPair, document_format, pair_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twoway.limits import Limits
 
     from .dataset import RowTable
-    from .formats import Converter
+    from .sources.formats import Converter
 
     Ints = NDArray[np.int64]
 

@@ -21,8 +21,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
 from twoway.content import ContentError, Document
-from twoway.data.formats import documents_of
 from twoway.data.lengths import clean, processor_settings
+from twoway.data.sources.formats import documents_of
 from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.images import DEFAULT
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from twoway.data.formats import DocumentLike
+    from twoway.data.sources.formats import DocumentLike
     from twoway.limits import Limits
 
     from .config import Side

@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from twoway.config import gather, takes
-from twoway.data.formats import documents_of
+from twoway.data.sources.formats import documents_of
 from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, loading, opening
 from twoway.models import pooling as poolings
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.content import ContentError, Document
-    from twoway.data.formats import DocumentLike
+    from twoway.data.sources.formats import DocumentLike
 
     from .config import Side
     from .embedder import Refuse, Vector

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.content import Document
-    from twoway.data.readers import Reader
+    from twoway.data.sources.readers import Reader
 
     from .config import Cluster
     from .writing import Sources

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from twoway.config import gather, takes
 from twoway.content import CandidatePair, ContentError, pair_messages
-from twoway.data.formats import document_of
+from twoway.data.sources.formats import document_of
 from twoway.errors import TwowayError, UsageError
 from twoway.models import adapters, checkpoint, loading, opening, reranker
 from twoway.models import processor as processors
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twoway.content import Document
-    from twoway.data.formats import DocumentLike
+    from twoway.data.sources.formats import DocumentLike
 
     from .embedder import Refuse
 

@@ -16,9 +16,9 @@ import numpy as np
 from twoway.config import defaults
 from twoway.content import ContentError, Document, escaped
 from twoway.data.dataset import open_reader, open_source
-from twoway.data.formats import ToDocument, document_format
-from twoway.data.readers import MediaReader
 from twoway.data.rows import BAD_ROWS, Policy, ReadOptions, Skip
+from twoway.data.sources.formats import ToDocument, document_format
+from twoway.data.sources.readers import MediaReader
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 from twoway.limits import ReadLimits
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twoway.data.config import OnBad
-    from twoway.data.readers import Reader
+    from twoway.data.sources.readers import Reader
     from twoway.embedding import Embedder
     from twoway.limits import Limits
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.content import Document, Image, Place, Text
-from twoway.data import samples
-from twoway.data.samples import CALLED, LANGUAGES, STYLED, known_pairs
+from twoway.data.sources import samples
+from twoway.data.sources.samples import CALLED, LANGUAGES, STYLED, known_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import open_image
 

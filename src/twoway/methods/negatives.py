@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twoway.content import KINDS, ContentError, Document, Media
-from twoway.data.formats import SCORES
+from twoway.data.sources.formats import SCORES
 from twoway.embedding.nearest import nearest
 from twoway.files import write_whole
 from twoway.progress import steps

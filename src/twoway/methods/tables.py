@@ -19,7 +19,7 @@ import torch
 
 from twoway.data.dataset import data_folder
 from twoway.data.lengths import deciding_picture_tokens, room_for_pictures
-from twoway.data.readers import current_scan_options, scan_options
+from twoway.data.sources.readers import current_scan_options, scan_options
 from twoway.errors import UsageError
 from twoway.files import write_whole
 from twoway.processes import CONTEXT

@@ -24,8 +24,8 @@ from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.lengths import room_for_pictures, row_lengths
 from twoway.data.mixture import open_mixture, open_pairs
-from twoway.data.readers import scan_options
 from twoway.data.rows import Policy
+from twoway.data.sources.readers import scan_options
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_errors
 from twoway.limits import Limits

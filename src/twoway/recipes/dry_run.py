@@ -22,9 +22,9 @@ from twoway.data.collators import collate
 from twoway.data.config import MaskingConfig
 from twoway.data.dataset import data_folder, shared_tables
 from twoway.data.masking import mask_inputs
-from twoway.data.parquet import copy_of, repository_of, repository_status
 from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder, ordinary_ids
+from twoway.data.sources.parquet import copy_of, repository_of, repository_status
 from twoway.errors import TwowayError
 from twoway.methods.config import ConvertConfig
 from twoway.methods.convert import quiet_loading

@@ -21,7 +21,7 @@ import twoway
 from twoway import __version__
 from twoway.config import defaults, dump
 from twoway.data.dataset import source_files, source_kind
-from twoway.data.samples import samples_folder, view
+from twoway.data.sources.samples import samples_folder, view
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, sha256, write_whole
 from twoway.models.loading import is_hub_id, versions

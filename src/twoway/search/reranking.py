@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twoway.content import ContentError, Document, Image, Place, Text
-from twoway.data.pdf import page
 from twoway.data.rows import ReadOptions
+from twoway.data.sources.pdf import page
 from twoway.images import SUFFIXES
 
 if TYPE_CHECKING:

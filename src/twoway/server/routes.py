@@ -23,8 +23,8 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response
 
 from twoway.content import ContentError, Document, Image, Place
-from twoway.data.pdf import page as render
 from twoway.data.rows import ReadOptions
+from twoway.data.sources.pdf import page as render
 from twoway.embedding.explain import Explainer
 from twoway.embedding.shards import cut
 from twoway.errors import UsageError, did_you_mean

@@ -12,7 +12,7 @@ from tools.samples.scenes import leaks, scene_rows
 from tools.samples.split import HALVES
 from tools.samples.tables import write_table
 
-from twoway.data.samples import load_world, pairs
+from twoway.data.sources.samples import load_world, pairs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from tools.samples.pages import STYLES
 from tools.samples.render import decode
 from tools.samples.split import HALVES, cluster, core, half, look, near
 
-from twoway.data.samples import HELD_SOURCE, HELD_STYLE, load_world
-from twoway.data.samples import pairs as samples_pairs
+from twoway.data.sources.samples import HELD_SOURCE, HELD_STYLE, load_world
+from twoway.data.sources.samples import pairs as samples_pairs
 
 
 def test_half_depends_on_the_cluster_name_alone() -> None:

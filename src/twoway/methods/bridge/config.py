@@ -14,7 +14,7 @@ class BridgeSource(SourceConfig):
 
     def check_row_template(self) -> None:
         """Refuse a template that there is not."""
-        from twoway.data.formats import FORMATS, PAIR_FORMATS, document_format
+        from twoway.data.sources.formats import FORMATS, PAIR_FORMATS, document_format
 
         name = self.row_template
         if name is None or name in PAIR_FORMATS or name in FORMATS:

@@ -19,11 +19,11 @@ import torch
 
 from twoway.content import ContentError, Document, Pair, Text
 from twoway.data.collators import collate
-from twoway.data.formats import PAIR_FORMATS, ToDocument, ToEither, ToPair, document_format, pair_format
 from twoway.data.masking import MaskedRow, mask_inputs
 from twoway.data.mixture import Mixture, open_source_table, require_names
 from twoway.data.processing import Encoder, Example
 from twoway.data.rows import Policy
+from twoway.data.sources.formats import PAIR_FORMATS, ToDocument, ToEither, ToPair, document_format, pair_format
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from twoway.content import DocumentOrPair
     from twoway.data.config import MaskingConfig, SourceConfig
-    from twoway.data.formats import Converter
     from twoway.data.patches import Ints, PatchGeometry
     from twoway.data.processing import Style
+    from twoway.data.sources.formats import Converter
     from twoway.limits import Limits
 
 

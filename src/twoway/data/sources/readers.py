@@ -34,18 +34,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from twoway.content import Audio, ContentError, Document, DocumentOrPair, Image, Media, Pair, Place, Video, media_kinds
+from twoway.data.rows import Skip
 from twoway.errors import TwowayError, UsageError
-
-from .rows import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from twoway.data.rows import ReadOptions
     from twoway.limits import Limits
 
     from .formats import Converter
-    from .rows import ReadOptions
 
 # Where a row is, in two whole numbers: byte and line of a JSONL file, file and row of Parquet files, file and page of PDFs.
 Position = tuple[int, int]

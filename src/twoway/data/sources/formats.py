@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 from PIL import Image as PILImage
 
 from twoway.content import KINDS, ContentError, Document, DocumentOrPair, Image, Media, Pair, Part, Place, media_kinds
-from twoway.errors import UsageError, did_you_mean
-
-from .rows import (
+from twoway.data.rows import (
     TrackedRow,
     append_text,
     document_columns,
@@ -30,11 +28,11 @@ from .rows import (
     require_columns,
     unwrap,
 )
+from twoway.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from twoway.data.rows import DocumentFormat, Parts, ReadOptions
     from twoway.limits import Limits
-
-    from .rows import DocumentFormat, Parts, ReadOptions
 
 
 # Rows with columns of their own become parts: a template such as `"{photo:image}{caption}"`, or a ready mapping by

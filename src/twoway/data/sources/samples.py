@@ -371,7 +371,7 @@ class View:
 def samples_folder() -> Path:
     """Return the folder of the samples: $TWOWAY_SAMPLES, `samples` here, or the one of the checkout that this package runs from."""
     chosen = os.environ.get("TWOWAY_SAMPLES")
-    places = [Path(chosen)] if chosen else [Path("samples"), Path(__file__).resolve().parents[3] / "samples"]
+    places = [Path(chosen)] if chosen else [Path("samples"), Path(__file__).resolve().parents[4] / "samples"]
     for place in places:
         if (place / "concepts.parquet").is_file():
             return place

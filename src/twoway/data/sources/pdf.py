@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from twoway.data.rows import ReadOptions
     from twoway.limits import Limits
 
     from .formats import Converter
     from .readers import Position
-    from .rows import ReadOptions
 
 _POINTS_PER_INCH = 72
 _OPEN_FILES = 4

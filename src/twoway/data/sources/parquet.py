@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from twoway.content import ContentError, Place
+from twoway.data.rows import Skip
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, turn, write_errors
 from twoway.images import DEFAULT
 from twoway.sandbox import SANDBOX, BoundError, SandboxError
 
 from .readers import Reader, RowT, current_scan_options, files_below
-from .rows import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from twoway.data.rows import Policy, ReadOptions
+
     from .formats import Converter
     from .readers import Position
-    from .rows import Policy, ReadOptions
 
 _log = logging.getLogger(__name__)
 
