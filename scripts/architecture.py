@@ -32,7 +32,7 @@ class Concept:
 
 
 CONCEPTS = (
-    Concept("Document", ("texts, pictures, videos", "and sounds in order"), ("content", "images", "videos", "sounds", "parts"), 1),
+    Concept("Document", ("texts, images, videos", "and sounds in order"), ("content", "images", "videos", "sounds", "parts"), 1),
     Concept(
         "Dataset",
         ("files to documents", "and pairs"),
