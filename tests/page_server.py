@@ -12,8 +12,9 @@ import uvicorn
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from clips import clip, tone
 from documents import noise, pdf
-from twoway.content import Document, Image, Text
+from twoway.content import Audio, Document, Image, Text
 from twoway.search.pictures import thumbnail
 from twoway.search.query import create_store
 from twoway.search.store import IndexInfo, Item
@@ -69,6 +70,23 @@ def make_pages(folder, engine):
     embed(engine, file.parent, folder / "vectors", side="document")
     index(folder / "vectors", folder / "db")
     return open_store(folder / "db"), file
+
+
+def make_clips(folder, engine):
+    """Embed and index a video in segments of two seconds as the commands do, with a sound beside; return the open index."""
+    from twoway.embedding.bulk import embed
+    from twoway.search.index import index
+    from twoway.search.query import open_store
+
+    (folder / "clips").mkdir()
+    clip(folder / "clips" / "a.mp4", frames=48, rate=12)
+    embed(engine, folder / "clips", folder / "segments", side="document", segment=2)
+    index(folder / "segments", folder / "moments")
+    store = open_store(folder / "moments")
+    sound = Audio(tone(folder / "tone.wav", seconds=2), start=1, end=2)
+    vector = engine.array([Document((Text("a tone"),))], side="document")[0]
+    store.add([Item("tone", vector, "", thumbnail(sound), "tone.wav", {}, str(sound.address))])
+    return store
 
 
 @contextmanager

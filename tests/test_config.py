@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from twoway.config import Field, SettingPath, dump, load, settings
+from twoway.config import Field, Seconds, SettingPath, dump, load, settings
 from twoway.errors import UsageError
 
 
@@ -20,6 +20,13 @@ class Optimizer:
     lr: float = 2e-6
     betas: tuple[float, float] = (0.9, 0.999)
     steps: int = 100
+
+
+@settings
+class Cut:
+    """A time."""
+
+    segment: Seconds | None = Field(default=None, gt=0)
 
 
 @settings
@@ -227,6 +234,29 @@ def test_a_word_may_be_quoted_as_in_yaml_and_replace_a_null_group(write):
 )
 def test_a_wrong_word_is_named_itself(words, message):
     assert message in refusal(None, words)
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("10", 10), ("2.5", 2.5), ("10s", 10), ("500ms", 0.5), ("1.5 min", 90), ("2h", 7200)])
+def test_a_time_is_seconds_or_has_a_unit(write, written, seconds):
+    for found in (
+        load(Cut, options={"segment": written}),
+        load(Cut, overrides=[f"segment={written}"]),
+        load(Cut, write(f"segment: {written}")),
+    ):
+        assert found == Cut(segment=seconds)
+        assert load(Cut, write(dump(found))) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("10m", r"takes seconds \(10\), or a number with a unit \(10ms, 10s, 10min, 10h\), not '10m'"),
+        ("0s", "takes a number above 0, not '0s'"),
+    ],
+)
+def test_a_time_that_is_none_is_refused(written, says):
+    with pytest.raises(UsageError, match=f"^--segment {says}$"):
+        load(Cut, options={"segment": written})
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):

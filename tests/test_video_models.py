@@ -165,7 +165,7 @@ def test_segments_are_items_with_their_times(tiny_encoder, tmp_path):
     clip(tmp_path / "clips" / "a.mp4", frames=50, rate=10)
     clip(tmp_path / "clips" / "b.mp4", frames=8, rate=10)
     model = tiny_encoder("qwen2_vl")
-    usual = {"segment": 2, "device": "cpu", "shard_rows": 2, "workers": 0}
+    usual = {"segment": "2s", "device": "cpu", "shard_rows": 2, "workers": 0}
     twoway.embed(model, tmp_path / "clips", tmp_path / "vectors", **usual)
     twoway.index(tmp_path / "vectors", tmp_path / "db")
     store = twoway.open_store(tmp_path / "db")

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, dataclass_transform, get_args, get_origin
 
 from .errors import UsageError, did_you_mean, other_name
 
@@ -149,6 +149,34 @@ class _NotEmpty:
 
 # The path of a setting, relative to where the command runs.
 SettingPath = Annotated[Path, _NotEmpty()]
+
+
+class _Seconds:
+    """Read a time with its unit as seconds."""
+
+    _UNITS: ClassVar[dict[str, float]] = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+    _TIME = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+) ?(ms|s|min|h)$")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        """Read it before pydantic sees a number."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    @classmethod
+    def read(cls, value: object) -> object:
+        """Return the seconds of a text; anything else is checked as a number."""
+        if not isinstance(value, str):
+            return value
+        if (found := cls._TIME.match(value.strip())) is None:
+            raise ValueError(
+                f"takes seconds (10), or a number with a unit ({', '.join(f'10{unit}' for unit in cls._UNITS)}), not {value!r}"
+            )
+        return float(found[1]) * cls._UNITS[found[2]]
+
+
+# A time: a number is seconds, and a text has a unit.
+Seconds = Annotated[float, _Seconds()]
 
 
 # From text to a tree that knows the line of every key.

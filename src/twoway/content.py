@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import did_you_mean
 from .images import DEFAULT, Image
 from .parts import ContentError, Media, Part, Place, Text, describe_value
+from .recordings import Recording
 from .sounds import Audio
 from .videos import Video
 
@@ -45,6 +46,7 @@ __all__ = [
     "pair_messages",
     "placeholders",
     "processor_inputs",
+    "recording_at",
     "to_messages",
 ]
 
@@ -55,6 +57,12 @@ KINDS: dict[str, type[Part]] = {kind.key: kind for kind in (Text, Image, Video, 
 def media_kinds() -> tuple[type[Media], ...]:
     """Return the kinds that are not text."""
     return _media(tuple(KINDS.values()))
+
+
+def recording_at(address: str) -> Recording | None:
+    """Return the video or sound that an address says (`Recording.address`); nothing where the file's name is that of neither."""
+    kinds = (kind for kind in media_kinds() if issubclass(kind, Recording))
+    return next((found for kind in kinds if (found := kind.at_address(address)) is not None), None)
 
 
 @lru_cache(16)  # which is asked several times for each row

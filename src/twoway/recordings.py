@@ -11,6 +11,7 @@ import base64
 import hashlib
 import math
 import mimetypes
+import re
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 _LONGEST_PATH = 1024
+_FRAGMENT = re.compile(r"#t=(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?$")
 DEFAULT = ReadLimits()
 
 
@@ -108,6 +110,21 @@ class Recording(Media):
         return follow(self.source, self.root, self.what, place) if isinstance(self.source, Path) else None
 
     @property
+    def address(self) -> str | None:
+        """The file with the seconds that are taken of it, as the web writes them (`a.mp4#t=10.0,20.0`); nothing for one in memory."""
+        if self.file is None or (self.start is None and self.end is None):
+            return None if self.file is None else str(self.file)
+        return f"{self.file}#t={self.start or 0.0:.3f}" + ("" if self.end is None else f",{self.end:.3f}")
+
+    @classmethod
+    def at_address(cls, address: str) -> Self | None:
+        """Return the recording of an address, where the file has the name of one."""
+        found = _FRAGMENT.search(address)
+        file = address if found is None else address[: found.start()]
+        start, end = (None if one is None else float(one) for one in (found.groups() if found else (None, None)))
+        return cls(Path(file), start=start, end=end) if file.lower().endswith(cls.suffixes) else None
+
+    @property
     def memory(self) -> int:
         """See `Part`."""
         return len(self.source) if isinstance(self.source, bytes) else 0
@@ -146,15 +163,20 @@ class Recording(Media):
     def data_url(self, place: Place | None) -> str:
         """Return the file as a data URL."""
         if isinstance(self.source, bytes):
-            data, name = self.source, ""
+            data = self.source
         else:
             path = self.path(place) or Path()
             try:
-                data, name = path.read_bytes(), path.name
+                data = path.read_bytes()
             except (OSError, ValueError) as error:
                 raise unreadable(str(self), self.root, error, place) from error
-        kind = mimetypes.guess_type(name)[0] or f"{self.modality}/{'mp4' if self.modality == 'video' else 'wav'}"
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return f"data:{self.media_type};base64,{base64.b64encode(data).decode()}"
+
+    @property
+    def media_type(self) -> str:
+        """What the web calls a file of its name."""
+        named = mimetypes.guess_type(str(self.file or ""))[0] or ""
+        return named if named.startswith(f"{self.modality}/") else f"{self.modality}/{'mp4' if self.modality == 'video' else 'wav'}"
 
     def read_in_child(self, function: str, given: Mapping[str, Any], place: Place | None, limits: Limits) -> tuple[Any, bytes]:
         """Call a function of this module on the file, in the child process; what goes wrong is an error of the row."""

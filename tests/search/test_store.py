@@ -33,7 +33,9 @@ def vectors(count, seed=0):
 
 def items():
     return [
-        Item(name, vector, text, bytes([number]) * 9 if number else None, f"notes.jsonl:{number + 1}", meta)
+        Item(
+            name, vector, text, bytes([number]) * 9 if number else None, f"notes.jsonl:{number + 1}", meta, "a.mp4#t=1.000" * (number == 2)
+        )
         for number, (name, vector, text, meta) in enumerate(zip("abcd", vectors(4), TEXTS, ROWS, strict=True))
     ]
 

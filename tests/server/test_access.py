@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import time
+
 import pytest
 
 from twoway.errors import UsageError
@@ -36,6 +38,25 @@ def test_each_key_opens(serve):
     client = serve(access=Access.of((KEY, OTHER)))
     for key in (KEY, OTHER):
         assert client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_a_signed_address_opens_itself_alone_and_for_some_hours(serve, monkeypatch):
+    access = Access.of((KEY,))
+    client, signed = serve(access=access), access.sign("/v1/models")
+    assert client.get(signed).status_code == 200
+    _, _, query = signed.partition("?")
+    later = query.replace("until=", "until=9")
+    for wrong in (
+        f"/v1/index?{query}",
+        f"/v1/models?{later}",
+        f"/v1/models?{query}0",
+        Access.of((KEY,)).sign("/v1/models"),
+        "/v1/models?until=1",
+    ):
+        assert client.get(wrong).status_code == 401, wrong
+    monkeypatch.setattr("twoway.server.service.time.time", lambda: time() + 7 * 3600)
+    assert client.get(signed).status_code == 401
+    assert Access().sign("/v1/models") == "/v1/models"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "[::1", ""])

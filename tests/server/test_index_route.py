@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import threading
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from clips import clip
 from documents import endless_pdf, pdf
 from full_disk import disk_full
-from page_server import PAGE_TEXT, make_pages
+from page_server import PAGE_TEXT, make_clips, make_pages
 from twoway.search.query import create_store, open_store
 from twoway.search.store import IndexInfo
 from twoway.server import routes
@@ -274,6 +276,62 @@ def pages(engine, serve, tmp_path):
     """Return a client of an index of a PDF's two pages, the file, and the ids of its pages."""
     store, file = make_pages(tmp_path, engine)
     return serve(store, ServerLimits(pages=2)), file, [f"{file} page {number}" for number in (1, 2)]
+
+
+@pytest.fixture
+def clips(engine, serve, tmp_path):
+    """Return a server's client for an index of a video in two segments and a sound, the video, and the index."""
+    store = make_clips(tmp_path, engine)
+    return serve(store, ServerLimits(pages=2)), tmp_path / "clips" / "a.mp4", store
+
+
+def test_a_video_and_a_sound_are_played_from_their_second_by_ranges(clips, tmp_path):
+    client, file, store = clips
+    data = file.read_bytes()
+    items = {name: client.get(f"/v1/index/items/{quote(name, safe='')}").json()["media"] for name in (f"{file}@0", f"{file}@2", "tone")}
+    assert [(one["kind"], one["start"], one["end"]) for one in items.values()] == [("video", 0, 2), ("video", 2, 4), ("audio", 1, 2)]
+    whole = client.get(items[f"{file}@2"]["url"])
+    assert (whole.status_code, whole.content, whole.headers["accept-ranges"]) == (200, data, "bytes")
+    assert (whole.headers["content-type"], whole.headers["X-Content-Type-Options"]) == ("video/mp4", "nosniff")
+    part = client.get(items[f"{file}@2"]["url"], headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, data[10:20], f"bytes 10-19/{len(data)}")
+    past = client.get(items[f"{file}@2"]["url"], headers={"Range": f"bytes={len(data)}-"})
+    assert (past.status_code, past.headers["content-range"]) == (416, f"bytes */{len(data)}")
+    heard = client.get(items["tone"]["url"])
+    assert (heard.content, heard.headers["content-type"].partition("/")[0]) == ((tmp_path / "tone.wav").read_bytes(), "audio")
+    assert code(client.post("/v1/why", json={"id": "tone", "text": "w"})) == (400, "no_picture")
+    assert store.get("tone").media.endswith("tone.wav#t=1.000,2.000")
+    query = {"video": f"data:video/mp4;base64,{base64.b64encode(data).decode()}", "top_k": 1}
+    assert [hit["media"]["kind"] for hit in client.post("/v1/search", json=query).json()["hits"]] == ["video"]
+    assert "audio" not in client.get("/v1/index").json()["takes"]
+    assert (
+        "takes no audios"
+        in refused(client.post("/v1/search", json={"audio": f"data:;base64,{base64.b64encode(heard.content).decode()}"}))[1]
+    )
+
+
+def test_no_file_is_played_but_those_that_the_index_has_read_as_they_were(clips, tmp_path):
+    client, file, _ = clips
+    name = quote(f"{file}@2", safe="")
+    added = {"id": "mine", "text": "w1", "metadata": {"media": str(file), "file": str(file), "image": str(file)}}
+    assert client.post("/v1/index/items", json={"items": [added]}).status_code == 200
+    assert "media" not in client.get("/v1/index/items/mine").json()
+    assert code(client.get("/v1/index/items/mine/media")) == (404, "no_media")
+    before = file.read_bytes()
+    other = clip(tmp_path / "other.mp4", frames=200, rate=50).read_bytes()
+    for data, wanted in ((b"root:x:0:0:root:/root:/bin/sh", "bad_media"), (other, "changed")):
+        file.write_bytes(data)
+        answer = client.get(f"/v1/index/items/{name}/media")
+        assert code(answer) == (409, wanted)
+        assert str(file.parent) not in answer.text
+    file.write_bytes(before)
+    assert client.get(f"/v1/index/items/{name}/media").status_code == 200
+    file.write_bytes(b"another file, after it was played")
+    assert code(client.get(f"/v1/index/items/{name}/media")) == (409, "bad_media")
+    file.unlink()
+    assert code(client.get(f"/v1/index/items/{name}/media")) == (404, "no_file")
+    os.mkfifo(file)
+    assert code(client.get(f"/v1/index/items/{name}/media")) == (404, "no_file")
 
 
 def page_of(client, name):

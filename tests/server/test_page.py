@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import expect
 from scripts.chromium import launched
 
-from page_server import COLOURS, HOSTILE, LONG_NAME, PAGE_TEXT, PICTURES, drawn, items, make_pages, make_store, serving
+from clips import clip
+from page_server import COLOURS, HOSTILE, LONG_NAME, PAGE_TEXT, PICTURES, drawn, items, make_clips, make_pages, make_store, serving
 from twoway.embedding import open_embedder
 from twoway.search.query import open_store
 from twoway.server.app import create_app
@@ -41,6 +42,8 @@ def sites(tiny_encoder, tmp_path_factory):
         "locked": create_app(engine, full, access=Access.of((KEY,))),
         "pages": create_app(engine, make_pages(folder, engine)[0]),
         "locked pages": create_app(engine, open_store(folder / "db"), access=Access.of((KEY,))),
+        "clips": create_app(engine, make_clips(folder, engine)),
+        "locked clips": create_app(engine, open_store(folder / "moments"), access=Access.of((KEY,))),
     }
     with ExitStack() as stack:
         yield {name: stack.enter_context(serving(app)) for name, app in apps.items()}
@@ -139,7 +142,7 @@ def test_a_picture_that_is_picked_finds_itself_and_may_stand_beside_words(visit)
     expect(page.locator("#given")).to_be_hidden()
     expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
     page.locator("#file").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"})
-    expect(said(page)).to_have_text("a.txt is no picture.")
+    expect(said(page)).to_have_text("a.txt is no picture or video, and this model takes no other files.")
 
 
 def test_what_is_given_before_the_index_has_answered_is_kept(visit):
@@ -288,6 +291,48 @@ def test_a_page_whose_file_moved_leaves_its_small_picture_and_says_so(visit):
     expect(page.locator("#detail .lost")).to_contain_text("its file has moved or changed")
     page.locator("#detail img").evaluate("image => image.decode()")
     assert page.locator("#detail img").evaluate("image => image.naturalHeight") == 320
+
+
+@pytest.mark.parametrize("site", ["clips", "locked clips"])
+def test_a_hit_plays_at_its_second(visit, site):
+    page = visit(site, "/?filter=start%20%3D%202")
+    if site.startswith("locked"):
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Use this key").click()
+    expect(page.locator(".card .time")).to_have_text("▶ 0:02")
+    with page.expect_response(lambda answer: "/media" in answer.url) as answer:
+        cards(page).first.locator(".mat").click()
+    assert answer.value.status == 206
+    player = page.locator("#detail video")
+    page.wait_for_function("() => document.querySelector('#detail video').readyState > 1")
+    assert player.evaluate("player => [player.currentTime, player.duration]") == pytest.approx([2, 4], abs=0.05)
+    player.evaluate("player => player.play()")
+    page.wait_for_function("() => document.querySelector('#detail video').currentTime > 2.2")
+    page.keyboard.press("Escape")
+    assert player.evaluate("player => player.paused")
+
+
+def test_a_video_is_dropped_and_asked_why_and_a_sound_is_heard(visit, tmp_path):
+    page = visit("clips")
+    expect(cards(page)).to_have_count(3)
+    dropped = {"name": "half.mp4", "mimeType": "video/mp4", "buffer": clip(tmp_path / "a.mp4", frames=9).read_bytes()}
+    with page.expect_response("**/v1/search") as answer:
+        page.locator("#file").set_input_files(dropped)
+    assert json.loads(answer.value.request.post_data)["video"].startswith("data:video/mp4;base64,")
+    assert hits(answer.value)[0]["media"]["kind"] == "video"
+    cards(page).first.get_by_role("button", name=re.compile("^Why")).click()
+    expect(page.locator("#detail canvas")).to_be_visible()
+    expect(page.locator("#detail video")).to_be_hidden()
+    page.get_by_role("button", name="Why this matched").click()
+    expect(page.locator("#detail video")).to_be_visible()
+    page.keyboard.press("Escape")
+    sound = page.locator("#results .card[data-id='tone']")
+    expect(sound.get_by_role("button", name=re.compile("^Why"))).to_have_count(0)
+    sound.locator(".mat").click()
+    page.wait_for_function("() => document.querySelector('#detail audio').readyState > 1")
+    assert page.locator("#detail audio").evaluate("player => [player.currentTime, player.duration]") == pytest.approx([1, 2], abs=0.05)
+    page.locator("#file").set_input_files({"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
+    expect(said(page)).to_contain_text("a.wav is no picture or video")
 
 
 def test_filters_are_put_together_from_the_fields_of_the_index(visit):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from twoway.config import Field, SettingPath, settings
+from twoway.config import Field, Seconds, SettingPath, settings
 from twoway.data.config import OnBad
 from twoway.errors import UsageError
 from twoway.limits import ReadLimits, check_pixels
@@ -133,11 +133,8 @@ class EmbedConfig(OpenManyConfig):
     row_template: str | None = Field(
         default=None, description="read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose"
     )
-    segment: float | None = Field(
-        default=None,
-        gt=0,
-        metavar="SECONDS",
-        description="cut videos and sounds into segments of so many seconds, each with its own vector",
+    segment: Seconds | None = Field(
+        default=None, gt=0, metavar="TIME", description="cut videos and sounds into segments of this length (10s), each with its own vector"
     )
     dpi: int = Field(default=144, ge=1, description="resolution of PDF pages")
     chunks: int | None = Field(

@@ -147,7 +147,7 @@ def row_of(number: int, document: Document) -> StoredRow:
     """Return what is stored beside a document's vector; a file's name or a column that is no Unicode ends no run."""
     place, meta = document.place, dict(document.meta)
     name = name_of(document) or str(number)
-    shown = next((part.file for part in document.media if part.file is not None), None)
+    shown = next((part.address if isinstance(part, Recording) else part.file for part in document.media if part.file is not None), None)
     return StoredRow(
         escaped(name),
         None if place is None else escaped(place.file),

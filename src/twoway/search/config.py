@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from twoway.config import Field, SettingPath, defaults, settings
+from twoway.config import Field, Seconds, SettingPath, defaults, settings
 from twoway.data.config import OnBad
 from twoway.embedding.config import EmbedConfig, OpenConfig, Side
 from twoway.errors import UsageError
@@ -52,8 +52,11 @@ class IndexConfig(OpenConfig):
         default=None,
         description="with --model: read columns of other names, as '{title} {photo:image}'; or a ready format, such as pixelprose",
     )
-    segment: float | None = Field(
-        default=None, gt=0, metavar="SECONDS", description="with --model: cut videos and sounds into segments, each an item with its time"
+    segment: Seconds | None = Field(
+        default=None,
+        gt=0,
+        metavar="TIME",
+        description="with --model: cut videos and sounds into segments (10s), each an item with its time",
     )
     on_bad: OnBad = Field(default="fail", description="with --model: a bad row stops the run, or is left out, counted and listed")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.config import gather, takes
-from twoway.content import Place
+from twoway.content import Place, recording_at
 from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.shards import Shards
 from twoway.errors import TwowayError, UsageError
@@ -278,7 +278,8 @@ class VectorFolder:
             for file, row, kind in zip(*(table[column].to_pylist() for column in _METAS[:3]), strict=True)
         ]
         vectors, texts = normalized(self.shards.vectors(table)), (text or "" for text in table["text"].to_pylist())
-        columns = zip(self.names(table), vectors, texts, small, places, self.metas(table), strict=True)
+        media = ("" if file is None or recording_at(file) is None else file for file in table["image"].to_pylist())
+        columns = zip(self.names(table), vectors, texts, small, places, self.metas(table), media, strict=True)
         return [Item(*one) for one in columns]
 
     def _check(self) -> None:

@@ -281,7 +281,7 @@ _KINDS = {kind: name for name, kind in TYPES.items()}
 
 def make_schema(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
     """Return the columns of an empty table, which remembers something under a key."""
-    kinds = {"id": pa.string(), "text": pa.string(), "place": pa.string(), "thumbnail": pa.binary(), "origin": pa.string()}
+    kinds = dict.fromkeys(("id", "text", "place", "media", "origin"), pa.string()) | {"thumbnail": pa.binary()}
     vector = pa.field("vector", pa.list_(pa.float32(), dimension))
     return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
 
@@ -299,6 +299,7 @@ def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
         "text": [one.text or None for one in items],
         "place": [one.place for one in items],
         "thumbnail": [one.thumbnail for one in items],
+        "media": [one.media or None for one in items],
         "origin": [origin] * len(items),
         "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
     }
@@ -313,9 +314,10 @@ def to_items(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Ite
     """Return rows as items."""
     names = [field.name for field in found.schema if field.name not in RESERVED and not field.name.startswith("_")]
     kinds = {name: "number" if pa.types.is_floating(found.schema.field(name).type) else "" for name in names}
-    for number, row in enumerate(found.select(["id", "text", "place", "thumbnail", *names]).to_pylist()):
+    for number, row in enumerate(found.select(["id", "text", "place", "thumbnail", "media", *names]).to_pylist()):
         meta = {name: value for name in names if (value := to_field_type(row[name], kinds[name])) is not None}
-        yield Item(row["id"], None if vectors is None else vectors[number], row["text"] or "", row["thumbnail"], row["place"] or "", meta)
+        vector = None if vectors is None else vectors[number]
+        yield Item(row["id"], vector, row["text"] or "", row["thumbnail"], row["place"] or "", meta, row["media"] or "")
 
 
 def vector_matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:

@@ -348,7 +348,7 @@ def _like(name: str, pattern: str) -> str:
 
 # Items as rows of a Milvus collection, and back; and the three ways to ask it: by vector, by words, by both.
 
-SHOWN = ["id", "text", "place", "thumbnail", "vector", "$meta"]
+SHOWN = ["id", "text", "place", "thumbnail", "media", "vector", "$meta"]
 _FUSED = 50  # of each list, at least, when two are fused
 _LONGEST_TEXT, _LONGEST = 60_000, 65_535  # bytes; what Milvus takes of one value, metadata together, is the second
 
@@ -359,6 +359,7 @@ def check_sizes(items: Sequence[Item]) -> None:
         said = {
             "id": (len(one.id.encode()), LONGEST_ID),
             "place": (len(one.place.encode()), _LONGEST),
+            "media": (len(one.media.encode()), _LONGEST),
             "metadata": (len(json.dumps(dict(one.metadata), ensure_ascii=False, default=str).encode()), _LONGEST),
         }
         for what, (size, most) in said.items():
@@ -377,6 +378,7 @@ def to_row(one: Item, origin: str, kinds: Mapping[str, str]) -> dict[str, Any]:
         "id": one.id,
         "text": one.text.encode()[:_LONGEST_TEXT].decode(errors="ignore"),
         "place": one.place,
+        "media": one.media,
         "origin": origin,
         "thumbnail": base64.b64encode(one.thumbnail or b"").decode(),
         "vector": np.asarray(one.vector, np.float32).tolist(),
@@ -388,8 +390,8 @@ def to_item(row: Mapping[str, Any], vector: NDArray[np.float32] | None = None) -
     meta = {
         name: value for name, value in row.items() if name not in (*RESERVED, "sparse") and not name.startswith("$") and value is not None
     }
-    small = row.get("thumbnail")
-    return Item(str(row["id"]), vector, row.get("text") or "", base64.b64decode(small) if small else None, row.get("place") or "", meta)
+    small = base64.b64decode(row.get("thumbnail") or "") or None
+    return Item(str(row["id"]), vector, row.get("text") or "", small, row.get("place") or "", meta, row.get("media") or "")
 
 
 def to_hit(row: Mapping[str, Any], near: NDArray[np.float32] | None, score: float) -> Hit:

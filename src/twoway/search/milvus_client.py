@@ -185,7 +185,7 @@ def make_collection(client: Any, name: str, dimension: int) -> None:
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
     schema.add_field("text", DataType.VARCHAR, max_length=_LONGEST, enable_analyzer=True)
-    for other in ("place", "thumbnail", "origin"):
+    for other in ("place", "thumbnail", "media", "origin"):
         schema.add_field(other, DataType.VARCHAR, max_length=_LONGEST)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
     schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)

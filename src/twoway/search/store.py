@@ -39,6 +39,7 @@ class Item:
     thumbnail: bytes | None = field(default=None, repr=False)  # a small WebP, its longest side at most 320
     place: str = ""  # file and row or page, for a reader
     metadata: Mapping[str, Value] = field(default_factory=dict)
+    media: str = ""  # `Recording.address` of the video or sound that it is; only what has read the data names one
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def normalized(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 # What an item has by itself; the first three may be asked for in a filter too.
 FILTERABLE = {"id": "string", "text": "string", "place": "string"}
-RESERVED = (*FILTERABLE, "thumbnail", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
+RESERVED = (*FILTERABLE, "thumbnail", "media", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
 _LONGEST_NAME = 120
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import secrets
+import stat
 import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -20,9 +23,9 @@ from PIL import Image as PILImage
 from PIL import ImageChops, ImageStat
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import PathConvertor, register_url_convertor
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
-from twoway.content import ContentError, Document, Image, Place
+from twoway.content import KINDS, Audio, ContentError, Document, Image, Place, recording_at
 from twoway.data.rows import ReadOptions
 from twoway.data.sources.pdf import page as render
 from twoway.embedding.explain import Explainer
@@ -38,7 +41,7 @@ from .schemas import (
     ApiError,
     EmbeddingsRequest,
     NewItem,
-    RequestModel,
+    Question,
     RerankedContent,
     RerankRequest,
     SearchRequest,
@@ -50,6 +53,7 @@ from .service import AuthorizedService, CurrentService, Service
 
 if TYPE_CHECKING:
     from twoway.embedding import Embedder
+    from twoway.recordings import Recording
     from twoway.search.store import Hit, Store
 
     from .batching import EmbedJob
@@ -200,7 +204,7 @@ def _reranked(given: str | RerankedContent, contents: DocumentBuilder, where: st
         raise ApiError(400, f"{where} needs 'text', 'image' or both, or else 'content'", code="invalid_value", param=where)
     if given.content is not None:
         return contents.parts(given.content, f"{where}.content")
-    return contents.from_text_and_image(given.text, given.image, f"{where}.")
+    return contents.from_keys({"image": given.image, "text": given.text}, f"{where}.")
 
 
 # `POST /v1/search`: the nearest items of the index to words, a picture, both, or another item.
@@ -221,14 +225,14 @@ async def search(request: Request, service: AuthorizedService) -> Response:
         if asked.rerank_top is not None and document is not None:
             found = await _reranked_hits(service, document, found, asked.rerank_top)
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({"hits": [_hit_json(hit) for hit in found[: asked.top_k]], "took_ms": took})
+        return JSONResponse({"hits": [_hit_json(hit, service) for hit in found[: asked.top_k]], "took_ms": took})
 
     return await service.reader.respond(request, work)
 
 
-def _hit_json(hit: Hit) -> dict[str, Any]:
+def _hit_json(hit: Hit, service: Service) -> dict[str, Any]:
     again = {} if hit.place_before is None else {"relevance": hit.relevance, "place_before": hit.place_before}
-    return {**item_json(hit.item), "score": hit.score, **again}
+    return {**item_json(hit.item, service), "score": hit.score, **again}
 
 
 async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top: int) -> list[Hit]:
@@ -243,12 +247,15 @@ async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top
     return [*order_hits(hits[:top], [None if document is None else next(scores) for document in documents]), *hits[top:]]
 
 
-def item_json(item: Item) -> dict[str, Any]:
+def item_json(item: Item, service: Service) -> dict[str, Any]:
     """Return what an asker sees of an item."""
     home = f"/v1/index/items/{quote(item.id, safe='')}"
     small = f"{home}/thumbnail" if item.thumbnail is not None else None
     page = f"{home}/page" if pdf_page(item) is not None else None
-    return {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
+    said = {"id": item.id, "text": item.text, "place": item.place, "metadata": dict(item.metadata), "thumbnail": small, "page": page}
+    if (played := recording_at(item.media)) is not None:
+        said["media"] = {"kind": played.modality, "url": service.access.sign(f"{home}/media"), "start": played.start, "end": played.end}
+    return said
 
 
 def get_item(store: Store, name: str) -> Item:
@@ -263,14 +270,16 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
     asked = parse_body(SearchRequest, body)
     if asked.top_k > service.limits.found:
         raise ApiError(400, f"'top_k' is {asked.top_k}; at most {service.limits.found} are given", code="invalid_value", param="top_k")
-    if asked.id is not None and (asked.text is not None or asked.image is not None):
-        raise ApiError(400, "'id' asks for more like that item; give it without 'text' and 'image'", code="invalid_value", param="id")
+    content = asked.content()
+    if asked.id is not None and content:
+        message = f"'id' asks for more like that item; give it without {' and '.join(map(repr, content))}"
+        raise ApiError(400, message, code="invalid_value", param="id")
     if asked.rerank_top is not None:
         service.require_reranker()
         if asked.rerank_top > service.limits.found:
             message = f"'rerank_top' is {asked.rerank_top}; at most {service.limits.found} are read again"
             raise ApiError(400, message, code="invalid_value", param="rerank_top")
-        if asked.text is None and asked.image is None:
+        if not content:
             raise ApiError(400, "'rerank_top' needs a question: 'text', 'image' or both", code="invalid_value", param="rerank_top")
     if asked.hybrid and asked.text is None:
         raise ApiError(400, "'hybrid' looks for the words of 'text', too; give some", code="invalid_value", param="hybrid")
@@ -279,9 +288,7 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
             f"'hybrid' looks for every word of 'text', which has {len(asked.text or ''):,} characters; {service.limits.words:,} are taken"
         )
         raise ApiError(400, message, code="too_long", param="text")
-    if asked.text is None and asked.image is None:
-        return asked, None
-    return asked, service.document_builder().from_text_and_image(asked.text, asked.image, "")
+    return asked, service.document_builder().from_keys(content, "") if content else None
 
 
 def _find(store: Store, asked: SearchRequest, vector: Any) -> list[Hit]:
@@ -304,6 +311,9 @@ class _Id(PathConvertor):
 
 register_url_convertor("id", _Id())
 index_router = APIRouter(prefix="/v1/index")
+_MOVED = "its file is not where it was (a relative path counts from the folder that the server was started in)"
+_CHANGED = "its file has changed since it was indexed; index it again"
+_PLAYABLE, _DAY = 4096, 86_400.0  # files that are remembered as looked at; the longest sound
 _LOOK, _MOST_DIFFERENCE = 48, 8.0  # cells along a side, and the mean difference of 255 past which two pictures are not of one page
 _DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
 # An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
@@ -316,7 +326,8 @@ async def index_state(service: AuthorizedService) -> dict[str, Any]:
 
     def about(store: Store) -> dict[str, Any]:
         fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
-        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields}
+        takes = sorted(set(KINDS) & service.engine.inputs.single)
+        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields, "takes": takes}
 
     found: dict[str, Any] = await service.reader.with_timeout(service.run_on_index(about))
     return found
@@ -351,7 +362,7 @@ async def add(request: Request, service: AuthorizedService) -> Response:
 async def item_thumbnail(name: str, request: Request, service: AuthorizedService) -> Response:
     """Return the small picture of an item."""
     if not request.scope.get("raw_path", b"/thumbnail").endswith(b"/thumbnail"):
-        return JSONResponse(await one(f"{name}/thumbnail", service))  # the slash was written as a part of the id
+        return await one(f"{name}/thumbnail", service)  # the slash was written as a part of the id
     item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
     if item.thumbnail is None:
         raise ApiError(404, f"the item {name[:200]!r} has no picture", code="no_picture")
@@ -362,7 +373,7 @@ async def item_thumbnail(name: str, request: Request, service: AuthorizedService
 async def page_index(name: str, request: Request, service: AuthorizedService) -> Response:
     """Return the page of a PDF that an item is, at reading size, rendered from the file that was indexed."""
     if not request.scope.get("raw_path", b"/page").endswith(b"/page"):
-        return JSONResponse(await one(f"{name}/page", service))  # the slash was written as a part of the id
+        return await one(f"{name}/page", service)  # the slash was written as a part of the id
     item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
     if pdf_page(item) is None:
         raise ApiError(404, f"the item {name[:200]!r} is not a page of a PDF that 'twoway index' has read", code="no_page")
@@ -370,10 +381,27 @@ async def page_index(name: str, request: Request, service: AuthorizedService) ->
     return Response(drawn, media_type="image/jpeg", headers=_PICTURE)
 
 
+@index_router.get("/items/{name:id}/media")
+async def item_media(name: str, request: Request, service: AuthorizedService) -> Response:
+    """Return the file of the video or sound that an item is, or what a `Range` asks of it."""
+    if not request.scope.get("raw_path", b"/media").endswith(b"/media"):
+        return await one(f"{name}/media", service)  # the slash was written as a part of the id
+    item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
+    file, said = await service.reader.with_timeout(service.run_in_thread(lambda: _recorded_file(item)))
+    this = (item.id, item.media, hash(item.thumbnail), said.st_size, said.st_mtime_ns)
+    if this not in service.playable:
+        await service.reader.with_timeout(service.pages.run(_check_recording, item, service.limits))
+        if len(service.playable) >= _PLAYABLE:
+            service.playable.clear()
+        service.playable.add(this)
+    return FileResponse(file, media_type=_recording(item).media_type, headers=_PICTURE, stat_result=said)
+
+
 @index_router.get("/items/{name:id}")
-async def one(name: str, service: AuthorizedService) -> dict[str, Any]:
+async def one(name: str, service: AuthorizedService) -> Response:
     """Return one item."""
-    return item_json(await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name))))
+    item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
+    return JSONResponse(item_json(item, service))
 
 
 @index_router.delete("/items/{name:id}")
@@ -389,12 +417,42 @@ async def delete(name: str, service: AuthorizedService) -> dict[str, Any]:
     return {"deleted": name}
 
 
+def _recording(item: Item) -> Recording:
+    """Return the video or sound that an item is."""
+    if (found := recording_at(item.media)) is None:
+        raise ApiError(404, f"the item {item.id[:200]!r} is no video or sound in a file that 'twoway index' has read", code="no_media")
+    return found
+
+
+def _recorded_file(item: Item) -> tuple[Path, os.stat_result]:
+    """Return the file that an item is, and what the system says of it."""
+    file = cast("Path", _recording(item).file)
+    try:
+        said = file.stat()
+    except (OSError, ValueError) as error:
+        raise ApiError(404, _MOVED, code="no_file") from error
+    if not stat.S_ISREG(said.st_mode):
+        raise ApiError(404, _MOVED, code="no_file")
+    return file, said
+
+
+def _check_recording(item: Item, limits: ServerLimits) -> None:
+    """Decode what the small picture shows, in the child process that reads videos and sounds; what is another file by now is refused."""
+    recording = _recording(item)
+    try:
+        picture = recording.preview(None, replace(limits.reading(), max_sound_seconds=_DAY))
+    except ContentError as error:
+        reason = error.reason.removeprefix(str(recording)).strip()
+        raise ApiError(409, f"the {recording.what} cannot be played: it {reason}", code="bad_media") from error
+    if _differs(picture, item.thumbnail):
+        raise ApiError(409, _CHANGED, code="changed")
+
+
 def _render(item: Item, limits: ServerLimits) -> bytes:
     """Render the page that an item is, in the child process that renders PDFs; what is another page by now is refused."""
     path, number = cast("tuple[Path, int]", pdf_page(item))
     if not path.is_file():
-        message = "its file is not where it was (a relative path counts from the folder that the server was started in)"
-        raise ApiError(404, message, code="no_file")
+        raise ApiError(404, _MOVED, code="no_file")
     bounds = Limits(max_pixels=limits.page_pixels, max_page_seconds=limits.page_seconds, max_page_memory=limits.page_memory)
     try:
         found = render(path, number - 1, Place("the page"), ReadOptions(limits=bounds))
@@ -403,7 +461,7 @@ def _render(item: Item, limits: ServerLimits) -> bytes:
     text, picture = "\n".join(found.texts), cast("PILImage.Image", found.images[0].source)
     same_text = text.startswith(item.text) and bool(item.text) == bool(text)  # an engine may keep the beginning of a long text
     if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or _differs(picture, item.thumbnail):
-        raise ApiError(409, "its file has changed since it was indexed; index it again", code="changed")
+        raise ApiError(409, _CHANGED, code="changed")
     written = io.BytesIO()
     picture.save(written, "JPEG", quality=90)
     return written.getvalue()
@@ -454,7 +512,7 @@ def _read_items(body: bytearray, service: Service) -> tuple[AddItemsRequest, lis
 def _document(item: NewItem, builder: DocumentBuilder, where: str) -> Document:
     if item.parts is not None:
         return builder.parts(item.parts, f"{where}.parts")
-    return builder.from_text_and_image(item.text, item.image, f"{where}.")
+    return builder.from_keys({"image": item.image, "text": item.text}, f"{where}.")
 
 
 # `POST /v1/why`: which parts of an item's small picture pull it towards words, a picture, both, or another item
@@ -469,12 +527,10 @@ _WAITING = 4
 _why_queues: WeakKeyDictionary[Service, WhyQueue] = WeakKeyDictionary()
 
 
-class WhyRequest(RequestModel):
-    """The item whose picture is looked at, and what it was found by: words, a picture, both, or the item it is like."""
+class WhyRequest(Question):
+    """The item whose picture is looked at, and what it was found by: a question, or the item it is like."""
 
     id: str
-    text: str | None = None
-    image: str | None = None
     like: str | None = None
 
 
@@ -513,9 +569,9 @@ async def why(request: Request, service: AuthorizedService) -> Response:
         service.require_index()
         asked, document = await service.run_in_thread(lambda: _read_why(body, service))
         item = await service.run_on_index(lambda store: get_item(store, asked.id))
-        if item.thumbnail is None:
-            raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
         picture = item.thumbnail
+        if picture is None or isinstance(recording_at(item.media), Audio):  # the small picture of a sound shows how loud it is
+            raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
         with turns:
             if document is None:
                 query = (await service.run_on_index(lambda store: get_item(store, str(asked.like)))).vector
@@ -523,16 +579,17 @@ async def why(request: Request, service: AuthorizedService) -> Response:
                 query = await service.query(document)
             found = await service.run_in_model_thread(lambda: turns(picture, item.text, item.id, query))
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({**found, "thumbnail": item_json(item)["thumbnail"], "took_ms": took})
+        return JSONResponse({**found, "thumbnail": item_json(item, service)["thumbnail"], "took_ms": took})
 
     return await service.reader.respond(request, work)
 
 
 def _read_why(body: bytearray, service: Service) -> tuple[WhyRequest, Document | None]:
     asked = parse_body(WhyRequest, body)
-    if (asked.like is None) == (asked.text is None and asked.image is None):
+    content = asked.content()
+    if (asked.like is None) != bool(content):
         raise ApiError(400, "give what the item was found by: 'text', 'image' or both, or else 'like'", code="invalid_value")
-    return asked, None if asked.like is not None else service.document_builder().from_text_and_image(asked.text, asked.image, "")
+    return asked, service.document_builder().from_keys(content, "") if content else None
 
 
 # Whether the process lives (`/healthz`), whether it takes work (`/readyz`, 503 while it stops), and what it counts
@@ -583,7 +640,10 @@ _KINDS = {
 }
 _FILES = {file.name: file for file in files(__package__).joinpath("page").iterdir() if file.name.endswith(tuple(_KINDS))}
 # The page loads nothing from elsewhere, and this holds the browser to it.
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'"
+)
 
 
 @page_router.get("/")

@@ -21,7 +21,7 @@ from twoway.errors import BusyError, SlowError, TwowayError, UsageError, did_you
 from twoway.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fastapi import FastAPI
     from starlette.requests import Request
@@ -288,14 +288,25 @@ class RerankRequest(RequestModel):
     user: str | None = None
 
 
-class SearchRequest(RequestModel):
-    """`POST /v1/search`: words, a picture, both, or `id` for more like that item; none of them for any items.
+class Question(RequestModel):
+    """Words, a picture, a video or a sound (data URLs), or several of them, which are one question."""
+
+    text: str | None = None
+    image: str | None = None
+    video: str | None = None
+    audio: str | None = None
+
+    def content(self) -> dict[str, str]:
+        """Return what is asked, what is no text first; nothing where nothing is."""
+        return {name: value for name in ("image", "video", "audio", "text") if (value := getattr(self, name)) is not None}
+
+
+class SearchRequest(Question):
+    """`POST /v1/search`: a question, or `id` for more like that item; neither for any items.
 
     With a reranker, the `rerank_top` best items are put into its order.
     """
 
-    text: str | None = None
-    image: str | None = None
     id: str | None = None
     top_k: Annotated[int, Field(ge=1)] = 20
     filter: str | None = None
@@ -374,10 +385,11 @@ class DocumentBuilder:
         """Return a text as a document."""
         return self._document([{"text": text}], where)
 
-    def from_text_and_image(self, text: str | None, image: str | None, where: str) -> Document:
-        """Return a picture, a text, or the picture and then the text."""
-        given: list[dict[str, Any]] = [] if image is None else [{"image": _data(image, f"{where}image")}]
-        return self._document([*given, *([] if text is None else [{"text": text}])], where.rstrip("."))
+    def from_keys(self, given: Mapping[str, str | None], where: str) -> Document:
+        """Return what stands under the keys of a request, such as `image` and `text`, in their order."""
+        there = {key: value for key, value in given.items() if value is not None}
+        parts = [{key: value if key == "text" else _data(value, f"{where}{key}")} for key, value in there.items()]
+        return self._document(parts, where.rstrip("."))
 
     def parts(self, parts: str | Sequence[Part], where: str) -> Document:
         """Return what a message says, in its order."""

@@ -11,9 +11,10 @@ import hashlib
 import hmac
 import os
 import re
+import secrets
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 KEYS_VARIABLE = "TWOWAY_API_KEYS"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _SHORTEST = 16
+_SIGNED = 6 * 3600  # seconds that a signed address opens
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Access:
 
     keys: tuple[bytes, ...] = ()
     hosts: tuple[str, ...] = ()
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)  # of signatures, of this process alone
 
     @classmethod
     def of(cls, keys: tuple[str, ...] = (), hosts: tuple[str, ...] = ()) -> Access:
@@ -70,7 +73,7 @@ class Access:
         """Refuse a request that may not ask."""
         if self.hosts and _host(request) not in self.hosts:
             raise ApiError(403, "this server answers to local names alone; see --allow-host", code="wrong_host")
-        if not self.keys:
+        if not self.keys or self._is_signed(request):
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = _hash(key.strip())
@@ -78,6 +81,21 @@ class Access:
         found = [hmac.compare_digest(given, known) for known in self.keys]
         if scheme.lower() != "bearer" or not any(found):
             raise ApiError(401, "a valid API key is needed, as 'Authorization: Bearer KEY'", code="invalid_api_key")
+
+    def sign(self, path: str) -> str:
+        """Return an address that opens for some hours without a key: an element of a page that plays a file sends none."""
+        until = str(int(time.time()) + _SIGNED)
+        return f"{path}?until={until}&signature={self._signature(path, until)}" if self.keys else path
+
+    def _is_signed(self, request: Request) -> bool:
+        until, given = (request.query_params.get(name, "") for name in ("until", "signature"))
+        if not (until.isascii() and until.isdecimal() and len(until) < 20 and given.isascii()):
+            return False
+        wanted = self._signature(request.scope.get("raw_path", b"").decode("latin-1"), until)
+        return hmac.compare_digest(given, wanted) and time.time() < int(until)
+
+    def _signature(self, path: str, until: str) -> str:
+        return hmac.new(self.secret, f"{until} {path}".encode(), hashlib.sha256).hexdigest()
 
 
 def read_keys(path: str | Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -262,6 +280,7 @@ class Service:
         # An index takes one change at a time, and changes that wait for each other must not keep those who only ask.
         self.readers, self.writer = WorkerThreads(_READERS, "index"), WorkerThreads(1, "index-change")
         self.pages = WorkerThreads(1, "page", most=limits.pages)
+        self.playable: set[tuple[object, ...]] = set()  # files that were looked at before they are played, as they are now
         if store is not None:
             store.seconds = limits.search_seconds
 

@@ -61,7 +61,7 @@ function answer({ hits, took_ms: took }, from) {
   else if (now.filter) say("Nothing in the index passes these filters.");
   else if (ranked) say("Nothing was found.");
   else say("");
-  document.title = [now.asked.text ?? (now.asked.id !== undefined ? `like ${now.asked.id}` : now.asked.image && "a picture"), "twoway"].filter(Boolean).join(" – ");
+  document.title = [now.asked.text ?? (now.asked.id !== undefined ? `like ${now.asked.id}` : ["image", "video", "audio"].some((kind) => now.asked[kind]) && "a file"), "twoway"].filter(Boolean).join(" – ");
   find("more").hidden = hits.length < now.count || hits.length <= from;
 }
 
@@ -132,6 +132,7 @@ async function start() {
   try {
     const index = await read("/v1/index");
     describe(index);
+    query.accept(index.takes);
     filters.listen(index.fields, () => search());
     if (index.count && !now.leaving) search({ keep: true });
   } catch (error) {

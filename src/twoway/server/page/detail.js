@@ -1,7 +1,7 @@
-// One result, large: its picture, what it says, where it comes from, and why it matched.
+// One result, large: its picture, or what it plays, what it says, where it comes from, and why it matched.
 
 import { el, find, score } from "./dom.js";
-import { picture, title } from "./results.js";
+import { explained, picture, title } from "./results.js";
 import { overlay } from "./why.js";
 
 let at = { hits: [], place: 0, ranked: true, why: false };
@@ -10,10 +10,14 @@ let acts = null;
 export function listen(given) {
   acts = given;
   const dialog = find("detail");
-  dialog.addEventListener("close", () => find("results").children[at.place]?.querySelector(".mat")?.focus());
+  dialog.addEventListener("close", () => {
+    dialog.querySelector("video, audio")?.pause();
+    find("results").children[at.place]?.querySelector(".mat")?.focus();
+  });
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("keydown", (event) => {
-    const step = !event.altKey && !event.ctrlKey && !event.metaKey && { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    // The arrows of what plays are its own.
+    const step = !event.altKey && !event.ctrlKey && !event.metaKey && !event.target.matches("video, audio") && { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step && at.hits[at.place + step]) open(at.hits, at.place + step, at.ranked, at.why);
   });
 }
@@ -33,15 +37,36 @@ export function open(hits, place, ranked, why = false) {
   dialog.replaceChildren(shown(hit, link), told(hit, link));
   if (!dialog.open) dialog.showModal();
   dialog.querySelector("h2").focus();
-  if (why && hit.thumbnail) explain(hit);
+  if (why && explained(hit)) explain(hit);
 }
 
 function shown(hit, link) {
   const step = (by, sign, name) =>
     el("button", { type: "button", class: `quiet step ${name}`, "aria-label": `The ${name} result`, disabled: !at.hits[at.place + by], onclick: () => open(at.hits, at.place + by, at.ranked, at.why) }, sign);
-  const large = hit.page ? picture(hit, title(hit), "page", link) : hit.thumbnail && picture(hit, title(hit));
-  const body = large ? el("div", { class: "canvas" }, large) : el("p", { class: "page" }, hit.text || hit.id);
+  const large = hit.media ? recording(hit) : hit.page ? picture(hit, title(hit), "page", link) : hit.thumbnail && picture(hit, title(hit));
+  const body = large ? el("div", { class: "canvas" }, ...[large].flat()) : el("p", { class: "page" }, hit.text || hit.id);
   return el("figure", {}, step(-1, "‹", "previous"), body, step(1, "›", "next"));
+}
+
+// A video or a sound opens at its second, and ends where its segment does. Behind a video lies the frame that its small picture shows.
+function recording(hit) {
+  const { kind, url, start, end } = hit.media;
+  const player = el(kind, { controls: true, preload: "metadata", "aria-label": title(hit), src: `${url}#t=${start ?? 0}${end ? `,${end}` : ""}` });
+  player.addEventListener("error", () => {
+    player.replaceWith(el("p", { class: "lost" }, "This browser cannot play it, or its file has moved or changed."));
+    still(true);
+  });
+  const small = hit.thumbnail && picture(hit, title(hit));
+  if (small && kind === "video") small.hidden = true;
+  return [small, player].filter(Boolean);
+}
+
+// Shows the small picture in place of the video, or the video again.
+function still(on) {
+  const [player, small] = ["video", "img"].map((name) => find("detail").querySelector(`.canvas ${name}`));
+  if (on) player?.pause();
+  if (player) player.hidden = on;
+  if (small) small.hidden = !on && Boolean(player);
 }
 
 function told(hit, link) {
@@ -58,7 +83,7 @@ function told(hit, link) {
     el(
       "p",
       { class: "acts" },
-      at.ranked && hit.thumbnail && why,
+      at.ranked && explained(hit) && why,
       el("button", { type: "button", onclick: () => acts.like(hit) }, "More like this"),
       el("button", { type: "button", class: "quiet", onclick: close }, "Close"),
     ),
@@ -70,6 +95,7 @@ function toggle(hit) {
   at.why = !at.why;
   if (at.why) return explain(hit);
   find("detail").querySelector("canvas")?.remove();
+  still(false);
   find("why-said").replaceChildren();
   find("why").setAttribute("aria-pressed", "false");
 }
@@ -78,6 +104,7 @@ async function explain(hit) {
   const [said, frame] = [find("why-said"), find("detail").querySelector(".canvas")];
   find("why").setAttribute("aria-pressed", "true");
   said.replaceChildren("Looking at its patches…");
+  still(true);
   const current = () => said.isConnected && at.why;
   try {
     const found = await acts.ask(hit.id);

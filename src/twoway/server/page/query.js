@@ -1,22 +1,30 @@
-// What is asked: words, a picture that was dropped, pasted or picked, both, or "like this one". The form shows it.
+// What is asked: words, a picture, video or sound that was dropped, pasted or picked, both, or "like this one". The form shows it.
 
 import { show } from "./api.js";
 import { el, find, say } from "./dom.js";
 
-const now = { picture: null, name: "", like: null };
+const WORDS = { image: "picture", video: "video", audio: "sound" };
+const now = { media: null, kind: "image", name: "", like: null };
+let takes = Object.keys(WORDS);
+
+// What the model takes, of which one may be given.
+export function accept(kinds) {
+  takes = Object.keys(WORDS).filter((kind) => kinds.includes(kind));
+  find("file").accept = takes.map((kind) => `${kind}/*`).join();
+}
 
 // What the server is asked; nothing where nothing is given.
 export function query() {
   const text = find("words").value.trim();
   if (now.like !== null) return { id: now.like };
-  return { ...(text && { text }), ...(now.picture && { image: now.picture }) };
+  return { ...(text && { text }), ...(now.media && { [now.kind]: now.media }) };
 }
 
 export const like = () => now.like;
 
 export function set({ text = "", like = null }) {
   find("words").value = text;
-  Object.assign(now, { like, picture: null, name: "" });
+  Object.assign(now, { like, media: null, name: "" });
   draw();
 }
 
@@ -63,20 +71,22 @@ function drops(search) {
     depth = 0;
     over(false);
     if (event.dataTransfer.files.length) take(event.dataTransfer.files, search);
-    else say("That is an address, and addresses are not opened. Save the picture and drop the file.");
+    else say("That is an address, and addresses are not opened. Save the file and drop that.");
   });
 }
 
 function take(files, search) {
-  const file = [...files].find((one) => one.type.startsWith("image/"));
+  const kind = (file) => takes.find((one) => file.type.startsWith(`${one}/`));
+  const file = [...files].find(kind);
   if (!file) {
-    say(files.length ? `${files[0].name || "That"} is no picture.` : "");
+    const words = takes.map((one) => WORDS[one]);
+    say(files.length ? `${files[0].name || "That"} is no ${words.join(" or ")}, and this model takes no other files.` : "");
     return;
   }
   const reader = new FileReader();
   reader.onerror = () => say(`${file.name} cannot be read.`);
   reader.onload = () => {
-    Object.assign(now, { picture: reader.result, name: file.name || "pasted picture", like: null });
+    Object.assign(now, { media: reader.result, kind: kind(file), name: file.name || `pasted ${WORDS[kind(file)]}`, like: null });
     draw();
     search();
   };
@@ -88,15 +98,15 @@ let draw = () => {};
 // The picture, or the item that others are to be like, stands in the field with a button that takes it out.
 function drawWith(search) {
   const given = find("given");
-  given.hidden = !now.picture && now.like === null;
+  given.hidden = !now.media && now.like === null;
   given.replaceChildren();
   if (given.hidden) return;
-  const image = el("img", { alt: "", onerror: (event) => event.target.remove() });
-  if (now.picture) image.src = now.picture;
+  const image = el(now.media && now.kind === "video" ? "video" : "img", { alt: "", muted: true, onerror: (event) => event.target.remove() });
+  if (now.media) image.src = now.media;
   else show(image, now.like, "thumbnail");
-  const what = now.picture ? now.name : `like ${now.like}`;
+  const what = now.media ? now.name : `like ${now.like}`;
   const out = () => {
-    Object.assign(now, { picture: null, name: "", like: null });
+    Object.assign(now, { media: null, name: "", like: null });
     draw();
     find("words").focus();
     search();

@@ -6,6 +6,8 @@ import { el, find, score } from "./dom.js";
 const SNIPPET = 300; // characters of a page below its picture; the style shows three lines of them
 const SMALL = 160; // pixels; a smaller picture is not blown up to the whole card
 
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
 export function waiting(count = 8) {
   const list = find("results");
   list.setAttribute("aria-busy", "true");
@@ -34,6 +36,9 @@ export function focus(from) {
 export const title = (hit) =>
   hit.page ? `${short(hit.metadata.file)}, page ${hit.metadata.page}` : hit.text?.trim().split("\n")[0] || String(hit.metadata?.title ?? hit.metadata?.name ?? "") || short(hit.id);
 
+// A small picture that a model can be asked about; that of a sound shows how loud it is.
+export const explained = (hit) => hit.thumbnail && hit.media?.kind !== "audio";
+
 // The last part of a place is what tells it from others: `reports/2024/plan.pdf page 3` is `plan.pdf page 3`.
 export const short = (place) => (place || "").split(/[\\/]/).pop();
 
@@ -55,10 +60,11 @@ export function picture(hit, alt = "", what = "thumbnail", link = null) {
 function card(hit, place, acts) {
   const name = title(hit);
   const shown = hit.thumbnail ? picture(hit) : el("span", { class: "page" }, hit.text || hit.id);
+  const time = hit.media && el("span", { class: "time" }, `▶ ${clock(hit.media.start ?? 0)}`);
   return el(
     "li",
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
-    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown),
+    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown, time),
     el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), acts.ranked && el("span", { class: "score" }, score(hit.score))),
     hit.page
       ? el("p", { class: "snippet", title: hit.place }, hit.text.trim().slice(0, SNIPPET))
@@ -67,7 +73,7 @@ function card(hit, place, acts) {
       "p",
       { class: "acts" },
       el("button", { type: "button", class: "quiet", "aria-label": `More like ${name}`, onclick: () => acts.like(hit) }, "More like this"),
-      acts.ranked && hit.thumbnail && el("button", { type: "button", class: "quiet", "aria-label": `Why ${name} matched`, onclick: () => acts.why(place) }, "Why"),
+      acts.ranked && explained(hit) && el("button", { type: "button", class: "quiet", "aria-label": `Why ${name} matched`, onclick: () => acts.why(place) }, "Why"),
     ),
   );
 }
