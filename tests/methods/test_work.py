@@ -10,8 +10,9 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from PIL import Image as PILImage
 
 from counted import computed, computed_batch
-from twoway.content import ContentError, Document, Image, Text
+from twoway.content import ContentError, Document, Image, Text, Video
 from twoway.data.config import CostWeights, SourceConfig
+from twoway.data.patches import PatchGeometry
 from twoway.methods import counting
 from twoway.methods.config import AdapterConfig
 from twoway.methods.pretrain.config import PretrainConfig
@@ -19,7 +20,7 @@ from twoway.methods.pretrain.data import _work, open_data
 from twoway.methods.pretrain.method import prepare, require
 from twoway.training.progress import Meter
 
-CPU = torch.device("cpu")
+CPU, ONES = torch.device("cpu"), PatchGeometry(1, ())
 
 
 def opened(family, tiny_model, out, **options):
@@ -33,10 +34,11 @@ def opened(family, tiny_model, out, **options):
     return config, prepared, open_data(config, prepared, out / "run", shards=1, bad_rows=None)
 
 
-def other_batch(data):
-    """Rows unlike those that were tried."""
+def other_batch(data, *, video=False):
+    """Rows unlike those that were tried; with a video among them, of eight frames."""
     shown = PILImage.new("RGB", (90, 60), "red")
     documents = [(Text("a few words " * 9), Image(shown), Text("and more"), Image(shown)), (Text("alone " * 12),), (Image(shown),)]
+    documents += [(Video((Image(shown),) * 8), Text("moves"))] * video
     return data.collate([data.mask(data.encode(f"{n}", Document(parts)), epoch=0) for n, parts in enumerate(documents)])
 
 
@@ -54,17 +56,19 @@ def test_what_is_counted_on_shapes_is_what_is_counted_in_computing(family, tiny_
 
 
 @pytest.mark.parametrize(
-    ("family", "options"),
+    ("family", "options", "video"),
     [
-        ("qwen2_vl", {}),
-        ("gemma3", {}),
-        ("gemma3", {"freeze_tower": True, "gradient_checkpointing": True}),
-        ("qwen2_vl", {"masked_patches": "drop"}),
+        ("qwen2_vl", {}, False),
+        ("gemma3", {}, False),
+        ("gemma3", {"freeze_tower": True, "gradient_checkpointing": True}, False),
+        ("qwen2_vl", {"masked_patches": "drop"}, False),
+        ("qwen2_vl", {"freeze_tower": True}, True),
+        ("qwen3_vl", {}, True),
     ],
 )
-def test_the_work_of_a_batch_is_what_is_counted(family, options, tiny_model, tmp_path):
+def test_the_work_of_a_batch_is_what_is_counted(family, options, video, tiny_model, tmp_path):
     _, prepared, data = opened(family, tiny_model, tmp_path, **options)
-    batch = other_batch(data)
+    batch = other_batch(data, video=video)
     prepared.module.eval()  # nothing is computed twice
     counted = computed_batch(prepared.module, batch)
     assert prepared.module.count_tokens(batch)["work"] == pytest.approx(counted, rel=0.02)
@@ -77,7 +81,7 @@ def test_counting_leaves_no_trace(tiny_model, tmp_path):
     _, counted, _ = opened("qwen2_vl", tiny_model, tmp_path)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    counting.measure_work(counted.module, lambda *_: counted.module.dummy_batch() | {"identities": []}, counted.geometry.image_token)
+    counting.measure_work(counted.module, lambda *_: counted.module.dummy_batch() | {"identities": []}, counted.geometry)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(one.grad is None for one in counted.module.parameters())
     assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.module.parameters(), strict=True))
@@ -99,7 +103,7 @@ def test_what_looks_alike_is_counted_once_in_a_process(tiny_model, tmp_path, mon
 
 def test_seconds_are_measured_once_and_stay_with_the_run(tiny_model, tmp_path, monkeypatch):
     def slow(task, tried, device, *, half):
-        image = task.model.config.image_token_id
+        image = PatchGeometry(task.model.config.image_token_id, ())
         return [
             0.1 * batch["labels"].numel() + 0.2 * counting.count_pictures(batch, image)[0] + 0.5 * counting.count_pictures(batch, image)[1]
             for batch in tried
@@ -122,16 +126,16 @@ def test_costs_of_image_tokens_and_of_pictures_are_told_apart_where_pictures_dif
 
     tried = [row(words=9), row(words=30), row(4, words=5), row(16, words=7), row(4, 4, 4, words=20)]
     seconds = [
-        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in tried for tokens, count in [counting.count_pictures(one, 1)]
+        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in tried for tokens, count in [counting.count_pictures(one, ONES)]
     ]
-    assert counting.cost_weights(tried, seconds, 1) == CostWeights(3.0, 5.0)
+    assert counting.cost_weights(tried, seconds, ONES) == CostWeights(3.0, 5.0)
     same = [row(words=9), row(words=30), row(4, words=5), row(4, 4, words=7)]  # then a picture's cost is told as that of its tokens
     seconds = [
-        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in same for tokens, count in [counting.count_pictures(one, 1)]
+        0.1 * one["labels"].numel() + 0.2 * tokens + 0.5 * count for one in same for tokens, count in [counting.count_pictures(one, ONES)]
     ]
-    assert counting.cost_weights(same, seconds, 1) == CostWeights(4.25, 0.0)
-    cheap = [0.1 * one["labels"].numel() - 0.01 * counting.count_pictures(one, 1)[0] for one in tried]
-    assert counting.cost_weights(tried, cheap, 1) == CostWeights(1.0, 0.0)  # a picture is never made cheaper than words
+    assert counting.cost_weights(same, seconds, ONES) == CostWeights(4.25, 0.0)
+    cheap = [0.1 * one["labels"].numel() - 0.01 * counting.count_pictures(one, ONES)[0] for one in tried]
+    assert counting.cost_weights(tried, cheap, ONES) == CostWeights(1.0, 0.0)  # a picture is never made cheaper than words
 
 
 def test_rows_too_short_for_any_trial_leave_work_and_costs_unknown(tiny_model, tmp_path):

@@ -41,7 +41,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.config import CostWeights
 from twoway.data.masking import NO_TARGET
-from twoway.data.patches import ramp
+from twoway.data.patches import VIDEO_GRID, ramp
 from twoway.data.sampler import NO_EXTRA_COST
 from twoway.errors import TwowayError
 from twoway.losses.masked_patches import PatchDecoder
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
+    from twoway.data.patches import PatchGeometry
     from twoway.training.module import Batch
 
     from .config import MethodConfig
@@ -368,10 +369,10 @@ class BatchWork:
     forward: float  # share of them that is on the way forward
     cost: CostWeights
 
-    def of(self, batch: Batch, module: Reconstruction, image_token: int) -> float:
+    def of(self, batch: Batch, module: Reconstruction, geometry: PatchGeometry) -> float:
         """Return the operations of a batch."""
         counts = module.count_targets(batch)
-        return float(np.dot(self.line, batch_facts(batch, module, image_token))) + sum(
+        return float(np.dot(self.line, batch_facts(batch, module, geometry))) + sum(
             counts.get(name, 0) * one for name, one in self.targets.items()
         )
 
@@ -380,18 +381,18 @@ def known_work(
     config: PretrainConfig,
     prepared: PreparedModel[Reconstruction],
     make: Callable[[str, Document], Batch],
-    image_token: int,
     folder: Path,
 ) -> BatchWork:
     """Count, or read what was counted when the run began. `make` turns a document into a masked row's batch."""
 
     def found() -> dict[str, Any]:
-        work = measure_work(prepared.module, make, image_token)
+        work = measure_work(prepared.module, make, prepared.geometry)
         if config.calibrate == "time":
             # In pieces a model may fit where it does not in one.
             whole = config.device == "auto" and config.parallel == "ddp" and torch.accelerator.is_available()
             device = torch.accelerator.current_accelerator() if whole else None
-            cost = measure_seconds(prepared.module, make, image_token, device or torch.device("cpu"), half=config.dtype == "bfloat16")
+            device = device or torch.device("cpu")
+            cost = measure_seconds(prepared.module, make, prepared.geometry, device, half=config.dtype == "bfloat16")
             work = dataclasses.replace(work, cost=cost)
         return dataclasses.asdict(work)
 
@@ -399,7 +400,7 @@ def known_work(
     return BatchWork(tuple(kept["line"]), kept["targets"], kept["forward"], CostWeights(**kept["cost"]))
 
 
-def measure_work(module: Reconstruction, make: Callable[[str, Document], Batch], image_token: int) -> BatchWork:
+def measure_work(module: Reconstruction, make: Callable[[str, Document], Batch], geometry: PatchGeometry) -> BatchWork:
     """Count a few batches. Nothing is known where no row is short enough."""
     tried = _trials(make)
     if not tried:
@@ -415,13 +416,13 @@ def measure_work(module: Reconstruction, make: Callable[[str, Document], Batch],
     }
     whole = [total(one, *NEEDED) for one in counted]
     rest = [many - sum(total(one, *NEEDED, part=part) for part in heads.values()) for many, one in zip(whole, counted, strict=True)]
-    line = fit([batch_facts(batch, module, image_token) for batch in tried], rest)
+    line = fit([batch_facts(batch, module, geometry) for batch in tried], rest)
     forward = sum(total(one, FORWARD) for one in counted) / max(sum(whole), 1)
-    return BatchWork(tuple(line), targets, forward, cost_weights(tried, whole, image_token))
+    return BatchWork(tuple(line), targets, forward, cost_weights(tried, whole, geometry))
 
 
 def measure_seconds(
-    module: Reconstruction, make: Callable[[str, Document], Batch], image_token: int, device: torch.device, *, half: bool
+    module: Reconstruction, make: Callable[[str, Document], Batch], geometry: PatchGeometry, device: torch.device, *, half: bool
 ) -> CostWeights:
     """Take the seconds of a few batches; training notices nothing of it but the place of the weights."""
     module.to(device)
@@ -429,10 +430,10 @@ def measure_seconds(
     with evaluating(module), torch.enable_grad():
         taken = _seconds(module, tried, device, half=half)
     module.zero_grad(set_to_none=True)
-    return cost_weights(tried, taken, image_token) if tried else CostWeights()
+    return cost_weights(tried, taken, geometry) if tried else CostWeights()
 
 
-def batch_facts(batch: Batch, module: Reconstruction, image_token: int) -> list[float]:
+def batch_facts(batch: Batch, module: Reconstruction, geometry: PatchGeometry) -> list[float]:
     """Return what the work of a batch is a line in: tokens and their squares, again where the decoder reads them, and those of pictures.
 
     Of dropped patches only the decoder reads anything.
@@ -441,20 +442,24 @@ def batch_facts(batch: Batch, module: Reconstruction, image_token: int) -> list[
     kept, read = length, bool(masked.any())
     if module.drops_patches and read:
         kept = int((batch["inputs"]["attention_mask"].bool() & ~masked).sum(1).max())
-    images, pictures = count_pictures(batch, image_token)
+    images, pictures = count_pictures(batch, geometry)
     return [rows * kept, rows * kept**2, rows * length * read, rows * length**2 * read, images, images**2 / max(pictures, 1)]
 
 
-def count_pictures(batch: Batch, image_token: int) -> tuple[int, int]:
-    """Return how many image tokens a batch has, and how many pictures they are of: stretches of them with something between."""
-    shown = batch["inputs"]["input_ids"] == image_token
+def count_pictures(batch: Batch, geometry: PatchGeometry) -> tuple[int, int]:
+    """Return how many tokens of pictures a batch has, and how many pictures they are of: stretches of them with something between.
+
+    Of a video each step of its grid, a frame or a pair of frames, is a picture: a tower looks at one at a time.
+    """
+    ids, grid = batch["inputs"]["input_ids"], batch["inputs"].get(VIDEO_GRID)
+    shown = ids == geometry.image_token
     begins = shown & ~torch.nn.functional.pad(shown, (1, 0))[:, :-1]
-    return int(shown.sum()), int(begins.sum())
+    return int(geometry.is_patch(ids).sum()), int(begins.sum()) + (0 if grid is None else int(grid[:, 0].sum()))
 
 
-def cost_weights(tried: Sequence[Batch], counted: Sequence[float], image_token: int) -> CostWeights:
+def cost_weights(tried: Sequence[Batch], counted: Sequence[float], geometry: PatchGeometry) -> CostWeights:
     """Return what image tokens and pictures cost besides what every token does; rounded, so that crumbs do not change plans."""
-    text, token, picture = fit([(batch["labels"].numel(), *count_pictures(batch, image_token)) for batch in tried], counted)
+    text, token, picture = fit([(batch["labels"].numel(), *count_pictures(batch, geometry)) for batch in tried], counted)
     if text <= 0:
         return CostWeights()
     return CostWeights(round(1 + max(token / text, 0.0), 2), round(max(picture / text, 0.0), 1))

@@ -268,7 +268,7 @@ def operations(module: Reconstruction, config: Any, reader: PreparedProcessor, a
         mask_inputs, config=masks, seed=0, mask_token=reader.token.id, geometry=reader.geometry, ordinary=ordinary_ids(reader.processor)
     )
     together = partial(collate, pad_token=reader.pad_token, padding_side=tokens.padding_side)
-    work = measure_work(module, lambda name, document: together([mask(encode(name, document), epoch=0)]), reader.geometry.image_token)
+    work = measure_work(module, lambda name, document: together([mask(encode(name, document), epoch=0)]), reader.geometry)
     length, read = amount.padded / max(amount.rows, 1), float(module.decoder is not None and amount.image_tokens > 0)
     squares = amount.image_tokens**2 / max(amount.rows, 1)  # as if each row had one picture
     facts = (amount.padded, amount.padded * length, amount.padded * read, amount.padded * length * read, amount.image_tokens, squares)

@@ -113,10 +113,9 @@ def _work(config: PretrainConfig, prepared: PreparedModel[Reconstruction], make:
     """Count the work of batches on the model, for the log, and return what image tokens and pictures cost."""
     if config.calibrate == "none" or getattr(prepared, "module", None) is None:
         return config.cost  # a forecast has no model to count on
-    image_token = prepared.geometry.image_token
-    found = known_work(config, prepared, make, image_token, folder)
+    found = known_work(config, prepared, make, folder)
     if any(found.line):
-        prepared.module.count_work = lambda batch: found.of(batch, prepared.module, image_token)
+        prepared.module.count_work = lambda batch: found.of(batch, prepared.module, prepared.geometry)
     return found.cost if config.cost == CostWeights() else config.cost
 
 
