@@ -86,6 +86,13 @@ def _gathered(folder: Path) -> tuple[str, Path | None]:
     return f"jsonl:{folder / 'made.json'}", folder
 
 
+@settings
+class JoinConfig:
+    models: tuple[str, ...] = Field(default=(), metavar="MODEL")
+    judge: str | None = Field(default=None, metavar="MODEL")
+
+
+JOIN = _kind("join", JoinConfig)
 GATHER = dataclasses.replace(_kind("gather", GatherConfig, makes_model=False), rows=_gathered)
 KINDS = {one.name: one for one in (_kind("make", MakeConfig), _kind("train", TrainConfig), _kind("score", ScoreConfig, makes_model=False))}
 

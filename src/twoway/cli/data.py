@@ -159,7 +159,8 @@ def run_score(args: argparse.Namespace) -> int:
     """Score, and say what lies there."""
     from twoway.methods.score import score
 
-    result = score(args.model, args.data, args.out, config=read_settings(args), overwrite=args.overwrite)
+    config = read_settings(args)
+    result = score(args.model, config.data, args.out, config=config, overwrite=args.overwrite)
     bad = f"; {result.bad:,} rows left out" if result.bad else ""
     next_ = shlex.join(["twoway", "finetune", "BASE", "OUT", "--data", result.out, "loss.distill=kl"])
     lines = [f"{result.out}: {result.rows:,} pairs with the scores of {result.candidates:,} candidates{bad}", f"  next: {next_}"]

@@ -447,7 +447,6 @@ for finetune and rerank, with positive_scores and negative_scores. The same comm
     "twoway.methods.config.ScoreConfig",
     (
         arg("model", metavar="MODEL", help="a folder or a hub id: a reranker, or any that gives vectors"),
-        arg("--data", metavar="SPEC", nargs="+", action="extend", required=True, help="pairs: one source or several"),
         arg("--out", metavar="DIR", required=True, help="folder of the pairs with scores; new, or one to go on with"),
         arg("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew"),
         JSON,

@@ -268,8 +268,9 @@ class NegativeChoice:
 
 @settings
 class ScoreConfig(RerankerConfig):
-    """How a teacher scores the candidates of pairs."""
+    """Pairs whose candidates a teacher scores, and how."""
 
+    data: tuple[PairSource, ...] = Field(default=(), description="sources of the pairs: columns query, positive, negatives and so on")
     prompt: str | None = Field(
         default=None, description="the instruction of a reranker, or a text before each query (default: the model's prompts)"
     )

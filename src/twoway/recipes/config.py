@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twoway.config import Field, SettingPath, settings
+from twoway.methods.config import MergeConfig
 
 
 @settings
@@ -13,6 +14,17 @@ class RunConfig:
     only: str | None = Field(default=None, metavar="STAGE", description="this stage alone; those before it are used as they stand")
     redo: bool = Field(default=False, description="do stale stages again; with start or only also stages that are done")
     nproc: int = Field(default=1, ge=1, description="ranks of the training stages on this machine")
+
+
+@settings
+class MergeStageConfig(MergeConfig):
+    """How the model that a stage starts from is merged with others."""
+
+    models: tuple[str, ...] = Field(
+        default=(),
+        metavar="MODEL",
+        description="models that are merged with it, behind it in the order of `weights`; stage:NAME is a stage's",
+    )
 
 
 @settings

@@ -42,7 +42,7 @@ from twoway.training.progress import read_log
 
 from .recipe import located, named_stages, sources_of
 from .records import by_reason
-from .run import DOES, Step, duration, lay_out, rows_in
+from .run import DOES, Step, duration, lay_out, made_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,12 +126,12 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
                 return Forecast(step.job.name, step.said, notes=(*notes, *_bound(step)), problems=(*problems, *absent))
             waiting = [one.job.name for one in steps if one.job.name in named_stages(step.job.config) and one.action in DOES]
             if waiting:
-                note = f"{step.job.name}: its rows are made by {waiting[0]}, so rows and tokens are not known before that is done"
+                note = f"{step.job.name}: what it reads is made by {waiting[0]}, so rows and tokens are not known before that is done"
                 return Forecast(step.job.name, step.said, notes=(note,))
             if streams:
                 note = f"{step.job.name}: streams are not fetched now, so rows and tokens are known once 'twoway data prepare' has run"
                 return Forecast(step.job.name, step.said, notes=(*notes, note, *_bound(step)))
-            return _trained(step, located(step.job.config, rows_in(steps)), reader_of(step, steps), nproc)
+            return _trained(step, located(step.job.config, made_in(steps)), reader_of(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
 

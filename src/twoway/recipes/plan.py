@@ -28,17 +28,17 @@ from twoway.methods.rerank.config import RerankConfig
 from twoway.models import loading
 
 from .config import PlanConfig
-from .recipe import START, read_recipe
+from .recipe import START, made_by, read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from twoway.data.config import SourceConfig
     from twoway.methods.config import MethodConfig
     from twoway.methods.memory import TrainingMemory
 
-    from .recipe import StageRecipe
+    from .recipe import Recipe, StageRecipe
 
 _PLANNED = ("pretrain", "bridge", "finetune", "rerank")
 
@@ -140,7 +140,7 @@ def plan(recipe: str | Path, hardware: str, words: Sequence[str] = (), *, config
     config = gather(PlanConfig, config, options, plan)
     machine, said = find_hardware(hardware, config.price), read_means(config.source)
     read = read_recipe(recipe, words)
-    chosen = [one for one in read.stages if one.kind.name in _PLANNED]
+    chosen = [_with_sources(one, read) for one in read.stages if one.kind.name in _PLANNED]
     if not chosen:
         raise UsageError(f"{recipe} trains nothing, so there is nothing to plan")
     require_used(said, (one.label for stage in chosen for one in stage.config.data))
@@ -154,9 +154,25 @@ def plan(recipe: str | Path, hardware: str, words: Sequence[str] = (), *, config
     for stage in progress.steps(chosen, "counting operations, stages", total=len(chosen)):
         done = work_of(model, stage, said, ranks=machine.count, padding=config.padding, tokens=wanted.get(stage.name))
         planned.append(_stage(stage, done, machine, config.utilisation))
-    left = [one.name for one in read.stages if one not in chosen]
+    left = [one.name for one in read.stages if one.kind.name not in _PLANNED]
     notes = (*_assumed(machine, config, planned), *((f"not planned: {', '.join(left)}",) if left else ()))
     return Plan(str(recipe), model, machine, config.utilisation, tuple(planned), notes)
+
+
+def _with_sources(stage: StageRecipe, recipe: Recipe) -> StageRecipe:
+    """Return a stage that reads, instead of rows that others make, what those read: mined and scored pairs are as many as they were."""
+    by_name = {one.name: one for one in recipe.stages}
+
+    def read(source: SourceConfig) -> Iterator[SourceConfig]:
+        maker = made_by(source)
+        if maker is None:
+            yield source
+        else:
+            for one in by_name[maker].config.data:
+                yield from (replace(found, weight=found.weight * source.weight) for found in read(one))
+
+    data = tuple(found for one in stage.config.data for found in read(one))
+    return stage if data == stage.config.data else replace(stage, config=replace(stage.config, data=data))
 
 
 def _stage(stage: StageRecipe, work: Work, machine: Hardware, utilisation: float) -> StagePlan:

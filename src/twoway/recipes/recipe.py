@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from .stages import StageKind
 
+    Find = Callable[[str], tuple[StageKind, Path]]  # the name of a stage -> its kind and its folder
+
 START = "base"  # the key of the recipe's model, and its name in `from`
 _STAGES, _EVERY = "stages", "*"
 _OWN = ("stage", "from", "folder", "recipe")  # keys of a stage that are not its configuration's
@@ -238,12 +240,13 @@ def _base(whole: Given, stages: Sequence[StageRecipe]) -> str:
     return ""
 
 
-# Data that an earlier stage makes: a source `stage:NAME` of a recipe stands for the rows of that stage, wherever they
-# come to lie.
+# What an earlier stage makes: a source `stage:NAME` of a recipe stands for the rows of that stage, and a model
+# `stage:NAME` for its model, wherever they come to lie.
 #
 # stages:
 #   mine: {data: [{spec: samples:train}]}
 #   finetune: {from: base, data: [{spec: "stage:mine"}]}
+#   merge: {models: ["stage:pretrain"]}
 
 PREFIX = "stage:"
 
@@ -259,19 +262,35 @@ def made_by(source: SourceConfig) -> str | None:
     return source.spec.removeprefix(PREFIX) if source.spec.startswith(PREFIX) else None
 
 
+def models_of(config: Any) -> dict[str, str | tuple[str, ...]]:
+    """Return the settings that name a model, or several."""
+    named = [field.name for field in dataclasses.fields(config) if field.metadata.get("metavar") == "MODEL"]
+    return {key: value for key in named if (value := getattr(config, key))}
+
+
 def named_stages(config: Any) -> set[str]:
-    """Return the stages whose rows a configuration reads."""
+    """Return the stages whose rows or models a configuration reads."""
+    return _rows_of(config) | {one.removeprefix(PREFIX) for one in _each_model(config) if one.startswith(PREFIX)}
+
+
+def _rows_of(config: Any) -> set[str]:
     return {name for listed in sources_of(config).values() for one in listed if (name := made_by(one)) is not None}
 
 
+def _each_model(config: Any) -> Iterable[str]:
+    return (one for value in models_of(config).values() for one in ([value] if isinstance(value, str) else value))
+
+
 def require_made(config: Any, before: Mapping[str, StageKind], where: str) -> None:
-    """Refuse rows of a stage that is not done before, or makes none."""
-    making = [name for name, kind in before.items() if kind.rows is not None]
+    """Refuse rows or the model of a stage that is not done before, or makes none."""
+    rows = _rows_of(config)
     for name in sorted(named_stages(config)):
+        what = "rows" if name in rows else "a model"
+        making = [one for one, kind in before.items() if (kind.rows is not None if name in rows else kind.makes_model)]
         if name not in making:
             known = f"there are: {', '.join(making)}" if making else "there is none"
             raise UsageError(
-                f"{where} reads {PREFIX}{name}, and no stage of that name makes rows before it{did_you_mean(name, making)} ({known})"
+                f"{where} reads {PREFIX}{name}, and no stage of that name makes {what} before it{did_you_mean(name, making)} ({known})"
             )
 
 
@@ -280,17 +299,25 @@ def named(source: SourceConfig) -> SourceConfig:
     return source if made_by(source) is None else dataclasses.replace(source, name=source.label.removeprefix(PREFIX))
 
 
-def located(config: Any, find: Callable[[str], tuple[str, Path | None]]) -> Any:
-    """Return the configuration with the places of such rows; `find` gives spec and root of a stage's rows."""
-    changed = {key: tuple(_located(listed, find)) for key, listed in sources_of(config).items()}
-    return dataclasses.replace(config, **changed) if named_stages(config) else config
+def located(config: Any, find: Find) -> Any:
+    """Return the configuration with the places of such rows and models."""
+    if not named_stages(config):
+        return config
+    changed: dict[str, Any] = {key: tuple(_rows(one, find) for one in listed) for key, listed in sources_of(config).items()}
+    for key, value in models_of(config).items():
+        changed[key] = _model(value, find) if isinstance(value, str) else tuple(_model(one, find) for one in value)
+    return dataclasses.replace(config, **changed)
 
 
-def _located(listed: Iterable[SourceConfig], find: Callable[[str], tuple[str, Path | None]]) -> Iterable[SourceConfig]:
-    for one in listed:
-        name = made_by(one)
-        if name is None:
-            yield one
-        else:
-            spec, root = find(name)
-            yield dataclasses.replace(named(one), spec=spec, root=root)
+def _rows(source: SourceConfig, find: Find) -> SourceConfig:
+    name = made_by(source)
+    if name is None:
+        return source
+    kind, folder = find(name)
+    assert kind.rows is not None
+    spec, root = kind.rows(folder)
+    return dataclasses.replace(named(source), spec=spec, root=root)
+
+
+def _model(model: str, find: Find) -> str:
+    return str(find(model.removeprefix(PREFIX))[1]) if model.startswith(PREFIX) else model

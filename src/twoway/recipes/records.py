@@ -26,7 +26,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, sha256, write_whole
 from twoway.models.loading import is_hub_id, versions
 
-from .recipe import START, made_by, named, sources_of
+from .recipe import PREFIX, START, made_by, models_of, named, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -184,16 +184,20 @@ class _Remembered:
 
 
 def _inputs(stage: StageRecipe) -> dict[str, Any]:
-    """Return the settings that name what is read: lists of sources, and folders."""
+    """Return the settings that name what is read: lists of sources, models, and folders."""
     values = {field.name: getattr(stage.config, field.name) for field in dataclasses.fields(stage.config)}
     folders = {key: value for key, value in values.items() if isinstance(value, Path) and key not in stage.kind.free}
-    return sources_of(stage.config) | folders
+    return sources_of(stage.config) | models_of(stage.config) | folders
 
 
 def _contents(given: Any, found: _Remembered, known: Mapping[str, str], problems: list[str]) -> Any:
     """Return data by what is in it."""
     if isinstance(given, Path):
         return found.folder(given, problems)
+    if isinstance(given, str):
+        return known[given.removeprefix(PREFIX)] if given.startswith(PREFIX) else found.model(given, problems)
+    if isinstance(given[0], str):
+        return [_contents(one, found, known, problems) for one in given]
     read, missing = [], []
     for one in given:
         said: list[str] = []

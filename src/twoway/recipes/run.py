@@ -145,7 +145,7 @@ def do(job: Job, base: str, folder: Path, *, nproc: int = 1) -> Record:
 def _do(step: Step, steps: Sequence[Step], nproc: int) -> Record:
     if step.action == "again":
         _say(f"  {step.folder} goes to {set_aside(step.folder)}, which may be deleted")
-    return do(replace(step.job, config=located(step.job.config, rows_in(steps))), step.base, step.folder, nproc=nproc)
+    return do(replace(step.job, config=located(step.job.config, made_in(steps))), step.base, step.folder, nproc=nproc)
 
 
 def _seconds(record: Record, began: float) -> float:
@@ -275,15 +275,10 @@ def lay_out(
     return read, steps
 
 
-def rows_in(steps: Sequence[Step]) -> Callable[[str], tuple[str, Path | None]]:
-    """Return what identifies the rows that a stage has made."""
-
-    def find(name: str) -> tuple[str, Path | None]:
-        step = next(one for one in steps if one.job.name == name)
-        assert step.job.kind.rows is not None
-        return step.job.kind.rows(step.folder)
-
-    return find
+def made_in(steps: Sequence[Step]) -> Callable[[str], tuple[StageKind, Path]]:
+    """Return what finds the kind and the folder of a stage by its name."""
+    made = {one.job.name: (one.job.kind, one.folder) for one in steps}
+    return made.__getitem__
 
 
 def _chosen(names: Sequence[str], start: str | None, only: str | None) -> set[str]:

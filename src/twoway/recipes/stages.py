@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twoway.content import ContentError
+from twoway.data.config import SCORED_FILE
 from twoway.data.lengths import picture_tokens
 from twoway.evaluation import evaluate
 from twoway.evaluation.config import EvaluateConfig
-from twoway.methods import convert, mine
+from twoway.methods import convert, merge, mine, score
 from twoway.methods.bridge import method
-from twoway.methods.config import ConvertConfig, MineConfig
+from twoway.methods.config import ConvertConfig, MergeConfig, MineConfig, ScoreConfig
 from twoway.methods.finetune import method as finetune_method
 from twoway.methods.pretrain import method as pretrain_method
 from twoway.methods.rerank import method as rerank_method
@@ -31,6 +32,8 @@ from twoway.models.loading import read_json
 from twoway.reports.page import REPORT
 from twoway.training.config import FREE
 from twoway.training.progress import read_log
+
+from .config import MergeStageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,8 +174,19 @@ def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str,
     return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
 
 
-def _mined(folder: Path) -> tuple[str, Path | None]:
-    root = read_json(folder / mine.MANIFEST)["root"]
+def _score(base: str, out: Path, config: ScoreConfig, _nproc: int) -> Mapping[str, Any]:
+    found = score.score(base, config.data, out, config=config)
+    return {key: value for key, value in dataclasses.asdict(found).items() if isinstance(value, int)}
+
+
+def _merge(base: str, out: Path, config: MergeStageConfig, _nproc: int) -> Mapping[str, Any]:
+    chosen = MergeConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(MergeConfig)})
+    found = merge.merge([base, *config.models], out, config=chosen)
+    return {"attention": found.card.attention["measured"], "weights": ", ".join(f"{one:.3g}" for one in found.weights)}
+
+
+def _rows_below(manifest: str, folder: Path) -> tuple[str, Path | None]:
+    root = read_json(folder / manifest)["root"]
     return f"parquet:{folder}", None if root is None else Path(root)
 
 
@@ -195,11 +209,23 @@ MINE = StageKind(
     _mine,
     marker=mine.MANIFEST,
     makes_model=False,
-    rows=_mined,
+    rows=partial(_rows_below, mine.MANIFEST),
     free=frozenset({"device", "processes", "limits", "budget", "workers", "attn_implementation"}),
     later=frozenset({"attention", "template", "processor"}),
     opening=frozenset({"pooling", "attention", "template", "processor"}),
 )
+SCORE = StageKind(
+    "score",
+    ScoreConfig,
+    _score,
+    marker=SCORED_FILE,
+    makes_model=False,
+    named=True,
+    rows=partial(_rows_below, SCORED_FILE),
+    free=frozenset({"device", "limits", "budget", "workers", "attn_implementation"}),
+)
+MERGE_KEYS = frozenset(field.name for field in dataclasses.fields(MergeStageConfig))
+MERGE = StageKind("merge", MergeStageConfig, _merge, named=True, later=MERGE_KEYS)  # a whole recipe's `suite` is what evaluate scores
 
 KINDS: dict[str, StageKind] = {
     kind.name: kind
@@ -210,6 +236,8 @@ KINDS: dict[str, StageKind] = {
         MINE,
         training(finetune_method.METHOD, count=count_pairs),
         training(rerank_method.METHOD, count=count_pairs, named=True),  # most of its keys are those of finetune
+        SCORE,
+        MERGE,
         EVALUATE,
     )
 }

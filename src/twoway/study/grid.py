@@ -63,14 +63,8 @@ class GridJob:
         return job_state(self.job, self.folder)
 
     def ready(self) -> Job:
-        """Return the job with the places of rows that others have made by now."""
-
-        def rows(name: str) -> tuple[str, Path | None]:
-            kind, folder = self.makers[name]
-            assert kind.rows is not None
-            return kind.rows(folder)
-
-        return dataclasses.replace(self.job, config=located(self.job.config, rows))
+        """Return the job with the places of what others have made by now."""
+        return dataclasses.replace(self.job, config=located(self.job.config, self.makers.__getitem__))
 
 
 @dataclass(frozen=True)
