@@ -118,3 +118,12 @@ def test_rows_of_unknown_length_are_asked_for(tmp_path):
     path.write_text("base: Qwen/Qwen2-VL-2B-Instruct\nstages: {pretrain: {data: [{spec: rows.jsonl, cap: 10}]}}\n")
     with pytest.raises(UsageError, match=r"--source rows\.jsonl="):
         plan(path, "h100")
+
+
+def test_rows_that_a_stage_makes_are_as_many_as_it_reads(tiny_model, tmp_path):
+    stages = "{mine: {data: [{spec: a.jsonl, cap: 900, name: a}]}, score: {data: [{spec: 'stage:mine'}]}, "
+    stages += "finetune: {from: base, data: [{spec: 'stage:score', weight: 2.0}], global_batch_size: 30}}"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"base: {tiny_model('qwen2_vl')}\nstages: {stages}\n")
+    (stage,) = plan(path, "h100x8", source=("a=900:20:1:64:10:0:0",)).stages
+    assert (stage.work.rows, stage.work.steps) == (1800, 60)
