@@ -23,7 +23,10 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MASKS = {
     "EOS sees B, A sees EOS (as published)": {"eos_sees_target": True, "sources_see_eos": True},
@@ -181,32 +184,35 @@ def show(out: Path) -> None:
     about = "bridge: {steps} steps of {rows} rows; contrastive: {tune_steps} steps of {batch}; {tested} pairs of unseen concepts"
     print(about.format(**runs[0]))
     table = {name: {run["seed"]: run for run in runs if run["mask"] == name} for name in names}
-    _print(
-        "mean over seeds",
-        {name: {key: _interval([run[key] for run in table[name].values()]) for key in COLUMNS.values()} for name in names},
-    )
-    first = table.get(next(iter(MASKS)), {})
-    paired = {name: {key: _paired(table[name], first, key) for key in COLUMNS.values()} for name in names if table[name] is not first}
-    _print("difference to the published mask, seed by seed", paired)
+    print_tables(table, COLUMNS, "the published mask")
 
 
-def _paired(runs: dict[int, Any], first: dict[int, Any], key: str) -> str:
-    return _interval([run[key] - first[seed][key] for seed, run in runs.items() if seed in first])
+def print_tables(table: Mapping[str, Mapping[int, Mapping[str, Any]]], columns: Mapping[str, str], first: str, digits: int = 3) -> None:
+    """Print each way's means over seeds, and its differences to the first way, called `first`, seed by seed."""
+    way = next(iter(table.values()))
+    means, paired = {}, {}
+    for name, runs in table.items():
+        means[name] = {key: _interval([run[key] for run in runs.values()], digits) for key in columns.values()}
+        both = [(run, way[seed]) for seed, run in runs.items() if seed in way]
+        paired[name] = {key: _interval([run[key] - to[key] for run, to in both], digits) for key in columns.values()}
+    _print("mean over seeds", means, columns)
+    _print(f"difference to {first}, seed by seed", {name: cells for name, cells in paired.items() if table[name] is not way}, columns)
 
 
-def _interval(values: list[float]) -> str:
+def _interval(values: list[float], digits: int) -> str:
     if not values:
         return "–"
     if len(values) < 2:
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ± {T95[min(len(values), 5)] * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+        return f"{values[0]:.{digits}f}"
+    half = T95[min(len(values), 5)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
-def _print(title: str, rows: dict[str, dict[str, str]]) -> None:
-    print(f"\n| {title} | " + " | ".join(COLUMNS) + " |")
-    print("|---|" + "---|" * len(COLUMNS))
+def _print(title: str, rows: Mapping[str, Mapping[str, str]], columns: Mapping[str, str]) -> None:
+    print(f"\n| {title} | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
     for name, cells in rows.items():
-        print(f"| {name} | " + " | ".join(cells[key] for key in COLUMNS.values()) + " |")
+        print(f"| {name} | " + " | ".join(cells[key] for key in columns.values()) + " |")
 
 
 if __name__ == "__main__":
