@@ -16,6 +16,7 @@ from scripts.chromium import launched
 from clips import clip
 from page_server import COLOURS, HOSTILE, LONG_NAME, PAGE_TEXT, PICTURES, drawn, items, make_clips, make_pages, make_store, serving
 from twoway.embedding import open_embedder
+from twoway.embedding.reranker import open_reranker
 from twoway.search.query import open_store
 from twoway.server.app import create_app
 from twoway.server.schemas import ServerLimits
@@ -28,7 +29,7 @@ ACCEPTED = ["clipboard-read", "clipboard-write"]
 
 
 @pytest.fixture(scope="module")
-def sites(tiny_encoder, tmp_path_factory):
+def sites(tiny_encoder, tiny_reranker, tmp_path_factory):
     """Return the addresses of four servers of one model: a full index, an empty one, none, and one behind a key."""
     engine = open_embedder(tiny_encoder("qwen2_vl"), device="cpu", workers=0)
     folder, content = tmp_path_factory.mktemp("db"), items(engine)
@@ -39,6 +40,7 @@ def sites(tiny_encoder, tmp_path_factory):
         "none": create_app(engine),
         "small": create_app(engine, full, ServerLimits(body_bytes=10_000)),
         "marked": create_app(engine, full, name=HOSTILE),
+        "reranked": create_app(engine, full, reranker=open_reranker(tiny_reranker, device="cpu")),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
         "pages": create_app(engine, make_pages(folder, engine)[0]),
         "locked pages": create_app(engine, open_store(folder / "db"), access=Access.of((KEY,))),
@@ -126,6 +128,21 @@ def test_words_give_pictures_and_text_with_scores_pages_and_files(visit):
     page.go_back()
     expect(said(page)).to_have_text("A look into the index")
     expect(page.get_by_role("searchbox")).to_have_value("")
+
+
+def test_a_reranker_puts_the_first_into_its_order_and_the_order_before_is_shown(visit):
+    page = visit("reranked")
+    plain = [hit["id"] for hit in hits(look_up(visit()))]
+    found = hits(look_up(page))
+    assert ids(page) == [hit["id"] for hit in found] != plain
+    assert [plain[hit["place_before"] - 1] for hit in found] == ids(page)
+    assert page.locator(".was").all_inner_texts() == [f"was {hit['place_before']}" for hit in found]
+    assert page.locator(".score").all_inner_texts() == [f"{hit['relevance']:.3f}" for hit in found]
+    with page.expect_response("**/v1/search"):
+        page.get_by_label("rerank the first 20").uncheck()
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator(".was")).to_have_count(0)
+    assert ids(page) == plain
 
 
 def test_a_picture_that_is_picked_finds_itself_and_may_stand_beside_words(visit):

@@ -327,7 +327,8 @@ async def index_state(service: AuthorizedService) -> dict[str, Any]:
     def about(store: Store) -> dict[str, Any]:
         fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
         takes = sorted(set(KINDS) & service.engine.inputs.single)
-        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields, "takes": takes}
+        again = {} if service.reranker is None else {"reranker": service.reranker_name}
+        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields, "takes": takes, **again}
 
     found: dict[str, Any] = await service.reader.with_timeout(service.run_on_index(about))
     return found

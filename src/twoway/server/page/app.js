@@ -8,12 +8,12 @@ import * as query from "./query.js";
 import * as results from "./results.js";
 
 const PAGE = 20;
-const now = { hits: [], count: PAGE, asked: {}, filter: "", hybrid: false, leaving: null };
+const now = { hits: [], count: PAGE, asked: {}, filter: "", hybrid: false, rerank: false, leaving: null };
 
 async function search({ count = PAGE, keep = false } = {}) {
   // More of the same is of the same question, whatever was typed since.
   const more = count > now.count;
-  const { asked, filter, hybrid } = more ? now : question();
+  const { asked, filter, hybrid, rerank } = more ? now : question();
   if (!keep) {
     // Without a question there is nothing to rank; a filter alone still lists what it lets through.
     if (!Object.keys(asked).length && !filter) find("words").focus();
@@ -30,9 +30,9 @@ async function search({ count = PAGE, keep = false } = {}) {
   if (!more) results.waiting();
   find("more").hidden = true;
   try {
-    const body = { ...asked, top_k: count, ...(filter && { filter }), ...(hybrid && { hybrid: true }) };
+    const body = { ...asked, top_k: count, ...(filter && { filter }), ...(hybrid && { hybrid: true }), ...(rerank && { rerank_top: PAGE }) };
     const found = await post("/v1/search", body, leaving.signal);
-    Object.assign(now, { hits: found.hits, count, asked, filter, hybrid });
+    Object.assign(now, { hits: found.hits, count, asked, filter, hybrid, rerank });
     answer(found, from);
     if (lost) results.focus(from);
   } catch (error) {
@@ -46,7 +46,9 @@ async function search({ count = PAGE, keep = false } = {}) {
 
 function question() {
   const asked = query.query();
-  return { asked, filter: filters.filter(), hybrid: Boolean(asked.text) && find("hybrid").checked };
+  const contents = Object.keys(asked).length > 0 && asked.id === undefined;
+  const rerank = contents && !find("again").hidden && find("rerank").checked;
+  return { asked, filter: filters.filter(), hybrid: Boolean(asked.text) && find("hybrid").checked, rerank };
 }
 
 const asks = (asked, filter) => Object.keys(asked).length > 0 || Boolean(filter);
@@ -126,6 +128,7 @@ async function start() {
   detail.listen(acts);
   find("more").onclick = () => search({ count: now.count + PAGE, keep: true });
   find("hybrid").onchange = () => query.query().text && search();
+  find("rerank").onchange = () => asks(query.query()) && search();
   window.addEventListener("popstate", recall);
   // Before anything is waited for: what is typed or dropped while the index is asked for is not to be lost.
   recallQuestion();
@@ -133,6 +136,8 @@ async function start() {
     const index = await read("/v1/index");
     describe(index);
     query.accept(index.takes);
+    find("again").hidden = !index.reranker;
+    find("again").title = `${index.reranker} reads the first ${PAGE} together with the question, and puts them into its order`;
     filters.listen(index.fields, () => search());
     if (index.count && !now.leaving) search({ keep: true });
   } catch (error) {

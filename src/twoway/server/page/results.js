@@ -36,6 +36,10 @@ export function focus(from) {
 export const title = (hit) =>
   hit.page ? `${short(hit.metadata.file)}, page ${hit.metadata.page}` : hit.text?.trim().split("\n")[0] || String(hit.metadata?.title ?? hit.metadata?.name ?? "") || short(hit.id);
 
+// Of a hit that was reranked, the reranker's score and the place before; of one that it could not read, the place alone.
+const reranked = (hit) => hit.place_before !== undefined;
+const value = (hit) => score(reranked(hit) && hit.relevance !== null ? hit.relevance : hit.score);
+
 // A small picture that a model can be asked about; that of a sound shows how loud it is.
 export const explained = (hit) => hit.thumbnail && hit.media?.kind !== "audio";
 
@@ -64,8 +68,8 @@ function card(hit, place, acts) {
   return el(
     "li",
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
-    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${score(hit.score)}` : ""}. Open`, onclick: () => acts.open(place) }, shown, time),
-    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), acts.ranked && el("span", { class: "score" }, score(hit.score))),
+    el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${value(hit)}` : ""}${reranked(hit) ? `, was ${hit.place_before}` : ""}. Open`, onclick: () => acts.open(place) }, shown, time),
+    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), reranked(hit) && el("span", { class: "was", title: "Its place before reranking" }, `was ${hit.place_before}`), acts.ranked && el("span", { class: "score" }, value(hit))),
     hit.page
       ? el("p", { class: "snippet", title: hit.place }, hit.text.trim().slice(0, SNIPPET))
       : el("p", { class: "place", title: hit.place }, short(hit.place) === name ? null : short(hit.place)),
