@@ -348,6 +348,7 @@ def test_a_video_is_dropped_and_asked_why_and_a_sound_is_heard(visit, tmp_path):
     sound.locator(".mat").click()
     page.wait_for_function("() => document.querySelector('#detail audio').readyState > 1")
     assert page.locator("#detail audio").evaluate("player => [player.currentTime, player.duration]") == pytest.approx([1, 2], abs=0.05)
+    expect(page.locator(".options .hint")).to_have_text("Drop or paste a picture or video anywhere.")
     page.locator("#file").set_input_files({"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
     expect(said(page)).to_contain_text("a.wav is no picture or video")
 

@@ -11,6 +11,9 @@ let takes = Object.keys(WORDS);
 export function accept(kinds) {
   takes = Object.keys(WORDS).filter((kind) => kinds.includes(kind));
   find("file").accept = takes.map((kind) => `${kind}/*`).join();
+  find("pick").hidden = !takes.length;
+  const words = takes.map((kind) => WORDS[kind]);
+  document.querySelector(".options .hint").textContent = words.length ? `Drop or paste a ${words.join(" or ")} anywhere.` : "";
 }
 
 // What the server is asked; nothing where nothing is given.
