@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 
 import numpy as np
 import pytest
@@ -198,3 +200,16 @@ def test_words_are_pretrained_with_sounds(tiny_model, tmp_path):
     result = pretrain(tiny_model(HEARS), tmp_path / "out", [str(tmp_path / "rows.jsonl")], max_steps=1, **usual)
     assert result.steps == 1
     assert read_log(tmp_path / "out")[0]["mlm"] > 0
+
+
+def test_two_hours_of_sound_are_refused_whole_and_read_in_parts(tmp_path):
+    path, rate = tmp_path / "long.wav", 8000
+    size = 7200 * rate  # a byte each, which no disk has to hold
+    head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVEfmt ", 16, 1, 1, rate, rate, 1, 8, b"data", size)
+    path.write_bytes(head)
+    os.truncate(path, len(head) + size)
+    quick = Limits(max_media_seconds=3, max_media_memory=1 << 30)
+    assert sound(path).seconds(None, quick) == 7200
+    with pytest.raises(ContentError, match=r"long.wav is 7,200 seconds long, and the bound is 600; cut it into several rows"):
+        sound(path).opened(None, quick)
+    assert sound(path, start=7000, end=7010).opened(None, quick).describe() == "10.0 seconds of sound"

@@ -14,6 +14,7 @@ from twoway.content import ContentError, Document, Image, Place, Text, Video
 from twoway.data.config import PairSource
 from twoway.data.dataset import open_source, open_table
 from twoway.data.mixture import open_pairs
+from twoway.embedding.writing import cut_into_segments
 from twoway.images import DEFAULT
 from twoway.limits import Limits, ReadLimits
 from twoway.methods.duplicates import is_copy, sketch
@@ -204,3 +205,34 @@ def test_a_video_is_shown_by_its_middle_frame_and_sent_as_its_file(tmp_path):
     assert video(path).opened(None, DEFAULT).describe() == "8 frames of 64x48"
     assert not Image.found_in(path.read_bytes(), paths=False)
     assert Video.found_in(path.read_bytes(), paths=False)
+
+
+def test_two_hours_are_looked_up_and_not_decoded(tmp_path):
+    path = clip(tmp_path / "long.mkv", times=[30_000 * number for number in range(241)], size=(16, 16))
+    quick = Limits(max_media_seconds=3, max_media_memory=1 << 30)
+    assert video(path).seconds(None, quick) == pytest.approx(7200, rel=0.01)
+    frames, times = shown(path, quick, num_frames=3)
+    assert frames == pytest.approx([number * 5 % 256 / 5 for number in (0, 120, 240)], abs=0.9)
+    assert times == pytest.approx([0, 3600, 7200], abs=31)
+    last = Document.from_parts([{"video": path, "start": 7080, "end": 7200}], place=Place("long.mkv"))
+    assert brightness(last.parts[0].opened(None, quick).value["array"])[-1] == pytest.approx(239 * 5 % 256 / 5, abs=0.9)
+    made = list(cut_into_segments(Document.from_parts([{"video": path}], place=Place("long.mkv")), 600, quick))
+    assert [one.meta["start"] for one in made] == [600 * number for number in range(12)]
+    assert list(cut_into_segments(last, 60, quick))[-1].meta["end"] == 7200
+
+
+def test_8k_is_shrunk_as_it_is_read_or_refused(tmp_path):
+    path = clip(tmp_path / "8k.mp4", size=(7680, 4320), frames=1)
+    assert video(path).size(None, DEFAULT) == (1365, 768, 2)
+    assert brightness(video(path, num_frames=1).opened(None, DEFAULT).value["array"]) == pytest.approx([0, 0], abs=0.9)
+    with pytest.raises(ContentError, match=r"is too large \(7,680 x 4,320, the bound is 20,000,000 pixels a frame\); make it smaller"):
+        video(path).size(None, Limits(max_pixels=20_000_000))
+    with pytest.raises(ContentError, match=r"8k.mp4 .*needs more than 100 MB of memory"):
+        video(path).opened(None, Limits(max_media_memory=100 << 20))
+
+
+def test_a_gif_that_begins_again_for_ever_is_read_once(tmp_path):
+    frames = [PILImage.new("RGB", (32, 24), (50 * number,) * 3) for number in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    assert shown(tmp_path / "a.gif", num_frames=64)[0] == [0, 10, 20, 30]
+    assert video(tmp_path / "a.gif").seconds(None, DEFAULT) == pytest.approx(0.4, abs=0.11)
