@@ -29,6 +29,7 @@ from twoway.methods.pretrain.method import prepare, pretrain
 from twoway.models.attention import set_attention
 from twoway.models.opening import open_model
 from twoway.proof.probe import probe
+from twoway.training.probes import Prober, measure_modalities, pair_pictured_rows
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -158,6 +159,24 @@ def test_masked_tubes_of_a_video_are_targets_and_seen_by_nobody(name, way, tiny_
     same = torch.equal(before["mae"].total, after["mae"].total)
     assert same == (way != "noise"), "noise is seen; what is left out is not"
     assert torch.isfinite(before["mae"].total + before["mlm"].total)
+
+
+def test_what_the_order_of_frames_gives_words_is_measured(tiny_model):
+    prepared = made(tiny_model, "qwen2_vl", mae_weight=0.0)
+    prober = Prober(family_encoder(prepared), partial(collate, pad_token=0), prepared.geometry, prepared.token.id)
+    texts = [Text(f"words about number {number} that are long enough") for number in range(4)]
+    moving = [(f"m{number}", Document((frames(4, seed=number), texts[number]))) for number in range(2)]
+    equal = [(f"e{number}", Document((Video((Image(still(number)),) * 4), texts[2 + number]))) for number in range(2)]
+    row = prober.frame_rows(pair_pictured_rows(moving)[0])
+    right, backwards = (row[name].inputs[VIDEO_PIXELS].view(2, -1) for name in ("right", "backwards"))
+    assert torch.equal(row["right"].labels, row["backwards"].labels)
+    assert not torch.equal(right, backwards)
+    found = [measure_modalities(prepared.module, pair_pictured_rows(rows), prober) for rows in (moving, equal)]
+    assert found[0]["frames_gap_backwards"] != 0
+    assert found[1]["frames_gap_backwards"] == 0, "frames that are all alike have no order"
+    assert all(one["frames_rows"] == one["words_rows"] == 2 for one in found)
+    stills = [(f"s{number}", Document((Image(still(number)), texts[number]))) for number in range(2)]
+    assert not any("frames" in name for name in measure_modalities(prepared.module, pair_pictured_rows(stills), prober))
 
 
 def test_segments_are_items_with_their_times(tiny_encoder, tmp_path):

@@ -220,6 +220,11 @@ class Video(Recording):
             return PILImage.fromarray(np.ascontiguousarray(self.source.pixels[len(self.source.pixels) // 2].transpose(1, 2, 0)))
         return replace(self, num_frames=1).opened(place, limits).preview(place, limits)
 
+    def backwards(self, place: Place | None, limits: Limits) -> Self:
+        """Return it opened, with its frames in the opposite order."""
+        shown = self.opened(place, limits).source
+        return replace(self, source=VideoFrames(np.ascontiguousarray(shown.pixels[::-1]), shown.metadata))
+
     def likeness(self, place: Place | None, limits: Limits) -> PILImage.Image:
         """See `Media`: four frames side by side, because clips that show the same in another order are no copies."""
         shown = self.opened(place, limits).source.pixels

@@ -18,8 +18,8 @@ from twoway.training.progress import read_log
 from whole_page import read
 
 
-def gap(kind, value, error):
-    return {"step": 9, f"{kind}_gap_shuffled": value, f"{kind}_gap_shuffled_error": error, f"{kind}_rows": 40}
+def gap(kind, value, error, wrong="shuffled"):
+    return {"step": 9, "words_rows": 40, f"{kind}_gap_{wrong}": value, f"{kind}_gap_{wrong}_error": error}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,10 @@ def gap(kind, value, error):
         (gap("words", 0.05, 0.1), "No help of pictures is seen yet"),
         (gap("patches", 0.0, 0.001), "No help of captions is seen yet"),
         (gap("patches", -0.2, 0.01), "The right captions do harm"),
+        (
+            gap("frames", 0.2, 0.01, "backwards"),
+            "A word beside a video costs 0.200 (± 0.010) nats less than with the same frames backwards",
+        ),
         ({"step": 9, "loss": 1.0}, "No held-out row"),
     ],
 )

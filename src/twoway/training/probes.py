@@ -1,8 +1,9 @@
 """Do pictures help words, and words pictures? Measured on held-out rows on the way: what MoCa's first stage claims (arXiv 2506.23115).
 
 Masked words are restored with the right picture, with that of another row, and with none; masked patches with the right caption and that
-of another row. Masks are the same in all cases and at every step, so differences are of the same targets. Words are probed with whole
-pictures and patches with whole captions: what one modality gives the other is not mixed with what masks take away.
+of another row; and words beside a video with its frames backwards, too. Masks are the same in all cases and at every step, so differences
+are of the same targets. Words are probed with whole pictures and patches with whole captions: what one modality gives the other is not
+mixed with what masks take away.
 
 Training notices nothing: no gradient, no random number and no mode is left changed. Every rank measures all rows: that needs no word
 between ranks, and keeps the calls of sharded parts in step.
@@ -22,20 +23,21 @@ import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from twoway.content import ContentError, Document, Part, Text
+from twoway.content import ContentError, Document, Part, Text, Video
 from twoway.data.config import MaskingConfig
 from twoway.data.masking import NO_TARGET, MaskedRow, mask_inputs
+from twoway.images import DEFAULT
 
 from .module import to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from twoway.data.patches import PatchGeometry
     from twoway.data.processing import Example
 
 WORD_LOSSES = ("mlm", "clm", "bridge")  # of masked words, of next ones, and of words behind a bridge
-RIGHT, SHUFFLED, NONE = "right", "shuffled", "none"
+RIGHT, SHUFFLED, NONE, BACKWARDS = "right", "shuffled", "none", "backwards"
 _AT_ONCE = 8
 _EPOCH = -1  # masks of no epoch that is trained on
 
@@ -84,9 +86,21 @@ class Prober:
     def word_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
         """Return a row with the same words masked under each picture; None where nothing can be compared."""
         alone = Document(tuple(part for part in pair.document.parts if isinstance(part, Text)), pair.document.place)
-        documents = {RIGHT: pair.document, SHUFFLED: pair.swapped(texts=False), NONE: alone}
+        return self._same_words(pair.identity, {RIGHT: pair.document, SHUFFLED: pair.swapped(texts=False), NONE: alone})
+
+    def frame_rows(self, pair: ProbePair) -> dict[str, MaskedRow] | None:
+        """Return a row with a video, and the same with its frames backwards, with the same words masked."""
+        place, parts = pair.document.place, pair.document.parts
         try:
-            examples = {name: self.encode(pair.identity, document) for name, document in documents.items()}
+            turned = Document(tuple(part.backwards(place, DEFAULT) if isinstance(part, Video) else part for part in parts), place)
+        except ContentError:
+            return None
+        return self._same_words(pair.identity, {RIGHT: pair.document, BACKWARDS: turned})
+
+    def _same_words(self, identity: str, documents: Mapping[str, Document]) -> dict[str, MaskedRow] | None:
+        """Return documents of the same texts with the same words masked; None where nothing can be compared."""
+        try:
+            examples = {name: self.encode(identity, document) for name, document in documents.items()}
         except ContentError:
             return None
         # Long rows are cut, and later without a picture: words that not all have are not probed.
@@ -134,6 +148,8 @@ def measure_modalities(module: Any, pairs: Sequence[ProbePair], prober: Prober) 
             for name, one in sums.items():
                 found |= {f"words_{name}": one.mean, f"words_{name}_accuracy": float(one.hits.sum() / one.targets.sum())}
             found |= gaps("words", sums)
+            moving = [pair for pair in pairs if any(isinstance(part, Video) for part in pair.document.parts)]
+            found |= gaps("frames", _sums(module, prober, moving, prober.frame_rows, words=True))
         if "mae" in module.loss_weights:
             sums = _sums(module, prober, pairs, prober.patch_rows, words=False)
             found |= {f"patches_{name}": one.mean for name, one in sums.items()} | gaps("patches", sums)

@@ -9,7 +9,7 @@ import numpy as np
 
 from twoway.content import ContentError
 from twoway.reports.training import Examples, read_entries, restore_examples, write_run_report
-from twoway.training.probes import SHUFFLED, ProbePair, Prober, measure_modalities, pair_pictured_rows
+from twoway.training.probes import BACKWARDS, SHUFFLED, ProbePair, Prober, measure_modalities, pair_pictured_rows
 from twoway.training.trainer import Callback, Trainer
 
 from .step import NOTHING_MASKED
@@ -127,8 +127,9 @@ class PretrainCallback(HeldOutCallback):
 # The report: whether losses fall, and whether the modalities help each other.
 
 _HELP = {
-    "words": ("a word costs {} nats less with its own picture than with another row's", "pictures"),
-    "patches": ("a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
+    "words": (SHUFFLED, "a word costs {} nats less with its own picture than with another row's", "pictures"),
+    "patches": (SHUFFLED, "a masked patch's squared error is {} lower with its own caption than with another row's", "captions"),
+    "frames": (BACKWARDS, "a word beside a video costs {} nats less than with the same frames backwards", "frames in order"),
 }
 
 
@@ -152,8 +153,8 @@ def describe_gaps(log: Sequence[dict[str, Any]]) -> str:
     if last is None:
         return "No held-out row with a picture and a text was there to measure it on."
     sentences = []
-    for kind, (sentence, helper) in _HELP.items():
-        gap, error = last.get(f"{kind}_gap_{SHUFFLED}"), last.get(f"{kind}_gap_{SHUFFLED}_error")
+    for kind, (wrong, sentence, helper) in _HELP.items():
+        gap, error = last.get(f"{kind}_gap_{wrong}"), last.get(f"{kind}_gap_{wrong}_error")
         if gap is None:
             continue
         off = "" if error is None else f" (± {_significant(error, 2)})"
