@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base clean
+.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup ## pre-train the shipped base, prove it two-way, fine-tune, score, find (minutes)
 	$(BIN)/python examples/demo.py
+
+demo-media: setup ## clips of the samples: fine-tune, embed, index, search, and is what is found right? (minutes)
+	$(BIN)/python -m examples.demo_media
 
 test: setup ## the whole test suite (about 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from tools.samples.clips import write_clips
 
-import twoway
+from twoway.config import fill
 from twoway.data.sources.samples import samples_folder
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.methods.pretrain.method import pretrain
 
 RECIPE = {
     "learning_rate": 6e-4,
@@ -50,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = [{"id": clip.file.stem, "parts": [{"video": clip.file.name}, {"text": clip.caption}]} for clip in clips]
     data = args.out / "clips" / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    steps = {"max_steps": args.steps, "eval_steps": max(1, args.steps // 2), "save_steps": args.steps}
-    twoway.pretrain(args.base, args.out / "run", [str(data)], held_out=len(rows) // 20, **steps, **RECIPE)
+    steps = {"max_steps": args.steps, "eval_steps": max(1, args.steps // 2), "save_steps": args.steps, "held_out": len(rows) // 20}
+    pretrain(args.base, args.out / "run", [str(data)], config=fill(PretrainConfig, RECIPE | steps, "clips"))
     print_gaps(args.out / "run" / "log.jsonl")
 
 

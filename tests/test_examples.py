@@ -16,6 +16,8 @@ import nbformat
 import pytest
 import uvicorn
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image as PILImage
+from tools.samples.clips import MOTIONS, OPPOSITE, frame, write_clips
 from traitlets.config import Config
 
 from snippets import ROOT
@@ -80,6 +82,47 @@ def test_every_command_of_the_demo_is_one_that_there_is(monkeypatch, tmp_path):
     monkeypatch.setattr(demo.Path, "write_bytes", lambda *_: 0)
     demo.main()
     assert set(seen) == {"check", "convert", "pretrain", "finetune", "evaluate", "embed", "index", "search"}
+
+
+def test_the_demo_of_videos_finds_clips_and_says_what_is_right(tiny_encoder, monkeypatch, tmp_path, capsys):
+    """Clips, index and search are real; training, which takes minutes, is read and leaves a tiny model."""
+    demo, trained = load("demo_media"), tiny_encoder("qwen2_vl")
+    monkeypatch.setattr(demo, "OUT", tmp_path / "demo")
+    monkeypatch.setattr(demo, "TRAINED", 2)
+    monkeypatch.setattr(demo, "ASKED", 1)
+    plain = demo.run
+
+    def read(words):
+        if words[0] not in ("convert", "finetune"):
+            return plain(words)
+        build_parser(words[0]).parse_args(words)
+        assert Path(words[1]).is_dir()
+        (tmp_path / "demo" / ("two-way" if words[0] == "convert" else "model")).symlink_to(trained)
+        return 0
+
+    monkeypatch.setattr(demo, "run", read)
+    demo.main()
+    said = capsys.readouterr().out
+    assert "12 clips of 3 things" in said
+    rates = {line[2:16].strip(): line.split()[-4:] for line in said.splitlines() if line.startswith("  ") and line.endswith("%")}
+    assert set(rates) == {"chance", "before", "one frame", "three frames"}
+    assert rates["chance"] == ["50.0%", "25.0%"] * 2
+    assert rates["before"] == rates["three frames"], "the same model here"
+    pairs = [json.loads(line) for line in (tmp_path / "demo" / "trained" / "pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == 6
+    assert pairs[0]["positive"] == {"video": "000-moves-to-the-left.mp4"}
+    assert pairs[0]["negatives"] == [], "what is asked for later is no negative either"
+    assert pairs[1]["negatives"] == [pairs[2]["positive"]]
+
+
+def test_only_several_frames_say_how_a_thing_moves(tmp_path):
+    clips = [write_clips(tmp_path / folder, "unseen", 1) for folder in "ab"]
+    assert [one.file.read_bytes() for one in clips[0]] == [one.file.read_bytes() for one in clips[1]]
+    picture = PILImage.radial_gradient("L").convert("RGBA")
+    frames = {motion: [frame(picture, motion, at / 4).tobytes() for at in range(5)] for motion in MOTIONS}
+    assert len({one[2] for one in frames.values()}) == 1
+    assert len({one[0] for one in frames.values()}) == 4
+    assert all(frames[motion] == frames[OPPOSITE[motion]][::-1] for motion in MOTIONS)
 
 
 def printed(capsys):

@@ -100,7 +100,7 @@ def _qwen(config: NanoConfig, tokenizer: Any, kind: str, vision: dict[str, Any],
         image_processor=transformers.Qwen2VLImageProcessor(**shared),
         tokenizer=tokenizer,
         video_processor=image(**shared),
-        chat_template=TEMPLATE.replace("IMAGE", QWEN_PICTURE),
+        chat_template=TEMPLATE.replace("IMAGE", f"{QWEN_PICTURE}{{%- elif part['type'] == 'video' or 'video' in part -%}}{QWEN_VIDEO}"),
     )
     return getattr(transformers, f"{kind}ForConditionalGeneration")(settings), processor
 
@@ -145,4 +145,6 @@ QWEN_TOKENS = {
     "vision_bos_token": "<|vision_start|>",
     "vision_eos_token": "<|vision_end|>",
 }
-QWEN_PICTURE = QWEN_TOKENS["vision_bos_token"] + QWEN_TOKENS["image_token"] + QWEN_TOKENS["vision_eos_token"]
+QWEN_PICTURE, QWEN_VIDEO = (
+    QWEN_TOKENS["vision_bos_token"] + QWEN_TOKENS[name] + QWEN_TOKENS["vision_eos_token"] for name in ("image_token", "video_token")
+)
