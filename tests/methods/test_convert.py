@@ -91,6 +91,23 @@ def test_a_shorter_vector_is_the_first_numbers_made_one_long_again(tiny_encoder:
     assert short.get_embedding_dimension() == 8
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
+def test_layers_are_left_out_in_even_steps(
+    family: str, tiny_model: Callable[[str], Path], tiny_encoder: Callable[..., Path], tmp_path: Path
+) -> None:
+    twoway.convert(tiny_model(family), tmp_path / "small", num_hidden_layers=2)
+    whole, small = load(tiny_encoder(family)), load(tmp_path / "small")
+    before = plain.everything(whole)
+    text = whole[0].auto_model.get_decoder()
+    del text.layers[1]  # the first and the last of three stay
+    if family == "gemma3":
+        del text.config.layer_types[1]  # one for each layer
+    text.config.num_hidden_layers = 2
+    assert np.abs(plain.everything(small) - plain.everything(whole)).max() < 1e-6
+    assert np.abs(plain.everything(small) - before).max() > 1e-3
+    assert checkpoint.read_card(tmp_path / "small")["chain"][-1]["options"]["num_hidden_layers"] == 2
+
+
 def test_prompts_and_limits_are_saved(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     options = {"prompts": {"query": "find: "}, "max_length": 20, "max_pixels": 28 * 28, "dtype": "bfloat16"}
     result = twoway.convert(tiny_model("qwen2_vl"), tmp_path / "out", **options)
@@ -141,6 +158,7 @@ def test_converting_again_keeps_what_the_source_says(tiny_model: Callable[[str],
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"num_hidden_layers": 9}, "at most 3 in this model, not 9"),
         ({"attention": "two_way"}, "did you mean two-way"),
         ({"pooling": "means"}, "did you mean mean"),
         ({"truncate_dim": 33}, "truncate_dim 33"),

@@ -189,6 +189,9 @@ class ConvertConfig:
     min_pixels: int | None = Field(default=None, ge=1, description="smaller pictures are enlarged to this area")
     max_pixels: int | None = Field(default=None, ge=1, description="larger pictures are shrunk to this area")
     truncate_dim: int | None = Field(default=None, description="numbers of a vector; default: all")
+    num_hidden_layers: int | None = Field(
+        default=None, ge=1, description="keep so many layers of the language model, in even steps, as a small model to train; default: all"
+    )
     attn_implementation: str | AttnImplementation | None = Field(
         default=None, description="attention kernel that the result is proved with; it is not saved"
     )

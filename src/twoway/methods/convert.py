@@ -80,6 +80,8 @@ def convert(
         parts = processors.load_processor(loading.locate(config.processor, loading.PROCESSOR) if config.processor else opened.folder)
         processors.require_fit(opened.model, parts)
         token = ensure_mask_token(opened.model, parts, wanted=config.mask_token)
+        if config.num_hidden_layers is not None:
+            _keep_layers(opened.model, config.num_hidden_layers)
         set_attention(opened.model, config.attention)
         settings = _settings(opened, config, parts)
         mode, template = _mode(settings), _template(opened, config)
@@ -171,6 +173,27 @@ def _settings(opened: Start, config: ConvertConfig, parts: Any) -> checkpoint.Ch
     settings = own.pooled(mode, config.truncate_dim)
     module = {key: value for key, value in settings.module.items() if config.template is None or key != "modality_config"}
     return dataclasses.replace(settings, prompts=settings.prompts | config.prompts, module=module)
+
+
+def _keep_layers(model: PreTrainedModel, number: int) -> None:
+    """Keep so many layers of the language model, from the first to the last in even steps."""
+    found, text = loading.parts(model), model.config.get_text_config()
+    depth = len(found.layers)
+    if number > depth:
+        raise UsageError(f"num_hidden_layers is at most {depth} in this model, not {number}")
+    if getattr(text, "num_kv_shared_layers", 0):
+        raise TwowayError("layers of this model read the keys and values of others, so none can be left out")
+    kept = np.linspace(0, depth - 1, number).round().astype(int).tolist()
+    for name, value in text.to_dict().items():
+        if isinstance(value, list) and len(value) == depth:  # a value for each layer, such as its kind of attention
+            setattr(text, name, [value[place] for place in kept])
+    text.num_hidden_layers = number
+    for place in sorted(set(range(depth)) - set(kept), reverse=True):
+        del found.layers[place]
+    for place, layer in enumerate(found.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", place)  # noqa: B010 - no type has it
 
 
 def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: str, template: Style, longest: int | None) -> int:
