@@ -14,11 +14,14 @@ import pytest
 from PIL import Image as PILImage
 
 from twoway.content import ContentError, Document, Image, Text
+from twoway.data.config import PairSource
+from twoway.data.mixture import open_pairs
 from twoway.embedding import open_embedder
 from twoway.embedding.endpoint import Endpoint
 from twoway.embedding.opening import open_engine
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.cache import VectorSource
+from twoway.methods.score import score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +123,14 @@ def test_its_vectors_are_those_of_the_model_behind_it(server, prefix):
     assert engine.dimension == server.engine.dimension
     together = [len(body["input"]) for body in server.asked if "input" in body]
     assert together == ([3, 3] if prefix == "openai" else [])  # of the documents, and what the dimension is asked of
+
+
+def test_it_may_be_the_teacher_of_a_smaller_model(server, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"query": "w1", "positive": "w2 w3", "negatives": ["w4", "w5 w6"]}) + "\n")
+    score(f"openai:{server.url}#tiny", tmp_path / "rows.jsonl", tmp_path / "out")
+    pair = open_pairs((PairSource(str(tmp_path / "out")),)).read(0)[1]
+    query, *candidates = server.engine.array(list(pair.documents))
+    assert pair.scores == pytest.approx(list(np.stack(candidates) @ query), abs=1e-5)
 
 
 def test_a_server_of_ours_is_told_the_side(server):

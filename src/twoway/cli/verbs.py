@@ -439,14 +439,15 @@ choice costs no embedding. The same command goes on after any end.""",
 VERBS["score"] = Verb(
     """Write a teacher's scores of each pair's candidates beside them, for distillation: 'twoway finetune … loss.distill=kl' follows them.
 
-MODEL is a reranker, which reads a query with each candidate, or an embedding model, whose score is the cosine. OUT/part-*.parquet are pairs
-for finetune and rerank, with positive_scores and negative_scores. The same command goes on after any end.""",
+MODEL is a reranker, which reads a query with each candidate, or an embedding model, also behind a server (openai:URL#MODEL), whose score
+is the cosine. OUT/part-*.parquet are pairs for finetune and rerank, with positive_scores and negative_scores. The same command goes on
+after any end.""",
     """twoway score my-reranker --data mined --out scored
   twoway score Qwen/Qwen3-VL-Embedding-8B --data pairs.jsonl --out scored""",
     "data.run_score",
     "twoway.methods.config.ScoreConfig",
     (
-        arg("model", metavar="MODEL", help="a folder or a hub id: a reranker, or any that gives vectors"),
+        arg("model", metavar="MODEL", help="a folder or a hub id: a reranker, or any that gives vectors; or openai:URL#MODEL"),
         arg("--out", metavar="DIR", required=True, help="folder of the pairs with scores; new, or one to go on with"),
         arg("--overwrite", action="store_true", help="take away the pairs in OUT and begin anew"),
         JSON,

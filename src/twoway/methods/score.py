@@ -1,7 +1,8 @@
 """`score`: a teacher's scores of each pair's candidates, written ahead, for distillation in fine-tuning.
 
-The teacher is a reranker, which reads a query with each candidate, or an embedding model, whose score is the cosine. Files of pairs come
-out one by one, each whole or not at all, so a run goes on after a kill. A row has `positive_scores` and `negative_scores` beside its sides.
+The teacher is a reranker, which reads a query with each candidate, or an embedding model or a server of one, whose score is the cosine.
+Files of pairs come out one by one, each whole or not at all, so a run goes on after a kill. A row has `positive_scores` and
+`negative_scores` beside its sides.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from twoway.data.config import SCORED_FILE, PairSource
 from twoway.data.dataset import data_folder
 from twoway.data.mixture import open_pairs
 from twoway.data.rows import BAD_ROWS, Policy
-from twoway.embedding import open_embedder
+from twoway.embedding.endpoint import is_endpoint
+from twoway.embedding.opening import open_engine
 from twoway.embedding.reranker import Reranker, gives_scores, open_reranker
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from twoway.content import Pair
     from twoway.data.mixture import Pairs
     from twoway.embedding import Embedder
+    from twoway.embedding.endpoint import Endpoint
 
 PART = 256
 
@@ -106,11 +109,11 @@ def score(
     return ScoreResult(str(out), facts["rows"], facts["candidates"], len(pairs) - facts["rows"], conditions["root"])
 
 
-def _open_teacher(model: Any, config: ScoreConfig) -> Embedder:
-    """Open a reranker, or an embedding model where it is one."""
-    if isinstance(model, Reranker) or (isinstance(model, str | Path) and gives_scores(loading.locate(model))):
+def _open_teacher(model: Any, config: ScoreConfig) -> Embedder | Endpoint:
+    """Open a reranker, or what gives vectors: a model, or a server."""
+    if isinstance(model, Reranker) or (isinstance(model, str | Path) and not is_endpoint(model) and gives_scores(loading.locate(model))):
         return open_reranker(model, **config.opening())
-    return open_embedder(model, **config.opening())
+    return open_engine(model, **config.opening())
 
 
 def _root_of(pairs: Pairs) -> Path | None:
@@ -127,7 +130,7 @@ def _root_of(pairs: Pairs) -> Path | None:
 Scored = tuple["Pair", list[float], list[float]]
 
 
-def _score(teacher: Embedder, pairs: Pairs, rows: range, prompt: str | None, policy: Policy) -> list[Scored]:
+def _score(teacher: Embedder | Endpoint, pairs: Pairs, rows: range, prompt: str | None, policy: Policy) -> list[Scored]:
     """Return rows with the scores of their right and of their wrong candidates; a row is refused whole."""
     read: list[Pair] = []
     for row in rows:
@@ -165,7 +168,7 @@ def _of_reranker(teacher: Reranker, read: Sequence[Pair], prompt: str | None, ba
     return found
 
 
-def _of_embedder(teacher: Embedder, read: Sequence[Pair], prompt: str | None, bad: dict[int, ContentError]) -> list[list[float]]:
+def _of_embedder(teacher: Embedder | Endpoint, read: Sequence[Pair], prompt: str | None, bad: dict[int, ContentError]) -> list[list[float]]:
     """Return the cosine of each candidate with its query; the prompt is that of queries."""
     places = [(number, at) for number, pair in enumerate(read) for at in range(len(pair.documents))]
     vectors: dict[tuple[int, int], Any] = {}
