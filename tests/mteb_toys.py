@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -12,11 +14,13 @@ from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 from PIL import Image
 
+from clips import clip
+
 WORDS = tuple("red green blue white black small large round square bright dark old new map flag fox cat tree house sea".split())  # noqa: SIM905
 
 
 def metadata(name: str, kind: str, category: str, score: str, languages: Any = ("eng-Latn",)) -> TaskMetadata:
-    modalities = [word for word, letter in (("text", "t"), ("image", "i")) if letter in category.replace("2", "")]
+    modalities = [word for word, letter in (("text", "t"), ("image", "i"), ("video", "v")) if letter in category.replace("2", "")]
     return TaskMetadata(
         name=name, type=kind, category=category, main_score=score, modalities=modalities, eval_splits=["test"],
         eval_langs=languages if isinstance(languages, dict) else list(languages), description="a task for tests",
@@ -87,6 +91,20 @@ class ToyPages(Toy, AbsTaskRetrieval):
         corpus = table(pictures=True, id=[f"p{n}" for n in range(9)], **pages)
         queries = table(id=[f"{subset}-{n}" for n in range(5)], text=[phrase(random) for _ in range(5)])
         return split(queries, corpus, {f"{subset}-{n}": {f"p{n}": 2, f"p{n + 1}": 1, f"p{n + 2}": 0} for n in range(5)})
+
+
+class ToyClips(Toy, AbsTaskRetrieval):
+    metadata = metadata("ToyClips", "Any2AnyRetrieval", "t2v", "recall_at_1")
+
+    def make(self, random: np.random.Generator, _: str) -> dict[str, Any]:
+        with TemporaryDirectory() as folder:
+            files = [clip(Path(folder) / "clip.mp4", frames=4 + 2 * n).read_bytes() for n in range(4)]
+        corpus = datasets.Dataset.from_dict(
+            {"id": [f"v{n}" for n in range(4)], "video": [{"bytes": one, "path": None} for one in files]},
+            features=datasets.Features({"id": datasets.Value("string"), "video": datasets.Video()}),
+        )
+        queries = table(id=[f"q{n}" for n in range(4)], text=[phrase(random) for _ in range(4)])
+        return split(queries, corpus, {f"q{n}": {f"v{n}": 1} for n in range(4)})
 
 
 class ToyPairs(AbsTaskSTS):

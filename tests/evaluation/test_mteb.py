@@ -7,6 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import mteb
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from mteb.models import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
 import twoway
-from mteb_toys import TOYS, ToyPictures, ToyTexts, picture, table
+from mteb_toys import TOYS, ToyClips, ToyPictures, ToyTexts, picture, table
 from twoway.cli import main
-from twoway.content import ContentError
+from twoway.content import ContentError, Document, Text, Video
+from twoway.embedding import open_embedder
 from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.cache import VectorSource
 from twoway.evaluation.compare import compare
@@ -34,7 +36,7 @@ PROMPTS = {"query": "Find: ", "STS": "Same? ", "ToyPages-document": "A page: "}
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let mteb know the tasks by their names, and a benchmark of them."""
-    for toy in TOYS:
+    for toy in (*TOYS, ToyClips):
         monkeypatch.setitem(sys.modules["mteb.get_tasks"]._TASKS_REGISTRY, toy.metadata.name, toy)
     together = mteb.Benchmark(name="Toys", tasks=[toy() for toy in TOYS])
     monkeypatch.setitem(sys.modules["mteb.benchmarks.get_benchmark"]._build_registry(), "Toys", together)
@@ -157,7 +159,6 @@ def test_vidore_v2_is_mtebs_and_scored_by_ndcg_at_5():
         ({"suite": "mteb:Toys", "tasks": ["ToyPage"]}, "Toys has no task 'ToyPage'; did you mean ToyPages"),
         ({"suite": "mteb:ToyPairs", "subset": 3}, "ToyPairs is a task of mteb's kind STS"),
         ({"suite": "mteb:ToyPages", "on_bad": "skip"}, "scores its tasks whole"),
-        ({"suite": "mteb:ESC50"}, "is about audio, which no model here takes"),
         ({"suite": "vidore-v2", "data": "here"}, "brings its own data"),
     ],
 )
@@ -175,6 +176,17 @@ def test_a_text_model_is_not_asked_about_pages(tiny_model, tmp_path):
     with pytest.raises(TwowayError, match=r"ToyPictures cannot be evaluated: Model .* supports .*text"):
         evaluate(tiny_model("bert"), "mteb:ToyPictures", cache_dir=tmp_path, device="cpu")
     assert evaluate(tiny_model("bert"), "mteb:ToyTexts", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyTexts"]["n"] == 8
+
+
+def test_clips_are_searched_by_a_model_that_takes_them(model, tiny_model, tmp_path):
+    found = evaluate(model, "mteb:ToyClips", cache_dir=tmp_path, device="cpu").found["tasks"]["ToyClips"]
+    engine, data = open_embedder(model, device="cpu", workers=0), ToyClips().make(np.random.default_rng(0), "default")
+    clips = [Document((Video(one["bytes"]),)) for one in data["corpus"].cast_column("video", datasets.Video(decode=False))["video"]]
+    queries = engine.array([Document((Text(one),)) for one in data["queries"]["text"]], side="query")
+    best = (queries @ engine.array(clips, side="document").T).argmax(1)
+    assert found["score"] == pytest.approx(np.mean(best == np.arange(len(best))))
+    with pytest.raises(TwowayError, match=r"ToyClips cannot be evaluated: Model .* supports .*text"):
+        evaluate(tiny_model("bert"), "mteb:ToyClips", cache_dir=tmp_path, device="cpu")
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, toy: Any, spoil: Any) -> None:

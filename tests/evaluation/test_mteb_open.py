@@ -38,7 +38,7 @@ def test_the_meta_says_what_the_model_is(tiny_encoder, tmp_path):
     assert isinstance(model, SearchProtocol)
     meta = model.mteb_model_meta
     parameters = sum(one.numel() for one in model.model.parameters())
-    assert (meta.modalities, meta.embed_dim, meta.max_tokens, meta.use_instructions) == (["image", "text"], 32, 1024, True)
+    assert (meta.modalities, meta.embed_dim, meta.max_tokens, meta.use_instructions) == (["image", "text", "video"], 32, 1024, True)
     assert (meta.n_parameters, meta.memory_usage_mb) == (parameters, round(4 * parameters / 2**20, 1))
     assert meta.similarity_fn_name == "cosine"
     assert meta.revision == model.vectors.fingerprint[-16:]
@@ -62,7 +62,7 @@ def test_mtebs_command_runs_on_a_folder_with_texts_and_with_pictures(tiny_encode
     assert json.loads(texts.read_text())["scores"]["test"][0]["main_score"] == score(alone, ToyTexts())
     assert {one["hf_subset"] for one in json.loads(pages.read_text())["scores"]["test"]} == {"english", "french"}
     meta = json.loads((texts.parent / "model_meta.json").read_text())
-    assert (meta["name"], meta["modalities"]) == (f"twoway/{folder.name}", ["image", "text"])
+    assert (meta["name"], meta["modalities"]) == (f"twoway/{folder.name}", ["image", "text", "video"])
 
 
 def test_a_checkpoint_on_the_hub_is_seen_to_take_pictures(tiny_encoder):
