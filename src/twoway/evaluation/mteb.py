@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -184,7 +185,7 @@ def _part(name: str, value: Any, place: Place) -> Part:
     if isinstance(value, dict) and "array" not in value:  # as `datasets` keeps it: its bytes, or the path of its file
         source = value.get("bytes") or value.get("path")
     if source is None or (isinstance(value, str) and source is value):  # a text is no path
-        raise ContentError(f"the row has no {KINDS[name].what} where one should be (found {type(value).__name__})", place)
+        raise ContentError(f"the row has no {name} where one should be (found {type(value).__name__})", place)
     return Document.from_parts([{name: source}], place=place).media[0]
 
 
@@ -268,7 +269,10 @@ def register(model: str, config: MtebConfig) -> None:
     def load(*_: Any, **__: Any) -> MtebModel:
         return opened
 
-    MODEL_REGISTRY[model] = opened.mteb_model_meta.model_copy(update={"loader": load})
+    meta = opened.mteb_model_meta
+    # Its command opens a model of videos or sounds only where its own decoder is installed (`mteb[audio,video]`).
+    there = meta.modalities if find_spec("torchcodec") else [one for one in meta.modalities if one in ("text", "image")]
+    MODEL_REGISTRY[model] = meta.model_copy(update={"loader": load, "modalities": there})
 
 
 def mteb_command(words: Sequence[str], config: MtebConfig) -> None:
