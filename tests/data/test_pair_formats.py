@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
-from twoway.content import ContentError, Image, Text
+from twoway.content import ContentError, Image, Text, Video
 from twoway.data.config import PairSource
 from twoway.data.mixture import open_pairs
 from twoway.data.rows import Policy
@@ -114,6 +114,29 @@ def test_an_image_mark_alone_is_the_picture_and_a_mark_without_one_goes(read):
     (found,) = read("mmeb-train", row)
     assert found.query.parts == (Text("\nWhat?"),)
     assert kinds(found.positive) == "i"
+
+
+@pytest.mark.parametrize(
+    ("template", "query", "positive"),
+    [
+        ("llava-hound-caption", ["video", "\nDescribe it."], ["A fox runs."]),
+        ("llava-hound-qa", ["Answer a question based on the content of a video. ", "video", "\nDescribe it."], ["A fox runs."]),
+        (
+            "llava-hound-video",
+            ["Find a video that contains the following visual content: A fox runs."],
+            ["Understand the content of the provided video: ", "video"],
+        ),
+    ],
+)
+def test_llava_hound_in_the_forms_that_vlm2vec_v2_trains_on(read, folder, template, query, positive):
+    turns = [{"from": "human", "value": "<video>\nDescribe it."}, {"from": "gpt", "value": "A fox runs."}]
+    (found,) = read(template, {"id": "v_1-0", "video": "images", "conversations": turns})
+    shown = [["video" if isinstance(part, Video) else part.text for part in one.parts] for one in (found.query, found.positive)]
+    assert shown == [query, positive]
+    (video,) = [part for one in found.documents for part in one.media]
+    assert len(list(video.path(found.place).iterdir())) == 4  # the folder of frames, below `root`
+    with pytest.raises(ContentError, match="no question with an answer"):
+        read(template, {"id": "v_1-0", "video": "images", "conversations": turns[:1]})
 
 
 @pytest.mark.parametrize("as_text", [True, False])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from PIL import Image as PILImage
 
-from twoway.content import KINDS, ContentError, Document, DocumentOrPair, Image, Media, Pair, Part, Place, media_kinds
+from twoway.content import KINDS, ContentError, Document, DocumentOrPair, Image, Media, Pair, Part, Place, Video, media_kinds
 from twoway.data.rows import (
     TrackedRow,
     append_text,
@@ -137,10 +137,13 @@ def mammoth_vl(row: Mapping[str, Any]) -> Parts:
     """MAmmoTH-VL: `conversations` of `{"from", "value"}` with `<image>` where a picture stands; `image` is a path or a list of them."""
     if row.get("video"):
         raise ContentError("the row has a video, which is not read; take the single_image and multi_image rows")
-    turns = column(row, "conversations")
-    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns):
-        raise ContentError('conversations is not a list of {"from": …, "value": …}')
-    return interleave("\n".join(turn["value"] for turn in turns), media_of(row.get("image")), strict=True)
+    return interleave("\n".join(_turns(row)), media_of(row.get("image")), strict=True)
+
+
+@_format("llava-hound")
+def llava_hound(row: Mapping[str, Any]) -> Parts:
+    """LLaVA-Hound's captions of videos: `video`, the name of a folder of frames, and `conversations`, whose second turn is the caption."""
+    return _page(media_of(column(row, "video"), "video"), _asked(row)[1])
 
 
 @_format("mmeb-train")
@@ -181,6 +184,22 @@ def _page(pictures: Parts, text: str) -> Parts:
     """Return pictures and then a text, if there is one."""
     append_text(pictures, text)
     return pictures
+
+
+def _turns(row: Mapping[str, Any]) -> list[str]:
+    """Return what is said in `conversations`, turn by turn."""
+    turns = column(row, "conversations")
+    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) and isinstance(turn.get("value"), str) for turn in turns):
+        raise ContentError('conversations is not a list of {"from": …, "value": …}')
+    return [turn["value"] for turn in turns]
+
+
+def _asked(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the first turn of `conversations` and its answer."""
+    turns = _turns(row)
+    if len(turns) < 2:
+        raise ContentError("conversations has no question with an answer")
+    return turns[0], turns[1]
 
 
 def column(row: Mapping[str, Any], name: str) -> Any:
@@ -612,6 +631,29 @@ def visrag_pairs(row: Mapping[str, Any]) -> Sides:
 def colpali_pairs(row: Mapping[str, Any]) -> Sides:
     """ColPali train set: `query`, and `image`, the page that answers it (the columns `answer` and `options` are not used)."""
     return Sides(text_of(row, "query"), [media_of(column(row, "image"))])
+
+
+@_pair_format("llava-hound-caption")
+def llava_hound_captions(row: Mapping[str, Any]) -> Sides:
+    """LLaVA-Hound, as VLM2Vec-V2 trains on it: the first turn with its `video` finds the answer, a caption."""
+    question, answer = _asked(row)
+    return Sides(interleave(question, media_of(column(row, "video"), "video"), Video), [answer])
+
+
+@_pair_format("llava-hound-qa")
+def llava_hound_questions(row: Mapping[str, Any]) -> Sides:
+    """LLaVA-Hound's questions, as VLM2Vec-V2 trains on them: an instruction, the first turn and its `video` find the answer."""
+    question, answer = _asked(row)
+    asked = f"Answer a question based on the content of a video. {question}"
+    return Sides(interleave(asked, media_of(column(row, "video"), "video"), Video), [answer])
+
+
+@_pair_format("llava-hound-video")
+def llava_hound_videos(row: Mapping[str, Any]) -> Sides:
+    """LLaVA-Hound the other way, as VLM2Vec-V2 trains on it: the caption finds its `video`, each behind an instruction."""
+    told = {"text": "Understand the content of the provided video: "}
+    asked = f"Find a video that contains the following visual content: {_asked(row)[1]}"
+    return Sides(asked, [[told, *media_of(column(row, "video"), "video")]])
 
 
 @_pair_format("e5")
