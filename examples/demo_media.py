@@ -103,7 +103,7 @@ def main() -> None:
     print(f"  {'':14s}" + f"{'thing right':>20s}{'motion right':>20s}" * len(asked))
     for name, values in rows.items():
         print(f"  {name:14s}" + "".join(f"{value:20.1%}" for value in values))
-    print("\nThe middle frame is the same in all four clips of a thing, so with one frame the motion is a guess.")
+    print("\nThe middle frame is the same in all four clips of a thing, up to compression, so with one frame the motion is nearly a guess.")
     command(f"search {OUT / 'index-three-frames'} '{hold_out(known)[0].caption}' --top-k 5")
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")
     print(f"To see them play: twoway serve {OUT / 'model'} --index {OUT / 'index-three-frames'}")
