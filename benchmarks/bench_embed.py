@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tools.samples.clips import write_clips
+from tools.samples.clips import MOTIONS, write_clips
 
 import twoway
 from twoway.content import Document
@@ -32,7 +33,8 @@ from .side_by_side import side_by_side, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COUNT, DEFAULT, SIZES, CLIPS = 200, 32, (32, 16, 8, 4, 2, 1), "clips"  # sizes are those of encode's batches
+COUNT, DEFAULT, SIZES = 200, 32, (32, 16, 8, 4, 2, 1)  # sizes are those of encode's batches
+CLIPS, SIDES = "clips", (64, 96, 128)  # pixels along a side of a clip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,9 +80,13 @@ def counted(run: Callable[[], object], spent: list[float]) -> Callable[[], objec
 
 
 def compare_clips(engine: Embedder, folder: Path, count: int) -> None:
-    """Time both on clips, of which four frames each are shown."""
-    clips = write_clips(folder / "clips", "unseen", -(-count // 4), side=96)[:count]
-    documents = [Document.from_parts([{"video": clip.file, "num_frames": 4}]) for clip in clips]
+    """Time both on clips of three sizes, of which two, four or eight frames are shown, in a random order."""
+    draw, documents = random.Random(0), []
+    for side in SIDES:
+        clips = write_clips(folder / f"clips-{side}", "unseen", -(-count // (len(MOTIONS) * len(SIDES))), side=side)
+        documents += [Document.from_parts([{"video": clip.file, "num_frames": draw.choice((2, 4, 8))}]) for clip in clips]
+    draw.shuffle(documents)
+    del documents[count:]
     frames = {"processing_kwargs": {"video": {"do_sample_frames": False}}}
 
     def opened(inputs: list[Any]) -> list[Any]:
