@@ -10,6 +10,7 @@
       causal: {attention: causal, pooling: last, learning_rate: 2e-4}
       two-way: {from: moca, learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on held-out training rows
       other: {from: moca, pooling: last, learning_rate: {like: two-way}}
+      best: {from: [moca, moca-slow], learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the stage that does best, too
     claims:
       - {key: pays, claim: 2, says: "…", paper: "…", better: two-way, than: causal}
 
@@ -136,17 +137,43 @@ class Before:
     seeds: tuple[int, ...]
 
 
+@dataclass(frozen=True, order=True)
+class Choice:
+    """What is found for an arm by trial: its learning rate, and the stage that it starts from."""
+
+    learning_rate: float
+    source: str
+
+    def label(self, *, alone: bool) -> str:
+        """Name it; a source that is the only one goes without saying."""
+        return f"{self.learning_rate:g}" if alone else f"{self.source} {self.learning_rate:g}"
+
+
 @dataclass(frozen=True)
 class Arm:
     """A contrastive stage: from what, how, and how its rate is found."""
 
     recipe: StageRecipe
     search: Search | None
+    sources: tuple[str, ...] = ()  # stages of which the best is found together with the rate; the recipe names the first
 
     @property
     def name(self) -> str:
         """The arm's name."""
         return self.recipe.name
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What is tried: every rate, from every source."""
+        rates = self.search.rates if self.search is not None else ()
+        return tuple(Choice(rate, source) for source in self.sources or (self.recipe.source,) for rate in rates)
+
+    def chosen(self, choice: Choice | None) -> Arm:
+        """Return the arm with its source and rate."""
+        if choice is None:
+            return self
+        config = dataclasses.replace(self.recipe.config, learning_rate=choice.learning_rate)
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, config=config, source=choice.source))
 
 
 @dataclass(frozen=True)
@@ -198,6 +225,14 @@ class Study:
         for key, count in Counter(claim.key for claim in self.claims).items():
             if count > 1:
                 raise UsageError(f"{self.file}: two claims have the key {key}")
+        stages = [one.recipe.name for one in self.before]
+        for arm in self.arms:
+            if arm.sources and (arm.search is None or arm.search.like is not None):
+                raise UsageError(f"{self.file}: {arm.name}: the best of several stages is found by trial; add learning_rate: {{rates: …}}")
+            for source in arm.sources:
+                if source not in (START, *stages):
+                    known = f"{did_you_mean(source, stages)} (there are: {', '.join((START, *stages))})"
+                    raise UsageError(f"{self.file}: {arm.name}: there is no stage {source!r}{known}")
         searched = [one.name for one in self.arms if one.search is None or one.search.like is None]
         for arm in self.arms:
             if arm.search is not None and arm.search.like is not None:
@@ -213,7 +248,7 @@ def _require(name: Any, names: list[str], where: str) -> None:
 # here too.
 
 KEYS = ("base", "seeds", "stages", "finetune", "evaluate", "arms", "gate", "smallest", "claims")
-_ROWS, _SEEDS, _RATE = "rows", "seeds", "learning_rate"
+_ROWS, _SEEDS, _RATE, _FROM = "rows", "seeds", "learning_rate", "from"
 
 
 def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, StageKind] | None = None) -> Study:
@@ -243,7 +278,7 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         base=recipe.base,
         seeds=build(tuple[int, ...], parts["seeds"], _SEEDS) if _SEEDS in parts else (1, 2, 3),
         before=tuple(Before(found[name], beside[name].seeds or (getattr(found[name].config, "seed", 0),)) for name in stages),
-        arms=tuple(Arm(found[name], beside[name].search) for name in arms),
+        arms=tuple(Arm(found[name], beside[name].search, beside[name].sources) for name in arms),
         evaluate=build(EvaluateConfig, parts["evaluate"], "evaluate") if "evaluate" in parts else EvaluateConfig(),
         gate=build(Gate, parts["gate"], "gate") if "gate" in parts else Gate(),
         claims=tuple(build(tuple[ClaimConfig, ...], parts["claims"], "claims")) if "claims" in parts else (),
@@ -255,12 +290,13 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
 
 @dataclasses.dataclass(frozen=True)
 class _Beside:
-    """Keys of a stage that are the study's: how many rows, which seeds, how the rate is found."""
+    """Keys of a stage that are the study's: how many rows, which seeds, how the rate is found, from which stages."""
 
     where: str
     rows: int | None
     seeds: tuple[int, ...]
     search: Search | None
+    sources: tuple[str, ...]
 
 
 def _parts(root: Given) -> dict[str, Given]:
@@ -289,7 +325,9 @@ def _named(parts: Mapping[str, Given], key: str) -> dict[str, Given]:
 def _stage(given: Given, verb: str | None = None) -> Given:
     """Return a stage as a recipe has it; one that does not say what it starts from starts from the base."""
     children = {key: one for key, one in (given.children or {}).items() if key not in (_ROWS, _SEEDS) and not _is_search(key, one)}
-    said = {"from": START} | ({"stage": verb} if verb else {})
+    if verb and (listed := children.get(_FROM)) is not None and listed.items:
+        children[_FROM] = listed.items[0]  # the others stand beside
+    said = {_FROM: START} | ({"stage": verb} if verb else {})
     if verb and "stage" in children:
         raise UsageError(f"{children['stage'].where}: an arm is a contrastive stage (finetune); other stages stand under stages:")
     for key, text in said.items():
@@ -303,12 +341,13 @@ def _is_search(key: str, given: Given) -> bool:
 
 def _beside(given: Given, name: str) -> _Beside:
     children = given.children or {}
-    rows, seeds, rate = (children.get(key) for key in (_ROWS, _SEEDS, _RATE))
+    rows, seeds, rate, source = (children.get(key) for key in (_ROWS, _SEEDS, _RATE, _FROM))
     return _Beside(
         given.where,
         None if rows is None else build(int, rows, f"{name}.{_ROWS}"),
         () if seeds is None else build(tuple[int, ...], seeds, f"{name}.{_SEEDS}"),
         build(Search, rate, f"{name}.{_RATE}") if rate is not None and _is_search(_RATE, rate) else None,
+        build(tuple[str, ...], source, f"{name}.{_FROM}") if source is not None and source.items is not None else (),
     )
 
 

@@ -22,7 +22,7 @@ from twoway.recipes.recipe import START, Recipe, StageRecipe, known_kinds, locat
 from twoway.recipes.records import Stand, data_identity, job_state, model_identity, plan_jobs, read_record
 from twoway.recipes.stages import StageKind
 
-from .config import read_study, rows_read, with_rows
+from .config import Choice, read_study, rows_read, with_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -88,7 +88,7 @@ class Grid:
     waiting: tuple[str, ...]  # arms whose rate is not known yet
     chains: dict[str, tuple[str, ...]]  # arm -> keys of the tasks before its contrastive stage, of its first run
     named: dict[str, tuple[str, ...]]  # stage -> keys of its tasks, one for each seed
-    trials: dict[str, dict[float, str]]  # arm -> rate -> key of the task that tries it
+    trials: dict[str, dict[Choice, str]]  # arm -> choice -> key of the task that tries it
 
     @property
     def gate(self) -> GridJob:
@@ -110,37 +110,39 @@ class GridBuilder:
     ) -> None:
         self.study, self.out, self.kinds = study, out, kinds
         self._models, self._data = _Kept(of_model), _Kept(of_data)
-        self._grids: dict[tuple[tuple[str, float], ...], Grid] = {}
+        self._grids: dict[tuple[tuple[str, Choice], ...], Grid] = {}
 
-    def lay_out(self, rates: Mapping[str, float]) -> Grid:
-        """Return all tasks; `rates` are the rates that were found so far, by arm."""
-        key = tuple(sorted(rates.items()))
+    def lay_out(self, found: Mapping[str, Choice]) -> Grid:
+        """Return all tasks; `found` are the choices that were found so far, by arm."""
+        key = tuple(sorted(found.items()))
         if key not in self._grids:
-            self._grids[key] = self._lay_out(rates)
+            self._grids[key] = self._lay_out(found)
         return self._grids[key]
 
-    def _lay_out(self, rates: Mapping[str, float]) -> Grid:
+    def _lay_out(self, found: Mapping[str, Choice]) -> Grid:
         tasks: dict[str, GridJob] = {}
         runs: list[Run] = []
         chains: dict[str, tuple[str, ...]] = {}
         named: dict[str, dict[str, None]] = {one.recipe.name: {} for one in self.study.before}
-        trials: dict[str, dict[float, str]] = {}
+        trials: dict[str, dict[Choice, str]] = {}
         self._add(tasks, [gate_stage(self.study, self.kinds)], GATE)
         arms = sorted(self.study.arms, key=lambda arm: arm.name != self.study.smoke)
         for arm in arms:
-            if arm.search is not None and arm.search.like is None:
-                for rate in arm.search.rates:
-                    chain = self._before(arm, next(self._stage_seeds(arm)))
-                    tried = StageRecipe(arm.name, arm.recipe.kind, arm.recipe.source, "", _trial(arm, rate))
-                    key = self._add(tasks, [*chain, tried], f"{arm.name} at {rate:g}")[-1]
-                    trials.setdefault(arm.name, {})[rate] = key
-        waiting = [arm.name for arm in arms if arm.search is not None and arm.name not in rates]
+            for choice in arm.choices:
+                one = arm.chosen(choice)
+                chain = self._before(one, next(self._stage_seeds(one)))
+                tried = dataclasses.replace(one.recipe, folder="", config=_trial(one))
+                *keys, key = self._add(tasks, [*chain, tried], f"{arm.name} at {choice.label(alone=not arm.sources)}")
+                trials.setdefault(arm.name, {})[choice] = key
+                for stage, before in zip(chain, keys, strict=True):
+                    named[stage.name][before] = None
+        waiting = [arm.name for arm in arms if arm.search is not None and arm.name not in found]
         # Seed by seed: a study that is cut off has as many whole seeds as possible.
-        for seed, arm in itertools.product(self.study.seeds, arms):
+        for seed, arm in itertools.product(self.study.seeds, [arm.chosen(found.get(arm.name)) for arm in arms]):
             if arm.name in waiting:
                 continue
             for stage_seeds in self._stage_seeds(arm):
-                keys = self._add(tasks, self._recipe(arm, seed, stage_seeds, rates.get(arm.name)), f"{arm.name}, seed {seed}")
+                keys = self._add(tasks, self._recipe(arm, seed, stage_seeds), f"{arm.name}, seed {seed}")
                 names = [stage.name for stage in self._before(arm, stage_seeds)]
                 chains.setdefault(arm.name, tuple(keys[: len(names)]))
                 for name, key in zip(names, keys, strict=False):
@@ -170,10 +172,9 @@ class GridBuilder:
             tasks.setdefault(task.key, task)
         return [job.fingerprint for job in jobs]
 
-    def _recipe(self, arm: Arm, seed: int, stage_seeds: Mapping[str, int], rate: float | None) -> list[StageRecipe]:
+    def _recipe(self, arm: Arm, seed: int, stage_seeds: Mapping[str, int]) -> list[StageRecipe]:
         """Return the stages of an arm with its seeds, from the base to its scores."""
-        changed = {"seed": seed} | ({} if rate is None else {"learning_rate": rate})
-        tuned = dataclasses.replace(arm.recipe, config=dataclasses.replace(arm.recipe.config, **changed))
+        tuned = dataclasses.replace(arm.recipe, config=dataclasses.replace(arm.recipe.config, seed=seed))
         config = self.study.evaluate
         if isinstance(config, EvaluateConfig):
             config = dataclasses.replace(config, cache_dir=config.cache_dir or self.out)
@@ -224,15 +225,13 @@ def _seeded(stage: StageRecipe, seed: int) -> StageRecipe:
     return dataclasses.replace(stage, config=dataclasses.replace(stage.config, seed=seed)) if has_seed else stage
 
 
-def _trial(arm: Arm, rate: float) -> Any:
-    """Return the settings of a short run at one rate."""
+def _trial(arm: Arm) -> Any:
+    """Return the settings of a short run of an arm with its rate."""
     search = arm.search
     assert search is not None
     config = with_rows(arm.recipe.config, search.rows, f"{arm.name}: learning_rate")
     # Held-out rows of what is trained on decide; what is scored in the end is not looked at.
-    return dataclasses.replace(
-        config, learning_rate=rate, seed=search.seed, held_out=search.held_out, eval_data=(), eval_steps=0, load_best_model_at_end=False
-    )
+    return dataclasses.replace(config, seed=search.seed, held_out=search.held_out, eval_data=(), eval_steps=0, load_best_model_at_end=False)
 
 
 def base_of(task: GridJob) -> str:
@@ -361,43 +360,46 @@ def ask_gate(study: Study, grid: Grid, done: Collection[str]) -> GateVerdict:
     return GateVerdict(base, smoke)
 
 
-# The learning rate of an arm: short runs at several rates, measured on held-out rows of what the arm trains on; the
-# best is kept.
+# The learning rate of an arm, and the stage that it starts from where several are named: short runs, measured on held-out
+# rows of what the arm trains on; the best is kept.
 #
 # The scored items are never used for this, so no arm is chosen for its luck on the test.
 
 SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
 
 
-def tried(grid: Grid) -> dict[str, dict[float, float | None]]:
-    """Return the score of every rate that is tried, by arm; None where it is not known yet."""
-    return {arm: {rate: _score(grid.tasks[key]) for rate, key in trials.items()} for arm, trials in grid.trials.items()}
+def tried(grid: Grid) -> dict[str, dict[Choice, float | None]]:
+    """Return the score of every choice that is tried, by arm; None where it is not known yet."""
+    return {arm: {choice: _score(grid.tasks[key]) for choice, key in trials.items()} for arm, trials in grid.trials.items()}
 
 
-def rates(study: Study, grid: Grid) -> dict[str, float]:
-    """Return the rates that are found: of arms whose tries are all done, the best that holds; of equal ones the smallest."""
+def choices(study: Study, grid: Grid) -> dict[str, Choice]:
+    """Return what is found: of arms whose tries are all done, the best that holds; of equal ones the smallest rate."""
     found = {}
     for arm, scores in tried(grid).items():
-        known = {rate: score for rate, score in scores.items() if score is not None}
-        sound = {rate: score for rate, score in known.items() if math.isfinite(score)}
+        known = {choice: score for choice, score in scores.items() if score is not None}
+        sound = {choice: score for choice, score in known.items() if math.isfinite(score)}
         if len(known) == len(scores) and sound:
-            found[arm] = max(sorted(sound), key=lambda rate: sound[rate])
-    for one in study.arms:
-        if one.search is not None and one.search.like is not None:
-            other = study.arm(one.search.like)
-            rate = found.get(other.name, None if other.search else other.recipe.config.learning_rate)
-            if rate is not None:
-                found[one.name] = rate
-    return found
+            found[arm] = max(sorted(sound), key=lambda choice: sound[choice])
+    return found | _alike(study, found)
 
 
-def first_rates(study: Study) -> dict[str, float]:
-    """Return a rate for each arm whose rate is searched for: the first, until one is found."""
-    found = {arm.name: arm.search.rates[0] for arm in study.arms if arm.search is not None and arm.search.rates}
+def first_choices(study: Study) -> dict[str, Choice]:
+    """Return a choice for each arm whose rate is searched for: the first, until one is found."""
+    found = {arm.name: arm.choices[0] for arm in study.arms if arm.choices}
+    return found | _alike(study, found)
+
+
+def _alike(study: Study, found: Mapping[str, Choice]) -> dict[str, Choice]:
+    """Return the choices of arms that take the rate of another one, where that is known; they start from their own stage."""
+    taken = {}
     for arm in study.arms:
         if arm.search is not None and arm.search.like is not None:
-            found[arm.name] = found.get(arm.search.like, study.arm(arm.search.like).recipe.config.learning_rate)
-    return found
+            other = study.arm(arm.search.like)
+            rate = found[other.name].learning_rate if other.name in found else None if other.search else other.recipe.config.learning_rate
+            if rate is not None:
+                taken[arm.name] = Choice(rate, arm.recipe.source)
+    return taken
 
 
 def _score(task: GridJob) -> float | None:

@@ -75,7 +75,7 @@ class ArmRuns:
         rate = self.about.get("learning_rate")
         if rate is None:
             return ""
-        tried = sorted(float(one) for one, score in (self.about.get("rates") or {}).items() if score is not None)
+        tried = sorted({float(one.split()[-1]) for one, score in (self.about.get("rates") or {}).items() if score is not None})
         ends = {} if len(tried) < 2 else {tried[0]: ", the smallest tried", tried[-1]: ", the largest tried"}
         return f"{rate:g}{ends.get(rate, '')}"
 

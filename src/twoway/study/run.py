@@ -34,8 +34,7 @@ from twoway.training.checkpointing import FOLDER as CHECKPOINTS
 
 from . import grid as study_grid
 from .config import rows_read
-from .grid import LOGS, base_of, chosen_arms, first_rates, needed, opened, seconds_left, take_over, tried
-from .grid import rates as found_rates
+from .grid import LOGS, base_of, choices, chosen_arms, first_choices, needed, opened, seconds_left, take_over, tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from twoway.recipes.records import Job, Record
     from twoway.recipes.stages import StageKind
 
-    from .config import Study
+    from .config import Choice, Study
     from .grid import Grid, GridBuilder, GridJob, Run
 
 State = Literal["running", "done", "in part", "failed", "stopped", "not decidable"]
@@ -129,7 +128,7 @@ class _Runner:
                     ended = self.workers.ended()
                     for worker, code in ended:
                         self._end(worker, code, grid)
-                    grid = self._look(self.layout.lay_out(found_rates(self.study, grid)))
+                    grid = self._look(self.layout.lay_out(choices(self.study, grid)))
                     self._write(grid, "running")
                     if any(worker.task.job.kind.name == "evaluate" for worker, _ in ended) and not self.stopped:
                         self._show()
@@ -145,8 +144,7 @@ class _Runner:
                     self.done.add(key)
                     # What a stage went through is not needed once it has ended, and is three times its model.
                     shutil.rmtree(task.folder / CHECKPOINTS, ignore_errors=True)
-            rates = found_rates(self.study, grid)
-            fuller = self.layout.lay_out(rates)
+            fuller = self.layout.lay_out(choices(self.study, grid))
             if fuller.tasks.keys() == grid.tasks.keys():
                 break
             grid = fuller
@@ -174,7 +172,7 @@ class _Runner:
         task = worker.task
         if task.stand.standing == "done":
             # Of arms whose rate is not known yet, as if it were the first.
-            whole = self.layout.lay_out(first_rates(self.study) | found_rates(self.study, grid))
+            whole = self.layout.lay_out(first_choices(self.study) | choices(self.study, grid))
             unasked = whole.tasks.keys() - needed(whole, self.arms)
             left = seconds_left(whole, self.done | unasked | {task.key}, self.workers.count)
             more = f"; about {duration(left)} left" if left is not None else ""
@@ -436,7 +434,7 @@ def resolved(study: Study) -> str:
             said["learning_rate"] = {
                 key: value for key, value in yaml.safe_load(dump(arm.search)).items() if value != usual[key] and value != []
             }
-        arms[arm.name] = {"from": arm.recipe.source, **said}
+        arms[arm.name] = {"from": list(arm.sources) or arm.recipe.source, **said}
     said = {
         "base": study.base,
         "seeds": list(study.seeds),
@@ -482,7 +480,9 @@ def _cause(key: str, grid: Grid, records: Mapping[str, Record | None], failed: M
     return ""
 
 
-def _waits(name: str, study: Study, grid: Grid, causes: Mapping[str, str], tries: Mapping[str, Mapping[float, float | None]]) -> str | None:
+def _waits(
+    name: str, study: Study, grid: Grid, causes: Mapping[str, str], tries: Mapping[str, Mapping[Choice, float | None]]
+) -> str | None:
     """Say why an arm has no runs yet: its rate is not known, maybe because a try has failed, or none gave a number."""
     if name not in grid.waiting:
         return None
@@ -500,7 +500,7 @@ def _arm(
     grid: Grid,
     records: Mapping[str, Record | None],
     causes: Mapping[str, str],
-    tries: Mapping[str, Mapping[float, float | None]],
+    tries: Mapping[str, Mapping[Choice, float | None]],
     out: Path,
 ) -> dict[str, Any]:
     arm, scores = study.arm(name), tries.get(name)
@@ -510,11 +510,11 @@ def _arm(
     chain = [grid.tasks[key] for key in grid.chains.get(name, ())]
     rows = [rows_read(one.job.config) for one in chain]
     return {
-        "from": arm.recipe.source,
+        "from": arm.recipe.source if task is None else task.job.source,
         "attention": getattr(config, "attention", None),
         "pooling": getattr(config, "pooling", None) or "mean",
         "learning_rate": getattr(config, "learning_rate", None) if arm.search is None or task is not None else None,
-        "rates": None if not scores else {f"{rate:g}": score for rate, score in scores.items()},
+        "rates": None if not scores else {choice.label(alone=not arm.sources): score for choice, score in scores.items()},
         "rows": rows_read(config),
         "settings": {} if task is None else _told(task),
         "before": {
