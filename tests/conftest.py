@@ -111,6 +111,14 @@ def tiny_reranker(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="session")
+def tiny_late(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an untrained model of many vectors, as a `MultiVectorEncoder`, whose queries end in two mask tokens."""
+    from tiny import late
+
+    return late(tiny_model("qwen2_vl"), tmp_path_factory.mktemp("late") / "model")
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return `tiny_encoder(family, **options) -> folder` of the converted model. Copy a folder before changing it."""
     home = tmp_path_factory.mktemp("encoders")

@@ -15,8 +15,9 @@ from twoway.data.patches import PatchGeometry
 from twoway.data.processing import Encoder
 from twoway.methods.finetune.config import ContrastiveConfig
 from twoway.methods.finetune.data import SentenceInputs
+from twoway.methods.finetune.late_interaction import LateInteractionModule
 from twoway.methods.finetune.step import ContrastiveModule
-from twoway.models import adapters, checkpoint, loading, processor
+from twoway.models import adapters, checkpoint, late_interaction, loading, processor
 from twoway.models.attention import set_attention
 from twoway.training.distributed import Ranks, full_tensor
 from twoway.training.gradient_cache import ChunkList
@@ -44,8 +45,8 @@ ROWS = [
 ]
 
 
-def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooling="mean", **config):
-    """Return the task on a saved model, and what makes batches for it; `lora` is the dropout of adapters."""
+def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooling="mean", late=0, **config):
+    """Return the task on a saved model, and what makes batches for it; `lora` is the dropout of adapters, `late` a projection's width."""
     torch.manual_seed(0)
     model = loading.load_model(Path(folder), dtype="float32").model
     parts = processor.load_processor(Path(folder))
@@ -53,6 +54,9 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     set_attention(model, "two-way" if two_way else "causal")
     geometry = PatchGeometry.of(model.config, parts)
     settings = checkpoint.CheckpointSettings(pooling=pooling)
+    if late:
+        behind = late_interaction.new_modules(loading.text_width(model), late)
+        settings = checkpoint.CheckpointSettings(behind=tuple(behind), late_interaction=True)
     modules = checkpoint.modules_around(loading.inner(model), parts, settings)
     if lora:
         adapters.add_adapters(model, r=2, lora_dropout=lora)
@@ -64,7 +68,7 @@ def load(folder, *, lora=0.0, checkpointing=False, two_way=True, hold=0.0, pooli
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     pad = parts.tokenizer.pad_token_id
-    task = ContrastiveModule(
+    task = (LateInteractionModule if late else ContrastiveModule)(
         model, modules, ContrastiveConfig(**WARM | config), keep_graph_tokens=hold, pad_token=pad, token_keys=geometry.token_keys
     )
     inputs = SentenceInputs(checkpoint.input_module(modules[0]), Encoder(parts, geometry, max_length=256))

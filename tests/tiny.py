@@ -88,6 +88,20 @@ def published(model: Path, out: Path, *, behind: tuple[torch.nn.Module, ...] = (
     return out
 
 
+def late(model: Path, out: Path, *, dim: int = 16) -> Path:
+    """Save a tiny model as one of many vectors, as `finetune` does."""
+    from twoway.methods.finetune.config import FinetuneConfig
+    from twoway.methods.finetune.method import prepare
+    from twoway.models import checkpoint
+
+    prepared = prepare(model, FinetuneConfig(late_interaction=True, projection_dim=dim, query_expansion=2, device="cpu"))
+    settings = prepared.start.settings
+    out.mkdir()
+    checkpoint.save_model(prepared.start.model, prepared.processor, out, settings, has_head=prepared.start.has_head, patch_decoder={})
+    checkpoint.assemble_model(out, settings)
+    return out
+
+
 def randomise(model: torch.nn.Module) -> None:
     """Draw every matrix by fan-in and give biases and one-dimensional weights a little life."""
     with torch.no_grad():

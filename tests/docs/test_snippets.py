@@ -142,6 +142,8 @@ def run_python(block, names):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=name)
 def test_the_snippets_of_a_page_do_what_it_says(page, folder, capsys, request):
+    if "my-colqwen" in page.read_text(encoding="utf-8"):
+        (folder / "my-colqwen").symlink_to(request.getfixturevalue("tiny_late"))
     if "my-reranker" in page.read_text(encoding="utf-8"):
         (folder / "my-reranker").symlink_to(request.getfixturevalue("tiny_reranker"))
     first, second = (Image.open(folder / f"{colour}.png") for colour in ("red", "blue"))

@@ -125,6 +125,7 @@ def test_two_ranks_have_the_gradients_of_one(tiny_model, tmp_path):
         ("fsdp-kept", "fsdp", options | {"hold": 150.0, "checkpointing": True}, 2),
         ("local", "ddp", {"gather_across_devices": False}, 3),
         ("lora", "fsdp", {"lora": 1e-9}, 4),
+        ("many", "fsdp", {"late": 6, "symmetric": True}, 4),
     ]
     launch(2, rank_of_two, folder, str(tmp_path), cases)
     for name, _, chosen, split in cases:

@@ -168,7 +168,8 @@ global_batch_size, learning_rate, loss.temperature, hard_negatives, attention, p
 shows them all. The same command goes on where it stopped, also after a kill, and says so when all is done.""",
     """twoway finetune samples/base out --data samples:train --eval-data samples:test max_steps=20 global_batch_size=64
   twoway finetune moca-cpt out --recipe recipes/moca-finetune.yaml --nproc 8
-  twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl attention=causal pooling=last   (as VLM2Vec does)""",
+  twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl attention=causal pooling=last   (as VLM2Vec does)
+  twoway finetune Qwen/Qwen2-VL-2B-Instruct out --data pairs.jsonl late_interaction=true   (many vectors, as ColPali)""",
     "training.run_finetune",
     "twoway.methods.finetune.config.FinetuneConfig",
     TRAINING,

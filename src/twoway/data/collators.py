@@ -118,7 +118,7 @@ def content_key(document: Document) -> int:
 class EncodedContent:
     """One side of a row as the model sees it; `key` is that of the document, without its instruction.
 
-    `variant` tells apart what one document became under augmentation; `document` is as it was read.
+    `variant` tells apart what one document became under augmentation, or as a query; `document` is as it was read.
     """
 
     key: int
@@ -159,6 +159,7 @@ class PairEncoder:
     fill: bool = False
     augment: AugmentConfig | None = None
     teacher: bool = False  # whether a row needs the scores of a teacher
+    tells_sides_apart: bool = False  # whether the template writes a query in another way than a document
 
     def defer(self, identity: str, pair: Pair) -> tuple[str, Pair]:
         """Keep a row for `__call__`, which knows the epoch."""
@@ -191,10 +192,11 @@ class PairEncoder:
         if self.augment is not None and document.media:
             shown = augmented(document, self.augment, variant)
         try:
-            example = self.encode(identity, shown, instruction)
+            example = self.encode(identity, shown, instruction, side if self.tells_sides_apart else "")
         except ContentError as error:
             raise ContentError(error.reason, error.place or document.place) from error
-        return EncodedContent(content_key(document), instruction, example, document, side, "" if shown is document else variant)
+        changed = ("" if shown is document else variant) + (side if self.tells_sides_apart else "")
+        return EncodedContent(content_key(document), instruction, example, document, side, changed)
 
     def _chosen(self, identity: str, count: int, epoch: int) -> Sequence[int]:
         if not self.negatives or self.choose == "first" or count <= self.negatives:

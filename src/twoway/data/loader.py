@@ -314,6 +314,7 @@ class PendingItem:
     identity: str
     document: Document
     instruction: str
+    side: str
     length: float
     extra: float
 
@@ -325,14 +326,14 @@ class LazyEncoder:
         self.encoder, self.weights = encoder, weights
         self.count_tokens = MediaTokens(encoder.processor)
 
-    def __call__(self, identity: str, document: Document, instruction: str = "") -> Any:
+    def __call__(self, identity: str, document: Document, instruction: str = "", side: str = "") -> Any:
         """Return the example of a text, or what waits."""
         if not document.media:
-            return self.encoder(identity, document, instruction)
+            return self.encoder(identity, document, instruction, side)
         pictures = self.count_tokens(document, self.encoder.limits)
         length = min(pictures + (sum(map(len, document.texts)) + len(instruction)) / _LETTERS, self.encoder.max_length)
         extra = float(extra_cost(pictures, len(document.media), self.weights))
-        return PendingItem(identity, document, instruction, length, extra)
+        return PendingItem(identity, document, instruction, side, length, extra)
 
 
 class PreparedChunk(NamedTuple):
@@ -510,7 +511,8 @@ def build_chunk(builder: ChunkBuilder, config: ChunkConfig, parts: Sequence[tupl
     items, inputs, bad, shortened = [], [], [], 0
     for item, part in parts:
         try:
-            example = builder.encoders()[1](part.identity, part.document, part.instruction) if isinstance(part, PendingItem) else part
+            waits = isinstance(part, PendingItem)
+            example = builder.encoders()[1](part.identity, part.document, part.instruction, part.side) if waits else part
         except ContentError as error:
             bad.append(ContentError(error.reason, error.place or part.document.place or Place(part.identity)))
             continue

@@ -106,10 +106,13 @@ class Encoder:
         self.grids = TileGrids(processor, geometry.side)
         self.takes_text_alone = self._takes_text_alone()
 
-    def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
-        """Encode one row, with an instruction before it; one longer than `max_length` is cut, before a picture rather than inside one."""
+    def __call__(self, identity: str, document: Document, instruction: str = "", side: str = "") -> Example:
+        """Encode one row, with an instruction before it; one longer than `max_length` is cut, before a picture rather than inside one.
+
+        `side` is told to a template that writes a query in another way than a document.
+        """
         shortened = self.shorten(document)
-        done = self._process(shortened, instruction)
+        done = self._process(shortened, instruction, side)
         cut, lost = shortened is not document, len(document.media) - len(shortened.media)
         while len(done.row) > self.max_length:
             cut = True
@@ -123,7 +126,7 @@ class Encoder:
             shortened = _before_media(shortened, fitting)
             if not shortened.parts:
                 raise self._too_large(done, document)
-            done = self._process(shortened, instruction)
+            done = self._process(shortened, instruction, side)
         example = self._example(identity, done, shortened)
         return replace(example, cut=cut, images_cut=lost, place=document.place)
 
@@ -160,12 +163,12 @@ class Encoder:
         parts = torch.from_numpy(row.part_numbers([isinstance(part, Text) for part in document.parts]))
         return Example(identity, inputs, words, images, pictures, grids, units, parts)
 
-    def _process(self, document: Document, instruction: str = "") -> _Processed:
+    def _process(self, document: Document, instruction: str, side: str) -> _Processed:
         """Run the processor over one document."""
         texts = self.marks.hide(document.texts)
-        frames = self.template.frames(document, instruction)
+        frames = self.template.frames(document, instruction, side)
         prompt, _ = frames.prompt.fill(texts.shown)
-        self.template.check(document, texts.shown, prompt, instruction)
+        self.template.check(document, texts.shown, prompt, instruction, side)
         laid, spans = frames.laid.fill(texts.shown)
         media = [(part, part.opened(document.place, self.limits).fitted(self.processor, document.place)) for part in document.media]
         out = self._call(prompt, _by_kind([(type(part), opened.value) for part, opened in media]), document)
@@ -431,7 +434,7 @@ class Template:
     def __init__(self, processor: Any, style: Style = "chat") -> None:
         """Take the processor's own chat template, or with `plain` the contents alone, one behind the other."""
         self.processor, self.style = processor, style
-        self._frames: dict[tuple[str, tuple[str, ...]], Frames] = {}
+        self._frames: dict[tuple[str, str, tuple[str, ...]], Frames] = {}
         if style not in ("chat", "plain"):
             raise TwowayError(f"the template is chat or plain, not {style!r}")
         has = bool(getattr(processor, "chat_template", None))
@@ -439,27 +442,29 @@ class Template:
             raise TwowayError("the processor has no chat template; give it one, or use template: plain")
         self._placeholders = placeholders(processor) if style == "plain" else {}
 
-    def frames(self, document: Document, instruction: str = "") -> Frames:
+    def frames(self, document: Document, instruction: str = "", side: str = "") -> Frames:
         """Return the pieces for a document's order of parts.
 
         An `instruction` is what sentence-transformers makes of a prompt, a system message; where it stands is the chat template's business.
+        `side` is for a template that writes a query in another way than a document.
         """
         shape = tuple(part.key for part in document.parts)
-        if (instruction, shape) not in self._frames:
+        key = instruction, side, shape
+        if key not in self._frames:
             if len(self._frames) > 4096:  # data with many orders must not fill the memory
                 self._frames.clear()
-            self._frames[instruction, shape] = self._make(shape, instruction)
-        return self._frames[instruction, shape]
+            self._frames[key] = self._make(shape, instruction, side)
+        return self._frames[key]
 
-    def check(self, document: Document, texts: Sequence[str], prompt: str, instruction: str = "") -> None:
+    def check(self, document: Document, texts: Sequence[str], prompt: str, instruction: str = "", side: str = "") -> None:
         """Refuse a row whose texts the template itself changes in a way that the frame does not know."""
         if self.style == "chat":
             kinds = iter(texts)
             content = [{"type": part.modality} | ({"text": next(kinds)} if isinstance(part, Text) else {}) for part in document.parts]
-            if self._render(content, instruction) != prompt:
+            if self._render(content, instruction, side) != prompt:
                 raise ContentError("the chat template rewrites this row's text; use template: plain", document.place)
 
-    def _make(self, shape: tuple[str, ...], instruction: str) -> Frames:
+    def _make(self, shape: tuple[str, ...], instruction: str, side: str) -> Frames:
         content: list[dict[str, str]] = []
         texts, media = 0, []
         for kind in (KINDS[key] for key in shape):
@@ -469,19 +474,19 @@ class Template:
             else:
                 content.append({"type": "text", "text": f"{_EDGE}{_OPEN}{texts}{_CLOSE}{_EDGE}"})
                 texts += 1
-        rendered = self._render(content, instruction)
+        rendered = self._render(content, instruction, side)
         frames = [Frame.parse(rendered, texts), Frame.parse(self._lay_out(rendered, _by_kind(media)), texts)]
         if frames[0] is None or frames[1] is None:
             raise TwowayError(f"the chat template does not write every text once (order {', '.join(shape)}); use template: plain")
         return Frames(frames[0], frames[1])
 
-    def _render(self, content: list[dict[str, str]], instruction: str) -> str:
+    def _render(self, content: list[dict[str, str]], instruction: str, side: str) -> str:
         if self.style == "plain":
             return instruction + "".join(part["text"] if "text" in part else self._placeholders[part["type"]] for part in content)
         messages = [{"role": "user", "content": content}]
         if instruction:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": instruction}]})
-        return str(self.processor.apply_chat_template(messages, tokenize=False))
+        return str(self.processor.apply_chat_template(messages, tokenize=False, **({"task": side} if side else {})))
 
     def _lay_out(self, rendered: str, media: dict[type[Media], list[Any]]) -> str:
         """Return the prompt as the processor hands it on before it expands the placeholders."""

@@ -96,17 +96,24 @@ def ranking(
 ) -> Ranking:
     """Look where each positive stands among what its query may see; for watching, without gradients."""
     left_QD, right_CD = unit_length(queries_QD), unit_length(candidates_CD)
-    positives, hardest = [], []
+    found = []
     for start in range(0, len(left_QD), chunk):
         rows = slice(start, start + chunk)
-        cosine_QC = left_QD[rows] @ right_CD.T
-        own_Q1 = positive_Q[rows, None]
-        positives.append(cosine_QC.gather(1, own_Q1)[:, 0])
-        if allowed_QC is not None:
-            cosine_QC = cosine_QC.masked_fill(~allowed_QC[rows], -torch.inf)
-        others_QC = cosine_QC.scatter(1, own_Q1, -torch.inf)
-        hardest.append(others_QC.amax(1) if others_QC.shape[1] else others_QC.new_full((len(others_QC),), -torch.inf))
-    positive, hard = (torch.cat(parts) if parts else left_QD.new_zeros(0) for parts in (positives, hardest))
+        found.append(rank_scores(left_QD[rows] @ right_CD.T, positive_Q[rows], None if allowed_QC is None else allowed_QC[rows]))
+    none = left_QD.new_zeros(0)
+    parts = zip(*((one.right, one.positive, one.hardest) for one in found), strict=True)
+    return Ranking(*(torch.cat(part) for part in parts)) if found else Ranking(none.bool(), none, none)
+
+
+@torch.no_grad()
+def rank_scores(scores_QC: torch.Tensor, positive_Q: torch.Tensor, allowed_QC: torch.Tensor | None = None) -> Ranking:
+    """Do the same with scores that are there already."""
+    own_Q1 = positive_Q[:, None]
+    positive = scores_QC.gather(1, own_Q1)[:, 0]
+    if allowed_QC is not None:
+        scores_QC = scores_QC.masked_fill(~allowed_QC, -torch.inf)
+    others_QC = scores_QC.scatter(1, own_Q1, -torch.inf)
+    hard = others_QC.amax(1) if others_QC.shape[1] else others_QC.new_full((len(others_QC),), -torch.inf)
     return Ranking(positive > hard, positive, hard.masked_fill(hard == -torch.inf, torch.nan))
 
 

@@ -55,6 +55,15 @@ def contrastive_loss(
     return Loss(total, len(queries_QD))
 
 
+def scores_loss(
+    scores_QC: torch.Tensor, positive_Q: torch.Tensor, allowed_QC: torch.Tensor | None = None, *, temperature: float | torch.Tensor
+) -> Loss:
+    """Return the same loss of scores that are there already, such as those of late interaction."""
+    if not isinstance(temperature, torch.Tensor):
+        require_temperature(temperature)
+    return Loss(_cross_entropy(scores_QC / temperature, positive_Q, allowed_QC), len(scores_QC))
+
+
 def require_temperature(temperature: float) -> None:
     """Refuse a temperature that no score can be divided by."""
     if not 0 < temperature < math.inf:
@@ -69,7 +78,10 @@ def _summed(
     temperature: float | torch.Tensor,
 ) -> torch.Tensor:
     """Cross-entropy of some queries, summed."""
-    scores_QC = queries_QD @ candidates_CD.T / temperature
+    return _cross_entropy(queries_QD @ candidates_CD.T / temperature, positive_Q, allowed_QC)
+
+
+def _cross_entropy(scores_QC: torch.Tensor, positive_Q: torch.Tensor, allowed_QC: torch.Tensor | None) -> torch.Tensor:
     if allowed_QC is not None:
         scores_QC = scores_QC.masked_fill(~allowed_QC.scatter(1, positive_Q[:, None], True), -torch.inf)
     return functional.cross_entropy(scores_QC, positive_Q, reduction="sum")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from PIL import Image
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers.utils import logging as tf_logging
 
@@ -38,6 +38,7 @@ from .config import ConvertConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from twoway.models.config import Attention
@@ -206,7 +207,7 @@ def _prepare(model: PreTrainedModel, parts: Any, config: ConvertConfig, mode: st
     return longest
 
 
-def try_out(result: SentenceTransformer | CrossEncoder, mode: str) -> tuple[str, ...]:
+def try_out(result: checkpoint.Assembled, mode: str) -> tuple[str, ...]:
     """Run the saved model on every kind of input, and return what its user must know."""
     if isinstance(result, CrossEncoder):
         return _try_pairs(result)
@@ -215,24 +216,27 @@ def try_out(result: SentenceTransformer | CrossEncoder, mode: str) -> tuple[str,
     if "image" in transformer.modalities:
         rows += [picture, {"image": picture, "text": "and words"}]
     result.float()  # rounding in half precision would look like a difference
+
+    def encode(rows: list[Any]) -> NDArray[np.float32]:
+        return np.concatenate([np.atleast_2d(one) for one in result.encode(rows, convert_to_numpy=True, show_progress_bar=False)])
+
     with _own_processor():
-        alone = np.concatenate([result.encode([row], show_progress_bar=False) for row in rows])
-        together = result.encode(rows, show_progress_bar=False)
+        alone, together = np.concatenate([encode([row]) for row in rows]), encode(rows)
         if mode == "eos":
             poolings.require_eos(transformer, transformer.tokenizer.eos_token_id, rows)
     if not np.isfinite(alone).all():
         raise TwowayError("the converted model gives vectors that are not finite; look at its weights or at --dtype")
-    if np.abs(alone - together).max() > 1e-3:
+    if alone.shape != together.shape or np.abs(alone - together).max() > 1e-3:
         name = type(transformer.processor).__name__
         return (f"Encode texts and images in calls of their own: {name} writes a text differently where the batch also holds images.",)
     return ()
 
 
-def measure(result: SentenceTransformer | CrossEncoder, attention: Attention, pooling: str) -> dict[str, Any]:
+def measure(result: checkpoint.Assembled, attention: Attention, pooling: str) -> dict[str, Any]:
     """Return what a card says of a saved model: its family, its attention as proved, and the numbers of its vectors, or its score."""
     first = cast("Any", result[0])
     width = loading.text_width(first.model)
-    dim = width if isinstance(result, CrossEncoder) else result.truncate_dim or result.get_embedding_dimension()
+    dim = width if isinstance(result, CrossEncoder) else getattr(result, "truncate_dim", None) or result.get_embedding_dimension()
     return {
         "family": first.model.config.model_type,
         "attention": prove_attention(result, attention),
@@ -240,6 +244,7 @@ def measure(result: SentenceTransformer | CrossEncoder, attention: Attention, po
         "width": width,
         "dim": None if dim == width else dim,
         "score": reranker.describe_score([*result][1:]) if isinstance(result, CrossEncoder) else "",
+        "late_interaction": isinstance(result, MultiVectorEncoder),
     }
 
 
@@ -273,7 +278,7 @@ def _try_pairs(result: CrossEncoder) -> tuple[str, ...]:
     return ()
 
 
-def prove_attention(result: SentenceTransformer | CrossEncoder, wanted: Attention) -> dict[str, Any]:
+def prove_attention(result: checkpoint.Assembled, wanted: Attention) -> dict[str, Any]:
     """Prove that the saved model attends as it declares; of a mixed one, say which layers do what."""
     transformer = cast("Any", result[0])
     verdict = probe.probe(transformer.model, transformer.processor)

@@ -55,9 +55,9 @@ def export_model(
     model.to(kind)
     decoder = {name: one.to(kind) for name, one in decoder.items()}
     settings = start.settings.pooled(pooling or (None if start.settings.behind else start.settings.pooling or "mean"), None)
-    for module in settings.behind if settings.reranks else ():
+    for module in settings.behind if settings.reranks or settings.late_interaction else ():
         module.to(kind)
-    mode = settings.pooling or "mean"
+    mode = "none" if settings.late_interaction else settings.pooling or "mean"
     if mode == "eos":
         poolings.append_eos(parts)  # a tokenizer that does it already does it once
     beside = out / _MADE

@@ -57,11 +57,16 @@ class PreparedModel(OpenedBase, Generic[T]):
     input_module: Any = None  # what writes rows as `encode` does, where vectors are trained (`checkpoint.input_module`)
 
 
-def open_base(base: str | Path, config: MethodConfig, *, attention: Attention = "two-way", reranker: bool = False) -> OpenedBase:
-    """Open a base and give it its attention; the same base and configuration give the same bits. `reranker`: one is to be trained."""
+def open_base(
+    base: str | Path, config: MethodConfig, *, attention: Attention = "two-way", reranker: bool = False, late_interaction: bool = False
+) -> OpenedBase:
+    """Open a base and give it its attention; the same base and configuration give the same bits.
+
+    `reranker`: one is to be trained; `late_interaction`: the base may have many vectors.
+    """
     kernels.keep_few()
     torch.manual_seed(config.seed)
-    start = open_start(base, dtype="float32")
+    start = open_start(base, dtype="float32", late_interaction=late_interaction)
     if not reranker:
         start.settings.require_trainable(start.name)
     parts = models_processor.load_processor(start.folder)

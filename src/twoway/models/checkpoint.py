@@ -7,13 +7,13 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -24,7 +24,7 @@ from twoway.content import media_kinds
 from twoway.errors import TwowayError, UsageError, is_panic
 from twoway.files import disk_errors, sha256, write_errors
 
-from . import pooling
+from . import late_interaction, pooling
 from .loading import PICKLES, check_safetensors, first_line, inner, read_json, weight_files
 from .reranker import yes_no
 
@@ -84,6 +84,7 @@ class CheckpointSettings:
     module: dict[str, Any] = field(default_factory=dict)  # how the first module calls processor and model, as its own config has it
     behind: tuple[torch.nn.Module, ...] = ()  # the modules after it
     reranks: bool = False  # these give a score of a query with a candidate, and no vector
+    late_interaction: bool = False  # these give a vector for each token
     longest: int | None = None
     more: dict[str, Any] = field(default_factory=dict)  # entries of the configuration that nothing here reads
 
@@ -126,9 +127,11 @@ class CheckpointSettings:
 
     def _untrained(self) -> Iterator[str]:
         """Name what training does not follow."""
-        if self.learnt:
+        if self.late_interaction:
+            yield from late_interaction.untrained(self.behind)
+        elif self.learnt:
             yield f"the module {self.learnt} ({MODULES})"
-        if self.behind and self.pooling is None:
+        if self.behind and self.pooling is None and not self.late_interaction:
             yield "pooling " + ", ".join(str(module.pooling_mode) for module in self.behind if isinstance(module, Pooling))
         if self.truncate_dim:
             yield f"truncate_dim {self.truncate_dim}"
@@ -162,6 +165,11 @@ def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch
         if not (isinstance(error, known) or is_panic(error)):
             raise
         raise TwowayError(f"{folder} cannot be loaded by sentence-transformers: {first_line(error)}") from error
+
+
+def is_late_interaction(folder: Path) -> bool:
+    """Say whether a sentence-transformers checkpoint gives a vector for each token (`MultiVectorEncoder`)."""
+    return (folder / SETTINGS).exists() and read_json(folder / SETTINGS).get("model_type") == "MultiVectorEncoder"
 
 
 def open_cross_encoder(folder: Path, dtype: str) -> CrossEncoder:
@@ -223,8 +231,8 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
         )
     own = read_json(folder / "twoway.json") if (folder / "twoway.json").exists() else {}
     said = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-    kind, reranks = said.get("model_type", "SentenceTransformer"), is_reranker(folder)
-    if kind != "SentenceTransformer" and not reranks:
+    kind, reranks, many = said.get("model_type", "SentenceTransformer"), is_reranker(folder), is_late_interaction(folder)
+    if kind != "SentenceTransformer" and not (reranks or many):
         raise TwowayError(f"{folder / SETTINGS}: model_type {kind} gives no single vector, and cannot be carried over")
     if reranks and not {"LogitScore", "Dense"} & set(names):
         raise TwowayError(f"{folder / SETTINGS}: model_type {kind}, and no module gives a score, so it cannot be carried over")
@@ -236,8 +244,8 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
     default = said.get("default_prompt_name")
     return CheckpointSettings(
         transformer=places[0],
-        pooling=own.get("pooling") or mode,
-        dim=own.get("dim"),
+        pooling=None if many else own.get("pooling") or mode,
+        dim=None if many else own.get("dim"),
         prompts={name: text or "" for name, text in said.get("prompts", {}).items() if text or name == default},
         default_prompt=default,
         similarity=said.get("similarity_fn_name"),
@@ -245,6 +253,7 @@ def read_checkpoint_settings(folder: Path) -> CheckpointSettings:
         module=module,
         behind=behind,
         reranks=reranks,
+        late_interaction=many,
         longest=longest,
         more={key: value for key, value in said.items() if key not in _OURS},
     )
@@ -314,7 +323,10 @@ def save_model(
         return save_heads(heads, folder)
 
 
-def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransformer | CrossEncoder:
+Assembled: TypeAlias = SentenceTransformer | CrossEncoder | MultiVectorEncoder
+
+
+def assemble_model(folder: Path, settings: CheckpointSettings) -> Assembled:
     """Open a saved model, put its modules behind it, write the settings, and return what anyone gets who loads the folder."""
     try:
         transformer = _with_modalities(Transformer(str(folder), model_kwargs={"use_safetensors": True}, **_called(settings)), settings)
@@ -332,7 +344,7 @@ def assemble_model(folder: Path, settings: CheckpointSettings) -> SentenceTransf
     return encoder
 
 
-def read_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> SentenceTransformer:
+def read_around(model: PreTrainedModel, processor: Any, settings: CheckpointSettings) -> SentenceTransformer | MultiVectorEncoder:
     """Put pooling behind a model in memory; the result is what `assemble` gives once it is saved."""
     return _behind(_module_around(model, processor, settings), settings)
 
@@ -404,14 +416,22 @@ def _with_modalities(transformer: Any, settings: CheckpointSettings) -> Any:
 def _modules_behind(transformer: Any, settings: CheckpointSettings) -> list[torch.nn.Module]:
     """Return what follows a transformer module: the source's own modules, or pooling and a normalisation."""
     width, dtype = transformer.get_embedding_dimension(), transformer.model.dtype
-    if settings.reranks:
+    if settings.reranks or settings.late_interaction:
         return list(settings.behind)
     carried = [module.to(dtype) if settings.dim else module for module in settings.behind]
     return carried or pooling.modules(settings.pooling or "mean", width, settings.dim, dtype)
 
 
-def _behind(transformer: Any, settings: CheckpointSettings) -> SentenceTransformer:
+def _behind(transformer: Any, settings: CheckpointSettings) -> SentenceTransformer | MultiVectorEncoder:
     """Put the modules behind a transformer module."""
+    if settings.late_interaction:
+        return MultiVectorEncoder(
+            modules=[transformer, *settings.behind],
+            prompts=dict(settings.prompts),
+            default_prompt_name=settings.default_prompt,
+            similarity_fn_name=settings.similarity,
+            device="cpu",
+        )
     return SentenceTransformer(
         modules=[transformer, *_modules_behind(transformer, settings)],
         prompts=dict(settings.prompts),
@@ -483,22 +503,23 @@ class Card:
     notes: tuple[str, ...] = ()
     chain: list[dict[str, Any]] = field(default_factory=list)
     score: str = ""  # of a reranker, how it is read; of an embedding model, nothing
+    late_interaction: bool = False  # each token has a vector
 
     def write(self, folder: Path) -> None:
         """Write both files."""
-        said = {key: value for key, value in asdict(self).items() if key != "score" or value}
+        said = {key: value for key, value in asdict(self).items() if key not in ("score", "late_interaction") or value}
         (folder / CARD_FILE).write_text(json.dumps({"format": 1} | said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(self.markdown(), encoding="utf-8")
 
     def markdown(self) -> str:
         """Return the card as the hub shows it."""
-        reranks = bool(self.score)
+        reranks, many = bool(self.score), self.late_interaction
         head: dict[str, Any] = {
             "library_name": "sentence-transformers",
             "pipeline_tag": "text-ranking" if reranks else "feature-extraction",
             "tags": [
                 "sentence-transformers",
-                *(("cross-encoder", "reranker") if reranks else ("feature-extraction",)),
+                *(("cross-encoder", "reranker") if reranks else ("multi-vector", "late-interaction") if many else ("feature-extraction",)),
                 "multimodal",
                 "twoway",
             ],
@@ -511,6 +532,11 @@ class Card:
             ("Pooling", self.pooling),
             ("Numbers a vector", f"{self.dim or self.width}" + (f" (the first of {self.width})" if self.dim else "")),
         ]
+        if many:
+            vector = [
+                ("Vectors", "one for each token, compared by MaxSim (late interaction)"),
+                ("Numbers a vector", f"{self.dim or self.width}"),
+            ]
         rows = [
             ("Base", f"{self.base} ({self.family})"),
             ("Licence of the base", self.licence or "not stated by the base; look there before you pass this on"),
@@ -525,8 +551,8 @@ class Card:
         steps = "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(self.chain, 1))
         notes = "".join(f"\n- {note}" for note in (*(() if reranks else (_CHAT,)), *self.notes))
         front, kind = yaml.safe_dump(head, sort_keys=False).strip(), self.attention["declared"]
-        use = _RERANK if reranks else _EMBED
-        title = f"A {kind} multimodal {'reranker' if reranks else 'embedding model'}"
+        use = _RERANK if reranks else _MANY if many else _EMBED
+        title = f"A {kind} multimodal {'reranker' if reranks else 'late-interaction model' if many else 'embedding model'}"
         return _TEXT.format(front=front, title=title, table=table, use=use, notes=notes, steps=steps, file=CARD_FILE)
 
 
@@ -594,6 +620,17 @@ vectors = model.encode([[{"role": "user", "content": content}]])
 ```
 
 Texts and images in any order go in as the content of a chat message, as above."""
+_MANY = """```python
+from sentence_transformers import MultiVectorEncoder
+from PIL import Image
+
+model = MultiVectorEncoder("path/to/this/folder")
+queries = model.encode_query(["what is asked"])
+documents = model.encode_document([Image.open("a.png"), "a text"])
+scores = model.similarity(queries, documents)
+```
+
+A query or a document is a matrix: a row for each of its tokens."""
 _RERANK = """```python
 from sentence_transformers import CrossEncoder
 from PIL import Image

@@ -303,6 +303,12 @@ def remember(moved: Tensor, value: Tensor) -> Tensor:
     return moved
 
 
+def on_cpu(moved: Tensor) -> Tensor:
+    """Return integers as they are known on the CPU, or themselves."""
+    known: Tensor = _on_cpu.get(moved, moved)
+    return known
+
+
 def _foresee(tower: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
     """Work out the borders of the pass that begins, where the sizes of its pictures are known."""
     _pass.set(None)

@@ -237,13 +237,17 @@ class Start:
     note: dict[str, Any] = field(default_factory=dict)
 
 
-def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None) -> Start:
-    """Open a source: an adapter with its base, a sentence-transformers checkpoint, or a model."""
+def open_start(src: str | Path, *, dtype: str = "auto", base: str | None = None, late_interaction: bool = False) -> Start:
+    """Open a source: an adapter with its base, a sentence-transformers checkpoint (`late_interaction`: with many vectors, too), a model."""
     folder = loading.locate(src)
     if adapters.is_adapter(folder):
         return _open_adapter(src, folder, dtype, base)
     ready = checkpoint.is_encoder(folder)
     settings = checkpoint.read_checkpoint_settings(folder) if ready else checkpoint.CheckpointSettings()
+    if settings.late_interaction and not late_interaction:
+        raise TwowayError(
+            f"{src} gives a vector for each token (late interaction), and one vector is needed here; finetune trains it further"
+        )
     inside = folder / settings.transformer
     loaded = loading.load_model(inside, dtype=dtype)
     heads = checkpoint.load_heads(folder)

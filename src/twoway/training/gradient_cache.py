@@ -1,9 +1,9 @@
 """Gradient caching (GradCache, arXiv 2101.06983): the loss of a whole global batch in the memory of a chunk of it.
 
-A batch is `{"contents": how many, "chunks": Chunks, …}`, its chunks model inputs of about one cost each. Every chunk is embedded; the loss
-looks at all embeddings of all ranks, each rank at that of its own rows; its gradient on the embeddings is added up over ranks; and
-each chunk is run again, now with a graph, and goes back from there. Dropout draws from a seed of the step, the rank and the chunk's
-number, so the second run is the first one again.
+A batch is `{"contents": how many, "chunks": Chunks, …}`, its chunks model inputs of about one cost each. Every chunk is embedded, each of
+its contents as one vector or as several; the loss looks at all embeddings of all ranks, each rank at that of its own rows; its gradient on
+the embeddings is added up over ranks; and each chunk is run again, now with a graph, and goes back from there. Dropout draws from a seed
+of the step, the rank and the chunk's number, so the second run is the first one again.
 
 Where it departs from sentence-transformers' cached losses: (1) chunks are made by what they cost and come as the processor would make
 them alone, so nothing is cut out of a padded batch, and pictures, tiles and several pictures a row are nothing special; (2) a batch is a
@@ -61,9 +61,10 @@ class ChunkList:
 
 @dataclass(frozen=True)
 class GatheredVectors:
-    """What a loss compares: one vector for each content, batch behind batch, and what the batches say about them."""
+    """What a loss compares: the vectors of each content, batch behind batch, and what the batches say about them."""
 
     vectors: torch.Tensor
+    counts: torch.Tensor  # how many vectors each content has, on the CPU; one, unless the module says otherwise
     metadata: list[Any]  # of each batch, what `batch_metadata` returned
     own_batches: range  # which batches are this rank's
 
@@ -95,8 +96,12 @@ class GradientCachedModule(TrainingModule):
         self.name, self.keep_graph_tokens, self.across_ranks = name, keep_graph_tokens, across_ranks
 
     def embed(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Return one vector for each row."""
+        """Return one vector for each row, or as many as `count_vectors` says, row behind row."""
         raise NotImplementedError
+
+    def count_vectors(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Return how many vectors each row of these inputs has, on the CPU, as the inputs are."""
+        return torch.ones(len(inputs["input_ids"]), dtype=torch.long)
 
     def batch_metadata(self, batch: Batch, present: torch.Tensor) -> Any:
         """Return what ranks must know of a batch to compare its vectors: small, and on the CPU. `present` says which contents came."""
@@ -148,6 +153,21 @@ def padding_row(token: int, token_keys: Sequence[str]) -> dict[str, torch.Tensor
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | {key: torch.zeros_like(ids) for key in keys}
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the vectors of a chunk belong: its batch, the contents that it holds, and how many vectors each of them has."""
+
+    batch: int
+    items: torch.Tensor
+    counts: torch.Tensor
+
+
+def _rows(firsts: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the rows of contents that begin at `firsts`, content behind content."""
+    before = counts.cumsum(0) - counts
+    return torch.repeat_interleave(firsts - before, counts) + torch.arange(int(counts.sum()))
+
+
 class _CachedStep:
     """One step of one rank: embed every chunk, compare, and go back chunk by chunk.
 
@@ -170,13 +190,14 @@ class _CachedStep:
     def run(self) -> StepLosses:
         """Leave the gradient of the global batch in the parameters."""
         stream = ((batch, chunk) for batch, chunks in enumerate(self.chunks) for chunk in chunks)
-        places: list[tuple[int, torch.Tensor]] = []  # of each chunk, its batch and the contents that it holds
+        places: list[_Place] = []
         vectors: list[torch.Tensor] = []
 
         def take(count: int) -> list[Any]:
             taken = list(islice(stream, count))
-            places.extend((batch, chunk["items"]) for batch, chunk in taken)
-            for _, chunk in taken:
+            for batch, chunk in taken:
+                items, inputs = chunk["items"], chunk["inputs"]
+                places.append(_Place(batch, items, torch.zeros_like(items) if inputs is None else self.module.count_vectors(inputs)))
                 self._count_tokens(chunk)
             return [chunk["inputs"] for _, chunk in taken]
 
@@ -217,28 +238,33 @@ class _CachedStep:
             return self.context.wrapped(moved, [self.context.seed(first + number) for number in range(count)])
 
     def _compare(
-        self, vectors: list[torch.Tensor], places: list[tuple[int, torch.Tensor]], parameters: list[torch.Tensor], width: int
+        self, vectors: list[torch.Tensor], places: list[_Place], parameters: list[torch.Tensor], width: int
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Compute the loss, and return its gradient on the vectors of each of this rank's chunks and on its parameters."""
         module, ranks, device = self.module, self.ranks, self.ranks.device
         sizes = [int(batch["contents"]) for batch in self.batches]
         starts = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
-        own = torch.zeros(starts[-1], width, device=device)
         present = torch.zeros(starts[-1], dtype=torch.bool)
-        rows = [items + starts[batch] for batch, items in places]
-        rows_there = [one.to(device, non_blocking=True) for one in rows]
-        for row, there, embedded in zip(rows, rows_there, vectors, strict=True):
-            own[there] = embedded.detach()[: len(row)]
-            present[row] = True
+        counts = torch.ones(starts[-1], dtype=torch.long)  # a content that did not come has one vector, of zeros
+        contents = [place.items + starts[place.batch] for place in places]
+        for content, place in zip(contents, places, strict=True):
+            counts[content] = place.counts
+            present[content] = True
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        rows_there = [_rows(ends[content], counts[content]).to(device, non_blocking=True) for content in contents]
+        own = torch.zeros(int(ends[-1]), width, device=device)
+        for there, embedded in zip(rows_there, vectors, strict=True):
+            own[there] = embedded.detach()[: len(there)]
         metadata = [module.batch_metadata(batch, present[starts[n] : starts[n + 1]]) for n, batch in enumerate(self.batches)]
         together = module.across_ranks and ranks.world_size > 1
-        every = ranks.all_gather_object(metadata) if together else [metadata]
+        every = ranks.all_gather_object((metadata, counts)) if together else [(metadata, counts)]
         pieces = ranks.all_gather(own) if together else [own]
         before = ranks.rank if together else 0
-        first = sum(map(len, every[:before]))
+        first = sum(len(some) for some, _ in every[:before])
         leaf = torch.cat(pieces).requires_grad_()
         parameters = [parameter.requires_grad_() for parameter in parameters]
-        gathered = GatheredVectors(leaf, [one for some in every for one in some], range(first, first + len(metadata)))
+        known, own_batches = [one for some, _ in every for one in some], range(first, first + len(metadata))
+        gathered = GatheredVectors(leaf, torch.cat([some for _, some in every]), known, own_batches)
         with torch.enable_grad():
             output = module.compute_loss(gathered, parameters)
             output.loss.total.backward()  # type: ignore[no-untyped-call]
@@ -249,7 +275,8 @@ class _CachedStep:
         scale = ranks.world_size / max(self.numbers[f"count {module.name}"], 1)
         offset = sum(map(len, pieces[:before]))
         self.output = output
-        self.finite = torch.stack([torch.isfinite(own[starts[n] : starts[n + 1]]).all() for n in range(len(sizes))])
+        bounds = ends[starts].tolist()
+        self.finite = torch.stack([torch.isfinite(own[bounds[n] : bounds[n + 1]]).all() for n in range(len(sizes))])
         of_parameters = [(torch.zeros_like(one) if one.grad is None else one.grad) * scale for one in parameters]
         return [gradient[there + offset] * scale for there in rows_there], of_parameters
 

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from twoway.content import ContentError
 from twoway.evaluation.metrics import chance, outcome, values
@@ -197,13 +196,13 @@ def retrieval_entry(found: Sequence[Retrieval]) -> dict[str, float]:
 def _rank(task: Any, data: PairData, measured: EvalRows, device: torch.device, autocast: bool) -> list[RankedAnswers]:
     """Embed the rows of one task of one set, and compare each query with all answers."""
     rows: list[Pair] = []
-    queries: list[torch.Tensor] = []
+    queries: list[torch.Tensor] = []  # the vectors of each
     answers: dict[int, torch.Tensor] = {}
     documents: dict[int, Document] = {}
     keys: list[tuple[int, tuple[int, ...]]] = []
     for examples in read_examples(data, measured):
         made = data.collate([example for _, example in examples])
-        vectors = functional.normalize(predict_contents(task, made, device, autocast), dim=-1)
+        vectors = predict_contents(task, made, device, autocast)
         for place, (pair, example) in enumerate(examples):
             rows.append(pair)
             queries.append(vectors[made["queries"][place]])
@@ -216,7 +215,7 @@ def _rank(task: Any, data: PairData, measured: EvalRows, device: torch.device, a
     for asked, answered in keys:
         right.setdefault(asked, set()).update(answered)
     mask = torch.tensor([[answer in right[asked] for answer in answers] for asked, _ in keys])
-    scores = torch.stack(queries) @ torch.stack(list(answers.values())).T
+    scores = task.similarity(queries, list(answers.values()))
     every = list(documents.values())
     return [RankedAnswers(pair.query, every, *one) for pair, *one in zip(rows, scores, mask, strict=True)]
 
@@ -235,17 +234,14 @@ def read_examples(data: PairData, measured: EvalRows) -> Iterator[list[tuple[Pai
             yield examples
 
 
-def predict_contents(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> torch.Tensor:
-    """Return what a model says of each of a batch's contents, on the CPU."""
-    found: torch.Tensor | None = None
+def predict_contents(task: Any, batch: dict[str, Any], device: torch.device, autocast: bool) -> list[torch.Tensor]:
+    """Return what a model says of each of a batch's contents, on the CPU: the rows of a matrix, mostly one."""
+    found: dict[int, torch.Tensor] = {}
     for chunk in batch["chunks"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             made = task.predict(to_device(dict(chunk["inputs"]), device)).float().cpu()
-        if found is None:
-            found = torch.zeros(batch["contents"], made.shape[1])
-        found[chunk["items"]] = made
-    assert found is not None
-    return found
+        found |= zip(chunk["items"].tolist(), torch.split(made, task.count_vectors(chunk["inputs"]).tolist()), strict=True)
+    return [found[number] for number in range(batch["contents"])]
 
 
 def summarize(measured: EvalRows, ranked: Sequence[RankedAnswers], cases: int) -> Retrieval:

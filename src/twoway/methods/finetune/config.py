@@ -75,6 +75,15 @@ class FinetuneConfig(PairsConfig):
     guide: str | None = Field(default=None, description="a model whose vectors measure loss.margin, instead of this one's own")
     pooling: Literal["mean", "last", "eos"] | None = Field(default=None, description="how a vector is made; default: the base's, or mean")
     truncate_dim: int | None = Field(default=None, ge=1, description="numbers of a vector; default: the base's own, or all")
+    late_interaction: bool | None = Field(
+        default=None,
+        description="a vector for each token, compared by MaxSim (ColBERT, ColPali), instead of one for each text or page; "
+        "default: as the base has it",
+    )
+    projection_dim: int | None = Field(
+        default=None, ge=1, description="late interaction: numbers of each vector, by a new projection; default: the base's own, or 128"
+    )
+    query_expansion: int = Field(default=0, ge=0, le=512, description="late interaction: mask tokens behind each query")
     prompt_place: Literal["user", "system"] | None = Field(
         default=None, description="turn that holds the instruction; default: user, or where a base with prompts writes them"
     )
@@ -84,3 +93,18 @@ class FinetuneConfig(PairsConfig):
         super().__post_init__()
         if self.guide is not None and self.loss.margin is None:
             raise UsageError("a guide finds negatives that are too near: say how near with loss.margin (0 for nearer than the positive)")
+        self.require_vectors(late_interaction=self.late_interaction)
+
+    def require_vectors(self, *, late_interaction: bool | None) -> None:
+        """Refuse what does not go with one vector, or with many, where it is known which come out."""
+        of_one = {
+            "pooling": self.pooling is not None,
+            "truncate_dim": self.truncate_dim is not None,
+            "loss.matryoshka_dims": bool(self.loss.matryoshka_dims),
+            "loss.name": self.loss.name != "contrastive",
+        }
+        of_many = {"projection_dim": self.projection_dim is not None, "query_expansion": self.query_expansion > 0}
+        if late_interaction and any(of_one.values()):
+            raise UsageError(f"{next(filter(of_one.get, of_one))} is for one vector; leave it out, or late_interaction")
+        if late_interaction is False and any(of_many.values()):
+            raise UsageError(f"{next(filter(of_many.get, of_many))} belongs to late_interaction=true")

@@ -28,9 +28,10 @@ from twoway.errors import UsageError, did_you_mean
 from twoway.limits import Limits
 from twoway.methods.counting import image_token_cost
 from twoway.methods.tables import TABLES, LostRows, counted_once, feeds_cuda, lost_rows, opening_data
+from twoway.models.late_interaction import tells_sides_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .step import ContrastiveModule
 
 HELD_OUT = "held-out"
+NO_TASK: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def open_data(
         config.fill_negatives,
         config.augment if config.augment.changes else None,
         config.loss.needs_teacher,
+        tells_sides_apart(prepared.processor),
     )
     guide = None if config.guide is None else Guide(config.guide, device=config.device, workers=config.dataloader_num_workers)
     return open_pair_data(config, prepared, out, encoder, encode, guide=guide, shards=shards, bad_rows=bad_rows, keep=keep)
@@ -177,21 +180,22 @@ class SentenceInputs:
         self.module, self.encoder = module, encoder
         self.processor, self.max_length, self.limits = encoder.processor, encoder.max_length, encoder.limits
 
-    def __call__(self, identity: str, document: Document, instruction: str = "") -> Example:
+    def __call__(self, identity: str, document: Document, instruction: str = "", side: str = "") -> Example:
         """Write one content, with an instruction before it."""
+        told = {"task": side} if side else {}
         shortened, is_patch = self.encoder.shorten(document), self.encoder.geometry.is_patch
         if self.encoder.marks.hide(shortened.texts).hidden:
-            return self.encoder(identity, document, instruction)
+            return self.encoder(identity, document, instruction, side)
         messages, cut = to_messages(shortened, limits=self.limits, processor=self.processor), shortened is not document
-        features = self._require(messages, instruction, document.place, truncation=False, verbose=False)
+        features = self._require(messages, instruction, document.place, told, truncation=False, verbose=False)
         if features["input_ids"].shape[1] > self.max_length:
             cut, images = True, int(is_patch(features["input_ids"]).sum())
             try:
-                features = self._preprocess(messages, instruction, max_length=self.max_length)
+                features = self._preprocess(messages, instruction, told, max_length=self.max_length)
             except ValueError:  # a picture would be cut
-                return self.encoder(identity, document, instruction)
+                return self.encoder(identity, document, instruction, side)
             if int(is_patch(features["input_ids"]).sum()) < images:
-                return self.encoder(identity, document, instruction)
+                return self.encoder(identity, document, instruction, side)
         return self._example(identity, features, document.place, cut=cut)
 
     def _example(self, identity: str, features: dict[str, Any], place: Place | None, *, cut: bool) -> Example:
@@ -201,17 +205,21 @@ class SentenceInputs:
         none = torch.zeros_like(image_tokens)
         return Example(identity, inputs, none, image_tokens, torch.zeros(0, dtype=torch.long), cut=cut, place=place)
 
-    def _require(self, messages: Any, instruction: str, place: Place | None, **options: Any) -> dict[str, Any]:
+    def _require(
+        self, messages: Any, instruction: str, place: Place | None, task: Mapping[str, str] = NO_TASK, **options: Any
+    ) -> dict[str, Any]:
         """Return the inputs, or say that the processor refuses the row."""
         try:
-            return self._preprocess(messages, instruction, **options)
+            return self._preprocess(messages, instruction, task, **options)
         except ValueError as error:
             reason = str(error).partition("\n")[0]
             raise ContentError(f"{type(self.processor).__name__} refuses the row: {reason}", place) from error
 
-    def _preprocess(self, messages: Any, instruction: str, **options: Any) -> dict[str, Any]:
+    def _preprocess(self, messages: Any, instruction: str, task: Mapping[str, str], **options: Any) -> dict[str, Any]:
         batch, told = processor_inputs([messages])
-        made: dict[str, Any] = self.module.preprocess(batch, prompt=instruction or None, processing_kwargs={"text": options, **told})
+        made: dict[str, Any] = self.module.preprocess(
+            batch, prompt=instruction or None, processing_kwargs={"text": options, **told}, **task
+        )
         return made
 
 

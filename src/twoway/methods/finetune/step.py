@@ -1,9 +1,10 @@
 """The training step of fine-tuning: the vectors of queries and documents, and the contrastive loss on them.
 
 A vector is what `SentenceTransformer(OUT).encode` gives, because the very modules that are saved make it: the transformer, `Pooling`, a cut
-to `dim`. The loss normalises what it compares, so the last of them, `Normalize`, is not run twice. Which candidates count is put together
-here from what `losses.candidates` knows; the loss is any that is registered (`losses.find_loss`). A learnt temperature is one number,
-multiplied by `_REACH` before it is used, because a rate that fits weights would hardly move it; it stays above 0.01, as CLIP's does.
+to `dim` (`late_interaction.py` has many vectors for a content). The loss normalises what it compares, so the last of them, `Normalize`, is
+not run twice. Which candidates count is put together here from what `losses.candidates` knows; the loss is any that is registered
+(`losses.find_loss`). A learnt temperature is one number, multiplied by `_REACH` before it is used, because a rate that fits weights would
+hardly move it; it stays above 0.01, as CLIP's does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from twoway.losses.candidates import CHUNK, Ranking, denominator, false_negative
 from twoway.losses.distillation import distillation_loss
 from twoway.losses.matryoshka import matryoshka_loss
 from twoway.models import loading
+from twoway.models.kernels import remember
 from twoway.training.gradient_cache import ChunkList, GatheredVectors, GradientCachedModule, LossOutput, padding_row
 from twoway.training.module import without_autocast
 
@@ -35,6 +37,41 @@ from .config import COLDEST, ContrastiveConfig
 
 NAME = "contrastive"
 _REACH = 100.0
+
+
+class Cosines:
+    """How near queries and candidates of a batch are by the cosines of their vectors, which are made where they are needed."""
+
+    def __init__(self, module: ContrastiveModule, vectors: torch.Tensor, pairs: PairMetadata, mine: torch.Tensor, options: dict[str, Any]):
+        self.pair_loss, self.options, self.mine = module.pair_loss, options, mine
+        self.queries, self.candidates = vectors[pairs.queries], vectors[pairs.candidates]
+        self.asked = self.queries[mine]
+
+    def loss(self, positive: torch.Tensor, allowed: torch.Tensor) -> Loss:
+        """Return the loss of my queries among the candidates."""
+        return matryoshka_loss(self.pair_loss, self.asked, self.candidates, positive, allowed, **self.options)
+
+    def loss_back(self, positive: torch.Tensor, allowed: torch.Tensor) -> Loss:
+        """Return the loss of my positives among the queries."""
+        return matryoshka_loss(self.pair_loss, self.candidates[positive], self.queries, self.mine, allowed, **self.options)
+
+    def of(self, place: torch.Tensor) -> list[torch.Tensor]:
+        """Return the scores of my queries with candidates (Q, K) of their own: one matrix for each length of the vectors."""
+        found = []
+        for length in self.options["dims"] or (self.asked.shape[1],):
+            left, right = (unit_length(one[:, :length]) for one in (self.asked, self.candidates))
+            found.append((left[:, None] * right[place]).sum(-1))
+        return found
+
+    def too_near(self, positive: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Return the candidates that are as near as the positive, or nearer (`losses.candidates.too_near`)."""
+        left, right = (nn.functional.normalize(one.detach().float(), dim=-1) for one in (self.asked, self.candidates))
+        pieces = zip(torch.split(left, CHUNK), torch.split(positive, CHUNK), strict=True)
+        return torch.cat([too_near(piece @ right.T, one, **options) for piece, one in pieces])
+
+    def ranking(self, positive: torch.Tensor, allowed: torch.Tensor) -> Ranking:
+        """Return how my queries did."""
+        return ranking(self.asked, self.candidates, positive, allowed)
 
 
 class ContrastiveModule(GradientCachedModule):
@@ -113,19 +150,18 @@ class ContrastiveModule(GradientCachedModule):
             raise UsageError("loss.negatives=own compares with a row's own hard negatives alone, and no row of this batch has any")
         own = ((known.group >= gathered.own_batches.start) & (known.group < gathered.own_batches.stop)).nonzero()[:, 0]
         device = gathered.vectors.device
-        pairs, mine = known.to(device), own.to(device, non_blocking=True)
-        queries, candidates = gathered.vectors[pairs.queries], gathered.vectors[pairs.candidates]
-        asked, positive = queries[mine], pairs.positive[mine]
-        allowed, masked = self._allowed(pairs, mine, asked, candidates, self._copies(known, own, device))
+        pairs, mine = known.to(device), remember(own.to(device, non_blocking=True), own)
         options: dict[str, Any] = {"temperature": self.temperature(parameters), "dims": self.config.matryoshka_dims}
-        loss = matryoshka_loss(self.pair_loss, asked, candidates, positive, allowed, **options)
+        near, positive = self.compare(gathered, pairs, mine, options), pairs.positive[mine]
+        allowed, masked = self._allowed(pairs, mine, near, self._copies(known, own, device))
+        loss = near.loss(positive, allowed)
         if self.config.distill != "none":
-            loss = self._distilled(loss, known, own, asked, candidates, options)
+            loss = self._distilled(loss, known, own, near, options["temperature"])
         if self.config.symmetric:
             allowed_back = self._allowed_back(pairs, mine, self._copies_back(known, own, device))
-            back = matryoshka_loss(self.pair_loss, candidates[positive], queries, mine, allowed_back, **options)
+            back = near.loss_back(positive, allowed_back)
             loss = Loss((loss.total + back.total) / 2, loss.count)
-        found = ranking(asked, candidates, positive, allowed)
+        found = near.ranking(positive, allowed)
         tasks = [known.tasks[number] for number in own.tolist()]
         warmth = options["temperature"]
         learnt = (warmth.detach(),) if isinstance(warmth, torch.Tensor) else ()
@@ -136,8 +172,17 @@ class ContrastiveModule(GradientCachedModule):
 
         return LossOutput(loss, (found.right, found.positive, found.hardest, masked, *learnt), watched)
 
+    def compare(self, gathered: GatheredVectors, pairs: PairMetadata, mine: torch.Tensor, options: dict[str, Any]) -> Cosines:
+        """Return how near my queries and the candidates are."""
+        return Cosines(self, gathered.vectors, pairs, mine, options)
+
+    def similarity(self, queries: Sequence[torch.Tensor], answers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the scores of contents that were predicted one by one; for looking."""
+        left, right = (nn.functional.normalize(torch.cat(list(one)), dim=-1) for one in (queries, answers))
+        return left @ right.T
+
     def _allowed(
-        self, pairs: PairMetadata, mine: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, copies: torch.Tensor | None
+        self, pairs: PairMetadata, mine: torch.Tensor, near: Cosines, copies: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which candidates each query is compared with, and how many were masked out as no true negatives."""
         config, positive = self.config, pairs.positive[mine]
@@ -151,37 +196,25 @@ class ContrastiveModule(GradientCachedModule):
             limit = pairs.scores[positive] - config.teacher_margin
             wrong |= (pairs.owner[None, :] == mine[:, None]) & (pairs.scores[None, :] >= limit[:, None])
         if config.margin is not None:
-            wrong |= self._near(pairs, asked.detach(), candidates.detach(), mine)
+            by = near if pairs.guide is None else Cosines(self, pairs.guide, pairs, mine, {})
+            wrong |= by.too_near(positive, margin=config.margin, relative=config.margin_strategy == "relative")
         own = torch.zeros_like(allowed).scatter_(1, positive[:, None], True)
         return allowed & ~wrong | own, (allowed & wrong & ~own).sum()
 
-    def _distilled(
-        self, loss: Loss, known: PairMetadata, own: torch.Tensor, asked: torch.Tensor, candidates: torch.Tensor, options: dict[str, Any]
-    ) -> Loss:
+    def _distilled(self, loss: Loss, known: PairMetadata, own: torch.Tensor, near: Cosines, temperature: float | torch.Tensor) -> Loss:
         """Mix the contrastive loss of my queries with that of following a teacher on their own candidates."""
         if known.scores is None or not len(own):
             return loss
         # The positive comes first, as candidates are ordered.
         listed = pad_sequence([(known.owner == query).nonzero()[:, 0] for query in own], batch_first=True, padding_value=-1)
-        place, device = listed.clamp(min=0), asked.device
+        place, device = listed.clamp(min=0), loss.total.device
         there, teacher = (listed >= 0).to(device), known.scores[place].to(device) / self.config.distill_temperature
-        lengths = options["dims"] or (asked.shape[1],)
-        followed = asked.new_zeros(())
-        for length in lengths:
-            left, right = (unit_length(one[:, :length]) for one in (asked, candidates))
-            student = (left[:, None] * right[place.to(device)]).sum(-1) / options["temperature"]
-            followed = followed + distillation_loss(self.config.distill, student, teacher, there).total / len(lengths)
+        scores = near.of(place.to(device))
+        followed = loss.total.new_zeros(())
+        for student in scores:
+            followed = followed + distillation_loss(self.config.distill, student / temperature, teacher, there).total / len(scores)
         share = self.config.distill_weight
         return Loss((1 - share) * loss.total + share * followed, loss.count)
-
-    def _near(self, pairs: PairMetadata, asked: torch.Tensor, candidates: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
-        """Return the candidates that are too similar, by the guide's vectors where there are some."""
-        if pairs.guide is not None:
-            asked, candidates = pairs.guide[pairs.queries[mine]], pairs.guide[pairs.candidates]
-        left, right = (nn.functional.normalize(one.float(), dim=-1) for one in (asked, candidates))
-        options: dict[str, Any] = {"margin": self.config.margin, "relative": self.config.margin_strategy == "relative"}
-        pieces = zip(torch.split(left, CHUNK), torch.split(pairs.positive[mine], CHUNK), strict=True)
-        return torch.cat([too_near(piece @ right.T, positive, **options) for piece, positive in pieces])
 
     def _allowed_back(self, pairs: PairMetadata, mine: torch.Tensor, copies: torch.Tensor | None) -> torch.Tensor:
         """Return which queries each of my positives is compared with."""
@@ -273,7 +306,9 @@ class PairMetadata:
     def to(self, device: torch.device) -> PairMetadata:
         """Move the tensors."""
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
+            name: remember(value.to(device, non_blocking=True), value)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
         }
         return replace(self, **moved)
 

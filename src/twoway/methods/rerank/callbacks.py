@@ -29,7 +29,7 @@ class RerankCallback(RetrievalCallback):
                 ranked: list[RankedAnswers] = []
                 for examples in read_examples(self.data, measured):
                     batch = self.data.collate([example for _, example in examples])
-                    scores = predict_contents(trainer.module, batch, trainer.ranks.device, autocast)[:, 0]
+                    scores = torch.cat(predict_contents(trainer.module, batch, trainer.ranks.device, autocast))[:, 0]
                     left = iter(torch.split(scores, [len(example.contents) for _, example in examples]))
                     for pair, example in examples:
                         documents = [content.document.candidate for content in example.contents]

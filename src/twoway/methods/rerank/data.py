@@ -101,7 +101,7 @@ class CandidateInputs(SentenceInputs):
     the module would cut into the pictures.
     """
 
-    def __call__(self, identity: str, document: CandidatePair, instruction: str = "") -> Example:  # type: ignore[override]
+    def __call__(self, identity: str, document: CandidatePair, instruction: str = "", side: str = "") -> Example:  # type: ignore[override]
         """Write one pair, with an instruction before it."""
         hidden = self.encoder.marks.hide(document.texts).hidden
         if hidden:
