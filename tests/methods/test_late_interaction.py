@@ -21,6 +21,7 @@ from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.finetune.data import open_data
 from twoway.methods.finetune.method import finetune, prepare
 from twoway.models import checkpoint
+from twoway.models.opening import open_model
 from twoway.training.progress import read_log
 
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
@@ -123,6 +124,7 @@ def test_what_comes_out_says_what_it_is(whole):
     card = checkpoint.read_card(whole)
     assert (card["late_interaction"], card["pooling"], card["dim"], card["attention"]["measured"]) == (True, "none", 12, "two-way")
     assert "MultiVectorEncoder" in (whole / "README.md").read_text()
+    assert type(open_model(whole).sentence) is MultiVectorEncoder
     steps = [line for line in read_log(whole) if line["step"]]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert all(-1 <= line["positive"] <= 1 for line in steps)

@@ -7,7 +7,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 import yaml
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # by name. Training follows what it can follow (`trainable`): arguments of the chat template become a part of the
 # template, so that every renderer has them.
 
+SentenceModelT = TypeVar("SentenceModelT", SentenceTransformer, MultiVectorEncoder)
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 # A file of weights stays mapped while any tensor of it is held: small ones keep the peak low while a model is brought to float32.
 SHARD = "1GB"
@@ -155,11 +156,13 @@ def is_reranker(folder: Path) -> bool:
     return kind == "CrossEncoder" or any(type_.endswith(".LogitScore") for type_, _ in _modules(folder))
 
 
-def open_sentence_model(folder: Path, settings: Mapping[str, Any], device: torch.device) -> SentenceTransformer:
+def open_sentence_model(
+    folder: Path, settings: Mapping[str, Any], device: torch.device, *, kind: type[SentenceModelT] = SentenceTransformer
+) -> SentenceModelT:
     """Open a sentence-transformers checkpoint with any modules; weights that are not safetensors are not read."""
     _require_no_pickles(folder)
     try:
-        return SentenceTransformer(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
+        return kind(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
     except BaseException as error:
         known = RuntimeError | ValueError | KeyError | OSError | ImportError | AttributeError | TypeError | SafetensorError
         if not (isinstance(error, known) or is_panic(error)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256
@@ -208,7 +209,8 @@ def _open_plain(folder: Path, settings: dict[str, Any]) -> Any:
 
 
 def _open_sentence_model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
-    sentence = open_sentence_model(folder, settings, device)
+    kind: Any = MultiVectorEncoder if checkpoint.is_late_interaction(folder) else SentenceTransformer
+    sentence = open_sentence_model(folder, settings, device, kind=kind)
     if not hasattr(sentence[0], "auto_model"):
         raise TwowayError(f"{folder}: its first module is {type(sentence[0]).__name__}, which contains no transformers model")
     return sentence
