@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 from torch.nn import functional
 
@@ -120,7 +121,11 @@ def test_the_plain_checkpoint_gives_the_vectors_of_training(whole, rows, tmp_pat
     assert tokens[-3:] != model.tokenizer.convert_ids_to_tokens(model.preprocess(["a"], task="document")["input_ids"][0])[-3:]
 
 
-def test_what_comes_out_says_what_it_is(whole):
+def test_what_comes_out_is_trained_and_says_what_it_is(whole, tiny_model):
+    new = prepare(tiny_model("qwen2_vl"), FinetuneConfig(**MANY)).module.projection.linear.weight.detach()
+    trained = load_file(whole / "1_Dense/model.safetensors")["linear.weight"]
+    assert trained.shape == new.shape
+    assert float((trained - new).abs().mean()) > 1e-4
     card = checkpoint.read_card(whole)
     assert (card["late_interaction"], card["pooling"], card["dim"], card["attention"]["measured"]) == (True, "none", 12, "two-way")
     assert "MultiVectorEncoder" in (whole / "README.md").read_text()
