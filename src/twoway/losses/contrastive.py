@@ -61,6 +61,8 @@ def scores_loss(
     """Return the same loss of scores that are there already, such as those of late interaction."""
     if not isinstance(temperature, torch.Tensor):
         require_temperature(temperature)
+    if not scores_QC.numel():
+        return Loss(scores_QC.sum(), len(scores_QC))
     return Loss(_cross_entropy(scores_QC / temperature, positive_Q, allowed_QC), len(scores_QC))
 
 
