@@ -29,7 +29,7 @@ def new_modules(width: int, dim: int) -> list[torch.nn.Module]:
     return [projection, MultiVectorMask(), Normalize(module_input_name=TOKENS)]
 
 
-def width_of(modules: Sequence[torch.nn.Module]) -> int | None:
+def projection_width(modules: Sequence[torch.nn.Module]) -> int | None:
     """Return the numbers of a vector; nothing without a projection."""
     return next((int(module.out_features) for module in modules if isinstance(module, Dense)), None)
 

@@ -98,7 +98,7 @@ def _many_vectors(opened: OpenedBase, config: FinetuneConfig) -> CheckpointSetti
     own = opened.start.settings
     if config.query_expansion:
         late_interaction.expand_queries(opened.processor, opened.token.token, config.query_expansion)
-    if own.late_interaction and config.projection_dim in (None, late_interaction.width_of(own.behind)):
+    if own.late_interaction and config.projection_dim in (None, late_interaction.projection_width(own.behind)):
         return own
     torch.manual_seed(config.seed)
     behind = late_interaction.new_modules(loading.text_width(opened.start.model), config.projection_dim or late_interaction.DIM)
