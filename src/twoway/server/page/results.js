@@ -64,7 +64,7 @@ export function picture(hit, alt = "", what = "thumbnail", link = null) {
 function card(hit, place, acts) {
   const name = title(hit);
   const shown = hit.thumbnail ? picture(hit) : el("span", { class: "page" }, hit.text || hit.id);
-  const time = hit.media && el("span", { class: "time" }, `▶ ${clock(hit.media.start ?? 0)}`);
+  const time = hit.media && el("span", { class: "time" }, hit.media.start === null ? "▶" : `▶ ${clock(hit.media.start)}`);
   return el(
     "li",
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
