@@ -12,14 +12,14 @@ from twoway.files import sha256
 from twoway.recipes.records import Record
 from twoway.study import run
 from twoway.study.config import Choice, read_study
-from twoway.study.grid import SCORE, GateVerdict, GridBuilder, choices
+from twoway.study.grid import SCORE, GateVerdict, GridBuilder, found_choices
 
 ARMS = {"a": {"learning_rate": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"learning_rate": {"like": "a"}}}
 
 
 def chosen(folder, figures):
     """Return the rates after tries that said `figures`."""
-    return {arm: choice.learning_rate for arm, choice in choices(*tried(folder, figures)).items()}
+    return {arm: choice.learning_rate for arm, choice in found_choices(*tried(folder, figures)).items()}
 
 
 def tried(folder, figures, **changes):
@@ -47,8 +47,8 @@ def test_the_stage_is_chosen_with_the_rate(tmp_path):
     arms = {"a": {"from": ["quick", "steady"], "learning_rate": {"rates": [1.0, 2.0], "rows": 2}}, "b": {"from": "other"}}
     study, grid = tried(tmp_path, [{SCORE: 0.2}, {SCORE: 0.3}, {SCORE: 0.5}, {SCORE: 0.1}], stages=stages, arms=arms)
     assert [choice.label(alone=False) for choice in grid.trials["a"]] == ["quick 1", "quick 2", "steady 1", "steady 2"]
-    assert choices(study, grid) == {"a": Choice(1.0, "steady")}
-    whole = GridBuilder(study, tmp_path / "out", KINDS).lay_out(choices(study, grid))
+    assert found_choices(study, grid) == {"a": Choice(1.0, "steady")}
+    whole = GridBuilder(study, tmp_path / "out", KINDS).lay_out(found_choices(study, grid))
     assert {whole.tasks[one.finetune].job.source for one in whole.runs if one.arm == "a"} == {"steady"}
     assert [len(keys) for keys in (whole.named["quick"], whole.named["steady"], whole.named["other"])] == [1, 1, 1]
     run.write_study_summary(study, whole, tmp_path / "out", run.Facts("running", 1, GateVerdict(), {}))
@@ -74,7 +74,7 @@ def test_a_try_that_broke_down_is_not_taken(tmp_path):
 
 def test_no_try_that_holds_is_no_rate(tmp_path):
     study, grid = tried(tmp_path, [{SCORE: float("nan")}] * 3)
-    assert choices(study, grid) == {}
+    assert found_choices(study, grid) == {}
     run.write_study_summary(study, grid, tmp_path / "out", run.Facts("failed", 1, GateVerdict(), {}))
     arms = json.loads((tmp_path / "out" / run.SUMMARY_FILE).read_text())["arms"]
     why = "is not known: with none of those that were tried is the score on held-out rows a number"

@@ -16,7 +16,7 @@ from twoway.recipes.dry_run import forecast as forecast_step
 from twoway.recipes.run import Step, duration
 
 from .config import rows_read
-from .grid import choices, chosen_arms, first_choices, needed, opened, paces
+from .grid import chosen_arms, first_choices, found_choices, needed, opened, paces
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,7 +73,7 @@ def forecast_study(
     """Forecast a study; the parameters are those of `run`. Arms count at the rate that is found, or at the first that is to be tried."""
     layout = opened(study, out, words, jobs=jobs, kinds=kinds)
     first = first_choices(layout.study)
-    grid = layout.lay_out(first | choices(layout.study, layout.lay_out(first)))
+    grid = layout.lay_out(first | found_choices(layout.study, layout.lay_out(first)))
     wanted = needed(grid, chosen_arms(layout.study, claims))
     steps = {key: _step(task) for key, task in grid.tasks.items()}
     pace_of = paces(grid, [key for key, step in steps.items() if step.action == "keep"])

@@ -373,7 +373,7 @@ def tried(grid: Grid) -> dict[str, dict[Choice, float | None]]:
     return {arm: {choice: _score(grid.tasks[key]) for choice, key in trials.items()} for arm, trials in grid.trials.items()}
 
 
-def choices(study: Study, grid: Grid) -> dict[str, Choice]:
+def found_choices(study: Study, grid: Grid) -> dict[str, Choice]:
     """Return what is found: of arms whose tries are all done, the best that holds; of equal ones the smallest rate."""
     found = {}
     for arm, scores in tried(grid).items():

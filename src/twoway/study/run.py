@@ -34,7 +34,7 @@ from twoway.training.checkpointing import FOLDER as CHECKPOINTS
 
 from . import grid as study_grid
 from .config import rows_read
-from .grid import LOGS, base_of, choices, chosen_arms, first_choices, needed, opened, seconds_left, take_over, tried
+from .grid import LOGS, base_of, chosen_arms, first_choices, found_choices, needed, opened, seconds_left, take_over, tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -128,7 +128,7 @@ class _Runner:
                     ended = self.workers.ended()
                     for worker, code in ended:
                         self._end(worker, code, grid)
-                    grid = self._look(self.layout.lay_out(choices(self.study, grid)))
+                    grid = self._look(self.layout.lay_out(found_choices(self.study, grid)))
                     self._write(grid, "running")
                     if any(worker.task.job.kind.name == "evaluate" for worker, _ in ended) and not self.stopped:
                         self._show()
@@ -144,7 +144,7 @@ class _Runner:
                     self.done.add(key)
                     # What a stage went through is not needed once it has ended, and is three times its model.
                     shutil.rmtree(task.folder / CHECKPOINTS, ignore_errors=True)
-            fuller = self.layout.lay_out(choices(self.study, grid))
+            fuller = self.layout.lay_out(found_choices(self.study, grid))
             if fuller.tasks.keys() == grid.tasks.keys():
                 break
             grid = fuller
@@ -172,7 +172,7 @@ class _Runner:
         task = worker.task
         if task.stand.standing == "done":
             # Of arms whose rate is not known yet, as if it were the first.
-            whole = self.layout.lay_out(first_choices(self.study) | choices(self.study, grid))
+            whole = self.layout.lay_out(first_choices(self.study) | found_choices(self.study, grid))
             unasked = whole.tasks.keys() - needed(whole, self.arms)
             left = seconds_left(whole, self.done | unasked | {task.key}, self.workers.count)
             more = f"; about {duration(left)} left" if left is not None else ""
