@@ -39,7 +39,8 @@ def _embedded(result: EmbedResult) -> str:
     bad = f", {result.bad:,} bad and listed in {result.out}/bad-rows.jsonl" if result.bad else ""
     rate = f"{result.embedded / max(result.seconds, 1e-9):,.1f} a second"
     did = f"{result.embedded:,} embedded now, {rate}" if result.embedded else "all of them were there already"
-    return f"{result.out}: {result.vectors:,} vectors of {result.dim} x {result.precision}{bad}; {did}"
+    what = "rows of many vectors, each" if result.many else "vectors"
+    return f"{result.out}: {result.vectors:,} {what} of {result.dim} x {result.precision}{bad}; {did}"
 
 
 def run_index(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
 from twoway.config import gather, takes
 from twoway.content import ContentError
@@ -21,7 +22,9 @@ from twoway.progress import steps
 
 from .chunks import ChunkedRows, LateEmbedder
 from .config import EmbedConfig
+from .embedder import MultiVectorEmbedder
 from .inputs import prompt_of
+from .multi_vectors import MultiVectors
 from .nearest import Sample
 from .opening import open_embedders
 from .prefetch import read_ahead
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from twoway.data.config import OnBad
 
     from .shards import StoredRow
+
+
+_SHARD_ROWS, _SHARD_ROWS_OF_MANY = 2048, 256
 
 
 class RowSource(Protocol):
@@ -81,7 +87,11 @@ def embed(
     if Path(out).exists() and not Path(out).is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     prompts = {"side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
-    how: dict[str, Any] = {"dim": config.truncate_dim, "precision": config.precision, "shard_rows": config.shard_rows}
+    how: dict[str, Any] = {
+        "dim": config.truncate_dim,
+        "precision": config.precision or "float32",
+        "shard_rows": config.shard_rows or _SHARD_ROWS,
+    }
     filling: dict[str, Any] = {"on_bad": config.on_bad, "overwrite": overwrite}
     if config.engine == "ray":
         from .ray import embed_on  # Ray takes seconds to import
@@ -90,13 +100,33 @@ def embed(
             raise UsageError("a model in memory cannot be sent to other machines; name its folder or hub id")
         opening = {"model": str(model), **config.opening()}
         return embed_on(config.cluster, opening, sources, Path(out), prompts, how, recall=config.measure_recall, **filling)
-    opening = config.opening() | ({"processes": 1} if config.late else {})
-    with contextlib.closing(open_embedders(model, **opening)) as engine:
+    pooled = config.pool_factor > 1
+    opening = config.opening() | ({"processes": 1} if config.late or pooled else {})
+    with contextlib.closing(open_embedders(model, **opening, late_interaction=not config.late)) as engine:
         rows: RowSource = sources
+        if engine.late_interaction:
+            how |= _many_vectors(engine, config)
+        elif pooled:
+            raise UsageError(f"{engine.name or 'the model'} gives one vector a document, and pool_factor makes many fewer; leave it out")
         if config.chunks is not None or config.late:
             rows = ChunkedRows(sources, engine, size=config.chunks, late=config.late)
         engine = LateEmbedder(engine) if config.late else engine
         return _embed_with(engine, rows, Path(out), prompts, how, filling, recall=config.measure_recall)
+
+
+def _many_vectors(engine: Embedder, config: EmbedConfig) -> dict[str, Any]:
+    """Return how many vectors a document are stored, and let a model pool them."""
+    if config.measure_recall:
+        raise UsageError("measure_recall compares one vector a document; leave it out")
+    if config.truncate_dim not in (None, engine.dimension):
+        raise UsageError(f"{engine.name or 'the model'} gives many vectors, of {engine.dimension} numbers each; leave truncate_dim out")
+    if config.pool_factor > 1 and config.side != "document":
+        raise UsageError("pool_factor is for documents; say --side document too")
+    if isinstance(engine, MultiVectorEmbedder):
+        pooling = HierarchicalTokenPooling(config.pool_factor, num_protected_tokens=0)
+        engine.pooling = pooling if config.pool_factor > 1 else None
+    many = {"late_interaction": True, "pool_factor": config.pool_factor}
+    return many | {"precision": config.precision or "float16", "shard_rows": config.shard_rows or _SHARD_ROWS_OF_MANY}
 
 
 def _embed_with(
@@ -192,5 +222,8 @@ class _Run:
     def _write(self, seen: int) -> None:
         """Write the next shard."""
         numbers = sorted(number for number in self.vectors if number // self.size == self.writer.due)
-        whole = np.stack([self.vectors.pop(number) for number in numbers]) if numbers else None
+        found = [self.vectors.pop(number) for number in numbers]
+        whole: NDArray[np.float32] | MultiVectors | None = None
+        if found:
+            whole = np.stack(found) if found[0].ndim == 1 else MultiVectors.of(found, found[0].shape[1])
         self.writer.write([self.rows.pop(number) for number in numbers], whole, seen=seen)

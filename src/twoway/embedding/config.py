@@ -122,7 +122,12 @@ class EmbedConfig(OpenManyConfig):
     prompt: str | None = Field(default=None, description="put this text before each row")
     prompt_name: str | None = Field(default=None, metavar="NAME", description="put the model's prompt of this name before each row")
     truncate_dim: int | None = Field(default=None, description="keep the first numbers of a vector, so many (for Matryoshka models)")
-    precision: Precision = Field(default="float32", description="what a number is stored as")
+    precision: Precision | None = Field(
+        default=None, description="what a number is stored as; default: float32, of many vectors a document float16"
+    )
+    pool_factor: float = Field(
+        default=1.0, ge=1, description="many vectors a document: clusters of so many, on average, become one (queries keep all of theirs)"
+    )
     measure_recall: bool = Field(default=False, description="measure and print what shorter and coarser vectors cost")
     on_bad: OnBad = Field(
         default="fail", description="a bad row stops the run, or is left out, counted and listed in bad-rows.jsonl beside the vectors"
@@ -144,7 +149,11 @@ class EmbedConfig(OpenManyConfig):
         default=False,
         description="late chunking: pieces of a text, or pages of a PDF, go through the model together; each vector is of its own states",
     )
-    shard_rows: int = Field(default=2048, ge=1, description="rows of input that a file covers; a kill costs at most these")
+    shard_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows of input that a file covers; a kill costs at most these; default: 2,048, of many vectors a document 256",
+    )
     limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
     engine: Literal["plain", "ray"] = Field(default="plain", description="this process alone, or actors of Ray that hold the model")
     cluster: Cluster = Field(default_factory=Cluster, description="many machines, with --engine ray")
@@ -152,6 +161,10 @@ class EmbedConfig(OpenManyConfig):
     def __post_init__(self) -> None:
         """Refuse what would have no effect."""
         super().__post_init__()
+        if self.pool_factor > 1 and (self.side == "query" or self.engine == "ray"):
+            raise UsageError(
+                "`pool_factor` makes fewer vectors of a document, in this process; leave it, or `side` query and `engine` ray, out"
+            )
         if self.engine == "plain" and self.cluster != Cluster():
             raise UsageError("`cluster.address`, `cluster.actors`, `cluster.cpus` and `cluster.gpus` are for `engine` ray; say that too")
         if self.late and (self.engine == "ray" or (self.processes or 1) > 1):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
     from twoway.data.sources.formats import DocumentLike
     from twoway.limits import Limits
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
     Refuse = Callable[[int, ContentError], None]
-    Vectors = NDArray[np.float32]
+    Vectors = Vector | list[Vector]  # a row for each document, or a matrix for each
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Embedder:
 
     shape: type[Inputs] = Inputs  # what makes a model's input of a document
     output = "sentence_embedding"  # of the model's modules
+    late_interaction = False  # whether a document has a vector for each token
 
     def __init__(self, sentence: Any, *, name: str = "", settings: EmbedderSettings | None = None) -> None:
         self.sentence, self.name, self.settings = sentence, name, settings or EmbedderSettings()
@@ -91,7 +93,7 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Return the length of a vector."""
-        width = self.sentence.truncate_dim or self.sentence.get_embedding_dimension()
+        width = getattr(self.sentence, "truncate_dim", None) or self.sentence.get_embedding_dimension()
         if width is None:
             raise TwowayError(f"{self.name or 'the model'} does not say how long its vectors are")
         return int(width)
@@ -136,11 +138,49 @@ class Embedder:
         results = self.pass_over(documents_of(documents), prompt, {} if side is None else {"task": side}, truncate_dim, refuse)
         return _in_order(results) if ordered else (pair for pair in results if pair[1] is not None)
 
+    def read(self, out: Mapping[str, torch.Tensor], task: str | None, dim: int | None) -> Vectors:
+        """Return the vector of each row of a batch."""
+        del task
+        vectors = out[self.output]
+        width = getattr(self.sentence, "truncate_dim", None) or vectors.shape[1]
+        return cut(np.asarray(vectors[:, :width].float().cpu().numpy(), np.float32), dim, normal=self.normal)
+
     def pass_over(
         self, documents: Iterable[Document], prompt: str | None, kwargs: dict[str, Any], dim: int | None, refuse: Refuse | None
     ) -> Iterator[tuple[int, Any]]:
         """Yield what `embed` does, as it comes, and `None` for a refused document."""
         return Pass(self, prompt, kwargs, dim, refuse).results(documents)
+
+
+class MultiVectorEmbedder(Embedder):
+    """A model of many vectors: those of `MultiVectorEncoder.encode_query` and `encode_document`, a matrix for each document."""
+
+    output = "token_embeddings"
+    late_interaction = True
+    pooling: HierarchicalTokenPooling | None = None  # of a document's vectors, into fewer
+
+    @classmethod
+    def of(cls, sentence: Any, *, name: str = "", **settings: Any) -> Self:
+        """Wrap a model in memory; fewer rows are sorted together, because each has many vectors."""
+        return super().of(sentence, name=name, **{"window": _WINDOW} | settings)
+
+    def check(self, *, side: Side | None, prompt: str | None, prompt_name: str | None, truncate_dim: int | None) -> str | None:
+        """See `Embedder`; the vectors are as the projection makes them."""
+        if truncate_dim not in (None, self.dimension):
+            raise UsageError(f"{self.name or 'the model'} gives many vectors, of {self.dimension} numbers each; leave truncate_dim out")
+        return super().check(side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=None)
+
+    def array(self, documents: Iterable[DocumentLike], **kwargs: Any) -> Vector:
+        """Refuse: each document has a matrix of its own height (`embed`)."""
+        raise UsageError(f"{self.name or 'the model'} gives many vectors, and no matrix has a row for each document; use embed")
+
+    def read(self, out: Mapping[str, torch.Tensor], task: str | None, dim: int | None) -> Vectors:
+        """Return the vectors of each row of a batch, those of its tokens that are compared."""
+        del dim
+        kept = [one[mask.bool()].float() for one, mask in zip(out[self.output], out["attention_mask"], strict=True)]
+        if self.pooling is not None:
+            kept = self.pooling.pool(kept, task=task)
+        return [np.asarray(one.cpu().numpy(), np.float32) for one in kept]
 
 
 def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
@@ -163,6 +203,7 @@ def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
 # comes later is answered from a bounded number of vectors that are remembered.
 
 _LOOK, _LOOK_BYTES = 32, 16 << 20  # what a worker looks at in one go
+_WINDOW = 128  # rows of many vectors that are sorted together: a page has a thousand
 
 
 class Pass:
@@ -172,6 +213,7 @@ class Pass:
         self.engine, self.prompt, self.kwargs, self.dim, self.refuse = engine, prompt, kwargs, dim, refuse
         self.coming: dict[str, EmbeddingItem] = {}
         self.known: OrderedDict[str, Vector] = OrderedDict()
+        self.held = 0  # bytes of them
         self.ready: deque[tuple[int, Any]] = deque()
 
     def results(self, documents: Iterable[Document]) -> Iterator[tuple[int, Any]]:
@@ -229,7 +271,7 @@ class Pass:
             ):
                 self._finish(items, vectors)
 
-    def _finish(self, items: list[EmbeddingItem], vectors: Vector) -> None:
+    def _finish(self, items: list[EmbeddingItem], vectors: Vectors) -> None:
         """Hand out the vectors of a batch."""
         for item, vector, good in zip(items, vectors, finite(vectors), strict=True):
             if not good:
@@ -238,8 +280,9 @@ class Pass:
             del self.coming[item.key]
             self.ready.extend((index, vector) for index, _ in item.wanted)
             self.known[item.key] = vector
-        while self.known and len(self.known) * vectors.shape[1] * 4 > self.engine.settings.remember:
-            self.known.popitem(last=False)
+            self.held += vector.nbytes
+        while self.known and self.held > self.engine.settings.remember:
+            self.held -= self.known.popitem(last=False)[1].nbytes
 
     def _fail(self, item: EmbeddingItem, error: ContentError) -> None:
         del self.coming[item.key]
@@ -330,7 +373,9 @@ def forward(
 
 def finite(vectors: Vectors) -> NDArray[np.bool_]:
     """Return which vectors have only finite numbers."""
-    return np.asarray(np.isfinite(vectors).all(axis=1))
+    if isinstance(vectors, np.ndarray):
+        return np.asarray(np.isfinite(vectors).all(axis=1))
+    return np.array([bool(np.isfinite(one).all()) for one in vectors])
 
 
 @contextmanager
@@ -350,10 +395,7 @@ def _run(engine: Embedder, features: dict[str, Any], kwargs: Mapping[str, Any], 
     """Run the model on one batch."""
     sentence = engine.sentence
     with in_eval_mode(sentence), torch.inference_mode():
-        out = sentence(batch_to_device(features, sentence.device), **kwargs)[engine.output]
-        width = getattr(sentence, "truncate_dim", None) or out.shape[1]
-        found = np.asarray(out[:, :width].float().cpu().numpy(), np.float32)
-    return cut(found, dim, normal=engine.normal)
+        return engine.read(sentence(batch_to_device(features, sentence.device), **kwargs), kwargs.get("task"), dim)
 
 
 # One hash for everything that decides a model's vectors: weights and precision, configuration, processor, pooling,

@@ -13,18 +13,20 @@ decrease of the score (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do 
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from sentence_transformers.multi_vector_encoder.interpretability import real_query_token_slice
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
 from twoway.content import ContentError, Document, Image, Text, open_document
 from twoway.data.patches import GRID, PatchGeometry, TileGrids
-from twoway.errors import TwowayError
+from twoway.errors import TwowayError, UsageError
 
 from .embedder import in_eval_mode
 from .inputs import EmbeddingItem, prompt_of
@@ -100,28 +102,38 @@ class Explainer:
         """Return the terms of the score by cell, or nothing where the score has no such terms."""
         if self._geometry is None:
             return None
+        features, inputs = self.prepare(document)
+        cells = self.cells(document, inputs)
+        if cells is None:
+            return None
+        found = self._terms(features, query)
+        if found is None:
+            return None
+        score, terms = found
+        images = self.image_tokens(inputs)
+        if len(terms) != len(images):
+            return None
+        pulls = np.zeros(cells.shape, np.float64)
+        shown = cells.places >= 0
+        np.add.at(pulls.reshape(-1), cells.places[shown], terms[images][shown])
+        if not pulls.any() or abs(float(terms.sum()) - score) > _EXACT:
+            return None
+        return Why("parts", score, _rows(pulls), float(terms.sum() - pulls.sum()))
+
+    def prepare(self, document: Document) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the model's inputs of a document, and their tensors on the CPU."""
         engine = self.engine
         item = EmbeddingItem(document, "", engine.inputs.kind(document), 0)
         prepared = engine.front.prepare([item], prompt_of(engine.sentence, side="document"), {"task": "document"})
         for _, error in prepared.failed:
             raise error
-        inputs = {name: value.cpu() for name, value in prepared.features.items() if isinstance(value, torch.Tensor)}
-        cells = self._cells(document, inputs)
-        if cells is None:
-            return None
-        found = self._terms(prepared.features, query)
-        if found is None:
-            return None
-        score, terms = found
-        images = (inputs["input_ids"] == self._geometry.image_token).reshape(-1)
-        if len(terms) != len(images):
-            return None
-        pulls = np.zeros(cells.shape, np.float64)
-        shown = cells.places >= 0
-        np.add.at(pulls.reshape(-1), cells.places[shown], terms[images.numpy()][shown])
-        if not pulls.any() or abs(float(terms.sum()) - score) > _EXACT:
-            return None
-        return Why("parts", score, _rows(pulls), float(terms.sum() - pulls.sum()))
+        return prepared.features, {name: value.cpu() for name, value in prepared.features.items() if isinstance(value, torch.Tensor)}
+
+    def image_tokens(self, inputs: dict[str, Tensor]) -> NDArray[np.bool_]:
+        """Return which tokens of a row are the picture's."""
+        assert self._geometry is not None
+        found: NDArray[np.bool_] = (inputs["input_ids"] == self._geometry.image_token).reshape(-1).numpy()
+        return found
 
     def _terms(self, features: dict[str, Any], query: Floats) -> tuple[float, NDArray[np.float64]] | None:
         """Return the score, and each token's term of it: slope times state, the vector's length held fixed."""
@@ -144,7 +156,7 @@ class Explainer:
         terms = (slope * states.detach()).sum(-1).reshape(-1)
         return float(score.detach()), terms.double().cpu().numpy()
 
-    def _cells(self, document: Document, inputs: dict[str, Tensor]) -> _Cells | None:
+    def cells(self, document: Document, inputs: dict[str, Tensor]) -> Cells | None:
         """Return the cell of each picture token in the row, or nothing where the layout is not known."""
         geometry = self._geometry
         if geometry is None or geometry.trouble or "input_ids" not in inputs:
@@ -160,10 +172,10 @@ class Explainer:
         except (ContentError, TwowayError, KeyError, RuntimeError):
             return None
         if geometry.side:
-            return _Cells(places.cells, (geometry.side, geometry.side))
+            return Cells(places.cells, (geometry.side, geometry.side))
         merge = round(geometry.patches**0.5)
         _, height, width = inputs[GRID][0].tolist()
-        return _Cells(places.cells, (height // merge, width // merge))
+        return Cells(places.cells, (height // merge, width // merge))
 
     def _occlusion(self, document: Document, query: Floats) -> Why:
         """Return what the score falls by when a cell is greyed."""
@@ -177,7 +189,7 @@ class Explainer:
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """For each picture token its cell (-1: none), and the rows and columns of the grid of cells."""
 
     places: NDArray[np.int64]
@@ -214,3 +226,45 @@ def _greyed(document: Document, picture: PILImage.Image, box: tuple[int, int, in
 
 def _rows(values: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in values)
+
+
+# Which patches of a picture each word of a question matches, for a model of many vectors: late interaction compares
+# them anyway, so this is the score itself and no estimate.
+
+
+@dataclass(frozen=True)
+class WordMatch:
+    """A word of a question: the cosine of its vectors with those of each cell of a picture, as rows of a grid, and the largest of them."""
+
+    word: str
+    score: float
+    cells: tuple[tuple[float, ...], ...]
+
+
+def match_words(engine: Embedder, document: Document, text: str) -> list[WordMatch]:
+    """Return each word of a question with what it matches in a document with one picture; of several tokens a word has the mean."""
+    if not engine.late_interaction:
+        raise UsageError(f"{engine.name or 'the model'} gives one vector a document, and no word has one of its own")
+    if len(document.images) != 1:
+        raise ContentError(f"what words match is shown on one picture, and this has {len(document.images)}", document.place)
+    document, explainer = open_document(document, limits=engine.settings.limits), Explainer(engine)
+    features, inputs = explainer.prepare(document)
+    cells = explainer.cells(document, inputs)
+    if cells is None:
+        raise TwowayError(f"{engine.name or 'the model'} does not show where the patches of a picture lie in a row")
+    with in_eval_mode(engine.sentence), torch.inference_mode():
+        states = engine.sentence(batch_to_device(features, engine.sentence.device), task="document")[engine.output][0].float().cpu().numpy()
+    patches = states[explainer.image_tokens(inputs)]
+    _, query = next(engine.embed([text], side="query"))
+    tokenizer = engine.sentence.tokenizer
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    near = query[real_query_token_slice(engine.sentence, text)] @ patches.T
+    if len(near) != len(spans):
+        raise ContentError("the words of this question cannot be told from the template around them", document.place)
+    shown, found = cells.places >= 0, []
+    for word in re.finditer(r"\S+", text):
+        tokens = [number for number, (start, end) in enumerate(spans) if start < word.end() and end > word.start()]
+        grid = np.full(cells.shape, -1.0)
+        np.maximum.at(grid.reshape(-1), cells.places[shown], near[tokens].mean(axis=0)[shown])
+        found.append(WordMatch(word.group(), float(grid.max()), _rows(grid)))
+    return found

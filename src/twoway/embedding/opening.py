@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -29,7 +29,7 @@ from twoway.models.processor import set_pixels
 from twoway.processes import CONTEXT, Team
 
 from .config import OpenConfig, OpenManyConfig
-from .embedder import Embedder, EmbedderSettings
+from .embedder import Embedder, EmbedderSettings, MultiVectorEmbedder
 from .inputs import size_in_memory
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from twoway.data.sources.formats import DocumentLike
 
     from .config import Side
-    from .embedder import Refuse, Vector
+    from .embedder import Refuse, Vector, Vectors
     from .endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ _log = logging.getLogger(__name__)
 
 # Settings of `Embedder` that only Python has.
 _ENGINE = ("batch_size", "window", "window_bytes", "remember", "limits")
+# Beside them: whether a model of many vectors (late interaction) will do, too.
+_MANY = "late_interaction"
 
 
 @takes(EmbedderSettings)
@@ -65,16 +67,21 @@ _ENGINE = ("batch_size", "window", "window_bytes", "remember", "limits")
 def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config: OpenConfig | None = None, **options: Any) -> Embedder:
     """Open a model by folder or hub id; `options` are the settings of `OpenConfig`, and `batch_size`, `window` and so on of `Embedder`.
 
+    A model of many vectors is refused, unless the caller says with `late_interaction=True` that it knows what to do with them.
     `dtype` is float32 on a CPU and the checkpoint's own elsewhere. `pooling`, `processor`, `template` and `attention` are for models that
     are no sentence-transformers checkpoint.
     """
     engine = {name: options.pop(name) for name in _ENGINE if name in options}
+    many = bool(options.pop(_MANY, False))
     config = gather(OpenConfig, config, options, open_embedder)
     engine |= {name: value for name in ("budget", "workers") if (value := getattr(config, name)) is not None}
     bounds = {"min_pixels": config.min_pixels, "max_pixels": config.max_pixels}
-    if isinstance(model, Embedder | SentenceTransformer) and any(bounds.values()):
+    if isinstance(model, Embedder | SentenceTransformer | MultiVectorEncoder) and any(bounds.values()):
         raise UsageError("a model in memory has its own min_pixels and max_pixels; leave them out, or name its folder")
+    if isinstance(model, MultiVectorEncoder):
+        model = MultiVectorEmbedder.of(model, **engine)
     if isinstance(model, Embedder):
+        _require_one_vector(model.name or "the model", late=model.late_interaction and not many)
         return model
     if isinstance(model, SentenceTransformer):
         return Embedder.of(model, **engine)
@@ -83,11 +90,14 @@ def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config:
     require_installed(by_part(config.attn_implementation))
     folder = loading.locate(model)
     how: dict[str, str] = {}
-    if checkpoint.is_encoder(folder):
+    late = checkpoint.gives_many_vectors(folder)
+    _require_one_vector(str(model), late=late and not many)
+    if checkpoint.is_encoder(folder) or late:
         for name in ("pooling", "template", "attention"):
             if getattr(config, name) is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
-        sentence = checkpoint.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place)
+        kind: Any = MultiVectorEncoder if late else SentenceTransformer
+        sentence = checkpoint.open_sentence_model(folder, {"dtype": dtype, "use_safetensors": True}, place, kind=kind)
         how = _said_by(sentence, folder)
     elif adapters.is_adapter(folder) or type(loading.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         sentence, how = _vision_language(model, dtype, config)
@@ -105,9 +115,14 @@ def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config:
     sentence.to(place)
     if hasattr(sentence[0], "auto_model"):
         use_kernels(sentence[0].auto_model, config.attn_implementation)
-    opened = Embedder.of(sentence, name=str(model), **engine)
+    opened = (MultiVectorEmbedder if late else Embedder).of(sentence, name=str(model), **engine)
     opened.read_as = how
     return opened
+
+
+def _require_one_vector(name: str, *, late: bool) -> None:
+    if late:
+        raise UsageError(f"{name} gives a vector for each token (late interaction), and one vector a document is needed here")
 
 
 def _bound(sentence: SentenceTransformer, name: str, bounds: dict[str, int | None]) -> None:
@@ -202,11 +217,11 @@ _FIRST, _ROWS, _BYTES = 32, 512, 64 << 20
 @takes(OpenManyConfig)
 def open_embedders(model: str | Path | Embedder | SentenceTransformer, *, config: OpenManyConfig | None = None, **options: Any) -> Embedder:
     """Open a model as `open_embedder` does, in several processes; by default one for each GPU of the machine."""
-    engine = {name: options.pop(name) for name in _ENGINE if name in options}
+    engine = {name: options.pop(name) for name in (*_ENGINE, _MANY) if name in options}
     config = gather(OpenManyConfig, config, options, open_embedders)
     opening = config.opening() | engine
     processes = opening.pop("processes", None)
-    if isinstance(model, Embedder | SentenceTransformer):
+    if isinstance(model, Embedder | SentenceTransformer | MultiVectorEncoder):
         if processes is not None and processes > 1:
             raise UsageError("a model in memory cannot be sent to other processes; name its folder or hub id")
         return open_embedder(model, **opening)
@@ -235,6 +250,7 @@ class Embedders(Embedder):
 
     def __init__(self, engine: Embedder, opening: dict[str, Any], devices: Sequence[str]) -> None:
         vars(self).update(vars(engine))
+        self.late_interaction = engine.late_interaction
         self.devices = devices
         turn = CONTEXT.Value("i", 0)
         self.team = Team(len(devices), _begin, opening, devices, turn, title="embedding")
@@ -310,12 +326,14 @@ def _begin(opening: dict[str, Any], devices: Sequence[str], turn: Any) -> None:
     _OWN["engine"] = open_embedder(**{**opening, "device": devices[number]})
 
 
-def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[int], Vector, list[tuple[int, ContentError]]]:
+def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[int], Vectors, list[tuple[int, ContentError]]]:
     """Embed a block; return the numbers of the documents that have vectors, the vectors, and what was refused."""
     engine = _OWN["engine"]
     bad: list[tuple[int, ContentError]] = []
     found = sorted(engine.embed(documents, refuse=lambda number, error: bad.append((number, error)), **how), key=lambda one: one[0])
-    rows = np.stack([vector for _, vector in found]) if found else np.zeros((0, how["truncate_dim"] or engine.dimension), np.float32)
+    rows: Vectors = [vector for _, vector in found]
+    if found and not engine.late_interaction:
+        rows = np.stack(rows)  # is sent in one piece
     return [number for number, _ in found], rows, sorted(bad, key=lambda one: one[0])
 
 
@@ -324,8 +342,8 @@ def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[in
 
 
 @takes(OpenManyConfig)
-def open_engine(model: Any, *, config: OpenManyConfig | None = None, **options: Any) -> Embedder | Endpoint:
-    """Open a model; a server has its own settings, so none can be passed to it."""
+def open_engine(model: Any, *, config: OpenManyConfig | None = None, late_interaction: bool = False, **options: Any) -> Embedder | Endpoint:
+    """Open a model; a server has its own settings, so none can be passed to it. `late_interaction`: it may have many vectors."""
     from .endpoint import Endpoint, is_endpoint
 
     if is_endpoint(model):
@@ -333,4 +351,4 @@ def open_engine(model: Any, *, config: OpenManyConfig | None = None, **options: 
             if value is not None and value != getattr(OpenManyConfig(), name, None):
                 raise UsageError(f"--{name.replace('_', '-')} is not for a model behind a server, which has its own settings; leave it out")
         return Endpoint(str(model))
-    return open_embedders(model, config=config, **options)
+    return open_embedders(model, config=config, late_interaction=late_interaction, **options)

@@ -22,6 +22,7 @@ from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean
 from twoway.files import write_errors, write_whole
 
 from .config import Precision
+from .multi_vectors import MultiVectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +41,11 @@ _MUST = {
     "prompt": "vectors made with another prompt",
     "data": "vectors of other data, or the data has changed since",
     "shard_rows": "shards of another size",
+}
+# What must agree, too, and stands there only of many vectors a document.
+_OF_MANY = {
+    "late_interaction": "one vector a document where many are asked for, or the reverse",
+    "pool_factor": "vectors pooled by another factor",
 }
 
 
@@ -72,10 +78,10 @@ class Shards:
             write_whole(folder / MANIFEST, escaped(json.dumps(wanted, indent=2, ensure_ascii=False)) + "\n")
             return cls(folder, wanted)
         found = cls.open(folder)
-        for name, words in _MUST.items():
+        for name, words in (_MUST | _OF_MANY).items():
             had, asked = found.manifest.get(name), wanted.get(name)
             if had != asked:
-                numbers = f" ({had}, and {asked} is asked for)" if name in ("dim", "precision", "shard_rows") else ""
+                numbers = f" ({had}, and {asked} is asked for)" if name in ("dim", "precision", "shard_rows", "pool_factor") else ""
                 model = f" ({found.manifest.get('model')})" if name == "fingerprint" else ""
                 raise UsageError(f"{folder} holds {words}{model}{numbers}; choose another folder, or pass --overwrite to start over")
         for torn in folder.glob(".part-*.tmp"):
@@ -97,6 +103,11 @@ class Shards:
         if missing := [name for name in ("model", *_MUST) if name not in manifest]:
             raise TwowayError(f"{path} says nothing of {', '.join(missing)}; restore it, or start over with --overwrite")
         return cls(Path(folder), manifest)
+
+    @property
+    def has_many(self) -> bool:
+        """Whether a document has many vectors (late interaction)."""
+        return bool(self.manifest.get("late_interaction"))
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
@@ -127,16 +138,23 @@ class Shards:
             seen += int(said.schema_arrow.metadata[b"twoway.rows"])
         return seen, kept
 
-    def write(self, number: int, rows: Sequence[StoredRow], vectors: NDArray[np.float32], *, seen: int) -> None:
+    def write(self, number: int, rows: Sequence[StoredRow], vectors: NDArray[np.float32] | MultiVectors, *, seen: int) -> None:
         """Write one shard; `seen` is the number of rows of input that it covers."""
         precision = str(self.manifest["precision"])
-        stored = quantise(vectors, precision, float(self.manifest.get("scale") or 1.0))
+        flat_vectors = vectors.flat if isinstance(vectors, MultiVectors) else vectors
+        stored = quantise(flat_vectors, precision, float(self.manifest.get("scale") or 1.0))
         width = stored.shape[1]
-        schema = _schema(precision, width).with_metadata({"twoway.rows": str(seen), "twoway.fingerprint": self.manifest["fingerprint"]})
+        schema = _schema(precision, width, many=self.has_many).with_metadata(
+            {"twoway.rows": str(seen), "twoway.fingerprint": self.manifest["fingerprint"]}
+        )
         columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=False)] if rows else []
         columns = columns or [pa.array([], field.type) for field in list(schema)[:-1]]
         flat = pa.array(np.ascontiguousarray(stored).reshape(-1), _TYPES[precision])
-        table = pa.Table.from_arrays([*columns, pa.FixedSizeListArray.from_arrays(flat, width)], schema=schema)
+        column: pa.Array = pa.FixedSizeListArray.from_arrays(flat, width)
+        if self.has_many:
+            counts = vectors.counts if isinstance(vectors, MultiVectors) else np.zeros(0, np.int64)
+            column = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()), column)
+        table = pa.Table.from_arrays([*columns, column.cast(schema.field("vector").type)], schema=schema)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, row_group_size=1024, compression="zstd", store_schema=True)
         write_whole(self.path(number), memoryview(sink.getvalue()).tobytes())
@@ -152,10 +170,24 @@ class Shards:
 
     def vectors(self, table: pa.Table) -> NDArray[np.float32]:
         """Return a shard's vectors as numbers."""
+        if self.has_many:
+            raise UsageError(f"{self.folder} holds many vectors a document (late interaction), and one vector is needed here")
         column = table["vector"].combine_chunks()
         flat = column.flatten() if isinstance(column, pa.FixedSizeListArray) else pa.concat_arrays([one.flatten() for one in column.chunks])
         stored = flat.to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
         return restore(stored, str(self.manifest["precision"]), float(self.manifest.get("scale") or 1.0))
+
+    def multi_vectors(self, table: pa.Table) -> MultiVectors:
+        """Return a shard's vectors as numbers, many a document."""
+        dim = int(self.manifest["dim"])
+        pieces, counts = [], [np.zeros(0, np.int64)]
+        for chunk in table["vector"].chunks:
+            inner = chunk.flatten()
+            pieces.append(inner.flatten().to_numpy(zero_copy_only=False).reshape(len(inner), inner.type.list_size))
+            counts.append(np.diff(chunk.offsets.to_numpy()).astype(np.int64))
+        stored = np.concatenate(pieces) if pieces else np.zeros((0, dim), np.float32)
+        restored = restore(stored, str(self.manifest["precision"]), float(self.manifest.get("scale") or 1.0))
+        return MultiVectors(restored, np.concatenate(counts))
 
 
 @contextmanager
@@ -176,8 +208,9 @@ def alone(folder: Path, *, make: bool = True) -> Iterator[None]:
         yield
 
 
-def _schema(precision: str, width: int) -> pa.Schema:
+def _schema(precision: str, width: int, *, many: bool) -> pa.Schema:
     vector = pa.list_(pa.field("item", _TYPES[precision], nullable=False), width)
+    vector = pa.list_(vector) if many else vector
     kinds = {"id": pa.string(), "file": pa.string(), "row": pa.int64(), "unit": pa.string(), "text": pa.string(), "image": pa.string()}
     return pa.schema([*kinds.items(), ("meta", pa.string()), ("vector", vector)])
 

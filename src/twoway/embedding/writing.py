@@ -24,6 +24,7 @@ from twoway.images import DEFAULT
 from twoway.limits import ReadLimits
 from twoway.recordings import Recording
 
+from .multi_vectors import MultiVectors
 from .shards import MANIFEST, Shards, StoredRow, alone, cut, scale_of
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class EmbedResult:
     embedded: int  # by this run
     seconds: float
     recall: dict[str, float]
+    many: bool = False  # each row has many vectors (late interaction), and `vectors` counts the rows that have some
 
 
 def of_model(engine: Embedder) -> dict[str, Any]:
@@ -222,12 +224,15 @@ class Writer:
         if self.sample is not None:
             self.sample.add(number, vector)
 
-    def write(self, rows: Sequence[StoredRow], vectors: NDArray[np.float32] | None, *, seen: int) -> None:
+    def write(self, rows: Sequence[StoredRow], vectors: NDArray[np.float32] | MultiVectors | None, *, seen: int) -> None:
         """Write the next shard; `seen` is the number of rows that it covers, and without a good one there are no vectors."""
         manifest = self.shards.manifest
-        kept = np.zeros((0, manifest["dim"]), np.float32) if vectors is None else cut(vectors, manifest["dim"], normal=self.normal)
+        none: NDArray[np.float32] = np.zeros((0, manifest["dim"]), np.float32)
+        kept = (
+            vectors if isinstance(vectors, MultiVectors) else cut(none if vectors is None else vectors, manifest["dim"], normal=self.normal)
+        )
         if manifest["precision"] == "int8" and len(kept) and (self.due == 0 or not manifest.get("scale")):
-            self.shards.note(scale=scale_of(kept))
+            self.shards.note(scale=scale_of(kept.flat if isinstance(kept, MultiVectors) else kept))
         try:
             self.shards.write(self.due, rows, kept, seen=seen)
         except TwowayError as error:
@@ -268,7 +273,8 @@ def fill_folder(
     rows, vectors = shards.counts()
     recall = sample.measure() if sample is not None else {}
     dim, precision, fingerprint = (conditions[name] for name in ("dim", "precision", "fingerprint"))
-    return EmbedResult(str(out), rows, vectors, rows - vectors, dim, precision, fingerprint, writer.embedded, seconds, recall)
+    many = bool(conditions.get("late_interaction"))
+    return EmbedResult(str(out), rows, vectors, rows - vectors, dim, precision, fingerprint, writer.embedded, seconds, recall, many)
 
 
 def _clear(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from twoway.content import ContentError
+from twoway.embedding.multi_vectors import MultiVectors
 from twoway.errors import TwowayError
 from twoway.files import cache_home, disk_errors, write_whole
 from twoway.progress import steps
@@ -65,8 +66,8 @@ def cache_folder() -> Path:
 class VectorCache:
     """The vectors of one model."""
 
-    def __init__(self, folder: Path, fingerprint: str, dimension: int) -> None:
-        self.path, self.dimension = folder / f"{fingerprint}.sqlite", dimension
+    def __init__(self, folder: Path, fingerprint: str, dimension: int, *, many: bool = False) -> None:
+        self.path, self.dimension, self.many = folder / f"{fingerprint}.sqlite", dimension, many
         with disk_errors():
             folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -80,10 +81,14 @@ class VectorCache:
     def _check(self) -> None:
         """Refuse a file whose vectors are not of the model's length."""
         found = self._file.execute("SELECT LENGTH(vector) FROM vectors LIMIT 1").fetchone()
-        if found is not None and found[0] != 4 * self.dimension:
+        if found is not None and not self._fits(found[0]):
             raise TwowayError(
                 f"the cache {self.path} holds vectors of {found[0] // 4} numbers, and this model's have {self.dimension}; remove the file"
             )
+
+    def _fits(self, size: int) -> bool:
+        """Say whether so many bytes are a vector, or several where a document has many."""
+        return size % (4 * self.dimension) == 0 < size if self.many else size == 4 * self.dimension
 
     def close(self) -> None:
         """Close the file."""
@@ -94,16 +99,25 @@ class VectorCache:
         return {key for part in _parts(keys) for (key,) in self._ask("SELECT key FROM vectors WHERE key IN ({})", part)}
 
     def read(self, keys: Sequence[str]) -> Vectors:
-        """Return the vectors of keys, in their order; all of them must be there."""
+        """Return the vectors of keys, in their order; of a key that is not there, not-a-number."""
         places = {key: place for place, key in enumerate(keys)}
         found = np.full((len(keys), self.dimension), np.nan, np.float32)
+        for key, vector in self._stored(keys):
+            found[places[key]] = vector
+        return found
+
+    def read_many(self, keys: Sequence[str]) -> MultiVectors:
+        """Return the same where a document has many vectors."""
+        found, none = dict(self._stored(keys)), np.full((1, self.dimension), np.nan, np.float32)
+        return MultiVectors.of([found.get(key, none).reshape(-1, self.dimension) for key in keys], self.dimension)
+
+    def _stored(self, keys: Sequence[str]) -> Iterator[tuple[str, Vectors]]:
         for part in _parts(keys):
             for key, vector in self._ask("SELECT key, vector FROM vectors WHERE key IN ({})", part):
                 # The length is looked at: numpy spreads one number over a whole row.
-                if not isinstance(vector, bytes) or len(vector) != 4 * self.dimension:
+                if not isinstance(vector, bytes) or not self._fits(len(vector)):
                     raise self._unreadable(f"the vector of {key} is damaged")
-                found[places[key]] = np.frombuffer(vector, np.float32)
-        return found
+                yield key, np.frombuffer(vector, np.float32)
 
     def add(self, rows: Iterable[tuple[str, Vectors]]) -> None:
         """Keep vectors; they are on disk every few seconds and at the end."""
@@ -158,14 +172,15 @@ class VectorSource:
         bad: dict[int, ContentError],
         *,
         prompt: str | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Any:
         """Return the vectors of documents as rows; a document that has none goes into `bad` by its number and its row is not-a-number.
 
-        A `prompt` replaces the prompt of the side.
+        A `prompt` replaces the prompt of the side. Of a model of many vectors they are `MultiVectors`.
         """
+        many = getattr(self.engine, "late_interaction", False)
         told = "" if prompt is None else f"{hashlib.sha256(prompt.encode()).hexdigest()[:16]}:"
         keys = [f"{side or ''}:{told}{document.fingerprint()}" for document in documents]
-        with closing(VectorCache(self.folder, self.fingerprint, self.engine.dimension)) as store:
+        with closing(VectorCache(self.folder, self.fingerprint, self.engine.dimension, many=many)) as store:
             known = store.known(list(dict.fromkeys(keys)))
             missing: Mapping[str, int] = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
             self.taken += len(set(keys) & known)
@@ -173,12 +188,12 @@ class VectorSource:
             how: dict[str, Any] = {"side": side} | ({} if prompt is None else {"prompt": prompt})
             store.add(self._embed(documents, sorted(missing.items(), key=lambda one: one[1]), how, title, bad))
             unique = list(dict.fromkeys(keys))
-            rows = store.read(unique)
+            rows: Any = store.read_many(unique) if many else store.read(unique)
         places = {key: place for place, key in enumerate(unique)}
         # Without doubles the rows are in order already, and a large matrix is not there twice.
-        found: NDArray[np.float32] = rows if len(unique) == len(keys) else rows[[places[key] for key in keys]]
+        found = rows if len(unique) == len(keys) else rows[np.array([places[key] for key in keys])]
         for number, row in enumerate(found):
-            if np.isnan(row[0]) and number not in bad:
+            if np.isnan(row.flat[0]) and number not in bad:
                 bad[number] = ContentError("the same content could not be embedded elsewhere", documents[number].place)
         return found
 

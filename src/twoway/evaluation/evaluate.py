@@ -79,7 +79,7 @@ def evaluate(
     chosen = runner_of.open(config.named(), config.tasks, policy)
     if config.subset is not None:
         chosen = [task.subset(config.subset) for task in chosen]
-    engine = open_engine(model, config=OpenManyConfig(**config.opening()))
+    engine = open_engine(model, config=OpenManyConfig(**config.opening()), late_interaction=config.suite in _RUNNERS)
     vectors = VectorSource(engine, vectors_folder(config.cache_dir))
     second = None
     if config.rerank is not None:

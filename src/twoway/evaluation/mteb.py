@@ -82,7 +82,7 @@ class MtebModel(AbsEncoder):  # type: ignore[misc]
         rows = loader_documents(inputs, self.mteb_model_meta.modalities, place)
         bad: dict[int, Any] = {}
         prompt = self._instruction(get_prompt(self.model_prompts, task_metadata, prompt_type), side)
-        found = self.vectors(rows, side, f"{task_metadata.name}: {what}", bad, prompt=prompt)
+        found: NDArray[Any] = self.vectors(rows, side, f"{task_metadata.name}: {what}", bad, prompt=prompt)
         if bad:
             raise bad[min(bad)]
         return found

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twoway.content import CandidatePair, ContentError, Document
+from twoway.embedding.multi_vectors import MultiVectors
 from twoway.errors import UsageError
 from twoway.files import write_whole
 
@@ -312,7 +313,7 @@ def similarity_of(engine: Any) -> str:
     return "cosine" if sentence is None else str(sentence.similarity_fn_name)
 
 
-def prepare_vectors(vectors: Vectors, similarity: str) -> Vectors:
+def prepare_vectors(vectors: Any, similarity: str) -> Any:
     """Return vectors ready for `scores`; a vector that is zero stays so, and one that is no vector, too."""
     if similarity != "cosine" or not len(vectors):
         return vectors
@@ -322,8 +323,10 @@ def prepare_vectors(vectors: Vectors, similarity: str) -> Vectors:
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1.0), np.float32)
 
 
-def scores_between(query: Vectors, candidates: Vectors, similarity: str) -> Vectors:
+def scores_between(query: Vectors, candidates: Any, similarity: str) -> Vectors:
     """Return how near each candidate is to a query: the more, the nearer."""
+    if isinstance(candidates, MultiVectors):
+        return candidates.maxsim(query)
     if similarity in ("euclidean", "manhattan"):
         gaps = np.linalg.norm(candidates - query, ord=2 if similarity == "euclidean" else 1, axis=1)
         return np.asarray(-gaps, np.float32)

@@ -160,7 +160,10 @@ def open_sentence_model(
     folder: Path, settings: Mapping[str, Any], device: torch.device, *, kind: type[SentenceModelT] = SentenceTransformer
 ) -> SentenceModelT:
     """Open a sentence-transformers checkpoint with any modules; weights that are not safetensors are not read."""
-    _require_no_pickles(folder)
+    if is_encoder(folder):
+        _require_no_pickles(folder)
+    else:
+        weight_files(folder)
     try:
         return kind(str(folder), device=str(device), model_kwargs=dict(settings), local_files_only=True)
     except BaseException as error:
@@ -173,6 +176,15 @@ def open_sentence_model(
 def is_late_interaction(folder: Path) -> bool:
     """Say whether a sentence-transformers checkpoint gives a vector for each token (`MultiVectorEncoder`)."""
     return (folder / SETTINGS).exists() and read_json(folder / SETTINGS).get("model_type") == "MultiVectorEncoder"
+
+
+def gives_many_vectors(folder: Path) -> bool:
+    """Say the same of a checkpoint of any layout: transformers' own (ColPali, ColQwen2), PyLate's and Stanford's, too."""
+    said = read_json(folder / SETTINGS).get("model_type") if (folder / SETTINGS).exists() else None
+    config = folder / "config.json"
+    names = (read_json(config).get("architectures") or ()) if config.exists() else ()
+    late = any(str(name).endswith("ForRetrieval") or name == "HF_ColBERT" for name in names)
+    return said in ("MultiVectorEncoder", "ColBERT") or (said is None and late)
 
 
 def open_cross_encoder(folder: Path, dtype: str) -> CrossEncoder:

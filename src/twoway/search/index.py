@@ -245,7 +245,8 @@ class VectorFolder:
         self.shards = Shards.open(folder)
         self.place = ids == "place"
         model, manifest = Path(str(self.shards.manifest["model"])), self.shards.manifest
-        self.info = IndexInfo(str(model.resolve()) if model.is_dir() else manifest["model"], manifest["fingerprint"], manifest["dim"])
+        where = str(model.resolve()) if model.is_dir() else manifest["model"]
+        self.info = IndexInfo(where, manifest["fingerprint"], manifest["dim"], self.shards.has_many)
         self.many = self.shards.done()
         self._check()
         self.fields = field_types(meta for table in self.shards.tables(_METAS) for meta in self.metas(table))
@@ -277,7 +278,11 @@ class VectorFolder:
             "" if file is None else str(Place(file, row, kind))
             for file, row, kind in zip(*(table[column].to_pylist() for column in _METAS[:3]), strict=True)
         ]
-        vectors, texts = normalized(self.shards.vectors(table)), (text or "" for text in table["text"].to_pylist())
+        texts = (text or "" for text in table["text"].to_pylist())
+        if self.shards.has_many:
+            vectors: Iterable[NDArray[np.float32]] = [normalized(one) for one in self.shards.multi_vectors(table)]
+        else:
+            vectors = normalized(self.shards.vectors(table))
         media = ("" if file is None or recording_at(file) is None else file for file in table["image"].to_pylist())
         columns = zip(self.names(table), vectors, texts, small, places, self.metas(table), media, strict=True)
         return [Item(*one) for one in columns]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from twoway.embedding.multi_vectors import MultiVectors
 from twoway.embedding.shards import alone
 from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean, with_extra
 from twoway.files import require_disk_space
@@ -56,6 +58,7 @@ TABLE, INFO_KEY = "items", b"twoway.about"  # the one table; where its schema sa
 NEW_TABLE = f"{TABLE}-anew"  # that is to take its place
 FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 _FUSED = 50  # of each list, at least, when two are fused
+_MORE_OF_MANY = 32  # items beyond those that are asked for, of which many vectors are compared anew
 _NAMES = 500  # ids in one condition
 _MARGIN = 16 << 20  # bytes that have to be free on top of what is added
 
@@ -130,10 +133,21 @@ class LanceStore:
             if condition is not None:
                 query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
             fused = vector is not None and words is not None
-            return query.limit(max(top_k, _FUSED) if fused else top_k).to_arrow(timeout=self._time()).slice(0, top_k)
+            wanted = max(top_k, _FUSED) if fused else top_k + (_MORE_OF_MANY if many else 0)
+            found: pa.Table = query.limit(wanted).to_arrow(timeout=self._time())
+            return found if many and not fused else found.slice(0, top_k)
 
+        many = self.info.many and vector is not None
+        if many and vector is not None:
+            vector = normalized(vector)
         found = self._current.read("searching", ask)
-        if vector is not None:
+        if many and vector is not None:
+            # LanceDB compares in half precision, in which near ones change places.
+            scores: NDArray[Any] = multi_vectors(found, self.dimension).maxsim(vector)
+            if words is None:
+                order = np.argsort(-scores, kind="stable")[:top_k]
+                found, scores = found.take(order), scores[order]
+        elif vector is not None:
             scores = vector_matrix(found, self.dimension) @ normalized(vector)
         else:
             scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
@@ -145,7 +159,8 @@ class LanceStore:
         found = self._current.read("reading", lambda table: table.search().where(asked).limit(1).to_arrow(timeout=self._time()))
         if not len(found):
             raise UsageError(f"{self.location} has no item with the id {name!r}")
-        return next(to_items(found, vector_matrix(found, self.dimension)))
+        read = multi_vectors if self.info.many else vector_matrix
+        return next(to_items(found, read(found, self.dimension)))
 
     def add_fields(self, fields: Mapping[str, str]) -> None:
         """Add the columns that are missing."""
@@ -158,9 +173,10 @@ class LanceStore:
         """Add items in one step, each in place of one with its id."""
         if not items:
             return 0, 0
-        check_items(items, self.dimension)
+        check_items(items, self.dimension, many=self.info.many)
         require_disk_space(
-            self.location, 3 * sum(4 * self.dimension + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN
+            self.location,
+            3 * sum(4 * int(np.prod(np.shape(one.vector))) + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN,
         )
         with self.writing():
             self.add_fields(field_types(one.metadata for one in items))
@@ -187,6 +203,8 @@ class LanceStore:
 
     def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the indexes of words, ids and vectors up to date."""
+        if self.info.many:
+            exact_below = sys.maxsize  # LanceDB's indexes of many vectors look at one of a query's at a time, and miss more
         with self.writing():
             self._current.write("indexing", lambda table: build_table_indexes(table, exact_below=exact_below, kind=kind))
 
@@ -208,6 +226,8 @@ class LanceStore:
 
     def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Go through all ids and vectors, block by block."""
+        if self.info.many:
+            raise UsageError(f"{self.location} holds many vectors an item (late interaction), and one vector is needed here")
         with engine_errors(self.location, "reading"):
             for batch in self._table.search().select(["id", "vector"]).to_batches(batch_size=8192):
                 table = pa.Table.from_batches([batch])
@@ -279,10 +299,10 @@ TYPES = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "
 _KINDS = {kind: name for name, kind in TYPES.items()}
 
 
-def make_schema(dimension: int, key: bytes, said: dict[str, Any]) -> pa.Schema:
+def make_schema(dimension: int, key: bytes, said: dict[str, Any], *, many: bool) -> pa.Schema:
     """Return the columns of an empty table, which remembers something under a key."""
     kinds = dict.fromkeys(("id", "text", "place", "media", "origin"), pa.string()) | {"thumbnail": pa.binary()}
-    vector = pa.field("vector", pa.list_(pa.float32(), dimension))
+    vector = pa.field("vector", pa.list_(pa.list_(pa.float16(), dimension)) if many else pa.list_(pa.float32(), dimension))
     return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
 
 
@@ -293,7 +313,13 @@ def schema_fields(schema: pa.Schema) -> dict[str, str]:
 
 def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: int) -> pa.Table:
     """Return items as rows."""
-    flat = pa.array(np.concatenate([np.asarray(one.vector, np.float32) for one in items]))
+    if pa.types.is_list(schema.field("vector").type):
+        of_many = MultiVectors.of([np.asarray(one.vector, np.float32) for one in items], dimension)
+        inner = pa.FixedSizeListArray.from_arrays(pa.array(of_many.flat.astype(np.float16).reshape(-1)), dimension)
+        vectors: pa.Array = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], of_many.ends]), pa.int32()), inner)
+    else:
+        flat = pa.array(np.concatenate([np.asarray(one.vector, np.float32) for one in items]))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, dimension)
     columns: dict[str, Any] = {
         "id": [one.id for one in items],
         "text": [one.text or None for one in items],
@@ -301,7 +327,7 @@ def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
         "thumbnail": [one.thumbnail for one in items],
         "media": [one.media or None for one in items],
         "origin": [origin] * len(items),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
+        "vector": vectors,
     }
     rows = [{field_name(key): value for key, value in one.metadata.items()} for one in items]
     for name, kind in schema_fields(schema).items():
@@ -310,7 +336,7 @@ def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
     return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def to_items(found: pa.Table, vectors: NDArray[np.float32] | None = None) -> Iterator[Item]:
+def to_items(found: pa.Table, vectors: NDArray[np.float32] | MultiVectors | None = None) -> Iterator[Item]:
     """Return rows as items."""
     names = [field.name for field in found.schema if field.name not in RESERVED and not field.name.startswith("_")]
     kinds = {name: "number" if pa.types.is_floating(found.schema.field(name).type) else "" for name in names}
@@ -324,6 +350,16 @@ def vector_matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:
     """Return the vectors of a result as rows."""
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in found["vector"].chunks]
     return np.concatenate(chunks).reshape(-1, dimension) if chunks else np.zeros((0, dimension), np.float32)
+
+
+def multi_vectors(found: pa.Table, dimension: int) -> MultiVectors:
+    """Return the vectors of a result where an item has many."""
+    every = [
+        one.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension).astype(np.float32)
+        for chunk in found["vector"].chunks
+        for one in (chunk[number].values for number in range(len(chunk)))
+    ]
+    return MultiVectors.of(every, dimension)
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
@@ -528,7 +564,7 @@ def make_table(location: str, info: IndexInfo, *, overwrite: bool) -> Any:
         name = NEW_TABLE if anew else TABLE
         shutil.rmtree(folder / f"{NEW_TABLE}.lance", ignore_errors=True)  # of a run that was killed
         try:
-            table = open_tables(location).create_table(name, schema=make_schema(info.dimension, INFO_KEY, asdict(info)))
+            table = open_tables(location).create_table(name, schema=make_schema(info.dimension, INFO_KEY, asdict(info), many=info.many))
             CurrentTable(table, location, info).write("making", index_words)
         except BaseException:
             shutil.rmtree(folder / f"{name}.lance", ignore_errors=True)  # or a half would stand in the way of the next try

@@ -47,10 +47,9 @@ class Finder:
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> NDArray[np.float32]:
-        """Return the vector of a question, cut to the length of those in the index; a picture is a path, bytes, or PIL's."""
-        vector: NDArray[np.float32] = self.engine.array(
-            [_question(text, image)], side=side, prompt=prompt, prompt_name=prompt_name, truncate_dim=self.store.dimension
-        )[0]
+        """Return the vector of a question, cut to the length of those in the index, or its many; a picture is a path, bytes, or PIL's."""
+        how: dict[str, Any] = {"side": side, "prompt": prompt, "prompt_name": prompt_name, "truncate_dim": self.store.dimension}
+        _, vector = next(self.engine.embed([_question(text, image)], **how))
         return vector
 
     def search(
@@ -135,7 +134,7 @@ def find(
         from twoway.embedding import open_embedder
 
         try:
-            engine = open_embedder(store.model if model is None else model, **config.opening())
+            engine = open_embedder(store.model if model is None else model, **config.opening(), late_interaction=store.info.many)
         except TwowayError as error:
             if model is not None:
                 raise
@@ -176,7 +175,10 @@ def open_store(location: str | Path) -> Store:
 
 def create_store(location: str | Path, info: IndexInfo, *, overwrite: bool = False) -> Store:
     """Make an empty index; with `overwrite` beside one that is there, which answers until the new one is published (`Store.publish`)."""
-    return find_engine(location).create(str(location), info, overwrite=overwrite)
+    engine = find_engine(location)
+    if info.many and engine.__name__ != "LanceStore":
+        raise UsageError(f"{location}: many vectors an item (late interaction) go into a LanceDB folder alone; name one with --index")
+    return engine.create(str(location), info, overwrite=overwrite)
 
 
 def store_exists(location: str | Path) -> bool:

@@ -34,7 +34,7 @@ class Item:
     """One thing that can be found, with what a reader is shown of it."""
 
     id: str
-    vector: NDArray[np.float32] | None = field(default=None, compare=False)  # of length 1; a hit comes without
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)  # of length 1, or a matrix of such; a hit comes without
     text: str = ""  # all texts, one below the other
     thumbnail: bytes | None = field(default=None, repr=False)  # a small WebP, its longest side at most 320
     place: str = ""  # file and row or page, for a reader
@@ -44,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found, and its cosine to the query (of words alone: how well they fit, on the engine's own scale).
+    """An item that was found, and its cosine to the query (of many vectors MaxSim; of words alone: how well they fit, on its own scale).
 
     Where hits were reranked, `relevance` is the reranker's score, and `place_before` the place in the order of vectors, from 1.
     """
@@ -62,6 +62,7 @@ class IndexInfo:
     model: str  # folder or hub id
     fingerprint: str  # of `Embedder.fingerprint`
     dimension: int  # of the stored vectors; a query's is cut to it
+    many: bool = False  # an item has many vectors, and a query too (late interaction)
 
 
 class Store(Protocol):
@@ -147,7 +148,7 @@ def check_id(name: str, place: str = "") -> None:
         raise UsageError(f"{place + ': ' if place else ''}an item has the id {name!r}, which no address can have; give it another")
 
 
-def check_items(items: Sequence[Item], dimension: int) -> None:
+def check_items(items: Sequence[Item], dimension: int, *, many: bool = False) -> None:
     """Refuse items that an index cannot hold."""
     seen: set[str] = set()
     for one in items:
@@ -155,9 +156,9 @@ def check_items(items: Sequence[Item], dimension: int) -> None:
             raise UsageError(f"two items have the id {one.id!r}; each needs its own" if one.id else "an item has an empty id")
         check_id(one.id)
         seen.add(one.id)
-        if one.vector is None or np.shape(one.vector) != (dimension,):
+        if one.vector is None or not _fits(one.vector, dimension, many=many):
             has = "no vector" if one.vector is None else f"a vector of {'x'.join(str(size) for size in np.shape(one.vector))} numbers"
-            raise UsageError(f"item {one.id!r} has {has}, and the index holds vectors of {dimension}")
+            raise UsageError(f"item {one.id!r} has {has}, and the index holds {'many ' if many else ''}vectors of {dimension}")
         if not np.isfinite(one.vector).all():
             raise TwowayError(f"the vector of item {one.id!r} has numbers that are not finite")
 
@@ -166,9 +167,16 @@ def check_query(store: Store, vector: NDArray[np.float32] | None, top_k: int) ->
     """Refuse a query that an index cannot answer."""
     if top_k < 1:
         raise UsageError(f"top_k is 1 or more, not {top_k}")
-    if vector is not None and np.shape(vector) != (store.dimension,):
+    if vector is not None and not _fits(vector, store.dimension, many=store.info.many):
         has = "x".join(str(size) for size in np.shape(vector))
-        raise UsageError(f"the query has {has} numbers, and the vectors in {store.location} have {store.dimension}")
+        kind = "many vectors of an item" if store.info.many else "vectors"
+        raise UsageError(f"the query has {has} numbers, and the {kind} in {store.location} have {store.dimension}")
+
+
+def _fits(vector: NDArray[np.float32], dimension: int, *, many: bool) -> bool:
+    """Say whether this is a vector of that length, or a matrix of such."""
+    shape = np.shape(vector)
+    return len(shape) == 2 and shape[0] > 0 and shape[1] == dimension if many else shape == (dimension,)
 
 
 def search_near_item(store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False) -> list[Hit]:
