@@ -331,9 +331,8 @@ def _embed_here(documents: list[Document], how: dict[str, Any]) -> tuple[list[in
     engine = _OWN["engine"]
     bad: list[tuple[int, ContentError]] = []
     found = sorted(engine.embed(documents, refuse=lambda number, error: bad.append((number, error)), **how), key=lambda one: one[0])
-    rows: Vectors = [vector for _, vector in found]
-    if found and not engine.late_interaction:
-        rows = np.stack(rows)  # is sent in one piece
+    every = [vector for _, vector in found]
+    rows = np.stack(every) if every and not engine.late_interaction else every  # one piece is sent faster
     return [number for number, _ in found], rows, sorted(bad, key=lambda one: one[0])
 
 

@@ -176,7 +176,8 @@ class LanceStore:
         check_items(items, self.dimension, many=self.info.many)
         require_disk_space(
             self.location,
-            3 * sum(4 * int(np.prod(np.shape(one.vector))) + len(one.text) + len(one.thumbnail or b"") for one in items) + _MARGIN,
+            3 * sum((one.vector.nbytes if one.vector is not None else 0) + len(one.text) + len(one.thumbnail or b"") for one in items)
+            + _MARGIN,
         )
         with self.writing():
             self.add_fields(field_types(one.metadata for one in items))
