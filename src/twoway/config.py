@@ -249,7 +249,7 @@ def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: obje
     """
     tree = _of_values(values, where)
     if over is not None:
-        tree = layer(_of_values(_plain(over), where), tree)
+        tree = layer(_of_values(plain(over), where), tree)
     return build(cls, tree)
 
 
@@ -343,7 +343,20 @@ def dump(config: object) -> str:
     """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
     import yaml
 
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def plain(value: Any) -> Any:
+    """Return a configuration, or any value of one, as what YAML knows: groups, lists, and plain values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        return value.item()  # a number of numpy's or torch's
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_tree(path: str | Path) -> Given:
@@ -387,8 +400,8 @@ def _from_word(word: str, text: str) -> Given:
         tree = Given(word) if node is None else _tree(node, word, None)
     except (yaml.YAMLError, RecursionError, UsageError):
         node, tree = None, Given(word, value=text)
-    plain = isinstance(tree.value, str) and getattr(node, "style", None) is None
-    return dataclasses.replace(tree, value=text if plain else tree.value, written=text, free=True)
+    unquoted = isinstance(tree.value, str) and getattr(node, "style", None) is None
+    return dataclasses.replace(tree, value=text if unquoted else tree.value, written=text, free=True)
 
 
 def as_option(key: str) -> str:
@@ -470,7 +483,7 @@ def _of_values(values: Mapping[str, Any], where: str) -> Given:
     children = {}
     for key, value in values.items():
         try:
-            node = yaml.compose(yaml.safe_dump(_plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
+            node = yaml.compose(yaml.safe_dump(plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
         except yaml.representer.RepresenterError as error:
             raise UsageError(f"{where}: {key} cannot be of the type {type(error.args[-1]).__name__}") from error
         assert node is not None  # null is written out
@@ -486,19 +499,6 @@ def _at(node: yaml.Node, where: str, file: str | None) -> str:
 def _line(error: yaml.MarkedYAMLError) -> str:
     """Return the line of a syntax error, where it is known."""
     return f":{error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-
-
-def _plain(value: Any) -> Any:
-    """Turn a configuration into what YAML knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if getattr(value, "ndim", None) == 0:
-        return value.item()  # a number of numpy's or torch's
-    return str(value) if isinstance(value, Path) else value
 
 
 # An error of pydantic in one line: where it is written, its key, what is allowed, and what stands there.

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
-import yaml
 
-from twoway.config import dump, fill
+from twoway.config import dump, fill, plain
 from twoway.data.config import SourceConfig
 from twoway.data.rows import BAD_ROWS
 from twoway.errors import UsageError
@@ -230,8 +229,8 @@ def _write(method: Method[C], base: str | Path, out: Path, config: C, prepared: 
     with quiet_loading():
         # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
         fresh = prepared if prepared is not None and not between.launched_externally() else method.prepare(base, config)
-        usual = _plain(method.config())
-        options = {key: value for key, value in _plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
+        usual = plain(method.config())
+        options = {key: value for key, value in plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
         weights = method.select_weights(out, config) if method.select_weights is not None else None
         lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
@@ -256,12 +255,7 @@ def _says_type(config: MethodConfig, ranks: between.Ranks, *, begun: bool) -> st
 def _run(method: Method[C], base: str | Path, config: C) -> dict[str, Any]:
     """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
     sources = [one.conditions() for one in config.data]
-    return {"stage": method.name, "base": _name(base), "config": _plain(config) | {"data": sources}}
-
-
-def _plain(config: MethodConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = yaml.safe_load(dump(config))
-    return plain
+    return {"stage": method.name, "base": _name(base), "config": plain(config) | {"data": sources}}
 
 
 def _name(base: str | Path) -> str:

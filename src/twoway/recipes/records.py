@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import yaml
 
 import twoway
 from twoway import __version__
-from twoway.config import defaults, dump
+from twoway.config import defaults, plain
 from twoway.data.dataset import source_files, source_kind
 from twoway.data.sources.samples import samples_folder, view
 from twoway.errors import TwowayError, UsageError
@@ -104,10 +103,10 @@ def plan_jobs(
 
 def result_settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
-    plain: dict[str, Any] = yaml.safe_load(dump(stage.config))
+    settings: dict[str, Any] = plain(stage.config)
     usual = defaults(type(stage.config))
-    unsaid = {key for key in stage.kind.later if plain.get(key) == usual.get(key)}
-    kept = {key: value for key, value in plain.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
+    unsaid = {key for key in stage.kind.later if settings.get(key) == usual.get(key)}
+    kept = {key: value for key, value in settings.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
     if kept.get("batches_per_step", 0) is None:
         kept["batches_per_step"] = nproc  # that is what it then is
     return kept
