@@ -1,8 +1,8 @@
 """How many operations a model's work takes, counted on the model itself with nothing computed: the one counter of the package.
 
-The module that trains runs on the meta device, which knows shapes alone, forward and backward, with real batches, while torch's
-FlopCounterMode adds up every product (`count`). So the forms that attention takes, frozen parts, adapters and activations that are computed
-again are those of the training itself, no weights are read, and the same command gives the same numbers on every machine.
+The module that trains runs on the meta device, which knows shapes alone, forward and backward, with real batches, while the formulas of
+torch's FlopCounterMode add up every product (`count`). So the forms that attention takes, frozen parts, adapters and activations that are
+computed again are those of the training itself, no weights are read, and the same command gives the same numbers on every machine.
 
 Where a run for every size would take too long, a few sizes are run and a line goes through them in what the work follows from (`fit`):
 tokens and their squares, image tokens and their squares for each picture. So are told
@@ -35,8 +35,9 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from twoway.content import ContentError, Document, Image, Text
 from twoway.data.config import CostWeights
@@ -85,12 +86,10 @@ def total(operations: Operations, *kinds: str, part: str | None = None) -> int:
 def count(module: nn.Module, run: Callable[[], torch.Tensor]) -> Operations:
     """Count what `run` does with a module, and going back from what it returns, where that has a gradient."""
     followed, layers = _parts(module)
-    with _without_values(module), _Shapes() as shapes, FlopCounterMode(display=False) as counter, _followed(shapes, followed, layers):
-        shapes.counter = counter
+    with _without_values(module), _Shapes() as shapes, _followed(shapes, followed, layers):
         out = run()
         if out.requires_grad:
             out.backward()  # type: ignore[no-untyped-call]
-        shapes.book()
     found: Operations = shapes.found
     return found
 
@@ -99,27 +98,17 @@ _Place = tuple[str, int]
 
 
 class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs what touches a tensor without values on shapes alone, and books what has been counted so far.
+    """Runs what touches a tensor without values on shapes alone, and gives each product to the part that does it.
 
     Numbers of rows, places and sizes have their values, on the CPU: they say what is run. What is on the meta device stays there.
+    A FlopCounterMode around it would count the same, by module too, in twice the time.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.counter: FlopCounterMode | None = None
         self._counts: Counter[tuple[_Place, str]] = Counter()
         self.at: _Place = (OTHER, 0)  # what is at work: a part of the model, or one layer of it
         self.times: Counter[_Place] = Counter()  # how many layers a layer stands for
-        self._doing, self._booked = (self.at, FORWARD), 0
-
-    def book(self) -> None:
-        """Give what was counted since the last call to the part that did it."""
-        counted = 0 if self.counter is None else self.counter.get_total_flops()
-        if counted > self._booked:
-            self._counts[self._doing] += counted - self._booked
-        # While the gradient goes back, only activations that are computed again want one themselves.
-        kind = (AGAIN if torch.is_grad_enabled() else BACKWARD) if going_back() else FORWARD
-        self._doing, self._booked = (self.at, kind), counted
 
     @property
     def found(self) -> Operations:
@@ -130,16 +119,41 @@ class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.book()
-        if func.overloadpacket in _INDEXED:
-            args = args[0], [part for one in args[1] for part in _by_number(one)], *args[2:]
-        leaves, tree = tree_flatten((args, kwargs or {}))
-        if any(isinstance(one, torch.Tensor) and one.is_meta for one in leaves):
-            leaves = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in leaves]
-        else:
-            leaves = [torch.device("cpu") if isinstance(one, torch.device) and one.type == "meta" else one for one in leaves]
-        args, kwargs = tree_unflatten(leaves, tree)
-        return func(*args, **kwargs)
+        given, packet = kwargs or {}, func.overloadpacket
+        formula = flop_registry.get(packet)
+        if formula is None:
+            with self:
+                made = func.decompose(*args, **given)  # of what is made of several operations, each is counted
+            if made is not NotImplemented:
+                return made
+        if given or packet in _INDEXED or not all(_has_no_values(one) for one in args):
+            args, given = _on_shapes(packet, args, given)
+        out = func(*args, **given)
+        if formula is not None:
+            # While the gradient goes back, only activations that are computed again want one themselves.
+            kind = (AGAIN if torch.is_grad_enabled() else BACKWARD) if going_back() else FORWARD
+            self._counts[self.at, kind] += formula(*args, **given, out_val=out)
+        return out
+
+
+def _has_no_values(value: Any) -> bool:
+    """Say of a tensor that it has shapes alone, or of a number that it may go with one; of a list, of all that it holds."""
+    if isinstance(value, torch.Tensor):
+        return value.is_meta
+    return all(map(_has_no_values, value)) if isinstance(value, list) else isinstance(value, int | float | None)
+
+
+def _on_shapes(packet: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Take the values from all tensors where one has none; without such a one, work on the CPU."""
+    if packet in _INDEXED:
+        args = args[0], [part for one in args[1] for part in _by_number(one)], *args[2:]
+    leaves, tree = tree_flatten((args, given))
+    if any(isinstance(one, torch.Tensor) and one.is_meta for one in leaves):
+        leaves = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in leaves]
+    else:
+        leaves = [torch.device("cpu") if isinstance(one, torch.device) and one.type == "meta" else one for one in leaves]
+    args, given = tree_unflatten(leaves, tree)
+    return args, given
 
 
 _INDEXED = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
@@ -298,7 +312,7 @@ def stage_module(
     """
     config = dataclasses.replace(config, torch_compile=False)
     causal = getattr(config, "objective", "") == "causal"
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(model_config), dtype=torch.float32)
     model.tie_weights()
     set_attention(model, "causal" if causal else "two-way")
@@ -345,7 +359,7 @@ def _settings(part: nn.Module) -> Any:
         for key, value in vars(part).items()
     ]
     weights = [(key, one if one is None else (one.shape, one.dtype, one.requires_grad)) for key, one in part._parameters.items()]
-    config = (part.config.to_json_string(), part.config._attn_implementation) if isinstance(part, PreTrainedModel) else ()
+    config = (part.config.to_json_string(use_diff=False), part.config._attn_implementation) if isinstance(part, PreTrainedModel) else ()
     return type(part), own, weights, config
 
 

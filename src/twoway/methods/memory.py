@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
+from transformers.initialization import no_init_weights
 
 from twoway.models import loading
 from twoway.models.loading import locate
@@ -195,7 +196,7 @@ def _activations(sizes: ModuleSizes, config: MethodConfig, image: float, *, agai
 
 def count_parameters(config: Any) -> int:
     """Count the parameters of a model by its config."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = AutoModelForImageTextToText.from_config(config)
     model.tie_weights()
     return sum(one.numel() for one in model.parameters())
