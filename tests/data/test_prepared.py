@@ -67,6 +67,9 @@ def test_a_large_source_takes_processes_by_itself_and_a_small_one_does_not(rows,
     monkeypatch.setattr(tables, "_ALONE", 13)
     with pytest.raises(pytest.fail.Exception):
         open_pairs([PairSource(str(rows))], policy=Policy("skip"))
+    monkeypatch.setattr(tables, "_BLOCK", 99)
+    with scan_options(processes=2):  # not for one block either
+        open_pairs([PairSource(str(rows))], policy=Policy("skip"))
 
 
 def test_a_pass_that_was_cut_off_goes_on(jsonl, tmp_path, small_blocks, monkeypatch):

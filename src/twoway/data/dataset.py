@@ -6,6 +6,7 @@ import functools
 import glob
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -515,7 +516,12 @@ def _scan_blocks(spec: str, reader: Reader[Any], cap: int | None, policy: Policy
         return found
 
     try:
-        for number, (first, positions) in enumerate(steps(_blocks(reader, cap), f"looking through {spec}, {_BLOCK:,} rows a step")):
+        blocks = _blocks(reader, cap)
+        ahead = list(itertools.islice(blocks, 2))
+        if len(ahead) < 2:
+            wanted = 1  # a process would take longer to start
+        blocks = itertools.chain(ahead, blocks)
+        for number, (first, positions) in enumerate(steps(blocks, f"looking through {spec}, {_BLOCK:,} rows a step")):
             if parts is not None and _block_file(parts, number).exists():
                 wait: Callable[[], _ScannedBlock] = functools.partial(_read_block, _block_file(parts, number))
             elif wanted == 1 or (wanted is None and (number < _ALONE or count_of(None) == 1)):
