@@ -77,6 +77,22 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CleanProcess, "_Popen", staticmethod(ForkServerProcess._Popen))
 
 
+@pytest.fixture
+def short_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prove the base and the result of a run on texts alone: twelve passes of the model, not 49. For tests of something else than a proof.
+
+    A fixture that lives longer than one test, such as a module's undisturbed run, is made before this, and is proved in full.
+    """
+    from types import SimpleNamespace
+
+    from twoway.methods import convert, model
+    from twoway.proof.probe import probe
+
+    texts = SimpleNamespace(probe=lambda model, processor, **_: probe(model, processor, paddings=("none",), image=False))
+    for module in (convert, model):
+        monkeypatch.setattr(module, "probe", texts)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return `tiny_model(family) -> folder`; see `tiny.FAMILIES` and `tiny.TEXT_FAMILIES`. Copy a folder before changing it."""
@@ -127,10 +143,13 @@ def tiny_encoder(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.Tem
     def get(family: str, **options: object) -> Path:
         name = "-".join([family, *(f"{key}={value}" for key, value in sorted(options.items()))])
         if name not in built:
-            from twoway.methods.convert import convert
+            from twoway.methods import convert
+            from twoway.proof import probe
 
             built[name] = home / f"{len(built)}"
-            convert(tiny_model(family), built[name], **options)
+            with pytest.MonkeyPatch.context() as in_full:
+                in_full.setattr(convert, "probe", probe)
+                convert.convert(tiny_model(family), built[name], **options)
         return built[name]
 
     return get

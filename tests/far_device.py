@@ -104,7 +104,7 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        far = any(isinstance(one, Far) for one in _tensors((args, kwargs)))
+        far = any(issubclass(one, Far) for one in types)
         target = kwargs.get("device")
         if far or target is None or torch.device(target).type != DEVICE.type:
             if far and func.overloadpacket in (aten.copy_, aten._to_copy):
@@ -148,12 +148,6 @@ def moved(module: Any) -> Any:
             done[id(one)] = (one, torch.nn.Parameter(far, requires_grad=one.requires_grad) if isinstance(one, torch.nn.Parameter) else far)
         (place._parameters if isinstance(one, torch.nn.Parameter) else place._buffers)[leaf] = done[id(one)][1]
     return module
-
-
-def _tensors(given: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    tree_map(lambda one: found.append(one) if isinstance(one, torch.Tensor) else None, given)
-    return found
 
 
 def _note(func: Any, args: Any, kwargs: dict[str, Any]) -> None:

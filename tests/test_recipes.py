@@ -16,6 +16,8 @@ from twoway.methods.pretrain.config import PretrainConfig
 from twoway.recipes.plan import plan
 from twoway.recipes.recipe import named_stages, read_recipe
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 ALL = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 # A step at nano size: what a recipe says of amounts, of machines and of where data lies gives way to this, where a stage has such a key.
 SMALL = {

@@ -19,6 +19,8 @@ from twoway.methods.bridge.rows import BridgeEncoder, collate_bridge, mask_targe
 from twoway.models import checkpoint
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 USUAL = {
     "max_steps": 4,
     "save_steps": 2,

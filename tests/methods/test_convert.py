@@ -108,6 +108,7 @@ def test_layers_are_left_out_in_even_steps(
     assert checkpoint.read_card(tmp_path / "small")["chain"][-1]["options"]["num_hidden_layers"] == 2
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_prompts_and_limits_are_saved(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     options = {"prompts": {"query": "find: "}, "max_length": 20, "max_pixels": 28 * 28, "dtype": "bfloat16"}
     result = twoway.convert(tiny_model("qwen2_vl"), tmp_path / "out", **options)
@@ -122,6 +123,7 @@ def test_prompts_and_limits_are_saved(tiny_model: Callable[[str], Path], tmp_pat
     assert np.abs(with_prompt - without).max() > 1e-3
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_the_command_line_says_what_came_out(tiny_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["convert", str(tiny_model("internvl")), str(tmp_path / "out"), "--prompts", "query=find: ", "--json"]
     assert cli.main(words) == 0
@@ -140,6 +142,7 @@ def test_the_command_line_says_what_came_out(tiny_model: Callable[[str], Path], 
     assert "did you mean pooling" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_converting_again_keeps_what_the_source_says(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     base = shutil.copytree(tiny_model("qwen3_vl"), tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 
 def vectors(folder: Path, **how: Any) -> np.ndarray:
     return np.asarray(plain.everything(SentenceTransformer(str(folder), device="cpu", **how)))

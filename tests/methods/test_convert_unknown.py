@@ -83,15 +83,16 @@ def test_what_can_be_had_is_declared_and_is_what_check_finds(mixed: Path, tmp_pa
     assert main(["check", str(mixed), "--backends", "sdpa", "--expect", "two-way"]) == 1
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_stages_go_on_from_it_and_say_what_it_is(mixed: Path, tmp_path: Path) -> None:
     rows = [{"query": f"w{n} w4", "positive": f"w{n + 1} w9 w5"} for n in range(8)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = {"global_batch_size": 4, "max_steps": 1, "held_out": 0, "max_length": 128, "dtype": "float32"}
-    twoway.finetune(mixed, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], **words)
+    words = {"max_steps": 1, "held_out": 0, "max_length": 128, "dtype": "float32", "calibrate": "none"}
+    twoway.finetune(mixed, tmp_path / "tuned", [str(tmp_path / "pairs.jsonl")], **words, global_batch_size=4)
     found = checkpoint.read_card(tmp_path / "tuned")
     assert (found["attention"]["declared"], found["attention"]["layers"]) == ("mixed", ["causal", "two-way"])
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"w{n} w4 w5 w6"}) + "\n" for n in range(8)))
-    twoway.pretrain(mixed, tmp_path / "pretrained", [str(tmp_path / "texts.jsonl")], max_steps=1, dtype="float32", max_length=128)
+    twoway.pretrain(mixed, tmp_path / "pretrained", [str(tmp_path / "texts.jsonl")], **words)
     assert checkpoint.read_card(tmp_path / "pretrained")["attention"]["declared"] == "mixed"
     with pytest.raises(TwowayError, match="its one-way layers pass the bridge by"):
         twoway.bridge(mixed, tmp_path / "bridged", [str(tmp_path / "pairs.jsonl")], max_steps=1)

@@ -30,6 +30,8 @@ from twoway.models import checkpoint
 from twoway.proof.check import check
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
@@ -72,7 +74,7 @@ def test_groups_may_be_dicts_and_stand_over_a_configuration():
 
 
 def test_the_result_is_a_plain_two_way_checkpoint_that_says_what_it_was_trained_with(whole, tiny_model):
-    report = check(whole)
+    report = check(whole, backends=["sdpa"])
     assert (report.verdict, report.ok) == ("two-way", True)
     facts = checkpoint.read_card(whole)
     assert [step["step"] for step in facts["chain"]] == ["finetune"]

@@ -69,6 +69,7 @@ def test_a_weighted_mean(family: dict[str, Path], tmp_path: Path) -> None:
     assert np.isfinite(plain.encode(["a text"])).all()
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_one_model_with_all_the_weight_is_that_model(family: dict[str, Path], tmp_path: Path) -> None:
     for number, options in enumerate(({"weights": (0, 1)}, {"weights": (0, 1), "method": "slerp"})):
         twoway.merge([family["first"], family["second"]], tmp_path / str(number), **options)
@@ -95,6 +96,7 @@ def test_ties_with_all_changes_of_one_model_is_that_model(family: dict[str, Path
     assert max(float((one - first[name]).abs().max()) for name, one in found.items()) < 1e-6
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_a_suite_chooses_the_weights(family: dict[str, Path], tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"query": f"{word} one", "positive": f"{word} two"} for word in ("tree", "house", "cat", "sun", "car", "red", "old", "sea")]
@@ -123,6 +125,7 @@ def test_models_of_two_shapes_are_refused(family: dict[str, Path], tiny_encoder:
         twoway.merge([family["first"], tiny_encoder("smolvlm")], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("short_proof")
 def test_settings_that_differ_need_a_word(
     family: dict[str, Path], tiny_encoder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,6 +104,7 @@ def test_an_answer_saved_in_another_form_is_never_a_negative(engine, tmp_path):
 def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engine, data, tmp_path):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": f"elsewhere {n}"}) + "\n" for n in range(5)))
     result = mine(engine, data, tmp_path / "out", corpus=[tmp_path / "corpus.jsonl"], num_negatives=60)
+    queries, documents, expected = [], [], []
     for pair, row in zip(reread(result), read(tmp_path / "out"), strict=True):
         mined = pair.negatives[row["mined_from"].count("given") :]
         theirs = [one for one in mined if not any("elsewhere" in text for text in one.texts)]
@@ -115,9 +116,12 @@ def test_negatives_are_of_the_same_task_or_of_the_corpus_and_nearest_first(engin
         assert scores == sorted(scores, reverse=True)
         if "COLOUR" in "".join(pair.positive.texts):
             continue  # near copies are one candidate, with the vector of the first
-        documents = [pair.query, pair.positive, *mined[:2]]
-        vectors = np.concatenate([engine.array([documents[0]], side="query"), engine.array(documents[1:], side="document")])
-        assert np.abs(vectors[1:] @ vectors[0] - [row["positive_score"], *scores[:2]]).max() < 1e-5
+        queries.append(pair.query)
+        documents += [pair.positive, *mined[:2]]
+        expected.append([row["positive_score"], *scores[:2]])
+    asked = engine.array(queries, side="query")
+    answers = engine.array(documents, side="document").reshape(len(asked), 3, -1)
+    assert np.abs(np.einsum("qd,qad->qa", asked, answers) - expected).max() < 1e-5
 
 
 def test_ranks_margins_and_scores_are_kept_to(engine, data, vectors, tmp_path):

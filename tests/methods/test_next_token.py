@@ -19,6 +19,8 @@ from twoway.models import checkpoint
 from twoway.proof.check import check
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 USUAL = {
     "objective": "causal",
     "max_steps": 4,

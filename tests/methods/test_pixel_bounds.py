@@ -37,6 +37,8 @@ from twoway.models.processor import set_pixels
 from twoway.recipes.data_check import check_data, check_pairs, pairs_of
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 BOUNDS = {"min_pixels": 8 * 784, "max_pixels": 32 * 784}
 USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "dataloader_num_workers": 0, "held_out": 0}
 PICTURES = {"icon": (20, 20), "photo": (140, 112), "page": (425, 550)}

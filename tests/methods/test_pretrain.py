@@ -21,6 +21,8 @@ from twoway.proof.check import check
 from twoway.training.checkpointing import Checkpoints
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 USUAL = {
     "max_steps": 6,
     "save_steps": 2,
@@ -57,7 +59,7 @@ def whole(tiny_model, rows, tmp_path_factory):
 
 
 def test_the_result_is_a_plain_two_way_checkpoint_with_its_heads(whole, tiny_model):
-    report = check(whole)
+    report = check(whole, backends=["sdpa"])
     assert report.verdict == "two-way"
     assert report.ok
     heads = checkpoint.load_heads(whole)

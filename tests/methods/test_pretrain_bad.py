@@ -19,6 +19,8 @@ from twoway.models import checkpoint
 from twoway.training.checkpointing import Checkpoints
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 USUAL = {"max_steps": 1, "seed": 1, "dtype": "float32", "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
 
 

@@ -31,6 +31,8 @@ from twoway.recipes.recipe import read_recipe
 from twoway.training.gradient_cache import ChunkList
 from twoway.training.progress import read_log
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 RAW = torch.nn.Identity()
 
 

@@ -117,7 +117,7 @@ def test_fine_tuning(
     options: dict[str, Any], hold: float, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, batch = load(tiny_model("qwen2_5_vl"), hold=hold, **options)
-    batches = [batch(ROWS[:3]), batch(ROWS[3:])]
+    batches = [batch(ROWS[:2]), batch(ROWS[4:])]
     kernels.use_kernels(task.model)
     waits, entry = step(task, batches, tmp_path, monkeypatch)
     check(waits)

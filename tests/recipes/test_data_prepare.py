@@ -16,6 +16,8 @@ from twoway.methods import tables
 from twoway.methods.finetune.method import finetune
 from twoway.methods.pretrain.method import pretrain
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 USUAL = {"max_steps": 1, "dtype": "float32", "dataloader_num_workers": 0, "held_out": 0, "max_length": 128}
 
 

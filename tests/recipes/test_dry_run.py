@@ -16,6 +16,8 @@ from twoway.data import dataset
 from twoway.recipes.dry_run import dry_run, forecast
 from twoway.recipes.run import lay_out
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 
 def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_own_processor(tiny_model, tmp_path, monkeypatch):
     data, draw = tmp_path / "rows.jsonl", np.random.default_rng(0)

@@ -13,6 +13,8 @@ from twoway.models import checkpoint
 from twoway.recipes.dry_run import dry_run
 from twoway.recipes.run import run
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 
 @pytest.fixture
 def recipe(tiny_model, tmp_path):
