@@ -86,6 +86,17 @@ def test_counting_leaves_no_trace(tiny_model, tmp_path):
     assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), counted.module.parameters(), strict=True))
 
 
+def test_numbers_have_values_and_an_identity_as_wide_as_a_layer_has_none():
+    made = []
+
+    def run():
+        made.extend((torch.arange(3, device="meta"), torch.eye(3, device="meta")))
+        return torch.zeros(1)
+
+    counting.count(torch.nn.Identity(), run)
+    assert [one.device.type for one in made] == ["cpu", "meta"]
+
+
 def test_what_looks_alike_is_counted_once_in_a_process(tiny_model, tmp_path, monkeypatch):
     config, first, data = opened("qwen2_vl", tiny_model, tmp_path, calibrate="none")
     batch, module = other_batch(data), prepare(tiny_model("qwen2_vl"), config).module

@@ -144,11 +144,14 @@ def _has_no_values(value: Any) -> bool:
 
 
 def _on_shapes(packet: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Take the values from all tensors where one has none; without such a one, work on the CPU."""
+    """Take the values from all tensors where one has none; without such a one, work on the CPU.
+
+    An identity, which DoRA makes as large as a layer is wide to see the layer's weights, says nothing of what is run.
+    """
     if packet in _INDEXED:
         args = args[0], [part for one in args[1] for part in _by_number(one)], *args[2:]
     leaves, tree = tree_flatten((args, given))
-    if any(isinstance(one, torch.Tensor) and one.is_meta for one in leaves):
+    if packet is torch.ops.aten.eye or any(isinstance(one, torch.Tensor) and one.is_meta for one in leaves):
         leaves = [one.to("meta") if isinstance(one, torch.Tensor) else one for one in leaves]
     else:
         leaves = [torch.device("cpu") if isinstance(one, torch.device) and one.type == "meta" else one for one in leaves]
