@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from twoway.cli import main
-from twoway.data import dataset, lengths, parquet
+from twoway.data import dataset, lengths
+from twoway.data.sources import parquet
 from twoway.errors import UsageError
 from twoway.methods import tables
 from twoway.methods.finetune.method import finetune
