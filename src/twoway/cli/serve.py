@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from twoway.server.service import Access
 
 
-_CPU_BUDGET = 2048
-
-
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     try:
@@ -63,9 +60,6 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
 
     store = open_store(config.index) if config.index else None
     engine = open_embedder(model, batch_size=config.batch_size, **config.opening())
-    if config.budget is None and engine.sentence.device.type == "cpu":
-        # Larger batches are no faster there (`python -m benchmarks serve`), and who waits for one waits longer.
-        engine.settings = replace(engine.settings, budget=_CPU_BUDGET)
     if store is not None:
         check_model(store, engine)
     reranker = None if config.rerank is None else open_reranker(config.rerank, device=config.device)

@@ -50,7 +50,7 @@ class OpenConfig:
         "such as tower=flash_attention_2,language=sdpa; auto is flash_attention_2 where it can be used, else sdpa",
     )
     budget: int | None = Field(
-        default=None, ge=1, description="tokens of a batch, padding included; more needs more memory (default: 8,192)"
+        default=None, ge=1, description="tokens of a batch, padding included; more needs more memory (default: 2,048 on a CPU, else 8,192)"
     )
     workers: int | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class RerankerConfig:
     attn_implementation: str | AttnImplementation = Field(
         default=AUTO, metavar="NAME", description="attention kernel, or one for each part, as where an embedding model is opened"
     )
-    budget: int | None = Field(default=None, ge=1, description="tokens of a batch, padding included (default: 8,192)")
+    budget: int | None = Field(default=None, ge=1, description="tokens of a batch, padding included (default: 2,048 on a CPU, else 8,192)")
     workers: int | None = Field(default=None, ge=0, description="threads that prepare pairs ahead of the model")
 
     def __post_init__(self) -> None:

@@ -47,11 +47,15 @@ if TYPE_CHECKING:
     Vectors = Vector | list[Vector]  # a row for each document, or a matrix for each
 
 
+# A larger batch is no faster on a CPU, where it leaves the caches (`python -m benchmarks embed`), and a server's asker waits longer for it.
+USUAL_BUDGET, CPU_BUDGET = 8192, 2048
+
+
 @dataclass(frozen=True)
 class EmbedderSettings:
     """How the engine works; none of it changes a vector beyond its last bits."""
 
-    budget: int = 8192  # tokens of a batch, padding included
+    budget: int | None = None  # tokens of a batch, padding included; default: `USUAL_BUDGET`, or `CPU_BUDGET` on a CPU
     batch_size: int = 256  # rows of a batch, at most
     window: int = 1024  # rows that are sorted together
     window_bytes: int = 256 << 20
@@ -102,6 +106,11 @@ class Embedder:
     def device(self) -> torch.device:
         """Return where the model is."""
         return torch.device(self.sentence.device)
+
+    @property
+    def budget(self) -> int:
+        """Return the tokens of a batch, padding included."""
+        return self.settings.budget or (CPU_BUDGET if self.device.type == "cpu" else USUAL_BUDGET)
 
     def close(self) -> None:
         """Let go of what else is at work for it: nothing here (`many`)."""
@@ -245,7 +254,7 @@ class Pass:
         """Keep what is new, and put it into batches; an empty batch lets what is known already pass."""
         settings = self.engine.settings
         for window in windows(looked, self._fresh, rows=settings.window, bytes_=settings.window_bytes):
-            yield from batches(window, budget=settings.budget, most=settings.batch_size)
+            yield from batches(window, budget=self.engine.budget, most=settings.batch_size)
             yield []
 
     def _fresh(self, index: int, item: EmbeddingItem | ContentError) -> bool:

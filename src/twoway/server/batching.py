@@ -92,7 +92,7 @@ class Batcher:
         self.queue = DocumentQueue(
             items=limits.queue_items,
             tokens=limits.queue_tokens,
-            budget=settings.budget,
+            budget=engine.budget,
             most=settings.batch_size,
             pixels=limits.batch_pixels,
         )
