@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 
 # One thread each: the models are tiny, the tests run side by side, and nothing may be fetched.
@@ -46,6 +47,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 PRELOAD = [
+    "twoway.search.index",
     "twoway.training.trainer",
     "twoway.training.distributed",
     "twoway.recipes.stages",
@@ -54,26 +56,27 @@ PRELOAD = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> None:
+    """Fork processes of `forkserver` from one that has read the libraries. It starts once a session, and finds no module of the tests."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+
+
 @pytest.fixture
 def quick_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks are forked from a process that has read the libraries, once for all tests; runs spawn them, which costs each rank seconds."""
-    import multiprocessing
-
+    """Ranks are forked; runs spawn them, which costs each rank seconds."""
     from twoway.training import distributed
 
-    multiprocessing.set_forkserver_preload(PRELOAD)
     monkeypatch.setattr(distributed, "START", "forkserver")
 
 
 @pytest.fixture
 def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processes that work beside a test are forked from the same one."""
-    import multiprocessing
+    """Other processes that work beside a test are forked, too."""
     from multiprocessing.context import ForkServerProcess
 
     from twoway.processes import CleanProcess
 
-    multiprocessing.set_forkserver_preload(PRELOAD)
     monkeypatch.setattr(CleanProcess, "_Popen", staticmethod(ForkServerProcess._Popen))
 
 

@@ -249,7 +249,7 @@ def fill(cls: type[Config], values: Mapping[str, Any], where: str, *, over: obje
     """
     tree = _of_values(values, where)
     if over is not None:
-        tree = layer(_of_values(plain(over), where), tree)
+        tree = layer(_of_values(plain_values(over), where), tree)
     return build(cls, tree)
 
 
@@ -343,17 +343,17 @@ def dump(config: object) -> str:
     """Return the whole configuration as YAML, defaults included; `load` reads it back to an equal object."""
     import yaml
 
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(plain_values(config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Return a configuration, or any value of one, as what YAML knows: groups, lists, and plain values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {field.name: plain_values(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if getattr(value, "ndim", None) == 0:
         return value.item()  # a number of numpy's or torch's
     return str(value) if isinstance(value, Path) else value
@@ -483,7 +483,7 @@ def _of_values(values: Mapping[str, Any], where: str) -> Given:
     children = {}
     for key, value in values.items():
         try:
-            node = yaml.compose(yaml.safe_dump(plain(value), allow_unicode=True), Loader=yaml.SafeLoader)
+            node = yaml.compose(yaml.safe_dump(plain_values(value), allow_unicode=True), Loader=yaml.SafeLoader)
         except yaml.representer.RepresenterError as error:
             raise UsageError(f"{where}: {key} cannot be of the type {type(error.args[-1]).__name__}") from error
         assert node is not None  # null is written out

@@ -56,7 +56,6 @@ def test_two_ranks_make_the_model_of_one(tiny_model, rows, tmp_path, parallel):
 @pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_end_with_the_same_weights(tiny_model, rows, tmp_path):
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["pair_toys"])
     base, options = tiny_model("qwen2_vl"), USUAL | {"max_steps": 120, "save_steps": 1, "dataloader_num_workers": 1}
     tune(base, tmp_path / "whole", rows, options)
     draw, kills = random.Random(0), 0

@@ -133,7 +133,6 @@ def check(run, found):
 )
 def test_a_kill_at_any_step_of_the_engine_leaves_whole_shards_and_is_gone_on_with(folder, run, every):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["twoway.search.index"])
     kills, at = 0, 1
     while True:
         begin(run)

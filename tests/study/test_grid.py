@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from study_fakes import KINDS, write
-from twoway.study.config import read_study
+from twoway.study.config import Choice, read_study
 from twoway.study.grid import GridBuilder
 
 TWO = {
@@ -57,9 +57,10 @@ def test_an_arm_waits_for_its_rate(tmp_path):
     before = laid.lay_out({})
     assert before.waiting == ("a", "b")
     assert kinds_of(before)["finetune"] == 2
-    assert {rate: before.tasks[key].job.config.learning_rate for rate, key in before.trials["a"].items()} == {1.0: 1.0, 2.0: 2.0}
+    rates = {choice: before.tasks[key].job.config.learning_rate for choice, key in before.trials["a"].items()}
+    assert rates == {Choice(1.0, "first"): 1.0, Choice(2.0, "first"): 2.0}
     assert {before.tasks[key].job.config.held_out for key in before.trials["a"].values()} == {64}
-    after = laid.lay_out({"a": 2.0, "b": 2.0})
+    after = laid.lay_out({"a": Choice(2.0, "first"), "b": Choice(2.0, "first")})
     assert after.waiting == ()
     assert {after.tasks[run.finetune].job.config.learning_rate for run in after.runs} == {2.0}
 

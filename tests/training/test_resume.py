@@ -28,9 +28,7 @@ WRITES = 15  # of one checkpoint: its begin and end, four files, five flushes, t
 @pytest.fixture(scope="module")
 def forks():
     """Processes that begin with the imports done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toy_training"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")

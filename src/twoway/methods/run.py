@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
-from twoway.config import dump, fill, plain
+from twoway.config import dump, fill, plain_values
 from twoway.data.config import SourceConfig
 from twoway.data.rows import BAD_ROWS
 from twoway.errors import UsageError
@@ -229,8 +229,10 @@ def _write(method: Method[C], base: str | Path, out: Path, config: C, prepared: 
     with quiet_loading():
         # A task in pieces, or one that was shared, is not taken apart again: the base is opened anew.
         fresh = prepared if prepared is not None and not between.launched_externally() else method.prepare(base, config)
-        usual = plain(method.config())
-        options = {key: value for key, value in plain(config).items() if value != usual.get(key) and key not in FREE and key != "data"}
+        usual = plain_values(method.config())
+        options = {
+            key: value for key, value in plain_values(config).items() if value != usual.get(key) and key not in FREE and key != "data"
+        }
         options |= {"steps": run["steps"], "shards": run["shards"], "data": run["data"]}
         weights = method.select_weights(out, config) if method.select_weights is not None else None
         lost = tuple(f"Trained without some rows: {one}." for one in run.get("lost", ()))
@@ -255,7 +257,7 @@ def _says_type(config: MethodConfig, ranks: between.Ranks, *, begun: bool) -> st
 def _run(method: Method[C], base: str | Path, config: C) -> dict[str, Any]:
     """Say what a run is, as far as its command says it. Where data lies is not part of it; what it is, the data's digest says."""
     sources = [one.conditions() for one in config.data]
-    return {"stage": method.name, "base": _name(base), "config": plain(config) | {"data": sources}}
+    return {"stage": method.name, "base": _name(base), "config": plain_values(config) | {"data": sources}}
 
 
 def _name(base: str | Path) -> str:

@@ -18,7 +18,7 @@ import torch
 
 import twoway
 from twoway import __version__
-from twoway.config import defaults, plain
+from twoway.config import defaults, plain_values
 from twoway.data.dataset import source_files, source_kind
 from twoway.data.sources.samples import samples_folder, view
 from twoway.errors import TwowayError, UsageError
@@ -103,7 +103,7 @@ def plan_jobs(
 
 def result_settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     """Return the settings that a stage's result depends on."""
-    settings: dict[str, Any] = plain(stage.config)
+    settings: dict[str, Any] = plain_values(stage.config)
     usual = defaults(type(stage.config))
     unsaid = {key for key in stage.kind.later if settings.get(key) == usual.get(key)}
     kept = {key: value for key, value in settings.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from twoway.config import gather, plain, takes
+from twoway.config import gather, plain_values, takes
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError, UsageError, did_you_mean
 from twoway.files import sha256, write_whole
@@ -365,7 +365,7 @@ def resolve(recipe: Recipe) -> str:
     stages = {}
     for stage in recipe.stages:
         own = {"stage": stage.kind.name, "from": stage.source, "folder": stage.folder}
-        stages[stage.name] = own | plain(stage.config)
+        stages[stage.name] = own | plain_values(stage.config)
     return yaml.safe_dump({"base": recipe.base, "stages": stages}, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from twoway.config import defaults, plain
+from twoway.config import defaults, plain_values
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError
 from twoway.files import write_whole
@@ -423,25 +423,25 @@ def resolved(study: Study) -> str:
     """Return the study with every setting written out."""
     stages = {
         one.recipe.name: {"stage": one.recipe.kind.name, "from": one.recipe.source, "seeds": list(one.seeds)}
-        | {key: value for key, value in plain(one.recipe.config).items() if key != "seed"}
+        | {key: value for key, value in plain_values(one.recipe.config).items() if key != "seed"}
         for one in study.before
     }
     arms = {}
     for arm in study.arms:
-        said = {key: value for key, value in plain(arm.recipe.config).items() if key != "seed"}
+        said = {key: value for key, value in plain_values(arm.recipe.config).items() if key != "seed"}
         if arm.search is not None:
             usual = defaults(type(arm.search))
-            said["learning_rate"] = {key: value for key, value in plain(arm.search).items() if value != usual[key] and value != []}
+            said["learning_rate"] = {key: value for key, value in plain_values(arm.search).items() if value != usual[key] and value != []}
         arms[arm.name] = {"from": list(arm.sources) or arm.recipe.source, **said}
     said = {
         "base": study.base,
         "seeds": list(study.seeds),
         "stages": stages,
-        "evaluate": plain(study.evaluate),
+        "evaluate": plain_values(study.evaluate),
         "arms": arms,
-        "gate": plain(study.gate),
+        "gate": plain_values(study.gate),
         "smallest": study.smallest,
-        "claims": [{key: value for key, value in plain(claim).items() if value not in (None, "", [], {})} for claim in study.claims],
+        "claims": [{key: value for key, value in plain_values(claim).items() if value not in (None, "", [], {})} for claim in study.claims],
     }
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)
 
@@ -539,8 +539,8 @@ def _run(one: Run, records: Mapping[str, Record | None], causes: Mapping[str, st
 
 def _told(task: GridJob) -> dict[str, Any]:
     """Return the settings of a stage that are not its defaults."""
-    usual = plain(task.job.kind.config())
-    said = {key: value for key, value in plain(task.job.config).items() if value != usual.get(key)}
+    usual = plain_values(task.job.kind.config())
+    said = {key: value for key, value in plain_values(task.job.config).items() if value != usual.get(key)}
     return {key: value for key, value in said.items() if key not in task.job.kind.free}
 
 
