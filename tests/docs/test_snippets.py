@@ -23,7 +23,10 @@ from tiny import published
 from twoway.cli import main
 from twoway.cli.verbs import VERBS
 from twoway.config import load
+from twoway.content import KINDS
+from twoway.data.sources.formats import FORMATS
 from twoway.errors import UsageError
+from twoway.losses import PAIR_LOSSES
 
 # Verbs that are checked and not run, and why.
 LONG = {
@@ -65,6 +68,16 @@ NOT_RUN_PYTHON: dict[str, str] = {
 # What stands on the page, and what stands for it here.
 STANDS_FOR = {'"MODEL"': '"my-model"'}
 HUB = "Qwen/Qwen2-VL-2B-Instruct"
+
+
+@pytest.fixture(autouse=True)
+def what_pages_register():
+    """What a page adds for a process to know (a content kind, a loss, a format) is gone after its test."""
+    before = [(known, dict(known)) for known in (KINDS, PAIR_LOSSES, FORMATS)]
+    yield
+    for known, kept in before:
+        known.clear()
+        known.update(kept)
 
 
 @pytest.fixture
