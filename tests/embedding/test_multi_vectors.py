@@ -24,6 +24,7 @@ from twoway.evaluation.evaluate import evaluate
 from twoway.methods.mine import mine
 from twoway.search.index import index
 from twoway.search.query import find, open_store
+from twoway.search.store import normalized
 
 WORDS = ("red", "blue", "green", "black", "white", "grey", "brown", "pink", "gold", "navy")
 
@@ -98,7 +99,7 @@ def test_int8_and_fewer_vectors_a_document(tiny_late, rows, whole, tmp_path):
 
 
 def test_an_index_answers_as_brute_force_does(tiny_late, whole, tmp_path):
-    made = index(whole, tmp_path / "db", thumbnails=False, exact_below=0)
+    made = index(whole, tmp_path / "db", thumbnails=False)
     assert (made.items, made.kind) == (15, "exact")
     model, truth = MultiVectorEncoder(str(tiny_late), device="cpu"), stored(whole)
     half = {name: one.astype(np.float16).astype(np.float32) for name, one in truth.items()}
@@ -116,6 +117,32 @@ def test_an_index_answers_as_brute_force_does(tiny_late, whole, tmp_path):
     near = find(tmp_path / "db", like="t0", top_k=2)
     assert near[0].item.id == "again"
     assert index(whole, tmp_path / "db", thumbnails=False).unchanged == 15
+
+
+def test_search_in_steps_is_brute_force_over_what_the_mean_finds(whole, tmp_path):
+    assert index(whole, tmp_path / "db", thumbnails=False, exact_below=0).kind == "hnsw"  # over the means
+    store, half = open_store(tmp_path / "db"), {name: one.astype(np.float16).astype(np.float32) for name, one in stored(whole).items()}
+    names, means = list(half), normalized(np.stack([one.mean(axis=0) for one in stored(whole).values()]))
+    query = half["p1"][2:7] + 0.1
+    scores = dict(zip(names, MultiVectors.of(list(half.values()), 16).maxsim(normalized(query)).tolist(), strict=True))
+    by_mean = [names[place] for place in np.argsort(-(means @ normalized(normalized(query).mean(axis=0))), kind="stable")]
+
+    def check(candidates, top_k, **options):
+        hits = store.search(query, top_k=top_k, **options)
+        order = sorted(candidates, key=lambda name: -scores[name])[:top_k]
+        assert [hit.score for hit in hits] == pytest.approx([scores[name] for name in order], abs=1e-5)
+        twins = {"again": "t0"}
+        assert [twins.get(hit.item.id, hit.item.id) for hit in hits] == [twins.get(name, name) for name in order]
+        return hits
+
+    assert by_mean[:4] != sorted(by_mean[:4], key=lambda name: -scores[name])
+    assert check(names, 15, exact=True)[0].place_before_maxsim is None
+    check(names, 15)  # every row is a candidate
+    for hit in check(by_mean[:4], 3, maxsim_top=4):
+        assert by_mean[hit.place_before_maxsim - 1] == hit.item.id
+    check(["t3", "t4"], 2, maxsim_top=2, filter="id = 't3' or id = 't4'")
+    with pytest.raises(UsageError, match="exact and hybrid compare all of them"):
+        find(tmp_path / "db", "red", hybrid=True, maxsim_top=4)
 
 
 def test_evaluation_ranks_by_maxsim(tiny_late, rows, tmp_path):

@@ -283,6 +283,9 @@ def test_an_index_of_the_vectors_finds_what_comparing_all_finds(location):
         for exact, least in ((True, 1.0), (False, 0.95)):
             found = [[int(hit.item.id) for hit in store.search(query, top_k=10, exact=exact)] for query in queries]
             assert np.mean([len(set(one) & set(other)) / 10 for one, other in zip(found, true, strict=True)]) >= least
+        assert len(store.search(queries[0], top_k=200)) == 200
+        with pytest.raises(UsageError, match="maxsim_top is for many vectors an item"):
+            store.search(queries[0], maxsim_top=5)
         store.build_indexes(exact_below=5000)
         assert not store.index_settings()
         assert [int(name) for name in ids(store.search(queries[0], top_k=10))] == true[0].tolist()

@@ -82,10 +82,9 @@ def run_search(args: argparse.Namespace) -> int:
     hits = find(args.index, text, args.image, config=read_settings(args))
     found = []
     for hit in hits:
-        again = {} if hit.place_before is None else {"relevance": hit.relevance, "place_before": hit.place_before}
         item = hit.item
         found.append(
-            {"id": item.id, "score": hit.score} | again | {"text": item.text, "place": item.place, "metadata": dict(item.metadata)}
+            {"id": item.id, "score": hit.score, **hit.steps(), "text": item.text, "place": item.place, "metadata": dict(item.metadata)}
         )
     return answer(args, found, lambda: _show(hits, args.pictures))
 

@@ -21,12 +21,23 @@ class SearchConfig(OpenConfig):
     filter: str | None = Field(default=None, description='only among items that this holds of: "year > 1990"')
     hybrid: bool = Field(default=False, description="also look for the words in the texts, and fuse both")
     exact: bool = Field(default=False, description="compare every vector, whatever the size")
+    maxsim_top: int | None = Field(
+        default=None,
+        ge=1,
+        description="many vectors an item: compare so many, the nearest by their mean (default: all, or 500 of a large index)",
+    )
     side: Side | None = Field(default="query", description="the model's prompt for this side")
     prompt: str | None = Field(default=None, description="put this text before the question instead")
     prompt_name: str | None = Field(default=None, metavar="NAME", description="put the model's prompt of this name before it instead")
     model: str | None = Field(default=None, metavar="MODEL", description="where the model of the index lies now")
     rerank: str | None = Field(default=None, metavar="MODEL", description="a reranker that puts the best hits into its own order")
     rerank_top: int = Field(default=100, ge=1, description="so many of them")
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together."""
+        super().__post_init__()
+        if self.maxsim_top is not None and (self.exact or self.hybrid):
+            raise UsageError("`maxsim_top` leaves items out, and `exact` and `hybrid` compare all of them; leave one of them out")
 
 
 @settings

@@ -190,7 +190,7 @@ def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, change
     before = dict(store.index_settings())
     store.build_indexes(exact_below=exact_below, kind=kind)
     now = store.index_settings()
-    if not now or recall <= 0 or not (changed or before != now):
+    if not now or store.info.many or recall <= 0 or not (changed or before != now):
         return []
     return find_effort(store, recall)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -55,10 +54,12 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 TABLE, INFO_KEY = "items", b"twoway.about"  # the one table; where its schema says which model made its vectors
+MEAN = "vector_mean"  # the column of many vectors' mean, by which a search in steps begins
 NEW_TABLE = f"{TABLE}-anew"  # that is to take its place
 FRESH = timedelta(seconds=1)  # how old a reader's view may be when another process writes
 _FUSED = 50  # of each list, at least, when two are fused
 _MORE_OF_MANY = 32  # items beyond those that are asked for, of which many vectors are compared anew
+_MAXSIM_TOP = 500  # items whose many vectors are compared, where an index says which are near
 _NAMES = 500  # ids in one condition
 _MARGIN = 16 << 20  # bytes that have to be free on top of what is added
 
@@ -108,8 +109,7 @@ class LanceStore:
 
     def count(self, filter: str | None = None) -> int:
         """Count the items, or those that a filter lets through."""
-        condition = self._condition(filter)
-        return int(self._current.read("reading", lambda table: table.count_rows(condition)))
+        return int(self._current.read("reading", lambda table: table.count_rows(self._condition(filter, schema_fields(table.schema)))))
 
     def search(
         self,
@@ -119,39 +119,61 @@ class LanceStore:
         filter: str | None = None,
         words: str | None = None,
         exact: bool = False,
+        maxsim_top: int | None = None,
     ) -> list[Hit]:
-        """Return the best items: by vector, by words, or fused by rank."""
-        check_query(self, vector, top_k)
-        condition = self._condition(filter)
+        """Return the best items: by vector, by words, or fused by rank; many vectors are compared in one step or two."""
+        check_query(self, vector, top_k, maxsim_top)
+        vector = None if vector is None else normalized(vector)
+        if vector is not None and self.info.many and words is None:
+            return self._search_many(vector, top_k, filter, exact=exact, maxsim_top=maxsim_top)
 
         def ask(table: Any) -> pa.Table:
             if words is not None and not has_words(table):
                 raise UsageError(f"{self.location} has no index of words; 'twoway index --index {self.location} --compact' makes one")
             query = search_query(table, vector, words)
+            wanted = top_k if vector is None or words is None else max(top_k, _FUSED)
             if vector is not None:
-                query = with_effort(query.distance_type("cosine"), read_search_settings(table), exact=exact)
-            if condition is not None:
-                query = query.where(condition, prefilter=True) if vector is not None or words is not None else query.where(condition)
-            fused = vector is not None and words is not None
-            wanted = max(top_k, _FUSED) if fused else top_k + (_MORE_OF_MANY if many else 0)
-            found: pa.Table = query.limit(wanted).to_arrow(timeout=self._time())
-            return found if many and not fused else found.slice(0, top_k)
+                query = query.distance_type("cosine")
+            if vector is not None and not self.info.many:
+                query = with_effort(query, read_search_settings(table), wanted, exact=exact)
+            return self._answer(table, query, filter, wanted).slice(0, top_k)
 
-        many = self.info.many and vector is not None
-        if many and vector is not None:
-            vector = normalized(vector)
         found = self._current.read("searching", ask)
-        if many and vector is not None:
-            # LanceDB compares in half precision, in which near ones change places.
-            scores: NDArray[Any] = multi_vectors(found, self.dimension).maxsim(vector)
-            if words is None:
-                order = np.argsort(-scores, kind="stable")[:top_k]
-                found, scores = found.take(order), scores[order]
-        elif vector is not None:
-            scores = vector_matrix(found, self.dimension) @ normalized(vector)
+        if vector is None:
+            scores: NDArray[Any] = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
+        elif self.info.many:
+            scores = multi_vectors(found, self.dimension).maxsim(vector)
         else:
-            scores = found["_score"].to_numpy() if words is not None else np.zeros(len(found))
+            scores = vector_matrix(found, self.dimension) @ vector
         return [Hit(item, float(score)) for item, score in zip(to_items(found), scores, strict=True)]
+
+    def _search_many(self, query: NDArray[np.float32], top_k: int, filter: str | None, *, exact: bool, maxsim_top: int | None) -> list[Hit]:
+        """Return the best items by MaxSim: of all, or of those whose mean is near that of the query."""
+
+        def ask(table: Any) -> tuple[pa.Table, bool]:
+            arranged = read_search_settings(table)
+            first = None if exact else maxsim_top or (_MAXSIM_TOP if arranged else None)
+            if first is None:
+                # LanceDB compares in half precision, in which near ones change places.
+                return self._answer(table, search_query(table, query, None).distance_type("cosine"), filter, top_k + _MORE_OF_MANY), False
+            mean = search_query(table, mean_vector(query), None, column=MEAN).distance_type("cosine")
+            wanted = max(first, top_k)
+            return self._answer(table, with_effort(mean, arranged, wanted, exact=False), filter, wanted), True
+
+        found, in_steps = self._current.read("searching", ask)
+        scores = multi_vectors(found, self.dimension).maxsim(query)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        places = [place + 1 if in_steps else None for place in order.tolist()]
+        ranked = zip(to_items(found.take(order)), scores[order].tolist(), places, strict=True)
+        return [Hit(item, score, place_before_maxsim=place) for item, score, place in ranked]
+
+    def _answer(self, table: Any, query: Any, filter: str | None, wanted: int) -> pa.Table:
+        """Return so many rows of a query that a filter lets through."""
+        condition = self._condition(filter, schema_fields(table.schema))
+        if condition is not None:
+            query = query.where(condition, prefilter=True)
+        found: pa.Table = query.limit(wanted).to_arrow(timeout=self._time())
+        return found
 
     def get(self, name: str) -> Item:
         """Return one item with its vector."""
@@ -204,8 +226,6 @@ class LanceStore:
 
     def build_indexes(self, *, exact_below: int, kind: str = "hnsw") -> None:
         """Bring the indexes of words, ids and vectors up to date."""
-        if self.info.many:
-            exact_below = sys.maxsize  # LanceDB's indexes of many vectors look at one of a query's at a time, and miss more
         with self.writing():
             self._current.write("indexing", lambda table: build_table_indexes(table, exact_below=exact_below, kind=kind))
 
@@ -266,8 +286,8 @@ class LanceStore:
     def _time(self) -> timedelta | None:
         return None if self.seconds is None else timedelta(seconds=self.seconds)
 
-    def _condition(self, filter: str | None) -> str | None:
-        return to_sql(parse(filter, self.fields)) if filter and filter.strip() else None
+    def _condition(self, filter: str | None, fields: Mapping[str, str]) -> str | None:
+        return to_sql(parse(filter, fields)) if filter and filter.strip() else None
 
 
 # A filter in the words of LanceDB, which takes the conditions of SQL.
@@ -303,8 +323,9 @@ _KINDS = {kind: name for name, kind in TYPES.items()}
 def make_schema(dimension: int, key: bytes, said: dict[str, Any], *, many: bool) -> pa.Schema:
     """Return the columns of an empty table, which remembers something under a key."""
     kinds = dict.fromkeys(("id", "text", "place", "media", "origin"), pa.string()) | {"thumbnail": pa.binary()}
-    vector = pa.field("vector", pa.list_(pa.list_(pa.float16(), dimension)) if many else pa.list_(pa.float32(), dimension))
-    return pa.schema([*(pa.field(*one) for one in kinds.items()), vector]).with_metadata({key: json.dumps(said)})
+    one = pa.list_(pa.float32(), dimension)
+    vectors = {"vector": pa.list_(pa.list_(pa.float16(), dimension)), MEAN: one} if many else {"vector": one}
+    return pa.schema([pa.field(*column) for column in (kinds | vectors).items()]).with_metadata({key: json.dumps(said)})
 
 
 def schema_fields(schema: pa.Schema) -> dict[str, str]:
@@ -314,13 +335,7 @@ def schema_fields(schema: pa.Schema) -> dict[str, str]:
 
 def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: int) -> pa.Table:
     """Return items as rows."""
-    if pa.types.is_list(schema.field("vector").type):
-        of_many = MultiVectors.of([np.asarray(one.vector, np.float32) for one in items], dimension)
-        inner = pa.FixedSizeListArray.from_arrays(pa.array(of_many.flat.astype(np.float16).reshape(-1)), dimension)
-        vectors: pa.Array = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], of_many.ends]), pa.int32()), inner)
-    else:
-        flat = pa.array(np.concatenate([np.asarray(one.vector, np.float32) for one in items]))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, dimension)
+    vectors = [np.asarray(one.vector, np.float32) for one in items]
     columns: dict[str, Any] = {
         "id": [one.id for one in items],
         "text": [one.text or None for one in items],
@@ -328,8 +343,13 @@ def to_rows(items: Sequence[Item], origin: str, schema: pa.Schema, dimension: in
         "thumbnail": [one.thumbnail for one in items],
         "media": [one.media or None for one in items],
         "origin": [origin] * len(items),
-        "vector": vectors,
     }
+    if MEAN in schema.names:
+        of_many = MultiVectors.of(vectors, dimension)
+        inner = pa.FixedSizeListArray.from_arrays(pa.array(of_many.flat.astype(np.float16).reshape(-1)), dimension)
+        columns["vector"] = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], of_many.ends]), pa.int32()), inner)
+        vectors = [mean_vector(one) for one in vectors]
+    columns[dense_column(schema)] = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(vectors)), dimension)
     rows = [{field_name(key): value for key, value in one.metadata.items()} for one in items]
     for name, kind in schema_fields(schema).items():
         if name not in columns:
@@ -345,6 +365,16 @@ def to_items(found: pa.Table, vectors: NDArray[np.float32] | MultiVectors | None
         meta = {name: value for name in names if (value := to_field_type(row[name], kinds[name])) is not None}
         vector = None if vectors is None else vectors[number]
         yield Item(row["id"], vector, row["text"] or "", row["thumbnail"], row["place"] or "", meta, row["media"] or "")
+
+
+def dense_column(schema: pa.Schema) -> str:
+    """Return the column that has one vector an item: its own, or the mean of its many."""
+    return MEAN if MEAN in schema.names else "vector"
+
+
+def mean_vector(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean of many vectors, at length 1."""
+    return normalized(vectors.mean(axis=0))
 
 
 def vector_matrix(found: pa.Table, dimension: int) -> NDArray[np.float32]:
@@ -458,14 +488,14 @@ def build_table_indexes(table: Any, *, exact_below: int, kind: str) -> None:
         index_words(table)
     if "id" not in there and rows >= _IDS:
         table.create_index("id", config=BTree())
-    had = read_search_settings(table)
+    had, column = read_search_settings(table), dense_column(table.schema)
     if rows < exact_below:
         if had:
-            table.drop_index("vector_idx")
+            table.drop_index(f"{column}_idx")
             write_settings(table, {})
     elif had.get("kind") != kind or rows > 2 * int(had.get("rows") or 0):
         # An index takes new rows in, but its cells and scales stay those of the rows it was made from.
-        table.create_index("vector", config=_config(kind))
+        table.create_index(column, config=_config(kind))
         write_settings(table, {"kind": kind, "rows": rows, "effort": 1})
     table.optimize()
 
@@ -494,29 +524,30 @@ def write_settings(table: Any, said: Mapping[str, Value]) -> None:
     table.update_field_metadata({"path": "vector", "metadata": {_NOTE: json.dumps(dict(said)) if said else None}})
 
 
-def search_query(table: Any, vector: NDArray[np.float32] | None, words: str | None) -> Any:
+def search_query(table: Any, vector: NDArray[np.float32] | None, words: str | None, *, column: str = "vector") -> Any:
     """Return the question by vector, by words, by both or by neither."""
     from lancedb.query import MatchQuery
 
     if vector is None and words is None:
         return table.search()
     if words is None:
-        return table.search(np.asarray(vector, np.float32), vector_column_name="vector", query_type="vector")
+        return table.search(np.asarray(vector, np.float32), vector_column_name=column, query_type="vector")
     match = MatchQuery(words, "text")
     if vector is None:
         return table.search(match, query_type="fts")
-    return table.search(query_type="hybrid", vector_column_name="vector").vector(np.asarray(vector, np.float32)).text(match)
+    return table.search(query_type="hybrid", vector_column_name=column).vector(np.asarray(vector, np.float32)).text(match)
 
 
-def with_effort(query: Any, said: Mapping[str, Value], *, exact: bool) -> Any:
-    """Tell a query how hard to look."""
+def with_effort(query: Any, said: Mapping[str, Value], wanted: int, *, exact: bool) -> Any:
+    """Tell a query for so many items how hard to look."""
     if not said:
         return query
     if exact:
         return query.bypass_vector_index()
     effort = int(said.get("effort") or 1)
     if said["kind"] == "hnsw":
-        return query.ef(64 * effort).refine_factor(2 * effort)
+        again = 2 * effort
+        return query.ef(max(64 * effort, again * wanted)).refine_factor(again)  # LanceDB refuses to look at fewer than it looks at again
     query = query.nprobes(20 * effort)
     return query.refine_factor(4 * effort) if said["kind"] == "ivf-pq" else query
 

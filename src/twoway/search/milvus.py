@@ -135,9 +135,10 @@ class MilvusStore:
         filter: str | None = None,
         words: str | None = None,
         exact: bool = False,
+        maxsim_top: int | None = None,
     ) -> list[Hit]:
         """Return the best items: by vector, by words, or fused by rank."""
-        check_query(self, vector, top_k)
+        check_query(self, vector, top_k, maxsim_top)
         condition = self._condition(filter)
         arranged = self.index_settings()  # which also says whether the vectors are still of the same model
         with engine_errors(self.location, "searching"):

@@ -61,6 +61,7 @@ class Finder:
         filter: str | None = None,
         hybrid: bool = False,
         exact: bool = False,
+        maxsim_top: int | None = None,
         side: Side | None = "query",
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -68,13 +69,15 @@ class Finder:
     ) -> list[Hit]:
         """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves.
 
-        With a reranker, the `rerank_top` best of them are put into its order.
+        Of many vectors an item, the `maxsim_top` nearest by the mean of their vectors are compared. With a reranker, the `rerank_top` best
+        of them are put into its order.
         """
         if hybrid and not text:
             raise UsageError("a hybrid search needs words")
         vector = self.vector(text, image, side=side, prompt=prompt, prompt_name=prompt_name)
         wanted = top_k if self.reranker is None else max(top_k, rerank_top)
-        hits = self.store.search(vector, top_k=wanted, filter=filter, words=text if hybrid else None, exact=exact)
+        words = text if hybrid else None
+        hits = self.store.search(vector, top_k=wanted, filter=filter, words=words, exact=exact, maxsim_top=maxsim_top)
         if self.reranker is not None:
             hits = [*rerank_hits(self.reranker, _question(text, image), hits[:rerank_top]), *hits[rerank_top:]]
         return hits[:top_k]
@@ -128,7 +131,7 @@ def find(
         if not store.count():
             raise TwowayError(f"{index} is empty; add to it with 'twoway index DIR --index {index}'")
         store.count(config.filter)  # a filter with a typing error is met before a model is loaded
-        how: dict[str, Any] = {"top_k": config.top_k, "filter": config.filter, "exact": config.exact}
+        how: dict[str, Any] = {name: getattr(config, name) for name in ("top_k", "filter", "exact", "maxsim_top")}
         if config.like is not None:
             return search_near_item(store, store.get(config.like), **how)
         from twoway.embedding import open_embedder

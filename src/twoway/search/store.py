@@ -46,13 +46,20 @@ class Item:
 class Hit:
     """An item that was found, and its cosine to the query (of many vectors MaxSim; of words alone: how well they fit, on its own scale).
 
-    Where hits were reranked, `relevance` is the reranker's score, and `place_before` the place in the order of vectors, from 1.
+    Where many vectors were compared in steps, `place_before_maxsim` is the place by the mean of its vectors, from 1. Where hits were
+    reranked, `relevance` is the reranker's score, and `place_before` the place in the order of vectors.
     """
 
     item: Item
     score: float
     relevance: float | None = None
     place_before: int | None = None
+    place_before_maxsim: int | None = None
+
+    def steps(self) -> dict[str, float | None]:
+        """Return what the steps of a search say of it, for JSON; nothing where there was one step."""
+        found: dict[str, float | None] = {} if self.place_before_maxsim is None else {"place_before_maxsim": self.place_before_maxsim}
+        return found | ({} if self.place_before is None else {"relevance": self.relevance, "place_before": self.place_before})
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,12 @@ class Store(Protocol):
         filter: str | None = None,
         words: str | None = None,
         exact: bool = False,
+        maxsim_top: int | None = None,
     ) -> list[Hit]:
-        """Return the `top_k` best items, the best first: by vector, by words in their text, or by both together; of neither, any."""
+        """Return the `top_k` best items, the best first: by vector, by words in their text, or by both together; of neither, any.
+
+        Of many vectors an item, the `maxsim_top` nearest by the mean of their vectors are compared by MaxSim.
+        """
 
     def get(self, name: str) -> Item:
         """Return one item with its vector, or say that there is none."""
@@ -163,10 +174,14 @@ def check_items(items: Sequence[Item], dimension: int, *, many: bool = False) ->
             raise TwowayError(f"the vector of item {one.id!r} has numbers that are not finite")
 
 
-def check_query(store: Store, vector: NDArray[np.float32] | None, top_k: int) -> None:
+def check_query(store: Store, vector: NDArray[np.float32] | None, top_k: int, maxsim_top: int | None = None) -> None:
     """Refuse a query that an index cannot answer."""
     if top_k < 1:
         raise UsageError(f"top_k is 1 or more, not {top_k}")
+    if maxsim_top is not None and maxsim_top < 1:
+        raise UsageError(f"maxsim_top is 1 or more, not {maxsim_top}")
+    if maxsim_top is not None and not store.info.many:
+        raise UsageError(f"maxsim_top is for many vectors an item, and {store.location} holds one of each; leave it out")
     if vector is not None and not _fits(vector, store.dimension, many=store.info.many):
         has = "x".join(str(size) for size in np.shape(vector))
         kind = "many vectors of an item" if store.info.many else "vectors"
@@ -179,10 +194,12 @@ def _fits(vector: NDArray[np.float32], dimension: int, *, many: bool) -> bool:
     return len(shape) == 2 and shape[0] > 0 and shape[1] == dimension if many else shape == (dimension,)
 
 
-def search_near_item(store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False) -> list[Hit]:
+def search_near_item(
+    store: Store, one: Item, *, top_k: int, filter: str | None = None, exact: bool = False, maxsim_top: int | None = None
+) -> list[Hit]:
     """Return the `top_k` best items for an item's own vector, itself left out."""
     check_query(store, one.vector, top_k)
-    found = store.search(one.vector, top_k=top_k + 1, filter=filter, exact=exact)
+    found = store.search(one.vector, top_k=top_k + 1, filter=filter, exact=exact, maxsim_top=maxsim_top)
     return [hit for hit in found if hit.item.id != one.id][:top_k]
 
 
@@ -201,7 +218,8 @@ def normalized(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 # What an item has by itself; the first three may be asked for in a filter too.
 FILTERABLE = {"id": "string", "text": "string", "place": "string"}
-RESERVED = (*FILTERABLE, "thumbnail", "media", "origin", "vector", "sparse")  # the last where an engine keeps the words of a text
+# `vector_mean` is that of many vectors; `sparse` has the words of a text, where an engine keeps them so.
+RESERVED = (*FILTERABLE, "thumbnail", "media", "origin", "vector", "vector_mean", "sparse")
 _LONGEST_NAME = 120
 
 

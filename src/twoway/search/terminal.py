@@ -48,6 +48,8 @@ def print_hits(hits: Sequence[Hit], console: Console, *, pictures: str = "auto")
         score = f"{hit.score:.3f}"
         if hit.place_before is not None:
             score = f"{'unread' if hit.relevance is None else f'{hit.relevance:.3f}'}\nwas {hit.place_before}. ({score})"
+        if hit.place_before_maxsim is not None:
+            score += f"\nby mean {hit.place_before_maxsim}."
         table.add_row(f"{number}", score, *small, _words(hit.item))
     console.print(table if hits else "nothing found")
 

@@ -231,8 +231,7 @@ async def search(request: Request, service: AuthorizedService) -> Response:
 
 
 def _hit_json(hit: Hit, service: Service) -> dict[str, Any]:
-    again = {} if hit.place_before is None else {"relevance": hit.relevance, "place_before": hit.place_before}
-    return {**item_json(hit.item, service), "score": hit.score, **again}
+    return {**item_json(hit.item, service), "score": hit.score, **hit.steps()}
 
 
 async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top: int) -> list[Hit]:
