@@ -38,7 +38,8 @@ def items(engine):
     """Return pictures from a file with pages, a text, and a hostile item."""
     pictures = [Document((Image(drawn(number)),)) for number in range(PICTURES)]
     texts = ["A quiet harbour in the evening.\nBoats come home.", HOSTILE]
-    vectors = engine.array([*pictures, *(Document((Text(text),)) for text in texts)], side="document")
+    documents = [*pictures, *(Document((Text(text),)) for text in texts)]
+    vectors = [vector for _, vector in engine.embed(documents, side="document", ordered=True)]
     found = []
     for number, (document, vector) in enumerate(zip(pictures, vectors, strict=False)):
         facts = {"colour": COLOURS[number % len(COLOURS)], "year": 2000 + number, "page": number + 1, "draft": number % 2 == 0}
@@ -50,7 +51,7 @@ def items(engine):
 
 
 def make_store(folder, engine, content):
-    store = create_store(folder, IndexInfo("tiny", engine.fingerprint, engine.dimension))
+    store = create_store(folder, IndexInfo("tiny", engine.fingerprint, engine.dimension, engine.late_interaction))
     store.add(content)
     return store
 

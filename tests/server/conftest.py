@@ -46,7 +46,7 @@ def serve(engine):
     """Return `serve(store, limits, **options) -> client` of a running application."""
     running = []
 
-    def start(store=None, limits=None, **options):
+    def start(store=None, limits=None, engine=engine, **options):
         client = TestClient(create_app(engine, store, limits, **options), raise_server_exceptions=False, base_url="http://localhost")
         running.append(client.__enter__())
         return client

@@ -29,11 +29,12 @@ ACCEPTED = ["clipboard-read", "clipboard-write"]
 
 
 @pytest.fixture(scope="module")
-def sites(tiny_encoder, tiny_reranker, tmp_path_factory):
-    """Return the addresses of four servers of one model: a full index, an empty one, none, and one behind a key."""
+def sites(tiny_encoder, tiny_reranker, tiny_late, tmp_path_factory):
+    """Return the addresses of servers of one model: a full index, an empty one, none, one behind a key; and of a model of many vectors."""
     engine = open_embedder(tiny_encoder("qwen2_vl"), device="cpu", workers=0)
     folder, content = tmp_path_factory.mktemp("db"), items(engine)
     full, empty = make_store(folder / "full", engine, content), make_store(folder / "empty", engine, [])
+    late = open_embedder(tiny_late, device="cpu", workers=0, late_interaction=True)
     apps = {
         "full": create_app(engine, full),
         "empty": create_app(engine, empty),
@@ -41,6 +42,7 @@ def sites(tiny_encoder, tiny_reranker, tmp_path_factory):
         "small": create_app(engine, full, ServerLimits(body_bytes=10_000)),
         "marked": create_app(engine, full, name=HOSTILE),
         "reranked": create_app(engine, full, reranker=open_reranker(tiny_reranker, device="cpu")),
+        "late": create_app(late, make_store(folder / "late", late, items(late)[:4])),
         "locked": create_app(engine, full, access=Access.of((KEY,))),
         "pages": create_app(engine, make_pages(folder, engine)[0]),
         "locked pages": create_app(engine, open_store(folder / "db"), access=Access.of((KEY,))),
@@ -272,6 +274,22 @@ def test_why_draws_what_pulls_over_the_picture(visit):
     expect(page.locator("#why-said")).to_contain_text(f"This small picture alone scores {found['score']:.3f}")
     page.get_by_role("button", name="Why this matched").click()
     expect(canvas).to_have_count(0)
+
+
+def test_each_word_shows_where_it_looks(visit):
+    page = visit("late")
+    look_up(page, "navy thing")
+    with page.expect_response("**/v1/why") as answer:
+        cards(page).first.get_by_role("button", name=re.compile("^Why")).click()
+    navy, thing = answer.value.json()["words"]
+    words, canvas = page.locator("#why-said .words button"), page.locator("#detail canvas")
+    expect(words).to_have_text([f"{one['word']} {one['score']:.3f}" for one in (navy, thing)])
+    for place, one in enumerate((navy, thing)):
+        words.nth(place).click()
+        expect(words.nth(place)).to_have_attribute("aria-pressed", "true")
+        expect(words.nth(1 - place)).to_have_attribute("aria-pressed", "false")
+        row = next(number for number, row in enumerate(one["grid"], 1) if 1 in row)
+        expect(canvas).to_have_attribute("aria-label", re.compile(f"in row {row}, column {one['grid'][row - 1].index(1) + 1}"))
 
 
 @pytest.mark.parametrize("site", ["pages", "locked pages"])

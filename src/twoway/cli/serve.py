@@ -59,7 +59,7 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
     from twoway.server.schemas import ServerLimits
 
     store = open_store(config.index) if config.index else None
-    engine = open_embedder(model, batch_size=config.batch_size, **config.opening())
+    engine = open_embedder(model, batch_size=config.batch_size, **config.opening(), late_interaction=True)
     if store is not None:
         check_model(store, engine)
     reranker = None if config.rerank is None else open_reranker(config.rerank, device=config.device)
@@ -77,7 +77,8 @@ def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str
     app = create_app(engine, store, limits, access=access, name=config.name, read_only=config.read_only, reranker=reranker)
     items = f", {store.count():,} items in {config.index}" if store else ""
     second = f", reranker {app.state.service.reranker_name}" if reranker is not None else ""
-    return app, f"{app.state.service.name}, {engine.dimension} numbers a vector{items}{second}"
+    each = f"a vector of {engine.dimension} numbers for each token" if engine.late_interaction else f"{engine.dimension} numbers a vector"
+    return app, f"{app.state.service.name}, {each}{items}{second}"
 
 
 def _say(line: str) -> None:

@@ -60,10 +60,7 @@ class Why:
     @property
     def shades(self) -> list[list[float]]:
         """Return the grid from 0 (the cell that pulls least) to 1 (most); all 0 where no cell differs from another."""
-        pulls = np.asarray(self.pulls)
-        low, span = pulls.min(), np.ptp(pulls)
-        shades: list[list[float]] = ((pulls - low) / span if span > 0 else np.zeros_like(pulls)).round(4).tolist()
-        return shades
+        return _shades(self.pulls)
 
 
 class Explainer:
@@ -228,6 +225,13 @@ def _rows(values: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in values)
 
 
+def _shades(cells: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    values = np.asarray(cells)
+    low, span = values.min(), np.ptp(values)
+    shades: list[list[float]] = ((values - low) / span if span > 0 else np.zeros_like(values)).round(4).tolist()
+    return shades
+
+
 # Which patches of a picture each word of a question matches, for a model of many vectors: late interaction compares
 # them anyway, so this is the score itself and no estimate.
 
@@ -240,6 +244,11 @@ class WordMatch:
     score: float
     cells: tuple[tuple[float, ...], ...]
 
+    @property
+    def shades(self) -> list[list[float]]:
+        """Return the grid from 0 (the cell that is least like the word) to 1 (most)."""
+        return _shades(self.cells)
+
 
 def match_words(engine: Embedder, document: Document, text: str) -> list[WordMatch]:
     """Return each word of a question with what it matches in a document with one picture; of several tokens a word has the mean."""
@@ -251,7 +260,7 @@ def match_words(engine: Embedder, document: Document, text: str) -> list[WordMat
     features, inputs = explainer.prepare(document)
     cells = explainer.cells(document, inputs)
     if cells is None:
-        raise TwowayError(f"{engine.name or 'the model'} does not show where the patches of a picture lie in a row")
+        raise UsageError(f"{engine.name or 'the model'} does not show where the patches of a picture lie in a row")
     with in_eval_mode(engine.sentence), torch.inference_mode():
         states = engine.sentence(batch_to_device(features, engine.sentence.device), task="document")[engine.output][0].float().cpu().numpy()
     patches = states[explainer.image_tokens(inputs)]

@@ -123,7 +123,7 @@ def address(taken: socket.socket) -> str:
 
 def warm_up(engine: Embedder, reranker: Reranker | None = None) -> None:
     """Embed a word: a model that cannot is met before it is asked, and the first asker does not wait for first times."""
-    engine.array([Document((Text("warm"),))])
+    list(engine.embed([Document((Text("warm"),))]))
     if reranker is not None:
         reranker.rank("warm", ["warm"])
 

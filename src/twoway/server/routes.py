@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from twoway.content import KINDS, Audio, ContentError, Document, Image, Place, recording_at
 from twoway.data.rows import ReadOptions
 from twoway.data.sources.pdf import page as render
-from twoway.embedding.explain import Explainer
+from twoway.embedding.explain import Explainer, match_words
 from twoway.embedding.shards import cut
 from twoway.errors import UsageError, did_you_mean
 from twoway.limits import Limits
@@ -52,6 +52,10 @@ from .schemas import (
 from .service import AuthorizedService, CurrentService, Service
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
     from twoway.embedding import Embedder
     from twoway.recordings import Recording
     from twoway.search.store import Hit, Store
@@ -60,7 +64,8 @@ if TYPE_CHECKING:
     from .schemas import DocumentBuilder
 
 
-# `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `GET /v1/models`.
+# `POST /v1/embeddings`, as the OpenAI client asks, with pictures as vLLM takes them; `POST /pooling`, vLLM's, which has
+# room for many vectors; `GET /v1/models`.
 #
 # The vectors are those of `SentenceTransformer.encode`. `dimensions` keeps the first numbers of each, at length 1
 # again (Matryoshka). A message of role `system` in front is a prompt, which is where sentence-transformers puts
@@ -73,15 +78,24 @@ _BORN = int(time.time())
 @embeddings_router.post("/v1/embeddings", openapi_extra=body_schema(EmbeddingsRequest))
 async def embeddings(request: Request, service: AuthorizedService) -> Response:
     """Return a vector for each text, or one for the messages."""
+    if service.engine.late_interaction:
+        message = "this model gives a vector for each token (late interaction), and no single one; POST /pooling gives them"
+        raise ApiError(400, message, code="many_vectors")
+    return await service.reader.respond(request, lambda body: _embed(body, service, _write))
 
-    async def work(body: bytearray) -> Response:
-        asked, documents = await service.run_in_thread(lambda: _read_embeddings(body, service))
-        ask = service.encode_options(side=asked.side, prompt=asked.prompt, prompt_name=asked.prompt_name)
-        job = await service.embed(documents, ask, truncate=asked.truncate)
-        written = await service.run_in_thread(lambda: _write(asked, job, service))
-        return Response(written, media_type="application/json")
 
-    return await service.reader.respond(request, work)
+@embeddings_router.post("/pooling", openapi_extra=body_schema(EmbeddingsRequest))
+async def pooling(request: Request, service: AuthorizedService) -> Response:
+    """Return the vector of each text or of the messages, or its many, as the model makes them."""
+    return await service.reader.respond(request, lambda body: _embed(body, service, _write_pooling))
+
+
+async def _embed(body: bytearray, service: Service, write: Callable[[EmbeddingsRequest, EmbedJob, Service], bytes]) -> Response:
+    """Embed what is asked, and write it."""
+    asked, documents = await service.run_in_thread(lambda: _read_embeddings(body, service))
+    ask = service.encode_options(side=asked.side, prompt=asked.prompt, prompt_name=asked.prompt_name)
+    job = await service.embed(documents, ask, truncate=asked.truncate)
+    return Response(await service.run_in_thread(lambda: write(asked, job, service)), media_type="application/json")
 
 
 @embeddings_router.get("/v1/models")
@@ -141,13 +155,28 @@ def _write(asked: EmbeddingsRequest, job: EmbedJob, service: Service) -> bytes:
     vectors = np.stack(job.vectors)
     if asked.dimensions is not None:
         vectors = cut(vectors, asked.dimensions, normal=service.engine.normal)
-    forms: Any = vectors.tolist()
+    data = [{"object": "embedding", "index": number, "embedding": form} for number, form in enumerate(_forms(asked, vectors))]
+    return pydantic_core.to_json({"object": "list", "data": data, "model": asked.model or service.name, "usage": _usage(job)})
+
+
+def _write_pooling(asked: EmbeddingsRequest, job: EmbedJob, service: Service) -> bytes:
+    """Return vLLM's answer as JSON; many vectors in base64 stand row behind row."""
+    if asked.dimensions is not None:
+        raise ApiError(400, "'dimensions' is for /v1/embeddings; leave it out", code="invalid_value", param="dimensions")
+    data = [{"object": "pooling", "index": number, "data": form} for number, form in enumerate(_forms(asked, job.vectors))]
+    found = {"id": f"pool-{secrets.token_hex(8)}", "object": "list", "created": int(time.time()), "model": asked.model or service.name}
+    return pydantic_core.to_json({**found, "data": data, "usage": _usage(job)})
+
+
+def _forms(asked: EmbeddingsRequest, vectors: Iterable[NDArray[np.float32]]) -> list[Any]:
     if asked.encoding_format == "base64":
-        forms = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
-    data = [{"object": "embedding", "index": number, "embedding": form} for number, form in enumerate(forms)]
+        return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+    return [vector.tolist() for vector in vectors]
+
+
+def _usage(job: EmbedJob) -> dict[str, int]:
     tokens = sum(job.tokens)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return pydantic_core.to_json({"object": "list", "data": data, "model": asked.model or service.name, "usage": usage})
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 # `POST /v1/rerank`, as the clients of Cohere and Jina ask, and LangChain and vLLM with them: how well each document answers a query.
@@ -280,6 +309,11 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
             raise ApiError(400, message, code="invalid_value", param="rerank_top")
         if not content:
             raise ApiError(400, "'rerank_top' needs a question: 'text', 'image' or both", code="invalid_value", param="rerank_top")
+    if asked.maxsim_top is not None and asked.maxsim_top > service.limits.compared:
+        message = f"'maxsim_top' is {asked.maxsim_top}; at most {service.limits.compared} are compared"
+        raise ApiError(400, message, code="invalid_value", param="maxsim_top")
+    if asked.maxsim_top is not None and asked.hybrid:
+        raise ApiError(400, "'hybrid' compares all items; leave 'maxsim_top' out", code="invalid_value", param="maxsim_top")
     if asked.hybrid and asked.text is None:
         raise ApiError(400, "'hybrid' looks for the words of 'text', too; give some", code="invalid_value", param="hybrid")
     if asked.hybrid and len(asked.text or "") > service.limits.words:
@@ -293,9 +327,10 @@ def _read_search(body: bytearray, service: Service) -> tuple[SearchRequest, Docu
 def _find(store: Store, asked: SearchRequest, vector: Any) -> list[Hit]:
     """Ask the index; an item is not among those like it."""
     if asked.id is None:
-        wanted = max(asked.top_k, asked.rerank_top or 0)
-        return store.search(vector, top_k=wanted, filter=asked.filter, words=asked.text if asked.hybrid else None)
-    return search_near_item(store, get_item(store, asked.id), top_k=asked.top_k, filter=asked.filter)
+        wanted, words = max(asked.top_k, asked.rerank_top or 0), asked.text if asked.hybrid else None
+        return store.search(vector, top_k=wanted, filter=asked.filter, words=words, maxsim_top=asked.maxsim_top)
+    item = get_item(store, asked.id)
+    return search_near_item(store, item, top_k=asked.top_k, filter=asked.filter, maxsim_top=asked.maxsim_top)
 
 
 # The index behind HTTP: what is in it, one item, its picture, its page; adding, replacing and deleting, unless the
@@ -342,9 +377,8 @@ async def add(request: Request, service: AuthorizedService) -> Response:
         service.require_index()
         asked, documents, small = await service.run_in_thread(lambda: _read_items(body, service))
         job = await service.embed(documents, service.encode_options(side="document"))
-        width = service.require_index().dimension
         items = [
-            Item(one.id, cut(vector[None], width, normal=True)[0], "\n".join(document.texts), picture, "added over HTTP", one.metadata)
+            Item(one.id, service.stored(vector), "\n".join(document.texts), picture, "added over HTTP", one.metadata)
             for one, vector, document, picture in zip(asked.items, job.vectors, documents, small, strict=True)
         ]
 
@@ -520,7 +554,8 @@ def _document(item: NewItem, builder: DocumentBuilder, where: str) -> Document:
 #
 # It is asked of the picture that the page shows, alone: an item of several parts has a vector of all of them, and the
 # score said here is that of the small picture. `share` says how much of the match is its, and not its text's. Grey
-# cells tried one by one are many passes of the model, so few of these questions may wait at a time.
+# cells tried one by one are many passes of the model, so few of these questions may wait at a time. Of a model with many
+# vectors (late interaction) each word shows which patches it matches, which is the score itself.
 
 why_router = APIRouter()
 _WAITING = 4
@@ -543,9 +578,18 @@ class WhyQueue:
         self._explain: Explainer | None = None
 
     def __call__(self, picture: bytes, text: str, name: str, query: Any) -> dict[str, Any]:
-        """Explain one picture, and its share beside its item's text, where it has one; called in the model's thread."""
-        self._explain = self._explain or Explainer(self.engine)
+        """Explain one picture, and its share beside its item's text, where it has one; called in the model's thread.
+
+        A query of a model with many vectors is the words themselves, each of which has its own.
+        """
         document = Document((Image(picture),), Place(f"the picture of {name[:200]!r}"))
+        if self.engine.late_interaction:
+            words = match_words(self.engine, document, query)
+            return {
+                "method": "words",
+                "words": [{"word": one.word, "score": one.score, "grid": one.shades, "pulls": one.cells} for one in words],
+            }
+        self._explain = self._explain or Explainer(self.engine)
         why = self._explain(document, query)
         share = self._explain.share(document, text, query) if text.strip() else 1.0
         return {"share": share, "method": why.method, "score": why.score, "rest": why.rest, "grid": why.shades, "pulls": why.pulls}
@@ -573,7 +617,9 @@ async def why(request: Request, service: AuthorizedService) -> Response:
         if picture is None or isinstance(recording_at(item.media), Audio):  # the small picture of a sound shows how loud it is
             raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
         with turns:
-            if document is None:
+            if service.engine.late_interaction:
+                query: Any = asked.text
+            elif document is None:
                 query = (await service.run_on_index(lambda store: get_item(store, str(asked.like)))).vector
             else:
                 query = await service.query(document)
@@ -589,6 +635,9 @@ def _read_why(body: bytearray, service: Service) -> tuple[WhyRequest, Document |
     content = asked.content()
     if (asked.like is None) != bool(content):
         raise ApiError(400, "give what the item was found by: 'text', 'image' or both, or else 'like'", code="invalid_value")
+    if service.engine.late_interaction and list(content) != ["text"]:
+        message = "this model matches words with patches (late interaction); ask by 'text' alone"
+        raise ApiError(400, message, code="no_words", param="text")
     return asked, service.document_builder().from_keys(content, "") if content else None
 
 

@@ -123,7 +123,9 @@ class ServerLimits:
     media_seconds: int = 10  # of a processor, to read a video or a sound
     media_memory: int = 3 << 30  # bytes, of the process that reads it
     sound_seconds: float = 300.0  # of a sound
+    vectors: int = 1 << 16  # of one request, where each token has one
     found: int = 200  # hits of one search
+    compared: int = 1000  # items whose many vectors are compared for one search, where it says how many
     words: int = 8192  # characters whose words a search looks for, each by itself
     added: int = 64  # items of one addition to the index
     fields: int = 500  # that additions may bring the index to; an engine keeps a column for each
@@ -304,13 +306,15 @@ class Question(RequestModel):
 class SearchRequest(Question):
     """`POST /v1/search`: a question, or `id` for more like that item; neither for any items.
 
-    With a reranker, the `rerank_top` best items are put into its order.
+    Of many vectors an item, the `maxsim_top` nearest by their mean are compared. With a reranker, the `rerank_top` best items are put into
+    its order.
     """
 
     id: str | None = None
     top_k: Annotated[int, Field(ge=1)] = 20
     filter: str | None = None
     hybrid: bool = False
+    maxsim_top: Annotated[int, Field(ge=1)] | None = None
     rerank_top: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -30,6 +30,7 @@ from twoway.embedding.embedder import make_items
 from twoway.embedding.inputs import EmbeddingItem, prompt_of
 from twoway.embedding.shards import cut
 from twoway.errors import TwowayError, UsageError, did_you_mean
+from twoway.search.store import normalized
 
 from .batching import Batcher, EmbedJob, EncodeOptions, Metrics, QueuedDocument, WorkerThreads
 from .schemas import ApiError, DocumentBuilder, ServerLimits, decoded_pixels
@@ -326,9 +327,15 @@ class Service:
         return self.reranker
 
     async def query(self, document: Document) -> Any:
-        """Return the vector of a query, as long as those of the index."""
+        """Return the vector of a query as the index has it, or its many."""
         job = await self.embed([document], self.encode_options(side="query"), truncate=True)
-        return cut(job.vectors[0][None], self.require_index().dimension, normal=True)[0]
+        return self.stored(job.vectors[0])
+
+    def stored(self, vector: Any) -> Any:
+        """Return a vector as long as those of the index; many are as the model makes them."""
+        if self.engine.late_interaction:
+            return normalized(vector)
+        return cut(vector[None], self.require_index().dimension, normal=True)[0]
 
     def require_model(self, name: str | None) -> None:
         """Refuse to stand in for another model."""
@@ -396,6 +403,7 @@ class Service:
         found = []
         total = 0.0
         longest = engine.lengths.longest or float("inf")
+        most = min(self.limits.queue_tokens, self.limits.vectors) if engine.late_interaction else self.limits.queue_tokens
         frame = self._frame(engine, job.options)
         for index, item in enumerate(make_items(engine, documents)):
             if isinstance(item, ContentError):
@@ -406,8 +414,8 @@ class Service:
                 message = f"{item.document.place}: it has more than the {longest:,} tokens that the model reads"
                 raise ApiError(400, f'{message}; make it shorter, or send "truncate": true', code="context_length_exceeded")
             total += min(length, longest)
-            if total > self.limits.queue_tokens:
-                message = f"the request has more than {self.limits.queue_tokens:,} tokens, its prompts included; send less at a time"
+            if total > most:
+                message = f"the request has more than {most:,} tokens, its prompts included; send less at a time"
                 raise ApiError(400, message, code="too_long")
             held = decoded_pixels(item.document, self.limits)
             found.append(QueuedDocument(item.document, item.key, item.kind, min(length, longest), job=job, index=index, pixels=held))

@@ -70,7 +70,8 @@ function still(on) {
 }
 
 function told(hit, link) {
-  const rows = [["Score", at.ranked ? score(hit.score) : ""], ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
+  const before = [["Place by the mean", hit.place_before_maxsim], ["Place before reranking", hit.place_before]];
+  const rows = [["Score", at.ranked ? score(hit.score) : ""], ...before, ["From", hit.place], ["Id", hit.id], ...Object.entries(hit.metadata ?? {})];
   const facts = rows.filter(([, value]) => value !== null && value !== "" && value !== undefined);
   const why = el("button", { id: "why", type: "button", "aria-pressed": "false", onclick: () => toggle(hit) }, "Why this matched");
   return el(

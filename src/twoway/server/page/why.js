@@ -7,6 +7,25 @@ const STRONGEST = 0.78;
 const FAINTEST = 0.15;
 
 export function overlay(found, frame) {
+  if (found.method === "words") return words(found.words, frame);
+  lay(found, frame);
+  return legend(found);
+}
+
+// Of a model that compares words with patches, each word has a map of its own; the one that matches best is shown first.
+function words(found, frame) {
+  const said = el("p", {});
+  const choose = (one) => {
+    lay(one, frame);
+    said.textContent = `“${one.word}” and its nearest patch: ${score(one.score)}. ${told(one)}`;
+    buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(found[place] === one)));
+  };
+  const buttons = found.map((one) => el("button", { type: "button", onclick: () => choose(one) }, one.word, " ", el("span", { class: "score" }, score(one.score))));
+  choose(found.reduce((best, one) => (one.score > best.score ? one : best)));
+  return [el("p", { class: "lead" }, "Each word looks for the patch nearest to it. Choose a word to see where it looks."), el("p", { class: "words" }, ...buttons), scale("least like it"), said];
+}
+
+function lay(found, frame) {
   frame.querySelector("canvas")?.remove();
   const image = frame.querySelector("img");
   const canvas = el("canvas", { role: "img", "aria-label": told(found) });
@@ -18,7 +37,6 @@ export function overlay(found, frame) {
   else image.addEventListener("load", paint, { once: true });
   new ResizeObserver((_, watch) => (canvas.isConnected ? paint() : watch.disconnect())).observe(image);
   canvas.addEventListener("pointermove", (event) => point(canvas, found, event));
-  return legend(found);
 }
 
 function draw(canvas, image, grid) {
@@ -68,11 +86,12 @@ function lead({ share }) {
   return share > 0.6 ? `Mostly by its picture, ${percent}.` : `By its text and its picture alike; the picture is ${percent}.`;
 }
 
+const scale = (least) => el("p", { class: "scale" }, el("span", {}, least), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
+
 function legend(found) {
-  const scale = el("p", { class: "scale" }, el("span", {}, "pulls least"), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
-  const words = {
+  const how = {
     parts: () => `This small picture alone scores ${score(found.score)}, a sum: ${score(found.score - found.rest)} from its patches, ${score(found.rest)} from the template around them.`,
     occlusion: () => `This small picture alone scores ${score(found.score)}. Each patch was greyed in turn; its colour is how far the score falls without it.`,
   }[found.method];
-  return [el("p", { class: "lead" }, lead(found)), scale, el("p", {}, told(found)), ...(words ? [el("p", {}, words())] : [])];
+  return [el("p", { class: "lead" }, lead(found)), scale("pulls least"), el("p", {}, told(found)), ...(how ? [el("p", {}, how())] : [])];
 }
