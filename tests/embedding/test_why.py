@@ -7,14 +7,16 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from clips import tone
 from documents import document, noise
 from tiny import FAMILIES
-from twoway.content import ContentError
+from twoway.content import Audio, ContentError, Document, Image, Text, Video
 from twoway.embedding import open_embedder
 from twoway.embedding.explain import Explainer, Why
 from twoway.errors import TwowayError
 
 WIDE = noise(112, 56)
+GREY = PILImage.new("RGB", (56, 28), (128, 128, 128))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,57 @@ def test_shades_go_from_the_least_to_the_most():
     assert Why("parts", 0.5, ((-1.0, 0.0), (1.0, 3.0)), 0.0).shades == [[0.0, 0.25], [0.5, 1.0]]
 
 
+def frames(count, **taken):
+    return Video(tuple(Image(noise(56, 28, seed=number)) for number in range(count)), fps=2.0, **taken)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_parts_of_a_videos_frames_add_up_to_the_score(family, explainers):
+    explain = explainers(family)
+    wanted = query(explain.engine)
+    one = Document((Text("w1"), frames(7), Text("w7 w8")))
+    why = explain.in_time(one, wanted)
+    assert why.method == "parts"
+    assert sum(moment.pull for moment in why.moments) + why.rest == pytest.approx(why.score, abs=1e-5)
+    assert why.score == pytest.approx(cosine(explain.engine, one, wanted), abs=1e-5)
+    assert [(moment.start, moment.end) for moment in why.moments] == [(0, 1), (1, 2), (2, 3), (3, 3.5)], "a token is of a pair of frames"
+    for number, moment in enumerate(why.moments):
+        assert np.array_equal(moment.frame, noise(56, 28, seed=2 * number))
+        assert np.sum(moment.cells) == pytest.approx(moment.pull)
+    assert (min(why.shades), max(why.shades)) == (0, 1)
+    assert np.ptp(why.grids) == 1
+    assert f"most from second {max(why.moments, key=lambda moment: moment.pull).start:.1f}" in why.describe()
+
+
+def test_where_one_state_is_the_vector_a_frame_pulls_what_the_score_falls_by(explainers):
+    explain = explainers("qwen2_vl", attention="causal", pooling="last")
+    wanted = query(explain.engine)
+    why = explain.in_time(Document((frames(20, num_frames=16, start=1.0),)), wanted)
+    assert (why.method, why.rest, why.grids, len(why.moments)) == ("occlusion", None, None, 8)
+    assert (why.moments[0].start, why.moments[-1].end) == (1, 10)
+    pixels = [noise(56, 28, seed=number) for number in range(6)]
+    whole, grey = (Document((Video(tuple(map(Image, one)), fps=2.0),)) for one in (pixels, [*pixels[:2], GREY, *pixels[3:]]))
+    why = explain.in_time(whole, wanted)
+    assert why.score == pytest.approx(cosine(explain.engine, whole, wanted), abs=1e-5)
+    assert why.moments[2].pull == pytest.approx(why.score - cosine(explain.engine, grey, wanted), abs=1e-5)
+
+
+def test_the_seconds_of_a_sound_add_up_to_the_score_or_are_silenced(explainers, tmp_path):
+    sound = Audio(tone(tmp_path / "a.wav", seconds=3), start=0.5, end=2.5)
+    for options, method in (({}, "parts"), ({"attention": "causal", "pooling": "last"}, "occlusion")):
+        explain = explainers("qwen2_5_omni", **options)
+        wanted = query(explain.engine)
+        why = explain.in_time(Document((sound,)), wanted)
+        assert why.method == method
+        assert (why.moments[0].start, why.moments[-1].end) == pytest.approx((0.5, 2.5))
+        assert all(one.end == pytest.approx(other.start) for one, other in zip(why.moments, why.moments[1:], strict=False))
+        assert why.score == pytest.approx(cosine(explain.engine, Document((sound,)), wanted), abs=1e-5)
+        if method == "parts":
+            assert sum(moment.pull for moment in why.moments) + why.rest == pytest.approx(why.score, abs=1e-5)
+    quiet = Audio(tone(tmp_path / "quiet.wav", loud=0))
+    assert explain.in_time(Document((quiet,)), wanted).shades == [0] * 8, "silence that is silenced changes nothing"
+
+
 def test_what_cannot_be_explained_is_said(explainers):
     explain = explainers("qwen2_vl")
     wanted = query(explain.engine)
@@ -119,6 +172,8 @@ def test_what_cannot_be_explained_is_said(explainers):
         explain(document("w4"), wanted)
     with pytest.raises(ContentError, match="on one picture, and this has 2"):
         explain(document(WIDE, WIDE), wanted)
+    with pytest.raises(ContentError, match="on one video or one sound, and this is another document"):
+        explain.in_time(document(WIDE), wanted)
     for wrong in (np.zeros(8), np.ones(99), np.ones(0)):
         with pytest.raises(TwowayError, match="1 to 32 numbers"):
             explain(document(WIDE), wrong)

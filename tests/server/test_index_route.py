@@ -300,6 +300,10 @@ def test_a_video_and_a_sound_are_played_from_their_second_by_ranges(clips, tmp_p
     heard = client.get(items["tone"]["url"])
     assert (heard.content, heard.headers["content-type"].partition("/")[0]) == ((tmp_path / "tone.wav").read_bytes(), "audio")
     assert code(client.post("/v1/why", json={"id": "tone", "text": "w"})) == (400, "no_picture")
+    why = client.post("/v1/why", json={"id": f"{file}@2", "text": "w"}).json()
+    assert [one["start"] for one in why["moments"]] == pytest.approx([2, 2.5, 3.1, 3.7], abs=0.1)
+    assert sum(one["pull"] for one in why["moments"]) + why["rest"] == pytest.approx(why["score"], abs=1e-5)
+    assert all(one["frame"].startswith("data:image/webp;base64,") and one["grid"] for one in why["moments"])
     assert store.get("tone").media.endswith("tone.wav#t=1.000,2.000")
     query = {"video": f"data:video/mp4;base64,{base64.b64encode(data).decode()}", "top_k": 1}
     assert [hit["media"]["kind"] for hit in client.post("/v1/search", json=query).json()["hits"]] == ["video"]
@@ -324,6 +328,9 @@ def test_no_file_is_played_but_those_that_the_index_has_read_as_they_were(clips,
         answer = client.get(f"/v1/index/items/{name}/media")
         assert code(answer) == (409, wanted)
         assert str(file.parent) not in answer.text
+        why = client.post("/v1/why", json={"id": f"{file}@2", "text": "w"}).json()
+        assert why["grid"]
+        assert why["note"].endswith("this is of its small picture alone")
     file.write_bytes(before)
     assert client.get(f"/v1/index/items/{name}/media").status_code == 200
     file.write_bytes(b"another file, after it was played")

@@ -355,11 +355,19 @@ def test_a_video_is_dropped_and_asked_why_and_a_sound_is_heard(visit, tmp_path):
         page.locator("#file").set_input_files(dropped)
     assert json.loads(answer.value.request.post_data)["video"].startswith("data:video/mp4;base64,")
     assert hits(answer.value)[0]["media"]["kind"] == "video"
-    cards(page).first.get_by_role("button", name=re.compile("^Why")).click()
-    expect(page.locator("#detail canvas")).to_be_visible()
-    expect(page.locator("#detail video")).to_be_hidden()
+    with page.expect_response("**/v1/why") as answer:
+        cards(page).first.get_by_role("button", name=re.compile("^Why")).click()
+    moments = answer.value.json()["moments"]
+    steps = page.locator("#why-said .moments li")
+    expect(steps).to_have_count(len(moments))
+    expect(steps.first.locator("canvas")).to_be_visible()
+    player = page.locator("#detail video")
+    expect(player).to_be_visible()
+    page.wait_for_function("() => document.querySelector('#detail video').readyState > 1")
+    steps.last.get_by_role("button").click()
+    page.wait_for_function("start => document.querySelector('#detail video').currentTime >= start", arg=moments[-1]["start"])
     page.get_by_role("button", name="Why this matched").click()
-    expect(page.locator("#detail video")).to_be_visible()
+    expect(steps).to_have_count(0)
     page.keyboard.press("Escape")
     sound = page.locator("#results .card[data-id='tone']")
     expect(sound.get_by_role("button", name=re.compile("^Why"))).to_have_count(0)
@@ -369,6 +377,45 @@ def test_a_video_is_dropped_and_asked_why_and_a_sound_is_heard(visit, tmp_path):
     expect(page.locator(".options .hint")).to_have_text("Drop or paste a picture or video anywhere.")
     page.locator("#file").set_input_files({"name": "a.wav", "mimeType": "audio/wav", "buffer": b"RIFF"})
     expect(said(page)).to_contain_text("a.wav is no picture or video")
+
+
+LISTENS = """() => {
+    navigator.mediaDevices.getUserMedia = async () => ({ getTracks: () => [{ stop: () => (window.stopped = true) }] });
+    window.MediaRecorder = class extends EventTarget {
+        mimeType = "audio/webm;codecs=opus";
+        state = "inactive";
+        start() { this.state = "recording"; this.say(new Blob(["so"])); }
+        stop() { this.state = "inactive"; this.say(new Blob(["und"])); this.dispatchEvent(new Event("stop")); }
+        say(data) { this.dispatchEvent(Object.assign(new Event("dataavailable"), { data })); }
+    };
+}"""
+
+
+def test_a_sound_is_recorded_where_the_model_hears(visit):
+    page = visit("clips")
+    record = page.get_by_role("button", name="Record a sound")
+    expect(record).to_be_hidden()
+    known = page.request.get("/v1/index").json()
+    bounds = {"sound_seconds": 300, "body_bytes": 1000}
+    page.route("**/v1/index", lambda route: route.fulfill(json={**known, "takes": ["audio", "text"], "limits": bounds}))
+    page.add_init_script(f"({LISTENS})()")
+    page.reload()
+    record.click()
+    expect(record).to_have_attribute("aria-pressed", "true")
+    expect(said(page)).to_contain_text("Recording")
+    page.route("**/v1/search", lambda route: route.fulfill(json={"hits": [], "took_ms": 1}))
+    with page.expect_request("**/v1/search") as asked:
+        record.click()
+    sound = base64.b64encode(b"sound").decode()
+    assert json.loads(asked.value.post_data)["audio"] == f"data:audio/webm;codecs=opus;base64,{sound}"
+    assert page.evaluate("window.stopped"), "the microphone is let go"
+    expect(page.locator("#given")).to_contain_text("recorded 0:0")
+    page.evaluate(
+        "() => { MediaRecorder.prototype.start = function () { this.state = 'recording'; this.say(new Blob(['x'.repeat(800)])); } }"
+    )
+    with page.expect_request("**/v1/search") as asked:
+        record.click()
+    assert len(json.loads(asked.value.post_data)["audio"]) < 1200, "a recording ends before it is larger than the server takes"
 
 
 def test_filters_are_put_together_from_the_fields_of_the_index(visit):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+
 import cohere
 import pytest
+from rich.console import Console
 
 import twoway
 from made_vectors import pictures
+from page_server import make_clips
 from rerank_toys import speaking
+from twoway.content import Document, Text
 from twoway.embedding.reranker import open_reranker
-from twoway.search.reranking import item_document
+from twoway.search.reading import read_item
+from twoway.search.terminal import print_hits
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def test_search_shows_the_order_before_and_after(serve, engine, reranker, tmp_pa
     before = client.post("/v1/search", json={"text": "number 4", "top_k": 6}).json()["hits"]
     after = client.post("/v1/search", json={"text": "number 4", "top_k": 2, "rerank_top": 4}).json()["hits"]
     store = twoway.open_store(tmp_path / "db")
-    items = [item_document(store.get(hit["id"])) for hit in before[:4]]
+    items = [read_item(reranker, Document((Text("number 4"),)), store.get(hit["id"])).document for hit in before[:4]]
     order = expected(reranker, "number 4", items)
     assert [(hit["place_before"], hit["relevance"]) for hit in after] == [(number + 1, score) for number, score in order[:2]]
     assert [hit["id"] for hit in after] == [before[number]["id"] for number, _ in order[:2]]
@@ -89,3 +95,31 @@ def test_search_shows_the_order_before_and_after(serve, engine, reranker, tmp_pa
     assert [(hit.item.id, hit.place_before) for hit in found] == [(hit["id"], hit["place_before"]) for hit in after]
     refused = client.post("/v1/search", json={"rerank_top": 4})
     assert "'rerank_top' needs a question" in refused.json()["error"]["message"]
+
+
+def test_a_video_is_judged_by_its_frames_and_by_its_thumbnail_where_it_is_gone(serve, engine, reranker, tmp_path, monkeypatch):
+    store, file = make_clips(tmp_path, engine), tmp_path / "clips" / "a.mp4"
+    client, name = serve(store, reranker=reranker), f"{file}@2"
+
+    def found():
+        return {hit["id"]: hit for hit in client.post("/v1/search", json={"text": "w1", "rerank_top": 3}).json()["hits"]}
+
+    def score(part):
+        return pytest.approx(reranker.relevance(reranker.rank("w1", [[part]])[0].score), abs=1e-5)
+
+    hits = found()
+    assert hits[name]["relevance"] == score({"video": file, "start": 2, "end": 4})
+    assert "by_thumbnail" not in hits[name]
+    assert hits["tone"]["relevance"] is None, "this reranker takes no sounds, and a drawing of its loudness is none"
+    item, query = store.get(name), Document((Text("w1"),))
+    monkeypatch.setattr(reranker.lengths, "longest", 40)
+    fitted = read_item(reranker, query, item).document.parts[0]
+    assert 1 < fitted.num_frames < reranker.settings.limits.num_frames, "as many frames as a row has room for"
+    monkeypatch.undo()
+    file.unlink()
+    hits = found()
+    assert hits[name]["by_thumbnail"]
+    assert hits[name]["relevance"] == score({"image": item.thumbnail})
+    console = Console(file=io.StringIO(), width=120)
+    print_hits(twoway.Finder(store, engine, reranker).search("w1", top_k=3), console)
+    assert "2 of 3 were judged by their thumbnails: the files are not where they were indexed" in console.file.getvalue()

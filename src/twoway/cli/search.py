@@ -83,9 +83,9 @@ def run_search(args: argparse.Namespace) -> int:
     found = []
     for hit in hits:
         item = hit.item
-        found.append(
-            {"id": item.id, "score": hit.score, **hit.steps(), "text": item.text, "place": item.place, "metadata": dict(item.metadata)}
-        )
+        said = {"id": item.id, "score": hit.score} | hit.steps()
+        said |= {"text": item.text, "place": item.place, "metadata": dict(item.metadata)}
+        found.append(said if hit.why is None else said | {"why": hit.why.as_json()})
     return answer(args, found, lambda: _show(hits, args.pictures))
 
 

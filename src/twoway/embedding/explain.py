@@ -1,4 +1,4 @@
-"""How much each part of a picture contributes to its similarity with a query.
+"""How much each part of a picture, each frame of a video and each second of a sound contributes to its similarity with a query.
 
 If a vector is a weighted mean of token states (and linear layers follow), its cosine with a query is a sum with one term for each token:
 the gradient of the score at a state, times that state. The length of the vector is held fixed, so the terms add up to the score exactly
@@ -7,26 +7,30 @@ are computed, and used if they add up and picture tokens have a share in them. A
 patch shows what the model represents there, not its pixels alone.
 
 For all other models (the last state, EOS, no token states, an unknown layout) a cell of the picture is greyed, and its contribution is the
-decrease of the score (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do not add up to the score.
+decrease of the score (occlusion; Zeiler and Fergus, arXiv 1311.2901). These do not add up to the score. Of a video some frames at a time
+are greyed, and of a sound a stretch is silenced.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from PIL import Image as PILImage
 from sentence_transformers.multi_vector_encoder.interpretability import real_query_token_slice
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device
 
-from twoway.content import ContentError, Document, Image, Text, open_document
-from twoway.data.patches import GRID, PatchGeometry, TileGrids
+from twoway.content import Audio, ContentError, Document, Image, Text, Video, open_document
+from twoway.data.patches import GRID, VIDEO_GRID, PatchGeometry, TileGrids
 from twoway.errors import TwowayError, UsageError
+from twoway.sounds import Samples
+from twoway.videos import VideoFrames
 
 from .embedder import in_eval_mode
 from .inputs import EmbeddingItem, prompt_of
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from PIL import Image as PILImage
     from torch import Tensor
 
     from .embedder import Embedder
@@ -44,7 +47,10 @@ if TYPE_CHECKING:
 
 Method = Literal["parts", "occlusion"]
 _GREY = (128, 128, 128)
-_CELLS = 8  # along the longer side of a picture whose cells are greyed one by one
+_CELLS = 8  # along the longer side of a picture whose cells are greyed one by one, and along time
+_BARS = "▁▂▃▄▅▆▇█"
+_STRETCHES = 24  # of a sound whose tokens are added up
+_GROWS = 0.75  # of a sound's tokens, which half of it has at most where tokens follow time
 _EXACT = 1e-3  # parts of a score have to add up to it this closely
 
 
@@ -60,7 +66,73 @@ class Why:
     @property
     def shades(self) -> list[list[float]]:
         """Return the grid from 0 (the cell that pulls least) to 1 (most); all 0 where no cell differs from another."""
-        return _shades(self.pulls)
+        shades: list[list[float]] = _shades(self.pulls)
+        return shades
+
+    def describe(self) -> str:
+        """Say in a line which cell pulls most."""
+        row, column = np.unravel_index(int(np.argmax(self.pulls)), np.shape(self.pulls))
+        rows, columns = np.shape(self.pulls)
+        return f"of its small picture row {row + 1} of {rows}, column {column + 1} of {columns} pulls most"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for an answer."""
+        return {"method": self.method, "score": self.score, "rest": self.rest, "grid": self.shades, "pulls": self.pulls}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of a video or a sound in seconds of its file, and its contribution; of a video the first frame that lies in it.
+
+    `cells` are the contributions over that frame (and those that the model takes together with it), as rows of a grid (`parts` only).
+    """
+
+    start: float
+    end: float
+    pull: float
+    frame: PILImage.Image | None = field(default=None, repr=False, compare=False)
+    cells: tuple[tuple[float, ...], ...] | None = None
+
+
+@dataclass(frozen=True)
+class WhyInTime:
+    """The contribution of each moment of a video or a sound; `rest` is that of words and template (`parts` only)."""
+
+    method: Method
+    score: float
+    moments: tuple[Moment, ...]
+    rest: float | None
+
+    @property
+    def shades(self) -> list[float]:
+        """Return of each moment how much it pulls, from 0 (the least) to 1; all 0 where none differs from another."""
+        shades: list[float] = _shades([moment.pull for moment in self.moments])
+        return shades
+
+    @property
+    def grids(self) -> list[list[list[float]]] | None:
+        """Return the grid over each frame, from 0 (the cell that pulls least in the whole video) to 1, where cells are known."""
+        if any(moment.cells is None for moment in self.moments):
+            return None
+        grids: list[list[list[float]]] = _shades([moment.cells for moment in self.moments])
+        return grids
+
+    def describe(self) -> str:
+        """Say in a line how strongly each moment pulls, and which pulls most."""
+        bars = "".join(_BARS[round(shade * (len(_BARS) - 1))] for shade in self.shades)
+        most = max(self.moments, key=lambda moment: moment.pull)
+        within = f"{self.moments[0].start:.1f} to {self.moments[-1].end:.1f} s"
+        return f"{bars} of {within}, most from second {most.start:.1f} to {most.end:.1f}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for an answer, without the frames."""
+        grids = self.grids or [None] * len(self.moments)
+        moments = [
+            {"start": round(one.start, 3), "end": round(one.end, 3), "pull": one.pull, "shade": shade}
+            | ({} if grid is None else {"grid": grid})
+            for one, shade, grid in zip(self.moments, self.shades, grids, strict=True)
+        ]
+        return {"method": self.method, "score": self.score, "rest": self.rest, "moments": moments}
 
 
 class Explainer:
@@ -75,20 +147,35 @@ class Explainer:
         """Say what pulls in a document with one picture; the query's vector may be cut to its first numbers (Matryoshka)."""
         if len(document.images) != 1:
             raise ContentError(f"what pulls is shown on one picture, and this has {len(document.images)}", document.place)
+        wanted = self._checked(query)
+        document = open_document(document, limits=self.engine.settings.limits)
+        return self._parts(document, wanted) or self._occlusion(document, wanted)
+
+    def in_time(self, document: Document, query: Sequence[float] | Floats) -> WhyInTime:
+        """Say which frames of a document with one video, or which seconds of one with a sound, pull."""
+        media = document.media
+        if len(media) != 1 or not isinstance(media[0], Video | Audio):
+            raise ContentError("when something pulls is shown on one video or one sound, and this is another document", document.place)
+        wanted = self._checked(query)
+        shown = open_document(document, limits=self.engine.settings.limits)
+        part = cast("Video | Audio", shown.media[0])
+        timed: Timed = _TimedVideo(part, media[0].end) if isinstance(part, Video) else _TimedSound(part, media[0].start or 0.0)
+        return self._parts_in_time(shown, timed, wanted) or self._occlusion_in_time(shown, timed, wanted)
+
+    def _checked(self, query: Sequence[float] | Floats) -> Floats:
+        """Return the vector of a query at length 1, or refuse it."""
         wanted = np.asarray(query, np.float32)
         if wanted.ndim != 1 or not 0 < len(wanted) <= self.engine.dimension or not float(np.linalg.norm(wanted)) > 0:
             raise TwowayError(f"a query for this model has 1 to {self.engine.dimension} numbers that are not all 0")
-        document = open_document(document, limits=self.engine.settings.limits)
-        wanted = wanted / np.linalg.norm(wanted)
-        return self._parts(document, wanted) or self._occlusion(document, wanted)
+        return wanted / np.linalg.norm(wanted)
 
     def share(self, document: Document, text: str, query: Sequence[float] | Floats) -> float | None:
-        """Return the share of a picture in the score of it and a text together, from 0 to 1: what the score falls by without each.
+        """Return the share of a picture, video or sound in the score of it and a text, from 0 to 1: what it falls by without each.
 
         Nothing where it falls by neither, since then either of them alone matches as well.
         """
         wanted = np.asarray(query, np.float32)
-        picture, words = document.images[0], Text(text)
+        picture, words = document.media[0], Text(text)
         seen = [Document(parts, document.place) for parts in ((picture, words), (words,), (picture,))]
         vectors = self.engine.array(seen, side="document", truncate_dim=len(wanted))
         both, without_picture, without_text = vectors @ wanted / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted))
@@ -184,6 +271,121 @@ class Explainer:
         falls = (scores[0] - scores[1:]).reshape(len(boxes), -1)
         return Why("occlusion", float(scores[0]), _rows(falls), None)
 
+    def _parts_in_time(self, document: Document, timed: Timed, query: Floats) -> WhyInTime | None:
+        """Return the terms of the score by time, or nothing where the score has no such terms or the tokens do not follow time."""
+        features, inputs = self.prepare(document)
+        found = self._terms(features, query)
+        if found is None or "input_ids" not in inputs:
+            return None
+        score, terms = found
+        own = self._tokens_in_time(document, timed, inputs)
+        if own is None or len(terms) != len(own) or not terms[own].any() or abs(float(terms.sum()) - score) > _EXACT:
+            return None
+        pulls, rest = terms[own], float(terms.sum() - terms[own].sum())
+        if isinstance(timed, _TimedVideo) and self._geometry is not None:
+            count, height, width = inputs[VIDEO_GRID][0].tolist()
+            merge = round(self._geometry.patches**0.5)
+            pulls = pulls.reshape(count, height // merge, width // merge)
+        return WhyInTime("parts", score, timed.moments(pulls), rest)
+
+    def _tokens_in_time(self, document: Document, timed: Timed, inputs: dict[str, Tensor]) -> NDArray[np.bool_] | None:
+        """Return which tokens of a row are the video's or the sound's; nothing where they do not lie in the order of time."""
+        ids = inputs["input_ids"].reshape(-1)
+        if isinstance(timed, _TimedVideo):
+            geometry = self._geometry
+            if geometry is None or geometry.trouble or geometry.video_token is None or VIDEO_GRID not in inputs:
+                return None
+            own: NDArray[np.bool_] = (ids == geometry.video_token).numpy()
+            return own if int(own.sum()) * geometry.patches == int(inputs[VIDEO_GRID][0].prod()) else None
+        processor = getattr(self.engine.sentence[0], "processor", None)
+        token = Audio.token(processor)
+        if token is None or processor is None:
+            return None
+        number = processor.tokenizer.convert_tokens_to_ids(token)
+        own = (ids == number).numpy()
+        # Some models hear every sound as one of full length: then a token is of no second, and half a sound has as many.
+        _, half = self.prepare(timed.half(document))
+        return own if own.any() and int((half["input_ids"] == number).sum()) <= _GROWS * int(own.sum()) else None
+
+    def _occlusion_in_time(self, document: Document, timed: Timed, query: Floats) -> WhyInTime:
+        """Return what the score falls by when some frames are greyed, or a stretch is silenced."""
+        pieces = timed.pieces(_CELLS)
+        seen = [document, *(timed.without(document, piece) for piece in pieces)]
+        vectors = self.engine.array(seen, side="document", truncate_dim=len(query))
+        scores = vectors @ query / np.linalg.norm(vectors, axis=1)
+        return WhyInTime("occlusion", float(scores[0]), timed.moments(scores[0] - scores[1:]), None)
+
+
+class _TimedVideo:
+    """An opened video in time; `end` is that of what is taken of its file."""
+
+    def __init__(self, video: Video, end: float | None) -> None:
+        self.video, said = video, video.source.metadata
+        self.times = [number / said["fps"] for number in said["frames_indices"]]
+        self.end = max(self.times[-1], said["duration"] if end is None else min(end, said["duration"]))
+
+    def pieces(self, most: int) -> list[NDArray[np.int64]]:
+        """Cut it into at most so many stretches of whole frames; a frame that stands twice is one."""
+        return np.array_split(np.arange(len(self.times)), min(most, len(set(self.times))))
+
+    def without(self, document: Document, frames: NDArray[np.int64]) -> Document:
+        """Return the document with these frames in plain grey."""
+        pixels = self.video.source.pixels.copy()
+        pixels[frames] = _GREY[0]
+        return _with(document, replace(self.video, source=VideoFrames(pixels, self.video.source.metadata)))
+
+    def moments(self, pulls: NDArray[np.float64]) -> tuple[Moment, ...]:
+        """Return its moments with what they contribute: a number for each piece, or a grid for each frame (or those taken as one)."""
+        cells = pulls.ndim == 3
+        together = -(-len(self.times) // len(pulls))
+        firsts = [*range(0, len(self.times), together)] if cells else [int(piece[0]) for piece in self.pieces(len(pulls))]
+        ends = [*(self.times[first] for first in firsts[1:]), self.end]
+        frames = [np.ascontiguousarray(self.video.source.pixels[first].transpose(1, 2, 0)) for first in firsts]
+        return tuple(
+            Moment(self.times[first], end, float(own.sum()), PILImage.fromarray(frame), _rows(own) if cells else None)
+            for first, end, frame, own in zip(firsts, ends, frames, pulls, strict=True)
+        )
+
+
+class _TimedSound:
+    """An opened sound in time; `start` is where in its file it begins."""
+
+    def __init__(self, sound: Audio, start: float) -> None:
+        self.sound, self.start = sound, start
+        self.seconds = len(sound.source.values) / sound.source.rate
+
+    def pieces(self, most: int) -> list[NDArray[np.int64]]:
+        """Cut it into at most so many stretches."""
+        return np.array_split(np.arange(len(self.sound.source.values)), min(most, len(self.sound.source.values)))
+
+    def without(self, document: Document, samples: NDArray[np.int64]) -> Document:
+        """Return the document with these samples silent."""
+        values = self.sound.source.values.copy()
+        values[samples] = 0
+        return _with(document, replace(self.sound, source=Samples(values, self.sound.source.rate)))
+
+    def half(self, document: Document) -> Document:
+        """Return the document with the first half of it."""
+        source = self.sound.source
+        return _with(document, replace(self.sound, source=Samples(source.values[: -(-len(source.values) // 2)], source.rate)))
+
+    def moments(self, pulls: NDArray[np.float64]) -> tuple[Moment, ...]:
+        """Return its moments with what they contribute: a number for each token or piece, which all last alike."""
+        pieces = np.array_split(np.arange(len(pulls)), min(_STRETCHES, len(pulls)))
+        second = self.seconds / len(pulls)
+        return tuple(
+            Moment(self.start + float(piece[0]) * second, self.start + float(piece[-1] + 1) * second, float(pulls[piece].sum()))
+            for piece in pieces
+        )
+
+
+Timed = _TimedVideo | _TimedSound
+
+
+def _with(document: Document, part: Video | Audio) -> Document:
+    """Return the document with another video or sound in the place of its own."""
+    return Document(tuple(part if isinstance(one, Video | Audio) else one for one in document.parts), document.place)
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -221,15 +423,15 @@ def _greyed(document: Document, picture: PILImage.Image, box: tuple[int, int, in
     return Document(tuple(Image(changed) if isinstance(part, Image) else part for part in document.parts), document.place)
 
 
+def _shades(values: Any) -> Any:
+    """Return numbers between the least of them (0) and the most (1); all 0 where none differs from another."""
+    pulls = np.asarray(values)
+    low, span = pulls.min(), np.ptp(pulls)
+    return ((pulls - low) / span if span > 0 else np.zeros_like(pulls)).round(4).tolist()
+
+
 def _rows(values: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in values)
-
-
-def _shades(cells: tuple[tuple[float, ...], ...]) -> list[list[float]]:
-    values = np.asarray(cells)
-    low, span = values.min(), np.ptp(values)
-    shades: list[list[float]] = ((values - low) / span if span > 0 else np.zeros_like(values)).round(4).tolist()
-    return shades
 
 
 # Which patches of a picture each word of a question matches, for a model of many vectors: late interaction compares
@@ -247,7 +449,8 @@ class WordMatch:
     @property
     def shades(self) -> list[list[float]]:
         """Return the grid from 0 (the cell that is least like the word) to 1 (most)."""
-        return _shades(self.cells)
+        shades: list[list[float]] = _shades(self.cells)
+        return shades
 
 
 def match_words(engine: Embedder, document: Document, text: str) -> list[WordMatch]:

@@ -26,6 +26,7 @@ class SearchConfig(OpenConfig):
         ge=1,
         description="many vectors an item: compare so many, the nearest by their mean (default: all, or 500 of a large index)",
     )
+    why: bool = Field(default=False, description="say what in each hit was found: which frames, which seconds, which part of a picture")
     side: Side | None = Field(default="query", description="the model's prompt for this side")
     prompt: str | None = Field(default=None, description="put this text before the question instead")
     prompt_name: str | None = Field(default=None, metavar="NAME", description="put the model's prompt of this name before it instead")

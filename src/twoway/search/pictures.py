@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image as PILImage
+from PIL import ImageChops, ImageStat
 
 from twoway.content import ContentError, Document
 from twoway.embedding.prefetch import ahead
@@ -108,6 +109,7 @@ _SOON = Limits(max_pixels=(4 * SIDE) ** 2, frames="first")
 _WHOLE = Limits(max_pixels=DEFAULT.max_pixels, frames="first")
 _QUALITIES = (80, 60, 40, 20, 5)
 _EXACT: dict[str, Any] = {"lossless": True, "method": 2}
+_LOOK, _MOST_DIFFERENCE = 48, 8.0  # cells along a side, and the mean difference of 255 past which two pictures do not show the same
 
 
 def thumbnail(part: Media, *, place: Place | None = None, side: int = SIDE) -> bytes:
@@ -127,3 +129,13 @@ def thumbnail(part: Media, *, place: Place | None = None, side: int = SIDE) -> b
         if written.tell() <= MOST_BYTES:
             break
     return written.getvalue()
+
+
+def differs(picture: PILImage.Image, small: bytes | None) -> bool:
+    """Say whether a picture shows something else than the small one that is in the index."""
+    if small is None:
+        return False
+    size = (_LOOK, _LOOK)
+    with PILImage.open(io.BytesIO(small), formats=("WEBP",)) as kept:
+        pair = [one.convert("L").resize(size, PILImage.Resampling.BOX) for one in (kept, picture)]
+    return ImageStat.Stat(ImageChops.difference(*pair)).mean[0] > _MOST_DIFFERENCE

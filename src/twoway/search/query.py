@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PILImage
 
 from twoway.config import gather, takes
-from twoway.content import Document, Image, Text
+from twoway.content import Audio, ContentError, Document, Image, Text, recording_at
 from twoway.errors import TwowayError, UsageError
 
 from .config import SearchConfig
-from .reranking import rerank_hits
+from .reading import explain_item, rerank_hits, same_recording
 from .store import search_near_item
 
 if TYPE_CHECKING:
@@ -66,12 +67,15 @@ class Finder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         rerank_top: int = 100,
+        why: bool = False,
     ) -> list[Hit]:
         """Return the best items for words, a picture, or both; `hybrid` also looks for the words themselves.
 
         Of many vectors an item, the `maxsim_top` nearest by the mean of their vectors are compared. With a reranker, the `rerank_top` best
-        of them are put into its order.
+        of them are put into its order. `why` says of each what in it was found.
         """
+        if why and self.engine.late_interaction:
+            raise UsageError("why is said of models with one vector a document; for many vectors there is explain.match_words")
         if hybrid and not text:
             raise UsageError("a hybrid search needs words")
         vector = self.vector(text, image, side=side, prompt=prompt, prompt_name=prompt_name)
@@ -80,7 +84,22 @@ class Finder:
         hits = self.store.search(vector, top_k=wanted, filter=filter, words=words, exact=exact, maxsim_top=maxsim_top)
         if self.reranker is not None:
             hits = [*rerank_hits(self.reranker, _question(text, image), hits[:rerank_top]), *hits[rerank_top:]]
-        return hits[:top_k]
+        return self._explained(hits[:top_k], vector) if why else hits[:top_k]
+
+    def _explained(self, hits: list[Hit], vector: NDArray[np.float32]) -> list[Hit]:
+        """Say what in each hit was found: in its video or sound where its file is as it was, else in its small picture."""
+        from twoway.embedding.explain import Explainer
+
+        explainer, found = Explainer(self.engine), []
+        for hit in hits:
+            recording = same_recording(hit.item, self.engine.settings.limits)
+            of_sound = isinstance(recording_at(hit.item.media), Audio)
+            try:
+                known = recording is not None or (hit.item.thumbnail is not None and not of_sound)
+                found.append(replace(hit, why=explain_item(explainer, hit.item, vector, recording)[0]) if known else hit)
+            except ContentError:
+                found.append(hit)
+        return found
 
 
 def _question(text: str | None, image: ImageInput | None) -> Document:
@@ -124,6 +143,8 @@ def find(
         raise UsageError("--like asks by an item; leave the words and the picture out")
     if config.like is not None and config.rerank is not None:
         raise UsageError("--rerank reads hits with a question, and --like asks by an item; leave one of them out")
+    if config.like is not None and config.why:
+        raise UsageError("--why explains hits by a question, and --like asks by an item; leave one of them out")
     if config.like is None and not text and image is None:
         raise UsageError("nothing is asked: give words, --image FILE, both, or --like ID")
     store = open_store(index)
@@ -147,7 +168,7 @@ def find(
             from twoway.embedding.reranker import open_reranker
 
             reranker = open_reranker(config.rerank, device=config.device)
-        how |= {"hybrid": config.hybrid, "side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
+        how |= {"hybrid": config.hybrid, "why": config.why, "side": config.side, "prompt": config.prompt, "prompt_name": config.prompt_name}
         return Finder(store, engine, reranker).search(text, image, rerank_top=config.rerank_top, **how)
     finally:
         store.close()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twoway.embedding.explain import Why, WhyInTime
+
 Value = str | int | float | bool | None
 
 
@@ -47,7 +49,8 @@ class Hit:
     """An item that was found, and its cosine to the query (of many vectors MaxSim; of words alone: how well they fit, on its own scale).
 
     Where many vectors were compared in steps, `place_before_maxsim` is the place by the mean of its vectors, from 1. Where hits were
-    reranked, `relevance` is the reranker's score, and `place_before` the place in the order of vectors.
+    reranked, `relevance` is the reranker's score, `place_before` the place in the order of vectors, and `by_thumbnail` says that the
+    reranker read the small picture in place of what the item is. `why` says what in it was found (`--why`).
     """
 
     item: Item
@@ -55,11 +58,14 @@ class Hit:
     relevance: float | None = None
     place_before: int | None = None
     place_before_maxsim: int | None = None
+    by_thumbnail: bool = False
+    why: Why | WhyInTime | None = field(default=None, compare=False)
 
     def steps(self) -> dict[str, float | None]:
         """Return what the steps of a search say of it, for JSON; nothing where there was one step."""
         found: dict[str, float | None] = {} if self.place_before_maxsim is None else {"place_before_maxsim": self.place_before_maxsim}
-        return found | ({} if self.place_before is None else {"relevance": self.relevance, "place_before": self.place_before})
+        found |= {} if self.place_before is None else {"relevance": self.relevance, "place_before": self.place_before}
+        return found | ({"by_thumbnail": True} if self.by_thumbnail else {})
 
 
 @dataclass(frozen=True)

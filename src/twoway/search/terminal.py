@@ -50,8 +50,14 @@ def print_hits(hits: Sequence[Hit], console: Console, *, pictures: str = "auto")
             score = f"{'unread' if hit.relevance is None else f'{hit.relevance:.3f}'}\nwas {hit.place_before}. ({score})"
         if hit.place_before_maxsim is not None:
             score += f"\nby mean {hit.place_before_maxsim}."
-        table.add_row(f"{number}", score, *small, _words(hit.item))
+        said = _words(hit.item)
+        if hit.why is not None:
+            said.append(f"\n{hit.why.describe()}", style="not bold")
+        table.add_row(f"{number}", score, *small, said)
     console.print(table if hits else "nothing found")
+    if by_thumbnail := sum(hit.by_thumbnail for hit in hits):
+        reason = "the files are not where they were indexed, or the reranker takes no such content"
+        console.print(f"{by_thumbnail} of {len(hits)} were judged by their thumbnails: {reason}", style="dim")
 
 
 def _choose_mode(console: Console, pictures: str) -> DrawMode | None:

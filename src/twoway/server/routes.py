@@ -20,7 +20,6 @@ import numpy as np
 import pydantic_core
 from fastapi import APIRouter, Request
 from PIL import Image as PILImage
-from PIL import ImageChops, ImageStat
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -28,12 +27,12 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from twoway.content import KINDS, Audio, ContentError, Document, Image, Place, recording_at
 from twoway.data.rows import ReadOptions
 from twoway.data.sources.pdf import page as render
-from twoway.embedding.explain import Explainer, match_words
+from twoway.embedding.explain import Explainer, WhyInTime, match_words
 from twoway.embedding.shards import cut
 from twoway.errors import UsageError, did_you_mean
 from twoway.limits import Limits
-from twoway.search.pictures import thumbnail
-from twoway.search.reranking import order_hits, pdf_page, readable_document
+from twoway.search.pictures import differs, thumbnail
+from twoway.search.reading import ReadItem, explain_item, order_hits, pdf_page, read_item
 from twoway.search.store import Item, check_id, field_name, search_near_item
 
 from .schemas import (
@@ -265,14 +264,15 @@ def _hit_json(hit: Hit, service: Service) -> dict[str, Any]:
 
 async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top: int) -> list[Hit]:
     """Put the best hits into the reranker's order; what cannot be read stands behind them."""
+    reranker = service.require_reranker()
 
-    def read() -> list[Document | None]:
-        return [readable_document(hit.item) for hit in hits[:top]]
+    def read() -> list[ReadItem | None]:
+        return [read_item(reranker, query, hit.item) for hit in hits[:top]]
 
-    documents = await service.run_in_thread(read)
-    there = [document for document in documents if document is not None]
+    found = await service.run_in_thread(read)
+    there = [one.document for one in found if one is not None]
     scores = iter((await service.relevance(query, there))[0] if there else [])
-    return [*order_hits(hits[:top], [None if document is None else next(scores) for document in documents]), *hits[top:]]
+    return [*order_hits(hits[:top], found, [None if one is None else next(scores) for one in found]), *hits[top:]]
 
 
 def item_json(item: Item, service: Service) -> dict[str, Any]:
@@ -348,7 +348,6 @@ index_router = APIRouter(prefix="/v1/index")
 _MOVED = "its file is not where it was (a relative path counts from the folder that the server was started in)"
 _CHANGED = "its file has changed since it was indexed; index it again"
 _PLAYABLE, _DAY = 4096, 86_400.0  # files that are remembered as looked at; the longest sound
-_LOOK, _MOST_DIFFERENCE = 48, 8.0  # cells along a side, and the mean difference of 255 past which two pictures are not of one page
 _DRAWING = BoundedSemaphore(2)  # small pictures made at a time, since each lies decoded whole
 # An item's picture may come from anywhere; a browser takes it for a picture and nothing else, and shows it on pages of this server alone.
 _PICTURE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "private, max-age=60"}
@@ -362,7 +361,9 @@ async def index_state(service: AuthorizedService) -> dict[str, Any]:
         fields = [{"name": name, "type": kind} for name, kind in store.fields.items()]
         takes = sorted(set(KINDS) & service.engine.inputs.single)
         again = {} if service.reranker is None else {"reranker": service.reranker_name}
-        return {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields, "takes": takes, **again}
+        bounds = {"limits": {name: getattr(service.limits, name) for name in ("body_bytes", "sound_seconds")}} if "audio" in takes else {}
+        said = {"count": store.count(), "dimension": store.dimension, "model": service.name, "fields": fields}
+        return {**said, "takes": takes, **bounds, **again}
 
     found: dict[str, Any] = await service.reader.with_timeout(service.run_on_index(about))
     return found
@@ -421,13 +422,7 @@ async def item_media(name: str, request: Request, service: AuthorizedService) ->
     if not request.scope.get("raw_path", b"/media").endswith(b"/media"):
         return await one(f"{name}/media", service)  # the slash was written as a part of the id
     item: Item = await service.reader.with_timeout(service.run_on_index(lambda store: get_item(store, name)))
-    file, said = await service.reader.with_timeout(service.run_in_thread(lambda: _recorded_file(item)))
-    this = (item.id, item.media, hash(item.thumbnail), said.st_size, said.st_mtime_ns)
-    if this not in service.playable:
-        await service.reader.with_timeout(service.pages.run(_check_recording, item, service.limits))
-        if len(service.playable) >= _PLAYABLE:
-            service.playable.clear()
-        service.playable.add(this)
+    file, said = await service.reader.with_timeout(_same_file(item, service))
     return FileResponse(file, media_type=_recording(item).media_type, headers=_PICTURE, stat_result=said)
 
 
@@ -458,6 +453,18 @@ def _recording(item: Item) -> Recording:
     return found
 
 
+async def _same_file(item: Item, service: Service) -> tuple[Path, os.stat_result]:
+    """Return the file that an item is, as it was indexed, and what the system says of it; it is looked at once, until it changes."""
+    file, said = await service.run_in_thread(lambda: _recorded_file(item))
+    this = (item.id, item.media, hash(item.thumbnail), said.st_size, said.st_mtime_ns)
+    if this not in service.playable:
+        await service.pages.run(_check_recording, item, service.limits)
+        if len(service.playable) >= _PLAYABLE:
+            service.playable.clear()
+        service.playable.add(this)
+    return file, said
+
+
 def _recorded_file(item: Item) -> tuple[Path, os.stat_result]:
     """Return the file that an item is, and what the system says of it."""
     file = cast("Path", _recording(item).file)
@@ -478,7 +485,7 @@ def _check_recording(item: Item, limits: ServerLimits) -> None:
     except ContentError as error:
         reason = error.reason.removeprefix(str(recording)).strip()
         raise ApiError(409, f"the {recording.what} cannot be played: it {reason}", code="bad_media") from error
-    if _differs(picture, item.thumbnail):
+    if differs(picture, item.thumbnail):
         raise ApiError(409, _CHANGED, code="changed")
 
 
@@ -494,21 +501,11 @@ def _render(item: Item, limits: ServerLimits) -> bytes:
         raise ApiError(409, f"the page cannot be shown: {error.reason}", code="bad_page") from error
     text, picture = "\n".join(found.texts), cast("PILImage.Image", found.images[0].source)
     same_text = text.startswith(item.text) and bool(item.text) == bool(text)  # an engine may keep the beginning of a long text
-    if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or _differs(picture, item.thumbnail):
+    if not same_text or found.meta["pages"] != item.metadata.get("pages", found.meta["pages"]) or differs(picture, item.thumbnail):
         raise ApiError(409, _CHANGED, code="changed")
     written = io.BytesIO()
     picture.save(written, "JPEG", quality=90)
     return written.getvalue()
-
-
-def _differs(picture: PILImage.Image, small: bytes | None) -> bool:
-    """Say whether a rendered page shows something else than the small picture of it that is in the index."""
-    if small is None:
-        return False
-    size = (_LOOK, _LOOK)
-    with PILImage.open(io.BytesIO(small), formats=("WEBP",)) as kept:
-        pair = [one.convert("L").resize(size, PILImage.Resampling.BOX) for one in (kept, picture)]
-    return ImageStat.Stat(ImageChops.difference(*pair)).mean[0] > _MOST_DIFFERENCE
 
 
 def _require_room(store: Store, items: list[Item], most: int) -> None:
@@ -549,7 +546,8 @@ def _document(item: NewItem, builder: DocumentBuilder, where: str) -> Document:
     return builder.from_keys({"image": item.image, "text": item.text}, f"{where}.")
 
 
-# `POST /v1/why`: which parts of an item's small picture pull it towards words, a picture, both, or another item
+# `POST /v1/why`: which frames of a video, which seconds of a sound, which parts of any other item's small picture pull it
+# towards words, a picture, both, or another item
 # (`like`).
 #
 # It is asked of the picture that the page shows, alone: an item of several parts has a vector of all of them, and the
@@ -559,6 +557,7 @@ def _document(item: NewItem, builder: DocumentBuilder, where: str) -> Document:
 
 why_router = APIRouter()
 _WAITING = 4
+_FRAME_SIDE = 200  # pixels of a frame that is shown, at most
 _why_queues: WeakKeyDictionary[Service, WhyQueue] = WeakKeyDictionary()
 
 
@@ -577,22 +576,27 @@ class WhyQueue:
         self.waiting = 0
         self._explain: Explainer | None = None
 
-    def __call__(self, picture: bytes, text: str, name: str, query: Any) -> dict[str, Any]:
-        """Explain one picture, and its share beside its item's text, where it has one; called in the model's thread.
+    def __call__(self, item: Item, query: Any, recording: Recording | None) -> dict[str, Any]:
+        """Explain what an item is, or its small picture, with its share beside the item's text; called in the model's thread.
 
         A query of a model with many vectors is the words themselves, each of which has its own.
         """
-        document = Document((Image(picture),), Place(f"the picture of {name[:200]!r}"))
         if self.engine.late_interaction:
+            document = Document((Image(item.thumbnail or b""),), Place(f"the picture of {item.id[:200]!r}"))
             words = match_words(self.engine, document, query)
             return {
                 "method": "words",
                 "words": [{"word": one.word, "score": one.score, "grid": one.shades, "pulls": one.cells} for one in words],
             }
         self._explain = self._explain or Explainer(self.engine)
-        why = self._explain(document, query)
-        share = self._explain.share(document, text, query) if text.strip() else 1.0
-        return {"share": share, "method": why.method, "score": why.score, "rest": why.rest, "grid": why.shades, "pulls": why.pulls}
+        why, share = explain_item(self._explain, item, query, recording)
+        found = {"share": share, **why.as_json()}
+        if isinstance(why, WhyInTime):
+            for moment, one in zip(found["moments"], why.moments, strict=True):
+                if one.frame is not None:
+                    small = thumbnail(Image(one.frame), side=_FRAME_SIDE)
+                    moment["frame"] = f"data:image/webp;base64,{base64.b64encode(small).decode()}"
+        return found
 
     def __enter__(self) -> None:
         if self.waiting >= _WAITING:
@@ -605,7 +609,7 @@ class WhyQueue:
 
 @why_router.post("/v1/why", openapi_extra=body_schema(WhyRequest))
 async def why(request: Request, service: AuthorizedService) -> Response:
-    """Say how strongly each cell of a picture pulls."""
+    """Say how strongly each frame of a video, second of a sound or cell of a picture pulls."""
     turns = _why_queues.setdefault(service, WhyQueue(service.engine))
 
     async def work(body: bytearray) -> Response:
@@ -613,21 +617,40 @@ async def why(request: Request, service: AuthorizedService) -> Response:
         service.require_index()
         asked, document = await service.run_in_thread(lambda: _read_why(body, service))
         item = await service.run_on_index(lambda store: get_item(store, asked.id))
-        picture = item.thumbnail
-        if picture is None or isinstance(recording_at(item.media), Audio):  # the small picture of a sound shows how loud it is
-            raise ApiError(400, f"the item {asked.id[:200]!r} has no picture to look at", code="no_picture", param="id")
         with turns:
+            recording, changed = await _explained_recording(item, service)
             if service.engine.late_interaction:
                 query: Any = asked.text
             elif document is None:
                 query = (await service.run_on_index(lambda store: get_item(store, str(asked.like)))).vector
             else:
                 query = await service.query(document)
-            found = await service.run_in_model_thread(lambda: turns(picture, item.text, item.id, query))
+            found = await service.run_in_model_thread(lambda: turns(item, query, recording))
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({**found, "thumbnail": item_json(item, service)["thumbnail"], "took_ms": took})
+        note = {} if changed is None else {"note": f"{changed}; this is of its small picture alone"}
+        return JSONResponse({**found, **note, "thumbnail": item_json(item, service)["thumbnail"], "took_ms": took})
 
     return await service.reader.respond(request, work)
+
+
+async def _explained_recording(item: Item, service: Service) -> tuple[Recording | None, str | None]:
+    """Return the video or sound to explain; of a video whose file cannot be read nothing, and why: its small picture is a frame of it."""
+    recording = recording_at(item.media)
+    missing = ApiError(400, f"the item {item.id[:200]!r} has no picture to look at", code="no_picture", param="id")
+    many = service.engine.late_interaction  # which compares words with the patches of a picture
+    if (recording is None or many) and (item.thumbnail is None or isinstance(recording, Audio)):
+        raise missing
+    if recording is None or many:
+        return None, None
+    if recording.modality not in service.engine.inputs.single:
+        raise missing
+    try:
+        await _same_file(item, service)
+    except ApiError as error:
+        if isinstance(recording, Audio) or item.thumbnail is None or error.status not in (404, 409):
+            raise
+        return None, error.message
+    return recording, None
 
 
 def _read_why(body: bytearray, service: Service) -> tuple[WhyRequest, Document | None]:

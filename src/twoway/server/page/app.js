@@ -135,7 +135,7 @@ async function start() {
   try {
     const index = await read("/v1/index");
     describe(index);
-    query.accept(index.takes);
+    query.accept(index.takes, index.limits);
     find("again").hidden = !index.reranker;
     find("again").title = `${index.reranker} reads the first ${PAGE} together with the question, and puts them into its order`;
     filters.listen(index.fields, () => search());

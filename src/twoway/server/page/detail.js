@@ -2,7 +2,7 @@
 
 import { el, find, score } from "./dom.js";
 import { explained, picture, title } from "./results.js";
-import { overlay } from "./why.js";
+import { overlay, timeline } from "./why.js";
 
 let at = { hits: [], place: 0, ranked: true, why: false };
 let acts = null;
@@ -104,12 +104,16 @@ function toggle(hit) {
 async function explain(hit) {
   const [said, frame] = [find("why-said"), find("detail").querySelector(".canvas")];
   find("why").setAttribute("aria-pressed", "true");
-  said.replaceChildren("Looking at its patches…");
-  still(true);
+  said.replaceChildren({ video: "Looking at its frames…", audio: "Listening to it…" }[hit.media?.kind] ?? "Looking at its patches…");
   const current = () => said.isConnected && at.why;
   try {
     const found = await acts.ask(hit.id);
-    if (current()) said.replaceChildren(...overlay(found, frame));
+    if (!current()) return;
+    const player = frame.querySelector("video, audio");
+    still(!found.moments);
+    if (found.moments && player) said.replaceChildren(...timeline(found, player));
+    else if (found.grid || found.words) said.replaceChildren(...overlay(found, frame));
+    else said.replaceChildren(el("p", {}, "Its file has moved or changed, so no moment of it can be shown."));
   } catch (error) {
     if (current()) said.replaceChildren(el("p", { class: "wrong" }, error.message));
   }

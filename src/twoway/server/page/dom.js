@@ -17,6 +17,9 @@ export function say(text) {
   find("said").textContent = text;
 }
 
+// Seconds as a player shows them.
+export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
 // Numbers as a reader of this browser's language writes them.
 export const number = (value) => value.toLocaleString();
 export const score = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");

@@ -1,20 +1,26 @@
-// What is asked: words, a picture, video or sound that was dropped, pasted or picked, both, or "like this one". The form shows it.
+// What is asked: words, a picture, video or sound that was dropped, pasted, picked or recorded, both, or "like this one". The form shows it.
 
 import { show } from "./api.js";
-import { el, find, say } from "./dom.js";
+import { clock, el, find, say } from "./dom.js";
 
 const WORDS = { image: "picture", video: "video", audio: "sound" };
 const now = { media: null, kind: "image", name: "", like: null };
 let takes = Object.keys(WORDS);
+let bounds = { sound_seconds: 60, body_bytes: 1 << 20 };
+let recorder = null;
 
-// What the model takes, of which one may be given.
-export function accept(kinds) {
+// What the model takes, of which one may be given, and what the server takes of it.
+export function accept(kinds, given) {
   takes = Object.keys(WORDS).filter((kind) => kinds.includes(kind));
+  bounds = { ...bounds, ...given };
+  find("record").hidden = !accepts("audio") || !navigator.mediaDevices?.getUserMedia || !window.MediaRecorder;
   find("file").accept = takes.map((kind) => `${kind}/*`).join();
   find("pick").hidden = !takes.length;
   const words = takes.map((kind) => WORDS[kind]);
   document.querySelector(".options .hint").textContent = words.length ? `Drop or paste a ${words.join(" or ")} anywhere.` : "";
 }
+
+export const accepts = (kind) => takes.includes(kind);
 
 // What the server is asked; nothing where nothing is given.
 export function query() {
@@ -45,6 +51,7 @@ export function listen(search) {
     }
   });
   find("pick").addEventListener("click", () => find("file").click());
+  find("record").addEventListener("click", () => (recorder ? recorder.stop() : record(search)));
   find("file").addEventListener("change", () => {
     take(find("file").files, search);
     find("file").value = "";
@@ -86,14 +93,52 @@ function take(files, search) {
     say(files.length ? `${files[0].name || "That"} is no ${words.join(" or ")}, and this model takes no other files.` : "");
     return;
   }
+  read(file, kind(file), file.name || `pasted ${WORDS[kind(file)]}`, search);
+}
+
+function read(file, kind, name, search) {
   const reader = new FileReader();
-  reader.onerror = () => say(`${file.name} cannot be read.`);
+  reader.onerror = () => say(`${name} cannot be read.`);
   reader.onload = () => {
-    Object.assign(now, { media: reader.result, kind: kind(file), name: file.name || `pasted ${WORDS[kind(file)]}`, like: null });
+    Object.assign(now, { media: reader.result, kind, name, like: null });
     draw();
     search();
   };
   reader.readAsDataURL(file);
+}
+
+// Records until the button is pressed again, or as long as the server takes; then the sound is searched with.
+async function record(search) {
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  } catch {
+    return say("The microphone cannot be used. Allow it for this page, and press again.");
+  }
+  const pieces = [];
+  const begun = performance.now();
+  const seconds = () => (performance.now() - begun) / 1000;
+  const mine = (recorder = new MediaRecorder(stream));
+  const pressed = (on) => find("record").setAttribute("aria-pressed", on);
+  mine.addEventListener("dataavailable", ({ data }) => {
+    pieces.push(data);
+    if (mine.state !== "recording") return;
+    say(`Recording, ${clock(seconds())}. Press the microphone again to search.`);
+    // A request is in base64, four letters for three bytes, with words beside; the next piece comes in a second.
+    const bytes = pieces.reduce((sum, { size }) => sum + size, 0);
+    if (seconds() > bounds.sound_seconds - 2 || bytes > 0.7 * bounds.body_bytes) mine.stop();
+  });
+  mine.addEventListener("stop", () => {
+    stream.getTracks().forEach((track) => track.stop());
+    recorder = null;
+    pressed(false);
+    const sound = new Blob(pieces, { type: mine.mimeType });
+    if (sound.size) read(sound, "audio", `recorded ${clock(seconds())}`, search);
+    else say("Nothing was recorded.");
+  });
+  pressed(true);
+  say("Recording. Press the microphone again to search.");
+  mine.start(1000);
 }
 
 let draw = () => {};

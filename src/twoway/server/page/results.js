@@ -1,12 +1,11 @@
 // The grid of what was found. One card at a time is in the order of tabs; arrows go from card to card, as in a table.
 
 import { show } from "./api.js";
-import { el, find, score } from "./dom.js";
+import { clock, el, find, score } from "./dom.js";
+import { accepts } from "./query.js";
 
 const SNIPPET = 300; // characters of a page below its picture; the style shows three lines of them
 const SMALL = 160; // pixels; a smaller picture is not blown up to the whole card
-
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
 export function waiting(count = 8) {
   const list = find("results");
@@ -40,8 +39,8 @@ export const title = (hit) =>
 const reranked = (hit) => hit.place_before !== undefined;
 const value = (hit) => score(reranked(hit) && hit.relevance !== null ? hit.relevance : hit.score);
 
-// A small picture that a model can be asked about; that of a sound shows how loud it is.
-export const explained = (hit) => hit.thumbnail && hit.media?.kind !== "audio";
+// What a model can be asked about: a video or a sound that it takes, or a small picture; that of a sound shows how loud it is.
+export const explained = (hit) => (hit.media?.kind === "audio" ? accepts("audio") : hit.thumbnail);
 
 // The last part of a place is what tells it from others: `reports/2024/plan.pdf page 3` is `plan.pdf page 3`.
 export const short = (place) => (place || "").split(/[\\/]/).pop();
@@ -69,7 +68,7 @@ function card(hit, place, acts) {
     "li",
     { class: "card", "data-id": hit.id, onkeydown: move, onfocusin: () => current(place) },
     el("button", { type: "button", class: "mat", "aria-label": `${place + 1}. ${name}${acts.ranked ? `, score ${value(hit)}` : ""}${reranked(hit) ? `, was ${hit.place_before}` : ""}. Open`, onclick: () => acts.open(place) }, shown, time),
-    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), reranked(hit) && el("span", { class: "was", title: "Its place before reranking" }, `was ${hit.place_before}`), acts.ranked && el("span", { class: "score" }, value(hit))),
+    el("p", { class: "line" }, el("span", { class: "title", title: hit.text || hit.id }, name), reranked(hit) && el("span", { class: "was", title: `Its place before reranking${hit.by_thumbnail ? "; judged by its small picture" : ""}` }, `was ${hit.place_before}`), acts.ranked && el("span", { class: "score" }, value(hit))),
     hit.page
       ? el("p", { class: "snippet", title: hit.place }, hit.text.trim().slice(0, SNIPPET))
       : el("p", { class: "place", title: hit.place }, short(hit.place) === name ? null : short(hit.place)),

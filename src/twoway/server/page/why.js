@@ -1,6 +1,6 @@
-// Which patches pull, drawn over the picture: the stronger a cell pulls, the stronger its colour.
+// Which patches pull, drawn over the picture: the stronger a cell pulls, the stronger its colour. Of a video or a sound, when it pulls.
 
-import { el, score } from "./dom.js";
+import { clock, el, score } from "./dom.js";
 
 const COLOUR = [232, 89, 12]; // the one of --heat
 const STRONGEST = 0.78;
@@ -27,16 +27,49 @@ function words(found, frame) {
 
 function lay(found, frame) {
   frame.querySelector("canvas")?.remove();
-  const image = frame.querySelector("img");
   const canvas = el("canvas", { role: "img", "aria-label": told(found) });
   frame.append(canvas);
-  // What the picture has little to do with is shown faintly, though its cells differ as much.
-  canvas.style.opacity = Math.max(FAINTEST, found.share ?? 1);
-  const paint = () => draw(canvas, image, found.grid);
+  cover(canvas, frame.querySelector("img"), found.grid, found.share);
+  canvas.addEventListener("pointermove", (event) => point(canvas, found, event));
+}
+
+// Draws over a picture, again whenever its size changes. What it has little to do with is shown faintly, though its cells differ as much.
+function cover(canvas, image, grid, share) {
+  canvas.style.opacity = Math.max(FAINTEST, share ?? 1);
+  const paint = () => draw(canvas, image, grid);
   if (image.complete) paint();
   else image.addEventListener("load", paint, { once: true });
   new ResizeObserver((_, watch) => (canvas.isConnected ? paint() : watch.disconnect())).observe(image);
-  canvas.addEventListener("pointermove", (event) => point(canvas, found, event));
+}
+
+// The moments of a video, each with its frame, or of a sound: how strongly each pulls; one that is pressed is played.
+export function timeline(found, player) {
+  const { moments } = found;
+  const strongest = moments.reduce((one, other) => (other.pull > one.pull ? other : one));
+  const list = el("ol", { class: moments[0].frame ? "moments frames" : "moments" }, ...moments.map((moment) => step(moment, found.share, player)));
+  const span = (moment) => `${clock(moment.start)} to ${clock(moment.end)}`;
+  const when = moments.some((moment) => moment.shade > 0) ? `The strongest is ${span(strongest)}.` : "All pull alike.";
+  const how = {
+    parts: () => `It scores ${score(found.score)}, a sum: ${score(found.score - found.rest)} from what is shown or heard, ${score(found.rest)} from the template around it.`,
+    occlusion: () => `It scores ${score(found.score)}. Each moment was greyed or silenced in turn; its bar is how far the score falls without it.`,
+  }[found.method];
+  return [el("p", { class: "lead" }, lead(found, player.localName === "video" ? "video" : "sound")), list, el("p", {}, when), el("p", {}, how())];
+}
+
+function step(moment, share, player) {
+  const play = () => {
+    player.currentTime = moment.start;
+    player.play();
+  };
+  const image = moment.frame && el("img", { src: moment.frame, alt: "", draggable: "false" });
+  const canvas = image && moment.grid && el("canvas", { "aria-hidden": "true" });
+  const bar = el("span", { class: "bar", "aria-hidden": "true" });
+  bar.style.setProperty("--pull", moment.shade);
+  const pull = `${moment.pull >= 0 ? "+" : ""}${moment.pull.toFixed(4)}`;
+  const said = { "aria-label": `Play from ${clock(moment.start)}, pull ${pull}`, title: `${clock(moment.start)}: ${pull}`, onclick: play };
+  const made = el("li", {}, el("button", { type: "button", class: "quiet", ...said }, image && el("span", { class: "frame" }, image, canvas), bar, el("span", {}, clock(moment.start))));
+  if (canvas) cover(canvas, image, moment.grid, share);
+  return made;
 }
 
 function draw(canvas, image, grid) {
@@ -78,12 +111,13 @@ function point(canvas, { grid, pulls }, event) {
 }
 
 // What matched most, first: the map is of the picture alone, and a page is often found by its words.
-function lead({ share }) {
-  if (share === null || share === undefined) return "Its text and its picture match equally well without each other.";
-  if (share === 1) return "By its picture.";
+function lead({ share, note }, what = "picture") {
+  if (note) return `${note[0].toUpperCase()}${note.slice(1)}.`;
+  if (share === null || share === undefined) return `Its text and its ${what} match equally well without each other.`;
+  if (share === 1) return `By its ${what}.`;
   const percent = `${Math.round(100 * share)}% of the match`;
-  if (share < 0.4) return `Mostly by its text; its picture is ${percent}.`;
-  return share > 0.6 ? `Mostly by its picture, ${percent}.` : `By its text and its picture alike; the picture is ${percent}.`;
+  if (share < 0.4) return `Mostly by its text; its ${what} is ${percent}.`;
+  return share > 0.6 ? `Mostly by its ${what}, ${percent}.` : `By its text and its ${what} alike; the ${what} is ${percent}.`;
 }
 
 const scale = (least) => el("p", { class: "scale" }, el("span", {}, least), el("span", { class: "ramp", "aria-hidden": "true" }), el("span", {}, "most"));
