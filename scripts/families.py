@@ -203,7 +203,7 @@ def try_family(name: str, kind: Any) -> Tried:
     from twoway.models import loading
 
     tiny = _tiny()
-    if name in tiny.FAMILIES:
+    if name in tiny.FAMILIES or name in tiny.LISTENERS:
         return _with_pictures(name, tiny)
     try:
         loading.require_vision_language(kind(), Path(name))
@@ -225,7 +225,7 @@ def _with_pictures(name: str, tiny: Any) -> Tried:
     from twoway.proof import probe
 
     with tempfile.TemporaryDirectory() as folder:
-        built = tiny.build(name, Path(folder))
+        built = tiny.build(tiny.LISTENERS.get(name, name), Path(folder))
         model, parts = loading.load_model(built, dtype="float32").model, load_processor(built)
     set_attention(model, "two-way")
     return _outcome(name, probe.probe(loading.inner(model), parts, paddings=("none", "left")), pictures=True)
@@ -314,8 +314,10 @@ set, and [the proof](check.md) of what the model then does, layer by layer, unpa
 - **not tried**: no small model could be made without code for the family, or it does not read a text alone.
 
 Most rows were tested with texts alone, because an image needs the family's processor; *pictures* marks those that were tested with
-images. `convert` always proves its result with images, and refuses a model whose attention is not the requested one; so it also decides
-the families that were not tried. Random weights show where attention can go, and nothing about how well a model embeds.
+images. The project's tests prove `gemma4`, `qwen2_5_omni_thinker` and `qwen3_omni_moe_thinker` on a video and on a sound, too, and
+`qwen2_vl`, `qwen2_5_vl` and `qwen3_vl` on a video. `convert` always proves its result with images, and refuses a model whose attention is
+not the requested one; so it also decides the families that were not tried. Random weights show where attention can go, and nothing about
+how well a model embeds.
 
 | family | outcome | pictures | why |
 |---|---|---|---|

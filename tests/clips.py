@@ -37,8 +37,9 @@ def brightness(pixels: np.ndarray) -> list[float]:
 def tone(path: Path, *, seconds: float = 1.0, rate: int = 16_000, channels: int = 1, hertz: float = 440.0, loud: float = 0.5) -> Path:
     """Write a tone; of two channels the second is silent."""
     samples = (loud * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate) * 32767).astype(np.int16)
-    codec = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac"}[path.suffix]
-    with av.open(str(path), "w") as container:
+    codec = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".m4a": "aac", ".webm": "libopus"}[path.suffix]
+    # What a browser records says not how long it is.
+    with av.open(str(path), "w", options={"live": "1"} if path.suffix == ".webm" else {}) as container:
         stream = container.add_stream(codec, rate=rate, layout="stereo" if channels == 2 else "mono")
         whole = np.stack([samples, *[np.zeros_like(samples)] * (channels - 1)], axis=1).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="stereo" if channels == 2 else "mono")

@@ -9,9 +9,11 @@ import struct
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
-from clips import tone
+from clips import clip, tone
 from documents import family
+from tiny import LISTENERS
 from twoway.content import Audio, ContentError, Document, Text
 from twoway.data.collators import collate
 from twoway.data.config import MaskingConfig
@@ -47,7 +49,13 @@ class Ears:
 
 @pytest.mark.parametrize(
     ("name", "made"),
-    [("a.wav", {"rate": 8000}), ("b.flac", {"rate": 96_000}), ("c.mp3", {"rate": 44_100, "channels": 2}), ("d.wav", {"rate": 192_000})],
+    [
+        ("a.wav", {"rate": 8000}),
+        ("b.flac", {"rate": 96_000}),
+        ("c.mp3", {"rate": 44_100, "channels": 2}),
+        ("d.wav", {"rate": 192_000}),
+        ("e.webm", {"rate": 48_000}),
+    ],
 )
 def test_any_rate_and_any_channels_become_what_a_model_hears(tmp_path, name, made):
     opened = sound(tone(tmp_path / name, **made)).opened(None, DEFAULT)
@@ -87,11 +95,20 @@ def test_near_copies_of_a_sound_are_of_one_pitch(tmp_path):
         (b"", "is empty"),
         (b"no sound at all" * 40, "is broken or in an unknown format"),
         ({"seconds": 5}, "is 5 seconds long, and the bound is 3; cut it into several rows"),
+        ("video", r"has no audio stream \(it has: video\)"),
+        ("still", "is a still picture"),
+        ("torn", "says that it is 3.0 seconds long, and its samples end at second 1.5: it is torn"),
     ],
 )
 def test_what_is_no_sound_is_an_error_of_its_row(tmp_path, made, says):
     if isinstance(made, bytes):
         (tmp_path / "a.wav").write_bytes(made)
+    elif made == "video":
+        clip(tmp_path / "a.mp4", frames=4).rename(tmp_path / "a.wav")
+    elif made == "still":
+        PILImage.new("RGB", (9, 9)).save(tmp_path / "a.wav", "PNG")
+    elif made == "torn":
+        os.truncate(tone(tmp_path / "a.wav", seconds=3), 44 + 3 * 16_000)
     else:
         tone(tmp_path / "a.wav", **made)
     (tmp_path / "rows.jsonl").write_text('{"audio": "a.wav", "text": "x"}\n')
@@ -129,8 +146,9 @@ def test_every_kind_of_source_holds_sounds(tmp_path):
     assert next(iter(open_source(tmp_path / "sounds", images="lazy"))).parts[0].file == tmp_path / "sounds" / "b.mp3"
 
 
-def test_vectors_of_sounds_are_those_of_sentence_transformers(tiny_encoder, tmp_path):
-    engine = open_embedder(tiny_encoder(HEARS), device="cpu")
+@pytest.mark.parametrize("name", LISTENERS.values())
+def test_vectors_of_sounds_are_those_of_sentence_transformers(name, tiny_encoder, tmp_path):
+    engine = open_embedder(tiny_encoder(name), device="cpu")
     first, second = (tone(tmp_path / f"{hertz}.wav", hertz=hertz, seconds=0.5).read_bytes() for hertz in (440, 900))
     documents = [Document((Audio(first),)), Document((Text("before"), Audio(second))), Document((Text("words"),))]
     value = [Audio(one).opened(None, DEFAULT).value for one in (first, second)]
@@ -139,13 +157,15 @@ def test_vectors_of_sounds_are_those_of_sentence_transformers(tiny_encoder, tmp_
     found = engine.array(documents)
     np.testing.assert_allclose(found, theirs, atol=1e-5)
     assert np.abs(found[0] - engine.array([Document((Audio(second),))])).max() > 1e-4
-    with pytest.raises(ContentError, match="the sound is 5 seconds long, and this model hears 4; cut it"):
-        engine.array([Document((Audio(tone(tmp_path / "long.wav", seconds=5)),))])
+    hears = 30 if name == "gemma4" else 4
+    with pytest.raises(ContentError, match=f"the sound is {hears + 1} seconds long, and this model hears {hears}; cut it"):
+        engine.array([Document((Audio(tone(tmp_path / "long.wav", seconds=hears + 1, rate=8000)),))])
 
 
+@pytest.mark.parametrize("name", LISTENERS.values())
 @pytest.mark.parametrize("attention", ["causal", "two-way"])
-def test_the_proof_asks_who_hears_a_later_second(attention, tiny_model):
-    found = open_model(tiny_model(HEARS))
+def test_the_proof_asks_who_hears_a_later_second(attention, name, tiny_model):
+    found = open_model(tiny_model(name))
     set_attention(found.model, attention)
     verdict = probe(found.model, found.processor, paddings=("none",), time=True)
     assert [cell.kind for cell in verdict.cells] == ["text", "image", "video", "audio"]

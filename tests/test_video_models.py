@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import partial
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PILImage
+from rich.console import Console
 
 import twoway
 from clips import clip
@@ -29,6 +31,7 @@ from twoway.methods.pretrain.method import prepare, pretrain
 from twoway.models.attention import set_attention
 from twoway.models.opening import open_model
 from twoway.proof.probe import probe
+from twoway.search.terminal import print_hits
 from twoway.training.probes import Prober, measure_modalities, pair_pictured_rows
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -161,6 +164,20 @@ def test_masked_tubes_of_a_video_are_targets_and_seen_by_nobody(name, way, tiny_
     assert torch.isfinite(before["mae"].total + before["mlm"].total)
 
 
+def test_tubes_and_frames_of_a_video_are_masked_whole(tiny_model):
+    parts = family(tiny_model("qwen2_vl"))
+    row = parts.encoder()("row", Document((Image(still()), frames(8), Text("words"), frames(4, seed=1))))
+    of_video = row.inputs["input_ids"] == parts.geometry.video_token
+    for unit in ("patch", "tube", "frame"):
+        masked = mask_inputs(row, MaskingConfig(video=unit), seed=0, epoch=0, mask_token=1, geometry=parts.geometry)
+        assert int(masked.patch_mask.sum()) == int(row.image_tokens.sum()) / 2, "half of each picture and video"
+        pairs = masked.patch_mask[of_video][:-8].view(4, -1)
+        tube, whole = bool((pairs == pairs[0]).all()), bool((pairs == pairs[:, :1]).all())
+        assert (tube, whole) == (unit == "tube", unit == "frame")
+        stays = masked.patch_mask[row.image_tokens & ~of_video]
+        assert 0 < int(stays.sum()) < len(stays), "a picture is masked patch by patch"
+
+
 def test_what_the_order_of_frames_gives_words_is_measured(tiny_model):
     prepared = made(tiny_model, "qwen2_vl", mae_weight=0.0)
     prober = Prober(family_encoder(prepared), partial(collate, pad_token=0), prepared.geometry, prepared.token.id)
@@ -189,9 +206,13 @@ def test_segments_are_items_with_their_times(tiny_encoder, tmp_path):
     twoway.index(tmp_path / "vectors", tmp_path / "db")
     store = twoway.open_store(tmp_path / "db")
     try:
-        hits = twoway.Finder(store, twoway.open_embedder(model, device="cpu")).search("grey", top_k=9)
+        hits = twoway.Finder(store, twoway.open_embedder(model, device="cpu")).search("grey", top_k=9, why=True)
     finally:
         store.close()
+    assert all(one.why.moments[0].start == one.item.metadata["start"] for one in hits), "what pulls is said by the seconds of the file"
+    console = Console(file=io.StringIO(), width=120)
+    print_hits(hits, console)
+    assert console.file.getvalue().count(" s, most from second ") == 4
     times = sorted((one.item.metadata["start"], one.item.metadata["end"]) for one in hits if "a.mp4" in one.item.id)
     assert times == [(0, 2), (2, 4), (4, 5)]
     assert {one.item.id.rpartition("/")[2] for one in hits} == {"a.mp4@0", "a.mp4@2", "a.mp4@4", "b.mp4@0"}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FAMILIES: tuple[str, ...] = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_onevision", "internvl", "gemma3", "paligemma",
 )  # fmt: skip
+# Families that hear, by their model type: the thinkers of Qwen-Omni, and Gemma 4.
+LISTENERS = {"qwen2_5_omni_thinker": "qwen2_5_omni", "qwen3_omni_moe_thinker": "qwen3_omni", "gemma4": "gemma4"}
 TEXT_FAMILIES: tuple[str, ...] = ("llama", "qwen2", "bert")
 
 HIDDEN, LAYERS, IMAGE = 32, 3, 28
@@ -167,8 +169,8 @@ def _qwen3_vl() -> tuple[Any, Any]:
     return _qwen("Qwen3VL", tf.Qwen3VLConfig, _qwen_image(16), **vision, **extra)
 
 
-def _qwen2_5_omni() -> tuple[Any, Any]:
-    """The thinker of Qwen2.5-Omni, which hears."""
+def _omni() -> tuple[Any, dict[str, int], dict[str, Any]]:
+    """Return what the thinkers of Qwen-Omni, which hear, have in common: tokenizer, ids of tokens, and text config."""
     named = {
         "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>", "vision_bos_token": "<|vision_bos|>",
         "vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>",
@@ -180,11 +182,17 @@ def _qwen2_5_omni() -> tuple[Any, Any]:
     template = TEMPLATE.format(start="<|im_start|>", end="<|im_end|>", image="<|vision_bos|><|IMAGE|><|vision_eos|>", media=media)
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
     tok = tokenizer(specials, template=template, eos_token="<|im_end|>", pad_token="<|endoftext|>", extra_special_tokens=named)
-    ids = {f"{name}_token_index": tok.convert_tokens_to_ids(named[f"{name}_token"]) for name in ("image", "video", "audio")}
+    ids = {f"{name}_token_id": tok.convert_tokens_to_ids(named[f"{name}_token"]) for name in ("image", "video", "audio")}
     ids |= {f"{ours}_{side}_token_id": tok.convert_tokens_to_ids(named[f"{ours}_{theirs}_token"]) for ours in ("vision", "audio")
             for side, theirs in (("start", "bos"), ("end", "eos"))}  # fmt: skip
     tokens = {"pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id, "bos_token_id": tok.pad_token_id}
     text = {**LANGUAGE, **tokens, "vocab_size": _rows(tok, 9), "rope_parameters": dict(MROPE)}
+    return tok, ids, text
+
+
+def _qwen2_5_omni() -> tuple[Any, Any]:
+    tok, ids, text = _omni()
+    ids |= {f"{name}_token_index": ids.pop(f"{name}_token_id") for name in ("image", "video", "audio")}
     del text["head_dim"]
     vision = {"depth": 2, "hidden_size": HIDDEN, "out_hidden_size": HIDDEN, "intermediate_size": 48, "num_heads": 4, "patch_size": 14}
     audio = {"num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "d_model": HIDDEN,
@@ -195,7 +203,27 @@ def _qwen2_5_omni() -> tuple[Any, Any]:
     size = {"shortest_edge": 28**2, "longest_edge": 56**2}
     processor = tf.Qwen2_5OmniProcessor(
         _qwen_image(14), tf.models.qwen2_vl.Qwen2VLVideoProcessor(patch_size=14, size=size),
-        tf.WhisperFeatureExtractor(feature_size=16, chunk_length=4), tok, chat_template=template,
+        tf.WhisperFeatureExtractor(feature_size=16, chunk_length=4), tok, chat_template=tok.chat_template,
+    )  # fmt: skip
+    return tf.AutoModelForImageTextToText.from_config(config), processor
+
+
+def _qwen3_omni() -> tuple[Any, Any]:
+    """Its layers have experts, and its tower gives states of several layers."""
+    tok, ids, text = _omni()
+    text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    vision = {"depth": 2, "hidden_size": HIDDEN, "out_hidden_size": HIDDEN, "intermediate_size": 48, "num_heads": 4, "patch_size": 16}
+    audio = {"num_mel_bins": 16, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "d_model": HIDDEN,
+             "output_dim": HIDDEN, "downsample_hidden_size": 8}  # fmt: skip
+    config = tf.Qwen3OmniMoeThinkerConfig(
+        text_config=text,
+        vision_config={**vision, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        audio_config=audio,
+        **ids,
+    )
+    processor = tf.Qwen3OmniMoeProcessor(
+        _qwen_image(16), tf.models.qwen2_vl.Qwen2VLVideoProcessor(patch_size=16, size={"shortest_edge": 32**2, "longest_edge": 64**2}),
+        tf.WhisperFeatureExtractor(feature_size=16, chunk_length=4), tok, chat_template=tok.chat_template,
     )  # fmt: skip
     return tf.AutoModelForImageTextToText.from_config(config), processor
 
@@ -295,6 +323,34 @@ def _gemma3() -> tuple[Any, Any]:
     return tf.AutoModelForImageTextToText.from_config(config), tf.Gemma3Processor(image, tok, chat_template=template, image_seq_length=4)
 
 
+def _gemma4() -> tuple[Any, Any]:
+    """Its smaller models hear; each layer gets embeddings of its own, and the last ones share keys and values."""
+    kinds = {name: f"<|{name}|>" for name in ("image", "audio", "video")}
+    named = {f"{name}_token": kinds[name] for name in ("image", "audio")}
+    named |= {"boi_token": "<|image>", "eoi_token": "<image|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    media = "".join(f"{{% elif c['type'] == '{name}' %}}{kinds[name]}" for name in ("video", "audio"))
+    template = TEMPLATE.format(start="<|turn>", end="<turn|>", image=kinds["image"], media=media)
+    specials = ["<pad>", "<eos>", "<bos>", "<mask>", "<|turn>", "<turn|>", *named.values(), kinds["video"]]
+    tok = tokenizer(specials, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", extra_special_tokens=named, padding_side="left")
+    layers = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 16, "global_head_dim": 8}
+    text = {**LANGUAGE, **layers, "vocab_size": _rows(tok), "tie_word_embeddings": True, "num_kv_shared_layers": 1}
+    text |= {"vocab_size_per_layer_input": _rows(tok), "hidden_size_per_layer_input": 4}
+    text |= {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+    vision = {**TOWER, "num_key_value_heads": 4, "head_dim": 8, "patch_size": 4, "position_embedding_size": 640}
+    audio = {"hidden_size": HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 4, "subsampling_conv_channels": [16, 4],
+             "output_proj_dims": HIDDEN, "attention_chunk_size": 4, "attention_context_left": 5}  # fmt: skip
+    ids = {f"{name}_token_id": tok.convert_tokens_to_ids(token) for name, token in kinds.items()}
+    ids |= {f"{name}_token_id": tok.convert_tokens_to_ids(named[f"{name}_token"]) for name in ("boi", "eoi", "boa")}
+    ids["eoa_token_index"] = tok.convert_tokens_to_ids("<audio|>")
+    config = tf.Gemma4Config(text_config=text, vision_config=vision, audio_config=audio, **ids)
+    sizes = {"patch_size": 4, "max_soft_tokens": 70}
+    processor = tf.Gemma4Processor(
+        tf.Gemma4AudioFeatureExtractor(feature_size=16), tf.Gemma4ImageProcessor(**sizes), tok, tf.Gemma4VideoProcessor(**sizes),
+        chat_template=template,
+    )  # fmt: skip
+    return tf.AutoModelForImageTextToText.from_config(config), processor
+
+
 def _paligemma() -> tuple[Any, Any]:
     specials = ["<pad>", "<eos>", "<bos>", "<image>"]
     tok = tokenizer(specials, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", extra_special_tokens={"image_token": "<image>"})
@@ -334,12 +390,14 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "qwen2_5_omni": _qwen2_5_omni,
+    "qwen3_omni": _qwen3_omni,
     "qwen3_5": _qwen3_5,
     "idefics3": lambda: _idefics("Idefics3"),
     "smolvlm": _smolvlm,
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "gemma3": _gemma3,
+    "gemma4": _gemma4,
     "paligemma": _paligemma,
     "llama": lambda: _text(tf.LlamaConfig),
     "qwen2": lambda: _text(tf.Qwen2Config),

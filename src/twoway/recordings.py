@@ -231,6 +231,7 @@ def import_av() -> ModuleType:
 _CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,wav,w64,mp3,flac,aac,aiff,au,caf,amr"
 _FAR = 2.0  # seconds between two frames from which on the reader jumps
 _TORN = 1.0  # seconds that may be missing at the end of what a container says
+_ESTIMATED = {"mp3", "aac", "amr"}  # formats that do not say how long they are: FFmpeg guesses it from the rate of bits
 
 
 def child_video(
@@ -408,6 +409,9 @@ def child_sound(file: str, start: float | None, end: float | None, longest: floa
         samples = np.concatenate([*_samples(container, stream, rate, start or 0, end, longest), np.zeros(0, np.float32)])
         if not len(samples):
             raise ContentError("holds no samples")
+        ends = (start or 0) + len(samples) / rate
+        if last < math.inf and last - ends > _TORN and not _ESTIMATED & set(container.format.name.split(",")):
+            raise ContentError(f"says that it is {seconds:.1f} seconds long, and its samples end at second {ends:.1f}: it is torn")
         return {"sampling_rate": rate, "samples": len(samples)}, samples.tobytes() if decode else b""
 
 

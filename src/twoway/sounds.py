@@ -7,6 +7,7 @@ a processor hears is an error of its row, not cut in silence. Silence is a sound
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import math
 import re
@@ -120,7 +121,7 @@ class Audio(Recording):
     def fitted(self, processor: Any, place: Place | None) -> Self:
         """See `Media`: at the rate that the processor asks for, and no longer than it hears."""
         extractor = getattr(processor, "feature_extractor", None)
-        rate, longest = int(getattr(extractor, "sampling_rate", self.source.rate)), getattr(extractor, "n_samples", None)
+        rate, longest = int(getattr(extractor, "sampling_rate", self.source.rate)), _longest(extractor)
         values = resampled(self.source.values, self.source.rate, rate)
         if longest and len(values) > longest:
             long, heard = len(values) / rate, longest / rate
@@ -216,6 +217,15 @@ class Audio(Recording):
             long, bound = len(values) / rate, of.max_sound_seconds
             raise ContentError(f"{self} is {long:,.0f} seconds long, and the bound is {bound:,.0f}; cut it into several rows", place)
         return type(self)(Samples(values, rate))
+
+
+def _longest(extractor: Any) -> int | None:
+    """Return the samples that a feature extractor hears: as many as it says, or cuts a longer sound to; nothing where all are heard."""
+    if extractor is None or hasattr(extractor, "n_samples"):
+        return getattr(extractor, "n_samples", None)
+    asked = inspect.signature(type(extractor).__call__).parameters
+    cuts, most = (getattr(asked.get(name), "default", None) for name in ("truncation", "max_length"))
+    return most if cuts is True and isinstance(most, int) else None
 
 
 def _wav(samples: Samples) -> bytes:

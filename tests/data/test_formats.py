@@ -12,7 +12,7 @@ from twoway.content import ContentError, Text
 from twoway.data.config import SourceConfig
 from twoway.data.mixture import open_mixture
 from twoway.data.rows import Policy
-from twoway.data.sources.formats import FORMATS, document_format
+from twoway.data.sources.formats import FORMATS, document_format, mammoth_vl
 from twoway.errors import UsageError
 
 
@@ -93,8 +93,11 @@ def test_mammoth_vl(read):
     row = {"id": "3", "image": ["pictures/1.png"], "conversations": several}
     with pytest.raises(ContentError, match="the text has 2 times <image> for 1 pictures"):
         read("mammoth-vl", row, lines=True)
-    with pytest.raises(ContentError, match="the row has a video"):
-        read("mammoth-vl", {"id": "4", "video": "a.mp4", "conversations": turns}, lines=True)
+    for mark in ("<image>", "<video>"):
+        parts = mammoth_vl({"id": "4", "video": "a.mp4", "conversations": [{"from": "human", "value": f"{mark}\nWhat is it?"}, turns[1]]})
+        assert parts == [{"video": "a.mp4"}, {"text": "\nWhat is it?\nA cat."}]
+    with pytest.raises(ContentError, match="the row has a video and an image, and its marks do not tell which stands where"):
+        read("mammoth-vl", {"id": "5", "video": "a.mp4", "image": "pictures/1.png", "conversations": turns}, lines=True)
 
 
 def test_mmeb_train(read):

@@ -222,6 +222,9 @@ def test_vlm2vec_v2(read):
     (found,) = read("vlm2vec-v2", row)
     assert (kinds(found.query), kinds(found.positive), found.task) == ("it", "t", "MMEB/OK-VQA")
     assert [one.texts for one in found.negatives] == [("a circle",)]
+    frames = {"paths": [f"images/{number}.png" for number in range(3)], "bytes": [None] * 3, "resolutions": [[4, 4]] * 3}
+    sides = PAIR_FORMATS["vlm2vec-v2"]({"query_text": "<|video_pad|>\nWhat is it?", "query_image": frames, "pos_text": "a square"})
+    assert sides.query == [{"video": frames["paths"]}, {"text": "\nWhat is it?"}]
 
 
 @pytest.mark.parametrize(

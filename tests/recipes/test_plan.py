@@ -30,6 +30,21 @@ def test_rows_and_steps_of_three_stages_are_those_of_the_recipe():
     assert (contrastive.work.steps, contrastive.work.rows) == (2000, 2000 * 1024)
 
 
+def test_a_video_is_planned_by_its_frames():
+    """Qwen2.5-VL takes frames in pairs, 28 x 28 pixels of both a token."""
+    few, many = (
+        {
+            one.name: one
+            for one in plan(RECIPES / "moca-video-3b.yaml", "h200x8", [f"pretrain.limits.num_frames={count}"]).stages[0].work.sources
+        }
+        for count in (8, 4)
+    )
+    each = 640 * 360 / 28**2
+    assert few["video-caption"].tokens / few["video-caption"].rows == pytest.approx(140 + 4 * each)
+    assert many["video-qa"].tokens / many["video-qa"].rows == pytest.approx(140 + 2 * each)
+    assert many["colpali"] == few["colpali"]
+
+
 def test_hours_are_operations_over_what_is_reached(moca):
     machine = moca.hardware
     total = sum(one.work.products.total for one in moca.stages)

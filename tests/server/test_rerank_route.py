@@ -12,7 +12,8 @@ import twoway
 from made_vectors import pictures
 from page_server import make_clips
 from rerank_toys import speaking
-from twoway.content import Document, Text
+from twoway.content import CandidatePair, Document, Text
+from twoway.embedding.embedder import make_items
 from twoway.embedding.reranker import open_reranker
 from twoway.search.reading import read_item
 from twoway.search.terminal import print_hits
@@ -112,9 +113,9 @@ def test_a_video_is_judged_by_its_frames_and_by_its_thumbnail_where_it_is_gone(s
     assert "by_thumbnail" not in hits[name]
     assert hits["tone"]["relevance"] is None, "this reranker takes no sounds, and a drawing of its loudness is none"
     item, query = store.get(name), Document((Text("w1"),))
-    monkeypatch.setattr(reranker.lengths, "longest", 40)
-    fitted = read_item(reranker, query, item).document.parts[0]
-    assert 1 < fitted.num_frames < reranker.settings.limits.num_frames, "as many frames as a row has room for"
+    (whole,) = make_items(reranker, [CandidatePair.of(query, read_item(reranker, query, item).document)])
+    monkeypatch.setattr(reranker.lengths, "longest", round(whole.length))
+    assert read_item(reranker, query, item).document.parts[0].num_frames == 4, "as many frames as a row has room for, with its template"
     monkeypatch.undo()
     file.unlink()
     hits = found()

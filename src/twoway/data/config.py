@@ -16,6 +16,7 @@ MINED_FILE = "mine.json"
 SCORED_FILE = "score.json"  # the same beside rows with a teacher's scores
 QUERY, DOCUMENT = "query", "document"  # the sides of a pair, as prompts are called
 Unit = Literal["token", "word", "span"]
+VideoUnit = Literal["patch", "tube", "frame"]
 OnBad = Literal["fail", "skip"]  # a bad row stops the run, or is left out, counted and listed
 
 
@@ -128,6 +129,9 @@ class MaskingConfig:
     random: Share = Field(default=0.0, description="share of the masked tokens that become a random one; the others become the mask token")
     unit: Unit = Field(default="token", description="what is masked at once")
     patches: Share = Field(default=0.5, description="share of each picture's tokens that is masked")
+    video: VideoUnit = Field(
+        default="patch", description="what of a video is masked at once: a patch, a tube (its place in all frames), or whole frames"
+    )
     noise: Literal["independent", "shared"] = Field(default="independent", description="masked patches have noise of their own, or one")
     masking: Literal["joint", "alternate"] = Field(default="joint", description="alternate: words in some rows, patches in the others")
     whole_pictures: Share = Field(default=0.0, description="share of rows with words whose pictures are left whole")

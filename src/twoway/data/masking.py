@@ -6,6 +6,9 @@ a row falls into nor on the options of the other modality. Noise is drawn in the
 Deviations: the paper says 40% of words; here the number of masked tokens is that share of the row's words, rounded up or down at random so
 that the mean is exact, in short rows too. The released code has one noise vector for a batch; `noise: shared` has one for an epoch,
 since a batch is no part of a row's identity.
+
+A token of a video stands for a pair of frames, and is masked in both. `video: tube` masks its place in all frames (VideoMAE,
+arXiv 2203.12602, section 3.2), so that no frame shows what another hides; `frame` masks whole pairs.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ def mask_inputs(
             found = geometry.places(inputs, example.pictures, example.grids)
         except ContentError as error:
             raise ContentError(error.reason, example.place) from error
-        masked = choose_patches(found.units, found.cells, example.pictures.numpy(), config.patches, random_stream("patches", *key))
+        cells = geometry.cells_in_time(found.cells, inputs, example.pictures, config.video)
+        masked = choose_patches(found.units, cells, example.pictures.numpy(), config.patches, random_stream("patches", *key))
         units = found.units[masked]
         targets = geometry.take(inputs, units)
         inputs = geometry.put(inputs, units, noise(config, geometry, len(units), key))

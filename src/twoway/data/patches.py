@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from .config import VideoUnit
+
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
@@ -283,7 +285,8 @@ def find_grid(tiles: Tensor, side: int) -> TileGrid | None:
 #
 # A video of a family with rows of patches has tokens and pixels of its own, laid out alike; its units follow those of
 # the row's pictures. A token of it stands for as many frames as the tower takes at once, so a masked one is a tube
-# through these. What shows in the frames before and after stays visible.
+# through these. What shows in the frames before and after stays visible, unless tubes go through all of them, or whole
+# frames are masked (`cells_in_time`).
 
 PIXELS, GRID, SIZES = "pixel_values", "image_grid_thw", "image_sizes"
 VIDEO_PIXELS, VIDEO_GRID = "pixel_values_videos", "video_grid_thw"
@@ -406,6 +409,18 @@ class PatchGeometry:
             first += count
         starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1, [len(numbers)]])
         return PatchPlaces(units, np.arange(len(numbers)) - np.repeat(starts[:-1], np.diff(starts)))
+
+    def cells_in_time(self, cells: Ints, inputs: Mapping[str, Tensor], pictures: Tensor, unit: VideoUnit) -> Ints:
+        """Return the cells of `places` such that those of a video are tubes through all its frames, or whole frames; images keep theirs."""
+        if unit == "patch" or VIDEO_GRID not in inputs or self.video_token is None:
+            return cells
+        ids, made = inputs["input_ids"], cells.copy()
+        is_video = (ids[self.is_patch(ids)] == self.video_token).numpy()
+        numbers = np.where(is_video, pictures.numpy(), -1)
+        for number, (_, height, width) in zip(np.unique(numbers[is_video]), inputs[VIDEO_GRID].tolist(), strict=True):
+            own, area = numbers == number, height * width // self.patches
+            made[own] = cells[own] % area if unit == "tube" else cells[own] // area
+        return made
 
     def take(self, inputs: Mapping[str, Tensor], units: Ints) -> Tensor:
         """Return the values (tokens, values) of these units, patch by patch."""

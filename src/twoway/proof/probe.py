@@ -14,8 +14,10 @@ Only *more padding* changes the shape, and so the order of additions and, where 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
+from collections.abc import MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -452,7 +454,8 @@ def _extend(
 # ones. The test is local: what the other layers do cannot hide a layer that was left causal. A layer that is not
 # moved enough is asked again with other contents: training can leave a layer whose attention is so sure of itself
 # that noise at a later position gets no weight that a float32 can hold. What comes close to another state of the row
-# gets some, where the row looks at that state; a causal layer is moved by none.
+# gets some, where the row looks at that state; a causal layer is moved by none. Where layers share keys and values, a
+# layer that takes another's is given these with the nudge, too.
 
 CONTENTS = 32  # of a later position, that a layer is asked with before it is said not to look there
 CLOSE = 0.3  # of another state: near enough to be looked at like it, and not the same
@@ -539,7 +542,7 @@ class Watcher:
 
             def run(at: int, content: int) -> torch.Tensor:
                 new_args, new_kwargs = _with_hidden(hidden_with(hidden, at, content), args, kwargs)
-                return _first(layer.forward(*new_args, **new_kwargs))
+                return _first(layer.forward(*new_args, **{name: _shared_with(one, at, content) for name, one in new_kwargs.items()}))
 
             for probe in probes:
                 # A sliding window hides what is far away from every layer alike; only what is near can tell the layers apart.
@@ -622,6 +625,21 @@ def hidden_with(hidden: torch.Tensor, at: int, content: int) -> torch.Tensor:
     other = int(torch.randint(hidden.shape[1], (1,), generator=generator))
     changed = hidden.clone()
     changed[0, at] = _with_noise(hidden[0, other], CLOSE, generator)  # the same state would be a second copy of what is seen already
+    return changed
+
+
+def _shared_with(given: Any, at: int, content: int) -> Any:
+    """Put another content at a position of the keys and values that layers share, in a copy: a layer that takes them looks at no others.
+
+    Anything else that a layer is given stays as it is.
+    """
+    if not isinstance(given, MutableMapping):
+        return given
+    changed = copy.copy(given)
+    for name, states in given.items():
+        # Rows, heads, positions, width: the heads of a position become one state.
+        nudged_states = (hidden_with(one.transpose(1, 2).flatten(2), at, content) for one in states)
+        changed[name] = tuple(new.unflatten(2, (one.shape[1], -1)).transpose(1, 2) for new, one in zip(nudged_states, states, strict=True))
     return changed
 
 

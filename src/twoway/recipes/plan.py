@@ -287,7 +287,8 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
     means = [(one.label, means_of(one, said, pairs=pairs, where=stage.name)) for one in config.data]
     contrastive = isinstance(config, PairsConfig)
     grid = PictureGrid.of(model.name, model.config)
-    means = [(name, _shown(one, grid.area, config)) for name, one in means]
+    together = getattr(model.config.vision_config, "temporal_patch_size", 1)
+    means = [(name, _shown(one, grid.area, config, -(-config.limits.num_frames // together))) for name, one in means]
     made = [_contents(one, config, contrastive=contrastive) for _, one in means]
     each = [sum(content.length * times for content, times in contents) for contents in made]
     listed = sum(one.rows or 0.0 for _, one in means)
@@ -379,11 +380,13 @@ def _rows(
     return tokens / mean, (note,)
 
 
-def _shown(means: Means, area: int, config: MethodConfig) -> Means:
-    """Return the means with pictures as large as the stage has them."""
-    content = means.content.shown(area, config.min_pixels, config.max_pixels)
-    answer = means.answer.shown(area, config.min_pixels, config.max_pixels) if means.answer is not None else None
-    return replace(means, content=content, answer=answer)
+def _shown(means: Means, area: int, config: MethodConfig, frames: int) -> Means:
+    """Return the means with pictures as large, and videos as long, as the stage has them."""
+
+    def shown(one: Content) -> Content:
+        return one.shown(area, config.min_pixels, config.max_pixels, frames)
+
+    return replace(means, content=shown(means.content), answer=None if means.answer is None else shown(means.answer))
 
 
 _LAYOUT = 70.0  # tokens of the question that a reranker is asked, around query and candidate
@@ -430,10 +433,10 @@ def _cost(contents: Sequence[tuple[Content, float]], weight: float) -> float:
 #
 # A content is its words' tokens, its pictures, and the image tokens of each; a pair has two contents. The figures
 # assume photographs of 700 x 550 pixels and pages of 1700 x 2200, brought within the stage's `min_pixels` and
-# `max_pixels`, captions of 140 tokens, web texts cut to 2,048. None is measured here: `twoway data check` measures a
+# `max_pixels`, frames of 640 x 360, captions of 140 tokens, web texts cut to 2,048. None is measured here: `twoway data check` measures a
 # source that is there. Rows are the source's cap, or what a set is known to hold where it has none.
 
-_PHOTO, _PAGE = 700.0 * 550.0, 1700.0 * 2200.0
+_PHOTO, _PAGE, _FRAME = 700.0 * 550.0, 1700.0 * 2200.0, 640.0 * 360.0
 
 
 @dataclass(frozen=True)
@@ -444,11 +447,17 @@ class Content:
     pictures: float = 0.0
     tokens: float = 0.0  # of one picture
     pixels: float = 0.0  # of one picture whose tokens are not said
+    frames: bool = False  # whether a picture is a video, with frames of so many pixels
 
-    def shown(self, area: int, least: int | None, most: int | None) -> Content:
-        """Return it with the tokens that its pictures get, `area` pixels each, where they are brought within bounds."""
+    def shown(self, area: int, least: int | None, most: int | None, frames: int) -> Content:
+        """Return it with the tokens that its pictures get, `area` pixels each, where they are brought within bounds.
+
+        A video counts as so many pictures, one for the `frames` that share tokens, which the processor has bounds of its own for.
+        """
         if self.tokens or not self.pixels:
             return self
+        if self.frames:
+            return replace(self, pictures=self.pictures * frames, tokens=self.pixels / area)
         return replace(self, tokens=min(max(self.pixels, least or 0.0), most or math.inf) / area)
 
     @property
@@ -477,12 +486,16 @@ ROWS: dict[str, Means] = {
     "docmatix": Means(Content(150, 1, pixels=_PAGE)),
     "visrag": _PAGES,
     "colpali": _PAGES,
+    "llava-hound": Means(Content(140, 1, pixels=_FRAME, frames=True)),
 }
 PAIRS: dict[str, Means] = {
     "mmeb-train": Means(Content(60, 0.8, pixels=_PHOTO), Content(20, 0.3, pixels=_PHOTO)),
     "mme5": Means(Content(60, 0.8, pixels=_PHOTO), Content(40, 0.3, pixels=_PHOTO)),
     "visrag": _SEARCHED,
     "colpali": _SEARCHED,
+    "llava-hound-caption": Means(Content(30, 1, pixels=_FRAME, frames=True), Content(140)),
+    "llava-hound-qa": Means(Content(40, 1, pixels=_FRAME, frames=True), Content(30)),
+    "llava-hound-video": Means(Content(150), Content(10, 1, pixels=_FRAME, frames=True)),
     "e5": Means(Content(30), Content(150)),
 }
 # Sets prepared by MoCa's authors (`moca`, `moca-pairs`), by the last name in their spec: rows as long as those of this format.
@@ -497,6 +510,7 @@ PREPARED = {
     "visrag_ind": "visrag",
     "visrag_syn": "visrag",
     "tevatron_colpali": "colpali",
+    "video_240k_caption_15k.jsonl": "llava-hound",  # conversations about videos, read as those of mammoth-vl
 }
 FIELDS = "ROWS:TEXT:PICTURES:TOKENS, and for pairs :TEXT:PICTURES:TOKENS of the answer"
 
@@ -546,6 +560,8 @@ def _length_as(source: SourceConfig) -> str:
     """Return the format whose rows are as long as a source's."""
     if source.row_template == "moca":
         return PREPARED.get(_last_name(source), "")
+    if source.row_template == "mammoth-vl":
+        return PREPARED.get(_last_name(source), "mammoth-vl")
     # In `MoCa-CL-Pairs` all that is no page is MMEB-train with negatives.
     return PREPARED.get(_last_name(source), "mme5") if source.row_template == "moca-pairs" else source.row_template or ""
 

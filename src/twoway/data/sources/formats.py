@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 FORMATS: dict[str, DocumentFormat] = {}
 # Where MoCa's prepared sets have a picture in their texts.
 _MOCA = re.compile(re.escape("<|vision_start|><|image_pad|><|vision_end|>"))
+_SHOWN = re.compile(r"<image>|<video>")  # for a video, in the sets of LLaVA's family
 
 
 def document_format(template: str) -> DocumentFormat:
@@ -134,10 +135,16 @@ def pixelprose(row: Mapping[str, Any]) -> Parts:
 
 @_format("mammoth-vl")
 def mammoth_vl(row: Mapping[str, Any]) -> Parts:
-    """MAmmoTH-VL: `conversations` of `{"from", "value"}` with `<image>` where a picture stands; `image` is a path or a list of them."""
-    if row.get("video"):
-        raise ContentError("the row has a video, which is not read; take the single_image and multi_image rows")
-    return interleave("\n".join(_turns(row)), media_of(row.get("image")), strict=True)
+    """MAmmoTH-VL: `conversations` of `{"from", "value"}` with `<image>` where a picture stands; `image` is a path or a list of them.
+
+    Its rows of videos, and those of LLaVA-Video-178K, have a `video` in its place, a path, for which the mark is `<image>` too.
+    """
+    text, video, image = "\n".join(_turns(row)), row.get("video"), row.get("image")
+    if video and image:
+        raise ContentError("the row has a video and an image, and its marks do not tell which stands where; write it with parts")
+    if video:
+        return interleave(text, media_of(video, "video"), Video, _SHOWN, strict=True)
+    return interleave(text, media_of(image), strict=True)
 
 
 @_format("llava-hound")
@@ -609,15 +616,16 @@ PAIR_FORMATS |= {name: RandomFormat(_hard_negatives) for name in ("mmeb-train", 
 
 @_pair_format("vlm2vec-v2")
 def vlm2vec_v2(row: Mapping[str, Any]) -> Sides:
-    """VLM2Vec-V2: `query_text`, `query_image` of `{"paths", "bytes"}`, the same for `pos`, lists of them for `neg`."""
+    """VLM2Vec-V2: `query_text`, `query_image` of `{"paths", "bytes"}`, the same for `pos`, lists of them for `neg`.
+
+    Where the text has the mark of a video, the pictures are its frames.
+    """
     texts, pictures = row.get("neg_text") or [], row.get("neg_image") or []
     texts, pictures = (value if isinstance(value, list | tuple) else [value] for value in (texts, pictures))
     count = max(len(texts), len(pictures))
-    negatives = [
-        _marked(texts[at] if at < len(texts) else None, _instances(pictures[at] if at < len(pictures) else None)) for at in range(count)
-    ]
-    query = _marked(row.get("query_text"), _instances(row.get("query_image")))
-    positive = _marked(row.get("pos_text"), _instances(row.get("pos_image")))
+    negatives = [_instance(texts[at] if at < len(texts) else None, pictures[at] if at < len(pictures) else None) for at in range(count)]
+    query = _instance(row.get("query_text"), row.get("query_image"))
+    positive = _instance(row.get("pos_text"), row.get("pos_image"))
     return Sides(query, [positive] if positive else [], [one for one in negatives if one], row.get("global_dataset_name") or None)
 
 
@@ -688,6 +696,14 @@ def _marked(text: Any, pictures: Any) -> list[dict[str, Any]]:
         raise ContentError(f"a text of the row is {type(text).__name__}")
     shown = media_of(pictures or None)
     return interleave((text or "") if shown else Image.marks.sub("", text or ""), shown)
+
+
+def _instance(text: Any, value: Any) -> list[dict[str, Any]]:
+    """Return the parts of a VLM2Vec-V2 instance: its text with its pictures, or with a video of these frames."""
+    shown = _instances(value)
+    if shown and isinstance(text, str) and Video.marks.search(text):
+        return interleave(text, [{"video": shown}], Video)
+    return _marked(text, shown)
 
 
 def _listed(row: Mapping[str, Any], name: str) -> list[str]:
