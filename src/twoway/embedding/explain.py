@@ -126,7 +126,7 @@ class WhyInTime:
 
     def as_json(self) -> dict[str, Any]:
         """Return it for an answer, without the frames."""
-        grids = self.grids or [None] * len(self.moments)
+        grids: Sequence[list[list[float]] | None] = self.grids or [None] * len(self.moments)
         moments = [
             {"start": round(one.start, 3), "end": round(one.end, 3), "pull": one.pull, "shade": shade}
             | ({} if grid is None else {"grid": grid})

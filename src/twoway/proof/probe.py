@@ -639,7 +639,9 @@ def _shared_with(given: Any, at: int, content: int) -> Any:
     for name, states in given.items():
         # Rows, heads, positions, width: the heads of a position become one state.
         nudged_states = (hidden_with(one.transpose(1, 2).flatten(2), at, content) for one in states)
-        changed[name] = tuple(new.unflatten(2, (one.shape[1], -1)).transpose(1, 2) for new, one in zip(nudged_states, states, strict=True))
+        changed[name] = tuple(
+            new.view(*new.shape[:2], one.shape[1], -1).transpose(1, 2) for new, one in zip(nudged_states, states, strict=True)
+        )
     return changed
 
 

@@ -447,7 +447,7 @@ class Content:
     pictures: float = 0.0
     tokens: float = 0.0  # of one picture
     pixels: float = 0.0  # of one picture whose tokens are not said
-    frames: bool = False  # whether a picture is a video, with frames of so many pixels
+    frames: bool = field(default=False, kw_only=True)  # whether a picture is a video, with frames of so many pixels
 
     def shown(self, area: int, least: int | None, most: int | None, frames: int) -> Content:
         """Return it with the tokens that its pictures get, `area` pixels each, where they are brought within bounds.
