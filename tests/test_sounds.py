@@ -58,7 +58,9 @@ class Ears:
     ],
 )
 def test_any_rate_and_any_channels_become_what_a_model_hears(tmp_path, name, made):
-    opened = sound(tone(tmp_path / name, **made)).opened(None, DEFAULT)
+    heard = sound(tone(tmp_path / name, **made))
+    opened = heard.opened(None, DEFAULT)
+    assert heard.size(None, DEFAULT)[2] == pytest.approx(1000, abs=60), "what does not say how long it is, is read to its end"
     assert (opened.source.rate, opened.describe()) == (made["rate"], "1.0 seconds of sound")
     heard = opened.fitted(Ears(), None).value
     assert (heard["sampling_rate"], len(heard["array"])) == (16_000, pytest.approx(16_000, abs=64))

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import math
 import mimetypes
+import os
 import re
 import tempfile
 from abc import abstractmethod
@@ -399,10 +400,12 @@ def child_sound(file: str, start: float | None, end: float | None, longest: floa
         if not rate:
             raise ContentError("says no sampling rate")
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
+        if (lost := _lost_of_wave(file) * 8 / (stream.codec_context.bit_rate or math.inf)) > _TORN:
+            raise _torn(seconds + lost, seconds)
         last = min(seconds or math.inf, math.inf if end is None else end)
         if seconds and (start or 0) >= seconds:
             raise ContentError(f"ends at second {seconds:.1f}, before its start (second {start:g})")
-        if last - (start or 0) > longest and (decode is False or last < math.inf):
+        if longest < last - (start or 0) < math.inf:
             raise ContentError(f"is {last - (start or 0):,.0f} seconds long, and the bound is {longest:,.0f}; cut it into several rows")
         if not decode and seconds:
             return {"sampling_rate": rate, "samples": round((last - (start or 0)) * rate)}, b""
@@ -411,8 +414,21 @@ def child_sound(file: str, start: float | None, end: float | None, longest: floa
             raise ContentError("holds no samples")
         ends = (start or 0) + len(samples) / rate
         if last < math.inf and last - ends > _TORN and not _ESTIMATED & set(container.format.name.split(",")):
-            raise ContentError(f"says that it is {seconds:.1f} seconds long, and its samples end at second {ends:.1f}: it is torn")
+            raise _torn(seconds, ends)
         return {"sampling_rate": rate, "samples": len(samples)}, samples.tobytes() if decode else b""
+
+
+def _torn(seconds: float, ends: float) -> ContentError:
+    return ContentError(f"says that it is {seconds:.1f} seconds long, and its samples end at second {ends:.1f}: it is torn")
+
+
+def _lost_of_wave(file: str) -> int:
+    """Return the bytes that a WAV lacks of what it says: FFmpeg takes the rest for the whole. One that was streamed says nothing."""
+    with open(file, "rb") as opened:
+        head = opened.read(12)
+    says = int.from_bytes(head[4:8], "little")
+    known = head[:4] == b"RIFF" and head[8:] == b"WAVE" and 0 < says < 0xFFFFFFFF
+    return max(0, says + 8 - os.path.getsize(file)) if known else 0
 
 
 def _samples(container: Any, stream: Any, rate: int, start: float, end: float | None, longest: float) -> Iterator[NDArray[np.float32]]:
