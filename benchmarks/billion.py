@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from twoway.recipes.plan import PagePlan, Pages, Prices, plan_pages
+from twoway.recipes.plan import FORMS, PagePlan, Pages, Prices, plan_pages
+
+POOL_FACTORS = (1, 2, 3, 4)
+CANDIDATES = 500  # that MaxSim compares in a search in steps
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,12 +19,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, default=1024, help="numbers of a vector")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the accelerators' peak")
     parser.add_argument("--price", type=float, help="of an accelerator for an hour")
+    parser.add_argument(
+        "--many", type=int, nargs="?", const=128, metavar="DIM", help="bytes of a vector for each token, of so many numbers (128), instead"
+    )
     for kind in (Pages, Prices):
         for field in dataclasses.fields(kind):
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=field.default)
     args = parser.parse_args(argv)
     given = vars(args)
     pages = Pages(**{field.name: given[field.name] for field in dataclasses.fields(Pages)})
+    if args.many is not None:
+        show_many(pages, args.many)
+        return
     prices = Prices(**{field.name: given[field.name] for field in dataclasses.fields(Prices)})
     found = plan_pages(args.model, args.hardware, pages=pages, dim=args.dim, utilisation=args.utilisation, prices=prices, price=args.price)
     show(found, pages, args.dim)
@@ -41,6 +50,17 @@ def show(found: PagePlan, pages: Pages, dim: int) -> None:
     print(f"\n| vectors of {dim} numbers | bytes | on disk, $ a month | in memory, $ a month |\n|---|---|---|---|")
     for form, (size, disk, memory) in found.kept.items():
         print(f"| {form} | {_bytes(size)} | {disk:,.0f} | {memory:,.0f} |")
+
+
+def show_many(pages: Pages, dim: int) -> None:
+    """Print the bytes of late interaction: pages x vectors of a page x numbers x bits of a number / 8."""
+    print(f"{pages.count:,.0f} pages of {pages.image + pages.text:,.0f} tokens, a vector of {dim} numbers each\n")
+    print(f"| pool factor | vectors of a page | {' | '.join(FORMS)} | float16 of {CANDIDATES} pages |\n|{'---|' * (3 + len(FORMS))}")
+    for factor in POOL_FACTORS:
+        many = round((pages.image + pages.text) / factor)
+        sizes = [_bytes(pages.count * many * dim * bits / 8) for bits in FORMS.values()]
+        print(f"| {factor} | {many:,} | {' | '.join(sizes)} | {_bytes(CANDIDATES * many * dim * FORMS['float16'] / 8)} |")
+    print(f"\nmeans, one of float32 a page: {_bytes(pages.count * dim * FORMS['float32'] / 8)}")
 
 
 def _bytes(size: float) -> str:

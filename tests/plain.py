@@ -1,6 +1,6 @@
 """Open checkpoints as somebody without this package does, and write down what comes out.
 
-Run as a script: `plain.py OUT.npz REQUESTS.json`; a request is a folder, an attention backend, and `golden`, `inputs` or `sides`.
+Run as a script: `plain.py OUT.npz REQUESTS.json`; a request is a folder, an attention backend, and `golden`, `inputs`, `sides` or `many`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,16 @@ def inputs() -> dict[str, object]:
     }
 
 
+def many(model) -> object:
+    """Return the many vectors of a text as a query, of a text and of a picture as documents, row behind row."""
+    import numpy as np
+
+    kinds = inputs()
+    documents = [model.encode_document([kinds[name]], show_progress_bar=False)[0] for name in ("text", "image")]
+    query = model.encode_query([kinds["text"]], show_progress_bar=False)[0]
+    return np.concatenate([one.float().cpu().numpy() for one in (query, *documents)])
+
+
 def golden(model) -> object:
     """Return the pooled states of the golden batch, before normalisation."""
     import torch
@@ -86,12 +96,13 @@ def golden(model) -> object:
 def main(out: str, requests: str) -> None:
     """Answer every request."""
     import numpy as np
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 
     answers = {}
     for number, (folder, backend, what) in enumerate(json.loads(Path(requests).read_text())):
-        model = SentenceTransformer(folder, device="cpu", model_kwargs={"attn_implementation": backend})
-        answers[str(number)] = {"golden": golden, "inputs": everything, "sides": sides}[what](model)
+        kind = MultiVectorEncoder if what == "many" else SentenceTransformer
+        model = kind(folder, device="cpu", model_kwargs={"attn_implementation": backend})
+        answers[str(number)] = {"golden": golden, "inputs": everything, "sides": sides, "many": many}[what](model)
     np.savez(out, **answers)
 
 

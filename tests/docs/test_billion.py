@@ -15,6 +15,8 @@ PAGE = (ROOT / "docs/billion.md").read_text(encoding="utf-8")
 def test_the_plan_is_what_the_command_prints(capsys):
     billion.main([])
     assert f"```text\n{capsys.readouterr().out}```" in PAGE
+    billion.main(["--many", "--count", "1e6"])
+    assert capsys.readouterr().out in PAGE
 
 
 def test_what_was_measured_is_what_goes_in_rounded_up():

@@ -17,8 +17,8 @@ from twoway.content import Document
 from twoway.embedding import open_embedder
 from twoway.embedding.bulk import embed
 from twoway.embedding.explain import match_words
-from twoway.embedding.multi_vectors import MultiVectors
-from twoway.embedding.shards import Shards
+from twoway.embedding.ray import describe_model
+from twoway.embedding.shards import MultiVectors, Shards
 from twoway.errors import UsageError
 from twoway.evaluation.evaluate import evaluate
 from twoway.methods.mine import mine
@@ -85,6 +85,20 @@ def test_half_precision_is_the_default_and_a_run_goes_on(tiny_late, rows, whole,
         np.testing.assert_allclose(stored(tmp_path / "cut")[name], one, atol=1e-3)
     with pytest.raises(UsageError, match="pooled by another factor"):
         embed(tiny_late, rows, tmp_path / "cut", **how, pool_factor=2)
+
+
+def test_binary_keeps_the_signs_and_an_index_of_them_answers_by_maxsim(tiny_late, rows, whole, tmp_path):
+    embed(tiny_late, rows, tmp_path / "binary", side="document", precision="binary", workers=0, device="cpu")
+    signs = stored(tmp_path / "binary")
+    for name, one in stored(whole).items():
+        clear = np.abs(one) > 1e-5
+        assert set(np.unique(signs[name])) == {-1.0, 1.0}
+        np.testing.assert_array_equal(signs[name][clear], np.sign(one[clear]))
+    index(tmp_path / "binary", tmp_path / "db", thumbnails=False)
+    query = normalized(stored(whole)["p1"][2:7])
+    scores = MultiVectors.of(list(signs.values()), 16).maxsim(query) / 4  # 16 signs have length 4
+    hits = open_store(tmp_path / "db").search(query, top_k=15)
+    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
 
 
 def test_int8_and_fewer_vectors_a_document(tiny_late, rows, whole, tmp_path):
@@ -180,6 +194,7 @@ def test_what_does_not_fit_is_one_line(tiny_late, tiny_encoder, rows, whole, tmp
     one = tiny_encoder("qwen2_vl")
     with pytest.raises(UsageError, match=r"gives a vector for each token \(late interaction\), and one vector a document is needed here"):
         mine(tiny_late, str(rows), tmp_path / "mined", device="cpu")
+    assert "which engine ray does not send; leave it out" in describe_model({"model": str(tiny_late), "device": "cpu"}, {})["error"]
     with pytest.raises(UsageError, match="gives one vector a document, and pool_factor makes many fewer"):
         embed(one, rows, tmp_path / "pooled", pool_factor=2, side="document", device="cpu")
     with pytest.raises(UsageError, match="leave truncate_dim out"):

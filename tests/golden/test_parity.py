@@ -73,11 +73,11 @@ def test_a_causal_conversion_is_not(batch: dict[str, torch.Tensor], tmp_path: Pa
 
 
 def test_nothing_of_this_package_is_needed(
-    golden_model: Path, golden_cpt: Path, golden_eos: Path, batch: dict[str, torch.Tensor], tmp_path: Path
+    golden_model: Path, golden_cpt: Path, golden_eos: Path, tiny_late: Path, batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     """Also the one place where vectors are compared with those that such a Python gives: starting one costs seconds."""
     requests = [(str(golden_model), backend, what) for what in ("golden", "inputs") for backend in ("sdpa", "eager")]
-    requests += [(str(golden_cpt), "sdpa", "inputs"), (str(golden_eos), "sdpa", "sides")]
+    requests += [(str(golden_cpt), "sdpa", "inputs"), (str(golden_eos), "sdpa", "sides"), (str(tiny_late), "sdpa", "many")]
     (tmp_path / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-I", str(HERE.parent / "plain.py"), str(tmp_path / "out.npz"), str(tmp_path / "requests.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -94,6 +94,10 @@ def test_nothing_of_this_package_is_needed(
     assert np.abs(left - right).max() < 1e-5
     assert np.abs(there["5"] - plain.sides(at_eos)).max() < 1e-6
     assert ends.tolist() == [at_eos.tokenizer.eos_token_id] * 12
+    late, kinds = open_embedder(tiny_late, late_interaction=True, device="cpu", workers=0), plain.inputs()
+    asked = [("query", kinds["text"]), ("document", kinds["text"]), ("document", kinds["image"])]
+    ours = np.concatenate([next(late.embed([given], side=side))[1] for side, given in asked])
+    assert np.abs(there["6"] - ours).max() < 1e-5
 
 
 def test_the_language_model_head_goes_on_beside_the_model(golden_cpt: Path, batch: dict[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sentence_transformers import MultiVectorEncoder
 from torch.nn import functional
 
 from contrastive_toy import ROWS, WARM, gradients, load
@@ -68,6 +69,14 @@ def test_an_embedding_model_scores_by_the_cosine_and_another_model_is_refused(ti
     assert pair.scores == pytest.approx([float(query @ one) for one in others], abs=1e-5)
     with pytest.raises(UsageError, match="holds scores by another model; choose another folder, or pass --overwrite"):
         score(tiny_reranker, rows, tmp_path / "out", device="cpu")
+
+
+def test_a_model_of_many_vectors_scores_by_maxsim(tiny_late, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({name: GOOD[name] for name in ("query", "positive", "negatives")}) + "\n")
+    score(tiny_late, tmp_path / "rows.jsonl", tmp_path / "out", device="cpu", workers=0)
+    model = MultiVectorEncoder(str(tiny_late), device="cpu")
+    expected = model.similarity(model.encode_query(["a"]), model.encode_document(["b", "c", "d"]))[0]
+    assert pairs_of(tmp_path / "out")[0].scores == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,21 @@ def test_auto_is_bfloat16_on_what_is_planned_and_float32_takes_longer_and_more(m
     assert "67 TFLOP/s" in single.notes[0]
 
 
+def test_many_vectors_have_a_projection_and_the_products_of_all_tokens(moca):
+    one, many = (
+        moca.stages[-1],
+        plan(RECIPES / "moca-3b.yaml", "h200x8", ["finetune.late_interaction=true", "finetune.pooling=null"]).stages[-1],
+    )
+    assert many.trained - one.trained == 2048 * 128
+    needed, tokens = many.work.products.needed, (many.work.text + many.work.image) * 1.03  # and padding
+    assert needed["projection"] == pytest.approx(6 * 2048 * 128 * tokens, rel=0.01)
+    row = (one.work.text + one.work.image) / one.work.rows  # tokens of a query and of its three candidates
+    assert one.work.products.needed["comparison"] < needed["comparison"] <= one.work.steps * 6 * 128 * (2048 * row) ** 2 / 4
+    assert {part: needed[part] for part in ("tower", "language model")} == {
+        part: one.work.products.needed[part] for part in ("tower", "language model")
+    }
+
+
 def test_the_page_has_the_figures_of_the_command(moca):
     page = (RECIPES.parent / "docs" / "full-size.md").read_text(encoding="utf-8")
     for one in moca.stages:

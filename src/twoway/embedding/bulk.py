@@ -24,11 +24,10 @@ from .chunks import ChunkedRows, LateEmbedder
 from .config import EmbedConfig
 from .embedder import MultiVectorEmbedder
 from .inputs import prompt_of
-from .multi_vectors import MultiVectors
 from .nearest import Sample
 from .opening import open_embedders
 from .prefetch import read_ahead
-from .shards import require_precision
+from .shards import MultiVectors, require_precision
 from .writing import READ_AHEAD, EmbedResult, Sources, Writer, fill_folder, of_model, row_of, width_of
 
 if TYPE_CHECKING:

@@ -221,7 +221,11 @@ def _with_positions(spec: str, reader: Reader[Document]) -> Iterator[tuple[str, 
 def describe_model(opening: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Any]:
     """Open the model where it will run, and say what it is there: on another kind of device it may be of another precision."""
     try:
-        engine = open_embedder(**opening)
+        engine = open_embedder(**opening, late_interaction=True)
+        if engine.late_interaction:
+            raise UsageError(
+                f"{engine.name} gives a vector for each token (late interaction), which engine ray does not send; leave it out"
+            )
         prompt = prompt_of(engine.sentence, **prompts)
     except TwowayError as error:
         return {"error": str(error), "usage": isinstance(error, UsageError)}

@@ -24,8 +24,7 @@ from twoway.images import DEFAULT
 from twoway.limits import ReadLimits
 from twoway.recordings import Recording
 
-from .multi_vectors import MultiVectors
-from .shards import MANIFEST, Shards, StoredRow, alone, cut, scale_of
+from .shards import MANIFEST, MultiVectors, Shards, StoredRow, alone, cut, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

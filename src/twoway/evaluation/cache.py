@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from twoway.content import ContentError
-from twoway.embedding.multi_vectors import MultiVectors
+from twoway.embedding.shards import MultiVectors
 from twoway.errors import TwowayError
 from twoway.files import cache_home, disk_errors, write_whole
 from twoway.progress import steps

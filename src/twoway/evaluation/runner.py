@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twoway.content import CandidatePair, ContentError, Document
-from twoway.embedding.multi_vectors import MultiVectors
+from twoway.embedding.shards import MultiVectors
 from twoway.errors import UsageError
 from twoway.files import write_whole
 

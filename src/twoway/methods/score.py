@@ -1,6 +1,7 @@
 """`score`: a teacher's scores of each pair's candidates, written ahead, for distillation in fine-tuning.
 
-The teacher is a reranker, which reads a query with each candidate, or an embedding model or a server of one, whose score is the cosine.
+The teacher is a reranker, which reads a query with each candidate, or an embedding model or a server of one, whose score is the cosine, or
+MaxSim where it gives many vectors.
 Files of pairs come out one by one, each whole or not at all, so a run goes on after a kill. A row has `positive_scores` and
 `negative_scores` beside its sides.
 """
@@ -26,7 +27,7 @@ from twoway.data.rows import BAD_ROWS, Policy
 from twoway.embedding.endpoint import is_endpoint
 from twoway.embedding.opening import open_engine
 from twoway.embedding.reranker import Reranker, gives_scores, open_reranker
-from twoway.embedding.shards import alone
+from twoway.embedding.shards import MultiVectors, alone
 from twoway.errors import TwowayError, UsageError
 from twoway.files import write_whole
 from twoway.limits import Limits
@@ -113,7 +114,7 @@ def _open_teacher(model: Any, config: ScoreConfig) -> Embedder | Endpoint:
     """Open a reranker, or what gives vectors: a model, or a server."""
     if isinstance(model, Reranker) or (isinstance(model, str | Path) and not is_endpoint(model) and gives_scores(loading.locate(model))):
         return open_reranker(model, **config.opening())
-    return open_engine(model, **config.opening())
+    return open_engine(model, **config.opening(), late_interaction=True)
 
 
 def _root_of(pairs: Pairs) -> Path | None:
@@ -169,7 +170,7 @@ def _of_reranker(teacher: Reranker, read: Sequence[Pair], prompt: str | None, ba
 
 
 def _of_embedder(teacher: Embedder | Endpoint, read: Sequence[Pair], prompt: str | None, bad: dict[int, ContentError]) -> list[list[float]]:
-    """Return the cosine of each candidate with its query; the prompt is that of queries."""
+    """Return how near each candidate is to its query, by cosine or by MaxSim; the prompt is that of queries."""
     places = [(number, at) for number, pair in enumerate(read) for at in range(len(pair.documents))]
     vectors: dict[tuple[int, int], Any] = {}
     for side, chosen in (("query", [one for one in places if not one[1]]), ("document", [one for one in places if one[1]])):
@@ -179,8 +180,15 @@ def _of_embedder(teacher: Embedder | Endpoint, read: Sequence[Pair], prompt: str
 
         how: dict[str, Any] = {"prompt": prompt} if side == "query" and prompt is not None else {"side": side}
         for place, vector in teacher.embed((read[number].documents[at] for number, at in chosen), refuse=refuse, **how):
-            vectors[chosen[place]] = vector / max(float(np.linalg.norm(vector)), 1e-12)
+            vectors[chosen[place]] = vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-12)
     return [
-        [] if number in bad else [float(vectors[number, 0] @ vectors[number, at]) for at in range(1, len(pair.documents))]
+        [] if number in bad else _similarities(vectors[number, 0], [vectors[number, at] for at in range(1, len(pair.documents))])
         for number, pair in enumerate(read)
     ]
+
+
+def _similarities(query: Any, candidates: Sequence[Any]) -> list[float]:
+    if query.ndim == 1:
+        return [float(query @ one) for one in candidates]
+    found: list[float] = MultiVectors.of(candidates, query.shape[1]).maxsim(query).tolist()
+    return found

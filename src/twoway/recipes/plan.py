@@ -25,7 +25,7 @@ from twoway.methods.counting import Load, PictureGrid, Products, StageWork, coun
 from twoway.methods.finetune.config import FinetuneConfig
 from twoway.methods.memory import ModuleSizes, batch_places, config_of, training_memory
 from twoway.methods.rerank.config import RerankConfig
-from twoway.models import loading
+from twoway.models import late_interaction, loading
 
 from .config import PlanConfig
 from .recipe import START, made_by, read_recipe
@@ -318,7 +318,12 @@ def work_of(model: Base, stage: StageRecipe, said: Mapping[str, Means], *, ranks
         for content, times in contents
     ]
     products = counted.of(loads, calls=max(steps * ranks * chunks, 1.0), repeated=repeated)
-    products.needed["comparison"] += steps * _comparison(config, model) if isinstance(config, FinetuneConfig) else 0.0
+    if isinstance(config, FinetuneConfig) and config.late_interaction:
+        sides = [[content.length * times for content, times in contents] for contents in made]
+        asked, offered = (sum(share * one[side] for share, one in zip(shares, sides, strict=True)) for side in (0, 1))
+        sizes = _add_late_interaction(products, sizes, config, loads, asked * offered * steps, repeated=repeated)
+    elif isinstance(config, FinetuneConfig):
+        products.needed["comparison"] += steps * _comparison(config, model)
     text = sum(load.rows * load.text for load in loads)
     image = sum(load.rows * load.image for load in loads)
     sources = tuple(
@@ -367,6 +372,29 @@ def _comparison(config: FinetuneConfig, model: Base) -> float:
         return contrastive_loss(asked, offered, torch.arange(queries), allowed, temperature=config.loss.temperature).total
 
     return total(count(torch.nn.Identity(), loss)) * (config.global_batch_size / queries) ** 2
+
+
+def _add_late_interaction(
+    products: Products,
+    sizes: ModuleSizes,
+    config: FinetuneConfig,
+    loads: Sequence[Load],
+    compared: float,
+    *,
+    repeated: float,
+) -> ModuleSizes:
+    """Add the projection of each token, and MaxSim of all tokens of the queries with all of the candidates; return the sizes with it.
+
+    A product of a x b with b x c takes 2abc operations, and twice as many backward. `compared`: of one row, tokens of its query x tokens of
+    its candidates, in all steps.
+    """
+    dim = config.projection_dim or late_interaction.DIM
+    weights = sizes.language.width * dim
+    forward = 2.0 * weights * sum(load.rows * load.length for load in loads)
+    products.needed["projection"] += 3 * forward
+    products.again["projection"] += repeated * forward
+    products.needed["comparison"] += 6 * dim * config.global_batch_size**2 * compared
+    return replace(sizes, held=sizes.held + weights, trained=sizes.trained + weights)
 
 
 def _rows(

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from twoway.embedding.multi_vectors import MultiVectors
-from twoway.embedding.shards import alone
+from twoway.embedding.shards import MultiVectors, alone
 from twoway.errors import BusyError, TwowayError, UsageError, did_you_mean, with_extra
 from twoway.files import require_disk_space
 
