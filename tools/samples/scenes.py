@@ -169,7 +169,7 @@ def _changed(made: Made, things: Sequence[Thing], half: str, group: str, rng: ra
 
 def _change(change: str, thing: Thing, style: str, other: Thing, rng: random.Random) -> tuple[Image.Image, str]:
     """Draw a thing changed in one way, and say the wish for it."""
-    size, small = 96, 44
+    size, small = 80, 36
     canvas = Image.new("RGB", (size, size), "white")
     whole = _clear(thing.pictures[style], size - 2 * MARGIN)
     part = whole.resize((small, small), Image.Resampling.LANCZOS)

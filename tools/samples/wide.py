@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .concepts import Concept
 
 PACKAGES = (*PERMISSIVE, *ICONIFY)
-SIDE, QUALITY = 96, 80
+QUALITY = 80
 HELD_STYLES = ("twemoji",)
 HELD_SOURCES = ("openclipart",)
 PAGE_STYLES = ("flat", "noto", "emojione", "high-contrast", "flag")
@@ -46,7 +46,7 @@ def make_wide_tables(packages: Mapping[str, Path], *, workers: int | None = None
     """Return the rows of the tables, and what the manifest says of them."""
     dropped = Dropped()
     concepts = _concepts(packages, dropped)
-    pictures = draw(concepts.values(), workers or os.cpu_count() or 1, side=SIDE, quality=QUALITY)
+    pictures = draw(concepts.values(), workers or os.cpu_count() or 1, quality=QUALITY)
     drawn = Counter(picture.concept for picture in pictures)
     picture_rows, concept_rows = rows(concepts, pictures)
     kept = Counter(row["concept"] for row in picture_rows)
