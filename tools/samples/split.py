@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 HALVES = ("seen", "unseen")
 COLOURS = r"(?:light-|hollow-)?(?:red|blue|green|orange|yellow|purple|brown|black|white|grey|pink)"
 SIZES = r"(?:large|medium|small|medium-small|glass-of|sprig-of)"
-# Two pictures count as nearly the same when this many of 64 bits differ at most, and their colours by this much at most (0 to 255, mean).
+# Two pictures count as nearly the same when this many of 64 bits differ at most, and their colours, and their shades at FINE pixels a side,
+# by this much at most (0 to 255, mean). The hash and the colours are those of 8 x 8 pixels: there all faces of one designer are one disc, and
+# a face is a keyhole's neighbour; the finer shades have the mouth.
 BITS = 6
 COLOUR = 14.0
+FINE, SHADE = 32, 5.0
 
 
 class Look(NamedTuple):
-    """What a picture looks like, coarsely: a perceptual hash of its shades and a thumbnail of its colours."""
+    """What a picture looks like: a perceptual hash of its shades, a thumbnail of its colours, and a larger one of its shades."""
 
     bits: np.ndarray
     colours: np.ndarray
+    shades: np.ndarray
 
 
 class Clusters:
@@ -68,22 +72,24 @@ def core(name: str) -> str:
 
 
 def look(picture: Image.Image) -> Look:
-    """Return the coarse look of an RGB picture."""
+    """Return the look of an RGB picture."""
     import imagehash
 
     colours = np.asarray(picture.resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
-    return Look(imagehash.phash(picture).hash.reshape(-1), colours.reshape(-1))
+    shades = np.asarray(picture.convert("L").resize((FINE, FINE), Image.Resampling.BOX))
+    return Look(imagehash.phash(picture).hash.reshape(-1), colours.reshape(-1), shades.reshape(-1))
 
 
-def near(looks: Sequence[Look], *, bits: int = BITS, colour: float = COLOUR) -> list[tuple[int, int]]:
+def near(looks: Sequence[Look]) -> list[tuple[int, int]]:
     """Return all pairs of nearly equal looks, as indices."""
     hashes = np.stack([one.bits for one in looks]).astype(np.float32) * 2 - 1
     colours = np.stack([one.colours for one in looks])
     pairs = []
     for row in range(len(looks)):
         differing = (64 - hashes[row + 1 :] @ hashes[row]) / 2
-        for other in row + 1 + np.flatnonzero(differing <= bits):
-            if float(np.abs(colours[row] - colours[other]).mean()) <= colour:
+        for other in row + 1 + np.flatnonzero(differing <= BITS):
+            shades = looks[row].shades.astype(np.int16) - looks[other].shades
+            if float(np.abs(colours[row] - colours[other]).mean()) <= COLOUR and float(np.abs(shades).mean()) <= SHADE:
                 pairs.append((row, int(other)))
     return pairs
 
