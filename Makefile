@@ -86,9 +86,8 @@ screenshots: setup ## the pictures of the page in docs/images, of what make demo
 samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and compare hashes
 	$(BIN)/python -m tools.samples build/samples
 
-base: setup ## train the base of samples/base again, both legs, into build/nano (hours of one core; resumes after a stop)
-	test -d build/nano/first || OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/first
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base --from=build/nano/first --rows=150000 --seed=2
+base: setup ## train the base of samples/base again into build/nano (hours of one core; resumes after a stop)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,11 @@ class Package:
     licence_file: str = "LICENSE"
 
 
+def _iconify(name: str, version: str, digest: str, licence: str) -> Package:
+    """Return an icon set as iconify packs it; its terms, its author and where it comes from stand in `info.json`."""
+    return Package(f"@iconify-json/{name}", version, "npm", digest, licence, "info.json")
+
+
 PERMISSIVE: tuple[Package, ...] = (
     Package("fluentui-emoji", "1.3.0", "npm", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5", "MIT"),
     Package("cldr-annotations-full", "48.2.0", "npm", "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1", "Unicode-3.0"),
@@ -58,16 +63,6 @@ PERMISSIVE: tuple[Package, ...] = (
         "WordNet-3.0",
         "usr/share/doc/wordnet-base/copyright",
     ),
-)
-
-
-def _iconify(name: str, version: str, digest: str, licence: str) -> Package:
-    """Return an icon set as iconify packs it; its terms, its author and where it comes from stand in `info.json`."""
-    return Package(f"@iconify-json/{name}", version, "npm", digest, licence, "info.json")
-
-
-# Of the wide world, beside those above; all permissive. The last one holds the texts of the licences.
-ICONIFY: tuple[Package, ...] = (
     _iconify("noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0"),
     _iconify("noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0"),
     _iconify("twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7", "CC-BY-4.0"),
@@ -92,6 +87,7 @@ ICONIFY: tuple[Package, ...] = (
     _iconify("temaki", "1.2.6", "24a874e1d81a7de9d56e534fdc56287cfe6e73488a24ef5c8982d4fd5f294d8d", "CC0-1.0"),
     _iconify("uil", "1.2.3", "8c6c7e7943243ab1254111b175089ec9a8f414f3b4a005883739de015b7ab890", "Apache-2.0"),
     _iconify("game-icons", "1.2.4", "f5758efb34d91c4f50b941f355f16ee73938625e5996fabc25171288404460a4", "CC-BY-3.0"),
+    # The texts of the licences that the icon sets name.
     Package(
         "spdx-license-list",
         "6.12.0",

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from twoway.cli import main
-from twoway.data.sources.samples import HELD_STYLE, VIEWS
+from twoway.data.sources.samples import HELD_STYLES, VIEWS
 
 if TYPE_CHECKING:
     import pytest
@@ -31,7 +31,7 @@ def test_shows_rows_of_a_view(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert len(answer["first"]) == 3
     assert sum(answer["tasks"].values()) == answer["rows"]
-    assert all(f"/{HELD_STYLE}>" in row for row in answer["first"])
+    assert all(f"/{HELD_STYLES[0]}>" in row for row in answer["first"])
 
 
 def test_refuses_an_unknown_view_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from .config import NanoConfig
 
 DESCRIPTION = """Train a tiny vision-language model that truly looks at its pictures.
 
 OUT becomes a plain transformers folder (AutoModelForImageTextToText, AutoProcessor) with a card: about 8 million parameters, its own
 tokenizer, trained causally on the pictures and captions of the samples. At the end a gate is measured: how much better a caption is
 foretold from its own picture than from another's, in training styles and in a style that was never trained on. Below the gate the
-command says so and exits 1. The full run takes one to two hours on one core; the same command again goes on where it was stopped."""
+command says so and exits 1. The full run takes hours of one core; the same command again goes on where it was stopped, and with more
+rows it lengthens the run."""
 EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
-  python -m tools.nano_base further --from my-base --rows 150000   (a second leg, with texts and pages beside the pictures)
+  python -m tools.nano_base my-base --rows 480000 --overwrite   (a longer run, from the state before the rate fell)
   python -m tools.nano_base talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
-DEFAULT_ROWS = 170_000
+DEFAULT_ROWS = 400_000
 DEFAULT_BATCH = 64
 
 
@@ -32,7 +32,6 @@ def main(words: Sequence[str] | None = None) -> int:
     """Train, measure, write; 1 where the gate is not passed."""
     asked = parser("nano_base", DESCRIPTION, EXAMPLE)
     asked.add_argument("out", metavar="OUT", help="folder to write; OUT.run beside it holds the unfinished run")
-    asked.add_argument("--from", dest="start", metavar="BASE", help="go on from the weights of a base that this command made: a second leg")
     asked.add_argument("--family", default="qwen2_vl", metavar="NAME", help="architecture of the base")
     asked.add_argument(
         "--lm",
@@ -41,7 +40,9 @@ def main(words: Sequence[str] | None = None) -> int:
         help="text part: own (new, small) or smollm2 (SmolLM2-135M-Instruct from its package, 93 MB; some ten times as slow)",
     )
     asked.add_argument("--train", default="tower", metavar="PART", help="with --lm smollm2, what learns: tower (default) or all")
-    asked.add_argument("--rows", type=int, default=DEFAULT_ROWS, metavar="N", help="picture rows to train on; fixed at the start of a run")
+    asked.add_argument(
+        "--rows", type=int, default=DEFAULT_ROWS, metavar="N", help="picture rows to train on; more than at the start lengthen a run"
+    )
     asked.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="pictures a step")
     asked.add_argument("--seed", type=int, default=1, metavar="N", help="of rows, augmentation and weights")
     asked.add_argument("--samples", metavar="DIR", help="folder of the samples (default: the shipped ones)")
@@ -62,7 +63,8 @@ def _make(args: argparse.Namespace) -> int:
     from twoway.errors import UsageError
 
     from .base import make_base
-    from .config import SINGLE, NanoConfig
+    from .config import NanoConfig
+    from .smollm2 import settings
 
     if min(args.rows, args.batch, args.threads) < 1:
         raise UsageError("--rows, --batch and --threads are at least 1")
@@ -71,13 +73,11 @@ def _make(args: argparse.Namespace) -> int:
     samples = Path(args.samples) if args.samples else samples_folder()
     facts = read_manifest(samples)
     held: dict[str, Any] = {"unseen_styles": tuple(facts["held_styles"]), "held_sources": tuple(facts["held_sources"])}
-    held |= SINGLE if "scenes" in facts["tables"] and not args.start else {}
-    config = _settings(args, text_rows=max(1, args.batch // 4), **chosen, **held)
+    config = settings(args.lm, args.train, text_rows=max(1, args.batch // 4), **chosen, **held)
     chosen |= {"lm": args.lm, "train": args.train}
     usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}
-    start = [f"--from={args.start}"] if args.start else []
     options = [f"--{key}={value}" for key, value in chosen.items() if value != usual[key]]
-    command = ["python", "-m", "tools.nano_base", args.out, *start, *options]
+    command = ["python", "-m", "tools.nano_base", args.out, *options]
     result = make_base(Path(args.out), config, samples, command=shlex.join(command), overwrite=args.overwrite, seen=_progress(config.steps))
     if args.json:
         sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "curve"}, indent=2) + "\n")
@@ -90,20 +90,6 @@ def _make(args: argparse.Namespace) -> int:
             f"caption loss fell by {result['plateau']['captions']:.3f} over the last quarter\n"
         )
     return 0 if result["passed"] else 1
-
-
-def _settings(args: argparse.Namespace, **chosen: Any) -> NanoConfig:
-    """Return the run's settings: a first leg's by its text part, or a second leg's."""
-    from twoway.errors import UsageError
-
-    from .config import NanoConfig
-    from .smollm2 import settings
-
-    if not args.start:
-        return settings(args.lm, args.train, **chosen)
-    if args.lm != NanoConfig.lm:
-        raise UsageError(f"--from goes on from a base with its own text part; leave --lm {args.lm} out")
-    return NanoConfig.second(args.start, **chosen)
 
 
 def _progress(steps: int) -> Callable[[dict[str, Any]], None]:

@@ -55,18 +55,6 @@ def _smollm2(config: SmolNano, world: World) -> tuple[Any, Any]:
     return smollm2.build(config)
 
 
-def _earlier(config: NanoConfig) -> tuple[Any, Any]:
-    """Return the model and the processor of the base that a run goes on from."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    if not (Path(config.start) / TRAINING).is_file():
-        raise UsageError(f"{config.start} is not a folder that `python -m tools.nano_base` made: it has no {TRAINING}")
-    model = AutoModelForImageTextToText.from_pretrained(config.start, dtype="auto").float()
-    if model.config.model_type != config.family:
-        raise UsageError(f"{config.start} is a {model.config.model_type}; pass --family {model.config.model_type}")
-    return model, AutoProcessor.from_pretrained(config.start)
-
-
 # what the text part is made of
 LANGUAGE_MODELS: dict[str, Callable[[Any, World], tuple[Any, Any]]] = {"own": _own, "smollm2": _smollm2}
 
@@ -75,7 +63,7 @@ def prepare(config: NanoConfig, samples: Path) -> Nano:
     """Read the world, build and initialise the model: the same for the same config and samples."""
     config = _settled(config)
     world = load_world(samples, config)
-    model, processor = _earlier(config) if config.start else LANGUAGE_MODELS[config.lm](config, world)
+    model, processor = LANGUAGE_MODELS[config.lm](config, world)
     rows = Rows(world, processor.tokenizer, picture_tokens(processor, model.config.image_token_id), config)
     return Nano(config, world, processor, rows, family_of(config.family).forward(model, processor, dtype=config.dtype))
 
@@ -101,11 +89,10 @@ def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[li
 def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
     """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused.
 
-    More rows at a constant rate are no other plan: the run is lengthened from where the rate began to fall.
+    More rows are no other plan: the run is lengthened from where its rate began to fall.
     """
     hashes = {name: sha256(samples / f"{name}.parquet") for name in config.tables}
     plan = json.loads(json.dumps({"config": dataclasses.asdict(config), "samples": hashes}))
-    plan["config"]["start"] = weights_of(config)
     path = run / "plan.json"
     if not path.is_file():
         run.mkdir(parents=True, exist_ok=True)
@@ -113,8 +100,7 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
         return
     before = json.loads(path.read_text())
     begun = dataclasses.replace(config, rows=before["config"]["rows"])
-    longer = config.lr_scheduler_type == "warmup_stable_decay" and config.rows > begun.rows
-    if longer and plan == {**before, "config": before["config"] | {"rows": config.rows}}:
+    if config.rows > begun.rows and plan == {**before, "config": before["config"] | {"rows": config.rows}}:
         lengthen(run, begun)
         write_whole(path, json.dumps(plan, indent=1) + "\n")
         return
@@ -134,12 +120,6 @@ def _settled(config: NanoConfig, run: Path | None = None) -> NanoConfig:
     here = choose_dtype(torch.device("cpu"))
     logger.info("computing in %s (%s is faster here: %s)", begun or here.dtype, here.dtype, here.why)
     return dataclasses.replace(config, dtype=begun or here.dtype)
-
-
-def weights_of(config: NanoConfig) -> str:
-    """Return the hash of the weights that a run goes on from: where they lie is no part of the plan."""
-    path = Path(config.start) / "model.safetensors"
-    return sha256(path) if config.start and path.is_file() else ""
 
 
 def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> Nano:

@@ -45,8 +45,8 @@ follow from its name whatever the picture, so captions with definitions are besi
 
 {curve}
 
-Plateau: over the last quarter of the run the caption loss fell by {plateau:.3f} nats a token (training loss by {plateau_train:.3f}),
-with the learning rate falling to {final:.0%} of its peak.
+Over the last quarter of the run the caption loss fell by {plateau:.3f} nats a token (training loss by {plateau_train:.3f}), with the
+learning rate falling to {final:.0%} of its peak over the last {decay_rows:,} rows.
 
 ## What it says
 Greedy continuations for pictures on white, the unseen style among them (picture -> words):
@@ -54,9 +54,9 @@ Greedy continuations for pictures on white, the unseen style among them (picture
 {said}
 
 ## Made by
-{earlier}    {command}
+    {command}
 
-{leg}Seed {seed}; {rows:,} rows (pictures of {picture} pixels; larger ones count by their patches) in {steps:,} steps of {batch}
+Seed {seed}; {rows:,} rows (pictures of {picture} pixels; larger ones count by their patches) in {steps:,} steps of {batch}
 pictures and {text_rows} text-only rows, {exposures:.0f} exposures a concept; Muon and AdamW at {lr:g}, {precision}.
 Work: {gflop:.1f} GFLOP a row, forward and backward; {rate:.0f} rows a second on the CPU it was made on.
 Data, versions and the whole configuration are in
@@ -68,14 +68,11 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
     """Return the README of a result from what `training.json` holds."""
     config, gate = training["config"], training["gate"]
     passed = "The gate is passed." if training["passed"] else "**The gate is not passed.**"
-    shared = {key: config[key] for key in ("family", "seed", "rows", "batch", "text_rows", "lr", "picture", "final")}
+    shared = {key: config[key] for key in ("family", "seed", "rows", "batch", "text_rows", "lr", "picture", "final", "decay_rows")}
     limits = {key: config[key] for key in ("gate_trained", "gate_unseen")}
     counted = {key: training[key] for key in ("parameters", "concepts", "pictures", "steps", "exposures", "samples", "probed")}
-    before = training.get("before")
     return CARD.format(
         name=name,
-        earlier=f"    {before['command']}\n" if before else "",
-        leg=leg(before, config) if before else "",
         command=command,
         origin=training["origin"],
         verdict=passed,
@@ -94,18 +91,6 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
         **limits,
         **counted,
         **_whole(gate),
-    )
-
-
-def leg(before: dict[str, Any], config: dict[str, Any]) -> str:
-    """Return what a second leg adds to a first one."""
-    first, gate = before["config"], before["gate"]
-    more = [name for name in config["tables"] if name not in first["tables"]]
-    return (
-        f"Two legs: the second goes on from a base of {first['rows']:,} rows (gate {gate['trained_gap']:.2f} and {gate['unseen_gap']:.2f}; "
-        f"all its\nfigures stand in `training.json` under `before`)"
-        + (f", with {' and '.join(more)} added" if more else "")
-        + ".\nCurve, plateau and the following numbers are the second leg's; exposures are those of both.\n"
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,19 @@ class NanoConfig:
     picture: int = 64
     largest: int = 160
     # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
-    rows: int = 170_000
+    rows: int = 400_000
     batch: int = 64
     text_rows: int = 16
     text_weight: float = 0.2
-    longest: int = 28
+    longest: int = 48
     bare_rows: int = 34_000  # of the first rows, most captions are bare names
     bare_share: float = 0.8
     questions: float = 0.10
     pairs: float = 0.03
     canvases: float = 0.03
-    scenes: float = 0.0  # of samples that ask about scenes
+    scenes: float = 0.04
     large: float = 0.02
-    pages: float = 0.02
+    pages: float = 0.08
     # optimiser
     lr: float = 1e-3
     beta1: float = 0.9
@@ -53,24 +55,15 @@ class NanoConfig:
     clip: float = 1.0
     warmup: int = 150
     final: float = 0.03
-    lr_scheduler_type: Literal["cosine", "warmup_stable_decay"] = "cosine"
-    decay_rows: int = 80_000  # of warmup_stable_decay: the last rows, in which the rate falls
+    decay_rows: int = 80_000  # the last rows, in which the rate falls
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never
-    tables: tuple[str, ...] = ("concepts", "pictures")
-    unseen_styles: tuple[str, ...] = ("modern",)
-    held_sources: tuple[str, ...] = ("openclipart",)
+    tables: tuple[str, ...] = ("concepts", "pictures", "texts", "pages")
+    unseen_styles: tuple[str, ...] = HELD_STYLES
+    held_sources: tuple[str, ...] = HELD_SOURCES
     # what the result must reach, in nats a token
     gate_trained: float = 0.8
     gate_unseen: float = 0.35
-    # a base to go on from, with its tokenizer; "" for new weights
-    start: str = ""
-
-    @classmethod
-    def second(cls, start: str, **chosen: Any) -> NanoConfig:
-        """Return a second leg: from the weights of `start`, now with texts and pages beside the pictures, and without bare names first."""
-        leg: dict[str, Any] = {"tables": ("concepts", "pictures", "texts", "pages"), "bare_rows": 0, "longest": 48, "pages": 0.1}
-        return cls(start=start, **leg | chosen)
 
     @property
     def steps(self) -> int:
@@ -79,15 +72,5 @@ class NanoConfig:
 
     @property
     def decay_start(self) -> int:
-        """Return the step at which the rate begins to fall to its end: before it, a run does not depend on how long it will be."""
-        return max(0, self.steps - -(-self.decay_rows // self.batch)) if self.lr_scheduler_type == "warmup_stable_decay" else 0
-
-
-# for a world with scenes: everything is in the mix from the beginning, and the constant rate lets a run be lengthened
-SINGLE: dict[str, Any] = {
-    "tables": ("concepts", "pictures", "texts", "pages"),
-    "longest": 48,
-    "pages": 0.08,
-    "scenes": 0.04,
-    "lr_scheduler_type": "warmup_stable_decay",
-}
+        """Return the step at which the rate begins to fall: before it, a run does not depend on how long it will be."""
+        return max(0, self.steps - -(-self.decay_rows // self.batch))

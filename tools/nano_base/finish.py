@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from twoway.data.augment import plain
 from twoway.files import fresh_folder, sha256, write_whole
 
-from .base import TRAINING, weights_of
+from .base import TRAINING
 from .card import plateau, write_card
 from .fast import token_losses
 from .gate import by_style, measure
@@ -54,10 +54,8 @@ def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
     gate = measure(nano.forward, nano.rows, samples=rows, label="gate")
     curve = read_curve(run)
     rates = [entry["rows_per_second"] for entry in curve]
-    before = json.loads((Path(config.start) / TRAINING).read_text()) if config.start else None
     return {
-        "config": dataclasses.asdict(config) | {"start": weights_of(config)},
-        "before": before,
+        "config": dataclasses.asdict(config),
         "origin": config.origin,
         "samples_sha256": {name: sha256(samples / f"{name}.parquet") for name in config.tables},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -66,7 +64,7 @@ def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
         "pictures": sum(map(len, world.trained)),
         "styles": sorted({world.styles[place] for pictures in world.trained for place in pictures}),
         "steps": config.steps,
-        "exposures": round((config.rows + (before["config"]["rows"] if before else 0)) / len(world.concepts), 1),
+        "exposures": round(config.rows / len(world.concepts), 1),
         "gflop_per_row": round(work(nano) / config.batch / 1e9, 2),
         "rows_per_second": sorted(rates)[len(rates) // 2] if rates else 0.0,
         "samples": rows,

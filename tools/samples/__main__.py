@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 DESCRIPTION = """Build the samples from the packages that they come from, and compare the tables with the shipped ones.
 
 npm and apt-get fetch the packages, and each is checked by its hash. It exits with 1 where a table differs.
-With --wide, OUT is the wide world, which is not shipped yet: the same things by many designers, scenes, and
-questions that need picture and text together.
 With --with TERMS, OUT is a copy of the shipped samples with one more table of pictures whose terms forbid
 shipping them: share-alike (OpenMoji) or gpl (Tux Paint)."""
 EXAMPLE = """python -m tools.samples build/samples
@@ -29,7 +27,6 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser("samples", DESCRIPTION, EXAMPLE)
     asked.add_argument("out", metavar="OUT", help="new folder of the tables")
     asked.add_argument("--with", dest="terms", metavar="TERMS", help="add pictures under other terms: share-alike or gpl")
-    asked.add_argument("--wide", action="store_true", help="build the wide world instead: more designers, scenes and questions")
     asked.add_argument("--workers", type=int, metavar="N", help="processes that draw (default: one a core)")
     asked.add_argument("--json", action="store_true", help="answer in JSON")
     return run(asked, lambda args: _build_with(args) if args.terms else _build(args), words)
@@ -42,16 +39,13 @@ def _build(args: argparse.Namespace) -> int:
 
     from .build import build
 
-    manifest = build(args.out, wide=args.wide, workers=args.workers)
-    shipped = samples_folder()
-    tables = manifest["tables"]
-    if args.wide:
-        return _report_wide(args, manifest)
+    manifest = build(args.out, workers=args.workers)
+    shipped, tables = samples_folder(), manifest["tables"]
     differ = [name for name in tables if sha256(shipped / f"{name}.parquet") != tables[name]["sha256"]]
     if args.json:
         sys.stdout.write(json.dumps({**manifest, "differ": differ}, ensure_ascii=False, indent=2) + "\n")
         return int(bool(differ))
-    sys.stdout.write(f"{args.out}: " + ", ".join(f"{table['rows']} {name}" for name, table in tables.items()) + "\n")
+    _report(args.out, manifest)
     if differ:
         sys.stdout.write(f"not equal to {shipped}: {', '.join(differ)}; compare built_with in both manifests\n")
     else:
@@ -59,13 +53,10 @@ def _build(args: argparse.Namespace) -> int:
     return int(bool(differ))
 
 
-def _report_wide(args: argparse.Namespace, manifest: Mapping[str, Any]) -> int:
-    """Print what the wide world holds, and what was left out of it."""
-    if args.json:
-        sys.stdout.write(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-        return 0
+def _report(out: str, manifest: Mapping[str, Any]) -> None:
+    """Print what a world holds, and what was left out of it."""
     counts, write = manifest["counts"], sys.stdout.write
-    write(f"{args.out}: " + ", ".join(f"{table['rows']} {name}" for name, table in manifest["tables"].items()) + "\n")
+    write(f"{out}: " + ", ".join(f"{table['rows']} {name}" for name, table in manifest["tables"].items()) + "\n")
     write(f"{counts['trained concepts']} trained concepts; by number of designers: {counts['concepts by designers']}\n")
     for style, one in counts["pictures"].items():
         write(f"{one['pictures']:6} {style} ({one['source']}, {one['designer']})\n")
@@ -73,7 +64,6 @@ def _report_wide(args: argparse.Namespace, manifest: Mapping[str, Any]) -> int:
         write(f"{task}: " + ", ".join(f"{name} {share:g}" for name, share in shares.items() if share is not None) + "\n")
     for reason, what in manifest["dropped"].items():
         write(f"{what['count']:6} left out: {reason}, such as {', '.join(what['examples'])}\n")
-    return 0
 
 
 def _build_with(args: argparse.Namespace) -> int:

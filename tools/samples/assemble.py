@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twoway.data.sources.samples import HELD_SOURCE, HELD_STYLE
+from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 from twoway.errors import TwowayError
 
-from .render import QUALITY, SIDE, decode, encode, render
+from .render import decode, encode, render
 from .split import Look, cluster, half, look, near
 from .wordnet import PHYSICAL
 from .words import GLOSS_HOLDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .concepts import Concept, Drawing
     from .wordnet import WordNet
@@ -63,11 +62,11 @@ def gloss(concepts: Iterable[Concept], wordnet: WordNet) -> None:
             concept.group = concept.group or PHYSICAL.get(sense.lexfile)
 
 
-def draw(concepts: Iterable[Concept], workers: int, *, side: int = SIDE, quality: int = QUALITY) -> list[Picture]:
+def draw(concepts: Iterable[Concept], workers: int) -> list[Picture]:
     """Draw every drawing; one that cannot be drawn is left out and said."""
     jobs = [(concept.id, drawing) for concept in concepts for drawing in concept.drawings]
     with ProcessPoolExecutor(workers) as pool:
-        drawn = list(pool.map(partial(_draw, side=side, quality=quality), [drawing for _, drawing in jobs], chunksize=16))
+        drawn = list(pool.map(_draw, [drawing for _, drawing in jobs], chunksize=16))
     pictures = []
     for (concept, drawing), one in zip(jobs, drawn, strict=True):
         if isinstance(one, str):
@@ -77,10 +76,10 @@ def draw(concepts: Iterable[Concept], workers: int, *, side: int = SIDE, quality
     return pictures
 
 
-def _draw(drawing: Drawing, *, side: int, quality: int) -> tuple[bytes, Look] | str:
+def _draw(drawing: Drawing) -> tuple[bytes, Look] | str:
     """Draw one picture in a worker, or return why not."""
     try:
-        image = encode(render(drawing, side), quality)
+        image = encode(render(drawing))
     except TwowayError as error:
         return str(error)
     return image, look(decode(image))
@@ -133,14 +132,12 @@ def rows(concepts: dict[str, Concept], pictures: Sequence[Picture]) -> tuple[lis
     return sorted(picture_rows, key=lambda row: str(row["id"])), concept_rows
 
 
-def twins(
-    picture_rows: Sequence[Mapping[str, Any]], styles: Collection[str] = (HELD_STYLE,), sources: Collection[str] = (HELD_SOURCE,)
-) -> list[str]:
+def twins(picture_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the pictures of the held-out styles that look nearly like one in a training style: as tests of style they say nothing."""
-    shown = [row for row in picture_rows if row["source"] not in sources]
+    shown = [row for row in picture_rows if row["source"] not in HELD_SOURCES]
     found = set()
     for pair in near([row["look"] for row in shown]):
-        held = [shown[place] for place in pair if shown[place]["style"] in styles]
+        held = [shown[place] for place in pair if shown[place]["style"] in HELD_STYLES]
         if len(held) == 1:
             found.add(str(held[0]["id"]))
     return sorted(found)

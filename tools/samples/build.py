@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,23 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tools.packages import PERMISSIVE, fetch
 from twoway.files import fresh_folder, sha256
 
-from .assemble import draw, gloss, merge, rows, twins
-from .clipart import read_clipart
-from .emoji import read_emoji
-from .flags import read_flags
-from .pages import page_rows
-from .tabler import read_tabler
 from .tables import write_table
-from .texts import text_rows
-from .wide import PACKAGES as WIDE_PACKAGES
-from .wide import make_wide_tables
-from .wordnet import WordNet
+from .world import make_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from tools.packages import Package
 
 MANIFEST = "manifest.json"
 TOOLS = ("pillow", "pyarrow", "resvg-py", "imagehash")
@@ -45,24 +33,18 @@ CREDITS = {
 }
 
 
-def build(out: str | Path, *, wide: bool = False, cache: Path | None = None, workers: int | None = None) -> dict[str, Any]:
+def build(out: str | Path, *, cache: Path | None = None, workers: int | None = None) -> dict[str, Any]:
     """Fetch the packages, write the tables, their licences and a manifest into the new folder `out`, and return the manifest."""
-    chosen = WIDE_PACKAGES if wide else PERMISSIVE
-    packages = fetch(chosen, cache)
+    packages = fetch(PERMISSIVE, cache)
     with fresh_folder(out) as folder:
-        if wide:
-            tables, facts = make_wide_tables(packages, workers=workers)
-        else:
-            tables = make_tables(packages, workers=workers)
-            facts = {"twins": twins(tables["pictures"])}
+        tables, facts = make_tables(packages, workers=workers)
         for name, table in tables.items():
             write_table(folder / f"{name}.parquet", table)
-        copy_terms(chosen, packages, folder / "licences")
-        if wide:
-            (folder / "ATTRIBUTION.md").write_text(attribution(chosen, packages), encoding="utf-8")
+        copy_terms(packages, folder / "licences")
+        (folder / "ATTRIBUTION.md").write_text(attribution(packages), encoding="utf-8")
         manifest = {
             "tables": {name: {"rows": len(table), "sha256": sha256(folder / f"{name}.parquet")} for name, table in sorted(tables.items())},
-            "packages": {one.name: {"version": one.version, "sha256": one.sha256, "licence": one.licence} for one in chosen},
+            "packages": {one.name: {"version": one.version, "sha256": one.sha256, "licence": one.licence} for one in PERMISSIVE},
             "built_with": {tool: version(tool) for tool in TOOLS},
             **facts,
         }
@@ -70,10 +52,10 @@ def build(out: str | Path, *, wide: bool = False, cache: Path | None = None, wor
     return manifest
 
 
-def copy_terms(chosen: Sequence[Package], packages: Mapping[str, Path], folder: Path) -> None:
+def copy_terms(packages: Mapping[str, Path], folder: Path) -> None:
     """Copy the terms of each package; an icon set names its licence, whose text is written beside it."""
     folder.mkdir()
-    for package in chosen:
+    for package in PERMISSIVE:
         source, name = packages[package.name] / package.licence_file, package.name.replace("/", "-")
         if package.name == SPDX:
             continue
@@ -83,10 +65,10 @@ def copy_terms(chosen: Sequence[Package], packages: Mapping[str, Path], folder: 
             (folder / f"{package.licence}.txt").write_text(json.loads(text.read_text(encoding="utf-8"))["licenseText"], encoding="utf-8")
 
 
-def attribution(chosen: Sequence[Package], packages: Mapping[str, Path]) -> str:
+def attribution(packages: Mapping[str, Path]) -> str:
     """Return the page that names who drew what, where it is from and under which terms."""
-    lines = ["# Where the wide world comes from", "", "| package | version | by | from | terms |", "|---|---|---|---|---|"]
-    for package in chosen:
+    lines = ["# Where the samples come from", "", "| package | version | by | from | terms |", "|---|---|---|---|---|"]
+    for package in PERMISSIVE:
         path = packages[package.name] / "info.json"
         info = json.loads(path.read_text(encoding="utf-8")) if package.licence_file == "info.json" else {}
         author = info.get("author") or {"name": CREDITS.get(package.name, "")}
@@ -97,22 +79,3 @@ def attribution(chosen: Sequence[Package], packages: Mapping[str, Path]) -> str:
     ]
     lines += ["assembled from WordNet's glosses; pages and scenes are laid out from the pictures and names.", ""]
     return "\n".join(lines)
-
-
-def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the four tables."""
-    wordnet = WordNet(packages["wordnet-base"] / "usr/share/wordnet")
-    emoji = read_emoji(packages["fluentui-emoji"], packages["cldr-annotations-full"])
-    icons = read_tabler(packages["@tabler/icons"], wordnet, {concept.id for concept in emoji})
-    flags = read_flags(packages["flag-icons"], packages["cldr-localenames-full"])
-    clipart = read_clipart(packages["openclipart-svg"] / "usr/share/openclipart/svg", wordnet, [*emoji, *icons])
-    concepts = merge([emoji, icons, flags, clipart])
-    gloss(concepts.values(), wordnet)
-    picture_rows, concept_rows = rows(concepts, draw(concepts.values(), workers or os.cpu_count() or 1))
-    font = packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf"
-    return {
-        "pictures": picture_rows,
-        "concepts": concept_rows,
-        "texts": text_rows(wordnet, concept_rows),
-        "pages": page_rows(concept_rows, picture_rows, font),
-    }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .concepts import Concept, Drawing, slug
 from .tabler import STROKE
-from .words import ICON_NAMES, ICONS_LEFT_OUT, MODIFIERS, WIDE_LEFT_OUT, WIDE_NAMES
+from .words import ICON_NAMES, ICONIFY_LEFT_OUT, ICONIFY_NAMES, ICONS_LEFT_OUT, MODIFIERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,7 +205,7 @@ def read_icons(
             found[slug(said)][one.designer] += drawings
     for concept in tabler:
         said = names.joined(concept.names["en"])
-        if slug(said) in WIDE_LEFT_OUT:
+        if slug(said) in ICONIFY_LEFT_OUT:
             continue
         spoken.setdefault(slug(said), said)
         found[slug(said)]["tabler"] += concept.drawings
@@ -244,13 +244,13 @@ class _Names:
     def spoken(self, icon: str) -> str | None:
         """Return the English name of an icon, or None where it says nothing that can be drawn."""
         said = self._whole(icon) or (self._whole(PREFIXES.sub("", icon)) if PREFIXES.match(icon) else None)
-        return None if said is None or slug(said) in WIDE_LEFT_OUT else said
+        return None if said is None or slug(said) in ICONIFY_LEFT_OUT else said
 
     def _whole(self, icon: str) -> str | None:
-        name = WIDE_NAMES.get(icon, ICON_NAMES.get(icon))
+        name = ICONIFY_NAMES.get(icon, ICON_NAMES.get(icon))
         if name is not None:
             return self.joined(name) if name else None
-        if icon in ICONS_LEFT_OUT or icon in WIDE_LEFT_OUT or re.search(r"\d", icon):
+        if icon in ICONS_LEFT_OUT or icon in ICONIFY_LEFT_OUT or re.search(r"\d", icon):
             return None
         said = icon.replace("-", " ")
         if icon in self.known or self.wordnet.physical(said) or ("-" in icon and not set(icon.split("-")) & MODIFIERS):

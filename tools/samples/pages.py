@@ -17,7 +17,7 @@ from .render import decode
 from .split import HALVES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 PAGES = 1_400
@@ -29,7 +29,7 @@ FEWEST_WORDS = 2
 INK = (20, 24, 32)
 PAPERS = ((255, 255, 255), (252, 248, 238), (240, 246, 252), (242, 250, 240))
 LANGUAGES = ("en", "de", "fr", "es")
-STYLES = ("flat", "high-contrast", "flag")
+STYLES = ("flat", "noto", "emojione", "high-contrast", "flag")
 # What a page's title calls its things, by the group of the concepts.
 TITLES: dict[str, dict[str, str]] = {
     "animal": {"en": "Animals", "de": "Tiere", "fr": "Animaux", "es": "Animales"},
@@ -57,11 +57,10 @@ def page_rows(
     picture_rows: Iterable[Mapping[str, Any]],
     font: Path,
     count: int = PAGES,
-    styles: Collection[str] = STYLES,
 ) -> list[dict[str, Any]]:
     """Return the rows of `pages`: halves, languages and groups in turn."""
     fonts = (ImageFont.truetype(str(font), TITLE_SIZE), ImageFont.truetype(str(font), NAME_SIZE))
-    shelves = _shelves(concept_rows, picture_rows, styles)
+    shelves = _shelves(concept_rows, picture_rows)
     keys = {half: [key for key in sorted(shelves) if key[0] == half for _ in range(1 + len(shelves[key]) // 24)] for half in HALVES}
     used: set[tuple[str, ...]] = set()
     rows: list[dict[str, Any]] = []
@@ -94,13 +93,11 @@ def page_rows(
     return rows
 
 
-def _shelves(
-    concept_rows: Iterable[Mapping[str, Any]], picture_rows: Iterable[Mapping[str, Any]], styles: Collection[str]
-) -> dict[tuple[str, str], list[Entry]]:
+def _shelves(concept_rows: Iterable[Mapping[str, Any]], picture_rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Entry]]:
     """Return half and group -> the concepts that have names in all page languages and a picture in a training style."""
     pictures: dict[str, list[bytes]] = {}
     for row in picture_rows:
-        if row["style"] in styles:
+        if row["style"] in STYLES:
             pictures.setdefault(row["concept"], []).append(row["image"])
     shelves: dict[tuple[str, str], list[Entry]] = {}
     for row in concept_rows:

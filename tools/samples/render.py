@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .concepts import Drawing
 
 SIDE = 72
-QUALITY = 90
+QUALITY = 80
 CLEAR = 16
 SMALLEST = 12
 PER_UNIT = {"px": 1.0, "pt": 1.25, "mm": 90 / 25.4, "cm": 90 / 2.54, "in": 90.0}
@@ -61,11 +61,11 @@ def _with_view_box(text: str) -> str:
     return text.replace(head[0], f'{bare[:-1]} viewBox="0 0 {width:.3f} {height:.3f}" width="{width:.3f}" height="{height:.3f}">', 1)
 
 
-def encode(picture: Image.Image, quality: int = QUALITY) -> bytes:
+def encode(picture: Image.Image) -> bytes:
     """Encode as WebP, without loss or at a quality, whichever is smaller."""
     lossless, lossy = io.BytesIO(), io.BytesIO()
     picture.save(lossless, "WEBP", lossless=True, method=4)
-    picture.save(lossy, "WEBP", quality=quality, method=4)
+    picture.save(lossy, "WEBP", quality=QUALITY, method=4)
     return min(lossless.getvalue(), lossy.getvalue(), key=len)
 
 

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageOps
 
+from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
+
 from .render import decode
 from .split import HALVES
 
@@ -83,15 +85,10 @@ def side(text: str | None = None, picture: str | None = None, *, text_first: boo
 
 
 def scene_rows(
-    concept_rows: Iterable[Mapping[str, Any]],
-    picture_rows: Iterable[Mapping[str, Any]],
-    *,
-    held_styles: Collection[str],
-    held_sources: Collection[str],
-    groups: Mapping[str, int] = GROUPS,
+    concept_rows: Iterable[Mapping[str, Any]], picture_rows: Iterable[Mapping[str, Any]], *, groups: Mapping[str, int] = GROUPS
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of `scenes` and of `questions`."""
-    drawn = [row for row in picture_rows if row["style"] not in held_styles and row["source"] not in held_sources]
+    drawn = [row for row in picture_rows if row["style"] not in HELD_STYLES and row["source"] not in HELD_SOURCES]
     made = Made()
     for half in HALVES:
         things = _things(concept_rows, drawn, half)

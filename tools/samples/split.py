@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 HALVES = ("seen", "unseen")
 COLOURS = r"(?:light-|hollow-)?(?:red|blue|green|orange|yellow|purple|brown|black|white|grey|pink)"
 SIZES = r"(?:large|medium|small|medium-small|glass-of|sprig-of)"
-# Two pictures count as nearly the same when this many of 64 bits differ at most, and their colours, and their shades at FINE pixels a side,
-# by this much at most (0 to 255, mean). The hash and the colours are those of 8 x 8 pixels: there all faces of one designer are one disc, and
-# a face is a keyhole's neighbour; the finer shades have the mouth.
+# Two pictures count as nearly the same when this many of 64 bits differ at most, and their colours, and their shades at FINE pixels a
+# side, by this much at most (0 to 255, mean). The hash and the colours are those of 8 x 8 pixels: there all faces of one designer are one
+# disc, and a face is like a keyhole; the finer shades have the mouth.
 BITS = 6
 COLOUR = 14.0
 FINE, SHADE = 32, 5.0

@@ -1,4 +1,4 @@
-"""Words chosen by hand (`words.yaml`, `wide_words.yaml`): names of icons, titles that say nothing, which sense of a noun is drawn."""
+"""Words chosen by hand (`words.yaml`, `iconify_words.yaml`): names of icons, titles that say nothing, which sense of a noun is drawn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ICON_NAMES: dict[str, str] = _WORDS["icon_names"]
 VAGUE_TITLES: frozenset[str] = frozenset(_WORDS["vague_titles"])
 GLOSS_HOLDS: dict[str, str] = _WORDS["gloss_holds"]
 
-_WIDE: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("wide_words.yaml").read_text(encoding="utf-8"))
-SYMBOLS_KEPT: frozenset[str] = frozenset(_WIDE["symbols_kept"])
-WIDE_NAMES: dict[str, str] = _WIDE["names"]
-WIDE_LEFT_OUT: frozenset[str] = frozenset(_WIDE["left_out"])
-MODIFIERS: frozenset[str] = frozenset(_WIDE["modifiers"])
+_ICONIFY: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("iconify_words.yaml").read_text(encoding="utf-8"))
+SYMBOLS_KEPT: frozenset[str] = frozenset(_ICONIFY["symbols_kept"])
+ICONIFY_NAMES: dict[str, str] = _ICONIFY["names"]
+ICONIFY_LEFT_OUT: frozenset[str] = frozenset(_ICONIFY["left_out"])
+MODIFIERS: frozenset[str] = frozenset(_ICONIFY["modifiers"])

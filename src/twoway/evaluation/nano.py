@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Pair = tuple[tuple["Part", ...], tuple["Part", ...]]
 
-PLAIN = ("flat", "outline", "filled", "flag")  # styles of which each concept has one
 REGIONS = 200  # pages whose regions are asked for
 TERMS = 1000  # definitions that are asked
 SMALLEST = 6  # concepts that make a category
@@ -42,7 +41,7 @@ SMALLEST = 6  # concepts that make a category
 
 @dataclass(frozen=True)
 class Held:
-    """The unseen half: its concepts, one plain picture of each, and the tables."""
+    """The unseen half: its concepts, one picture of each in a training style drawn by lot, and the tables."""
 
     world: samples.World
     concepts: dict[str, Row]
@@ -54,12 +53,10 @@ class Held:
         world = samples.load_world()
         torn = world.torn()
         concepts = {key: row for key, row in world.concepts.items() if row["half"] == "unseen" and key not in torn}
-        first: dict[str, Row] = {}
-        for style in PLAIN:
-            for row in world.drawn(style=style, half="unseen"):
-                if row["concept"] in concepts:
-                    first.setdefault(row["concept"], row)
-        return cls(world, concepts, [first[key] for key in concepts if key in first])
+        drawn: dict[str, list[Row]] = {}
+        for row in world.drawn(half="unseen"):
+            drawn.setdefault(row["concept"], []).append(row)
+        return cls(world, concepts, [random.Random(f"plain/{key}").choice(drawn[key]) for key in concepts if key in drawn])
 
     def styled(self, style: str) -> list[Row]:
         """Return the pictures of one style; of the held-out style without those that look like a training one."""
@@ -173,6 +170,16 @@ def pages(held: Held, *, same_language: bool) -> list[Pair]:
     return found
 
 
+def scenes(held: Held, task: str) -> list[Pair]:
+    """Ask about scenes: what stands beside what, the same but changed, whose is what."""
+    return [
+        (samples.side_of(held.world, row, row["query"]).parts, samples.side_of(held.world, row, answer).parts)
+        for row in held.world.questions
+        if (row["task"], row["half"]) == (task, "unseen")
+        for answer in row["answers"]
+    ]
+
+
 def terms(held: Held) -> list[Pair]:
     """Find the noun of a definition."""
     rows = [row for row in held.world.texts if row["half"] == "unseen"]
@@ -203,14 +210,14 @@ def _named(choose: Callable[[Held], Sequence[Row]], languages: Sequence[str], *,
     return lambda held: names(held, choose(held), languages=languages, back=back)
 
 
-def _modern(held: Held) -> list[Row]:
+def _new_style(held: Held) -> list[Row]:
     return [row for style in held.world.held_styles for row in held.styled(style)]
 
 
 EN, OTHER = LANGUAGES[:1], LANGUAGES[1:]
 TASKS: dict[str, NanoTask] = {
     "category": NanoTask(lambda held: categories(held, held.plain)),
-    "category-new-style": NanoTask(lambda held: categories(held, _modern(held))),
+    "category-new-style": NanoTask(lambda held: categories(held, _new_style(held))),
     "capital": NanoTask(partial(country_facts, fact="capital", question="What is the capital of this country?")),
     "continent": NanoTask(partial(country_facts, fact="continent", question="On which continent is this country?")),
     "called": NanoTask(called),
@@ -218,8 +225,8 @@ TASKS: dict[str, NanoTask] = {
     "picture-name": NanoTask(_named(lambda held: held.plain, EN, back=False)),
     "name-picture": NanoTask(_named(lambda held: held.plain, EN, back=True)),
     "name-picture-languages": NanoTask(_named(lambda held: held.plain, OTHER, back=True)),
-    "picture-name-new-style": NanoTask(_named(_modern, EN, back=False)),
-    "name-picture-new-style": NanoTask(_named(_modern, EN, back=True)),
+    "picture-name-new-style": NanoTask(_named(_new_style, EN, back=False)),
+    "name-picture-new-style": NanoTask(_named(_new_style, EN, back=True)),
     "name-picture-new-source": NanoTask(_named(Held.far, EN, back=True)),
     "definition-picture": NanoTask(definitions),
     "composed": NanoTask(composed, shown=True),
@@ -228,6 +235,7 @@ TASKS: dict[str, NanoTask] = {
     "page-languages": NanoTask(partial(pages, same_language=False)),
     "definition-term": NanoTask(terms),
     "translation": NanoTask(translations),
+    **{task: NanoTask(partial(scenes, task=task)) for task in ("beside", "changed", "owner", "label", "scene-names")},
 }
 
 

@@ -26,6 +26,7 @@ TINY = NanoConfig(
     text_rows=2,
     rows=48,
     warmup=2,
+    tables=("concepts", "pictures"),
     dtype="float32",
 )
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from tools.nano_base.__main__ import DEFAULT_BATCH, DEFAULT_ROWS, main
-from tools.nano_base.base import check_plan, make_base, prepare
+from tools.nano_base.base import make_base, prepare
 from tools.nano_base.card import curve_table, plateau
 from tools.nano_base.config import NanoConfig
 from tools.nano_base.gate import measure
 
 from twoway.errors import UsageError
-from twoway.files import sha256
 
 from .conftest import TINY
 
@@ -57,30 +56,6 @@ def test_the_card_says_gate_command_and_curve(made):
     assert f"**{training['gate']['trained_gap']:.2f}** | 0.8 |" in card
     assert "python -m tools.nano_base base" in card
     assert "| 16 |" in card
-
-
-def test_a_second_leg_goes_on_from_the_weights_and_says_so(made, corner, tmp_path):
-    first, training = made
-    config = dataclasses.replace(TINY, rows=8, seed=2, start=str(first))
-    begun = prepare(config, corner).forward.model
-    with safe_open(first / "model.safetensors", framework="pt") as file:
-        name = "model.norm.weight"
-        assert torch.equal(begun.model.language_model.norm.weight, file.get_tensor(name).float())
-    second = make_base(tmp_path / "second", config, corner, command="python -m tools.nano_base second --from=base")
-    assert second["before"] == json.loads(json.dumps(training))
-    assert second["config"]["start"] == sha256(first / "model.safetensors")
-    assert second["exposures"] == pytest.approx(24 / second["concepts"], abs=0.05)
-    card = (tmp_path / "second" / "README.md").read_text()
-    assert "    python -m tools.nano_base base\n    python -m tools.nano_base second --from=base" in card
-    assert "base of 16 rows" in card
-
-
-def test_a_second_leg_needs_a_base_of_this_command(corner, tmp_path):
-    with pytest.raises(UsageError, match=r"no training\.json"):
-        prepare(dataclasses.replace(TINY, start=str(tmp_path)), corner)
-    with pytest.raises(UsageError, match="another plan"):
-        check_plan(tmp_path / "run", TINY, corner)
-        check_plan(tmp_path / "run", dataclasses.replace(TINY, seed=5), corner)
 
 
 def test_an_existing_folder_is_refused_before_any_work(made, corner):

@@ -12,13 +12,13 @@ from tools.samples.scenes import leaks, scene_rows
 from tools.samples.split import HALVES
 from tools.samples.tables import write_table
 
-from twoway.data.sources.samples import load_world, pairs
+from twoway.data.sources.samples import HELD_STYLES, load_world, pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GROUPS = {"beside": 3, "changed": 12, "owner": 12, "label": 6}
-HELD = {"held_styles": ("held",), "held_sources": ("far",)}
+HELD = HELD_STYLES[0]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def world():
             {"concept": name, "cluster": name, "half": half, "kind": "emoji", "names": {"en": name}, "keywords": {}, "gloss": None}
         )
         concepts[-1] |= {"group": None, "facts": {}}
-        for style in ("one", "two", "held"):
+        for style in ("one", "two", HELD):
             picture = Image.new("RGBA", (24, 24), (0, 0, 0, 0))
             ImageDraw.Draw(picture).rectangle((4, 4, 20, 6 + number % 14), fill=(6 * number, 255 - 6 * number, 40 * len(style), 255))
             row = {"id": f"{name}/{style}", "concept": name, "source": "near", "style": style, "half": half}
@@ -41,11 +41,11 @@ def world():
 
 @pytest.fixture(scope="module")
 def made(world):
-    return scene_rows(*world, **HELD, groups=GROUPS)
+    return scene_rows(*world, groups=GROUPS)
 
 
 def test_two_builds_give_the_same_bytes(world, made) -> None:
-    assert scene_rows(*world, **HELD, groups=GROUPS) == made
+    assert scene_rows(*world, groups=GROUPS) == made
 
 
 def test_scenes_stay_in_one_half_and_never_show_a_held_out_style(world, made) -> None:
@@ -53,7 +53,7 @@ def test_scenes_stay_in_one_half_and_never_show_a_held_out_style(world, made) ->
     scenes, questions = made
     assert all(halves[concept] == row["half"] for row in scenes for concept in row["concepts"])
     used = {side["picture"] for row in questions for side in (row["query"], *row["answers"]) if side["picture"]}
-    assert not [name for name in used if name.endswith("/held")]
+    assert not [name for name in used if name.endswith(f"/{HELD}")]
     assert {row["id"] for row in scenes} <= used
     assert {row["half"] for row in questions} == set(HALVES)
 
@@ -95,7 +95,7 @@ def test_a_world_with_scenes_asks_about_them_and_says_what_it_holds_out(world, m
     tables = {"concepts": world[0], "pictures": world[1], "texts": [], "pages": [], "scenes": made[0], "questions": made[1]}
     for name, rows in tables.items():
         write_table(tmp_path / f"{name}.parquet", rows)
-    (tmp_path / "manifest.json").write_text(json.dumps({**HELD, "twins": ["thing aa/held"]}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"twins": [f"thing aa/{HELD}"]}))
     read = load_world(tmp_path)
     assert {row["style"] for row in read.drawn()} == {"one", "two"}
     asked = list(pairs("train", folder=tmp_path))
@@ -110,4 +110,4 @@ def test_a_world_with_scenes_asks_about_them_and_says_what_it_holds_out(world, m
             right = pair.positives[0]
             assert all((one.texts == right.texts) != (one.images == right.images) for one in pair.negatives)
     held = list(pairs("test-style", folder=tmp_path))
-    assert {pair.query.meta["id"].split("/")[-1] for pair in held} == {"held"}
+    assert {pair.query.meta["id"].split("/")[-1] for pair in held} == {HELD}

@@ -155,12 +155,12 @@ def _scene_pairs(world: World, half: str) -> Iterator[Pair]:
         first = row["answers"][0]
         others = [answer for key, answer in groups[f"{row['task']} {row['group']}"].items() if key not in right]
         others.sort(key=lambda answer: (first["text"] != answer["text"]) + (first["picture"] != answer["picture"]))
-        query, *answers = (_side(world, row, one) for one in (row["query"], *row["answers"], *others[:SCENE_NEGATIVES]))
+        query, *answers = (side_of(world, row, one) for one in (row["query"], *row["answers"], *others[:SCENE_NEGATIVES]))
         count = len(row["answers"])
         yield Pair(query, tuple(answers[:count]), tuple(answers[count:]), task=row["task"])
 
 
-def _side(world: World, row: Mapping[str, Any], side: Mapping[str, Any]) -> Document:
+def side_of(world: World, row: Mapping[str, Any], side: Mapping[str, Any]) -> Document:
     """Return one side of a question: a text, a picture, or both in their order."""
     parts: list[Part] = []
     if side["picture"] is not None:
@@ -307,10 +307,9 @@ def _shuffled(words: Sequence[str], rng: random.Random) -> str:
     return ", ".join(rng.sample(list(words), len(words)))
 
 
-TABLES = ("pictures", "concepts", "texts", "pages")
-MORE_TABLES = ("scenes", "questions")  # of a world that has them
-HELD_STYLE = "modern"
-HELD_SOURCE = "openclipart"
+TABLES = ("pictures", "concepts", "texts", "pages", "scenes", "questions")
+HELD_STYLES = ("twemoji",)
+HELD_SOURCES = ("openclipart",)
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,6 @@ class World:
     """The tables in memory: rows by table, concepts by id; `more` are pictures under other terms, where the folder has any.
 
     `twins` are pictures of the held-out style that look nearly like one of a training style (perceptual hash), so no test of style.
-    `scenes` and `questions` about them are there in a world that was built with them.
     """
 
     folder: Path
@@ -326,12 +324,12 @@ class World:
     concepts: dict[str, dict[str, Any]]
     texts: tuple[dict[str, Any], ...]
     pages: tuple[dict[str, Any], ...]
+    scenes: tuple[dict[str, Any], ...]
+    questions: tuple[dict[str, Any], ...]
     more: tuple[dict[str, Any], ...] = ()
     twins: frozenset[str] = frozenset()
-    scenes: tuple[dict[str, Any], ...] = ()
-    questions: tuple[dict[str, Any], ...] = ()
-    held_styles: tuple[str, ...] = (HELD_STYLE,)
-    held_sources: tuple[str, ...] = (HELD_SOURCE,)
+    held_styles: tuple[str, ...] = HELD_STYLES
+    held_sources: tuple[str, ...] = HELD_SOURCES
 
     @cached_property
     def images(self) -> dict[str, bytes]:
@@ -387,9 +385,7 @@ def load_world(folder: Path | None = None) -> World:
 
     place = folder or samples_folder()
     tables: dict[str, list[dict[str, Any]]] = {}
-    paths = [place / f"{name}.parquet" for name in (*TABLES, *MORE_TABLES)]
-    paths = [path for path in paths if path.stem in TABLES or path.exists()]
-    for path in [*paths, *sorted(place.glob("pictures-*.parquet"))]:
+    for path in [*(place / f"{name}.parquet" for name in TABLES), *sorted(place.glob("pictures-*.parquet"))]:
         try:
             tables[path.stem] = pq.read_table(path, partitioning=None).to_pylist()
         except (OSError, pa.ArrowException) as error:
@@ -409,20 +405,20 @@ def load_world(folder: Path | None = None) -> World:
         concepts,
         tuple(tables["texts"]),
         tuple(tables["pages"]),
+        tuple(tables["scenes"]),
+        tuple(tables["questions"]),
         more,
-        frozenset(facts.get("twins", ())),
-        tuple(tables.get("scenes", ())),
-        tuple(tables.get("questions", ())),
+        frozenset(facts["twins"]),
         tuple(facts["held_styles"]),
         tuple(facts["held_sources"]),
     )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return what the manifest of a folder says of its tables; without any, what is held out of the shipped ones."""
+    """Return what the manifest of a folder says of its tables; without any, what is held out as the builder does."""
     path = folder / "manifest.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {"held_styles": (HELD_STYLE,), "held_sources": (HELD_SOURCE,), "tables": {}, **facts}
+    return {"held_styles": HELD_STYLES, "held_sources": HELD_SOURCES, "twins": (), **facts}
 
 
 def view(name: str) -> View:

@@ -1,7 +1,6 @@
-"""The wide world: the same emoji by five designers, and objects by many hands, beside the sources of the shipped samples.
+"""The world of the samples: the same emoji by five designers, flags, and objects by many hands; pages, texts and scenes made of them.
 
-One designer (`HELD_STYLES`: all of its sets) and one source (`HELD_SOURCES`) are in no stage. It is built beside the shipped samples and
-has the same tables, and two more: `scenes` and `questions` (`scenes.py`).
+One designer (`HELD_STYLES`: all of its sets) and one source (`HELD_SOURCES`) are in no stage.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from tools.packages import ICONIFY, PERMISSIVE
+from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 
 from .assemble import draw, gloss, merge, rows, twins
 from .clipart import read_clipart
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
 
     from .concepts import Concept
 
-PACKAGES = (*PERMISSIVE, *ICONIFY)
-QUALITY = 80
-HELD_STYLES = ("twemoji",)
-HELD_SOURCES = ("openclipart",)
-PAGE_STYLES = ("flat", "noto", "emojione", "high-contrast", "flag")
 REGIONAL_A = 0x1F1E6
 DESIGNERS = {
     "flat": "Microsoft", "modern": "Microsoft", "high-contrast": "Microsoft", "outline": "tabler", "filled": "tabler", "flag": "flag-icons",
@@ -42,11 +36,11 @@ DESIGNERS = {
 }  # fmt: skip
 
 
-def make_wide_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the rows of the tables, and what the manifest says of them."""
     dropped = Dropped()
     concepts = _concepts(packages, dropped)
-    pictures = draw(concepts.values(), workers or os.cpu_count() or 1, quality=QUALITY)
+    pictures = draw(concepts.values(), workers or os.cpu_count() or 1)
     drawn = Counter(picture.concept for picture in pictures)
     picture_rows, concept_rows = rows(concepts, pictures)
     kept = Counter(row["concept"] for row in picture_rows)
@@ -58,14 +52,14 @@ def make_wide_tables(packages: Mapping[str, Path], *, workers: int | None = None
         "pictures": picture_rows,
         "concepts": concept_rows,
         "texts": text_rows(WordNet(packages["wordnet-base"] / "usr/share/wordnet"), concept_rows),
-        "pages": page_rows(concept_rows, picture_rows, font, styles=PAGE_STYLES),
+        "pages": page_rows(concept_rows, picture_rows, font),
     }
-    tables["scenes"], tables["questions"] = scene_rows(concept_rows, picture_rows, held_styles=HELD_STYLES, held_sources=HELD_SOURCES)
+    tables["scenes"], tables["questions"] = scene_rows(concept_rows, picture_rows)
     images = {row["id"]: row["image"] for row in (*picture_rows, *tables["scenes"])}
     facts = {
         "held_styles": HELD_STYLES,
         "held_sources": HELD_SOURCES,
-        "twins": twins(picture_rows, HELD_STYLES, HELD_SOURCES),
+        "twins": twins(picture_rows),
         "counts": count(picture_rows),
         "leaks": {
             task: {name: None if share is None else round(share, 4) for name, share in found.items()}
