@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,8 @@ from .gate import by_style, measure
 from .loop import PROBE_ROWS, read_curve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .base import Nano
 
 SAMPLES = 512
