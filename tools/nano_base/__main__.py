@@ -19,7 +19,7 @@ OUT becomes a plain transformers folder (AutoModelForImageTextToText, AutoProces
 tokenizer, trained causally on the pictures and captions of the samples. At the end a gate is measured: how much better a caption is
 foretold from its own picture than from another's, in training styles and in a style that was never trained on. Below the gate the
 command says so and exits 1. The full run takes hours of one core; the same command again goes on where it was stopped, and with more
-rows it lengthens the run."""
+rows it goes on from where the rate began to fall."""
 EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
   python -m tools.nano_base my-base --rows 480000 --overwrite   (a longer run, from the state before the rate fell)
@@ -41,7 +41,11 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     asked.add_argument("--train", default="tower", metavar="PART", help="with --lm smollm2, what learns: tower (default) or all")
     asked.add_argument(
-        "--rows", type=int, default=DEFAULT_ROWS, metavar="N", help="picture rows to train on; more than at the start lengthen a run"
+        "--rows",
+        type=int,
+        default=DEFAULT_ROWS,
+        metavar="N",
+        help="picture rows to train on; another number changes the length of an unfinished run",
     )
     asked.add_argument("--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="pictures a step")
     asked.add_argument("--seed", type=int, default=1, metavar="N", help="of rows, augmentation and weights")

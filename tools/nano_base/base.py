@@ -15,7 +15,7 @@ from twoway.files import sha256, write_whole
 from twoway.training.precision import choose_dtype
 
 from .batches import Rows
-from .loop import lengthen, train
+from .loop import change_length, train
 from .model import build, family_of
 from .table import World, load_world
 from .tokenizer import train_tokenizer
@@ -89,7 +89,7 @@ def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[li
 def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
     """Fix the plan in the run's folder at the start; a later start with another plan or other samples is refused.
 
-    More rows are no other plan: the run is lengthened from where its rate began to fall.
+    Another number of rows is no other plan where the rate is, or was, still constant: the run goes on from there.
     """
     hashes = {name: sha256(samples / f"{name}.parquet") for name in config.tables}
     plan = json.loads(json.dumps({"config": dataclasses.asdict(config), "samples": hashes}))
@@ -100,8 +100,8 @@ def check_plan(run: Path, config: NanoConfig, samples: Path) -> None:
         return
     before = json.loads(path.read_text())
     begun = dataclasses.replace(config, rows=before["config"]["rows"])
-    if config.rows > begun.rows and plan == {**before, "config": before["config"] | {"rows": config.rows}}:
-        lengthen(run, begun)
+    if config.rows != begun.rows and plan == {**before, "config": before["config"] | {"rows": config.rows}}:
+        change_length(run, begun, config)
         write_whole(path, json.dumps(plan, indent=1) + "\n")
         return
     for part, values in plan.items():

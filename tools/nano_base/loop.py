@@ -91,13 +91,18 @@ def train(
             saved = now
 
 
-def lengthen(folder: Path, before: NanoConfig) -> None:
-    """Bring a run back to where its rate began to fall, so that it goes on at the constant one."""
-    if saved_step(folder) <= before.decay_start:
+def change_length(folder: Path, before: NanoConfig, now: NanoConfig) -> None:
+    """Make a run longer or shorter: one whose rate fell already is brought back to where that began."""
+    reached = saved_step(folder)
+    constant = min(reached, before.decay_start)
+    if now.decay_start < constant:
+        least = constant * now.batch + now.decay_rows
+        raise UsageError(f"{folder} stands at row {constant * now.batch:,}, before its rate falls; ask for --rows {least} or more")
+    if reached == constant:
         return
     if not (folder / BEFORE_DECAY).is_file():
-        raise UsageError(f"{folder} has no {BEFORE_DECAY}, the state before its rate fell: it cannot be lengthened")
-    kept = [entry for entry in read_curve(folder) if entry["step"] <= before.decay_start]
+        raise UsageError(f"{folder} has no {BEFORE_DECAY}, the state before its rate fell: its length cannot be changed")
+    kept = [entry for entry in read_curve(folder) if entry["step"] <= constant]
     write_whole(folder / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
     write_whole(folder / NAME, (folder / BEFORE_DECAY).read_bytes())
 

@@ -43,7 +43,8 @@ def test_a_plan_is_fixed_at_the_start(corner, config, tmp_path):
         train_base(dataclasses.replace(config, rows=8, seed=2), corner, tmp_path)
 
 
-def test_a_run_at_a_constant_rate_is_lengthened_to_what_a_longer_one_is(corner, config, tmp_path):
+def test_a_run_of_another_length_goes_on_from_where_the_rate_was_constant(corner, config, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.nano_base.loop.SAVE_SECONDS", 0.0)
     config = dataclasses.replace(config, decay_rows=16)
     longer = dataclasses.replace(config, rows=64)
     whole = weights(train_base(longer, corner, tmp_path / "whole"))
@@ -52,8 +53,17 @@ def test_a_run_at_a_constant_rate_is_lengthened_to_what_a_longer_one_is(corner, 
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     curves = [[(entry["step"], entry["loss"]) for entry in read_curve(tmp_path / run)] for run in ("whole", "run")]
     assert curves[0] == curves[1]
-    with pytest.raises(UsageError, match="rows was 64 and is now 48"):
+    with pytest.raises(UsageError, match="stands at row 48, before its rate falls; ask for --rows 64 or more"):
         train_base(config, corner, tmp_path / "run")
+
+    def kill(entry):
+        if entry["step"] == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_base(longer, corner, tmp_path / "cut", seen=kill)
+    shorter, straight = (weights(train_base(config, corner, tmp_path / run)) for run in ("cut", "straight"))
+    assert all(torch.equal(shorter[name], straight[name]) for name in straight)
 
 
 def test_training_learns_and_stops_where_it_is_told(tiny, corner, config, tmp_path):
