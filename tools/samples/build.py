@@ -33,6 +33,16 @@ CREDITS = {
 }
 
 
+NOTICE = """
+The full terms are in `licences/`. All pictures are rendered from the sets' vector drawings, at another size. Of clip art only files whose
+own metadata gives them to the public domain are taken. The paragraphs are assembled from WordNet's glosses; pages and scenes are laid out
+from the pictures and names. WordNet's notice:
+
+> WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. THIS SOFTWARE AND DATABASE IS PROVIDED "AS IS" AND PRINCETON
+> UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS OR IMPLIED.
+"""
+
+
 def build(out: str | Path, *, cache: Path | None = None, workers: int | None = None) -> dict[str, Any]:
     """Fetch the packages, write the tables, their licences and a manifest into the new folder `out`, and return the manifest."""
     packages = fetch(PERMISSIVE, cache)
@@ -73,9 +83,4 @@ def attribution(packages: Mapping[str, Path]) -> str:
         info = json.loads(path.read_text(encoding="utf-8")) if package.licence_file == "info.json" else {}
         author = info.get("author") or {"name": CREDITS.get(package.name, "")}
         lines.append(f"| {package.name} | {package.version} | {author['name']} | {author.get('url', '')} | {package.licence} |")
-    lines += [
-        "",
-        "The full terms are in `licences/`. All pictures are rendered from the sets' vector drawings, at another size; the paragraphs are",
-    ]
-    lines += ["assembled from WordNet's glosses; pages and scenes are laid out from the pictures and names.", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, NOTICE])
