@@ -17,13 +17,12 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-import twoway
 from twoway.cli import main as run
-from twoway.data.sources.samples import samples_folder
+from twoway.data.sources.samples import HELD_STYLES, documents, samples_folder
 
 OUT = Path("demo")
 TASKS = "name-picture called"
-WORDS, THING = "flag of France", "umbrella"
+WORDS, THING = ("flag of France", "guitar", "umbrella", "Krokodil", "papillon"), "rooster"
 PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (
     "max_steps=60 global_batch_size=64 budget=2048 learning_rate=3e-4 max_length=512 hard_negatives=0 small_tasks=keep "
@@ -69,15 +68,16 @@ def gaps(folder: Path) -> None:
 
 
 def search(model: Path) -> None:
-    """Embed all pictures of samples, and ask by words, and by a picture of a thing that fine-tuning has not seen for its other styles."""
-    command(f"embed {model} --data samples:pictures --out {OUT / 'pictures'} --side document")
-    command(f"index {OUT / 'pictures'} --index {OUT / 'index'}")
-    command(f"search {OUT / 'index'} '{WORDS}' --top-k 5")
-    store = twoway.open_store(OUT / "index")
-    row = store.search(None, top_k=1, filter=f"name = '{THING}'")[0].item
-    (OUT / "query.webp").write_bytes(row.thumbnail or b"")
-    store.close()
-    command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} --top-k 5 --filter \"style != '{row.metadata['style']}'\"")
+    """Embed a picture of each thing, and ask by words in three languages, and by a picture in a style that no stage has seen."""
+    command(f"embed {model} --data samples:gallery --out {OUT / 'gallery'} --side document")
+    command(f"index {OUT / 'gallery'} --index {OUT / 'index'}")
+    for words in WORDS:
+        command(f"search {OUT / 'index'} '{words}' --top-k 5")
+    held = (one for one in documents("pictures") if one.meta["style"] in HELD_STYLES and one.meta["name"] == THING)
+    picture = next(held).images[0].source
+    assert isinstance(picture, bytes)
+    (OUT / "query.webp").write_bytes(picture)
+    command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} --top-k 5")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Pictures of the page for the README and the docs: what `make demo` has trained and indexed, served and looked at in Chromium.
 
-python -m scripts.screenshots [MODEL INDEX]      (default: demo/finetuned demo/index; the index has what samples:pictures has)
+python -m scripts.screenshots [MODEL INDEX]      (default: demo/finetuned demo/index; the index has what samples:gallery has)
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import nbformat
 import pytest
@@ -76,7 +75,6 @@ def test_every_command_of_the_demo_is_one_that_there_is(monkeypatch, tmp_path):
 
     monkeypatch.setattr(demo, "run", read)
     monkeypatch.setattr(demo, "gaps", lambda _folder: None)
-    monkeypatch.setattr(demo.twoway, "open_store", lambda _folder: MagicMock())
     monkeypatch.setattr(demo, "OUT", tmp_path)
     monkeypatch.setattr(demo.shutil, "rmtree", lambda *_, **__: None)
     monkeypatch.setattr(demo.Path, "write_bytes", lambda *_: 0)

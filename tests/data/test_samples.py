@@ -146,6 +146,6 @@ def test_pictures_under_other_terms_are_read_where_they_are(tmp_path: Path) -> N
 
 
 def test_documents_hold_text_and_pictures_in_memory() -> None:
-    for name in [*PAIRED, "pretrain", "texts", "pages", "pictures"]:
+    for name in [*PAIRED, "pretrain", "texts", "pages", "pictures", "gallery"]:
         document = next(iter(samples.documents(name)))
         assert all(isinstance(part, Text) or (isinstance(part, Image) and isinstance(part.source, bytes)) for part in document.parts)

@@ -53,10 +53,8 @@ class Held:
         world = samples.load_world()
         torn = world.torn()
         concepts = {key: row for key, row in world.concepts.items() if row["half"] == "unseen" and key not in torn}
-        drawn: dict[str, list[Row]] = {}
-        for row in world.drawn(half="unseen"):
-            drawn.setdefault(row["concept"], []).append(row)
-        return cls(world, concepts, [random.Random(f"plain/{key}").choice(drawn[key]) for key in concepts if key in drawn])
+        drawn = world.one_each("unseen")
+        return cls(world, concepts, [drawn[key] for key in concepts if key in drawn])
 
     def styled(self, style: str) -> list[Row]:
         """Return the pictures of one style; of the held-out style without those that look like a training one."""

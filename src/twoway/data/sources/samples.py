@@ -348,6 +348,13 @@ class World:
             and (half is None or row["half"] == half)
         ]
 
+    def one_each(self, half: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return for each concept one of its pictures in training styles, drawn by lot."""
+        drawn: dict[str, list[dict[str, Any]]] = {}
+        for row in self.drawn(half=half):
+            drawn.setdefault(row["concept"], []).append(row)
+        return {key: random.Random(f"one of {key}").choice(rows) for key, rows in drawn.items()}
+
     def torn(self) -> set[str]:
         """Return concepts whose definition also belongs to a concept of the other half: synonyms under two names, asked by no view."""
         halves: dict[str, set[str]] = {}
@@ -506,9 +513,9 @@ def _texts(world: World, seed: int) -> Iterator[Document]:
     return (Document((Text(row["text"]),), meta={"id": row["id"], "half": row["half"]}) for row in world.texts)
 
 
-def _pictures(world: World, seed: int) -> Iterator[Document]:
-    """Yield every picture alone, its name beside it."""
-    for row in world.pictures:
+def _pictures(world: World, rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
+    """Yield pictures alone, their names beside them."""
+    for row in rows:
         name = world.concepts[row["concept"]]["names"].get("en", row["concept"])
         meta = {"id": row["id"], "name": name, "style": row["style"], "source": row["source"], "half": row["half"]}
         yield Document((Image(row["image"]),), meta=meta)
@@ -544,5 +551,14 @@ VIEWS: dict[str, View] = {
     "test-more": View("unseen half of pictures under other terms, where they were built (--with)", _more, True),
     "texts": View("text-only paragraphs", _texts, False),
     "pages": View("pages as pictures", _pages, False),
-    "pictures": View("every picture alone, of all styles and both halves, its name as metadata: something to search", _pictures, False),
+    "pictures": View(
+        "every picture alone, of all styles and both halves, its name as metadata: something to search",
+        lambda world, seed: _pictures(world, world.pictures),
+        False,
+    ),
+    "gallery": View(
+        "one picture of each concept, in a style drawn by lot: something to search that is quickly embedded",
+        lambda world, seed: _pictures(world, world.one_each().values()),
+        False,
+    ),
 }
