@@ -69,7 +69,10 @@ def prepare(config: NanoConfig, samples: Path) -> Nano:
 
 
 def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[list[int], int]]:
-    """Return what gives the ids of a square picture as the processor itself writes them, and how many come before its first own token."""
+    """Return what gives the ids of a square picture as the processor itself writes them, and how many come before its first own token.
+
+    The line break that ends a message is not among them: more of the message may come.
+    """
     from PIL import Image
 
     known: dict[int, tuple[list[int], int]] = {}
@@ -77,7 +80,7 @@ def picture_tokens(processor: Any, image_token: int) -> Callable[[int], tuple[li
     def ids_of(side: int) -> tuple[list[int], int]:
         if side not in known:
             message = [{"role": "user", "content": [{"type": "image"}]}]
-            text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+            text = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False).removesuffix("\n")
             ids = processor(text=[text], images=[Image.new("RGB", (side, side))])["input_ids"][0]
             ids = [int(token) for token in ids]
             known[side] = ids, ids.index(image_token)

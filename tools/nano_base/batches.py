@@ -134,7 +134,7 @@ class Rows:
             concept = world.concepts[place]
             asks = rng.random() < config.questions
             parts.append(rows.question_row(concept, world.styles[picture], rng) if asks else rows.caption_row(concept, rng, bare))
-        texts = [rows.text_row(rng.choice(world.concepts), world.texts, rng) for _ in range(config.text_rows)]
+        texts = [rows.text_row(rng.choice(world.concepts), world.texts, rng, bare) for _ in range(config.text_rows)]
         return self._collate(parts + texts, self._augmented(concepts, pictures, config.picture, generator))
 
     def _large(self, step: int, concepts: list[int], rng: random.Random, generator: torch.Generator) -> Batch:
@@ -173,7 +173,7 @@ class Rows:
         assert pages is not None
         share = (self.config.picture / self.config.largest) ** 2
         chosen = [rng.randrange(len(pages.texts)) for _ in range(max(1, int(self.config.batch * share)))]
-        parts: list[list[Part]] = [[rows.PICTURE, (pages.texts[place], True)] for place in chosen]
+        parts: list[list[Part]] = [[rows.PICTURE, rows.BREAK, (pages.texts[place], True)] for place in chosen]
         return self._collate(parts, plain(torch.from_numpy(pages.pixels[chosen]), self.config.largest))
 
     def _collate(self, parts: list[list[Part]], pixels: Tensor) -> Batch:
@@ -221,7 +221,7 @@ class Rows:
         ids: list[int] = []
         starts: list[int] = []
         learned: list[int] = []
-        room = self.config.longest * (1 if len(row) < 4 else 2)
+        room = self.config.longest * (2 if row.count(rows.PICTURE) > 1 else 1)
         for part in row:
             if part is None:
                 starts.append(len(ids) + before)

@@ -37,7 +37,7 @@ class NanoConfig:
     rows: int = 400_000
     batch: int = 64
     text_rows: int = 16
-    text_weight: float = 0.2
+    text_weight: float = 0.5
     longest: int = 48
     bare_rows: int = 34_000  # of the first rows, most captions are bare names
     bare_share: float = 0.8

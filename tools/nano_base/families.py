@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from .config import NanoConfig
     from .fast import GridForward
 
-# The base's template puts the parts down as they come: no roles, one line a message. A small model has no words to spare for ceremony.
+# The base's template puts the parts down as they come, and ends each message with a line break: no roles, for a small model has no words to
+# spare for ceremony. At the break the model is to speak, so the state there says what it makes of the message, whatever that is made of.
 TEMPLATE = (
-    "{%- for message in messages -%}{%- if not loop.first -%}{{ '\\n' }}{%- endif -%}"
+    "{%- for message in messages -%}"
     "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' or 'image' in part -%}IMAGE{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}{%- endfor -%}"
+    "{%- endfor -%}{%- endif -%}{{ '\\n' }}{%- endfor -%}"
 )
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 from tools.nano_base.batches import Batch
-from tools.nano_base.rows import PICTURE, scene_row
+from tools.nano_base.rows import PICTURE, scene_row, words_row
 
 from .streams import KINDS, fresh, of_kind
 
@@ -114,3 +114,14 @@ def test_a_scenes_question_is_answered_by_the_neighbour():
         assert answer == answers[place][name]
         asked.add(question)
     assert len(asked) == 8
+
+
+def test_words_in_any_language_are_answered_by_a_caption(tiny):
+    concept = next(one for one in tiny.world.concepts if one["gloss"] and "de" in one["names"])
+    rows = [words_row(concept, random.Random(seed), 1.0) for seed in range(60)]
+    assert {answer for _, (answer, _) in rows} == {concept["names"]["en"]}
+    assert {learned for (_, learned), _ in rows} == {False}
+    given = {said for (said, _), _ in rows}
+    assert {f"{concept['names'][language]}\n" for language in ("en", "de")} <= given
+    assert any(said.startswith(concept["gloss"].split(" ")[0]) for said in given)
+    assert all(said.endswith("\n") for said in given)

@@ -55,8 +55,8 @@ def test_a_saved_model_foretells_a_caption_as_training_does(nano, tmp_path):
     model, processor = AutoModelForImageTextToText.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     batch = nano.rows.captions([0], [nano.world.trained[0][0]], "reload")
     batch = dataclasses.replace(batch, pixels=(batch.pixels * 255).round() / 255)
-    content = [{"type": "image"}, {"type": "text", "text": processor.tokenizer.decode(batch.targets[:-1])}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False) + processor.tokenizer.eos_token
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
+    text += processor.tokenizer.decode(batch.targets)
     inputs = processor(text=[text], images=[[to_pil_image(batch.pixels[0])]], return_tensors="pt")
     known = inputs["input_ids"][0].tolist()
     assert known == batch.ids[0, : len(known)].tolist()

@@ -59,9 +59,8 @@ def test_a_saved_model_foretells_a_caption_as_the_fast_forward_does(tiny, tmp_pa
     batch = tiny.rows.captions([0], [tiny.world.trained[0][0]], "reload")
     # a picture file has bytes, so the fast path is given the same rounded pixels
     batch = dataclasses.replace(batch, pixels=(batch.pixels * 255).round() / 255)
-    caption = processor.tokenizer.decode(batch.targets[:-1])
-    content = [{"type": "image"}, {"type": "text", "text": caption}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False) + processor.tokenizer.eos_token
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
+    text += processor.tokenizer.decode(batch.targets)
     inputs = processor(text=[text], images=[to_pil_image(batch.pixels[0])], return_tensors="pt")
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -len(batch.targets) :] = inputs["input_ids"][:, -len(batch.targets) :]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SIZES = {"tower_width": 16, "tower_layers": 1, "tower_heads": 2, "batch": 8, "rows": 48, "warmup": 2, "dtype": "float32"}
+SIZES: dict[str, Any] = {"tower_width": 16, "tower_layers": 1, "tower_heads": 2, "batch": 8, "rows": 48, "warmup": 2, "dtype": "float32"}
+SIZES |= {"tables": ("concepts", "pictures")}
 
 
 @pytest.fixture
