@@ -87,10 +87,10 @@ def near(looks: Sequence[Look]) -> list[tuple[int, int]]:
     pairs = []
     for row in range(len(looks)):
         differing = (64 - hashes[row + 1 :] @ hashes[row]) / 2
-        for other in row + 1 + np.flatnonzero(differing <= BITS):
+        for other in (row + 1 + np.flatnonzero(differing <= BITS)).tolist():
             shades = looks[row].shades.astype(np.int16) - looks[other].shades
             if float(np.abs(colours[row] - colours[other]).mean()) <= COLOUR and float(np.abs(shades).mean()) <= SHADE:
-                pairs.append((row, int(other)))
+                pairs.append((row, other))
     return pairs
 
 
