@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 
 import torch
 from tools.nano_base.base import prepare
@@ -27,8 +28,11 @@ def test_measuring_twice_gives_the_same_and_changes_nothing(tiny):
     assert all(map(torch.equal, before, tiny.forward.model.parameters()))
 
 
-def test_every_style_is_measured(tiny):
-    assert set(by_style(tiny.forward, tiny.rows, samples=8)) == set(tiny.world.styles)
+def test_every_style_of_two_concepts_is_measured(tiny):
+    world = tiny.world
+    shown = [{world.styles[picture] for picture in (*seen, *held)} for seen, held in zip(world.trained, world.unseen, strict=True)]
+    drawn = Counter(style for styles in shown for style in styles)  # another picture is one of another concept
+    assert set(by_style(tiny.forward, tiny.rows, samples=8)) == {style for style, concepts in drawn.items() if concepts > 1}
 
 
 def test_a_model_that_learns_few_pictures_by_heart_has_a_gap(corner, config, tmp_path):
