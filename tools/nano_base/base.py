@@ -19,6 +19,7 @@ from .loop import change_length, train
 from .model import build, family_of
 from .table import World, load_world
 from .tokenizer import train_tokenizer
+from .tower import train_tower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,8 @@ def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[
     check_plan(run, config, samples)
     nano = prepare(config, samples)
     logger.info("%d concepts, %d pictures, %d texts", len(nano.world.concepts), len(nano.world.styles), len(nano.world.texts))
+    if config.tower_rows:
+        train_tower(nano, run, seen=seen)
     train(nano.forward, nano.rows, config, run, seen=seen)
     return nano
 

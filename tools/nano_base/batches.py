@@ -85,6 +85,12 @@ class Rows:
         made: Batch = getattr(self, f"_{self._kind(rng)}")(step, concepts, rng, generator)
         return made
 
+    def pictures(self, step: int, count: int, rng: random.Random, generator: torch.Generator) -> tuple[list[int], Tensor]:
+        """Return the concepts whose turn it is in a step of `count` pictures, and one augmented picture of each."""
+        concepts = [self._concept(step * count + place) for place in range(count)]
+        pictures = [rng.choice(self.world.trained[place]) for place in concepts]
+        return concepts, self._augmented(concepts, pictures, self.config.picture, generator)
+
     def captions(self, concepts: list[int], pictures: list[int], label: str, *, bare: float = 0.0, short: bool = False) -> Batch:
         """Return picture and caption rows for measuring: the same for the same label, drawn apart from those of training.
 

@@ -32,19 +32,19 @@ def save_state(folder: Path, model: Any, optimiser: MuonAndAdamW, step: int, nam
     write_whole(folder / name, save({key: value.contiguous() for key, value in tensors.items()}, {"step": json.dumps(step)}))
 
 
-def load_state(folder: Path, model: Any, optimiser: MuonAndAdamW) -> int:
+def load_state(folder: Path, model: Any, optimiser: MuonAndAdamW, name: str = NAME) -> int:
     """Bring model and optimiser back to the last saved step and return it; 0 where nothing is saved."""
-    if not (folder / NAME).is_file():
+    if not (folder / name).is_file():
         return 0
-    with safe_open(folder / NAME, framework="pt") as file:
+    with safe_open(folder / name, framework="pt") as file:
         by_name = _trained(model)
-        for name, parameter in by_name.items():
-            parameter.data.copy_(file.get_tensor(f"model/{name}"))
+        for part, parameter in by_name.items():
+            parameter.data.copy_(file.get_tensor(f"model/{part}"))
             optimiser.state[parameter] = {}
         for entry in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
             if entry.startswith("optimiser/"):
-                _, key, name = entry.split("/", 2)
-                optimiser.state[by_name[name]][key] = file.get_tensor(entry)
+                _, key, part = entry.split("/", 2)
+                optimiser.state[by_name[part]][key] = file.get_tensor(entry)
         return int(json.loads(file.metadata()["step"]))
 
 

@@ -47,6 +47,10 @@ class NanoConfig:
     scenes: float = 0.04
     large: float = 0.02
     pages: float = 0.08
+    # the first stage, of the tower alone: pictures among all concepts
+    tower_rows: int = 115_200
+    tower_batch: int = 192
+    tower_temperature: float = 0.05
     # optimiser
     lr: float = 1e-3
     beta1: float = 0.9
@@ -55,6 +59,7 @@ class NanoConfig:
     clip: float = 1.0
     warmup: int = 150
     final: float = 0.03
+    tower_share: float = 0.2  # of the rate, for the tower once it has learned
     decay_rows: int = 80_000  # the last rows, in which the rate falls
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never

@@ -40,8 +40,8 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized in `dtype` and scaled to the size that AdamW's steps have."""
 
-    def __init__(self, parameters: list[Tensor], *, lr: float, weight_decay: float, dtype: torch.dtype) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+    def __init__(self, groups: list[dict[str, Any]], *, lr: float, weight_decay: float, dtype: torch.dtype) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self.dtype = dtype
 
     @torch.no_grad()
@@ -64,18 +64,23 @@ class MuonAndAdamW:
 
     def __init__(self, model: Any, config: NanoConfig) -> None:
         tables = {id(table.weight) for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        inner = [parameter for parameter in trained if parameter.dim() == 2 and id(parameter) not in tables]
-        other = {id(parameter) for parameter in trained} - {id(parameter) for parameter in inner}
-        matrices = [parameter for parameter in trained if id(parameter) in other and parameter.dim() > 1]
-        vectors = [parameter for parameter in trained if id(parameter) in other and parameter.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": config.decay}, {"params": vectors, "weight_decay": 0.0}]
-        adam = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        language = tables | {id(parameter) for parameter in model.get_decoder().parameters()}
+        inner: list[dict[str, Any]] = []
+        other: list[dict[str, Any]] = []
+        # the tower learned in a stage of its own, where there was one: it goes on with smaller steps
+        for share, inside in ((1.0, True), (config.tower_share if config.tower_rows else 1.0, False)):
+            part = [parameter for parameter in model.parameters() if parameter.requires_grad and (id(parameter) in language) is inside]
+            matrices = [parameter for parameter in part if parameter.dim() == 2 and id(parameter) not in tables]
+            wide = [parameter for parameter in part if parameter.dim() > 1 and (parameter.dim() > 2 or id(parameter) in tables)]
+            vectors = [parameter for parameter in part if parameter.dim() <= 1]
+            inner += [{"params": matrices, "share": MUON * share}] if matrices else []
+            other += [{"params": wide, "weight_decay": config.decay, "share": share}] if wide else []
+            other += [{"params": vectors, "weight_decay": 0.0, "share": share}] if vectors else []
+        adam = torch.optim.AdamW(other, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
         self.optimisers: list[torch.optim.Optimizer] = [adam]
         if inner:
             dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
             muon = Muon(inner, lr=config.lr, weight_decay=config.decay, dtype=dtype)
-            muon.param_groups[0]["share"] = MUON
             muon.state = adam.state
             self.optimisers.append(muon)
         self.state = adam.state
@@ -84,7 +89,7 @@ class MuonAndAdamW:
     def step(self, lr: float) -> None:
         """Make one step at this learning rate and forget the gradients."""
         for group in self.param_groups:
-            group["lr"] = lr * group.get("share", 1.0)
+            group["lr"] = lr * group["share"]
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

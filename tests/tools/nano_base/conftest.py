@@ -26,6 +26,8 @@ TINY = NanoConfig(
     text_rows=2,
     rows=48,
     warmup=2,
+    tower_rows=16,
+    tower_batch=8,
     tables=("concepts", "pictures"),
     dtype="float32",
 )
