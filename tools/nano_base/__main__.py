@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 DESCRIPTION = """Train a tiny vision-language model that truly looks at its pictures.
 
 OUT becomes a plain transformers folder (AutoModelForImageTextToText, AutoProcessor) with a card: about 8 million parameters, its own
-tokenizer, trained causally on the pictures and captions of the samples. At the end a gate is measured: how much better a caption is
-foretold from its own picture than from another's, in training styles and in a style that was never trained on. Below the gate the
-command says so and exits 1. The full run takes hours of one core; the same command again goes on where it was stopped, and with more
-rows it goes on from where the rate began to fall."""
+tokenizer, trained on the pictures and captions of the samples. First the tower learns alone to tell pictures apart by their words, then all
+of it to say captions, causally. At the end a gate is measured: how much better a caption is foretold from its own picture than from
+another's, in training styles and in a style that was never trained on. Below the gate the command says so and exits 1. The full run takes
+hours of one core; the same command again goes on where it was stopped, and with more rows it goes on from where the rate began to fall."""
 EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
-  python -m tools.nano_base my-base --rows 480000 --overwrite   (a longer run, from the state before the rate fell)
+  python -m tools.nano_base my-base --rows 80000 --overwrite   (a longer run, from the state before the rate fell)
   python -m tools.nano_base talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
-DEFAULT_ROWS = 400_000
+DEFAULT_ROWS = 64_000
 DEFAULT_BATCH = 64
 
 

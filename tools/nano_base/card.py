@@ -18,9 +18,10 @@ pipeline_tag: image-text-to-text
 ---
 # {name}: a nano base that looks at its pictures
 
-A {family} of {parameters:,} parameters, {origin}, by causal next-token prediction on the pictures and captions of the project's own
-small world ({concepts:,} concepts, {pictures:,} pictures in the styles {styles}). It is a starting point for demos,
-tests and studies, not a model of the open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
+A {family} of {parameters:,} parameters, {origin}, on the pictures and captions of the project's own small world
+({concepts:,} concepts, {pictures:,} pictures in the styles {styles}).
+{stages}
+It is a starting point for demos, tests and studies, not a model of the open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
 
 Never seen in training: the style {unseen}, the source {held}.
 
@@ -62,6 +63,9 @@ Work: {gflop:.1f} GFLOP a row, forward and backward; {rate:.0f} rows a second on
 Data, versions and the whole configuration are in
 `training.json`; the data's licences are in the samples' ATTRIBUTION.
 """
+CAUSAL = "It was trained by causal next-token prediction."
+STAGES = """It was trained in two stages: the tower and the token embeddings alone, on {tower_rows:,} pictures that each had to find their own
+concept among all by its words; then all of it, by causal next-token prediction."""
 
 
 def write_card(training: dict[str, Any], name: str, command: str) -> str:
@@ -72,6 +76,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
     limits = {key: config[key] for key in ("gate_trained", "gate_unseen")}
     counted = {key: training[key] for key in ("parameters", "concepts", "pictures", "steps", "exposures", "samples", "probed")}
     return CARD.format(
+        stages=STAGES.format(**config) if config["tower_rows"] else CAUSAL,
         name=name,
         command=command,
         origin=training["origin"],

@@ -34,12 +34,12 @@ class NanoConfig:
     picture: int = 64
     largest: int = 160
     # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
-    rows: int = 400_000
+    rows: int = 64_000
     batch: int = 64
     text_rows: int = 16
     text_weight: float = 0.5
     longest: int = 48
-    bare_rows: int = 34_000  # of the first rows, most captions are bare names
+    bare_rows: int = 16_000  # of the first rows, most captions are bare names
     bare_share: float = 0.8
     questions: float = 0.10
     pairs: float = 0.03
@@ -60,7 +60,7 @@ class NanoConfig:
     warmup: int = 150
     final: float = 0.03
     tower_share: float = 0.2  # of the rate, for the tower once it has learned
-    decay_rows: int = 80_000  # the last rows, in which the rate falls
+    decay_rows: int = 16_000  # the last rows, in which the rate falls
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never
     tables: tuple[str, ...] = ("concepts", "pictures", "texts", "pages")

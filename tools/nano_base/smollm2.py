@@ -58,6 +58,7 @@ class SmolNano(NanoConfig):
     kv_heads: int = 3
     mlp: int = 1536
     text_rows: int = 0
+    tower_rows: int = 0  # its token embeddings are frozen: pictures learn to be read by it, not matched with them
     train: str = "tower"
 
     @classmethod
