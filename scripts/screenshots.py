@@ -1,6 +1,6 @@
 """Pictures of the page for the README and the docs: what `make demo` has trained and indexed, served and looked at in Chromium.
 
-python -m scripts.screenshots [MODEL INDEX]      (default: demo/finetuned demo/index; the index has what samples:gallery has)
+python -m scripts.screenshots [MODEL INDEX]      (default: samples/search demo/index; the index has what samples:gallery has)
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def shoot_narrow(browser: Browser, address: str) -> None:
     keep(page, "page-narrow")
 
 
-def main(model: str = "demo/finetuned", index: str = "demo/index") -> None:
+def main(model: str = "samples/search", index: str = "demo/index") -> None:
     """Serve, and look."""
     if not Path(model).is_dir() or not Path(index).is_dir():
         sys.exit(f"{model} or {index} is not there; 'make demo' makes both")
