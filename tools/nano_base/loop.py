@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SAVE_SECONDS = 150.0
 LOG_STEPS = 50
-PROBES = 30
+PROBES = 12
 PROBE_ROWS = 64
 
 
