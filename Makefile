@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base clean
+.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base search clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,10 @@ samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and
 
 base: setup ## train the base of samples/base again into build/nano (hours of one core; resumes after a stop)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base
+
+search: setup ## train the model of samples/search again and write it with its card (an hour of two cores; resumes after a stop)
+	$(BIN)/twoway run recipes/nano-search.yaml build/nano/search
+	$(BIN)/python -m scripts.search build/nano/search/model --write samples/search
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
