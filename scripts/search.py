@@ -40,7 +40,7 @@ drawn by lot. Contrastive training has seen the seen half; the base has seen bot
 ## Made by
     make search
 
-It runs `twoway run recipes/nano-search.yaml build/nano/search` and `python -m scripts.search build/nano/search/model --write samples/search`.
+It runs `twoway run recipes/nano-search.yaml build/nano/search` and `python -m scripts.search build/nano/search/2-finetune --write samples/search`.
 Licence: Apache-2.0; the licences of the samples are in their ATTRIBUTION.
 """
 
