@@ -14,7 +14,10 @@ def test_a_few_steps_are_those_of_torch(shape, dtype, apart):
     start, gradients = torch.randn(shape, generator=draw), torch.randn(4, *shape, generator=draw)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
     options = {"lr": 0.1, "weight_decay": 0.05}
-    both = (Muon([{"params": [ours]}], dtype=dtype, **options), torch.optim.Muon([theirs], momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw", **options))
+    both = (
+        Muon([{"params": [ours]}], dtype=dtype, **options),
+        torch.optim.Muon([theirs], momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw", **options),
+    )
     for gradient in gradients:
         for parameter, optimiser in zip((ours, theirs), both, strict=True):
             parameter.grad = gradient.clone()
