@@ -96,10 +96,8 @@ def main() -> None:
     command(f"check {OUT / 'pretrained'} --expect two-way --backends sdpa eager")
     command(f"finetune {OUT / 'pretrained'} {OUT / 'finetuned'} --data samples:train {FINETUNE}")
     scores = {model.name: evaluate(model) for model in (OUT / "causal", OUT / "pretrained", OUT / "finetuned", shipped)}
-    print(
-        f"\nMRR x 100 on things that fine-tuning has not seen (search: the shipped model of an hour's training):\n  {'task':24s}{'chance':>8s}"
-        + "".join(f"{name:>12s}" for name in scores)
-    )
+    print("\nMRR x 100 on things that fine-tuning has not seen (search: the shipped model of an hour's training):")
+    print(f"  {'task':24s}{'chance':>8s}" + "".join(f"{name:>12s}" for name in scores))
     for task, one in scores["finetuned"]["tasks"].items():
         row = "".join(f"{100 * found['tasks'][task]['score']:12.1f}" for found in scores.values())
         print(f"  {task:24s}{100 * one['chance']:8.1f}{row}")

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 ASKED = 1000
 CARD = """# search: a small model that finds the samples' pictures
 
-The nano base of the samples ([samples/base](../base/README.md)), made two-way and fine-tuned on pairs of the seen half of the samples. It is
-what `make demo` searches with: a training of minutes shows how everything works, and finds less. A plain sentence-transformers model of
-8 million parameters; not a model of the open world.
+The nano base of the samples ([samples/base](../base/README.md)), made two-way and fine-tuned on pairs of the seen half of the samples. It
+is what `make demo` searches with: a training of minutes shows how everything works, and finds less. A plain sentence-transformers model
+of 8 million parameters; not a model of the open world.
 
 ## What it finds
 Pictures asked for by name, mean reciprocal rank (MRR) and share found first, among as many pictures as are asked for: one of each concept,
@@ -40,7 +40,8 @@ drawn by lot. Contrastive training has seen the seen half; the base has seen bot
 ## Made by
     make search
 
-It runs `twoway run recipes/nano-search.yaml build/nano/search` and `python -m scripts.search build/nano/search/2-finetune --write samples/search`.
+It runs `twoway run recipes/nano-search.yaml build/nano/search`, then
+`python -m scripts.search build/nano/search/2-finetune --write samples/search`.
 Licence: Apache-2.0; the licences of the samples are in their ATTRIBUTION.
 """
 

@@ -101,8 +101,8 @@ def _progress(steps: int) -> Callable[[dict[str, Any]], None]:
 
     def line(entry: dict[str, Any]) -> None:
         gap = f", gap {entry['trained_gap']:.2f} / {entry.get('unseen_gap', float('nan')):.2f} unseen" if "trained_gap" in entry else ""
-        stage = "tower, " if entry.get("stage") == "tower" else ""
-        share = f"{stage}step {entry['step']:,} of {entry.get('steps', steps):,}: loss {entry['loss']:.3f}, {entry['rows_per_second']:.0f} rows/s"
+        place = f"{entry.get('stage', '')} step {entry['step']:,} of {entry.get('steps', steps):,}".strip()
+        share = f"{place}: loss {entry['loss']:.3f}, {entry['rows_per_second']:.0f} rows/s"
         sys.stderr.write(f"{share}, {entry['minutes_left']:.0f} minutes left{gap}\n")
 
     return line

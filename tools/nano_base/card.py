@@ -20,8 +20,8 @@ pipeline_tag: image-text-to-text
 
 A {family} of {parameters:,} parameters, {origin}, on the pictures and captions of the project's own small world
 ({concepts:,} concepts, {pictures:,} pictures in the styles {styles}).
-{stages}
-It is a starting point for demos, tests and studies, not a model of the open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
+{stages} It is a starting point for demos, tests and studies, not a model of the
+open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
 
 Never seen in training: the style {unseen}, the source {held}.
 
@@ -64,8 +64,8 @@ Data, versions and the whole configuration are in
 `training.json`; the data's licences are in the samples' ATTRIBUTION.
 """
 CAUSAL = "It was trained by causal next-token prediction."
-STAGES = """It was trained in two stages: the tower and the token embeddings alone, on {tower_rows:,} pictures that each had to find their own
-concept among all by its words; then all of it, by causal next-token prediction."""
+STAGES = """It was trained in two stages: the tower and the token embeddings alone, on {tower_rows:,} pictures that each had to find their
+own concept among all by its words; then all of it, by causal next-token prediction."""
 
 
 def write_card(training: dict[str, Any], name: str, command: str) -> str:
