@@ -33,7 +33,8 @@ of 8 million parameters; not a model of the open world.
 
 ## What it finds
 Pictures asked for by name, mean reciprocal rank (MRR) and share found first, among as many pictures as are asked for: one of each concept,
-drawn by lot. Contrastive training has seen the seen half; the base has seen both halves, but not the held-out style.
+drawn by lot. Contrastive training has seen the seen half; the base has seen both halves, but not the held-out style. Contrastive
+training asks in {trained}; the base has met the names in the other languages in its first stage alone.
 
 {table}
 
@@ -59,11 +60,13 @@ def asked(world: World, half: str, style: str | None) -> dict[str, dict[str, Any
 def figures(model: str | Path) -> Iterator[dict[str, Any]]:
     """Yield, for each half, style and language, how well names find their pictures."""
     world, embedder = load_world(), twoway.open_embedder(model)
+    others = {language for row in world.concepts.values() for language in row["names"]} - set(LANGUAGES)
+    languages = (*LANGUAGES, *sorted(others))
     for half in ("seen", "unseen"):
         for style in (None, *world.held_styles):
             rows = asked(world, half, style)
             pictures = unit(embedder.array([Document((Image(row["image"]),)) for row in rows.values()], side="document"))
-            for language in LANGUAGES if style is None else LANGUAGES[:1]:
+            for language in languages if style is None else languages[:1]:
                 named = [(place, name) for place, key in enumerate(rows) if (name := world.concepts[key]["names"].get(language))]
                 queries = unit(embedder.array([Document((Text(name),)) for _, name in named], side="query"))
                 ranks = ranked(queries @ pictures.T, [place for place, _ in named])
@@ -117,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     text = table(list(figures(model)))
     print(text)
     if args.write:
-        write_whole(args.write / "README.md", CARD.format(table=text))
+        write_whole(args.write / "README.md", CARD.format(table=text, trained=", ".join(LANGUAGES)))
 
 
 if __name__ == "__main__":
