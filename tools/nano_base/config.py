@@ -67,8 +67,8 @@ class NanoConfig:
     unseen_styles: tuple[str, ...] = HELD_STYLES
     held_sources: tuple[str, ...] = HELD_SOURCES
     # what the result must reach, in nats a token
-    gate_trained: float = 0.8
-    gate_unseen: float = 0.35
+    gate_trained: float = 1.0
+    gate_unseen: float = 0.7
 
     @property
     def steps(self) -> int:
