@@ -531,6 +531,11 @@ VIEWS: dict[str, View] = {
         "all concepts in training styles: picture and caption, several pictures in a row, pages, paragraphs", read_pretrain, False
     ),
     "train": View("pairs of the seen half, for contrastive training", lambda world, seed: read_pairs(world, "seen", seed), True),
+    "train-names": View(
+        "of them, names and the pictures that they name: what a search asks for",
+        lambda world, seed: (pair for pair in read_pairs(world, "seen", seed) if pair.task == "name-picture"),
+        True,
+    ),
     "train-without-pages": View("the same without pages", lambda world, seed: _without(world, seed, ("page",)), True),
     "train-without-texts": View("the same without pairs of texts", lambda world, seed: _without(world, seed, TEXT_TASKS), True),
     "test": View("pairs of the unseen half: the main score", lambda world, seed: read_pairs(world, "unseen", seed), True),
