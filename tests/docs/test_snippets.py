@@ -44,7 +44,6 @@ NOT_RUN = {
     r"^(curl|mteb|torchrun) ": "needs a server, a benchmark's data, several machines",
     r"^pip install ": "would change the environment",
     r"^python -m benchmarks": "benchmarks take minutes to hours; that of a billion pages is compared in test_billion.py",
-    r"^(python -m tools\.samples|TWOWAY_SAMPLES=)": "fetches packages and draws for minutes; tests/tools/samples",
     r"^python examples/": "run in tests/test_examples.py",
     r"^twoway check .*--bridge": "forty seconds; tests/proof/test_check_bridge.py",
     r"^twoway check out/": "reads what a run takes minutes to make; tests/proof/test_check.py",

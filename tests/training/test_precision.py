@@ -148,6 +148,6 @@ def test_the_nano_base_keeps_its_type_too(monkeypatch, tmp_path, machine):
     monkeypatch.setattr(base, "train", lambda *_, **__: None)
     for dtype in ("float32", "bfloat16"):
         machine(dtype)
-        base.train_base(NanoConfig(tables=()), tmp_path, tmp_path / "run")
+        base.train_base(NanoConfig(tables=(), tower_rows=0), tmp_path, tmp_path / "run")
     assert began == ["float32", "float32"]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["config"]["dtype"] == "float32"
