@@ -85,7 +85,8 @@ def figures(model: str | Path) -> Iterator[dict[str, Any]]:
 def unit(vectors: Any) -> np.ndarray:
     """Return vectors of length one."""
     array = np.asarray(vectors, dtype=np.float32)
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
+    found: np.ndarray = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return found
 
 
 def ranked(scores: np.ndarray, right: Sequence[int]) -> np.ndarray:
