@@ -95,7 +95,7 @@ def main() -> None:
     command(f"pretrain {base} {OUT / 'pretrained'} --recipe recipes/nano-pretrain.yaml {PRETRAIN}")
     gaps(OUT / "pretrained")
     command(f"check {OUT / 'pretrained'} --expect two-way --backends sdpa eager")
-    command(f"finetune {OUT / 'pretrained'} {OUT / 'finetuned'} --data samples:train {FINETUNE}")
+    command(f"finetune {OUT / 'pretrained'} {OUT / 'finetuned'} --data samples:train-names {FINETUNE}")
     scores = {model.name: evaluate(model) for model in (OUT / "causal", OUT / "pretrained", OUT / "finetuned", shipped)}
     print("\nMRR x 100 on things that fine-tuning has not seen (search: the shipped model of an hour's training):")
     print(f"  {'task':24s}{'chance':>8s}" + "".join(f"{name:>12s}" for name in scores))
