@@ -15,6 +15,7 @@ from twoway.files import sha256, write_whole
 from twoway.training.precision import choose_dtype
 
 from .batches import Rows
+from .checkpoint import saved_step
 from .loop import change_length, train
 from .model import build, family_of
 from .table import World, load_world
@@ -132,7 +133,7 @@ def train_base(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[
     check_plan(run, config, samples)
     nano = prepare(config, samples)
     logger.info("%d concepts, %d pictures, %d texts", len(nano.world.concepts), len(nano.world.styles), len(nano.world.texts))
-    if config.tower_rows:
+    if config.tower_rows and not saved_step(run):
         train_tower(nano, run, seen=seen)
     train(nano.forward, nano.rows, config, run, seen=seen)
     return nano

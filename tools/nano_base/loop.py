@@ -22,7 +22,7 @@ from .gate import measure
 from .optimiser import MuonAndAdamW, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from .batches import Batch, Rows
@@ -59,35 +59,64 @@ def train(
     """Train to the end of the plan (or to step `stop`), going on from what `folder` holds."""
     model = forward.model
     optimiser = MuonAndAdamW(model, config)
-    step = first = load_state(folder, model, optimiser)
+    every = max(1, config.steps // PROBES)
+
+    def note(entry: dict[str, Any]) -> None:
+        if is_probed(entry["step"]):
+            model.eval()
+            entry |= measure(forward, rows, samples=PROBE_ROWS, label="probe")
+            model.train()
+        _note(folder, entry)
+        if seen:
+            seen(entry)
+
+    def is_probed(step: int) -> bool:
+        return step % every == 0 or step == config.steps
+
+    def make_step(step: int) -> float:
+        return train_step(forward, rows.batch(step), optimiser, config, step)
+
+    for step in run_steps(model, optimiser, config, folder, make_step, note, stop=stop, noted=is_probed):
+        if step == config.decay_start:
+            save_state(folder, model, optimiser, step, BEFORE_DECAY)
+
+
+def run_steps(
+    model: Any,
+    optimiser: MuonAndAdamW,
+    config: NanoConfig,
+    folder: Path,
+    make_step: Callable[[int], float],
+    note: Callable[[dict[str, Any]], None],
+    *,
+    name: str = NAME,
+    stop: int | None = None,
+    noted: Callable[[int], bool] = lambda step: False,
+) -> Iterator[int]:
+    """Make the steps of a stage, going on from its file `name`, and yield how many are made; the state is saved now and then.
+
+    `note` is given the mean loss since its last call, every `LOG_STEPS` steps, at the end, and after each step that is `noted`.
+    """
+    step = first = load_state(folder, model, optimiser, name)
     if step:
         logger.info("going on from step %d of %d", step, config.steps)
     model.train()
     last = min(config.steps, stop or config.steps)
     started = saved = time.monotonic()
     window: list[float] = []
-    every = max(1, config.steps // PROBES)
     while step < last:
-        window.append(train_step(forward, rows.batch(step), optimiser, config, step))
+        window.append(make_step(step))
         step += 1
         now = time.monotonic()
-        probe = step % every == 0 or step == config.steps
-        if step % LOG_STEPS == 0 or probe or step == last:
+        if step % LOG_STEPS == 0 or noted(step) or step == last:
             speed = (step - first) * config.batch / max(now - started, 1e-9)
             entry: dict[str, Any] = {"step": step, "rows": step * config.batch, "loss": round(sum(window) / len(window), 4)}
             entry |= {"rows_per_second": round(speed, 1), "minutes_left": round((config.steps - step) * config.batch / speed / 60, 1)}
             window = []
-            if probe:
-                model.eval()
-                entry |= measure(forward, rows, samples=PROBE_ROWS, label="probe")
-                model.train()
-            _note(folder, entry)
-            if seen:
-                seen(entry)
-        if step == config.decay_start:
-            save_state(folder, model, optimiser, step, BEFORE_DECAY)
+            note(entry)
+        yield step
         if now - saved > SAVE_SECONDS or step == last:
-            save_state(folder, model, optimiser, step)
+            save_state(folder, model, optimiser, step, name)
             saved = now
 
 

@@ -9,16 +9,14 @@ that has learned pictures and their words by contrast.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
-from .checkpoint import load_state, save_state
+from .loop import run_steps
 from .optimiser import MuonAndAdamW, rate
 
 if TYPE_CHECKING:
@@ -31,10 +29,7 @@ if TYPE_CHECKING:
     from .config import NanoConfig
     from .table import Concept
 
-logger = logging.getLogger(__name__)
 NAME = "tower.safetensors"
-SAVE_SECONDS = 150.0
-LOG_STEPS = 50
 NAMES = 3  # how often the English name stands among a concept's words
 KEYWORDS = 4
 
@@ -78,30 +73,21 @@ def words_of(concept: Concept) -> list[str]:
 def train_tower(nano: Nano, folder: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> None:
     """Train tower and token embeddings to the end of their stage, going on from what `folder` holds."""
     config, model = stage(nano.config), nano.forward.model
-    optimiser = MuonAndAdamW(model, config)
-    step = load_state(folder, model, optimiser, NAME)
-    if step == config.steps:
-        return
-    matching = Matching(nano)
-    first, started = step, time.monotonic()
-    saved, window = started, 0.0
-    model.train()
-    while step < config.steps:
+    optimiser, matching = MuonAndAdamW(model, config), Matching(nano)
+
+    def make_step(step: int) -> float:
         loss = matching.loss(step)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([part for part in model.parameters() if part.grad is not None], config.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step(rate(step, config))
-        window += float(loss.detach())
-        step += 1
-        now = time.monotonic()
-        if step % LOG_STEPS == 0 and seen:
-            speed = (step - first) * config.batch / max(now - started, 1e-9)
-            entry = {"stage": "tower", "step": step, "steps": config.steps, "loss": round(window / LOG_STEPS, 4)}
-            seen(entry | {"rows_per_second": round(speed, 1), "minutes_left": (config.steps - step) * config.batch / speed / 60})
-            window = 0.0
-        if now - saved > SAVE_SECONDS or step == config.steps:
-            save_state(folder, model, optimiser, step, NAME)
-            saved = now
+        return float(loss.detach())
+
+    def note(entry: dict[str, Any]) -> None:
+        if seen:
+            seen(entry | {"stage": "tower", "steps": config.steps})
+
+    for _ in run_steps(model, optimiser, config, folder, make_step, note, name=NAME):
+        pass
 
 
 def stage(config: NanoConfig) -> NanoConfig:
