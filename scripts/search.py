@@ -12,14 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 import twoway
 from twoway.cli import main as run
 from twoway.content import Document, Image, Text
 from twoway.data.sources.samples import LANGUAGES, World, load_world
+from twoway.evaluation.metrics import chance, outcome, values
 from twoway.files import write_whole
+from twoway.search.store import normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,35 +66,21 @@ def figures(model: str | Path) -> Iterator[dict[str, Any]]:
     for half in ("seen", "unseen"):
         for style in (None, *world.held_styles):
             rows = asked(world, half, style)
-            pictures = unit(embedder.array([Document((Image(row["image"]),)) for row in rows.values()], side="document"))
+            pictures = normalized(embedder.array([Document((Image(row["image"]),)) for row in rows.values()], side="document"))
             for language in languages if style is None else languages[:1]:
                 named = [(place, name) for place, key in enumerate(rows) if (name := world.concepts[key]["names"].get(language))]
-                queries = unit(embedder.array([Document((Text(name),)) for _, name in named], side="query"))
-                ranks = ranked(queries @ pictures.T, [place for place, _ in named])
+                queries = normalized(embedder.array([Document((Text(name),)) for _, name in named], side="query"))
+                outcomes = [outcome(scores, [place]) for scores, (place, _) in zip(queries @ pictures.T, named, strict=True)]
                 yield {
                     "half": half,
                     "style": style or "training",
                     "language": language,
                     "asked": len(named),
                     "pictures": len(rows),
-                    "mrr": float((1 / ranks).mean()),
-                    "first": float((ranks == 1).mean()),
-                    "chance": float((1 / np.arange(1, len(rows) + 1)).mean()),
+                    "mrr": values("mrr", outcomes).mean(),
+                    "first": values("precision@1", outcomes).mean(),
+                    "chance": chance("mrr", [len(rows)], [1]).mean,
                 }
-
-
-def unit(vectors: Any) -> np.ndarray:
-    """Return vectors of length one."""
-    array = np.asarray(vectors, dtype=np.float32)
-    found: np.ndarray = array / np.linalg.norm(array, axis=1, keepdims=True)
-    return found
-
-
-def ranked(scores: np.ndarray, right: Sequence[int]) -> np.ndarray:
-    """Return the rank of the right column of each row; what scores the same stands before it."""
-    own = scores[np.arange(len(scores)), list(right)]
-    ranks: np.ndarray = (scores >= own[:, None]).sum(1)
-    return ranks
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shlex
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ class Block:
     kind: str
     file: str  # that it stands for, where it names one
     text: str
+
+
+def load_example(name):
+    """Return an example as a module: their folder is no package."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def name(page):

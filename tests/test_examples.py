@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import json
 import socket
 import threading
@@ -19,20 +18,13 @@ from PIL import Image as PILImage
 from tools.samples.clips import MOTIONS, OPPOSITE, frame, write_clips
 from traitlets.config import Config
 
-from snippets import ROOT
+from snippets import ROOT, load_example
 from twoway.cli import build_parser
 from twoway.cli.parser import SETTING
 from twoway.embedding import open_embedder
 from twoway.evaluation.config import EvaluateConfig
 
 EXAMPLES = ROOT / "examples"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +54,7 @@ def address(model):
 
 def test_every_command_of_the_demo_is_one_that_there_is(monkeypatch, tmp_path):
     """The demo itself takes minutes; its words are read as the program reads them, and do nothing."""
-    demo, seen = load("demo"), []
+    demo, seen = load_example("demo"), []
 
     def read(words):
         asked = build_parser(words[0]).parse_args(words)
@@ -84,7 +76,7 @@ def test_every_command_of_the_demo_is_one_that_there_is(monkeypatch, tmp_path):
 
 def test_the_demo_of_videos_finds_clips_and_says_what_is_right(tiny_encoder, monkeypatch, tmp_path, capsys):
     """Clips, index and search are real; training, which takes minutes, is read and leaves a tiny model."""
-    demo, trained = load("demo_media"), tiny_encoder("qwen2_vl")
+    demo, trained = load_example("demo_media"), tiny_encoder("qwen2_vl")
     monkeypatch.setattr(demo, "OUT", tmp_path / "demo")
     monkeypatch.setattr(demo, "TRAINED", 2)
     monkeypatch.setattr(demo, "ASKED", 1)
@@ -135,21 +127,21 @@ def test_a_checkpoint_needs_sentence_transformers_alone(model, capsys):
     imported = ast.walk(ast.parse((EXAMPLES / "sentence_transformers_alone.py").read_text()))
     named = {getattr(node, "module", None) or node.names[0].name for node in imported if isinstance(node, ast.Import | ast.ImportFrom)}
     assert named == {"__future__", "sys", "PIL", "sentence_transformers"}
-    load("sentence_transformers_alone").main(str(model))
+    load_example("sentence_transformers_alone").main(str(model))
     lines = printed(capsys)
     assert sorted(line.split("  ")[-1] for line in lines) == ["a picture", "a picture and a text", "a text", "four parts in order"]
 
 
 def test_a_data_set_gets_a_column_of_vectors(model, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    load("datasets_map").main(str(model))
+    load_example("datasets_map").main(str(model))
     assert len(printed(capsys)) == 3
 
 
 @pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("name", ["langchain_search", "llama_index_search"])
 def test_frameworks_ask_the_server(name, address, model, capsys):
-    example = load(name)
+    example = load_example(name)
     found = example.main(address, example.TEXTS["bread"])
     lines = printed(capsys)
     assert found == [line.split()[1].rstrip(":") for line in lines]

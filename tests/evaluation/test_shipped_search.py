@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 
 import numpy as np
-import pytest
-from scripts.search import unit
 
-from snippets import ROOT
+from snippets import ROOT, load_example
 from twoway.content import Document, Image, Text
 from twoway.data.sources.samples import load_world
 from twoway.embedding import open_embedder
+from twoway.search.store import normalized
 
 OTHERS = 300
 ANSWERS = {"Kleid": "dress", "citron": "lemon"}
 
 
-@pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("shown_demo", ROOT / "examples" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_shipped_model_finds_what_the_demo_asks_for(demo):
-    world, engine = load_world(), open_embedder(ROOT / "samples" / "search", device="cpu")
+def test_the_shipped_model_finds_what_the_demo_asks_for():
+    demo, world, engine = load_example("demo"), load_world(), open_embedder(ROOT / "samples" / "search", device="cpu")
     named = {row["names"]["en"]: key for key, row in world.concepts.items()}
     drawn = world.one_each()
     right = {words: named[ANSWERS.get(words, words)] for words in (*demo.WORDS, demo.THING)}
     others = random.Random("others").sample([key for key in drawn if key not in right.values()], OTHERS)
     keys = [*right.values(), *others]
-    pictures = unit(engine.array([Document((Image(drawn[key]["image"]),)) for key in keys], side="document"))
+    pictures = normalized(engine.array([Document((Image(drawn[key]["image"]),)) for key in keys], side="document"))
     held = next(row for style in world.held_styles for row in world.drawn(style=style) if row["concept"] == named[demo.THING])
     asked = {words: Text(words) for words in demo.WORDS} | {demo.THING: Image(held["image"])}
-    queries = unit(engine.array([Document((part,)) for part in asked.values()], side="query"))
+    queries = normalized(engine.array([Document((part,)) for part in asked.values()], side="query"))
     found = [keys[best] for best in np.argmax(queries @ pictures.T, axis=1)]
     assert found == [right[words] for words in asked]
