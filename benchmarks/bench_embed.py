@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tools.samples.clips import MOTIONS, write_clips
 
 import twoway
 from twoway.content import Document
-from twoway.data.sources.samples import samples_folder
+from twoway.data.sources.clips import MOTIONS, motion_clips, named_things, write_clips
+from twoway.data.sources.samples import load_world, samples_folder
 from twoway.embedding import Embedder, open_embedder
 from twoway.images import DEFAULT as LIMITS
 from twoway.sandbox import SANDBOX
@@ -82,8 +82,9 @@ def counted(run: Callable[[], object], spent: list[float]) -> Callable[[], objec
 def compare_clips(engine: Embedder, folder: Path, count: int) -> None:
     """Time both on clips of three sizes, of which two, four or eight frames are shown, in a random order."""
     draw, documents = random.Random(0), []
+    things = named_things(load_world(), "unseen", -(-count // (len(MOTIONS) * len(SIDES))))
     for side in SIDES:
-        clips = write_clips(folder / f"clips-{side}", "unseen", -(-count // (len(MOTIONS) * len(SIDES))), side=side)
+        clips = write_clips(folder / f"clips-{side}", motion_clips(things, frames=8, side=side))
         documents += [Document.from_parts([{"video": clip.file, "num_frames": draw.choice((2, 4, 8))}]) for clip in clips]
     draw.shuffle(documents)
     del documents[count:]

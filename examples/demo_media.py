@@ -1,10 +1,11 @@
 """Videos from end to end, in minutes on two cores: make clips, fine-tune, embed, index, search, and see whether what is found is right.
 
-Run it with `make demo-media`. The clips are of the samples' pictures: a thing moves to the right or to the left, grows or shrinks. Every
-step is a command of `twoway`, printed before it runs; results are in `demo-media/`. The shipped base has never seen a video. Its family
-(Qwen2-VL) takes them, so it is made two-way and fine-tuned on clips of some things. It is asked for clips that it was not trained on: of
-these things, each in a motion that it was not trained in, and of things that it was not trained on at all. A model this small, trained for
-minutes, is often wrong about the latter; whether it sees how a thing moves is what is shown here.
+Run it with `make demo-media`. The clips are of the samples' pictures: a thing moves to the right or to the left, grows or shrinks, comes in
+or goes out; the opposite of a clip is the clip backwards, so both have one middle frame. Every step is a command of `twoway`, printed
+before it runs; results are in `demo-media/`. The shipped base has never seen a video. Its family (Qwen2-VL) takes them, so it is made
+two-way and fine-tuned on clips of some things. It is asked for clips that it was not trained on: of these things, each in a motion that it
+was not trained in, and of things that it was not trained on at all. A model this small, trained for minutes, is often wrong about the
+latter; whether it sees how a thing moves is what is shown here.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.samples.clips import MOTIONS, OPPOSITE, write_clips
 from transformers.utils import logging as transformers_logging
 
 import twoway
 from twoway.cli import main as run
-from twoway.data.sources.samples import samples_folder
+from twoway.data.sources.clips import MOTIONS, motion_clips, named_things, write_clips
+from twoway.data.sources.samples import load_world, samples_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tools.samples.clips import Clip
+    from twoway.data.sources.clips import ClipFile
 
 OUT = Path("demo-media")
-TRAINED, ASKED = 200, 40  # things that are trained on; so many of them, and as many others, are asked about
-FRAMES = "--limits.num-frames"
+FRAMES = 3  # an odd number, so that one is in the middle
+TRAINED, ASKED = 160, 30  # things that are trained on; so many of them, and as many others, are asked about
 FINETUNE = (
     "max_steps=80 global_batch_size=24 hard_negatives=1 learning_rate=6e-4 loss.temperature=0.05 freeze_tower=true num_train_epochs=9 "
     "budget=30000 calibrate=none max_length=512 limits.num_frames=3 held_out=0 dataloader_num_workers=1 save_steps=80 logging_steps=10"
@@ -47,29 +48,34 @@ def command(line: str) -> None:
     print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
-def hold_out(clips: Sequence[Clip]) -> list[Clip]:
+def make_clips(folder: Path, half: str, things: int) -> list[ClipFile]:
+    """Write the clips of so many things of a half of the samples: one for each motion, opposites side by side."""
+    return write_clips(folder, motion_clips(named_things(load_world(), half, things), None, frames=FRAMES))
+
+
+def hold_out(clips: Sequence[ClipFile]) -> list[ClipFile]:
     """Return a clip of each thing, in another motion from thing to thing."""
     return [clips[len(MOTIONS) * number + number % len(MOTIONS)] for number in range(len(clips) // len(MOTIONS))]
 
 
-def write_pairs(clips: Sequence[Clip], file: Path) -> None:
-    """Write what is fine-tuned on: a caption, its clip, and as hard negative the clip of the same thing that moves the other way."""
-    files = {(one.name, one.motion): one.file.name for one in clips}
+def write_pairs(clips: Sequence[ClipFile], held: Sequence[ClipFile], file: Path) -> None:
+    """Write what is fine-tuned on: words, their clip, and as hard negative the opposite; nothing of what is held out."""
     rows = []
-    for one in clips:
-        other = files.get((one.name, OPPOSITE[one.motion]))
-        negatives = [] if other is None else [{"video": other}]
-        rows.append({"query": one.caption, "positive": {"video": one.file.name}, "negatives": negatives})
+    for number, clip in enumerate(clips):
+        other = clips[number ^ 1]
+        negatives = [] if other in held else [{"video": other.file.name}]
+        if clip not in held:
+            rows.append({"query": clip.words, "positive": {"video": clip.file.name}, "negatives": negatives})
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def score(index: Path, model: Any, asked: Sequence[Clip], clips: Sequence[Clip]) -> dict[str, float]:
-    """Ask for clips by their captions; return how often the best hit shows the thing, and the best of that thing's clips the motion."""
+def score(index: Path, model: Any, asked: Sequence[ClipFile], clips: Sequence[ClipFile]) -> dict[str, float]:
+    """Ask for clips by their words; return how often the best hit shows the thing, and the best of that thing's clips the motion."""
     finder = twoway.Finder(twoway.open_store(index), model)
     of = {str(one.file): one for one in clips}
     right = {"thing": 0, "motion": 0}
     for clip in asked:
-        found = [of[hit.item.place] for hit in finder.search(clip.caption, top_k=len(clips), exact=True)]
+        found = [of[hit.item.place] for hit in finder.search(clip.words, top_k=len(clips), exact=True)]
         right["thing"] += found[0].name == clip.name
         right["motion"] += next(one for one in found if one.name == clip.name).motion == clip.motion
     finder.store.close()
@@ -81,11 +87,11 @@ def main() -> None:
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
     shutil.rmtree(OUT, ignore_errors=True)
-    seen = write_clips(OUT / "trained", "seen", TRAINED)
+    seen = make_clips(OUT / "trained", "seen", TRAINED)
     held = hold_out(seen)
-    write_pairs([one for one in seen if one not in held], OUT / "trained" / "pairs.jsonl")
-    others = write_clips(OUT / "asked", "unseen", ASKED)
-    known = [one._replace(file=OUT / "asked" / f"known-{one.file.name}") for one in seen[: ASKED * len(MOTIONS)]]
+    write_pairs(seen, held, OUT / "trained" / "pairs.jsonl")
+    others = make_clips(OUT / "asked", "unseen", ASKED)
+    known = [clip._replace(file=OUT / "asked" / f"known-{clip.file.name}") for clip in seen[: ASKED * len(MOTIONS)]]
     for clip, copy in zip(seen, known, strict=False):
         shutil.copyfile(clip.file, copy.file)
     asked = {"new clips of things trained on": hold_out(known), "things not trained on": others}
@@ -93,9 +99,9 @@ def main() -> None:
     command(f"convert {samples_folder() / 'base'} {OUT / 'two-way'} --attention two-way --pooling mean")
     command(f"finetune {OUT / 'two-way'} {OUT / 'model'} --data {OUT / 'trained' / 'pairs.jsonl'} {FINETUNE}")
     rows = {"chance": [1 / (2 * ASKED), 1 / len(MOTIONS)] * len(asked)}
-    for name, model, frames in (("before", "two-way", 3), ("one frame", "model", 1), ("three frames", "model", 3)):
+    for name, model, frames in (("before", "two-way", FRAMES), ("one frame", "model", 1), ("three frames", "model", FRAMES)):
         index = OUT / f"index-{name.replace(' ', '-')}"
-        command(f"index {OUT / 'asked'} --model {OUT / model} --index {index} {FRAMES} {frames}")
+        command(f"index {OUT / 'asked'} --model {OUT / model} --index {index} --limits.num-frames {frames}")
         engine = twoway.open_embedder(OUT / model, device="cpu")
         rows[name] = [value for group in asked.values() for value in score(index, engine, group, [*known, *others]).values()]
     print(f"\nThe best of {len(known) + len(others)} clips of {2 * ASKED} things: is the thing right, and of that thing the motion?")
@@ -103,8 +109,8 @@ def main() -> None:
     print(f"  {'':14s}" + f"{'thing right':>20s}{'motion right':>20s}" * len(asked))
     for name, values in rows.items():
         print(f"  {name:14s}" + "".join(f"{value:20.1%}" for value in values))
-    print("\nThe middle frame is the same in all four clips of a thing, up to compression, so with one frame the motion is nearly a guess.")
-    command(f"search {OUT / 'index-three-frames'} '{hold_out(known)[0].caption}' --top-k 5")
+    print("\nThe middle frame of a clip is that of its opposite, too: with one frame, the motion is right by half at best.")
+    command(f"search {OUT / 'index-three-frames'} {shlex.quote(hold_out(known)[0].words)} --top-k 5")
     print(f"\nDone in {time.perf_counter() - started:.0f} s.")
     print(f"To see them play: twoway serve {OUT / 'model'} --index {OUT / 'index-three-frames'}")
 

@@ -11,13 +11,13 @@ import argparse
 import json
 from pathlib import Path
 
-from tools.samples.clips import write_clips
-
 from twoway.config import fill
-from twoway.data.sources.samples import samples_folder
+from twoway.data.sources.clips import motion_clips, named_things, write_clips
+from twoway.data.sources.samples import load_world, samples_folder
 from twoway.methods.pretrain.config import PretrainConfig
 from twoway.methods.pretrain.method import pretrain
 
+FRAMES = 3  # of a clip
 RECIPE = {
     "learning_rate": 6e-4,
     "max_grad_norm": 1.0,
@@ -25,7 +25,7 @@ RECIPE = {
     "calibrate": "none",
     "mae_weight": 0.5,
     "mask": {"words": 0.4, "patches": 0.5},
-    "limits": {"num_frames": 3},
+    "limits": {"num_frames": FRAMES},
     "num_train_epochs": 50,
     "logging_steps": 10,
     "dataloader_num_workers": 1,
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--base", type=Path, default=samples_folder() / "base")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--things", type=int, default=200, help="that are shown, four clips each")
+    parser.add_argument("--things", type=int, default=130, help="that are shown, six clips each")
     args = parser.parse_args(argv)
-    clips = write_clips(args.out / "clips", "seen", args.things)
-    rows = [{"id": clip.file.stem, "parts": [{"video": clip.file.name}, {"text": clip.caption}]} for clip in clips]
+    clips = write_clips(args.out / "clips", motion_clips(named_things(load_world(), "seen", args.things), None, frames=FRAMES))
+    rows = [{"id": clip.file.stem, "parts": [{"video": clip.file.name}, {"text": clip.words}]} for clip in clips]
     data = args.out / "clips" / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     steps = {"max_steps": args.steps, "eval_steps": max(1, args.steps // 2), "save_steps": args.steps, "held_out": len(rows) // 20}

@@ -105,8 +105,10 @@ def small(stage, teacher):
     if isinstance(stage.config, PairsConfig):
         del words["per_device_train_batch_size"]  # refused there: a batch is that of the loss
         words |= {"global_batch_size": 4, "eval_data": "[]", "small_tasks": "keep"}
-    if "data" in keys and not named_stages(stage.config):
+    if "data" in keys and stage.kind.name != "evaluate" and not named_stages(stage.config):
         words |= {"data": PAIRS if stage.kind.name in OF_PAIRS else DOCUMENTS}
+    if stage.kind.name == "evaluate":
+        words |= {"tasks": "[order]", "subset": 2}
     if stage.kind.name == "score" and "/" in stage.source:
         words |= {"from": teacher}
     return [f"{stage.name}.{key}={value}" for key, value in words.items()]

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,30 @@ def shelf(tiny_encoder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(shelf):
     return twoway.open_embedder(shelf / "model", device="cpu")
+
+
+def test_a_hit_that_is_not_explained_says_why(shelf, engine, monkeypatch, capsys):
+    finder = twoway.Finder(twoway.open_store(shelf / "db"), engine)
+    search = finder.store.search
+
+    def torn(*given, **how):
+        return [
+            replace(hit, item=replace(hit.item, thumbnail=b"torn" if hit.item.id == "n0" else hit.item.thumbnail))
+            for hit in search(*given, **how)
+        ]
+
+    monkeypatch.setattr(finder.store, "search", torn)
+    hits = {hit.item.id: hit for hit in finder.search("a fox", top_k=6, why=True)}
+    assert {name: hit.why is None for name, hit in hits.items()} == {name: hit.why_not is not None for name, hit in hits.items()}
+    assert {name for name, hit in hits.items() if hit.why is None} == {"n0", "n1", "n4"}
+    assert hits["n1"].why_not == hits["n4"].why_not == "it has no picture"
+    assert "broken or in an unknown format" in hits["n0"].why_not
+    print_hits([hits["n0"]], Console(width=200))
+    assert "not explained: the embedded picture is broken" in capsys.readouterr().out
+    assert main(["search", str(shelf / "db"), "a fox", "--why", "--json", "--device", "cpu", "--top-k", "6"]) == 0
+    said = {hit["id"]: hit for hit in json.loads(capsys.readouterr().out)}
+    assert {name for name, hit in said.items() if hit.get("why_not") == "it has no picture"} == {"n1", "n4"}
+    assert all(("why" in hit) != ("why_not" in hit) for hit in said.values())
 
 
 def test_words_a_picture_and_both_are_one_vector_each(shelf, engine):

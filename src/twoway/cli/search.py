@@ -85,7 +85,8 @@ def run_search(args: argparse.Namespace) -> int:
         item = hit.item
         said = {"id": item.id, "score": hit.score} | hit.steps()
         said |= {"text": item.text, "place": item.place, "metadata": dict(item.metadata)}
-        found.append(said if hit.why is None else said | {"why": hit.why.as_json()})
+        said |= {} if hit.why is None else {"why": hit.why.as_json()}
+        found.append(said if hit.why_not is None else said | {"why_not": hit.why_not})
     return answer(args, found, lambda: _show(hits, args.pictures))
 
 

@@ -30,6 +30,7 @@ class Suite:
     data: str = ""  # what it needs: FOLDER, PAIRS, or nothing
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # where they are known beforehand
     baselines: bool = False  # whether models that cannot know are scored beside
+    shows: str = ""  # the content kind that all of its tasks show, where models take texts and images alone
     whole: bool = False  # whether a task is scored whole or not at all, so that no row can be left out
 
 
@@ -59,12 +60,19 @@ NANO: dict[str, tuple[str, str]] = {
     "label": ("retrieval", IN_STYLE),
     "scene-names": ("retrieval", IN_STYLE),
 }
+NANO_VIDEO: dict[str, tuple[str, str]] = dict.fromkeys(("clip-words", "words-clip", "motion", "order"), ("video", IN_STYLE))
 SUITES: dict[str, Suite] = {
     "mmeb": Suite("MMEB's own protocol over a folder in its layout: precision@1 among each query's candidates", data=FOLDER),
     "mmeb-v2": Suite(
         "MMEB-V2's 78 tasks of images, videos and pages, from a folder in its layout: precision@1, nDCG@5 of pages", data=FOLDER
     ),
     "nano": Suite("24 tasks over the shipped samples, of things that contrastive training has not seen: MRR", baselines=True, tasks=NANO),
+    "nano-video": Suite(
+        "4 tasks over short clips of the same things, in which the order of frames decides: MRR, and precision@1 of a choice",
+        baselines=True,
+        tasks=NANO_VIDEO,
+        shows="video",
+    ),
     "pairs": Suite("your own pairs: each query among all answers of the files: MRR", data=PAIRS),
     "vidore-v2": Suite("pages of reports and lectures, asked for in words, through mteb: nDCG@5", whole=True),
 }
@@ -83,7 +91,9 @@ def find_suite(name: str) -> Suite:
 class EvaluateConfig(OpenManyConfig):
     """A suite and how it is run."""
 
-    suite: str = Field(default="nano", metavar="NAME", description="what to score on: mmeb, mmeb-v2, nano, pairs, vidore-v2 or mteb:NAME")
+    suite: str = Field(
+        default="nano", metavar="NAME", description="what to score on: mmeb, mmeb-v2, nano, nano-video, pairs, vidore-v2 or mteb:NAME"
+    )
     data: SettingPath | tuple[PairSource, ...] | None = Field(
         default=None, description="the folder of the suite's tasks, or the pairs that are scored"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twoway.config import gather, takes
+from twoway.content import KINDS
 from twoway.data.config import PairSource, SourceConfig
 from twoway.data.dataset import data_folder
 from twoway.data.rows import BAD_ROWS, Policy
@@ -80,6 +81,7 @@ def evaluate(
     if config.subset is not None:
         chosen = [task.subset(config.subset) for task in chosen]
     engine = open_engine(model, config=OpenManyConfig(**config.opening()), late_interaction=config.suite in _RUNNERS)
+    _require_shown(config.suite, engine, model)
     vectors = VectorSource(engine, vectors_folder(config.cache_dir))
     second = None
     if config.rerank is not None:
@@ -106,6 +108,15 @@ def evaluate(
     if out is not None:
         runner.write_results(out, found, done)
     return Evaluation(found, tuple(done), vectors.embedded, vectors.taken)
+
+
+def _require_shown(suite: str, engine: Any, model: Any) -> None:
+    """Refuse a model that takes nothing of what the whole suite shows."""
+    shows = find_suite(suite).shows
+    taken = engine.inputs.single if hasattr(engine, "inputs") else {"text", "image"}
+    if shows and shows not in taken:
+        said = ", ".join(sorted(taken & set(KINDS)))
+        raise TwowayError(f"the suite {suite} shows {shows}s, and {engine.name or model} takes none (it takes: {said})")
 
 
 def _conditions(config: EvaluateConfig, engine: Any) -> dict[str, Any]:
@@ -181,6 +192,10 @@ def _nano(_: Data, names: Sequence[str], __: Policy) -> list[RankingTask]:
     return nano.open_nano_tasks(names)
 
 
+def _nano_video(_: Data, names: Sequence[str], __: Policy) -> list[RankingTask]:
+    return nano.open_video_tasks(names)
+
+
 def _mteb_tasks(benchmark: str, _: Data, names: Sequence[str], __: Policy) -> Sequence[Any]:
     require_mteb()
     from .mteb import open_mteb_tasks
@@ -214,6 +229,7 @@ _RUNNERS = {
     "mmeb": SuiteRunner(_mmeb),
     "mmeb-v2": SuiteRunner(_mmeb_v2),
     "nano": SuiteRunner(_nano),
+    "nano-video": SuiteRunner(_nano_video),
     "pairs": SuiteRunner(_pairs, _ranked_by_task),
 }
 _BENCHMARKS = {"vidore-v2": "ViDoRe(v2)"}  # of mteb, under a short name

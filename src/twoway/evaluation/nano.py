@@ -1,4 +1,4 @@
-"""The nano suite: MMEB's four kinds of tasks, pages and texts, over the shipped samples; it needs no download and takes minutes.
+"""The nano suites: MMEB's four kinds of tasks, pages and texts, over the shipped samples; they need no download and take minutes.
 
 Queries are about the unseen half: the nano base has seen it, contrastive training on `samples:train` has not. All of it are candidates,
 hundreds in most tasks, so that scores can differ. Pictures are bytes without a name, so no file name can leak the answer.
@@ -7,20 +7,20 @@ hundreds in most tasks, so that scores can differ. Pictures are bytes without a 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from twoway.content import Document, Image, Place, Text
-from twoway.data.sources import samples
+from twoway.data.sources import clips, samples
 from twoway.data.sources.samples import CALLED, LANGUAGES, STYLED, known_pairs
 from twoway.errors import UsageError, did_you_mean
 from twoway.images import open_image
 
-from .config import NANO
-from .tasks import Pool, RankingQuery, RankingTask
+from .config import NANO, NANO_VIDEO
+from .tasks import Pool, RankingQuery, RankingTask, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -239,17 +239,57 @@ TASKS: dict[str, NanoTask] = {
 
 def open_nano_tasks(chosen: Iterable[str] = ()) -> list[RankingTask]:
     """Return the tasks of the suite, or those asked for."""
-    wanted = list(chosen)
-    for name in wanted:
-        if name not in TASKS:
-            raise UsageError(f"the suite nano has no task {name!r}{did_you_mean(name, TASKS)} (it has {', '.join(TASKS)})")
+    wanted = _named_tasks("nano", TASKS, chosen)
     held = Held.read()
-    return [_task(name, kind, kind.pairs(held)) for name, kind in TASKS.items() if not wanted or name in wanted]
+    return [_task(name, NANO[name], TASKS[name].pairs(held), shown=TASKS[name].shown) for name in wanted]
 
 
-def _task(name: str, kind: NanoTask, pairs: Sequence[Pair]) -> RankingTask:
+# The video suite: clips of the unseen half, of which the order of frames decides what is told. Each is asked beside its opposite, which
+# has the same pictures, so of two answers one is a guess for who looks at single frames.
+
+THINGS = 100  # that are shown, each in all motions; as many clips of things that follow each other
+
+
+def open_video_tasks(chosen: Iterable[str] = ()) -> list[RankingTask]:
+    """Return the tasks of the video suite, or those asked for."""
+    wanted = _named_tasks("nano-video", NANO_VIDEO, chosen)
+    things = clips.named_things(samples.load_world(), "unseen", THINGS)
+    moving = [clip for both in clips.motion_clips(things) for clip in both]
+    pairs: dict[str, list[Pair]] = {
+        "clip-words": [((clip.video,), (Text(clip.words),)) for clip in moving],
+        "words-clip": [((Text(clip.words),), (clip.video,)) for clip in moving],
+        "motion": [((clip.video, Text(clips.HOW)), (Text(clip.motion),)) for clip in moving],
+    }
+    made = {name: _task(name, NANO_VIDEO[name], found, suite="nano-video") for name, found in pairs.items()}
+    made["motion"] = replace(made["motion"], metric="precision@1")
+    made["order"] = _order(list(clips.order_clips(things)))
+    return [made[name] for name in wanted]
+
+
+def _order(found: Sequence[clips.Opposites]) -> RankingTask:
+    """Ask which of two things comes right after the other: two answers for each clip."""
+    place, pool = Place("samples:nano-video/order"), Pool()
+    items: list[RankingQuery] = []
+    for both in found:
+        for clip, other in (both, both[::-1]):
+            answers = [pool.add(Document((Text(one.words),), place)) for one in (clip, other)]
+            items.append(listed(Document((clip.video,), replace(place, row=len(items) + 1)), answers))
+    group, mark = NANO_VIDEO["order"]
+    return RankingTask("order", group, tuple(pool.documents), tuple(items), "precision@1", ("query", "document"), (mark,))
+
+
+def _named_tasks(suite: str, tasks: Iterable[str], chosen: Iterable[str]) -> list[str]:
+    """Return the tasks that are asked for in the order of the suite; all where none is."""
+    known, wanted = list(tasks), list(chosen)
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"the suite {suite} has no task {name!r}{did_you_mean(name, known)} (it has {', '.join(known)})")
+    return [name for name in known if not wanted or name in wanted]
+
+
+def _task(name: str, marks: tuple[str, str], pairs: Sequence[Pair], *, shown: bool = False, suite: str = "nano") -> RankingTask:
     """Put pairs into a task. Queries of one content have all their answers right: two concepts may share a name."""
-    place = f"samples:nano/{name}"
+    place = f"samples:{suite}/{name}"
     pool = Pool()
     queries: dict[str, Document] = {}
     right: dict[str, list[int]] = {}
@@ -258,9 +298,9 @@ def _task(name: str, kind: NanoTask, pairs: Sequence[Pair]) -> RankingTask:
         key = document.fingerprint()
         queries.setdefault(key, document)
         right.setdefault(key, []).append(pool.add(Document(positive, Place(place, number))))
-    if kind.shown:
+    if shown:
         for query, _ in pairs:
             pool.add(Document(tuple(part for part in query if not isinstance(part, Text)), Place(place)))
     items = tuple(RankingQuery(queries[key], np.unique(right[key])) for key in queries)
-    group, mark = NANO[name]
+    group, mark = marks
     return RankingTask(name, group, tuple(pool.documents), items, "mrr", ("query", "document"), (mark,))

@@ -87,18 +87,22 @@ class Finder:
         return self._explained(hits[:top_k], vector) if why else hits[:top_k]
 
     def _explained(self, hits: list[Hit], vector: NDArray[np.float32]) -> list[Hit]:
-        """Say what in each hit was found: in its video or sound where its file is as it was, else in its small picture."""
+        """Say what in each hit was found: in its video or sound where its file is as it was, else in its small picture; or why not."""
         from twoway.embedding.explain import Explainer
 
         explainer, found = Explainer(self.engine), []
         for hit in hits:
             recording = same_recording(hit.item, self.engine.settings.limits)
             of_sound = isinstance(recording_at(hit.item.media), Audio)
-            try:
-                known = recording is not None or (hit.item.thumbnail is not None and not of_sound)
-                found.append(replace(hit, why=explain_item(explainer, hit.item, vector, recording)[0]) if known else hit)
-            except ContentError:
-                found.append(hit)
+            if recording is None and of_sound:
+                found.append(replace(hit, why_not="its sound is not where it was indexed, or has changed"))
+            elif recording is None and hit.item.thumbnail is None:
+                found.append(replace(hit, why_not="it has no picture"))
+            else:
+                try:
+                    found.append(replace(hit, why=explain_item(explainer, hit.item, vector, recording)[0]))
+                except ContentError as error:
+                    found.append(replace(hit, why_not=error.reason))
         return found
 
 

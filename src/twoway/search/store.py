@@ -50,7 +50,8 @@ class Hit:
 
     Where many vectors were compared in steps, `place_before_maxsim` is the place by the mean of its vectors, from 1. Where hits were
     reranked, `relevance` is the reranker's score, `place_before` the place in the order of vectors, and `by_thumbnail` says that the
-    reranker read the small picture in place of what the item is. `why` says what in it was found (`--why`).
+    reranker read the small picture in place of what the item is. `why` says what in it was found (`--why`), or `why_not`
+    the reason that nothing is said.
     """
 
     item: Item
@@ -60,6 +61,7 @@ class Hit:
     place_before_maxsim: int | None = None
     by_thumbnail: bool = False
     why: Why | WhyInTime | None = field(default=None, compare=False)
+    why_not: str | None = field(default=None, compare=False)
 
     def steps(self) -> dict[str, float | None]:
         """Return what the steps of a search say of it, for JSON; nothing where there was one step."""

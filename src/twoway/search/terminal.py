@@ -53,6 +53,8 @@ def print_hits(hits: Sequence[Hit], console: Console, *, pictures: str = "auto")
         said = _words(hit.item)
         if hit.why is not None:
             said.append(f"\n{hit.why.describe()}", style="not bold")
+        elif hit.why_not is not None:
+            said.append(f"\nnot explained: {_plain(hit.why_not)}", style="not bold dim")
         table.add_row(f"{number}", score, *small, said)
     console.print(table if hits else "nothing found")
     if by_thumbnail := sum(hit.by_thumbnail for hit in hits):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from twoway.content import Document, Image, Pair, Place, Text
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
+from .clips import read_clip_pairs
 from .readers import Reader, RowT
 
 if TYPE_CHECKING:
@@ -538,6 +539,11 @@ VIEWS: dict[str, View] = {
     ),
     "train-without-pages": View("the same without pages", lambda world, seed: _without(world, seed, ("page",)), True),
     "train-without-texts": View("the same without pairs of texts", lambda world, seed: _without(world, seed, TEXT_TASKS), True),
+    "train-clips": View(
+        "short clips of the seen half and words, of which the order of frames decides, and the opposite as hard negative",
+        lambda world, seed: read_clip_pairs(world, "seen", seed),
+        True,
+    ),
     "test": View("pairs of the unseen half: the main score", lambda world, seed: read_pairs(world, "unseen", seed), True),
     "test-style": View(
         "unseen half in the art style that no stage sees",
