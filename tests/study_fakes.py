@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twoway.config import settings
+from twoway.config import Field, settings
 from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import TwowayError
 from twoway.evaluation.config import EvaluateConfig
@@ -31,6 +31,11 @@ class ShapeConfig:
     slow: float = 0.0  # seconds of a step
     fail: bool = False
     data: tuple[SourceConfig, ...] = ()
+
+
+@settings
+class JoinConfig:
+    models: tuple[str, ...] = Field(default=(), metavar="MODEL")
 
 
 @settings
@@ -82,8 +87,9 @@ def score(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     entry = {"score": 0.5 if made["learning_rate"] < 100 else 0.01, "chance": 0.01, "metric": "mrr", "n": 3}
     (out / "results.items.parquet").write_bytes(b"items")
-    (out / "results.json").write_text(json.dumps({"tasks": {"one": entry}, "mean": entry["score"], "made": made}))
-    return {"mean": entry["score"]}
+    judge = None if config.rerank is None else json.loads((Path(config.rerank) / "made.json").read_text())
+    (out / "results.json").write_text(json.dumps({"tasks": {"one": entry}, "mean": entry["score"], "made": made, "judge": judge}))
+    return {"mean": entry["score"], "numbers_per_item": 8.0, "compare_seconds_per_query": 0.002}
 
 
 def look(base: str, out: Path, config: LookConfig, _nproc: int) -> dict[str, float]:
@@ -92,9 +98,18 @@ def look(base: str, out: Path, config: LookConfig, _nproc: int) -> dict[str, flo
     return {"gap": float((Path(base) / "gap").read_text())}
 
 
+def join(base: str, out: Path, config: JoinConfig, _nproc: int) -> dict[str, Any]:
+    """Write down what is merged: the seed and the rate of each."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [json.loads((Path(one) / "made.json").read_text()) for one in (base, *config.models)]
+    (out / "made.json").write_text(json.dumps({"learning_rate": 1.0, "parts": [[one["seed"], one["learning_rate"]] for one in parts]}))
+    return {}
+
+
 KINDS = {
     "shape": StageKind("shape", ShapeConfig, shape, marker="made.json"),
     "finetune": StageKind("finetune", TuneConfig, tune, marker="made.json"),
+    "merge": StageKind("merge", JoinConfig, join, marker="made.json"),
     "evaluate": StageKind("evaluate", EvaluateConfig, score, marker="results.json", makes_model=False, free=frozenset({"cache_dir"})),
     "gate": StageKind("gate", LookConfig, look, marker="gate.json", makes_model=False),
 }

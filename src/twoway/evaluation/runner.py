@@ -77,6 +77,15 @@ class Reranked:
     before: tuple[Outcome, ...]
     pairs: int  # of a query and a candidate that were scored
     seconds: float  # of scoring what was not in the cache
+    judged: int  # pairs that are ranked by their scores, those in the cache too
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """What it takes to compare queries with their candidates."""
+
+    seconds: float  # of all queries; nothing of it is cached
+    numbers: float  # that are kept of a candidate: those of its vector, or of all of its vectors
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class TaskResult:
     asked: tuple[int, ...]  # numbers of the task's items that have an outcome; the others were left out
     left_out: tuple[str, ...] = field(default=())
     reranked: Reranked | None = None
+    comparing: Comparing = Comparing(0.0, 0.0)
 
     @property
     def name(self) -> str:
@@ -185,7 +195,7 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy, second: S
     queries = prepare_vectors(vectors(asked_for, as_query, title, bad_queries, prompt=told), how)
     task, left_out = _without_bad(task, bad_candidates, policy)
     nearness: list[Vectors] = []  # kept for a second step alone: of many queries it is large
-    outcomes, asked = [], []
+    outcomes, asked, seconds = [], [], 0.0
     for number, item in enumerate(task.items):
         error = bad_queries.get(number) or _bad(item, bad_candidates)
         if error is not None:
@@ -193,21 +203,50 @@ def run_task(task: RankingTask, vectors: VectorSource, policy: Policy, second: S
             left_out.append(str(error))
             continue
         among = task.among(item)
+        began = time.perf_counter()
         # Of a list of its own a query needs those vectors; else all of them are there, and nothing is copied.
         if item.among is None:
             near = scores_between(queries[number], candidates, how)[among]
         else:
             near = scores_between(queries[number], candidates[among], how)
+        seconds += time.perf_counter() - began
         nearness += [] if second is None else [near]
         outcomes.append(_outcome(task, number, near))
         asked.append(number)
     if not asked:
         raise UsageError(f"{task.name}: no item is left to score")
+    comparing = Comparing(seconds, _numbers(candidates))
     if second is None:
-        return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out))
-    again, pairs, seconds = second(task, asked, nearness)
+        return TaskResult(task, tuple(outcomes), tuple(asked), tuple(left_out), None, comparing)
+    again, pairs, spent = second(task, asked, nearness)
     after = tuple(_outcome(task, number, near) for number, near in zip(asked, again, strict=True))
-    return TaskResult(task, after, tuple(asked), tuple(left_out), Reranked(tuple(outcomes), pairs, seconds))
+    reranked = Reranked(tuple(outcomes), pairs, spent, sum(min(second.top, len(near)) for near in nearness))
+    return TaskResult(task, after, tuple(asked), tuple(left_out), reranked, comparing)
+
+
+def _numbers(vectors: Any) -> float:
+    """Return how many numbers there are of a document."""
+    return float((vectors.flat if isinstance(vectors, MultiVectors) else vectors).size / max(1, len(vectors)))
+
+
+SEARCH_COSTS = ("numbers_per_item", "compare_seconds_per_query", "rerank_seconds_per_query")
+
+
+def search_costs(results: Sequence[Result]) -> dict[str, float]:
+    """Return what a search of a suite's tasks takes, as far as it is known, once a query has its vector.
+
+    Where all of a reranker's scores were in the cache, its time is not known.
+    """
+    ranked = [one for one in results if isinstance(one, TaskResult)]
+    if not ranked:
+        return {}
+    queries = sum(len(one.asked) for one in ranked)
+    seconds = sum(one.comparing.seconds for one in ranked)
+    costs = [float(np.mean([one.comparing.numbers for one in ranked])), seconds / queries]
+    steps = [one.reranked for one in ranked if one.reranked is not None]
+    if pairs := sum(one.pairs for one in steps):
+        costs.append(sum(one.seconds for one in steps) / pairs * sum(one.judged for one in steps) / queries)
+    return dict(zip(SEARCH_COSTS, costs, strict=False))
 
 
 def _outcome(task: RankingTask, number: int, near: Vectors) -> Outcome:

@@ -20,6 +20,7 @@ from twoway.data.config import SCORED_FILE
 from twoway.data.lengths import picture_tokens
 from twoway.evaluation import evaluate
 from twoway.evaluation.config import EvaluateConfig
+from twoway.evaluation.runner import search_costs
 from twoway.methods import convert, merge, mine, score
 from twoway.methods.bridge import method
 from twoway.methods.config import ConvertConfig, MergeConfig, MineConfig, ScoreConfig
@@ -165,8 +166,9 @@ def _convert(base: str, out: Path, config: ConvertConfig, _nproc: int) -> Mappin
 
 def _evaluate(base: str, out: Path, config: EvaluateConfig, _nproc: int) -> Mapping[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    found = evaluate.evaluate(base, out=out / RESULTS, config=config).found
-    return {"mean": found["mean"], **{task: entry["score"] for task, entry in found["tasks"].items()}}
+    done = evaluate.evaluate(base, out=out / RESULTS, config=config)
+    scores = {task: entry["score"] for task, entry in done.found["tasks"].items()}
+    return {"mean": done.found["mean"], **scores, **search_costs(done.results)}
 
 
 def _mine(base: str, out: Path, config: MineConfig, _nproc: int) -> Mapping[str, Any]:

@@ -195,7 +195,10 @@ def _doubt(evidence: Evidence, asked: ArmComparison, scope: tuple[str, ...]) -> 
 #    If stages were trained with several seeds, their variance beyond that of 2 is estimated in the same way and added
 #    for every stage that does not cancel. Many arms from two models are still two models, so the degrees of freedom
 #    are counted by model. If no stage was trained with several seeds, this variance is not in the interval, and the
-#    report says so; nor is that of rows that were mined once
+#    report says so; nor is that of rows that were mined or scored once, and of a reranker that was trained once
+#
+# Arms that share models (one is a merge of others, or the same model with a reranker) count as if they did not, so
+# the interval of their difference is too wide rather than too narrow.
 #
 # The items' share of the variance between seeds is counted in 1 and in 2, so intervals are a little too wide rather
 # than too narrow. Tasks are fixed: the study makes no statement about other tasks.
@@ -272,11 +275,11 @@ class Evidence:
         return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
 
     def once(self, weights: Mapping[str, float], scope: Sequence[str]) -> list[str]:
-        """Return the stages whose variance is not in the interval of a comparison: they have one seed, or their rows were mined."""
+        """Return the stages whose variance is not in the interval of a comparison: those with one seed, and those beside what an arm starts from."""
         known = bool(self.spreads(scope)[1].freedom)
         sums: dict[str, float] = {}
         for arm, weight in weights.items():
-            for source in [*([] if known else [self.reading.arms[arm].source]), *self.reading.mined(arm)]:
+            for source in [*([] if known else [self.reading.arms[arm].source]), *self.reading.beside(arm)]:
                 sums[source] = sums.get(source, 0.0) + weight
         return [source for source, weight in sums.items() if source != BASE and abs(weight) > _NOTHING]
 

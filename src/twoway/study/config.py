@@ -11,6 +11,8 @@
       two-way: {from: moca, learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on held-out training rows
       other: {from: moca, pooling: last, learning_rate: {like: two-way}}
       best: {from: [moca, moca-slow], learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the stage that does best, too
+      merged: {stage: merge, from: two-way, models: ["stage:other"]}      # of each seed's models of these arms; nothing is trained
+      reranked: {from: moca, learning_rate: {like: two-way}, evaluate: {rerank: "stage:judge"}}     # a stage of the kind rerank
     claims:
       - {key: pays, claim: 2, says: "…", paper: "…", better: two-way, than: causal}
 
@@ -30,15 +32,16 @@ from twoway.config import Field, Given, SettingPath, build, layer, put_words, re
 from twoway.data.config import SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.evaluation.config import EvaluateConfig
-from twoway.recipes.recipe import START, known_kinds, recipe_of
+from twoway.recipes.recipe import PREFIX, START, known_kinds, named_stages, recipe_of, require_made
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from twoway.recipes.recipe import StageRecipe
     from twoway.recipes.stages import StageKind
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+FINETUNE, MERGE = "finetune", "merge"  # what an arm may be
 
 
 @settings
@@ -151,16 +154,27 @@ class Choice:
 
 @dataclass(frozen=True)
 class Arm:
-    """A contrastive stage: from what, how, and how its rate is found."""
+    """A contrastive stage: from what, how, how its rate is found, and how it is scored. Or a merge of arms."""
 
     recipe: StageRecipe
     search: Search | None
     sources: tuple[str, ...] = ()  # stages of which the best is found together with the rate; the recipe names the first
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
     @property
     def name(self) -> str:
         """The arm's name."""
         return self.recipe.name
+
+    @property
+    def merges(self) -> bool:
+        """Whether it merges other arms, and trains nothing."""
+        return self.recipe.kind.name == MERGE
+
+    @property
+    def takes(self) -> set[str]:
+        """The stages and arms whose models or rows it takes, to be made or to be scored; `base` may be among them."""
+        return {self.recipe.source, *named_stages(self.recipe.config), *named_stages(self.evaluate)}
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -201,6 +215,20 @@ class Study:
         """Return an arm."""
         return next(one for one in self.arms if one.name == name)
 
+    def merged(self, arm: Arm) -> tuple[Arm, ...]:
+        """Return the arms that an arm merges, in their order."""
+        return tuple(self.arm(name) for name in _parts_of(arm) if name in {one.name for one in self.arms})
+
+    def trained(self, name: str) -> Arm:
+        """Return an arm that trains: this one, or the first that it merges."""
+        arm = self.arm(name)
+        return self.trained(arm.recipe.source) if arm.merges else arm
+
+    def with_parts(self, name: str) -> tuple[Arm, ...]:
+        """Return an arm, and the arms whose models it is made of."""
+        arm = self.arm(name)
+        return (arm, *(part for one in self.merged(arm) for part in self.with_parts(one.name)))
+
     def require_whole(self) -> None:
         """Refuse seeds, claims, gates and rates that name what is not there."""
         names = [one.name for one in self.arms]
@@ -233,10 +261,30 @@ class Study:
                 if source not in (START, *stages):
                     known = f"{did_you_mean(source, stages)} (there are: {', '.join((START, *stages))})"
                     raise UsageError(f"{self.file}: {arm.name}: there is no stage {source!r}{known}")
-        searched = [one.name for one in self.arms if one.search is None or one.search.like is None]
+        for arm in self.arms:
+            self._require_parts(arm, names)
+        searched = [one.name for one in self.arms if not one.merges and (one.search is None or one.search.like is None)]
         for arm in self.arms:
             if arm.search is not None and arm.search.like is not None:
                 _require(arm.search.like, searched, f"{self.file}: {arm.name}: learning_rate is like that of an arm with a rate of its own")
+
+    def _require_parts(self, arm: Arm, names: Collection[str]) -> None:
+        """Refuse an arm that trains on from another one, a merge that has something to train, and one that is asked other items."""
+        where = f"{self.file}: {arm.name}"
+        if not arm.merges and (other := sorted(arm.takes & set(names))):
+            raise UsageError(f"{where}: an arm starts from a stage, and {other[0]} is an arm; a merge alone takes arms (stage: merge)")
+        if arm.merges and (arm.recipe.source not in names or arm.search is not None or arm.sources):
+            raise UsageError(f"{where}: a merge trains nothing; name one arm as from and the others as models, and leave learning_rate out")
+        for key in _ASKED:
+            if getattr(arm.evaluate, key) != getattr(self.evaluate, key):
+                raise UsageError(f"{where}: all arms are asked the same items; {key} stands under the study's evaluate alone")
+
+
+def _parts_of(arm: Arm) -> tuple[str, ...]:
+    """Return the names of what a merge merges; none for an arm that trains."""
+    if not arm.merges:
+        return ()
+    return (arm.recipe.source, *(one.removeprefix(PREFIX) for one in arm.recipe.config.models))
 
 
 def _require(name: Any, names: list[str], where: str) -> None:
@@ -248,7 +296,8 @@ def _require(name: Any, names: list[str], where: str) -> None:
 # here too.
 
 KEYS = ("base", "seeds", "stages", "finetune", "evaluate", "arms", "gate", "smallest", "claims")
-_ROWS, _SEEDS, _RATE, _FROM = "rows", "seeds", "learning_rate", "from"
+_ROWS, _SEEDS, _RATE, _FROM, _STAGE, _EVALUATE = "rows", "seeds", "learning_rate", "from", "stage", "evaluate"
+_ASKED = ("suite", "data", "tasks", "subset")  # what an evaluation asks; the rest is how
 
 
 def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[str, StageKind] | None = None) -> Study:
@@ -265,12 +314,17 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         raise UsageError(f"{arms[both[0]].where}: {both[0]} is the name of a stage and of an arm")
     shared = parts.get("finetune", Given(str(path), children={}))
     listed = {name: _stage(one) for name, one in stages.items()}
-    listed |= {name: _stage(layer(shared, one), "finetune") for name, one in arms.items()}
-    beside = {name: _beside(layer(shared, one) if name in arms else one, name) for name, one in (stages | arms).items()}
+    whole = {name: one if _verb(one, name) == MERGE else layer(shared, one) for name, one in arms.items()}
+    listed |= {name: _stage(one, _verb(one, name)) for name, one in whole.items()}
+    beside = {name: _beside(one, name) for name, one in (stages | whole).items()}
     base = parts.get("base", Given(str(path)))
     tree = Given(str(path), children={"base": base, "stages": Given(str(path), children=listed)})
     recipe = recipe_of(tree, path.stem, path.parent, kinds=kinds)
     found = {one.name: _with_rows(one, beside[one.name]) for one in recipe.stages}
+    asked = parts.get(_EVALUATE, Given(str(path), children={}))
+    scored = {name: _evaluation(asked, one, name) for name, one in whole.items()}
+    for name, config in scored.items():
+        require_made(config, {stage: found[stage].kind for stage in stages}, f"{whole[name].where}: {name}")
     study = Study(
         name=path.stem,
         file=path,
@@ -278,8 +332,8 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         base=recipe.base,
         seeds=build(tuple[int, ...], parts["seeds"], _SEEDS) if _SEEDS in parts else (1, 2, 3),
         before=tuple(Before(found[name], beside[name].seeds or (getattr(found[name].config, "seed", 0),)) for name in stages),
-        arms=tuple(Arm(found[name], beside[name].search, beside[name].sources) for name in arms),
-        evaluate=build(EvaluateConfig, parts["evaluate"], "evaluate") if "evaluate" in parts else EvaluateConfig(),
+        arms=tuple(Arm(found[name], beside[name].search, beside[name].sources, scored[name]) for name in arms),
+        evaluate=build(EvaluateConfig, asked, _EVALUATE),
         gate=build(Gate, parts["gate"], "gate") if "gate" in parts else Gate(),
         claims=tuple(build(tuple[ClaimConfig, ...], parts["claims"], "claims")) if "claims" in parts else (),
         smallest=build(float, parts["smallest"], "smallest") if "smallest" in parts else 0.01,
@@ -322,14 +376,29 @@ def _named(parts: Mapping[str, Given], key: str) -> dict[str, Given]:
     return found
 
 
+def _verb(arm: Given, name: str) -> str:
+    """Return what an arm does: a contrastive stage, or a merge of others."""
+    said = (arm.children or {}).get(_STAGE)
+    verb = FINETUNE if said is None else build(str, said, f"{name}.{_STAGE}")
+    if verb not in (FINETUNE, MERGE):
+        assert said is not None
+        raise UsageError(f"{said.where}: an arm is a contrastive stage (finetune) or a merge of arms; other stages stand under stages:")
+    return verb
+
+
+def _evaluation(shared: Given, arm: Given, name: str) -> EvaluateConfig:
+    """Return how an arm is scored: as the study says, with what the arm says over it."""
+    own = (arm.children or {}).get(_EVALUATE)
+    return build(EvaluateConfig, shared if own is None else layer(shared, own), f"{name}.{_EVALUATE}")
+
+
 def _stage(given: Given, verb: str | None = None) -> Given:
-    """Return a stage as a recipe has it; one that does not say what it starts from starts from the base."""
-    children = {key: one for key, one in (given.children or {}).items() if key not in (_ROWS, _SEEDS) and not _is_search(key, one)}
+    """Return a stage as a recipe has it, an arm without how it is scored; what does not say what it starts from starts from the base."""
+    beside = (_ROWS, _SEEDS, *([_EVALUATE] if verb else []))
+    children = {key: one for key, one in (given.children or {}).items() if key not in beside and not _is_search(key, one)}
     if verb and (listed := children.get(_FROM)) is not None and listed.items:
         children[_FROM] = listed.items[0]  # the others stand beside
-    said = {_FROM: START} | ({"stage": verb} if verb else {})
-    if verb and "stage" in children:
-        raise UsageError(f"{children['stage'].where}: an arm is a contrastive stage (finetune); other stages stand under stages:")
+    said = {_FROM: START} | ({_STAGE: verb} if verb else {})
     for key, text in said.items():
         children.setdefault(key, Given(given.where, text, written=text))
     return dataclasses.replace(given, children=children)

@@ -69,7 +69,7 @@ class GridJob:
 
 @dataclass(frozen=True)
 class Run:
-    """An arm with its seeds: its two tasks, and the path of its results."""
+    """An arm with its seeds: its two tasks, and the path of its results. The first makes the model, by fine-tuning or a merge."""
 
     arm: str
     seed: int
@@ -86,7 +86,7 @@ class Grid:
     tasks: dict[str, GridJob]
     runs: tuple[Run, ...]
     waiting: tuple[str, ...]  # arms whose rate is not known yet
-    chains: dict[str, tuple[str, ...]]  # arm -> keys of the tasks before its contrastive stage, of its first run
+    chains: dict[str, tuple[str, ...]]  # arm -> keys of the tasks that it takes models or rows of, of its first run
     named: dict[str, tuple[str, ...]]  # stage -> keys of its tasks, one for each seed
     trials: dict[str, dict[Choice, str]]  # arm -> choice -> key of the task that tries it
 
@@ -130,28 +130,30 @@ class GridBuilder:
         for arm in arms:
             for choice in arm.choices:
                 one = arm.chosen(choice)
-                chain = self._before(one, next(self._stage_seeds(one)))
+                chain = self._before(one, {}, next(self._stage_seeds(one, {})))
                 tried = dataclasses.replace(one.recipe, folder="", config=_trial(one))
-                *keys, key = self._add(tasks, [*chain, tried], f"{arm.name} at {choice.label(alone=not arm.sources)}")
+                *keys, key = self._add(tasks, [*chain, tried], arm.name, f" at {choice.label(alone=not arm.sources)}")
                 trials.setdefault(arm.name, {})[choice] = key
                 for stage, before in zip(chain, keys, strict=True):
                     named[stage.name][before] = None
-        waiting = [arm.name for arm in arms if arm.search is not None and arm.name not in found]
+        waiting = [arm.name for arm in arms if any(one.search and one.name not in found for one in self.study.with_parts(arm.name))]
         # Seed by seed: a study that is cut off has as many whole seeds as possible.
-        for seed, arm in itertools.product(self.study.seeds, [arm.chosen(found.get(arm.name)) for arm in arms]):
+        tuned = {arm.name: arm.chosen(found.get(arm.name)) for arm in arms}
+        for seed, arm in itertools.product(self.study.seeds, tuned.values()):
             if arm.name in waiting:
                 continue
-            for stage_seeds in self._stage_seeds(arm):
-                keys = self._add(tasks, self._recipe(arm, seed, stage_seeds), f"{arm.name}, seed {seed}")
-                names = [stage.name for stage in self._before(arm, stage_seeds)]
-                chains.setdefault(arm.name, tuple(keys[: len(names)]))
-                for name, key in zip(names, keys, strict=False):
-                    named[name][key] = None
+            for stage_seeds in self._stage_seeds(arm, tuned):
+                chain = self._before(arm, tuned, stage_seeds | dict.fromkeys(tuned, seed))
+                keys = self._add(tasks, [*chain, *self._scored(arm, seed)], arm.name, f", seed {seed}")
+                chains.setdefault(arm.name, tuple(keys[: len(chain)]))
+                for stage, key in zip(chain, keys, strict=False):
+                    if stage.name in named:
+                        named[stage.name][key] = None
                 runs.append(Run(arm.name, seed, stage_seeds, keys[-2], keys[-1], self._results(arm, seed, stage_seeds)))
         return Grid(tasks, tuple(runs), tuple(waiting), chains, {name: tuple(keys) for name, keys in named.items()}, trials)
 
-    def _add(self, tasks: dict[str, GridJob], stages: Sequence[StageRecipe], title: str) -> list[str]:
-        """Add the jobs of one recipe; return their keys in its order."""
+    def _add(self, tasks: dict[str, GridJob], stages: Sequence[StageRecipe], arm: str, how: str = "") -> list[str]:
+        """Add the jobs of an arm's recipe, titled by the arm and by how it is done; return their keys in the recipe's order."""
         jobs = plan_jobs(Recipe(self.study.name, self.study.base, tuple(stages)), of_model=self._models, of_data=self._data)
         # A job that another arm has too, maybe under another name, is done in one place.
         folders = {
@@ -164,39 +166,38 @@ class GridBuilder:
         shared = {one.recipe.name for one in self.study.before}
         for job in jobs:
             needs = {job.source, *named_stages(job.config)} & by_name.keys()
-            job_title = job.name if job.name in {*shared, title} else title if job.kind.makes_model else f"{title}, {job.kind.name}"
+            own = job.name == arm or job.kind.makes_model  # of this arm, or of one that it merges
+            title = job.name if job.name in shared else f"{job.name}{how}" if own else f"{arm}{how}, {job.kind.name}"
             base = job.base or str(folders[job.source])
             makers = {name: (by_name[name].kind, folders[name]) for name in named_stages(job.config)}
             keys = tuple(by_name[name].fingerprint for name in sorted(needs))
-            task = GridJob(job_title, job, base, folders[job.name], keys, makers)
+            task = GridJob(title, job, base, folders[job.name], keys, makers)
             tasks.setdefault(task.key, task)
         return [job.fingerprint for job in jobs]
 
-    def _recipe(self, arm: Arm, seed: int, stage_seeds: Mapping[str, int]) -> list[StageRecipe]:
-        """Return the stages of an arm with its seeds, from the base to its scores."""
-        tuned = dataclasses.replace(arm.recipe, config=dataclasses.replace(arm.recipe.config, seed=seed))
-        config = self.study.evaluate
+    def _scored(self, arm: Arm, seed: int) -> list[StageRecipe]:
+        """Return an arm's own stage with its seed, and its evaluation."""
+        config = arm.evaluate
         if isinstance(config, EvaluateConfig):
             config = dataclasses.replace(config, cache_dir=config.cache_dir or self.out)
-        scored = StageRecipe(f"{arm.name}_scores", self.kinds["evaluate"], arm.name, "", config)
-        return [*self._before(arm, stage_seeds), tuned, scored]
+        return [_seeded(arm.recipe, seed), StageRecipe(f"{arm.name}_scores", self.kinds["evaluate"], arm.name, "", config)]
 
-    def _before(self, arm: Arm, stage_seeds: Mapping[str, int]) -> list[StageRecipe]:
-        """Return the stages that an arm needs, in the study's order, with their seeds."""
-        listed = {one.recipe.name: one.recipe for one in self.study.before}
+    def _before(self, arm: Arm, arms: Mapping[str, Arm], seeds: Mapping[str, int]) -> list[StageRecipe]:
+        """Return the stages that an arm needs, and of these arms those that it merges, in the study's order, with their seeds."""
+        listed = {one.recipe.name: one.recipe for one in self.study.before} | {name: one.recipe for name, one in arms.items()}
         needed: set[str] = set()
-        open_ends = [arm.recipe]
+        open_ends = [arm.takes]
         while open_ends:
-            one = open_ends.pop()
-            found = {one.source, *named_stages(one.config)} & listed.keys() - needed
+            found = open_ends.pop() & listed.keys() - needed
             needed |= found
-            open_ends += [listed[name] for name in found]
-        return [_seeded(stage, stage_seeds[name]) for name, stage in listed.items() if name in needed]
+            open_ends += [{listed[name].source, *named_stages(listed[name].config)} for name in found]
+        return [_seeded(stage, seeds[name]) for name, stage in listed.items() if name in needed]
 
-    def _stage_seeds(self, arm: Arm) -> Iterator[dict[str, int]]:
-        """Yield every choice of seeds of the stages that an arm needs."""
+    def _stage_seeds(self, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[dict[str, int]]:
+        """Yield every choice of seeds of the stages that an arm needs, those of the arms that it merges among them."""
         seeds = {one.recipe.name: one.seeds for one in self.study.before}
-        names = [stage.name for stage in self._before(arm, {name: many[0] for name, many in seeds.items()})]
+        firsts = {name: many[0] for name, many in seeds.items()} | dict.fromkeys(arms, 0)
+        names = [stage.name for stage in self._before(arm, arms, firsts) if stage.name in seeds]
         for chosen in itertools.product(*(seeds[name] for name in names)):
             yield dict(zip(names, chosen, strict=True))
 
@@ -431,7 +432,8 @@ def chosen_arms(study: Study, claims: Collection[int]) -> frozenset[str]:
             raise UsageError(f"{study.file} has no claim {number} (it has {', '.join(map(str, sorted(known)))})")
     if not claims:
         return frozenset(arm.name for arm in study.arms)
-    compared = {name for claim in study.claims if claim.claim in claims for name in claim.arms()}
+    named = {name for claim in study.claims if claim.claim in claims for name in claim.arms()}
+    compared = {part.name for name in named for part in study.with_parts(name)}
     rates = {arm.search.like for arm in study.arms if arm.name in compared and arm.search is not None and arm.search.like}
     return frozenset({study.smoke, *compared, *rates})
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 DONE = "done"
+_BESIDE = ("mine", "score", "rerank")  # stages that an arm does not start from
 _SAID = {"new": "not begun", "begun": "started, not finished"}
 _NO_RATE = "its learning rate is not known yet"
 
@@ -64,6 +65,11 @@ class ArmRuns:
     def source(self) -> str:
         """Return the stage that its contrastive stage starts from."""
         return str(self.about.get("from") or BASE)
+
+    @property
+    def made_of(self) -> str:
+        """Return what it starts from, or the arms that it merges."""
+        return " + ".join(self.about.get("merges") or ()) or self.source
 
     def called(self, run: ScoredRun) -> str:
         """Name a run by its seeds; only by that of its contrastive stage if no other differs."""
@@ -125,11 +131,11 @@ class StudyOutcomes:
         kinds = {kind for one in self.tasks.values() for kind in (one.group, *one.marks)}
         return [*(name for name in tasks if name not in self.tasks), *(name for name in groups if name not in kinds)]
 
-    def mined(self, arm: str) -> list[str]:
-        """Return the stages, done once, that made rows of an arm."""
+    def beside(self, arm: str) -> list[str]:
+        """Return the stages, done once, that made rows of an arm, or a reranker that scored them or reranks what it finds."""
         stages = self.about.get("stages") or {}
         before = (self.arms[arm].about.get("before") or {}).get("stages") or ()
-        return [one for one in before if (stages.get(one) or {}).get("stage") == "mine" and len(stages[one].get("seeds") or ()) < 2]
+        return [one for one in before if (stages.get(one) or {}).get("stage") in _BESIDE and len(stages[one].get("seeds") or ()) < 2]
 
     def groups(self, scope: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return groups and marks with their tasks within a scope."""

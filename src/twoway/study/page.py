@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from twoway.evaluation.runner import SEARCH_COSTS
 from twoway.files import write_whole
 from twoway.recipes.run import duration
 from twoway.reports import page
@@ -36,6 +37,27 @@ _COLOURS = {SEEN: "good", OPPOSITE: "bad", NOT_SEEN: "c2"}
 _MOST_SEEDS = 5  # columns of a table; runs that are more stand in one
 _EQUAL_SETTINGS = ("attention", "pooling", "learning_rate", "from")  # what may differ between the cells of one table
 _UNSEEN = "unseen"
+
+
+class _Cost(NamedTuple):
+    arm: str
+    rows: int  # of the stages before its own
+    before: float  # seconds of these
+    own: float  # seconds of its own, a run
+    numbers: str  # kept of an item
+    compare: str  # milliseconds a query
+    rerank: str
+
+
+_COST_HEAD = [
+    "arm",
+    "rows before",
+    "seconds before",
+    "seconds of its own stage",
+    "numbers an item",
+    "compared, ms a query",
+    "reranked, ms a query",
+]
 
 METHOD = (
     "Seeds are pooled and shown. An interval is a paired bootstrap over items, with the same draw for all arms and with items that share a "
@@ -73,7 +95,8 @@ def write_study_page(out: str | Path) -> list[Path]:
         dose_maps=[_dose_map(evidence, claim) for claim in claims if claim.curve and claim.scope],
         crossed=_attention_by_pooling(evidence),
         unseen=_unseen(evidence),
-        costs=_costs(evidence),
+        cost_head=[*_COST_HEAD, "mean over all tasks"],
+        costs=[[*cost, evidence.interval({cost.arm: 1.0}, scope).value] for cost in _costs(evidence)],
         arms=_arms_table(evidence, list(reading.arms), scope),
         rates=[[name, arm.rate, _tried_rates(arm)] for name, arm in reading.arms.items()],
         tasks=[
@@ -168,16 +191,24 @@ def _gate_rows(gate: dict[str, Any]) -> list[list[str]]:
     return [row + [""] * (width - len(row)) for row in rows]
 
 
-def _costs(evidence: Evidence) -> list[list[object]]:
-    """Return what arms cost and what they score, the cheapest first."""
-    reading, rows = evidence.reading, []
-    for name, arm in reading.arms.items():
+def _costs(evidence: Evidence) -> list[_Cost]:
+    """Return what arms cost, to train and to search with; the cheapest to train first."""
+    rows = []
+    for name, arm in evidence.reading.arms.items():
         if arm.runs:
-            before = arm.about.get("before") or {}
-            spent = [one.get("seconds", {}).get("finetune", 0.0) for one in arm.about["runs"] if one.get("state") == "done"]
-            score = evidence.interval({name: 1.0}, reading.scope()).value
-            rows.append([name, int(before.get("rows") or 0), float(before.get("seconds") or 0.0), sum(spent) / max(1, len(spent)), score])
-    return sorted(rows, key=lambda row: row[2])
+            before, done = arm.about.get("before") or {}, [one for one in arm.about["runs"] if one.get("state") == "done"]
+            own = sum(one.get("seconds", {}).get("finetune", 0.0) for one in done) / max(1, len(done))
+            rows.append(_Cost(name, int(before.get("rows") or 0), float(before.get("seconds") or 0.0), own, *_search_costs(done)))
+    return sorted(rows, key=lambda row: row.before + row.own)
+
+
+def _search_costs(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the numbers kept of an item, and the milliseconds that a query takes to be compared and to be reranked: means of runs."""
+    cells = []
+    for key in SEARCH_COSTS:
+        known = [one["search"][key] * (1000 if "seconds" in key else 1) for one in runs if key in (one.get("search") or {})]
+        cells.append(f"{sum(known) / len(known):,.3g}" if known else "–")
+    return cells
 
 
 def _tried_rates(arm: ArmRuns) -> str:
@@ -282,7 +313,7 @@ def _arms_table(evidence: Evidence, arms: Sequence[str], scope: Scope) -> _ArmsT
         each = [f"{found[seed]:.3f}" if seed in found else "–" for seed in seeds]
         together = ", ".join(f"{score:.3f}" for score in found.values()) or "–"
         mean = _mean_score(evidence, name, scope) if found else "not run"
-        made = [name, arm.source, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), arm.rate]
+        made = [name, arm.made_of, f"{before.get('rows') or 0:,}", about.get("attention", ""), about.get("pooling", ""), arm.rate]
         rows.append([*made, *(each if apart else [together]), mean])
     columns = [f"seed {name}" for name in seeds] if apart else ["runs"]
     head = ["arm", "from", "rows before", "attention", "pooling", "rate", *columns, "mean, 95%"]
@@ -417,6 +448,11 @@ def _study_parts(study: _Study) -> dict[str, Any]:
         "picture": picture,
         "rows": rows,
         "notes": _notes(evidence, claims),
+        "cost_head": _COST_HEAD,
+        "costs": [
+            [cost.arm, f"{cost.rows:,}", f"{cost.before:,.0f}", f"{cost.own:,.0f}", *cost[4:], _mean_score(evidence, cost.arm, scope)]
+            for cost in _costs(evidence)
+        ],
         "arms": _arms(evidence),
         "mean": f"mean over {len(scope)} tasks ({metrics}), 95%" if scope else "mean",
         "kinds": kinds,
@@ -471,7 +507,7 @@ def _arms(evidence: Evidence) -> list[list[object]]:
             scores = [f"{seeds}; {missing}" if arm.missing else seeds, _mean_score(evidence, name, scope)]
         else:
             scores = ["–", missing]
-        rows.append([name, arm.source, *counts, about.get("attention", ""), about.get("pooling", ""), arm.rate, *scores])
+        rows.append([name, arm.made_of, *counts, about.get("attention", ""), about.get("pooling", ""), arm.rate, *scores])
     return rows
 
 

@@ -26,6 +26,7 @@ import yaml
 from twoway.config import defaults, plain_values
 from twoway.embedding.shards import alone
 from twoway.errors import TwowayError
+from twoway.evaluation.runner import SEARCH_COSTS
 from twoway.files import write_whole
 from twoway.processes import Stopped
 from twoway.recipes.records import read_record, require_run_folder, surroundings
@@ -367,6 +368,7 @@ def _end_with_parent() -> None:
 # after each job.
 
 SUMMARY_FILE, YAML = "study.json", "study.yaml"
+MANY = "many vectors"  # in place of a pooling
 
 
 @dataclass(frozen=True)
@@ -432,7 +434,9 @@ def resolved(study: Study) -> str:
         if arm.search is not None:
             usual = defaults(type(arm.search))
             said["learning_rate"] = {key: value for key, value in plain_values(arm.search).items() if value != usual[key] and value != []}
-        arms[arm.name] = {"from": list(arm.sources) or arm.recipe.source, **said}
+        kind = {"stage": arm.recipe.kind.name} if arm.merges else {}
+        scored = {key: value for key, value in plain_values(arm.evaluate).items() if value != plain_values(study.evaluate)[key]}
+        arms[arm.name] = {**kind, "from": list(arm.sources) or arm.recipe.source, **said} | ({"evaluate": scored} if scored else {})
     said = {
         "base": study.base,
         "seeds": list(study.seeds),
@@ -502,16 +506,19 @@ def _arm(
     arm, scores = study.arm(name), tries.get(name)
     runs = [one for one in grid.runs if one.arm == name]
     task = grid.tasks[runs[0].finetune] if runs else None
-    config = arm.recipe.config if task is None else task.job.config
+    first = study.trained(name)
+    own = next((grid.tasks[one.finetune] for one in grid.runs if one.arm == first.name), None)
+    config = first.recipe.config if own is None else own.job.config
     chain = [grid.tasks[key] for key in grid.chains.get(name, ())]
     rows = [rows_read(one.job.config) for one in chain]
     return {
-        "from": arm.recipe.source if task is None else task.job.source,
+        "from": first.recipe.source if own is None else own.job.source,
+        "merges": [one.name for one in study.merged(arm)],
         "attention": getattr(config, "attention", None),
-        "pooling": getattr(config, "pooling", None) or "mean",
-        "learning_rate": getattr(config, "learning_rate", None) if arm.search is None or task is not None else None,
+        "pooling": MANY if getattr(config, "late_interaction", None) else getattr(config, "pooling", None) or "mean",
+        "learning_rate": None if arm.merges or (arm.search and task is None) else getattr(config, "learning_rate", None),
         "rates": None if not scores else {choice.label(alone=not arm.sources): score for choice, score in scores.items()},
-        "rows": rows_read(config),
+        "rows": None if arm.merges else rows_read(config),
         "settings": {} if task is None else _told(task),
         "before": {
             "stages": [one.job.name for one in chain],
@@ -533,6 +540,7 @@ def _run(one: Run, records: Mapping[str, Record | None], causes: Mapping[str, st
         "file": str(one.results.relative_to(out)),
         "state": state,
         "seconds": {name: record.seconds for name, record in both.items() if record},
+        "search": {key: value for key, value in (both["evaluate"].figures if both["evaluate"] else {}).items() if key in SEARCH_COSTS},
         "error": (last.error if last else None) or (None if state == "done" else causes.get(one.evaluate)),
     }
 
