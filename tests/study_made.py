@@ -20,6 +20,8 @@ SIZE = 200  # candidates of an item
 TASKS = {"picture-name": ("retrieval", "known style"), "name-picture": ("retrieval", "unseen style"), "page": ("documents", "known style")}
 PASSED = {"passed": True, "base": {"gap": 1.9, "least": 0.5}, "smoke": {"arm": "a", "score": 0.2, "chance": 0.03, "times": 4}, "why": ""}
 
+SEARCH = {"numbers_per_item": 256.0, "compare_seconds_per_query": 0.0025}
+
 # What a study says of itself, but for its arms, stages and claims.
 USUAL = {
     "study": "made",
@@ -76,7 +78,7 @@ def made(
                     continue
                 at = level + random.normal(0.0, luck) + (befores[source, before] if source else 0.0)
                 _write(out / run["file"], {task: at + hard[task] + random.normal(0.0, 0.08, items) for task in TASKS})
-                runs.append(run | {"state": "done", "seconds": {"finetune": 60.0, "evaluate": 20.0}, "error": None})
+                runs.append(run | {"state": "done", "seconds": {"finetune": 60.0, "evaluate": 20.0}, "search": SEARCH, "error": None})
         arms[arm] = _arm(arm, source, runs)
     stages = {
         name: {"stage": "pretrain", "from": "base", "rows": 24000, "seconds": 900.0, "state": "done"} for name in set(sources.values())

@@ -10,9 +10,11 @@ from PIL import Image as PILImage
 
 from rerank_toys import speaking
 from twoway.cli import main
+from twoway.embedding import open_embedder
 from twoway.embedding.reranker import open_reranker
 from twoway.errors import UsageError
 from twoway.evaluation.evaluate import evaluate
+from twoway.evaluation.runner import SEARCH_COSTS, search_costs
 
 ROWS = [{"query": f"say {number}", "positive": f"answer {number}"} for number in range(5)] + [
     {"query": {"image": "red.png"}, "positive": "red"},
@@ -44,7 +46,10 @@ def test_scores_are_those_of_a_plain_loop_with_their_cost(tiny_encoder, tiny_mod
         right = int(item.right[0])
         places.append(order.index(right) + 1 if right in order else result.outcomes[number].places[0])
     assert entry["score"] == pytest.approx(float(np.mean([1 / place for place in places])))
+    assert list(search_costs(plain.results)) == list(SEARCH_COSTS[:2])
+    assert search_costs(plain.results)["numbers_per_item"] == open_embedder(model, device="cpu").dimension
     again = evaluate(model, "pairs", data=data, cache_dir=tmp_path, device="cpu", rerank=str(judge), rerank_top=3)
+    assert list(search_costs(again.results)) == list(SEARCH_COSTS[:2])  # a reranker that was not asked has no time
     assert again.found["tasks"]["test.jsonl"]["reranked"]["pairs"] == 0  # all of it was in the cache
 
 

@@ -53,6 +53,37 @@ def test_data_of_several_stages_is_looked_through_once_and_each_counts_by_its_ow
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_that_are_not_mined_yet_are_counted_with_wrong_candidates_as_large_as_the_right_one(tiny_model, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"query": f"say {number}", "positive": f"a long answer {number}"}) + "\n" for number in range(40)))
+    tuned = {"dtype": "float32", "dataloader_num_workers": 0, "held_out": 0, "global_batch_size": 4, "max_steps": 5, "calibrate": "none"}
+    stages = {
+        "alone": {"stage": "finetune", "from": "base", "data": [{"spec": str(data)}], "hard_negatives": 0, **tuned},
+        "mine": {"data": [{"spec": str(data)}], "num_negatives": 4},
+        "judge": {"stage": "rerank", "data": [{"spec": "stage:mine"}], "head": "linear", "hard_negatives": 4, **tuned},
+        "score": {"data": [{"spec": "stage:mine"}]},
+        "taught": {
+            "stage": "finetune",
+            "from": "base",
+            "data": [{"spec": "stage:score"}],
+            "hard_negatives": 2,
+            "loss": {"distill": "kl"},
+            **tuned,
+        },
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"base": str(tiny_model("qwen2_vl")), "stages": stages}, sort_keys=False))
+    found = {one.name: one for one in dry_run(recipe, tmp_path / "out")}
+    assert not any(one.problems for one in found.values())
+    alone, taught, judge = (found[name].amount for name in ("alone", "taught", "judge"))
+    assert alone.rows == taught.rows == judge.rows == 20
+    # A query and three answers beside a query and one: less than three times as much, as a query is shorter.
+    assert 1.5 * alone.tokens < taught.tokens < 3 * alone.tokens
+    assert judge.tokens > taught.tokens
+    assert "made by score; counted as all rows that this reads, each with up to 4 wrong candidates" in found["taught"].notes[-1]
+    assert found["taught"].seconds > found["alone"].seconds
+
+
 class Answer:
     """What the hub says of a data set that it has."""
 

@@ -39,9 +39,8 @@ def test_a_merge_takes_each_seed_s_models_at_the_rate_that_was_found_and_a_reran
     assert (result.state, result.failed) == ("done", ())
     # Two tries, and of each arm that trains two seeds; the reranked arm is the model of the plain one.
     assert began(tmp_path) == {"first": 1, "judge": 1, "plain": 2 + 2, "other": 2}
-    made = {
-        arm: [json.loads((out / "results" / arm / f"seed-{seed}.json").read_text()) for seed in (1, 2)] for arm in ("merged", "reranked", "plain")
-    }
+    arms = ("merged", "reranked", "plain")
+    made = {arm: [json.loads((out / "results" / arm / f"seed-{seed}.json").read_text()) for seed in (1, 2)] for arm in arms}
     assert [one["made"]["parts"] for one in made["merged"]] == [[[1, 3.0], [1, 3.0]], [[2, 3.0], [2, 3.0]]]
     assert [one["made"] for one in made["reranked"]] == [one["made"] for one in made["plain"]]
     assert [one["judge"]["max_steps"] for one in made["reranked"]] == [3, 3]

@@ -54,6 +54,18 @@ def test_the_page_is_whole_and_has_all_parts(study):
     assert "the loss is not a number at step 3" in text
 
 
+def test_what_a_search_takes_stands_beside_the_score(study, tmp_path):
+    file, _ = write_study_results([study], tmp_path / "results.md")
+    rows = [
+        line.split(" | ") for line in file.read_text().split("### Cost beside score")[1].split("###")[0].splitlines() if line[:2] == "| "
+    ]
+    costs = {row[0]: row[1:7] for row in rows}
+    assert costs["| two-way-mean"] == ["0", "0", "60", "256", "2.5", "–"]
+    assert costs["| more"] == ["24,000", "900", "60", "256", "2.5", "–"]
+    assert "| next" not in costs
+    assert "reranked, ms a query" in read(write_study_page(study)[0])
+
+
 def test_the_text_has_every_arm_every_seed_and_what_was_not_run(study, tmp_path):
     file, picture = write_study_results([study], tmp_path / "docs" / "results.md")
     text = file.read_text()

@@ -40,13 +40,14 @@ from twoway.training.precision import choose_dtype, peak_rate
 from twoway.training.progress import peak_memory as memory_used
 from twoway.training.progress import read_log
 
-from .recipe import located, named_stages, sources_of
+from .recipe import located, made_by, named_stages, sources_of
 from .records import by_reason
 from .run import DOES, Step, duration, lay_out, made_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from twoway.data.config import SourceConfig
     from twoway.methods.pretrain.step import Reconstruction
 
     from .stages import Amount, StageKind
@@ -90,6 +91,7 @@ class PreparedProcessor:
     geometry: PatchGeometry
     max_length: int
     config: Any  # of the model
+    negatives: int = 0  # wrong candidates that a row will have from a stage that is not done yet
     pad_token: int = 0
     token: Any = field(default_factory=lambda: SimpleNamespace(id=0))
     start: Any = field(default_factory=lambda: SimpleNamespace(settings=SimpleNamespace(prompts={})))
@@ -126,14 +128,38 @@ def forecast(step: Step, steps: Sequence[Step], nproc: int) -> Forecast:
                 return Forecast(step.job.name, step.said, notes=(*notes, *_bound(step)), problems=(*problems, *absent))
             waiting = [one.job.name for one in steps if one.job.name in named_stages(step.job.config) and one.action in DOES]
             if waiting:
-                note = f"{step.job.name}: what it reads is made by {waiting[0]}, so rows and tokens are not known before that is done"
-                return Forecast(step.job.name, step.said, notes=(note,))
+                return _of_rows_to_come(step, steps, waiting[0], nproc)
             if streams:
                 note = f"{step.job.name}: streams are not fetched now, so rows and tokens are known once 'twoway data prepare' has run"
                 return Forecast(step.job.name, step.said, notes=(*notes, note, *_bound(step)))
             return _trained(step, located(step.job.config, made_in(steps)), reader_of(step, steps), nproc)
     except TwowayError as error:
         return Forecast(step.job.name, step.said, problems=(*problems, str(error)))
+
+
+def _of_rows_to_come(step: Step, steps: Sequence[Step], maker: str, nproc: int) -> Forecast:
+    """Forecast a stage whose rows are not made yet, by the rows that these are made from."""
+    name, config = step.job.name, step.job.config
+    found = [_read_by(one, steps) for one in getattr(config, "data", ())]
+    sources = tuple(source for listed, _ in found for source in listed)
+    if not sources or any(one.spec.startswith("hub:") for one in sources):
+        note = f"{name}: what it reads is made by {maker}, so rows and tokens are not known before that is done"
+        return Forecast(name, step.said, notes=(note,))
+    count = max(count for _, count in found)
+    reader = replace(reader_of(step, steps), negatives=count)
+    forecast = _trained(step, located(replace(config, data=sources), made_in(steps)), reader, nproc)
+    note = f"{name}: what it reads is made by {maker}; counted as all rows that this reads, each with up to {count} wrong candidates"
+    return replace(forecast, notes=(*forecast.notes, note))
+
+
+def _read_by(source: SourceConfig, steps: Sequence[Step]) -> tuple[tuple[SourceConfig, ...], int]:
+    """Return what is read to make a source, and how many wrong candidates a row gets on the way; a source that is there is itself."""
+    maker = next((one for one in steps if one.job.name == made_by(source) and one.action in DOES), None)
+    if maker is None:
+        return (source,), 0
+    found = [_read_by(one, steps) for one in getattr(maker.job.config, "data", ())]
+    mined = int(getattr(maker.job.config, "num_negatives", 0))
+    return tuple(one for listed, _ in found for one in listed), max([mined, *(count for _, count in found)])
 
 
 _STATES = {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoway.content import ContentError
+from twoway.content import ContentError, Pair
 from twoway.data.config import SCORED_FILE
 from twoway.data.lengths import picture_tokens
 from twoway.evaluation import evaluate
@@ -98,7 +98,7 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
     lengths, images, tried = [], [], 0
     for row in epoch.rows[np.linspace(0, len(epoch.rows) - 1, _SAMPLE).astype(int)]:
         try:
-            example = data.encode(data.pairs.read(int(row)), epoch=0)
+            example = data.encode(_with_negatives(data.pairs.read(int(row)), reader.negatives), epoch=0)
         except ContentError:
             continue
         tried += 1
@@ -111,6 +111,15 @@ def count_pairs(open_data: Callable[..., Any], config: Any, reader: Any, folder:
     # Chunks are cut by cost from rows sorted by length: little of them is padding. A pass without a graph comes first (gradient caching).
     batch = int(config.budget)
     return Amount(steps, rows, tokens, shown, tokens, batch, passes=1, batch_images=round(batch * shown / max(tokens, 1)))
+
+
+def _with_negatives(row: tuple[str, Pair], count: int) -> tuple[str, Pair]:
+    """Return a row as a stage that is not done yet will write it: with wrong candidates, as large as the right one, and scores."""
+    if not count:
+        return row
+    identity, pair = row
+    scores = (0.0,) * (len(pair.positives) + count)
+    return identity, dataclasses.replace(pair, negatives=(pair.positive,) * count, scores=scores)
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ class Evidence:
         return Interval(float(self.runs(scope) @ own), float(low), float(high), (float(alone[0]), float(alone[1])))
 
     def once(self, weights: Mapping[str, float], scope: Sequence[str]) -> list[str]:
-        """Return the stages whose variance is not in the interval of a comparison: those with one seed, and those beside what an arm starts from."""
+        """Return the stages whose variance is not in the interval of a comparison: what was done once, and does not cancel out."""
         known = bool(self.spreads(scope)[1].freedom)
         sums: dict[str, float] = {}
         for arm, weight in weights.items():
