@@ -23,7 +23,7 @@ A {family} of {parameters:,} parameters, {origin}, on the pictures and captions 
 {stages} It is a starting point for demos, tests and studies, not a model of the
 open world. `AutoModelForImageTextToText` and `AutoProcessor` load this folder.
 
-Never seen in training: the style {unseen}, the source {held}.
+Never seen in training: the style {unseen}, the source {held}, a name in the language {languages}.
 
 ## Gate
 Nats a token (the caption's tokens and its end) saved by the right picture against another concept's, fresh augmentations,
@@ -84,6 +84,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
         styles=", ".join(training["styles"]),
         unseen=", ".join(config["unseen_styles"]),
         held=", ".join(config["held_sources"]),
+        languages=", ".join(config["held_languages"]),
         by_style=", ".join(f"{style} {gap:.2f}" for style, gap in training["by_style"].items()),
         curve=curve_table(training["curve"]),
         plateau=training["plateau"]["captions"],

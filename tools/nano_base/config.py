@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
+from twoway.data.sources.samples import HELD_LANGUAGES, HELD_SOURCES, HELD_STYLES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class NanoConfig:
     picture: int = 64
     largest: int = 160
     # rows: `rows` counts pictures of `picture` pixels a side; larger ones count by their patches
-    rows: int = 64_000
+    rows: int = 200_000
     batch: int = 64
     text_rows: int = 16
     text_weight: float = 0.5
@@ -48,7 +48,7 @@ class NanoConfig:
     large: float = 0.02
     pages: float = 0.08
     # the first stage, of the tower alone: pictures among all concepts
-    tower_rows: int = 115_200
+    tower_rows: int = 345_600
     tower_batch: int = 192
     tower_temperature: float = 0.05
     # optimiser
@@ -60,12 +60,13 @@ class NanoConfig:
     warmup: int = 150
     final: float = 0.03
     tower_share: float = 0.2  # of the rate, for the tower once it has learned
-    decay_rows: int = 16_000  # the last rows, in which the rate falls
+    decay_rows: int = 40_000  # the last rows, in which the rate falls
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic, as in `training`
     # what it is trained on, and what never
     tables: tuple[str, ...] = ("concepts", "pictures", "texts", "pages")
     unseen_styles: tuple[str, ...] = HELD_STYLES
     held_sources: tuple[str, ...] = HELD_SOURCES
+    held_languages: tuple[str, ...] = HELD_LANGUAGES
     # what the result must reach, in nats a token
     gate_trained: float = 1.0
     gate_unseen: float = 0.7

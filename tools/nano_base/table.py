@@ -12,7 +12,7 @@ from twoway.data.sources.samples import TEMPLATES
 from twoway.errors import TwowayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from .config import NanoConfig
@@ -61,7 +61,7 @@ class World:
 
 def load_world(folder: Path, config: NanoConfig) -> World:
     """Read the tables of `folder`; held-out sources are left out altogether, unseen styles are kept apart for the gate."""
-    concepts = {row["concept"]: _concept(row) for row in _rows(folder / "concepts.parquet")}
+    concepts = {row["concept"]: _concept(row, config.held_languages) for row in _rows(folder / "concepts.parquet")}
     order = {name: place for place, name in enumerate(concepts)}
     images: np.ndarray | None = None  # all pictures of a world have one size
     styles: list[str] = []
@@ -111,11 +111,13 @@ def _count(path: Path) -> int:
     return int(pq.ParquetFile(path).metadata.num_rows)
 
 
-def _concept(row: dict[str, Any]) -> Concept:
-    """Return a concept with plain dictionaries, empty values dropped."""
+def _concept(row: dict[str, Any], without: Sequence[str]) -> Concept:
+    """Return a concept with plain dictionaries, empty values and the names in some languages dropped."""
     plain = dict(row)
     for key in ("names", "keywords", "facts"):
         plain[key] = {name: value for name, value in dict(row.get(key) or {}).items() if value}
+    for language in without:
+        plain["names"].pop(language, None)
     plain["gloss"] = row.get("gloss") or ""
     return plain
 

@@ -64,7 +64,7 @@ class Matching:
 
 
 def words_of(concept: Concept) -> list[str]:
-    """Return what a concept is called: its names in every language, the English one more often, and its keywords."""
+    """Return what a concept is called: its names in every language that is not held out, the English one more often, and its keywords."""
     names, keywords = concept["names"], concept["keywords"].get("en", [])
     other = [name for language, name in names.items() if language != "en"]
     return [*[names["en"]] * NAMES, *other, *([", ".join(keywords[:KEYWORDS])] if keywords else [])]
