@@ -1,7 +1,7 @@
 """What a model finds among the samples' pictures, in figures; with --write, also the shipped model of `make demo` and its card.
 
 `python -m scripts.search MODEL` prints the mean reciprocal rank of pictures asked for by their names, among as many pictures as are asked
-for: one a concept, drawn by lot. `--write samples/search` writes MODEL there in bfloat16, measured as it is written.
+for: one a concept, drawn by lot; and of pages. `--write samples/search` writes MODEL there in bfloat16, measured as it is written.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ import torch
 import twoway
 from twoway.cli import main as run
 from twoway.content import Document, Image, Text
-from twoway.data.sources.samples import LANGUAGES, World, load_world
+from twoway.data.sources.samples import HELD_LANGUAGES, LANGUAGES, World, load_world
 from twoway.evaluation.metrics import chance, outcome, values
 from twoway.files import write_whole
 from twoway.search.store import normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+
+    from twoway.content import Part
 
 ASKED = 1000
 CARD = """# search: a small model that finds the samples' pictures
@@ -33,9 +37,9 @@ is what `make demo` searches with: a training of minutes shows how everything wo
 of 8 million parameters; not a model of the open world.
 
 ## What it finds
-Pictures asked for by name, mean reciprocal rank (MRR) and share found first, among as many pictures as are asked for: one of each concept,
-drawn by lot. Contrastive training has seen the seen half; the base has seen both halves, but not the held-out style. Contrastive
-training asks in {trained}; the base has met the names in the other languages in its first stage alone.
+Mean reciprocal rank (MRR) and share found first: pictures asked for by name, one of each concept drawn by lot, and pages asked for in words
+that do not stand on them. The base has seen both halves, but not the held-out style; contrastive training has seen the seen half, and asks
+in {trained}. The base has met names in it, nl and pt in its first stage alone; nothing has met those in {held}.
 
 {table}
 
@@ -59,36 +63,49 @@ def asked(world: World, half: str, style: str | None) -> dict[str, dict[str, Any
 
 
 def figures(model: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield, for each half, style and language, how well names find their pictures."""
+    """Yield, for each half, what is searched and each language, how well words find their pictures or pages."""
     world, embedder = load_world(), twoway.open_embedder(model)
     others = {language for row in world.concepts.values() for language in row["names"]} - set(LANGUAGES)
     languages = (*LANGUAGES, *sorted(others))
+
+    def scored(half: str, style: str, rows: list[dict[str, Any]], words: Mapping[str, list[str | None]]) -> Iterator[dict[str, Any]]:
+        answers = _vectors(embedder, [Image(row["image"]) for row in rows], "document")
+        for language, called in words.items():
+            known = [(place, Text(text)) for place, text in enumerate(called) if text]
+            queries = _vectors(embedder, [text for _, text in known], "query")
+            outcomes = [outcome(scores, [place]) for scores, (place, _) in zip(queries @ answers.T, known, strict=True)]
+            yield {
+                "half": half,
+                "style": style,
+                "language": language,
+                "asked": len(known),
+                "answers": len(rows),
+                "mrr": values("mrr", outcomes).mean(),
+                "first": values("precision@1", outcomes).mean(),
+                "chance": chance("mrr", [len(rows)], [1]).mean,
+            }
+
     for half in ("seen", "unseen"):
         for style in (None, *world.held_styles):
-            rows = asked(world, half, style)
-            pictures = normalized(embedder.array([Document((Image(row["image"]),)) for row in rows.values()], side="document"))
-            for language in languages if style is None else languages[:1]:
-                named = [(place, name) for place, key in enumerate(rows) if (name := world.concepts[key]["names"].get(language))]
-                queries = normalized(embedder.array([Document((Text(name),)) for _, name in named], side="query"))
-                outcomes = [outcome(scores, [place]) for scores, (place, _) in zip(queries @ pictures.T, named, strict=True)]
-                yield {
-                    "half": half,
-                    "style": style or "training",
-                    "language": language,
-                    "asked": len(named),
-                    "pictures": len(rows),
-                    "mrr": values("mrr", outcomes).mean(),
-                    "first": values("precision@1", outcomes).mean(),
-                    "chance": chance("mrr", [len(rows)], [1]).mean,
-                }
+            pictures = asked(world, half, style)
+            names = [world.concepts[key]["names"] for key in pictures]
+            words = {language: [name.get(language) for name in names] for language in (languages if style is None else languages[:1])}
+            yield from scored(half, style or "training", list(pictures.values()), words)
+        pages = [row for row in world.pages if row["half"] == half and not world.torn() & set(row["concepts"])]
+        yield from scored(half, "pages", pages, {language: [row["queries"].get(language) for row in pages] for language in LANGUAGES})
+
+
+def _vectors(embedder: Any, parts: list[Part], side: str) -> np.ndarray[Any, Any]:
+    """Return the unit vectors of texts or images."""
+    return normalized(embedder.array([Document((part,)) for part in parts], side=side))
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return the figures as a table."""
-    lines = ["| half | style | asked in | names | pictures | MRR | first | chance MRR |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| half | style | asked in | queries | among | MRR | first | chance MRR |", "|---|---|---|---|---|---|---|---|"]
     for one in found:
         scores = f"{one['mrr']:.3f} | {one['first']:.3f} | {one['chance']:.3f}"
-        lines.append(f"| {one['half']} | {one['style']} | {one['language']} | {one['asked']:,} | {one['pictures']:,} | {scores} |")
+        lines.append(f"| {one['half']} | {one['style']} | {one['language']} | {one['asked']:,} | {one['answers']:,} | {scores} |")
     return "\n".join(lines)
 
 
@@ -108,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     text = table(list(figures(model)))
     print(text)
     if args.write:
-        write_whole(args.write / "README.md", CARD.format(table=text, trained=", ".join(LANGUAGES)))
+        write_whole(args.write / "README.md", CARD.format(table=text, trained=", ".join(LANGUAGES), held=", ".join(HELD_LANGUAGES)))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def known_pairs(world: World, source: str, half: str) -> list[dict[str, Any]]:
     return [row for row in world.drawn(source=source, half=half) if row["concept"] in trained]
 
 
-def name_pairs(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
+def name_pairs(world: World, drawn: Iterable[Mapping[str, Any]], seed: int, languages: Sequence[str] = LANGUAGES) -> Iterator[Pair]:
     """Yield a picture and its name, both ways, in one language each: English in half of the rows."""
     torn = world.torn()
     for row in drawn:
@@ -81,7 +81,7 @@ def name_pairs(world: World, drawn: Iterable[Mapping[str, Any]], seed: int) -> I
         concept = world.concepts[row["concept"]]
         picture = _document(row, Image(row["image"]))
         for task in ("picture-name", "name-picture"):
-            language = _language(concept, rng)
+            language = _language(concept, rng, languages)
             word = _document(row, Text(concept["names"][language]), language=language)
             yield _pair(task, picture, word) if task == "picture-name" else _pair(task, word, picture)
 
@@ -199,9 +199,9 @@ def _document(row: Mapping[str, Any], *parts: Part, **meta: Any) -> Document:
     return Document(parts, meta={"id": row["id"], "concept": row.get("concept"), "half": row["half"], **meta})
 
 
-def _language(concept: Mapping[str, Any], rng: random.Random) -> str:
+def _language(concept: Mapping[str, Any], rng: random.Random, languages: Sequence[str]) -> str:
     """Choose a language that the concept has a name in: English half of the time."""
-    others = [language for language in LANGUAGES[1:] if language in concept["names"]]
+    others = [language for language in languages if language != "en" and language in concept["names"]]
     return rng.choice(others) if others and rng.random() < 0.5 else "en"
 
 
@@ -510,6 +510,18 @@ def _without(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[Pair]:
     return (pair for pair in read_pairs(world, "seen", seed) if pair.task not in tasks)
 
 
+def _of_tasks(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[Pair]:
+    """Yield the pairs of the seen half that are of such a task."""
+    return (pair for pair in read_pairs(world, "seen", seed) if pair.task in tasks)
+
+
+def _english_names(world: World, seed: int) -> Iterator[Pair]:
+    """Yield the pairs of names and pictures of the seen half with English names alone."""
+    found = [pair for pair in name_pairs(world, world.drawn(half="seen"), seed, ("en",)) if pair.task == "name-picture"]
+    random.Random(f"pairs/seen/{seed}").shuffle(found)
+    return iter(found)
+
+
 def _texts(world: World, seed: int) -> Iterator[Document]:
     """Yield the text-only paragraphs."""
     return (Document((Text(row["text"]),), meta={"id": row["id"], "half": row["half"]}) for row in world.texts)
@@ -535,9 +547,14 @@ VIEWS: dict[str, View] = {
     "train": View("pairs of the seen half, for contrastive training", lambda world, seed: read_pairs(world, "seen", seed), True),
     "train-names": View(
         "of them, names and the pictures that they name: what a search asks for",
-        lambda world, seed: (pair for pair in read_pairs(world, "seen", seed) if pair.task == "name-picture"),
+        lambda world, seed: _of_tasks(world, seed, ("name-picture",)),
         True,
     ),
+    "train-names-english": View("the same, all of them in English", _english_names, True),
+    "train-translations": View(
+        "names and the same name in another language", lambda world, seed: _of_tasks(world, seed, ("name-name",)), True
+    ),
+    "train-pages": View("pages, asked for in words that do not stand on them", lambda world, seed: _of_tasks(world, seed, ("page",)), True),
     "train-without-pages": View("the same without pages", lambda world, seed: _without(world, seed, ("page",)), True),
     "train-without-texts": View("the same without pairs of texts", lambda world, seed: _without(world, seed, TEXT_TASKS), True),
     "train-clips": View(
