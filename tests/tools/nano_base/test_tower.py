@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tools.nano_base.base import prepare
@@ -57,3 +58,10 @@ def test_a_concept_is_called_by_its_names_and_keywords():
     concept = {"names": {"en": "cat", "de": "Katze"}, "keywords": {"en": ["pet", "animal"]}}
     assert words_of(concept) == ["cat", "cat", "cat", "Katze", "pet, animal"]
     assert words_of({"names": {"en": "cat"}, "keywords": {}}) == ["cat"] * 3
+
+
+def test_names_in_a_held_out_language_are_not_read(tiny, corner):
+    written = {language for names in pq.read_table(corner / "concepts.parquet")["names"].to_pylist() for language, name in names if name}
+    read = {language for concept in tiny.world.concepts for language in concept["names"]}
+    assert tiny.config.held_languages
+    assert read == written - set(tiny.config.held_languages) != written
