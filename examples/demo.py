@@ -24,7 +24,7 @@ from twoway.data.sources.samples import HELD_STYLES, documents, samples_folder
 OUT = Path("demo")
 TASKS = "name-picture called"
 # some of what the shipped model finds; how often it does is in its card
-WORDS, THING = ("France", "bicycle", "castle", "Kleid", "citron"), "guitar"
+WORDS, THING = ("flag of France", "giraffe", "penguin", "Bierkrug", "soleil"), "guitar"
 PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (
     "max_steps=60 global_batch_size=64 budget=2048 learning_rate=3e-4 max_length=512 hard_negatives=0 small_tasks=keep "
