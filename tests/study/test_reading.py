@@ -98,7 +98,7 @@ def test_what_lies_beyond_the_papers_is_compared_at_equal_rows_and_tries():
     study = read_study(HOME / "beyond.yaml")
     trained = [arm for arm in study.arms if not arm.merges]
     assert len({rows_read(arm.recipe.config) for arm in trained}) == 1
-    assert {len(arm.choices) for arm in trained if arm.search.like is None} == {2}
+    assert {len(arm.choices) for arm in trained if arm.search.like is None} == {3}
     assert {claim.claim for claim in study.claims} == set(range(9, 14))
     assert {name for claim in study.claims for name in claim.arms()} == {arm.name for arm in study.arms}
     assert {arm.recipe.source for arm in trained} == {"base"}
