@@ -90,8 +90,12 @@ def test_every_cut_of_a_pdf_gives_pages_or_bad_rows(write):
         assert all(row == "page" or str(path) in str(row) for row in rows)
 
 
-@pytest.mark.parametrize("endless", [endless_pdf(1, 10, itself=True), endless_pdf(8, 10)])
-def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tmp_path, endless):
+TIME, MEMORY = "the page takes more than 1 seconds of a processor, the bound", "the page is broken, or needs more than 2,048 MB of memory"
+
+
+# a form in itself fills the memory, too: which bound it meets first depends on the processor
+@pytest.mark.parametrize(("endless", "bounds"), [(endless_pdf(1, 10, itself=True), (TIME, MEMORY)), (endless_pdf(8, 10), (TIME,))])
+def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tmp_path, endless, bounds):
     assert len(endless) < 2500
     write("d/a.pdf", endless)
     write("d/b.pdf", endless_pdf(2, 2))
@@ -100,7 +104,7 @@ def test_a_page_that_never_ends_is_a_bad_row_and_the_next_file_is_read(write, tm
     (good,) = source
     assert good.place.file.endswith("b.pdf")
     assert good.images[0].source.getpixel((200, 200)) == (255, 0, 0)
-    assert "a.pdf page 1: the page takes more than 1 seconds of a processor, the bound" in str(source.report())
+    assert any(f"a.pdf page 1: {bound}" in str(source.report()) for bound in bounds)
 
 
 def test_a_page_that_fills_the_memory_is_a_bad_row(write):

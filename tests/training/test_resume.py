@@ -252,7 +252,15 @@ def test_checkpoints_come_by_the_clock_too(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(trainer_module.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
     seen, save = [], Checkpoints.save
-    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (seen.append(step), save(self, step, *rest)))
+
+    def saved(self, step, *rest):
+        """Write before the next step: the next checkpoint waits for this one, however slow the disk is."""
+        seen.append(step)
+        save(self, step, *rest)
+        while not self.written:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
     train_toy(tmp_path / "clock", STEPS, save_steps=100, save_minutes=0.2)
     by_clock = seen.copy()
     assert len(by_clock) > 2
