@@ -63,7 +63,7 @@ def _await(server: subprocess.Popen[bytes], address: str) -> None:
 
 def picture_of(address: str, name: str) -> bytes:
     """Return the small picture of something in the index."""
-    body = json.dumps({"filter": f"name = '{name}'", "k": 1}).encode()
+    body = json.dumps({"filter": f"name = '{name}'", "top_k": 1}).encode()
     asked = urllib.request.Request(f"{address}/v1/search", body, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:  # noqa: S310
         place = json.load(answer)["hits"][0]["thumbnail"]
