@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-large samples base search clean
+.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-map study-large samples base search clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ leak: setup ## does it matter that EOS sees the target? three seeds, most of an 
 
 study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one core); writes docs/results.md
 	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md $(if $(wildcard build/study/study.json),--also build/study)
+
+study-map: setup ## claims 1, 2 and 4 by kind of task and dose (hours; resumes; CLAIMS=1 does part); writes docs/results.md
+	$(BIN)/twoway study studies/map.yaml build/study-map $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md
 
 study: setup ## all eight claims at a small dose (hours; resumes after a stop; CLAIMS=2,3 does part); writes docs/results.md
 	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
