@@ -39,7 +39,7 @@ of 8 million parameters; not a model of the open world.
 ## What it finds
 Mean reciprocal rank (MRR) and share found first: pictures asked for by name, one of each concept drawn by lot, and pages asked for in words
 that do not stand on them. The base has seen both halves, but not the held-out style; contrastive training has seen the seen half, and asks
-in {trained}. The base has met names in it, nl and pt in its first stage alone; nothing has met those in {held}.
+in {trained}. The base has met names in {first} in its first stage alone; nothing has met those in {held}.
 
 {table}
 
@@ -122,10 +122,15 @@ def main(argv: list[str] | None = None) -> None:
         if code := run(["convert", str(model), str(args.write), "--dtype", "bfloat16", "--overwrite"]):
             sys.exit(code)
         model = args.write
-    text = table(list(figures(model)))
+    found = list(figures(model))
+    text = table(found)
     print(text)
     if args.write:
-        write_whole(args.write / "README.md", CARD.format(table=text, trained=", ".join(LANGUAGES), held=", ".join(HELD_LANGUAGES)))
+        first = dict.fromkeys(one["language"] for one in found if one["language"] not in (*LANGUAGES, *HELD_LANGUAGES))
+        write_whole(
+            args.write / "README.md",
+            CARD.format(table=text, trained=", ".join(LANGUAGES), first=", ".join(first), held=", ".join(HELD_LANGUAGES)),
+        )
 
 
 if __name__ == "__main__":
