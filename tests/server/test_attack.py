@@ -96,7 +96,7 @@ def test_a_filter_that_the_engine_does_not_read_is_the_askers_mistake_and_no_dam
 
 
 def test_a_search_that_takes_too_long_is_given_up_and_its_thread_is_free(serve, store):
-    client = serve(store, limits=ServerLimits(search_seconds=1e-6))
+    client = serve(store, limits=ServerLimits(search_seconds=0))
     for body in ({}, {"text": "w1"}, {"text": "w1", "hybrid": True}, {"id": "n1"}):
         status, said = found(client, **body)
         assert (status, said["error"]["code"]) == (504, "timeout"), said
