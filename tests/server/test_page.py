@@ -95,7 +95,9 @@ def said(page):
 def look_up(page, words="w4 w5"):
     """Search for words; return the answer to them, and not one that is still under way."""
     page.get_by_role("searchbox").fill(words)
-    with page.expect_response(lambda one: one.url.endswith("/v1/search") and json.loads(one.request.post_data).get("text") == words) as answer:
+    with page.expect_response(
+        lambda one: one.url.endswith("/v1/search") and json.loads(one.request.post_data).get("text") == words
+    ) as answer:
         page.get_by_role("button", name="Search", exact=True).click()
     expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
     return answer.value

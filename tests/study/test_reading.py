@@ -53,6 +53,7 @@ BAD = {
     "a stage that there is not": ({"arms": {"a": {"from": "frist"}}, "claims": []}, "did you mean first"),
     "an arm of another stage": ({"arms": {"a": {"stage": "shape"}}, "claims": []}, "an arm is a contrastive stage"),
     "one name twice": ({"arms": {"first": {}}, "claims": []}, "is the name of a stage and of an arm"),
+    "seeds of an arm": ({"arms": {"a": {"seeds": [7]}}, "claims": []}, "all arms have those of the study"),
     "rows that make no whole step": ({"finetune": {"rows": 5}}, "multiple of the 2 rows of a step, not 5"),
     "rows without a fixed step": ({"stages": {"first": {"stage": "shape", "rows": 8}}}, "set per_device_train_batch_size beside rows"),
     "a seed twice": ({"seeds": [1, 1]}, "seeds are different numbers"),

@@ -316,6 +316,11 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
     listed = {name: _stage(one) for name, one in stages.items()}
     whole = {name: one if _verb(one, name) == MERGE else layer(shared, one) for name, one in arms.items()}
     listed |= {name: _stage(one, _verb(one, name)) for name, one in whole.items()}
+    for name, one in whole.items():
+        if _SEEDS in (one.children or {}):
+            raise UsageError(
+                f"{one.where}: {name} has seeds; all arms have those of the study, which stand beside arms, or they are no pairs"
+            )
     beside = {name: _beside(one, name) for name, one in (stages | whole).items()}
     base = parts.get("base", Given(str(path)))
     tree = Given(str(path), children={"base": base, "stages": Given(str(path), children=listed)})

@@ -63,6 +63,10 @@ METHOD = (
     "Seeds are pooled and shown. An interval is a paired bootstrap over items, with the same draw for all arms and with items that share a "
     "picture drawn together, plus the variance between seeds, estimated over all arms."
 )
+COST = (
+    "Time is of one process of one thread on the study's machine. Before an arm's own stage lie those that it starts from or reads rows "
+    "of, its reranker's, and the arms that it merges. A query is compared with all candidates of its task, once it has its vector."
+)
 MANY = "One interval in twenty excludes zero by chance, so verdicts are given on whole claims and not on single tasks."
 ONCE = (
     "Every stage before the contrastive one was run once: its variance is not in the intervals, so a difference between arms from "
@@ -95,6 +99,7 @@ def write_study_page(out: str | Path) -> list[Path]:
         dose_maps=[_dose_map(evidence, claim) for claim in claims if claim.curve and claim.scope],
         crossed=_attention_by_pooling(evidence),
         unseen=_unseen(evidence),
+        cost=COST,
         cost_head=[*_COST_HEAD, "mean over all tasks"],
         costs=[[*cost, evidence.interval({cost.arm: 1.0}, scope).value] for cost in _costs(evidence)],
         arms=_arms_table(evidence, list(reading.arms), scope),
@@ -128,6 +133,7 @@ def write_study_results(outs: Sequence[str | Path], file: str | Path) -> list[Pa
     text = page.render(
         "study/results.md",
         method=f"{METHOD} {MANY}",
+        cost=COST,
         studies=[_study_parts(study) for study in studies],
         not_run=_not_run(studies),
         papers=CLAIMS,

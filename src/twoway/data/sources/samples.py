@@ -505,14 +505,13 @@ def _more(world: World, seed: int) -> Iterator[Pair]:
     return name_pairs(world, [row for row in world.more if row["half"] == "unseen"], seed)
 
 
-def _without(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[Pair]:
-    """Yield the pairs of the seen half that are of no such task."""
-    return (pair for pair in read_pairs(world, "seen", seed) if pair.task not in tasks)
+def _train(*, only: tuple[str, ...] | None = None, without: tuple[str, ...] = ()) -> Callable[[World, int], Iterator[Pair]]:
+    """Return what reads the pairs of the seen half: of these tasks only, or without some."""
 
+    def read(world: World, seed: int) -> Iterator[Pair]:
+        return (pair for pair in read_pairs(world, "seen", seed) if (only is None or pair.task in only) and pair.task not in without)
 
-def _of_tasks(world: World, seed: int, tasks: tuple[str, ...]) -> Iterator[Pair]:
-    """Yield the pairs of the seen half that are of such a task."""
-    return (pair for pair in read_pairs(world, "seen", seed) if pair.task in tasks)
+    return read
 
 
 def _english_names(world: World, seed: int) -> Iterator[Pair]:
@@ -544,19 +543,13 @@ VIEWS: dict[str, View] = {
     "pretrain": View(
         "all concepts in training styles: picture and caption, several pictures in a row, pages, paragraphs", read_pretrain, False
     ),
-    "train": View("pairs of the seen half, for contrastive training", lambda world, seed: read_pairs(world, "seen", seed), True),
-    "train-names": View(
-        "of them, names and the pictures that they name: what a search asks for",
-        lambda world, seed: _of_tasks(world, seed, ("name-picture",)),
-        True,
-    ),
+    "train": View("pairs of the seen half, for contrastive training", _train(), True),
+    "train-names": View("of them, names and the pictures that they name: what a search asks for", _train(only=("name-picture",)), True),
     "train-names-english": View("the same, all of them in English", _english_names, True),
-    "train-translations": View(
-        "names and the same name in another language", lambda world, seed: _of_tasks(world, seed, ("name-name",)), True
-    ),
-    "train-pages": View("pages, asked for in words that do not stand on them", lambda world, seed: _of_tasks(world, seed, ("page",)), True),
-    "train-without-pages": View("the same without pages", lambda world, seed: _without(world, seed, ("page",)), True),
-    "train-without-texts": View("the same without pairs of texts", lambda world, seed: _without(world, seed, TEXT_TASKS), True),
+    "train-translations": View("names and the same name in another language", _train(only=("name-name",)), True),
+    "train-pages": View("pages, asked for in words that do not stand on them", _train(only=("page",)), True),
+    "train-without-pages": View("all of these pairs without pages", _train(without=("page",)), True),
+    "train-without-texts": View("all of these pairs without pairs of texts", _train(without=TEXT_TASKS), True),
     "train-clips": View(
         "short clips of the seen half and words, of which the order of frames decides, and the opposite as hard negative",
         lambda world, seed: read_clip_pairs(world, "seen", seed),
