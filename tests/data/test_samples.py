@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 
 from twoway.content import Image, Video
 from twoway.data.sources import samples
+from twoway.data.sources.pages import fonts, page_rows, without_marks
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 
@@ -52,6 +53,29 @@ def test_pages_keep_to_one_half_and_ask_in_other_words() -> None:
         on_page = {line.casefold() for line in row["text"].splitlines()}
         for query in row["queries"].values():
             assert not on_page & {name.casefold() for name in query.split(", ")}, row["id"]
+
+
+def test_new_pages_show_other_sets_of_the_seen_half_and_ask_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "NEW_PAGES", 60)
+    world, found = samples.load_world(), list(samples.pairs("train-new-pages", seed=1))
+    assert found == list(samples.pairs("train-new-pages", seed=1))
+    assert {pair.task for pair in found} == {"page"}
+    assert {pair.positive.meta["half"] for pair in found} == {"seen"}
+    shipped = {tuple(sorted(row["concepts"])) for row in world.pages}
+    rows = page_rows(world.concepts.values(), world.drawn(half="seen"), fonts(), 60, name="new page 1", write=without_marks, used=shipped)
+    assert {row["image"] for row in rows} >= {part.source for pair in found for part in pair.positive.images}
+    assert len(shipped.union(tuple(sorted(row["concepts"])) for row in rows)) == len(shipped) + 60
+    for row in rows:
+        assert {world.concepts[key]["half"] for key in row["concepts"]} == {"seen"}
+        on_page = {line.casefold() for line in row["text"].splitlines()}
+        assert not on_page & {name.casefold() for query in row["queries"].values() for name in query.split(", ")}, row["id"]
+
+
+def test_the_shipped_pages_are_those_that_are_laid_out_today() -> None:
+    world = samples.load_world()
+    rows = page_rows(world.concepts.values(), world.drawn(), fonts(), 80)
+    for row, shipped in zip(rows, world.pages, strict=False):
+        assert {key: row[key] for key in row if key != "image"} == {key: shipped[key] for key in row if key != "image"}  # of another font
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from twoway.data.sources.pages import decode
 from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 from twoway.errors import TwowayError
 
-from .render import decode, encode, render
+from .render import encode, render
 from .split import Look, cluster, half, look, near
 from .wordnet import PHYSICAL
 from .words import GLOSS_HOLDS

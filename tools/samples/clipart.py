@@ -11,7 +11,9 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .concepts import Concept, Drawing, slug
+from twoway.data.sources.pages import slug
+
+from .concepts import Concept, Drawing
 from .wordnet import PHYSICAL
 from .words import ICON_NAMES, VAGUE_TITLES
 

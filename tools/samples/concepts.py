@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -44,9 +42,3 @@ class Concept:
     gloss: str | None = None
     facts: dict[str, str] = field(default_factory=dict)
     drawings: list[Drawing] = field(default_factory=list)
-
-
-def slug(text: str) -> str:
-    """Write a name in lower-case ASCII words joined by hyphens, so that names of several sources can be compared."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"[’'“”!]", "", plain.lower())).strip("-")

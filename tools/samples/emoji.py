@@ -10,7 +10,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from .concepts import LANGUAGES, Concept, Drawing, slug
+from twoway.data.sources.pages import slug
+
+from .concepts import LANGUAGES, Concept, Drawing
 
 if TYPE_CHECKING:
     from pathlib import Path

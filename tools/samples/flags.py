@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from .concepts import LANGUAGES, Concept, Drawing, slug
+from twoway.data.sources.pages import slug
+
+from .concepts import LANGUAGES, Concept, Drawing
 
 if TYPE_CHECKING:
     from pathlib import Path

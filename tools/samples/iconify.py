@@ -14,7 +14,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .concepts import Concept, Drawing, slug
+from twoway.data.sources.pages import slug
+
+from .concepts import Concept, Drawing
 from .tabler import STROKE
 from .words import ICON_NAMES, ICONIFY_LEFT_OUT, ICONIFY_NAMES, ICONS_LEFT_OUT, MODIFIERS
 

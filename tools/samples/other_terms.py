@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from tools.packages import OTHER_TERMS, PERMISSIVE, fetch
+from twoway.data.sources.pages import slug
 from twoway.data.sources.samples import TABLES, load_world
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import fresh_folder
 
 from .assemble import draw
-from .concepts import Concept, Drawing, slug
+from .concepts import Concept, Drawing
 from .emoji import characters_by_name
 from .render import SIDE, encode, render
 from .tables import SCHEMAS, write_table

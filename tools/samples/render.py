@@ -67,11 +67,3 @@ def encode(picture: Image.Image) -> bytes:
     picture.save(lossless, "WEBP", lossless=True, method=4)
     picture.save(lossy, "WEBP", quality=QUALITY, method=4)
     return min(lossless.getvalue(), lossy.getvalue(), key=len)
-
-
-def decode(image: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """Read a shipped picture and put it on a background."""
-    picture = Image.open(io.BytesIO(image)).convert("RGBA")
-    flat = Image.new("RGBA", picture.size, (*background, 255))
-    flat.alpha_composite(picture)
-    return flat.convert("RGB")

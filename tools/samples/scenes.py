@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageOps
 
+from twoway.data.sources.pages import decode
 from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 
-from .render import decode
 from .split import HALVES
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .concepts import slug
+from twoway.data.sources.pages import slug
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -11,7 +11,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from .concepts import Concept, Drawing, slug
+from twoway.data.sources.pages import slug
+
+from .concepts import Concept, Drawing
 from .words import ICON_NAMES, ICONS_LEFT_OUT
 
 if TYPE_CHECKING:

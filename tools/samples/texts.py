@@ -10,7 +10,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from .concepts import slug
+from twoway.data.sources.pages import slug
+
 from .split import core, half
 from .wordnet import PHYSICAL, RUDE
 

@@ -9,6 +9,7 @@ import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+from twoway.data.sources.pages import fonts, page_rows
 from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 
 from .assemble import draw, gloss, merge, rows, twins
@@ -16,7 +17,6 @@ from .clipart import read_clipart
 from .emoji import characters_by_name, read_emoji
 from .flags import read_flags
 from .iconify import EMOJI_SETS, ICON_SETS, Dropped, Icons, add_emoji, code_of, read_icons
-from .pages import page_rows
 from .scenes import leaks, scene_rows
 from .tabler import read_tabler
 from .texts import text_rows
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .concepts import Concept
 
+PAGES = 1_400
 REGIONAL_A = 0x1F1E6
 DESIGNERS = {
     "flat": "Microsoft", "modern": "Microsoft", "high-contrast": "Microsoft", "outline": "tabler", "filled": "tabler", "flag": "flag-icons",
@@ -47,12 +48,12 @@ def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> 
     for key in drawn:
         for _ in range(drawn[key] - kept[key]):
             dropped.add("pictures equal to another one", key)
-    font = packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf"
+    lettering = fonts(packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf")
     tables = {
         "pictures": picture_rows,
         "concepts": concept_rows,
         "texts": text_rows(WordNet(packages["wordnet-base"] / "usr/share/wordnet"), concept_rows),
-        "pages": page_rows(concept_rows, picture_rows, font),
+        "pages": page_rows(concept_rows, picture_rows, lettering, PAGES),
     }
     tables["scenes"], tables["questions"] = scene_rows(concept_rows, picture_rows)
     images = {row["id"]: row["image"] for row in (*picture_rows, *tables["scenes"])}

@@ -7,11 +7,9 @@ from collections import Counter
 
 import pytest
 from PIL import Image
-from tools.samples.concepts import slug
-from tools.samples.pages import STYLES
-from tools.samples.render import decode
 from tools.samples.split import HALVES, cluster, core, half, look, near
 
+from twoway.data.sources.pages import STYLES, decode, slug
 from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES, load_world
 from twoway.data.sources.samples import pairs as samples_pairs
 

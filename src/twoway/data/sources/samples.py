@@ -19,6 +19,7 @@ from twoway.content import Document, Image, Pair, Place, Text
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
 from .clips import read_clip_pairs
+from .pages import fonts, page_rows, without_marks
 from .readers import Reader, RowT
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 LANGUAGES = ("en", "de", "fr", "es")
 TEXT_TASKS = ("definition-term", "name-name")  # tasks without pictures
 SCENE_NEGATIVES = 4
+NEW_PAGES = 3_000
 CALLED = {
     "en": "What is this called in English?", "de": "Wie heißt das auf Deutsch?", "fr": "Comment dit-on cela en français ?",
     "es": "¿Cómo se dice esto en español?",
@@ -57,7 +59,7 @@ def read_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
         *_questions(world, drawn, seed),
         *_flags(world, drawn, seed),
         *_styles(drawn, seed),
-        *_page_pairs(world, half, torn),
+        *_page_pairs((row for row in world.pages if row["half"] == half), torn),
         *_text_pairs(world, half, seed),
         *_scene_pairs(world, half),
     ]
@@ -133,15 +135,14 @@ def _styles(drawn: Iterable[Mapping[str, Any]], seed: int) -> Iterator[Pair]:
                 yield _pair("style", query, _document(wished, Image(wished["image"])))
 
 
-def _page_pairs(world: World, half: str, torn: set[str]) -> Iterator[Pair]:
+def _page_pairs(rows: Iterable[Mapping[str, Any]], torn: set[str]) -> Iterator[Pair]:
     """Yield a page, asked for in words that do not stand on it."""
-    for row in world.pages:
-        if row["half"] == half and not torn & set(row["concepts"]):
+    for row in rows:
+        if not torn & set(row["concepts"]):
             for language, query in sorted(row["queries"].items()):
-                meta = {"id": row["id"], "half": half}
-                yield _pair(
-                    "page", Document((Text(query),), meta={**meta, "language": language}), Document((Image(row["image"]),), meta=meta)
-                )
+                meta = {"id": row["id"], "half": row["half"]}
+                asked = Document((Text(query),), meta={**meta, "language": language})
+                yield _pair("page", asked, Document((Image(row["image"]),), meta=meta))
 
 
 def _scene_pairs(world: World, half: str) -> Iterator[Pair]:
@@ -514,6 +515,22 @@ def _train(*, only: tuple[str, ...] | None = None, without: tuple[str, ...] = ()
     return read
 
 
+def _new_pages(world: World, seed: int) -> Iterator[Pair]:
+    """Yield pages that are drawn here from pictures of the seen half; none shows what a page of the samples shows."""
+    rows = page_rows(
+        world.concepts.values(),
+        world.drawn(half="seen"),
+        fonts(),
+        NEW_PAGES,
+        name=f"new page {seed}",
+        write=without_marks,
+        used=(tuple(sorted(row["concepts"])) for row in world.pages),
+    )
+    found = list(_page_pairs(rows, world.torn()))
+    random.Random(f"pairs/seen/{seed}").shuffle(found)
+    return iter(found)
+
+
 def _english_names(world: World, seed: int) -> Iterator[Pair]:
     """Yield the pairs of names and pictures of the seen half with English names alone."""
     found = [pair for pair in name_pairs(world, world.drawn(half="seen"), seed, ("en",)) if pair.task == "name-picture"]
@@ -548,6 +565,7 @@ VIEWS: dict[str, View] = {
     "train-names-english": View("the same, all of them in English", _english_names, True),
     "train-translations": View("names and the same name in another language", _train(only=("name-name",)), True),
     "train-pages": View("pages, asked for in words that do not stand on them", _train(only=("page",)), True),
+    "train-new-pages": View("further pages, drawn anew from pictures of the seen half", _new_pages, True),
     "train-without-pages": View("all of these pairs without pages", _train(without=("page",)), True),
     "train-without-texts": View("all of these pairs without pairs of texts", _train(without=TEXT_TASKS), True),
     "train-clips": View(

@@ -1,26 +1,26 @@
 """Pages of a field guide, laid out here: a title, three to six pictures with their names in one language, and queries in other words.
 
 A query asks for a page in words that do not stand on it: the names in another language, or keywords, so that finding the page is more than
-reading the same string. All concepts of a page come from one half; every set of names is used once.
+reading the same string. All concepts of a page come from one half; every set of names is used once. The shipped pages are made by these
+functions, and so are further ones for training.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import re
+import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .concepts import slug
-from .render import decode
-from .split import HALVES
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-PAGES = 1_400
+    Fonts = tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont]  # of titles, and of names
+
 SIDE = 160
 PICTURE = 44
 TITLE_SIZE, NAME_SIZE = 12, 9
@@ -43,6 +43,14 @@ TITLES: dict[str, dict[str, str]] = {
 }
 
 
+def fonts(file: Path | None = None) -> Fonts:
+    """Return a font of a file in the two sizes of a page; without one that of Pillow, which has no letters with marks."""
+    titles, names = (ImageFont.truetype(file, size) if file else ImageFont.load_default(size) for size in (TITLE_SIZE, NAME_SIZE))
+    assert isinstance(titles, ImageFont.FreeTypeFont)
+    assert isinstance(names, ImageFont.FreeTypeFont)
+    return titles, names
+
+
 class Entry(NamedTuple):
     """One concept that may stand on pages, with its pictures in training styles."""
 
@@ -55,32 +63,39 @@ class Entry(NamedTuple):
 def page_rows(
     concept_rows: Iterable[Mapping[str, Any]],
     picture_rows: Iterable[Mapping[str, Any]],
-    font: Path,
-    count: int = PAGES,
+    fonts: Fonts,
+    count: int,
+    *,
+    name: str = "page",
+    write: Callable[[str], str] = str,
+    used: Iterable[tuple[str, ...]] = (),
 ) -> list[dict[str, Any]]:
-    """Return the rows of `pages`: halves, languages and groups in turn."""
-    fonts = (ImageFont.truetype(str(font), TITLE_SIZE), ImageFont.truetype(str(font), NAME_SIZE))
+    """Return rows of pages, of each half, language and group in turn; the sets of concepts in `used`, each sorted, stand on none.
+
+    `write` turns words into what the fonts have letters for.
+    """
     shelves = _shelves(concept_rows, picture_rows)
-    keys = {half: [key for key in sorted(shelves) if key[0] == half for _ in range(1 + len(shelves[key]) // 24)] for half in HALVES}
-    used: set[tuple[str, ...]] = set()
+    halves = sorted({half for half, _ in shelves})
+    keys = {half: [key for key in sorted(shelves) if key[0] == half for _ in range(1 + len(shelves[key]) // 24)] for half in halves}
+    taken = set(used)
     rows: list[dict[str, Any]] = []
     while len(rows) < count:
         number = len(rows)
-        rng = random.Random(f"page {number} {len(used)}")
-        half = HALVES[number % 2]
+        rng = random.Random(f"{name} {number} {len(taken)}")
+        half = halves[number % len(halves)]
         _, group = key = rng.choice(keys[half])
         entries = rng.sample(shelves[key], min(len(shelves[key]), rng.randint(3, 6)))
         shown = tuple(sorted(entry.concept for entry in entries))
-        if shown in used:
-            used.add((*shown, str(number)))
+        if shown in taken:
+            taken.add((*shown, str(number)))
             continue
-        used.add(shown)
-        language = LANGUAGES[number // 2 % len(LANGUAGES)]
+        taken.add(shown)
+        language = LANGUAGES[number // len(halves) % len(LANGUAGES)]
         title = TITLES[group][language]
-        image, boxes = _layout(title, [(entry.names[language], rng.choice(entry.pictures)) for entry in entries], fonts, rng)
+        image, boxes = _layout(write(title), [(write(entry.names[language]), rng.choice(entry.pictures)) for entry in entries], fonts, rng)
         rows.append(
             {
-                "id": f"page/{number:04d}",
+                "id": f"{name}/{number:04d}",
                 "image": image,
                 "language": language,
                 "concepts": [entry.concept for entry in entries],
@@ -127,9 +142,7 @@ def _queries(entries: Sequence[Entry], language: str, title: str, rng: random.Ra
     return queries
 
 
-def _layout(
-    title: str, shown: Sequence[tuple[str, bytes]], fonts: tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont], rng: random.Random
-) -> tuple[bytes, list[list[int]]]:
+def _layout(title: str, shown: Sequence[tuple[str, bytes]], fonts: Fonts, rng: random.Random) -> tuple[bytes, list[list[int]]]:
     """Draw one page; return its WebP bytes and the box of each picture."""
     paper = rng.choice(PAPERS)
     page = Image.new("RGB", (SIDE, SIDE), paper)
@@ -163,3 +176,21 @@ def _wrap(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
         else:
             lines[-1] = longer
     return "\n".join(lines)
+
+
+def slug(text: str) -> str:
+    """Write a name in lower-case ASCII words joined by hyphens, so that names of several sources can be compared."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"[’'“”!]", "", without_marks(text).lower())).strip("-")
+
+
+def without_marks(text: str) -> str:
+    """Return letters without accents and the like."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+
+
+def decode(image: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """Read a shipped picture and put it on a background."""
+    picture = Image.open(io.BytesIO(image)).convert("RGBA")
+    flat = Image.new("RGBA", picture.size, (*background, 255))
+    flat.alpha_composite(picture)
+    return flat.convert("RGB")
