@@ -17,11 +17,9 @@ Intervals are 95% (Student's t over seeds). A run that is done is not done again
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +27,12 @@ import numpy as np
 from twoway.content import Document, Text
 from twoway.embedding.chunks import Chunk, LateEmbedder
 
-from .leak import COMMON, print_tables
+from .over_seeds import COMMON, options, print_tables
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -48,17 +48,11 @@ SAID = ("steps", "batch", "documents")
 
 def main() -> None:
     """Do what is left to do and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.late_chunks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", default="samples/base")
+    parser = options("late_chunks", __doc__)
     parser.add_argument("--search", default="samples/search", help="a model that is scored as it is (default: samples/search)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32, help="rows of a step of fine-tuning (default: 32)")
     parser.add_argument("--documents", type=int, default=240, help="documents of each order that are searched (default: 240)")
-    parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
     if not args.show:
         as_shipped(args)

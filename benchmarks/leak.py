@@ -17,16 +17,15 @@ Intervals are 95% (Student's t over seeds). A run that is done is not done again
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
-import statistics
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .over_seeds import COMMON, TEST, options, print_tables, recall, tested
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import argparse
+    from pathlib import Path
 
 MASKS = {
     "EOS sees B, A sees EOS (as published)": {"eos_sees_target": True, "sources_see_eos": True},
@@ -35,7 +34,7 @@ MASKS = {
     "neither": {"eos_sees_target": False, "sources_see_eos": False},
 }
 NONE = "no bridge"
-TASK, TRAIN, TEST = "picture-name", "samples:train", "samples:test"
+TRAIN = "samples:train"
 COLUMNS = {
     "loss of B": "words_right",
     "through EOS": "words_gap_none",
@@ -46,33 +45,17 @@ COLUMNS = {
     "tuned": "tuned",
 }
 SAID = ("warm_steps", "steps", "rows", "tune_steps", "batch", "tested")
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-COMMON: dict[str, Any] = {
-    "dtype": "float32",
-    "budget": 2048,
-    "max_length": 512,
-    "held_out": 0,
-    "dataloader_num_workers": 0,
-    "max_grad_norm": 1.0,
-    "save_steps": 10_000,
-}
 
 
 def main() -> None:
     """Do what is left to do and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.leak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", default="samples/base")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options("leak", __doc__)
     parser.add_argument("--warm-steps", type=int, default=100)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--rows", type=int, default=32, help="rows of a step of the bridge (default: 32)")
     parser.add_argument("--tune-steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64, help="rows of a step of contrastive training (default: 64)")
     parser.add_argument("--tested", type=int, default=128, help="pairs that are measured (default: 128)")
-    parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
     if not args.show:
         warm = args.out / "warm-up"
@@ -133,13 +116,6 @@ def _loss() -> Any:
     return ContrastiveConfig(temperature=0.05)
 
 
-def tested(count: int) -> list[Any]:
-    """Return pairs of a picture and its name, of concepts that no training here showed; the first of a fixed random order."""
-    from twoway.data.sources.samples import pairs
-
-    return [pair for pair in pairs(TEST.partition(":")[2]) if pair.task == TASK][:count]
-
-
 def probe(model: Path, mask: dict[str, Any], count: int) -> dict[str, float]:
     """Measure what goes through EOS, under the mask of training and as at inference, and what it finds zero-shot."""
     from functools import partial
@@ -163,17 +139,6 @@ def probe(model: Path, mask: dict[str, Any], count: int) -> dict[str, float]:
     return found | {"zero": found["reciprocal_eos"], "zero_mean": found["reciprocal_mean"]}
 
 
-def recall(model: Path, count: int) -> float:
-    """Return the mean of one over the place of the right name, as anybody embeds with the model."""
-    from twoway.embedding import open_embedder
-    from twoway.methods.bridge.probes import retrieval
-
-    rows = tested(count)
-    embedder = open_embedder(model, device="cpu", dtype="float32")
-    a, b = (embedder.array([getattr(one, side) for one in rows]) for side in ("query", "positive"))
-    return retrieval(a, b, ["".join(one.positive.texts) for one in rows])["reciprocal"]
-
-
 def show(out: Path) -> None:
     """Print means with 95% intervals over seeds, and differences to the published mask seed by seed."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*-*.json"))]
@@ -185,34 +150,6 @@ def show(out: Path) -> None:
     print(about.format(**runs[0]))
     table = {name: {run["seed"]: run for run in runs if run["mask"] == name} for name in names}
     print_tables(table, COLUMNS, "the published mask")
-
-
-def print_tables(table: Mapping[str, Mapping[int, Mapping[str, Any]]], columns: Mapping[str, str], first: str, digits: int = 3) -> None:
-    """Print each way's means over seeds, and its differences to the first way, called `first`, seed by seed."""
-    way = next(iter(table.values()))
-    means, paired = {}, {}
-    for name, runs in table.items():
-        means[name] = {key: _interval([run[key] for run in runs.values()], digits) for key in columns.values()}
-        both = [(run, way[seed]) for seed, run in runs.items() if seed in way]
-        paired[name] = {key: _interval([run[key] - to[key] for run, to in both], digits) for key in columns.values()}
-    _print("mean over seeds", means, columns)
-    _print(f"difference to {first}, seed by seed", {name: cells for name, cells in paired.items() if table[name] is not way}, columns)
-
-
-def _interval(values: list[float], digits: int) -> str:
-    if not values:
-        return "–"
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}"
-    half = T95[min(len(values), 5)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
-
-
-def _print(title: str, rows: Mapping[str, Mapping[str, str]], columns: Mapping[str, str]) -> None:
-    print(f"\n| {title} | " + " | ".join(columns) + " |")
-    print("|---|" + "---|" * len(columns))
-    for name, cells in rows.items():
-        print(f"| {name} | " + " | ".join(cells[key] for key in columns.values()) + " |")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ Intervals are 95% (Student's t over seeds). A run that is done is not done again
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .leak import COMMON, print_tables, recall
+from .over_seeds import COMMON, options, print_tables, recall
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
 
 WAYS = ("noise", "skip", "drop")
 TRAIN = "samples:train-without-pages"
@@ -44,12 +46,7 @@ SAID = ("steps", "rows", "patches", "tune_steps", "batch", "tested")
 
 def main() -> None:
     """Do what is left to do and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.masked_patches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--base", default="samples/base")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options("masked_patches", __doc__)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rows", type=int, default=8, help="rows of a step of pre-training (default: 8)")
     parser.add_argument("--patches", type=float, default=0.5, help="share of the patches that is masked (default: 0.5)")
@@ -57,7 +54,6 @@ def main() -> None:
     parser.add_argument("--tune-steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=32, help="rows of a step of fine-tuning (default: 32)")
     parser.add_argument("--tested", type=int, default=128, help="pairs that are scored (default: 128)")
-    parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
     if not args.show:
         for seed in args.seeds:
