@@ -47,7 +47,9 @@ class TuneConfig:
     attention: str = "two-way"
     pooling: str | None = None
     held_out: int = 0
+    data: tuple[PairSource, ...] = ()
     eval_data: tuple[PairSource, ...] = ()
+    eval_rows: int = 256
     eval_steps: int = 0
     load_best_model_at_end: bool = False
     slow: float = 0.0

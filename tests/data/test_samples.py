@@ -115,6 +115,30 @@ def test_train_and_test_share_no_concept_picture_or_text() -> None:
     assert train[2] & test[2] == set()
 
 
+def test_settings_are_chosen_on_concepts_that_their_tries_do_not_see() -> None:
+    world = samples.load_world()
+
+    def shown(name: str) -> set[str]:
+        found = set()
+        for pair in samples.pairs(name):
+            for one in (pair.query, *pair.positives, *pair.negatives):
+                concepts = {one.meta.get("concept")} - {None}
+                pictures = [scene["concepts"] for part in one.images for scene in scenes.get(part.source, ())]
+                found |= {world.concepts[key]["cluster"] for key in concepts.union(*pictures)}
+        return found
+
+    scenes: dict[object, list[dict[str, object]]] = {}
+    for row in world.scenes:
+        scenes.setdefault(row["image"], []).append(row)
+    train, test = shown("tune-train"), shown("tune-test")
+    assert train.isdisjoint(test)
+    assert 0.4 < len(test) / len(train) < 0.6
+    assert train | test <= {row["cluster"] for row in world.concepts.values() if row["half"] == "seen"}
+    assert {pair.task for pair in samples.pairs("tune-test")} == set(samples.TUNED_TASKS)
+    assert shown("tune-train-names") <= train
+    assert shown("tune-test-names") <= test
+
+
 def test_tests_out_of_domain_hold_only_what_no_stage_sees() -> None:
     world = samples.load_world()
     seen = {part.source for one in samples.documents("pretrain") for part in one.images}

@@ -12,8 +12,9 @@ from twoway.files import sha256
 from twoway.recipes.records import Record
 from twoway.study import run
 from twoway.study.config import Choice, read_study
-from twoway.study.grid import SCORE, GateVerdict, GridBuilder, found_choices
+from twoway.study.grid import GateVerdict, GridBuilder, found_choices
 
+SCORE = "mrr/held-out"
 ARMS = {"a": {"learning_rate": {"rates": [1.0, 2.0, 4.0], "rows": 2}}, "b": {"learning_rate": {"like": "a"}}}
 
 
@@ -77,10 +78,24 @@ def test_no_try_that_holds_is_no_rate(tmp_path):
     assert found_choices(study, grid) == {}
     run.write_study_summary(study, grid, tmp_path / "out", run.Facts("failed", 1, GateVerdict(), {}))
     arms = json.loads((tmp_path / "out" / run.SUMMARY_FILE).read_text())["arms"]
-    why = "is not known: with none of those that were tried is the score on held-out rows a number"
+    why = "is not known: with none of those that were tried is the score a number"
     assert [arms[name]["waits"] for name in ("a", "b")] == [f"its learning rate {why}", f"the learning rate of a {why}"]
 
 
 def test_a_try_that_says_nothing_is_no_zero(tmp_path):
     with pytest.raises(TwowayError, match=f"measured no {SCORE}.* more data"):
         chosen(tmp_path, [{SCORE: 0.2}, {}, {SCORE: 0.5}])
+
+
+def test_tries_may_have_rows_of_their_own(tmp_path):
+    sources = {"data": [{"spec": "few.jsonl"}], "eval_data": [{"spec": "one.jsonl"}, {"spec": "two.jsonl"}]}
+    search = ARMS["a"]["learning_rate"] | sources | {"held_out": 7}
+    scores = [{"mrr/one.jsonl": one, "mrr/two.jsonl": two, SCORE: 1 - one} for one, two in ((0.2, 0.2), (0.9, 0.1), (0.4, 0.4))]
+    study, grid = tried(tmp_path, scores, arms={"a": {"learning_rate": search}})
+    assert found_choices(study, grid)["a"].learning_rate == 2.0
+    for key in grid.trials["a"].values():
+        config = grid.tasks[key].job.config
+        assert [source.spec for source in config.data] == ["few.jsonl"]
+        assert (config.held_out, config.eval_rows, len(config.eval_data)) == (0, 7, 2)
+    assert {run.arm for run in GridBuilder(study, tmp_path / "out", KINDS).lay_out(found_choices(study, grid)).runs} == {"a"}
+    assert study.arms[0].recipe.config.data != grid.tasks[key].job.config.data

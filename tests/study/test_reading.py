@@ -45,6 +45,15 @@ def test_words_stand_over_the_file(tmp_path):
     assert (study.before[0].recipe.config.max_steps, study.gate.gap) == (1, 0.0)
 
 
+def test_how_rates_are_tried_may_be_shared_and_an_arm_may_take_another_ones(tmp_path):
+    shared = {"learning_rate": {"rows": 8, "held_out": 5, "eval_data": [{"spec": "rows.jsonl"}]}}
+    arms = {"a": {"learning_rate": {"rates": [1.0, 2.0]}}, "b": {"learning_rate": {"rates": [4.0]}}, "c": {"learning_rate": {"like": "a"}}}
+    study = read(write(tmp_path, finetune=shared, arms=arms, claims=[]))
+    assert [(arm.search.rates, arm.search.rows, arm.search.held_out, arm.search.like) for arm in study.arms] == [
+        ((1.0, 2.0), 8, 5, None), ((4.0,), 8, 5, None), ((), 0, 64, "a"),
+    ]  # fmt: skip
+
+
 CLAIM = {"key": "pays", "claim": 1, "says": "it pays"}
 BAD = {
     "a key that a study has not": ({"arm": {}}, "a study has no key arm; did you mean arms"),

@@ -8,7 +8,7 @@
     evaluate: {suite: nano, tasks: [picture-name, composed]}
     arms:
       causal: {attention: causal, pooling: last, learning_rate: 2e-4}
-      two-way: {from: moca, learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on held-out training rows
+      two-way: {from: moca, learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the rate that does best on rows that are held out
       other: {from: moca, pooling: last, learning_rate: {like: two-way}}
       best: {from: [moca, moca-slow], learning_rate: {rates: [2e-4, 6e-4], rows: 1280}}     # the stage that does best, too
       merged: {stage: merge, from: two-way, models: ["stage:other"]}      # of each seed's models of these arms; nothing is trained
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twoway.config import Field, Given, SettingPath, build, layer, put_words, read_tree, settings
-from twoway.data.config import SourceConfig
+from twoway.data.config import PairSource, SourceConfig
 from twoway.errors import UsageError, did_you_mean
 from twoway.evaluation.config import EvaluateConfig
 from twoway.recipes.recipe import PREFIX, START, known_kinds, named_stages, recipe_of, require_made
@@ -114,11 +114,13 @@ class Gate:
 
 @settings
 class Search:
-    """How an arm's learning rate is found: short runs, measured on held-out rows of what it trains on; the best is kept."""
+    """How an arm's learning rate is found: short runs, measured on rows that they do not train on; the best is kept."""
 
     rates: tuple[float, ...] = ()
     rows: int = 0
-    held_out: int = 64  # rows of each task
+    data: tuple[PairSource, ...] = ()  # what they train on (default: what the arm does)
+    eval_data: tuple[PairSource, ...] = ()  # what they are measured on (default: held-out rows of what they train on)
+    held_out: int = 64  # rows of each task that are measured
     seed: int = 0
     like: str | None = None  # the rate found for another arm, instead of a search
 
@@ -126,8 +128,8 @@ class Search:
         """Refuse half a search."""
         if (self.like is None) == (not self.rates or not self.rows):
             raise UsageError("learning_rate is a number, or {rates: [2e-4, 6e-4], rows: 1280}, or {like: ARM}")
-        if self.like is not None and (self.rates or self.rows):
-            raise UsageError("learning_rate: {like: ARM} takes the rate of another arm; leave rates and rows out")
+        if self.like is not None and (self.rates or self.rows or self.data or self.eval_data):
+            raise UsageError("learning_rate: {like: ARM} takes the rate of another arm; leave rates, rows and data out")
         if len(set(self.rates)) != len(self.rates) or any(not rate > 0 for rate in self.rates):
             raise UsageError("rates are different numbers above 0")
 
@@ -314,7 +316,7 @@ def read_study(path: str | Path, words: Sequence[str] = (), *, kinds: Mapping[st
         raise UsageError(f"{arms[both[0]].where}: {both[0]} is the name of a stage and of an arm")
     shared = parts.get("finetune", Given(str(path), children={}))
     listed = {name: _stage(one) for name, one in stages.items()}
-    whole = {name: one if _verb(one, name) == MERGE else layer(shared, one) for name, one in arms.items()}
+    whole = {name: one if _verb(one, name) == MERGE else _over(shared, one) for name, one in arms.items()}
     listed |= {name: _stage(one, _verb(one, name)) for name, one in whole.items()}
     for name, one in whole.items():
         if _SEEDS in (one.children or {}):
@@ -379,6 +381,14 @@ def _named(parts: Mapping[str, Given], key: str) -> dict[str, Given]:
             raise UsageError(f"{one.where}: {key}.{name} takes a group of keys, not {one.shown}")
         found[name] = dataclasses.replace(one, children=one.children or {})
     return found
+
+
+def _over(shared: Given, arm: Given) -> Given:
+    """Lay an arm over what all arms share; one that takes another arm's rate is not searched for."""
+    rate = (arm.children or {}).get(_RATE)
+    if rate is not None and "like" in (rate.children or {}):
+        shared = dataclasses.replace(shared, children={key: one for key, one in (shared.children or {}).items() if key != _RATE})
+    return layer(shared, arm)
 
 
 def _verb(arm: Given, name: str) -> str:

@@ -231,8 +231,13 @@ def _trial(arm: Arm) -> Any:
     search = arm.search
     assert search is not None
     config = with_rows(arm.recipe.config, search.rows, f"{arm.name}: learning_rate")
-    # Held-out rows of what is trained on decide; what is scored in the end is not looked at.
-    return dataclasses.replace(config, seed=search.seed, held_out=search.held_out, eval_data=(), eval_steps=0, load_best_model_at_end=False)
+    config = dataclasses.replace(config, seed=search.seed, eval_steps=0, load_best_model_at_end=False)
+    if search.data:
+        config = dataclasses.replace(config, data=search.data)
+    # What is scored in the end is not looked at.
+    if search.eval_data:
+        return dataclasses.replace(config, held_out=0, eval_data=search.eval_data, eval_rows=search.held_out)
+    return dataclasses.replace(config, held_out=search.held_out, eval_data=())
 
 
 def base_of(task: GridJob) -> str:
@@ -361,12 +366,12 @@ def ask_gate(study: Study, grid: Grid, done: Collection[str]) -> GateVerdict:
     return GateVerdict(base, smoke)
 
 
-# The learning rate of an arm, and the stage that it starts from where several are named: short runs, measured on held-out
-# rows of what the arm trains on; the best is kept.
+# The learning rate of an arm, and the stage that it starts from where several are named: short runs, measured on rows of
+# their own or on held-out rows of what the arm trains on; the best is kept.
 #
 # The scored items are never used for this, so no arm is chosen for its luck on the test.
 
-SCORE = "mrr/held-out"  # by which a rate is chosen: the mean over the tasks of the held-out training rows
+SCORE, HELD_OUT = "mrr", "held-out"  # a rate is chosen by the mean over tasks, as a contrastive stage says it of what it is measured on
 
 
 def tried(grid: Grid) -> dict[str, dict[Choice, float | None]]:
@@ -404,13 +409,18 @@ def _alike(study: Study, found: Mapping[str, Choice]) -> dict[str, Choice]:
 
 
 def _score(task: GridJob) -> float | None:
+    """Return the score of a try that is done: of several sources the mean."""
     record = read_record(task.folder) if task.stand.standing == "done" else None
-    if record is not None and SCORE not in record.figures:
-        why = (
-            "where no task has twenty rows for each that is held out, there are none; give the arm a number for learning_rate, or more data"
-        )
-        raise TwowayError(f"{task.folder} has measured no {SCORE}, by which a rate is chosen: {why}")
-    return None if record is None else float(record.figures[SCORE])
+    if record is None:
+        return None
+    names = [f"{SCORE}/{source.label}" for source in task.job.config.eval_data] or [f"{SCORE}/{HELD_OUT}"]
+    for name in names:
+        if name not in record.figures:
+            why = "where no task has twenty rows for each that is held out, there are none; give the arm a number for learning_rate"
+            raise TwowayError(
+                f"{task.folder} has measured no {name}, by which a rate is chosen: {why}, eval_data for the tries, or more data"
+            )
+    return sum(float(record.figures[name]) for name in names) / len(names)
 
 
 # Part of a study: the jobs that some claims need, so that a long one can be done claim by claim.

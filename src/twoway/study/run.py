@@ -490,7 +490,7 @@ def _waits(
     of = name if search is None or search.like is None else search.like
     why = next((causes[key] for key in grid.trials.get(of, {}).values() if key in causes), "")
     if not why and None not in tries.get(of, {}).values():
-        why = "with none of those that were tried is the score on held-out rows a number"
+        why = "with none of those that were tried is the score a number"
     return f"{'its learning rate' if of == name else f'the learning rate of {of}'} is not known{f': {why}' if why else ' yet'}"
 
 

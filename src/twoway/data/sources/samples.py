@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import zlib
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("en", "de", "fr", "es")
 TEXT_TASKS = ("definition-term", "name-name")  # tasks without pictures
+TUNED_TASKS = ("picture-name", "name-picture", "definition-picture", "question-name", "style", "changed", "label")
 SCENE_NEGATIVES = 4
 NEW_PAGES = 3_000
 CALLED = {
@@ -506,13 +508,33 @@ def _more(world: World, seed: int) -> Iterator[Pair]:
     return name_pairs(world, [row for row in world.more if row["half"] == "unseen"], seed)
 
 
-def _train(*, only: tuple[str, ...] | None = None, without: tuple[str, ...] = ()) -> Callable[[World, int], Iterator[Pair]]:
-    """Return what reads the pairs of the seen half: of these tasks only, or without some."""
+def _train(
+    *, only: tuple[str, ...] | None = None, without: tuple[str, ...] = (), of: Callable[[World], World] | None = None
+) -> Callable[[World, int], Iterator[Pair]]:
+    """Return what reads the pairs of the seen half: of these tasks only, or without some, of a part of the world."""
 
     def read(world: World, seed: int) -> Iterator[Pair]:
+        world = world if of is None else of(world)
         return (pair for pair in read_pairs(world, "seen", seed) if (only is None or pair.task in only) and pair.task not in without)
 
     return read
+
+
+def _tuned(world: World, *, rest: bool) -> World:
+    """Return the seen half without the concepts that settings are chosen on, a third by a hash of their cluster; or these alone."""
+    seen = {key for key, row in world.concepts.items() if row["half"] == "seen"}
+    kept = {key for key in seen if (zlib.crc32(world.concepts[key]["cluster"].encode()) % 3 == 0) == rest}
+    pictures = tuple(row for row in world.pictures if row["concept"] in kept)
+    scenes = tuple(row for row in world.scenes if kept.issuperset(row["concepts"]))
+    shown = {None, *(row["id"] for row in (*pictures, *scenes))}
+    return replace(
+        world,
+        concepts={key: row for key, row in world.concepts.items() if key in kept or key not in seen},
+        pictures=pictures,
+        pages=tuple(row for row in world.pages if kept.issuperset(row["concepts"])),
+        scenes=scenes,
+        questions=tuple(row for row in world.questions if shown.issuperset(side["picture"] for side in (row["query"], *row["answers"]))),
+    )
 
 
 def _new_pages(world: World, seed: int) -> Iterator[Pair]:
@@ -568,6 +590,14 @@ VIEWS: dict[str, View] = {
     "train-new-pages": View("further pages, drawn anew from pictures of the seen half", _new_pages, True),
     "train-without-pages": View("all of these pairs without pages", _train(without=("page",)), True),
     "train-without-texts": View("all of these pairs without pairs of texts", _train(without=TEXT_TASKS), True),
+    "tune-train": View("the seen half without a third of its concepts: to try settings on", _train(of=partial(_tuned, rest=False)), True),
+    "tune-test": View(
+        "that third, in the tasks of the suite nano, without scenes of four: to choose settings by",
+        _train(only=TUNED_TASKS, of=partial(_tuned, rest=True)),
+        True,
+    ),
+    "tune-train-names": View("of tune-train, names and pictures", _train(only=("name-picture",), of=partial(_tuned, rest=False)), True),
+    "tune-test-names": View("of tune-test, names and pictures", _train(only=("name-picture",), of=partial(_tuned, rest=True)), True),
     "train-clips": View(
         "short clips of the seen half and words, of which the order of frames decides, and the opposite as hard negative",
         lambda world, seed: read_clip_pairs(world, "seen", seed),
