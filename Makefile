@@ -94,7 +94,7 @@ base: setup ## train the base of samples/base again into build/nano (hours of on
 
 search: setup ## train the model of samples/search again and write it with its card (an hour of two cores; resumes after a stop)
 	$(BIN)/twoway run recipes/nano-search.yaml build/nano/search
-	$(BIN)/python -m scripts.search build/nano/search/2-finetune --write samples/search
+	$(BIN)/python -m scripts.search build/nano/search/3-pages --write samples/search
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache

@@ -47,7 +47,7 @@ in {trained}. The base has met names in {first} in its first stage alone; nothin
     make search
 
 It runs `twoway run recipes/nano-search.yaml build/nano/search`, then
-`python -m scripts.search build/nano/search/2-finetune --write samples/search`.
+`python -m scripts.search build/nano/search/3-pages --write samples/search`.
 Licence: Apache-2.0; the licences of the samples are in their ATTRIBUTION.
 """
 
