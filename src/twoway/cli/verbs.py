@@ -196,7 +196,7 @@ VERBS["run"] = Verb(
 RECIPE is a YAML file with `base`, `stages` and keys that all stages share. OUT gets a folder a stage (1-convert, 2-pretrain, …), and
 recipe.yaml with every setting, run.json, report.html. What is done is kept, what was cut off goes on: give the same command again.
 A stage whose settings, data, code version or base have changed is refused with the difference; --redo does it again, and what follows.
-Words: seed=1 sets a key of the whole recipe, '*.max_steps=1' one of every stage that has it, pretrain.lr=1e-5 of one stage.""",
+Words: seed=1 sets a key of the whole recipe, '*.max_steps=1' one of every stage that has it, pretrain.learning_rate=1e-5 of one stage.""",
     """twoway run recipes/nano-moca.yaml out --dry-run                 (stages, rows, tokens, time, memory; nothing is done)
   twoway run recipes/nano-moca.yaml out                           (give it again after a stop: it goes on)
   twoway run recipes/nano-moca.yaml out pretrain.learning_rate=3e-4 --redo   (convert is kept, pretrain done again)""",
