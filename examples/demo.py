@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ OUT = Path("demo")
 TASKS = "name-picture called"
 # some of what the shipped model finds; how often it does is in its card
 WORDS, THING = ("flag of France", "giraffe", "penguin", "Bierkrug", "soleil"), "guitar"
+PAGES, ON_A_PAGE = 300, "tulipe, jeune pousse, ail"  # asked of so many pages; the one that shows these things names them in English
 PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (
     "max_steps=60 global_batch_size=64 budget=2048 learning_rate=3e-4 max_length=512 hard_negatives=0 small_tasks=keep "
@@ -70,7 +72,7 @@ def gaps(folder: Path) -> None:
 
 
 def search(model: Path) -> None:
-    """Embed a picture of each thing, and ask by words in three languages, and by a picture in a style that no stage has seen."""
+    """Ask for pictures of things by words in three languages and by a picture in a style that no stage has seen; then for pages."""
     print(f"\nThe searches below are of {model}, the shipped model of an hour's training (make search), and not of the short one.")
     command(f"embed {model} --data samples:gallery --out {OUT / 'gallery'} --side document")
     command(f"index {OUT / 'gallery'} --index {OUT / 'index'}")
@@ -81,6 +83,14 @@ def search(model: Path) -> None:
     assert isinstance(picture, bytes)
     (OUT / "query.webp").write_bytes(picture)
     command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} --top-k 5")
+    (OUT / "pages").mkdir()
+    for page in islice(documents("pages"), PAGES):
+        image = page.images[0].source
+        assert isinstance(image, bytes)
+        (OUT / "pages" / f"{Path(page.meta['id']).name}.webp").write_bytes(image)
+    print("\nPages are asked for in words that do not stand on them:")
+    command(f"index {OUT / 'pages'} --model {model} --index {OUT / 'page-index'}")
+    command(f"search {OUT / 'page-index'} '{ON_A_PAGE}' --top-k 5")
 
 
 def main() -> None:

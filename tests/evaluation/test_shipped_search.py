@@ -29,3 +29,13 @@ def test_the_shipped_model_finds_what_the_demo_asks_for():
     queries = normalized(engine.array([Document((part,)) for part in asked.values()], side="query"))
     found = [keys[best] for best in np.argmax(queries @ pictures.T, axis=1)]
     assert found == [right[words] for words in asked]
+
+
+def test_the_shipped_model_finds_the_page_that_the_demo_asks_for():
+    demo, world, engine = load_example("demo"), load_world(), open_embedder(ROOT / "samples" / "search", device="cpu")
+    right = next(number for number, row in enumerate(world.pages) if demo.ON_A_PAGE in row["queries"].values())
+    shown = [*range(1, demo.PAGES, 4), right]
+    pages = normalized(engine.array([Document((Image(world.pages[number]["image"]),)) for number in shown], side="document"))
+    query = normalized(engine.array([Document((Text(demo.ON_A_PAGE),))], side="query"))
+    assert right < demo.PAGES
+    assert shown[int(np.argmax(query @ pages.T))] == right
