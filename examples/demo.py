@@ -13,14 +13,13 @@ import shlex
 import shutil
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from twoway.cli import main as run
-from twoway.data.sources.samples import HELD_STYLES, documents, samples_folder
+from twoway.data.sources.samples import HELD_STYLES, documents, load_world, samples_folder
 
 OUT = Path("demo")
 TASKS = "name-picture called"
@@ -84,10 +83,9 @@ def search(model: Path) -> None:
     (OUT / "query.webp").write_bytes(picture)
     command(f"search {OUT / 'index'} --image {OUT / 'query.webp'} --top-k 5")
     (OUT / "pages").mkdir()
-    for page in islice(documents("pages"), PAGES):
-        image = page.images[0].source
-        assert isinstance(image, bytes)
-        (OUT / "pages" / f"{Path(page.meta['id']).name}.webp").write_bytes(image)
+    for row in load_world().pages[:PAGES]:
+        name = "-".join([Path(row["id"]).name, *row["concepts"]])
+        (OUT / "pages" / f"{name}.webp").write_bytes(row["image"])
     print("\nPages are asked for in words that do not stand on them:")
     command(f"index {OUT / 'pages'} --model {model} --index {OUT / 'page-index'}")
     command(f"search {OUT / 'page-index'} '{ON_A_PAGE}' --top-k 5")
