@@ -65,6 +65,11 @@ def read_pairs(world: World, half: str, seed: int) -> Iterator[Pair]:
         *_text_pairs(world, half, seed),
         *_scene_pairs(world, half),
     ]
+    return _in_random_order(found, half, seed)
+
+
+def _in_random_order(found: list[Pair], half: str, seed: int) -> Iterator[Pair]:
+    """Yield pairs of a half in the order of a seed."""
     random.Random(f"pairs/{half}/{seed}").shuffle(found)
     return iter(found)
 
@@ -548,16 +553,13 @@ def _new_pages(world: World, seed: int) -> Iterator[Pair]:
         write=without_marks,
         used=(tuple(sorted(row["concepts"])) for row in world.pages),
     )
-    found = list(_page_pairs(rows, world.torn()))
-    random.Random(f"pairs/seen/{seed}").shuffle(found)
-    return iter(found)
+    return _in_random_order(list(_page_pairs(rows, world.torn())), "seen", seed)
 
 
 def _english_names(world: World, seed: int) -> Iterator[Pair]:
     """Yield the pairs of names and pictures of the seen half with English names alone."""
     found = [pair for pair in name_pairs(world, world.drawn(half="seen"), seed, ("en",)) if pair.task == "name-picture"]
-    random.Random(f"pairs/seen/{seed}").shuffle(found)
-    return iter(found)
+    return _in_random_order(found, "seen", seed)
 
 
 def _texts(world: World, seed: int) -> Iterator[Document]:
