@@ -51,6 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
     asked.add_argument("--seed", type=int, default=1, metavar="N", help="of rows, augmentation and weights")
     asked.add_argument("--samples", metavar="DIR", help="folder of the samples (default: the shipped ones)")
     asked.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the training")
+    asked.add_argument("--plateau", action="store_true", help="train a branch of 25%% more rows, too, and say in the card what it gains")
     asked.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is whole")
     asked.add_argument("--json", action="store_true", help="answer in JSON")
     return run(asked, _make, words)
@@ -80,9 +81,17 @@ def _make(args: argparse.Namespace) -> int:
     config = settings(args.lm, args.train, text_rows=max(1, args.batch // 4), **chosen, **held)
     chosen |= {"lm": args.lm, "train": args.train}
     usual = vars(NanoConfig()) | {"lm": "own", "train": "tower"}
-    options = [f"--{key}={value}" for key, value in chosen.items() if value != usual[key]]
+    options = [f"--{key}={value}" for key, value in chosen.items() if value != usual[key]] + ["--plateau"] * args.plateau
     command = ["python", "-m", "tools.nano_base", args.out, *options]
-    result = make_base(Path(args.out), config, samples, command=shlex.join(command), overwrite=args.overwrite, seen=_progress(config.steps))
+    result = make_base(
+        Path(args.out),
+        config,
+        samples,
+        command=shlex.join(command),
+        overwrite=args.overwrite,
+        plateau=args.plateau,
+        seen=_progress(config.steps),
+    )
     if args.json:
         sys.stdout.write(json.dumps({key: value for key, value in result.items() if key != "curve"}, indent=2) + "\n")
     else:

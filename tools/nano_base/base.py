@@ -146,16 +146,22 @@ def make_base(
     *,
     command: str,
     overwrite: bool = False,
+    plateau: bool = False,
     seen: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train to the end of the plan, measure, and write `out`; return what its `training.json` holds.
 
-    The unfinished run lies beside `out` in `OUT.run`; the same call goes on with it.
+    The unfinished run lies beside `out` in `OUT.run`; the same call goes on with it. With `plateau`, a longer branch of the run is trained,
+    too, and what it gains is said.
     """
     from .finish import finish
+    from .longer import train_longer
 
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already; choose another folder, or pass --overwrite to replace it")
+    if plateau and not config.decay_start:
+        raise UsageError(f"--plateau lengthens the part before the rate falls; ask for more --rows than the last {config.decay_rows:,}")
     run = out.with_name(f"{out.name}.run")
     nano = train_base(config, samples, run, seen=seen)
-    return finish(nano, run, samples, out, command=command, overwrite=overwrite)
+    longer = train_longer(nano.config, samples, run, seen=seen) if plateau else None
+    return finish(nano, run, samples, out, command=command, overwrite=overwrite, longer=longer)

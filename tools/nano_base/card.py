@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 from .gate import KINDS
 
 POINTS = 12
+CAPTIONS = {"": "captions", "_long": "with definitions", "_bare": "bare names"}
+PLACES = {"trained": "training styles", "unseen": "unseen style"}
 
 CARD = """---
 license: apache-2.0
@@ -48,7 +50,7 @@ follow from its name whatever the picture, so captions with definitions are besi
 
 Over the last quarter of the run the caption loss fell by {plateau:.3f} nats a token (training loss by {plateau_train:.3f}), with the
 learning rate falling to {final:.0%} of its peak over the last {decay_rows:,} rows.
-
+{longer}
 ## What it says
 Greedy continuations for pictures on white, the unseen style among them (picture -> words):
 
@@ -62,6 +64,15 @@ pictures and {text_rows} text-only rows, {exposures:.0f} exposures a concept; Mu
 Work: {gflop:.1f} GFLOP a row, forward and backward; {rate:.0f} rows a second on the CPU it was made on.
 Data, versions and the whole configuration are in
 `training.json`; the data's licences are in the samples' ATTRIBUTION.
+"""
+LONGER = """
+## Plateau
+What a run with {more:.0%} more rows still gains: from the state before the rate fell, {rows:,} rows in all at the same constant rate, then
+the same fall. Nats a token, lower is better; the same captions and pictures.
+
+| | {before:,} rows | {rows:,} rows | gained |
+|---|---|---|---|
+{table}
 """
 CAUSAL = "It was trained by causal next-token prediction."
 STAGES = """It was trained in two stages: the tower and the token embeddings alone, on {tower_rows:,} pictures that each had to find their
@@ -87,6 +98,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
         languages=", ".join(config["held_languages"]),
         by_style=", ".join(f"{style} {gap:.2f}" for style, gap in training["by_style"].items()),
         curve=curve_table(training["curve"]),
+        longer=_longer(training),
         plateau=training["plateau"]["captions"],
         plateau_train=training["plateau"]["training"],
         said="\n".join(f"- {picture}: {words}" for picture, words in training["said"].items()),
@@ -104,6 +116,23 @@ def _whole(gate: dict[str, float]) -> dict[str, float]:
     """Return every figure of a gate, not-a-number where the world has none to measure."""
     kinds = (f"{where}{what}_{side}" for where in ("trained", "unseen") for what in KINDS for side in ("right", "shuffled", "gap"))
     return {kind: gate.get(kind, float("nan")) for kind in kinds}
+
+
+def _longer(training: dict[str, Any]) -> str:
+    """Return what a longer branch gains, where one was trained."""
+    longer = training.get("longer")
+    if longer is None:
+        return ""
+    before, after = training["gate"], longer["gate"]
+    lines = [
+        f"| {what}, {places} | {before[f'{where}{kind}_right']:.3f} | {after[f'{where}{kind}_right']:.3f} "
+        f"| {before[f'{where}{kind}_right'] - after[f'{where}{kind}_right']:+.3f} |"
+        for kind, what in CAPTIONS.items()
+        for where, places in PLACES.items()
+        if f"{where}{kind}_right" in before
+    ]
+    rows = training["config"]["rows"]
+    return LONGER.format(more=longer["rows"] / rows - 1, rows=longer["rows"], before=rows, table="\n".join(lines))
 
 
 def curve_table(curve: Sequence[dict[str, Any]]) -> str:

@@ -31,17 +31,25 @@ PACKAGES = ("twoway", "torch", "transformers", "tokenizers")
 
 
 def finish(
-    nano: Nano, run: Path, samples: Path, out: Path, *, command: str, overwrite: bool = False, rows: int = SAMPLES
+    nano: Nano,
+    run: Path,
+    samples: Path,
+    out: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    rows: int = SAMPLES,
+    longer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Round to the precision of the result, measure, write `out` whole; return what `training.json` holds."""
-    model = nano.forward.model.eval()
-    dtype = getattr(torch, nano.config.saved_dtype)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype).float()
-    training = describe(nano, run, samples, rows)
+    gate = measure_as_saved(nano, rows)
+    training = describe(nano, run, samples, gate, rows)
+    if longer is not None:
+        training["longer"] = longer
     training["command"] = command
+    model = nano.forward.model
     with fresh_folder(out, overwrite=overwrite) as folder:
-        model.to(dtype).save_pretrained(folder)
+        model.to(getattr(torch, nano.config.saved_dtype)).save_pretrained(folder)
         model.to(torch.float32)
         nano.processor.save_pretrained(folder)
         write_whole(folder / TRAINING, json.dumps(training, indent=1, ensure_ascii=False) + "\n")
@@ -49,10 +57,16 @@ def finish(
     return training
 
 
-def describe(nano: Nano, run: Path, samples: Path, rows: int) -> dict[str, Any]:
-    """Measure the model and gather all that its card says."""
+def measure_as_saved(nano: Nano, rows: int) -> dict[str, float]:
+    """Round the weights to the precision of the result, for good, and return their gate."""
+    for parameter in nano.forward.model.eval().parameters():
+        parameter.data = parameter.data.to(getattr(torch, nano.config.saved_dtype)).float()
+    return measure(nano.forward, nano.rows, samples=rows, label="gate")
+
+
+def describe(nano: Nano, run: Path, samples: Path, gate: dict[str, float], rows: int) -> dict[str, Any]:
+    """Gather all that the card of a model with this gate says."""
     config, world = nano.config, nano.world
-    gate = measure(nano.forward, nano.rows, samples=rows, label="gate")
     curve = read_curve(run)
     rates = [entry["rows_per_second"] for entry in curve]
     return {

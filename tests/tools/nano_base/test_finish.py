@@ -86,6 +86,26 @@ def test_plateau_compares_the_last_quarter():
     assert found["training"] == pytest.approx(0.225, abs=1e-6)
 
 
+def test_the_card_shows_what_a_longer_branch_of_the_run_gains(corner, tmp_path):
+    config = dataclasses.replace(TINY, rows=48, decay_rows=16)
+    training = make_base(tmp_path / "base", config, corner, command="", plateau=True)
+    longer = make_base(tmp_path / "straight", dataclasses.replace(config, rows=60), corner, command="")
+    alone = make_base(tmp_path / "alone", config, corner, command="")
+    assert training["longer"] == {"rows": 60, "gate": longer["gate"]}
+    assert training["gate"] == alone["gate"] != longer["gate"]
+    card = (tmp_path / "base" / "README.md").read_text()
+    before, after = (found["gate"]["trained_right"] for found in (training, longer))
+    assert f"| captions, training styles | {before:.3f} | {after:.3f} | {before - after:+.3f} |" in card
+    assert "What a run with 25% more rows still gains" in card
+    assert "## Plateau" not in (tmp_path / "alone" / "README.md").read_text()
+
+
+def test_a_run_that_is_all_fall_cannot_be_lengthened(corner, tmp_path):
+    with pytest.raises(UsageError, match="ask for more --rows than the last 40,000"):
+        make_base(tmp_path / "base", dataclasses.replace(TINY, rows=16), corner, command="", plateau=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_curve_is_shown_in_a_dozen_points_with_its_ends():
     curve = [{"step": n, "rows": n, "loss": 1.0, "trained_gap": 0.1, "unseen_gap": 0.0, "trained_bare_right": 2.0} for n in range(1, 41)]
     table = curve_table([*curve, {"step": 41, "rows": 41, "loss": 1.0}])

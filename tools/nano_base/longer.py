@@ -1,0 +1,45 @@
+"""Is a base at its plateau? A branch of its run with more rows at the same constant rate, then the same fall, says what they still gain."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from twoway.files import write_whole
+
+from .base import train_base
+from .checkpoint import BEFORE_DECAY, NAME, saved_step
+from .finish import SAMPLES, measure_as_saved
+from .loop import read_curve, write_curve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .config import NanoConfig
+
+MORE = 0.25
+BRANCH = "longer"
+
+
+def train_longer(
+    config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None, rows: int = SAMPLES
+) -> dict[str, Any]:
+    """Go on from the state before the rate of `run` fell, with a quarter more rows; return their number and the gate of the result.
+
+    The branch lies in a folder of its own inside the run, and goes on where it was stopped; the run itself stays as it is.
+    """
+    branch = run / BRANCH
+    more = dataclasses.replace(config, rows=math.ceil(config.rows * (1 + MORE)))
+    if not saved_step(branch):
+        branch.mkdir(parents=True, exist_ok=True)
+        write_curve(branch, [entry for entry in read_curve(run) if entry["step"] <= config.decay_start])
+        write_whole(branch / NAME, (run / BEFORE_DECAY).read_bytes())
+
+    def of_branch(entry: dict[str, Any]) -> None:
+        if seen:
+            seen(entry | {"stage": BRANCH, "steps": more.steps})
+
+    nano = train_base(more, samples, branch, seen=of_branch)
+    return {"rows": more.rows, "gate": measure_as_saved(nano, rows)}
