@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 
 from twoway.content import Image, Video
 from twoway.data.sources import samples
-from twoway.data.sources.pages import fonts, page_rows, without_marks
+from twoway.data.sources.pages import load_fonts, page_rows, without_marks
 from twoway.errors import TwowayError, UsageError
 from twoway.files import sha256
 
@@ -62,7 +62,9 @@ def test_new_pages_show_other_sets_of_the_seen_half_and_ask_in_other_words(monke
     assert {pair.task for pair in found} == {"page"}
     assert {pair.positive.meta["half"] for pair in found} == {"seen"}
     shipped = {tuple(sorted(row["concepts"])) for row in world.pages}
-    rows = page_rows(world.concepts.values(), world.drawn(half="seen"), fonts(), 60, name="new page 1", write=without_marks, used=shipped)
+    rows = page_rows(
+        world.concepts.values(), world.drawn(half="seen"), load_fonts(), 60, name="new page 1", write=without_marks, used=shipped
+    )
     assert {row["image"] for row in rows} >= {part.source for pair in found for part in pair.positive.images}
     assert len(shipped.union(tuple(sorted(row["concepts"])) for row in rows)) == len(shipped) + 60
     for row in rows:
@@ -73,7 +75,7 @@ def test_new_pages_show_other_sets_of_the_seen_half_and_ask_in_other_words(monke
 
 def test_the_shipped_pages_are_those_that_are_laid_out_today() -> None:
     world = samples.load_world()
-    rows = page_rows(world.concepts.values(), world.drawn(), fonts(), 80)
+    rows = page_rows(world.concepts.values(), world.drawn(), load_fonts(), 80)
     for row, shipped in zip(rows, world.pages, strict=False):
         assert {key: row[key] for key in row if key != "image"} == {key: shipped[key] for key in row if key != "image"}  # of another font
 

@@ -9,7 +9,7 @@ import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from twoway.data.sources.pages import fonts, page_rows
+from twoway.data.sources.pages import load_fonts, page_rows
 from twoway.data.sources.samples import HELD_SOURCES, HELD_STYLES
 
 from .assemble import draw, gloss, merge, rows, twins
@@ -48,7 +48,7 @@ def make_tables(packages: Mapping[str, Path], *, workers: int | None = None) -> 
     for key in drawn:
         for _ in range(drawn[key] - kept[key]):
             dropped.add("pictures equal to another one", key)
-    lettering = fonts(packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf")
+    lettering = load_fonts(packages["dejavu-fonts-ttf"] / "ttf" / "DejaVuSansCondensed.ttf")
     tables = {
         "pictures": picture_rows,
         "concepts": concept_rows,

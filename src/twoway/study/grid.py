@@ -17,6 +17,7 @@ from twoway.errors import TwowayError, UsageError
 from twoway.evaluation.config import EvaluateConfig
 from twoway.evaluation.runner import items_path
 from twoway.files import write_whole
+from twoway.methods.finetune.config import HELD_OUT
 from twoway.models.loading import read_json
 from twoway.recipes.recipe import START, Recipe, StageRecipe, known_kinds, located, named_stages
 from twoway.recipes.records import Stand, data_identity, job_state, model_identity, plan_jobs, read_record
@@ -371,7 +372,7 @@ def ask_gate(study: Study, grid: Grid, done: Collection[str]) -> GateVerdict:
 #
 # The scored items are never used for this, so no arm is chosen for its luck on the test.
 
-SCORE, HELD_OUT = "mrr", "held-out"  # a rate is chosen by the mean over tasks, as a contrastive stage says it of what it is measured on
+SCORE = "mrr"  # a rate is chosen by the mean over tasks, as a contrastive stage says it of what it is measured on
 
 
 def tried(grid: Grid) -> dict[str, dict[Choice, float | None]]:

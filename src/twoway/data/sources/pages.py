@@ -43,7 +43,7 @@ TITLES: dict[str, dict[str, str]] = {
 }
 
 
-def fonts(file: Path | None = None) -> Fonts:
+def load_fonts(file: Path | None = None) -> Fonts:
     """Return a font of a file in the two sizes of a page; without one that of Pillow, which has no letters with marks."""
     titles, names = (ImageFont.truetype(file, size) if file else ImageFont.load_default(size) for size in (TITLE_SIZE, NAME_SIZE))
     assert isinstance(titles, ImageFont.FreeTypeFont)

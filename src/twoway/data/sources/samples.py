@@ -20,7 +20,7 @@ from twoway.content import Document, Image, Pair, Place, Text
 from twoway.errors import TwowayError, UsageError, did_you_mean
 
 from .clips import read_clip_pairs
-from .pages import fonts, page_rows, without_marks
+from .pages import load_fonts, page_rows, without_marks
 from .readers import Reader, RowT
 
 if TYPE_CHECKING:
@@ -547,7 +547,7 @@ def _new_pages(world: World, seed: int) -> Iterator[Pair]:
     rows = page_rows(
         world.concepts.values(),
         world.drawn(half="seen"),
-        fonts(),
+        load_fonts(),
         NEW_PAGES,
         name=f"new page {seed}",
         write=without_marks,

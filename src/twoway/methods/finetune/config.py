@@ -10,6 +10,7 @@ from twoway.errors import UsageError
 from twoway.methods.config import PairsConfig
 
 COLDEST = 0.01  # a learnt temperature stays above it, as CLIP's does
+HELD_OUT = "held-out"  # what the rows of training that are kept for measuring are called in figures
 
 
 @settings

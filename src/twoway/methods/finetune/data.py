@@ -30,6 +30,8 @@ from twoway.methods.counting import image_token_cost
 from twoway.methods.tables import TABLES, LostRows, counted_once, feeds_cuda, lost_rows, opening_data
 from twoway.models.late_interaction import tells_sides_apart
 
+from .config import HELD_OUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from .config import FinetuneConfig
     from .step import ContrastiveModule
 
-HELD_OUT = "held-out"
 NO_TASK: Mapping[str, str] = {}
 
 
