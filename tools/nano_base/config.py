@@ -51,6 +51,7 @@ class NanoConfig:
     tower_rows: int = 345_600
     tower_batch: int = 192
     tower_temperature: float = 0.05
+    tower_words: bool = True  # the token embeddings learn in it, too
     # optimiser
     lr: float = 1e-3
     beta1: float = 0.9

@@ -41,7 +41,8 @@ class SmolNano(NanoConfig):
     """A nano base with SmolLM2's sizes for its text part.
 
     `train` says what learns: the `tower` with its projector alone, so that the text part stays SmolLM2 to the bit, or `all` of it, at a
-    rate that what is there already survives. A frozen text part learns nothing from rows without a picture, so these are left out.
+    rate that what is there already survives. A frozen text part learns nothing from rows without a picture, so these are left out. Before
+    it, the tower alone learns to match pictures with SmolLM2's token embeddings as they are.
     """
 
     lm: ClassVar[str] = "smollm2"
@@ -58,7 +59,8 @@ class SmolNano(NanoConfig):
     kv_heads: int = 3
     mlp: int = 1536
     text_rows: int = 0
-    tower_rows: int = 0  # its token embeddings are frozen: pictures learn to be read by it, not matched with them
+    tower_rows: int = 115_200
+    tower_words: bool = False
     train: str = "tower"
 
     @classmethod
@@ -70,7 +72,7 @@ class SmolNano(NanoConfig):
 
 
 # what learns -> what differs for it
-LEARNS: dict[str, dict[str, Any]] = {"tower": {"text_rows": 0}, "all": {"lr": 1e-4}}
+LEARNS: dict[str, dict[str, Any]] = {"tower": {"text_rows": 0, "tower_share": 1.0}, "all": {"lr": 1e-4}}
 
 
 def settings(lm: str, train: str, **chosen: Any) -> NanoConfig:

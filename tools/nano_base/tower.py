@@ -58,6 +58,7 @@ class Matching:
     def said(self, words: list[tuple[int, ...]]) -> Tensor:
         """Return the unit vectors of texts."""
         table = self.forward.model.get_input_embeddings().weight
+        table = table if self.config.tower_words else table.detach()
         firsts = torch.tensor([0, *(len(tokens) for tokens in words[:-1])]).cumsum(0)
         flat = torch.tensor([token for tokens in words for token in tokens])
         return functional.normalize(functional.embedding_bag(flat, table, firsts, mode="mean"), dim=-1)
@@ -71,7 +72,7 @@ def words_of(concept: Concept) -> list[str]:
 
 
 def train_tower(nano: Nano, folder: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Train tower and token embeddings to the end of their stage, going on from what `folder` holds."""
+    """Train the tower, and the token embeddings where they learn too, to the end of their stage, going on from what `folder` holds."""
     config, model = stage(nano.config), nano.forward.model
     optimiser, matching = MuonAndAdamW(model, config), Matching(nano)
 

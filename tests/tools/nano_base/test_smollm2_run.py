@@ -10,6 +10,7 @@ import torch
 import transformers as tf
 from tools.nano_base.base import make_base, prepare
 from tools.nano_base.graft import gap
+from tools.nano_base.tower import train_tower
 
 from tiny import tokenizer
 from tools.nano_base import smollm2
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZES: dict[str, Any] = {"tower_width": 16, "tower_layers": 1, "tower_heads": 2, "batch": 8, "rows": 48, "warmup": 2, "dtype": "float32"}
-SIZES |= {"tables": ("concepts", "pictures"), "longest": 256}  # the tiny tokenizer has a token a letter: no answer is cut
+SIZES |= {
+    "tower_rows": 16,
+    "tower_batch": 8,
+    "tables": ("concepts", "pictures"),
+    "longest": 256,
+}  # the tiny tokenizer has a token a letter: no answer is cut
 
 
 @pytest.fixture
@@ -47,6 +53,15 @@ def test_the_tower_learns_and_the_text_part_stays(lm: Any, corner: Path, tmp_pat
     assert "trained from nothing by" not in card
     assert json.loads((tmp_path / "base" / "training.json").read_text())["config"]["train"] == "tower"
     assert training["curve"]
+
+
+def test_the_towers_stage_leaves_the_words_as_they_are(lm: Any, corner: Path, tmp_path: Path) -> None:
+    nano = prepare(smollm2.settings("smollm2", "all", **{**SIZES, "tower_rows": 64}), corner)
+    before = {name: part.clone() for name, part in nano.forward.model.named_parameters()}
+    train_tower(nano, tmp_path)
+    moved = {name for name, part in nano.forward.model.named_parameters() if not torch.equal(part, before[name])}
+    assert moved
+    assert all(name.startswith("model.visual.") for name in moved)
 
 
 def test_pictures_stand_in_the_chat_that_the_processor_writes(lm: Any, corner: Path) -> None:
