@@ -59,7 +59,6 @@ class SmolNano(NanoConfig):
     kv_heads: int = 3
     mlp: int = 1536
     text_rows: int = 0
-    tower_rows: int = 115_200
     tower_words: bool = False
     train: str = "tower"
 
