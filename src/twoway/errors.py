@@ -21,6 +21,8 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "epochs": ("num_train_epochs",),
     "num_epochs": ("num_train_epochs",),
     "warmup": ("warmup_steps",),
+    "scheduler": ("lr_scheduler_type",),
+    "lr_scheduler": ("lr_scheduler_type",),
     "warmup_ratio": ("warmup_steps",),
     "clip": ("max_grad_norm",),
     "gradient_clipping": ("max_grad_norm",),

@@ -48,6 +48,12 @@ class TrainConfig:
     warmup_steps: float = Field(
         default=0.1, ge=0, lt=math.inf, description="steps in which the learning rate rises; below 1, a share of all steps"
     )
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup", "warmup_stable_decay"] = Field(
+        default="linear", description="what the learning rate does after its warm-up: fall over all steps, stay, or fall at the end alone"
+    )
+    decay_steps: float = Field(
+        default=0.2, gt=0, lt=math.inf, description="with warmup_stable_decay, the last steps, in which the rate falls; below 1, a share"
+    )
     max_grad_norm: float = Field(default=5.0, ge=0, description="largest norm of a step's gradient; 0: no limit")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="beta1 of AdamW")
@@ -72,5 +78,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse a part of a step."""
-        if self.warmup_steps > 1 and self.warmup_steps % 1:
-            raise UsageError(f"warmup_steps is a whole number of steps, or a share of them below 1, not {self.warmup_steps}")
+        for name in ("warmup_steps", "decay_steps"):
+            steps = getattr(self, name)
+            if steps > 1 and steps % 1:
+                raise UsageError(f"{name} is a whole number of steps, or a share of them below 1, not {steps}")

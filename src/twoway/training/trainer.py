@@ -148,7 +148,7 @@ class Trainer:
         if not math.isfinite(self.norm) or not all(map(math.isfinite, sums)):
             raise self._not_finite(batches, result.sums)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, self.total_steps, config.learning_rate, config.warmup_steps)
+            group["lr"] = learning_rate_at(self.step, self.total_steps, config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.meter.add({**counts, **result.numbers} | {f"sum {name}": value for name, value in zip(names, sums, strict=True)})
@@ -281,15 +281,28 @@ def _seed(*numbers: int) -> int:
 # The learning rate as a pure function of the step, so that a resumed run needs no state for it.
 
 
-def learning_rate_at(step: int, total: int, peak: float, warmup_steps: float) -> float:
-    """Return the rate of step `step` of `total`: up in a line for `warmup_steps` (below 1 a share of all), then down towards zero.
+def learning_rate_at(step: int, total: int, config: TrainConfig) -> float:
+    """Return the rate of step `step` of `total`: up in a line for `warmup_steps`, then as `lr_scheduler_type` says.
 
     The first step has a rate above zero, and so has the last: a step at rate zero is work for nothing.
     """
-    rising = round(total * warmup_steps) if warmup_steps < 1 else int(warmup_steps)
+    peak, rising = config.learning_rate, _steps(config.warmup_steps, total)
     if step < rising:
         return peak * (step + 1) / rising
-    return peak * (total - step) / max(1, total - rising)
+    match config.lr_scheduler_type:
+        case "constant_with_warmup":
+            return peak
+        case "cosine":
+            return peak * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising))) / 2
+        case "warmup_stable_decay":
+            return peak * min(1.0, (total - step) / max(1, min(_steps(config.decay_steps, total), total - rising)))
+        case _:
+            return peak * (total - step) / max(1, total - rising)
+
+
+def _steps(asked: float, total: int) -> int:
+    """Return a number of steps that may be given as a share of all, below 1."""
+    return round(total * asked) if asked < 1 else int(asked)
 
 
 # Memory that a process holds and does not use goes back to the system.
