@@ -308,8 +308,9 @@ def test_a_page_of_a_pdf_can_be_read(visit, site):
     with page.expect_response("**/page"):
         card.locator(".mat").click()
     image = page.locator("#detail img")
-    image.evaluate("image => image.decode()")
-    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [1190, 1684]
+    # the small picture stands there until the page comes
+    expect(image).to_have_js_property("naturalWidth", 1190)
+    expect(image).to_have_js_property("naturalHeight", 1684)
     link = page.get_by_role("link", name="Open the page")
     expect(link).to_have_attribute("href", re.compile("/page$" if site == "pages" else "^blob:"))
     expect(page.locator("#detail h2")).to_have_text("report.pdf, page 1")
@@ -327,8 +328,7 @@ def test_a_page_whose_file_moved_leaves_its_small_picture_and_says_so(visit):
     page.route("**/page", lambda route: route.fulfill(status=404, json={"error": {"message": "its file is not where it was"}}))
     page.locator("#results .card[data-id$='page 1'] .mat").click()
     expect(page.locator("#detail .lost")).to_contain_text("its file has moved or changed")
-    page.locator("#detail img").evaluate("image => image.decode()")
-    assert page.locator("#detail img").evaluate("image => image.naturalHeight") == 320
+    expect(page.locator("#detail img")).to_have_js_property("naturalHeight", 320)
 
 
 @pytest.mark.parametrize("site", ["clips", "locked clips"])
@@ -406,6 +406,7 @@ def test_a_sound_is_recorded_where_the_model_hears(visit):
     page.route("**/v1/index", lambda route: route.fulfill(json={**known, "takes": ["audio", "text"], "limits": bounds}))
     page.add_init_script(f"({LISTENS})()")
     page.reload()
+    expect(said(page)).to_have_text("A look into the index")  # else it may come after what recording says
     record.click()
     expect(record).to_have_attribute("aria-pressed", "true")
     expect(said(page)).to_contain_text("Recording")

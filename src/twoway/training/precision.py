@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # twice to ten times as fast. So a product of a few milliseconds is timed in both, in one thread, once a process.
 # bfloat16 must be faster by `MARGIN`, which lies between the processors that have it (2 and more) and those that do
 # not (1 and less), so that noise does not decide. Time is that of this thread on a core, which other work changes
-# little.
+# little; where the first rounds are neither clearly faster nor clearly slower, more are taken.
 #
 # A run keeps the type that it began in (`methods.run.run_method`), and no fingerprint is over the choice.
 
@@ -29,6 +29,7 @@ C = TypeVar("C", bound="TrainConfig")
 
 MARGIN = 1.4
 _LOOK, _SIDE, _ROUNDS = 256, 512, 5  # rows of the square matrices, for a first look and to measure
+_UNCLEAR, _MOST = (0.5, 2.0), 6  # ratios after which as many rounds again are taken, and how often at most
 _HOPELESS = 2.0  # so many times as slow at the first look, and nothing more is measured
 
 
@@ -65,18 +66,28 @@ def speed_ratio() -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of several, some would wait for others
     try:
-        first = _ratio(_LOOK, 1)
-        return first if first * _HOPELESS < 1 else _ratio(_SIDE, _ROUNDS)
+        first = _ratio(_best(_LOOK, 2))
+        if first * _HOPELESS < 1:
+            return first
+        taken = [_best(_SIDE, _ROUNDS)]
+        while len(taken) < _MOST and _UNCLEAR[0] < _ratio(*taken) < _UNCLEAR[1]:
+            taken.append(_best(_SIDE, _ROUNDS))
+        return _ratio(*taken)
     finally:
         torch.set_num_threads(threads)
 
 
-def _ratio(side: int, rounds: int) -> float:
-    """Return the ratio by the best of some rounds, in turns; one more goes before, because the first product of a kind also prepares."""
+def _best(side: int, rounds: int) -> tuple[float, float]:
+    """Return the best times of some rounds in both types, in turns; one more goes before, because a kind's first product also prepares."""
     left = torch.linspace(-1, 1, side * side).view(side, side)
     pair = (left, left.bfloat16())
     taken = [(_seconds(pair[0]), _seconds(pair[1])) for _ in range(rounds + 1)]
-    return min(one for one, _ in taken[1:]) / min(other for _, other in taken[1:])
+    return min(one for one, _ in taken[1:]), min(other for _, other in taken[1:])
+
+
+def _ratio(*taken: tuple[float, float]) -> float:
+    """Return the ratio by the best of all that was taken."""
+    return min(one for one, _ in taken) / min(other for _, other in taken)
 
 
 def _seconds(matrix: torch.Tensor) -> float:
