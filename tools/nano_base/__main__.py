@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--lm",
         default="own",
         metavar="NAME",
-        help="text part: own (new, small) or smollm2 (SmolLM2-135M-Instruct from its package, 93 MB; some ten times as slow)",
+        help="text part: own (new, small) or smollm2 (SmolLM2-135M-Instruct from its package, 93 MB; some five times as slow)",
     )
     asked.add_argument("--train", default="tower", metavar="PART", help="with --lm smollm2, what learns: tower (default) or all")
     asked.add_argument(

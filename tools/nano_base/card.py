@@ -74,8 +74,9 @@ the same fall. Nats a token, lower is better; the same captions and pictures.
 |---|---|---|---|
 {table}
 """
+FIRST = {True: "the tower and the token embeddings", False: "the tower"}  # by whether the words learn, too
 CAUSAL = "It was trained by causal next-token prediction."
-STAGES = """It was trained in two stages: the tower and the token embeddings alone, on {tower_rows:,} pictures that each had to find their
+STAGES = """It was trained in two stages: {first} alone, on {tower_rows:,} pictures that each had to find their
 own concept among all by its words; then all of it, by causal next-token prediction."""
 
 
@@ -87,7 +88,7 @@ def write_card(training: dict[str, Any], name: str, command: str) -> str:
     limits = {key: config[key] for key in ("gate_trained", "gate_unseen")}
     counted = {key: training[key] for key in ("parameters", "concepts", "pictures", "steps", "exposures", "samples", "probed")}
     return CARD.format(
-        stages=STAGES.format(**config) if config["tower_rows"] else CAUSAL,
+        stages=STAGES.format(**config, first=FIRST[config["tower_words"]]) if config["tower_rows"] else CAUSAL,
         name=name,
         command=command,
         origin=training["origin"],

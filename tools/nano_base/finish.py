@@ -59,8 +59,9 @@ def finish(
 
 def measure_as_saved(nano: Nano, rows: int) -> dict[str, float]:
     """Round the weights to the precision of the result, for good, and return their gate."""
+    dtype = getattr(torch, nano.config.saved_dtype)
     for parameter in nano.forward.model.eval().parameters():
-        parameter.data = parameter.data.to(getattr(torch, nano.config.saved_dtype)).float()
+        parameter.data = parameter.data.to(dtype).float()
     return measure(nano.forward, nano.rows, samples=rows, label="gate")
 
 

@@ -6,12 +6,10 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
-from twoway.files import write_whole
-
 from .base import train_base
-from .checkpoint import BEFORE_DECAY, NAME, saved_step
+from .checkpoint import saved_step
 from .finish import SAMPLES, measure_as_saved
-from .loop import read_curve, write_curve
+from .loop import begin_before_fall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +21,7 @@ MORE = 0.25
 BRANCH = "longer"
 
 
-def train_longer(
-    config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None, rows: int = SAMPLES
-) -> dict[str, Any]:
+def train_longer(config: NanoConfig, samples: Path, run: Path, *, seen: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
     """Go on from the state before the rate of `run` fell, with a quarter more rows; return their number and the gate of the result.
 
     The branch lies in a folder of its own inside the run, and goes on where it was stopped; the run itself stays as it is.
@@ -34,12 +30,11 @@ def train_longer(
     more = dataclasses.replace(config, rows=math.ceil(config.rows * (1 + MORE)))
     if not saved_step(branch):
         branch.mkdir(parents=True, exist_ok=True)
-        write_curve(branch, [entry for entry in read_curve(run) if entry["step"] <= config.decay_start])
-        write_whole(branch / NAME, (run / BEFORE_DECAY).read_bytes())
+        begin_before_fall(run, branch, config.decay_start)
 
     def of_branch(entry: dict[str, Any]) -> None:
         if seen:
             seen(entry | {"stage": BRANCH, "steps": more.steps})
 
     nano = train_base(more, samples, branch, seen=of_branch)
-    return {"rows": more.rows, "gate": measure_as_saved(nano, rows)}
+    return {"rows": more.rows, "gate": measure_as_saved(nano, SAMPLES)}

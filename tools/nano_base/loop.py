@@ -131,20 +131,20 @@ def change_length(folder: Path, before: NanoConfig, now: NanoConfig) -> None:
         return
     if not (folder / BEFORE_DECAY).is_file():
         raise UsageError(f"{folder} has no {BEFORE_DECAY}, the state before its rate fell: its length cannot be changed")
-    kept = [entry for entry in read_curve(folder) if entry["step"] <= constant]
-    write_curve(folder, kept)
-    write_whole(folder / NAME, (folder / BEFORE_DECAY).read_bytes())
+    begin_before_fall(folder, folder, constant)
+
+
+def begin_before_fall(run: Path, folder: Path, step: int) -> None:
+    """Let `folder` go on from the state that `run` had at `step`, before its rate fell, with the curve up to there."""
+    kept = [entry for entry in read_curve(run) if entry["step"] <= step]
+    write_whole(folder / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept))
+    write_whole(folder / NAME, (run / BEFORE_DECAY).read_bytes())
 
 
 def _note(folder: Path, entry: dict[str, Any]) -> None:
     """Append one line to the curve; a line of a step that is done again after a kill simply comes twice."""
     with (folder / "curve.jsonl").open("a") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-def write_curve(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Write a curve anew."""
-    write_whole(folder / "curve.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ C = TypeVar("C", bound="TrainConfig")
 
 MARGIN = 1.4
 _LOOK, _SIDE, _ROUNDS = 256, 512, 5  # rows of the square matrices, for a first look and to measure
-_UNCLEAR, _MOST = (0.5, 2.0), 6  # ratios after which as many rounds again are taken, and how often at most
+_UNCLEAR, _MOST = (0.5, 2.0), 30  # between these ratios as many rounds again are taken, and how many there are at most
 _HOPELESS = 2.0  # so many times as slow at the first look, and nothing more is measured
 
 
@@ -66,33 +66,33 @@ def speed_ratio() -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of several, some would wait for others
     try:
-        first = _ratio(_best(_LOOK, 2))
+        first = _ratio(_rounds(_LOOK))
         if first * _HOPELESS < 1:
             return first
-        taken = [_best(_SIDE, _ROUNDS)]
-        while len(taken) < _MOST and _UNCLEAR[0] < _ratio(*taken) < _UNCLEAR[1]:
-            taken.append(_best(_SIDE, _ROUNDS))
-        return _ratio(*taken)
+        taken = _rounds(_SIDE)
+        while len(taken) < _MOST and _UNCLEAR[0] < _ratio(taken) < _UNCLEAR[1]:
+            taken += _rounds(_SIDE)
+        return _ratio(taken)
     finally:
         torch.set_num_threads(threads)
 
 
-def _best(side: int, rounds: int) -> tuple[float, float]:
-    """Return the best times of some rounds in both types, in turns; one more goes before, because a kind's first product also prepares."""
+def _rounds(side: int) -> list[tuple[float, float]]:
+    """Return the times of some rounds in both types, in turns; one more goes before, because the first product of a kind also prepares."""
     left = torch.linspace(-1, 1, side * side).view(side, side)
-    pair = (left, left.bfloat16())
-    taken = [(_seconds(pair[0]), _seconds(pair[1])) for _ in range(rounds + 1)]
-    return min(one for one, _ in taken[1:]), min(other for _, other in taken[1:])
+    pair = [(matrix, torch.empty_like(matrix)) for matrix in (left, left.bfloat16())]
+    return [(_seconds(*pair[0]), _seconds(*pair[1])) for _ in range(_ROUNDS + 1)][1:]
 
 
-def _ratio(*taken: tuple[float, float]) -> float:
-    """Return the ratio by the best of all that was taken."""
+def _ratio(taken: list[tuple[float, float]]) -> float:
+    """Return the ratio by the best of all rounds."""
     return min(one for one, _ in taken) / min(other for _, other in taken)
 
 
-def _seconds(matrix: torch.Tensor) -> float:
+def _seconds(matrix: torch.Tensor, out: torch.Tensor) -> float:
+    """Return the time of a product into memory that is there, so that fetching memory is not in it."""
     start = time.thread_time()
-    matrix @ matrix
+    torch.mm(matrix, matrix, out=out)
     return max(time.thread_time() - start, 1e-9)
 
 
