@@ -22,9 +22,9 @@ another's, in training styles and in a style that was never trained on. Below th
 hours of one core; the same command again goes on where it was stopped, and with more rows it goes on from where the rate began to fall."""
 EXAMPLE = """python -m tools.nano_base my-base
   python -m tools.nano_base try --rows 640 --batch 16   (a minute: to see it run; far below the gate)
-  python -m tools.nano_base my-base --rows 240000 --overwrite   (a longer run, from the state before the rate fell)
+  python -m tools.nano_base my-base --rows 500000 --overwrite   (a longer run, from the state before the rate fell)
   python -m tools.nano_base talks --lm smollm2          (a base that already speaks English; half a day on a free core)"""
-DEFAULT_ROWS = 200_000
+DEFAULT_ROWS = 450_000
 DEFAULT_BATCH = 64
 
 
