@@ -90,7 +90,7 @@ samples: setup ## rebuild samples/ from the packages (needs npm and apt-get) and
 	$(BIN)/python -m tools.samples build/samples
 
 base: setup ## train the base of samples/base again into build/nano (hours of one core; resumes after a stop)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.nano_base build/nano/base --plateau
 
 search: setup ## train the model of samples/search again and write it with its card (an hour of two cores; resumes after a stop)
 	$(BIN)/twoway run recipes/nano-search.yaml build/nano/search
