@@ -24,7 +24,7 @@ from twoway.data.sources.samples import HELD_STYLES, documents, load_world, samp
 OUT = Path("demo")
 TASKS = "name-picture called"
 # some of what the shipped model finds; how often it does is in its card
-WORDS, THING = ("flag of France", "giraffe", "penguin", "Bierkrug", "soleil"), "guitar"
+WORDS, THING = ("flag of France", "giraffe", "penguin", "Spritze", "soleil"), "guitar"
 PAGES, ON_A_PAGE = 300, "tulipe, jeune pousse, ail"  # asked of so many pages; the one that shows these things names them in English
 PRETRAIN = "max_steps=32 eval_steps=16 save_steps=16 logging_steps=8 budget=2048"
 FINETUNE = (
