@@ -195,7 +195,8 @@ def test_pictures_under_other_terms_are_read_where_they_are(tmp_path: Path) -> N
     assert samples.load_world(tmp_path).drawn() == samples.load_world().drawn()
 
 
-def test_documents_hold_text_and_pictures_in_memory() -> None:
+def test_documents_hold_text_and_pictures_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "NEW_PAGES", 20)
     for name in [*PAIRED, "pretrain", "texts", "pages", "pictures", "gallery"]:
         document = next(iter(samples.documents(name)))
         pictures = [picture for part in document.media for picture in (part.source if isinstance(part, Video) else (part,))]
