@@ -71,7 +71,8 @@ study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one 
 	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md $(if $(wildcard build/study/study.json),--also build/study)
 
 study-map: setup ## claims 1 to 4 and 7 by kind of task and dose (hours; resumes; CLAIMS=1 does part); writes docs/results.md
-	$(BIN)/twoway study studies/map.yaml build/study-map $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md
+	$(BIN)/twoway study studies/map.yaml build/study-map $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
+		$(if $(wildcard build/study-beyond/study.json),--also build/study-beyond)
 
 study: setup ## all eight claims at a small dose (hours; resumes after a stop; CLAIMS=2,3 does part); writes docs/results.md
 	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
