@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-map study-large samples base search clean
+.PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-map study-doses study-beyond study-large samples base search clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,16 +67,20 @@ rehearsal-3b: setup ## convert, check and embed with one whole random model of 3
 leak: setup ## does it matter that EOS sees the target? three seeds, most of an hour; tables of build/leak
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.leak build/leak
 
-study-quick: setup ## claims 1, 2 and 6 of the papers, tested (1.7 hours of one core); writes docs/results.md
-	$(BIN)/twoway study studies/quick.yaml build/study-quick --write docs/results.md $(if $(wildcard build/study/study.json),--also build/study)
+study-quick: setup ## claims 1, 2 and 6 of the papers, tested (an hour or two of one core)
+	$(BIN)/twoway study studies/quick.yaml build/study-quick --write build/study-quick/results.md
 
-study-map: setup ## claims 1 to 4 and 7 by kind of task and dose (hours; resumes; CLAIMS=1 does part); writes docs/results.md
-	$(BIN)/twoway study studies/map.yaml build/study-map $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
-		$(if $(wildcard build/study-beyond/study.json),--also build/study-beyond)
+study-map: setup ## claims 1, 2, 3 and 7 by kind of task (hours; resumes; CLAIMS=1 does part); writes docs/results.md
+	$(BIN)/twoway study studies/map.yaml build/study-map $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md
 
-study: setup ## all eight claims at a small dose (hours; resumes after a stop; CLAIMS=2,3 does part); writes docs/results.md
-	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write docs/results.md \
-		$(if $(wildcard build/study-quick/study.json),--also build/study-quick)
+study-doses: setup ## claim 4: doses of pre-training up to half of the base's rows (hours; resumes); writes docs/results-doses.md
+	$(BIN)/twoway study studies/doses.yaml build/study-doses --write docs/results-doses.md
+
+study-beyond: setup ## claims 9 to 13: what lies beyond the papers (half an hour of one core); writes docs/results-beyond.md
+	$(BIN)/twoway study studies/beyond.yaml build/study-beyond --write docs/results-beyond.md
+
+study: setup ## all eight claims at a small dose (hours; resumes after a stop; CLAIMS=2,3 does part)
+	$(BIN)/twoway study studies/full.yaml build/study $(if $(CLAIMS),--claims $(CLAIMS)) --write build/study/results.md
 
 study-large: setup ## all eight claims, over doses of pre-training up to the base's own (days; CLAIMS=4 does part)
 	$(BIN)/twoway study studies/large.yaml build/study-large $(if $(CLAIMS),--claims $(CLAIMS)) --write build/study-large/results.md

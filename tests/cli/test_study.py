@@ -75,7 +75,6 @@ def test_claims_are_numbers(tmp_path, capsys, given):
         (["seeds=[1]", "--report"], r"so leave out seeds=\[1\]"),
         (["--report", "--dry-run"], "--dry-run writes nothing; leave it out, or --report"),
         (["--write", "page.md", "--dry-run"], "--dry-run writes nothing; leave it out, or --write"),
-        (["--report", "--write", "page.md", "--also", "nowhere"], "nowhere is not a folder of a study"),
         (["--report"], r"holds the study made \(studies/made\.yaml\), not studies/quick\.yaml"),
     ],
 )
@@ -87,23 +86,19 @@ def test_what_a_report_would_not_obey_is_refused(tmp_path, capsys, words, messag
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_several_studies_stand_on_one_page(tmp_path, capsys):
+def test_what_a_study_found_is_written_as_a_page(tmp_path, capsys):
     claim = {"key": "pays", "claim": 1, "says": "it pays", "better": "b", "than": "a"}
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        made(tmp_path / name, {"a": 0.3, "b": 0.35}, [claim], items=20)
-        about = json.loads((tmp_path / name / "study.json").read_text())
-        (tmp_path / name / "study.json").write_text(json.dumps(about | {"study": name}))
-    words = ["study", "studies/one.yaml", str(tmp_path / "one"), "--report", "--also", str(tmp_path / "two")]
-    assert main([*words, "--write", str(tmp_path / "page.md")]) == 0
-    assert "page-two.svg" in capsys.readouterr().out
-    assert main([*words, "--write", str(tmp_path / "page.md"), "--json"]) == 0
-    assert str(tmp_path / "page.md") in json.loads(capsys.readouterr().out)["written"]
-    assert main(["study", str(tmp_path / "one" / "study.yaml"), str(tmp_path / "one"), "--report"]) == 0
-    text = (tmp_path / "page.md").read_text()
-    assert text.index("## Study `one`") < text.index("## Study `two`")
-    assert main(words) == 2
-    assert "--write FILE" in capsys.readouterr().err
+    out, page = tmp_path / "one", tmp_path / "page.md"
+    out.mkdir()
+    made(out, {"a": 0.3, "b": 0.35}, [claim], items=20)
+    words = ["study", str(out / "study.yaml"), str(out), "--report"]
+    assert main(words) == 0
+    assert not page.exists()
+    assert main([*words, "--write", str(page)]) == 0
+    assert "page.svg" in capsys.readouterr().out
+    assert page.read_text().startswith("# Results of the study `made`")
+    assert main([*words, "--write", str(page), "--json"]) == 0
+    assert str(page) in json.loads(capsys.readouterr().out)["written"]
 
 
 @pytest.mark.xdist_group("ranks")

@@ -54,10 +54,6 @@ def run_study(args: argparse.Namespace) -> int:
 
 def _require_said_together(args: argparse.Namespace, config: StudyRunConfig) -> None:
     """Refuse what a call would not obey: nothing that is said is left out in silence."""
-    for folder in config.also:
-        from twoway.study.outcomes import facts
-
-        facts(folder)  # one that is none is met before any work, not hours later
     if config.report:
         said = {"--claims": bool(config.claims), "--jobs": config.jobs is not None, f"{(*args.words, '')[0]}": bool(args.words)}
         for name in (name for name, given in said.items() if given):
@@ -79,7 +75,7 @@ def _pages(out: str, config: StudyRunConfig) -> list[Path]:
     from twoway.study import page
 
     written = page.write_study_page(out)
-    return written if config.write is None else written + page.write_study_results([out, *config.also], config.write)
+    return written if config.write is None else written + page.write_study_results(out, config.write)
 
 
 def _said(out: str, what: str, written: list[Path]) -> str:

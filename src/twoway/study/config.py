@@ -477,11 +477,8 @@ class StudyRunConfig:
     dry_run: bool = Field(default=False, description="say what would be done and what it would cost, and do nothing")
     report: bool = Field(default=False, description="write the report, and with write the page, of what stands in OUT; run nothing")
     write: SettingPath | None = Field(default=None, metavar="FILE", description="write the results as a Markdown page, too")
-    also: tuple[SettingPath, ...] = Field(default=(), metavar="DIR", description="with write, a further study on the page")
 
     def __post_init__(self) -> None:
         """Refuse what a call would not obey."""
-        if self.also and self.write is None:
-            raise UsageError("`also` names studies for the page of `write` FILE; give that, too")
         if self.dry_run and (self.report or self.write):
             raise UsageError(f"`dry_run` writes nothing; leave it out, or {'`report`' if self.report else '`write`'}")

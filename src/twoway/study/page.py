@@ -117,29 +117,27 @@ def write_study_page(out: str | Path) -> list[Path]:
     return [path]
 
 
-def write_study_results(outs: Sequence[str | Path], file: str | Path) -> list[Path]:
-    """Write the results of studies as one text, with a picture of each study beside it."""
+def write_study_results(out: str | Path, file: str | Path) -> list[Path]:
+    """Write the results of the study in `out` as a text, with a picture beside it."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    written, studies = [], []
-    for out in outs:
-        evidence = Evidence(read_outcomes(out))
-        claims = read_claims(evidence)
-        picture = file.with_name(f"{file.stem}-{evidence.reading.about.get('study', Path(out).name)}.svg")
-        if rows := _difference_rows(claims):
-            write_whole(picture, interval_file(_DIFFERENCES, rows))
-            written.append(picture)
-        studies.append(_Study(evidence, claims, picture.name if rows else ""))
+    evidence = Evidence(read_outcomes(out))
+    claims, picture = read_claims(evidence), file.with_suffix(".svg")
+    differences, asked = _difference_rows(claims), {_number(claim) for claim in claims}
+    if differences:
+        write_whole(picture, interval_file(_DIFFERENCES, differences))
     text = page.render(
         "study/results.md",
         method=f"{METHOD} {MANY}",
         cost=COST,
-        studies=[_study_parts(study) for study in studies],
-        not_run=_not_run(studies),
-        papers=CLAIMS,
+        study=_study_parts(evidence, claims),
+        picture=picture.name if differences else "",
+        not_run=_not_run(evidence, claims),
+        not_asked=[str(number) for number in CLAIMS if number not in asked] if asked & CLAIMS.keys() else [],
+        papers={number: paper for number, paper in CLAIMS.items() if number in asked},
     )
     write_whole(file, text)
-    return [file, *written]
+    return [file, picture] if differences else [file]
 
 
 def describe_onset(evidence: Evidence, claim: Claim) -> str:
@@ -429,14 +427,7 @@ def _difference_badge(found: Interval) -> Badge:
 # Results of studies as a text for the docs: what holds at this size, beside the papers' own figures.
 
 
-class _Study(NamedTuple):
-    evidence: Evidence
-    claims: Sequence[Claim]
-    picture: str  # its file's name
-
-
-def _study_parts(study: _Study) -> dict[str, Any]:
-    evidence, claims, picture = study
+def _study_parts(evidence: Evidence, claims: Sequence[Claim]) -> dict[str, Any]:
     about, scope = evidence.reading.about, evidence.reading.scope()
     rows: list[list[object]] = []
     for claim in claims:
@@ -451,7 +442,6 @@ def _study_parts(study: _Study) -> dict[str, Any]:
         "surroundings": f"{_surroundings(about)} {describe_luck(evidence)}".rstrip(),
         "gate": evidence.reading.gate,
         "gate_details": _gate_details(evidence.reading.gate),
-        "picture": picture,
         "rows": rows,
         "notes": _notes(evidence, claims),
         "cost_head": _COST_HEAD,
@@ -534,28 +524,26 @@ def _by_kind(evidence: Evidence, claims: Sequence[Claim]) -> tuple[list[str], li
     return kinds, rows
 
 
-def _not_run(studies: Sequence[_Study]) -> list[str]:
-    """List what no study has an answer to, and why."""
-    claims = [claim for study in studies for claim in study.claims]
+def _not_run(evidence: Evidence, claims: Sequence[Claim]) -> list[str]:
+    """List what the study asks and has no answer to, and why."""
     lines = []
     for number, paper in _papers_and_own(claims).items():
-        asked = [one for claim in claims if _number(claim) == number for one in claim.results]
+        same = [claim for claim in claims if _number(claim) == number]
+        asked = [one for claim in same for one in claim.results]
         missing = [one for one in asked if one.interval is None]
-        if not asked:
-            lines.append(f"claim {number}: {paper.title}: no study here asks it")
-        elif missing:
+        if missing:
             part = "" if len(missing) == len(asked) else ", in part"
-            lines.append(f"claim {number}{part}: {paper.title}: {_missing_arms(studies, number) or missing[0].verdict.why}")
+            why = _missing_arms(evidence, [name for claim in same for name in claim.arms]) or missing[0].verdict.why
+            lines.append(f"claim {number}{part}: {paper.title}: {why}")
     return lines
 
 
-def _missing_arms(studies: Sequence[_Study], number: int) -> str:
-    """Say which arms of a claim were not run, and why."""
+def _missing_arms(evidence: Evidence, arms: Iterable[str]) -> str:
+    """Say which arms were not run, and why."""
     reasons: dict[str, dict[str, None]] = {}
-    for study in studies:
-        for name in (name for claim in study.claims if _number(claim) == number for name in claim.arms):
-            if not (arm := study.evidence.reading.arms[name]).runs:
-                reasons.setdefault(arm.gone(), {})[name] = None
+    for name in arms:
+        if not (arm := evidence.reading.arms[name]).runs:
+            reasons.setdefault(arm.gone(), {})[name] = None
     return "; ".join(f"{', '.join(names)} not run ({reason})" for reason, names in reasons.items())
 
 
