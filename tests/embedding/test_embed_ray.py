@@ -167,3 +167,10 @@ def test_a_cluster_that_is_not_there_and_wrong_numbers_are_refused(data, tmp_pat
     with pytest.raises(TwowayError, match="no Ray cluster answers at"):
         embed(model, data, tmp_path / "out", engine="ray", cluster=Cluster(address="auto"))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_cut_in_this_process_is_refused(data, tmp_path):
+    for how in ({"segment": 1.0}, {"chunks": 8}):
+        with pytest.raises(UsageError, match="in this process; leave engine out"):
+            embed("m", data, tmp_path / "out", engine="ray", **how)
+    assert not (tmp_path / "out").exists()

@@ -171,5 +171,7 @@ class EmbedConfig(OpenManyConfig):
             raise UsageError("`late` works in one process; leave `engine` and `processes` out")
         if self.chunks is not None and self.engine == "ray":
             raise UsageError("`chunks` are cut in this process; leave `engine` out")
+        if self.segment is not None and self.engine == "ray":
+            raise UsageError("videos and sounds are cut into a `segment` each in this process; leave `engine` out")
         if self.engine == "ray" and self.processes is not None:
             raise UsageError("`processes` is for one machine; with `engine` ray the cluster says how many there are")
