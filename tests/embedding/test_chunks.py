@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import twoway
 from twoway.embedding.chunks import Chunk, ChunkedRows, LateEmbedder, cut_text
+from twoway.embedding.inputs import Lengths
 from twoway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +58,18 @@ def test_a_text_is_cut_where_a_sentence_or_a_word_ends(tiny_encoder: Callable[..
         assert len(lengths.backend.encode(TEXT[start:end], add_special_tokens=False)) <= 41
     assert any(TEXT[end - 2 : end] == ". " for _, end in spans[:-1])
     assert cut_text("a cat", 40, lengths) == [(0, 5)]
+
+
+def test_a_character_of_more_tokens_than_a_piece_is_a_piece() -> None:
+    letters = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    letters.normalizer, letters.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Split(Regex("."), "isolated")
+    lengths = Lengths(PreTrainedTokenizerFast(tokenizer_object=letters), None)
+    written_out = "\ufdfa"  # 18 letters in a form that tokenizers read
+    assert len(lengths.backend.encode(written_out).offsets) == 18
+    for text in (written_out, written_out * 3, f"a cat {written_out}, a dog", f"{written_out}a cat"):
+        spans = cut_text(text, 8, lengths)
+        assert "".join(text[slice(*span)] for span in spans) == text
+        assert all(start < end for start, end in spans)
 
 
 def test_chunks_alone_are_the_vectors_of_their_texts(

@@ -159,6 +159,8 @@ def cut_text(text: str, size: int, lengths: Lengths) -> list[tuple[int, int]]:
             spans.append((start, len(text)))
             break
         end = _end(text, offsets[first + 3 * size // 4][0], offsets[behind][0])
+        if end <= start:  # one character is more tokens than that, as where a tokenizer writes it out
+            end = next((begin for begin, _ in offsets[behind:] if begin > start), len(text))
         spans.append((start, end))
         start = end
         while first < len(offsets) and offsets[first][0] < end:
