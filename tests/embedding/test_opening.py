@@ -231,6 +231,9 @@ def test_a_text_model_takes_texts_and_refuses_pictures(family, mode, tiny_model)
     assert np.abs(engine.array(TEXTS) - alone).max() < 1e-5
     with pytest.raises(TwowayError, match="takes no images"):
         engine.array([Document((Image(b"x"),))])
+    for wish in ({"attention": "two-way"}, {"template": "plain"}, {"processor": str(tiny_model(family))}):
+        with pytest.raises(UsageError, match=f"is a text model; --{next(iter(wish))} is for vision-language models"):
+            open_embedder(tiny_model(family), device="cpu", **wish)
 
 
 def test_a_fingerprint_is_of_what_is_computed_and_not_of_where_it_lies(tiny_encoder, tmp_path):
@@ -274,6 +277,7 @@ def test_wrong_wishes_are_said_in_one_line(tiny_encoder, tmp_path):
         ({"pooling": "mean"}, "has its own pooling"),
         ({"template": "plain"}, "has its own template"),
         ({"attention": "two-way"}, "has its own attention; leave --attention out"),
+        ({"processor": str(folder)}, "has its own processor; leave --processor out"),
         ({"attention": "twoway"}, "attention takes one of .*, not 'twoway'; did you mean two-way"),
         ({"max_length": 0}, "max_length takes a whole number from 1, not '0'"),
         ({"device": "nothing"}, "device 'nothing' cannot be used here"),

@@ -93,7 +93,7 @@ def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config:
     late = checkpoint.gives_many_vectors(folder)
     _require_one_vector(str(model), late=late and not many)
     if checkpoint.is_encoder(folder) or late:
-        for name in ("pooling", "template", "attention"):
+        for name in ("pooling", "template", "attention", "processor"):
             if getattr(config, name) is not None:
                 raise UsageError(f"{model} is a sentence-transformers checkpoint and has its own {name}; leave --{name} out, or convert it")
         kind: Any = MultiVectorEncoder if late else SentenceTransformer
@@ -101,8 +101,8 @@ def open_embedder(model: str | Path | Embedder | SentenceTransformer, *, config:
         how = _said_by(sentence, folder)
     elif adapters.is_adapter(folder) or type(loading.load_config(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         sentence, how = _vision_language(model, dtype, config)
-    elif config.attention is not None:
-        raise UsageError(f"{model} is a text model; --attention is for vision-language models, so leave it out")
+    elif said := [name for name in ("attention", "template", "processor") if getattr(config, name) is not None]:
+        raise UsageError(f"{model} is a text model; --{said[0]} is for vision-language models, so leave it out")
     else:
         sentence, how = _text_model(folder, dtype, config.pooling)
     if config.max_length is not None:
