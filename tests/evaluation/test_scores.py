@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -72,3 +73,15 @@ def test_chance_is_what_random_scores_give(metric, right, drawn):
     assert luck.mean == pytest.approx(np.mean(scores), abs=0.014)
     assert np.mean([luck.low <= score <= luck.high for score in scores]) > 0.9
     assert luck.high - luck.low < 0.4
+
+
+def test_chance_among_many_candidates_takes_little_memory():
+    size, count = 20_000, 7
+    tracemalloc.start()
+    luck = chance("mrr", [size] * count, [1] * count, draws=500)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 60 << 20
+    possible = np.sort(1.0 / np.arange(1, size + 1))
+    means = np.random.default_rng(0).multinomial(count, np.full(size, 1 / size), size=500) @ possible / count
+    assert (luck.low, luck.high) == pytest.approx(np.quantile(means, [0.025, 0.975]))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # rankings of the same items score.
 
 RANKINGS = 10_000  # drawn for items with several right candidates
+_COUNTS = 1 << 21  # of possible scores that are in memory together
 METRICS = ("precision@1", "recall@1", "recall@5", "recall@10", "mrr", "ndcg@5", "ndcg@10")
 
 
@@ -100,7 +101,10 @@ class Chance:
 
 
 def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: int = DRAWS) -> Chance:
-    """Rank at random. Items of one size and one number of right ones share a table of drawn scores."""
+    """Rank at random. Items of one size and one number of right ones share a table of drawn scores.
+
+    Of so many candidates that each draw counts millions of scores, a few draws are made at a time; they are the same draws.
+    """
     random = np.random.default_rng(0)
     sums = np.zeros(draws)
     kinds: dict[tuple[int, int], int] = {}
@@ -110,7 +114,10 @@ def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: i
     for (size, right), count in kinds.items():
         possible, odds = _distribution(metric, size, right, random)
         mean += count * float(possible @ odds)
-        sums += random.multinomial(count, odds, size=draws) @ possible
+        at_once = max(1, _COUNTS // len(possible))
+        for start in range(0, draws, at_once):
+            some = sums[start : start + at_once]
+            some += random.multinomial(count, odds, size=len(some)) @ possible
     total = max(len(sizes), 1)
     low, high = np.quantile(sums / total, [0.025, 0.975])
     return Chance(mean / total, float(low), float(high))
