@@ -171,6 +171,8 @@ def test_pages_have_a_graded_linear_ndcg(tmp_path: Path) -> None:
     assert result.score == pytest.approx(np.mean(scores), abs=1e-6)
     assert 0 < result.score < 1
     assert [row["score"] for row in result.rows()] == pytest.approx(scores, abs=1e-6)
+    by_luck = 4 / 12 * sum(1 / np.log2(place + 2) for place in range(5)) / best  # the mean grade at each place
+    assert result.entry()["chance"] == pytest.approx(by_luck, abs=0.01)
 
 
 def frames(folder: Path, video: str, count: int = 12, start: int = 0) -> None:

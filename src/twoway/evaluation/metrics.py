@@ -100,19 +100,22 @@ class Chance:
     high: float
 
 
-def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: int = DRAWS) -> Chance:
-    """Rank at random. Items of one size and one number of right ones share a table of drawn scores.
+def chance(
+    metric: str, sizes: Sequence[int], rights: Sequence[int], gains: Sequence[Sequence[float]] = (), *, draws: int = DRAWS
+) -> Chance:
+    """Rank at random. Items of one size and one number of right ones share a table of drawn scores; `gains`: how right each of these is.
 
     Of so many candidates that each draw counts millions of scores, a few draws are made at a time; they are the same draws.
     """
     random = np.random.default_rng(0)
     sums = np.zeros(draws)
-    kinds: dict[tuple[int, int], int] = {}
-    for size, right in zip(sizes, rights, strict=True):
-        kinds[int(size), int(right)] = kinds.get((int(size), int(right)), 0) + 1
+    kinds: dict[tuple[int, int, tuple[float, ...]], int] = {}
+    for size, right, own in zip(sizes, rights, gains or [()] * len(sizes), strict=True):
+        graded = tuple(sorted(own)) if metric.startswith("ndcg") and len(set(own)) > 1 else ()
+        kinds[int(size), int(right), graded] = kinds.get((int(size), int(right), graded), 0) + 1
     mean = 0.0
-    for (size, right), count in kinds.items():
-        possible, odds = _distribution(metric, size, right, random)
+    for (size, right, graded), count in kinds.items():
+        possible, odds = _distribution(metric, size, right, graded, random)
         mean += count * float(possible @ odds)
         at_once = max(1, _COUNTS // len(possible))
         for start in range(0, draws, at_once):
@@ -123,22 +126,27 @@ def chance(metric: str, sizes: Sequence[int], rights: Sequence[int], *, draws: i
     return Chance(mean / total, float(low), float(high))
 
 
-def _distribution(metric: str, size: int, right: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+def _distribution(metric: str, size: int, right: int, gains: Sequence[float], random: np.random.Generator) -> tuple[Floats, Floats]:
     """Return the scores that a random ranking can have and how likely each is: exact for one right candidate, drawn for several."""
     if right == 1:
         places = [Outcome((place,), size, tied=False, found=()) for place in range(1, size + 1)]
         scores = values(metric, places)
         possible, back = np.unique(scores, return_inverse=True)
         return possible, np.bincount(back) / size
-    drawn = [np.sort(random.choice(size, right, replace=False) + 1) for _ in range(RANKINGS)]
-    scores = values(metric, [Outcome(tuple(int(place) for place in one), size, tied=False, found=()) for one in drawn])
+    drawn = [random.choice(size, right, replace=False) + 1 for _ in range(RANKINGS)]
+    outcomes = []
+    for places in drawn:
+        order = np.argsort(places)
+        graded = tuple(gains[number] for number in order) if gains else ()
+        outcomes.append(Outcome(tuple(places[order].tolist()), size, tied=False, found=(), gains=graded))
+    scores = values(metric, outcomes)
     possible, counts = np.unique(scores, return_counts=True)
     return possible, counts / RANKINGS
 
 
 def chance_of(task: RankingTask, metric: str | None = None) -> Chance:
     """Return what chance scores on a task."""
-    return chance(metric or task.metric, task.sizes().tolist(), task.rights().tolist())
+    return chance(metric or task.metric, task.sizes().tolist(), task.rights().tolist(), [item.gains for item in task.items])
 
 
 # The paired bootstrap: items are resampled, and dependent items are drawn together.
