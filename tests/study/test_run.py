@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from study_fakes import KINDS, began, calls, do, facts, write
 from twoway.errors import TwowayError, UsageError
 from twoway.processes import Stopped
 from twoway.study.forecast import forecast_study
+from twoway.study.run import Workers
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
@@ -126,6 +128,24 @@ def test_a_stop_by_signal_is_gone_on_with(tmp_path):
     assert len(steps) == 2
     assert int(steps[1].split()[2]) >= int(steps[0].split()[2])
     assert began(tmp_path)["first"] == 1
+
+
+def test_a_stop_while_a_job_is_being_started_reaches_that_job(tmp_path):
+    workers, told = Workers(1, tmp_path / "logs"), []
+
+    class Process:
+        def __init__(self, **_about):
+            pass
+
+        def start(self):
+            workers.stop()  # as the handler of a signal does that arrives here
+
+        def terminate(self):
+            told.append("job")
+
+    workers._context = SimpleNamespace(Process=Process)
+    workers.start(SimpleNamespace(key="key", title="a job", folder=tmp_path / "job", base="base", ready=lambda: None))
+    assert told == ["job"]
 
 
 def _when(ready, number, whom=os.getpid):

@@ -271,6 +271,7 @@ class Workers:
     def __init__(self, count: int, logs: Path) -> None:
         self.count, self.logs = count, logs
         self.busy: dict[str, Worker] = {}
+        self.stopping = False
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__, "twoway.recipes.stages"])
 
@@ -287,6 +288,8 @@ class Workers:
         with _one_thread():
             process.start()
         self.busy[task.key] = Worker(task, process, log, time.monotonic())
+        if self.stopping:  # the signal came while it was being started
+            process.terminate()
 
     def ended(self, timeout: float | None = None) -> list[tuple[Worker, int]]:
         """Wait until one or more have ended; return them with their exit codes."""
@@ -300,6 +303,7 @@ class Workers:
 
     def stop(self) -> None:
         """Ask all to save and leave."""
+        self.stopping = True
         for one in self.busy.values():
             one.process.terminate()
 
