@@ -110,6 +110,12 @@ def test_a_bad_row_is_an_error_with_its_place_or_is_left_out_and_listed(folder, 
     assert '"row": 2' in (tmp_path / "bad.jsonl").read_text()
 
 
+def test_candidates_that_are_no_texts_are_bad_rows(folder):
+    write(folder, "GQA", ROW | {"tgt_text": [["fox"], ["cat"]]})
+    with pytest.raises(ContentError, match="candidate 1: a candidate is a text and a path, not list and str"):
+        MmebFolder.open(folder).task("GQA", Policy())
+
+
 def test_unknown_tasks_come_behind_the_known_and_apart(folder):
     for name in ("Foxes", "MSCOCO", "GQA"):
         write(folder, name, ROW)

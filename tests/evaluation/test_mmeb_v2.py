@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from twoway.content import Document, Text
+from twoway.content import ContentError, Document, Text
 from twoway.data.rows import Policy
 from twoway.errors import UsageError
 from twoway.evaluation.cache import VectorSource
@@ -356,6 +356,11 @@ def test_bad_rows_and_folders_are_said(tmp_path: Path) -> None:
     said = (tmp_path / "bad.jsonl").read_text()
     assert "gone.png" in said
     assert "no candidate besides the right one" in said
+    write(tmp_path, "VOC2007", [good, good | {"tgt_text": None}, good | {"tgt_img_path": [""]}])
+    with pytest.raises(ContentError, match=r"test-00000\.parquet:2: the row is not as the benchmark has it"):
+        open_tasks(tmp_path, [], Policy())
+    (found,) = open_tasks(tmp_path, [], Policy("skip", tmp_path / "bad.jsonl"))
+    assert (len(found.items), found.unread) == (1, 2)
     write(tmp_path, "VOC2007", [{"qry_inst": ""}])
     with pytest.raises(UsageError, match="has no column 'qry_text'"):
         open_tasks(tmp_path, [], Policy())

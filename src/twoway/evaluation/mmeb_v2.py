@@ -25,6 +25,7 @@ from twoway.content import ContentError, Document, Place
 from twoway.errors import UsageError, did_you_mean
 from twoway.files import disk_errors, write_whole
 from twoway.images import SUFFIXES
+from twoway.models.loading import first_line
 from twoway.videos import by_number
 
 from .suites import GROUPS, parquet_rows
@@ -129,6 +130,9 @@ class _Builder:
                 raise UsageError(f"{place.file} has no column {error} (it has {', '.join(one)})") from error
             except ContentError as error:
                 self.policy.refuse(error if error.place is not None else ContentError(error.reason, place))
+                self.unread += 1
+            except (TypeError, ValueError, AttributeError) as error:  # null, or lists of other lengths
+                self.policy.refuse(ContentError(f"the row is not as the benchmark has it ({first_line(error)})", place))
                 self.unread += 1
 
     def task(self, metric: str = "precision@1") -> RankingTask:

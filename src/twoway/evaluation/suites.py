@@ -122,6 +122,7 @@ class MmebFolder:
         numbers = []
         for number, (text, path) in enumerate(zip(texts, paths, strict=True), 1):
             try:
+                _require_words(text, path, "candidate", place)
                 numbers.append(candidate(text, path))
             except ContentError as error:
                 raise ContentError(f"candidate {number}: {error.reason}", place) from error
@@ -129,8 +130,7 @@ class MmebFolder:
 
     def _document(self, text: Any, path: Any, place: Place | None, what: str) -> Document:
         """Return a text with its picture at the placeholder, or before the text where there is none."""
-        if not isinstance(text, str | None) or not isinstance(path, str | None):
-            raise ContentError(f"a {what} is a text and a path, not {type(text).__name__} and {type(path).__name__}", place)
+        _require_words(text, path, what, place)
         pieces: list[dict[str, Any]] = []
         shown = 0
         for number, piece in enumerate(PLACEHOLDER.split(text or "")):
@@ -149,6 +149,11 @@ class MmebFolder:
         for part in document.media:
             part.size(place, DEFAULT)  # a file that is not an image is met before any work, not hours later
         return document
+
+
+def _require_words(text: Any, path: Any, what: str, place: Place | None) -> None:
+    if not isinstance(text, str | None) or not isinstance(path, str | None):
+        raise ContentError(f"a {what} is a text and a path, not {type(text).__name__} and {type(path).__name__}", place)
 
 
 def parquet_rows(paths: Sequence[Path], columns: Sequence[str] = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
