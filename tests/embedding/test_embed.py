@@ -288,3 +288,11 @@ def test_a_shard_whose_rows_are_all_bad_is_empty_and_can_be_read(engine, tmp_pat
     assert embed(engine, tmp_path / "rows.jsonl", tmp_path / "out", on_bad="skip", shard_rows=2).bad == 4
     shards = Shards.open(tmp_path / "out")
     assert [shards.vectors(one).shape for one in shards.tables()] == [(1, 32), (1, 32), (0, 32)]
+
+
+def test_more_than_a_million_shards_stay_in_order(tmp_path):
+    shards = Shards(tmp_path, {})
+    paths = [shards.path(number) for number in (2, 999_999, 1_000_000, 1_000_001)]
+    for path in paths:
+        path.touch()
+    assert shards.paths() == paths

@@ -120,8 +120,8 @@ class Shards:
         return self.folder / f"part-{number:06d}.parquet"
 
     def paths(self) -> list[Path]:
-        """Return the files that are there, in order."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        """Return the files that are there, in order; the millionth has a digit more than those before it."""
+        return sorted(self.folder.glob("part-*.parquet"), key=lambda path: (len(path.name), path.name))
 
     def done(self) -> int:
         """Return the number of existing shards; a gap is an error, because no run leaves one."""
