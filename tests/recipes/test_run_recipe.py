@@ -215,6 +215,16 @@ def test_after_a_failure_the_command_named_does_again_what_is_left(recipe, out):
         go(recipe, out, start="train", redo=True)
 
 
+def test_what_is_done_again_goes_on_where_it_was_cut_off(recipe, out):
+    go(recipe, out)
+    for _ in range(2):
+        LOG.broken["2-train"] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            go(recipe, out, only="train", redo=True)
+    assert go(recipe, out, only="train", redo=True) == ["2-train"]
+    assert sorted(path.name for path in (out / "stale").iterdir()) == ["2-train-1", "2-train-1.json"]
+
+
 def test_what_is_missing_is_met_before_any_work(tmp_path, out):
     path = write(tmp_path, {"make": {}, "train": {"data": [{"spec": str(tmp_path / "gone.jsonl")}]}})
     with pytest.raises(TwowayError, match=r"train: there is no .*gone\.jsonl"):

@@ -302,7 +302,7 @@ def _decide(job: Job, jobs: Sequence[Job], out: Path, chosen: set[str], *, redo:
         raise UsageError(f"{folder} exists already, and {stand.why}; move it away, or name another OUT")
     if stand.standing == "new":
         return Step(job, folder, base, "do")
-    if forced or stand.standing == "stale":
+    if stand.standing == "stale" or (forced and stand.standing == "done"):
         return Step(job, folder, base, "again", stand.why or "asked for")
     return Step(job, folder, base, "keep" if stand.standing == "done" else "go on")
 
