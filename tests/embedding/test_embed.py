@@ -8,15 +8,16 @@ import random
 import resource
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from twoway.content import ContentError
+from twoway.content import ContentError, Document, Text
 from twoway.embedding import open_embedder
-from twoway.embedding.bulk import embed
+from twoway.embedding.bulk import _Run, embed
 from twoway.embedding.shards import Shards, alone
 from twoway.errors import TwowayError, UsageError
 
@@ -288,6 +289,24 @@ def test_a_shard_whose_rows_are_all_bad_is_empty_and_can_be_read(engine, tmp_pat
     assert embed(engine, tmp_path / "rows.jsonl", tmp_path / "out", on_bad="skip", shard_rows=2).bad == 4
     shards = Shards.open(tmp_path / "out")
     assert [shards.vectors(one).shape for one in shards.tables()] == [(1, 32), (1, 32), (0, 32)]
+
+
+def test_many_rows_on_their_way_take_no_time_each_time_one_is_answered():
+    class Written(SimpleNamespace):
+        def write(self, rows, vectors, *, seen):
+            self.due += 1
+            self.shards.append((len(rows), len(vectors), seen))
+
+    count = 20_000
+    writer = Written(due=0, size=count, shards=[], note=lambda _number, _vector: None)
+    run, vector = _Run(writer), np.zeros(2, np.float32)
+    assert sum(1 for _ in run.documents(iter([Document((Text("a"),))] * (count + 1)), 0)) == count + 1
+    began = time.process_time()
+    for index in range(count + 1):
+        run.add(index, vector)
+    run.end()
+    assert time.process_time() - began < 4
+    assert writer.shards == [(count, count, count), (1, 1, 1)]
 
 
 def test_more_than_a_million_shards_stay_in_order(tmp_path):

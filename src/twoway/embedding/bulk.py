@@ -7,6 +7,7 @@ rows of existing shards and needs no other state. A shard is written when all of
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,6 +176,7 @@ class _Run:
         self.read = writer.due * writer.size  # rows of all sources that were read, or passed over
         self.given = 0
         self.numbers: dict[int, int] = {}  # of rows on their way, by the engine's index
+        self.waiting = Counter[int]()  # how many these are, by shard
         self.rows: dict[int, StoredRow] = {}
         self.vectors: dict[int, NDArray[np.float32]] = {}
 
@@ -186,19 +188,19 @@ class _Run:
                 self.writer.refuse(row)
                 continue
             self.numbers[self.given] = number
+            self.waiting[number // self.size] += 1
             self.rows[number] = row_of(number, row)
             self.given += 1
             yield row
 
     def refused(self, index: int, error: ContentError) -> None:
         """Handle a row that turned out bad during the run."""
-        number = self.numbers.pop(index)
-        del self.rows[number]
+        del self.rows[self._answered(index)]
         self.writer.refuse(error)
 
     def add(self, index: int, vector: NDArray[np.float32]) -> None:
         """Take a vector."""
-        number = self.numbers.pop(index)
+        number = self._answered(index)
         self.vectors[number] = vector
         self.writer.note(number, vector)
         self._write_full()
@@ -211,15 +213,18 @@ class _Run:
 
     def _write_full(self) -> None:
         """Write the next shard, and those behind it, while every row of it is answered."""
-        while self.read >= (self.writer.due + 1) * self.size and self._answered() == self.size:
+        while self.read >= (self.writer.due + 1) * self.size and not self.waiting[self.writer.due]:
             self._write(self.size)
 
-    def _answered(self) -> int:
-        waiting = sum(1 for number in self.numbers.values() if number // self.size == self.writer.due)
-        return self.size - waiting
+    def _answered(self, index: int) -> int:
+        """Return the number of a row that is no longer on its way."""
+        number = self.numbers.pop(index)
+        self.waiting[number // self.size] -= 1
+        return number
 
     def _write(self, seen: int) -> None:
         """Write the next shard."""
+        self.waiting.pop(self.writer.due, None)
         numbers = sorted(number for number in self.vectors if number // self.size == self.writer.due)
         found = [self.vectors.pop(number) for number in numbers]
         whole: NDArray[np.float32] | MultiVectors | None = None
