@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lancedb.index import HnswSq, IvfFlat, IvfPq
 
 from twoway.errors import TwowayError, UsageError
+from twoway.search.lance import TABLE, open_tables, write_settings
 from twoway.search.query import create_store, open_store, store_exists
 from twoway.search.store import IndexInfo, Item
 
@@ -291,6 +293,20 @@ def test_an_index_of_the_vectors_finds_what_comparing_all_finds(location):
         assert [int(name) for name in ids(store.search(queries[0], top_k=10))] == true[0].tolist()
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivf-pq"])
+def test_a_filter_finds_all_that_pass_wherever_an_index_of_the_vectors_keeps_them(tmp_path, kind):
+    store, rows = create_store(tmp_path / "db", ABOUT), vectors(4000, 3)
+    store.add([Item(f"{number}", row, "fox", metadata={"few": number % 1000}) for number, row in enumerate(rows)])
+    table = open_tables(store.location).open_table(TABLE)
+    config = {"hnsw": HnswSq, "ivf": IvfFlat, "ivf-pq": IvfPq}[kind]
+    table.create_index("vector", config=config(distance_type="cosine", num_partitions=60, sample_rate=50))  # as of far more rows
+    write_settings(table, {"kind": kind, "rows": 4000, "effort": 1})
+    store = open_store(tmp_path / "db")
+    for query in vectors(5, 4):
+        for words in (None, "fox"):
+            assert {"7", "1007", "2007", "3007"} == set(ids(store.search(query, top_k=10, filter="few = 7", words=words)))
 
 
 def test_what_is_there_is_not_made_again_unless_asked(store, location):

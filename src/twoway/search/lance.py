@@ -544,10 +544,11 @@ def with_effort(query: Any, said: Mapping[str, Value], wanted: int, *, exact: bo
     if exact:
         return query.bypass_vector_index()
     effort = int(said.get("effort") or 1)
+    query = query.maximum_nprobes(0)  # where a filter lets few through, further cells are looked into until there are enough
     if said["kind"] == "hnsw":
         again = 2 * effort
         return query.ef(max(64 * effort, again * wanted)).refine_factor(again)  # LanceDB refuses to look at fewer than it looks at again
-    query = query.nprobes(20 * effort)
+    query = query.minimum_nprobes(20 * effort)
     return query.refine_factor(4 * effort) if said["kind"] == "ivf-pq" else query
 
 
