@@ -17,6 +17,7 @@ from twoway.embedding.embedder import make_items
 from twoway.embedding.reranker import open_reranker
 from twoway.search.reading import read_item
 from twoway.search.terminal import print_hits
+from twoway.server.schemas import ServerLimits
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,28 @@ def test_search_shows_the_order_before_and_after(serve, engine, reranker, tmp_pa
     assert [(hit.item.id, hit.place_before) for hit in found] == [(hit["id"], hit["place_before"]) for hit in after]
     refused = client.post("/v1/search", json={"rerank_top": 4})
     assert "'rerank_top' needs a question" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("harm", ["cut off", "too large"])
+def test_a_picture_that_can_no_longer_be_read_stands_behind_those_that_can(serve, engine, reranker, picture, tmp_path, harm):
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        picture(number).save(tmp_path / "data" / f"{number}.png")
+    twoway.embed(engine, tmp_path / "data", tmp_path / "vectors", side="document")
+    twoway.index(tmp_path / "vectors", tmp_path / "db")
+    file = tmp_path / "data" / "2.png"
+    if harm == "cut off":
+        file.write_bytes(file.read_bytes()[:-1000])  # whose header is whole
+    else:
+        picture(2, 80, 60).save(file)
+    client = serve(twoway.open_store(tmp_path / "db"), ServerLimits(pixels=4000), reranker=reranker)
+    answer = client.post("/v1/search", json={"text": "w1", "rerank_top": 4})
+    assert answer.status_code == 200, answer.text
+    hits = answer.json()["hits"]
+    assert [hit["relevance"] is None for hit in hits] == [False, False, False, True]
+    assert hits[-1]["id"] == str(file)
+    file.unlink()
+    assert all(hit["relevance"] is not None for hit in client.post("/v1/search", json={"text": "w1", "rerank_top": 4}).json()["hits"])
 
 
 def test_a_video_is_judged_by_its_frames_and_by_its_thumbnail_where_it_is_gone(serve, engine, reranker, tmp_path, monkeypatch):

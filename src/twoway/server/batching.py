@@ -166,7 +166,7 @@ class Batcher:
                 _fail(batch, error)
                 continue
             for ticket, trouble in cast("list[tuple[QueuedDocument, ContentError]]", prepared.failed):
-                ticket.job.fail(trouble)
+                ticket.job.refuse(ticket.index, trouble)
             self._lane.put(prepared)
 
     def _run_all(self) -> None:
@@ -200,7 +200,7 @@ class Batcher:
                 if good:
                     ticket.job.answer(ticket.index, vector, counts[id(ticket)])
                 else:
-                    ticket.job.fail(ContentError("the model gives numbers that are not finite", ticket.document.place))
+                    ticket.job.refuse(ticket.index, ContentError("the model gives numbers that are not finite", ticket.document.place))
             start = time.perf_counter()
 
 
@@ -249,14 +249,17 @@ class EncodeOptions(NamedTuple):
 
 
 class EmbedJob:
-    """The documents of one request, on their way through the model; `done` may be cancelled at any time."""
+    """The documents of one request, on their way through the model; `done` may be cancelled at any time.
 
-    def __init__(self, ask: EncodeOptions, count: int) -> None:
-        self.options = ask
+    With `skip` a document that cannot be read has no vector; else it ends the request.
+    """
+
+    def __init__(self, ask: EncodeOptions, count: int, *, skip: bool = False) -> None:
+        self.options, self.skip = ask, skip
         self.vectors: list[Any] = [None] * count
         self.tokens = [0] * count
         self.done: Future[None] = Future()
-        self._left = count
+        self._left, self._lock = count, threading.Lock()
 
     @property
     def over(self) -> bool:
@@ -264,11 +267,20 @@ class EmbedJob:
         return self.done.done()
 
     def answer(self, index: int, vector: Any, tokens: int) -> None:
-        """Note the vector of one document; called by the model's thread alone."""
+        """Note the vector of one document."""
         self.vectors[index], self.tokens[index] = vector, tokens
-        self._left -= 1
-        if not self._left:
+        with self._lock:
+            self._left -= 1
+            ended = not self._left
+        if ended:
             self._end(lambda: self.done.set_result(None))
+
+    def refuse(self, index: int, error: ContentError) -> None:
+        """Go on without one document, or end."""
+        if self.skip:
+            self.answer(index, None, 0)
+        else:
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """End it with an error."""

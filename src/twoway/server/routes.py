@@ -193,7 +193,7 @@ async def rerank_documents(request: Request, service: AuthorizedService) -> Resp
         service.require_reranker()
         asked, query, documents = await service.run_in_thread(lambda: _read_rerank(body, service))
         scores, tokens = await service.relevance(query, documents, prompt=asked.prompt)
-        order = sorted(range(len(scores)), key=lambda number: (-scores[number], number))[: asked.top_n]
+        order = sorted(range(len(scores)), key=lambda number: (-(scores[number] or 0.0), number))[: asked.top_n]
         results: list[dict[str, Any]] = [{"index": number, "relevance_score": scores[number]} for number in order]
         for one in results if asked.return_documents else ():
             given = asked.documents[one["index"]]
@@ -265,13 +265,14 @@ def _hit_json(hit: Hit, service: Service) -> dict[str, Any]:
 async def _reranked_hits(service: Service, query: Document, hits: list[Hit], top: int) -> list[Hit]:
     """Put the best hits into the reranker's order; what cannot be read stands behind them."""
     reranker = service.require_reranker()
+    reranker.inputs.kind(query)  # what it takes no question of is the asker's to know, and no fault of the items
 
     def read() -> list[ReadItem | None]:
         return [read_item(reranker, query, hit.item) for hit in hits[:top]]
 
     found = await service.run_in_thread(read)
     there = [one.document for one in found if one is not None]
-    scores = iter((await service.relevance(query, there))[0] if there else [])
+    scores = iter((await service.relevance(query, there, skip=True))[0] if there else [])
     return [*order_hits(hits[:top], found, [None if one is None else next(scores) for one in found]), *hits[top:]]
 
 

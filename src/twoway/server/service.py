@@ -300,23 +300,27 @@ class Service:
         """Take documents through the model, whole or not at all; the job has the vectors."""
         return await self._through(self.batcher, documents, ask, truncate=truncate)
 
-    async def _through(self, batcher: Batcher, documents: Sequence[Document], ask: EncodeOptions, *, truncate: bool) -> EmbedJob:
+    async def _through(
+        self, batcher: Batcher, documents: Sequence[Document], ask: EncodeOptions, *, truncate: bool, skip: bool = False
+    ) -> EmbedJob:
         if self.stopping:
             raise ApiError(503, "the server is stopping", code="stopping", wait=5)
-        job = EmbedJob(ask, len(documents))
+        job = EmbedJob(ask, len(documents), skip=skip)
         await batcher.embed(job, await self.run_in_thread(lambda: self._tickets(batcher.engine, documents, job, truncate)))
         return job
 
-    async def relevance(self, query: Document, candidates: Sequence[Document], *, prompt: str | None = None) -> tuple[list[float], int]:
-        """Return how well each candidate answers a query, and how many tokens were read."""
+    async def relevance(
+        self, query: Document, candidates: Sequence[Document], *, prompt: str | None = None, skip: bool = False
+    ) -> tuple[list[float | None], int]:
+        """Return how well each candidate answers a query, and how many tokens were read; with `skip` one that is broken has no score."""
         reranker, batcher = self.require_reranker(), self.pair_batcher
         assert batcher is not None
         if prompt is not None and len(prompt) > self.limits.prompt:
             message = f"a prompt of {len(prompt):,} characters; at most {self.limits.prompt:,} are taken"
             raise ApiError(400, message, code="too_long", param="prompt")
         ask = EncodeOptions(prompt_of(reranker.sentence, prompt=prompt))
-        job = await self._through(batcher, [CandidatePair.of(query, one) for one in candidates], ask, truncate=True)
-        return [reranker.relevance(float(vector[0])) for vector in job.vectors], sum(job.tokens)
+        job = await self._through(batcher, [CandidatePair.of(query, one) for one in candidates], ask, truncate=True, skip=skip)
+        return [None if vector is None else reranker.relevance(float(vector[0])) for vector in job.vectors], sum(job.tokens)
 
     def require_reranker(self) -> Reranker:
         """Return the reranker, or say that there is none."""
@@ -407,7 +411,10 @@ class Service:
         frame = self._frame(engine, job.options)
         for index, item in enumerate(make_items(engine, documents)):
             if isinstance(item, ContentError):
-                raise item
+                if not job.skip:
+                    raise item
+                job.refuse(index, item)
+                continue
             # A prompt counts like any other words, or a long one before many short texts would make a batch of any size.
             length = item.length + frame
             if length > longest and not truncate:  # what the model would cut, because the asker would not know
