@@ -54,6 +54,8 @@ def test_a_signed_address_opens_itself_alone_and_for_some_hours(serve, monkeypat
         "/v1/models?until=1",
     ):
         assert client.get(wrong).status_code == 401, wrong
+    # The file of the item `a` has the address of the item `a/media`, which could be deleted there.
+    assert client.delete(access.sign("/v1/index/items/a/media")).status_code == 401
     monkeypatch.setattr("twoway.server.service.time.time", lambda: time() + 7 * 3600)
     assert client.get(signed).status_code == 401
     assert Access().sign("/v1/models") == "/v1/models"
