@@ -113,6 +113,7 @@ def test_what_cannot_be_answered_is_refused(shelf, engine, tmp_path):
     refused("nothing is asked", db)
     refused("leave the words and the picture out", db, "x", like="n0")
     refused("no item with the id 'n9'", db, like="n9")
+    refused("--hybrid looks for words, and --like asks by an item", db, like="n0", hybrid=True)
     refused(r"no field 'yaer'; did you mean year\?", db, "x", filter="yaer > 1", model="a model that is never opened")
     refused("top_k takes a whole number from 1, not '0'", db, like="n0", top_k=0)
     refused(r"find has no option 'where'; did you mean filter\? \(there are: index, text, image", db, "x", where="year > 1")

@@ -147,6 +147,8 @@ def find(
         raise UsageError("--like asks by an item; leave the words and the picture out")
     if config.like is not None and config.rerank is not None:
         raise UsageError("--rerank reads hits with a question, and --like asks by an item; leave one of them out")
+    if config.like is not None and config.hybrid:
+        raise UsageError("--hybrid looks for words, and --like asks by an item; leave one of them out")
     if config.like is not None and config.why:
         raise UsageError("--why explains hits by a question, and --like asks by an item; leave one of them out")
     if config.like is None and not text and image is None:
