@@ -7,6 +7,7 @@ import json
 import re
 import time
 from contextlib import ExitStack
+from importlib.resources import files
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -132,6 +133,13 @@ def test_words_give_pictures_and_text_with_scores_pages_and_files(visit):
     page.go_back()
     expect(said(page)).to_have_text("A look into the index")
     expect(page.get_by_role("searchbox")).to_have_value("")
+
+
+def test_the_page_offers_no_more_than_the_server_gives():
+    said = re.search(r"const PAGE = (\d+);\nconst MOST = (\d+);", (files("twoway.server") / "page/app.js").read_text())
+    page, most = map(int, said.groups())
+    assert most == ServerLimits().found
+    assert most % page == 0
 
 
 def test_a_reranker_puts_the_first_into_its_order_and_the_order_before_is_shown(visit):

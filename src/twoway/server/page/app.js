@@ -8,6 +8,7 @@ import * as query from "./query.js";
 import * as results from "./results.js";
 
 const PAGE = 20;
+const MOST = 200; // hits that the server gives of one search
 const now = { hits: [], count: PAGE, asked: {}, filter: "", hybrid: false, rerank: false, leaving: null };
 
 async function search({ count = PAGE, keep = false } = {}) {
@@ -64,7 +65,7 @@ function answer({ hits, took_ms: took }, from) {
   else if (ranked) say("Nothing was found.");
   else say("");
   document.title = [now.asked.text ?? (now.asked.id !== undefined ? `like ${now.asked.id}` : ["image", "video", "audio"].some((kind) => now.asked[kind]) && "a file"), "twoway"].filter(Boolean).join(" – ");
-  find("more").hidden = hits.length < now.count || hits.length <= from;
+  find("more").hidden = hits.length < now.count || hits.length <= from || now.count >= MOST;
 }
 
 // An error is shown as the server says it; what was asked wrongly is mended, and only what may pass is tried again.
