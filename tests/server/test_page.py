@@ -403,6 +403,16 @@ LISTENS = """() => {
     };
 }"""
 
+ASKS_FIRST = """() => {
+    window.asked = 0;
+    window.listen = navigator.mediaDevices.getUserMedia;
+    navigator.mediaDevices.getUserMedia = async () => {
+        window.asked++;
+        await new Promise((resolve) => (window.grant = resolve));
+        return window.listen();
+    };
+}"""
+
 
 def test_a_sound_is_recorded_where_the_model_hears(visit):
     page = visit("clips")
@@ -424,6 +434,16 @@ def test_a_sound_is_recorded_where_the_model_hears(visit):
     assert json.loads(asked.value.post_data)["audio"] == f"data:audio/webm;codecs=opus;base64,{sound}"
     assert page.evaluate("window.stopped"), "the microphone is let go"
     expect(page.locator("#given")).to_contain_text("recorded 0:0")
+    page.evaluate(ASKS_FIRST)
+    record.click()
+    record.click()
+    page.evaluate("window.grant()")
+    expect(record).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("window.asked") == 1, "pressed while the browser asks, it begins no second recording"
+    with page.expect_request("**/v1/search"):
+        record.click()
+    expect(record).to_have_attribute("aria-pressed", "false")
+    page.evaluate("navigator.mediaDevices.getUserMedia = window.listen")
     page.evaluate(
         "() => { MediaRecorder.prototype.start = function () { this.state = 'recording'; this.say(new Blob(['x'.repeat(800)])); } }"
     )

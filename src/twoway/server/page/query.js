@@ -110,9 +110,11 @@ function read(file, kind, name, search) {
 // Records until the button is pressed again, or as long as the server takes; then the sound is searched with.
 async function record(search) {
   let stream;
+  recorder = { stop() {} }; // while the browser asks: pressed again meanwhile, it begins no second recording that nothing could end
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch {
+    recorder = null;
     return say("The microphone cannot be used. Allow it for this page, and press again.");
   }
   const pieces = [];
