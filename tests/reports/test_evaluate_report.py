@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,18 @@ def test_misses_are_shown_with_what_was_found_and_what_was_right(tmp_path):
     assert len(text) < 200_000
     assert "&lt;b&gt;" in text
     assert "query &lt;i&gt;" in text
+
+
+def test_of_several_right_ones_the_place_is_not_said_of_the_one_that_is_shown(tmp_path):
+    one = result("several", 9)
+    items = tuple(replace(item, right=np.array([number, (number + 1) % COUNT])) for number, item in enumerate(one.task.items))
+    outcomes = tuple(
+        replace(found, places=(9, 10), found=(2, 3, 4) if number not in (1, 2, 3, 4) else (6, 7, 8))
+        for number, found in enumerate(one.outcomes)
+    )
+    text = page(tmp_path, replace(one, task=replace(one.task, items=items), outcomes=outcomes))
+    assert "right, one of 2; the first of them is at 9 of 12" in text
+    assert "right, at 9 of 12" not in text
 
 
 def test_scores_stand_beside_chance_and_those_at_chance_are_red(tmp_path):

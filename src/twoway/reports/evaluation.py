@@ -95,8 +95,8 @@ def _case(result: TaskResult, number: int) -> list[CaseDocument]:
     documents = [CaseDocument("query", item.query)]
     documents += [CaseDocument(f"found {place}", candidates[one], right=one in right) for place, one in enumerate(found, 1)]
     if not right & set(found):
-        several = f"; one of {len(right)}" if len(right) > 1 else ""
-        title = f"right, at {outcome.places[0]:,} of {outcome.size:,}{several}"
+        at = f"at {outcome.places[0]:,} of {outcome.size:,}"
+        title = f"right, one of {len(right)}; the first of them is {at}" if len(right) > 1 else f"right, {at}"
         documents.append(CaseDocument(title, candidates[int(item.right[0])], right=True))
     return documents
 
