@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from twoway import cli
 from twoway.cli import main
-from twoway.cli.answers import print_table
+from twoway.cli.answers import new_console, new_table, print_table
 from twoway.cli.parser import Parser, add_verb, read_settings
 from twoway.config import _places, settings_of
 from twoway.data.config import PairSource
@@ -173,6 +174,16 @@ def test_a_table_breaks_no_word_of_a_header_and_no_number(width, capsys):
     said = capsys.readouterr().out
     assert all(len(line) <= width for line in said.splitlines())
     for word in ("task", "group", "characters", "alone", "out", "0.123", "chance", "1,234,567", "0.140", "12,345", "mean", "all"):
+        assert word in said, said
+
+
+def test_brackets_and_colons_in_a_table_are_text(capsys):
+    table = new_table("scans/[a-c]*.png: model[/v2]", ("source",), ("rows",))
+    table.add_row("scans/[a-c]*.png", "3")
+    table.add_row("old[/b]/:cat:.jsonl", Text("4 at chance", "red"))
+    print_table(new_console(120), table)
+    said = capsys.readouterr().out
+    for word in ("scans/[a-c]*.png: model[/v2]", "│ scans/[a-c]*.png", "│ old[/b]/:cat:.jsonl", "4 at chance"):
         assert word in said, said
 
 

@@ -45,11 +45,15 @@ def words(given: str | None, name: str) -> str | None:
 
 
 def new_console(width: int | None = None) -> Console:
-    """Return where an answer goes; in a file or a pipe lines are this wide, or as long as they are."""
+    """Return where an answer goes; in a file or a pipe lines are this wide, or as long as they are.
+
+    What stands in brackets or between colons is text: patterns of files have the one, and places the other.
+    """
     from rich.console import Console
 
     piped = not sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, soft_wrap=piped and width is None, width=width if piped else None)
+    wide = width if piped else None
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=piped and width is None, width=wide)
 
 
 def new_table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:
@@ -66,11 +70,9 @@ def new_table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Tab
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table that breaks no word of a header and no number, or a few lines for each row where the terminal has no room for that."""
-    from rich.text import Text
-
     widest = []
     for column in table.columns:
-        shown = [Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells)]
+        shown = [str(cell) for cell in (column.header, *column.cells)]
         column.width = max(map(len, " ".join(shown if column.justify == "right" else shown[:1]).split()), default=1)
         column.overflow = "fold"
         widest.append(max(len(line) for text in shown for line in text.split("\n")))

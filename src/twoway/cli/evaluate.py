@@ -41,6 +41,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def show_scores(found: dict[str, Any]) -> None:
     """Print a table: a line a task, a line a group, the mean."""
+    from rich.text import Text
+
     console, beside = new_console(WIDTH), found.get("baselines", {})
     official = ["official"] if "official_mean" in found else []
     again = ["not reranked", "pairs", "seconds"] if "reranker" in found else []
@@ -48,7 +50,7 @@ def show_scores(found: dict[str, Any]) -> None:
     table = new_table(f"{found['suite']}: {found['model']}", ("task", "group", "metric"), numbers)
     for name, one in found["tasks"].items():
         # The word stands beside the colour: not everyone sees red, and a file has no colour.
-        score = f"[red]{one['score']:.3f} at chance[/red]" if one["at_chance"] else f"{one['score']:.3f}"
+        score: Text | str = Text(f"{one['score']:.3f} at chance", "red") if one["at_chance"] else f"{one['score']:.3f}"
         between = "" if one["ci95"] is None else "{:.3f} to {:.3f}".format(*one["ci95"])
         luck = "" if one["chance"] is None else f"{one['chance']:.3f}"
         counts = ("" if one[count] is None else str(one[count]) for count in ("n", "tied", "left_out"))
