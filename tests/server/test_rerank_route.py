@@ -10,9 +10,10 @@ from rich.console import Console
 
 import twoway
 from made_vectors import pictures
-from page_server import make_clips
+from page_server import make_clips, make_pages
 from rerank_toys import speaking
 from twoway.content import CandidatePair, Document, Text
+from twoway.data.sources.pdf import page
 from twoway.embedding.embedder import make_items
 from twoway.embedding.reranker import open_reranker
 from twoway.search.reading import read_item
@@ -119,6 +120,20 @@ def test_a_picture_that_can_no_longer_be_read_stands_behind_those_that_can(serve
     assert hits[-1]["id"] == str(file)
     file.unlink()
     assert all(hit["relevance"] is not None for hit in client.post("/v1/search", json={"text": "w1", "rerank_top": 4}).json()["hits"])
+
+
+def test_a_page_is_rendered_within_the_bounds_of_the_server(serve, engine, reranker, tmp_path, monkeypatch):
+    store, asked = make_pages(tmp_path, engine)[0], []
+
+    def noted(file, index, place, options):
+        asked.append((options.limits.max_pixels, options.limits.max_page_seconds, options.limits.max_page_memory))
+        return page(file, index, place, options)
+
+    monkeypatch.setattr("twoway.search.reading.page", noted)
+    limits = ServerLimits(pixels=200_000)
+    hits = serve(store, limits, reranker=reranker).post("/v1/search", json={"text": "w4", "rerank_top": 2}).json()["hits"]
+    assert asked == [(200_000, limits.page_seconds, limits.page_memory)] * 2
+    assert [hit["relevance"] is not None for hit in hits] == [True, True]
 
 
 def test_a_video_is_judged_by_its_frames_and_by_its_thumbnail_where_it_is_gone(serve, engine, reranker, tmp_path, monkeypatch):

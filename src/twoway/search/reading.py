@@ -69,7 +69,7 @@ def read_item(reranker: Reranker, query: Document, item: Item) -> ReadItem | Non
     recording = recording_at(item.media)
     try:
         if "image" in takes and (where := pdf_page(item)) is not None and where[0].is_file():
-            return ReadItem(page(where[0], where[1] - 1, place, ReadOptions()))
+            return ReadItem(page(where[0], where[1] - 1, place, ReadOptions(limits=reranker.settings.limits)))
         if recording is not None and recording.modality in takes:
             fitted = _fitted(reranker, query, Document((recording, *words), place))
             if fitted is not None:

@@ -144,6 +144,8 @@ class ServerLimits:
         """Return these for what is read of a part."""
         return Limits(
             max_pixels=self.pixels,
+            max_page_seconds=self.page_seconds,
+            max_page_memory=self.page_memory,
             max_media_seconds=self.media_seconds,
             max_media_memory=self.media_memory,
             max_sound_seconds=self.sound_seconds,
