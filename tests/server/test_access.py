@@ -69,6 +69,12 @@ def test_a_local_server_answers_to_local_names_alone(serve, host):
         assert client.get("/v1/models", headers={"Host": good}).status_code == 200
 
 
+def test_a_host_may_be_named_in_any_letters(serve):
+    client = serve(access=Access.of(hosts=("Johns-Mac.local",)))
+    for host in ("johns-mac.local:8000", "Johns-Mac.local"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
 def test_keys_come_from_a_file_and_the_environment(tmp_path):
     (tmp_path / "keys").write_text(f"# ours\n{KEY}\n\n{OTHER}  \n")
     assert read_keys(tmp_path / "keys", {}) == (KEY, OTHER)

@@ -67,8 +67,8 @@ class Access:
 
     @classmethod
     def of(cls, keys: tuple[str, ...] = (), hosts: tuple[str, ...] = ()) -> Access:
-        """Take keys as they are written."""
-        return cls(tuple(_hash(key) for key in keys), hosts)
+        """Take keys as they are written, and names of hosts in any letters: browsers ask in small ones."""
+        return cls(tuple(_hash(key) for key in keys), tuple(host.lower() for host in hosts))
 
     def check(self, request: Request) -> None:
         """Refuse a request that may not ask."""
