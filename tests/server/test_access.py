@@ -6,7 +6,9 @@ from time import time
 
 import pytest
 
+from twoway.cli.serve import host_names
 from twoway.errors import UsageError
+from twoway.server.config import ServeConfig
 from twoway.server.service import KEYS_VARIABLE, LOCAL, Access, read_keys
 
 KEY, OTHER = "k" * 16, "abcdefgh-01234567"
@@ -73,6 +75,24 @@ def test_a_host_may_be_named_in_any_letters(serve):
     client = serve(access=Access.of(hosts=("Johns-Mac.local",)))
     for host in ("johns-mac.local:8000", "Johns-Mac.local"):
         assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "at", "allowed", "keyed", "names"),
+    [
+        ("my-machine", "127.0.1.1", (), False, {*LOCAL, "my-machine", "127.0.1.1"}),  # as Debian names a machine to itself
+        ("my-machine", "127.0.1.1", ("other",), True, {*LOCAL, "my-machine", "127.0.1.1", "other"}),
+        ("127.0.0.1", "127.0.0.1", (), True, set()),
+        ("0.0.0.0", "0.0.0.0", (), False, set()),
+        ("0.0.0.0", "0.0.0.0", ("other",), False, {*LOCAL, "other"}),
+    ],
+)
+def test_a_local_server_answers_to_the_name_that_it_was_given(host, at, allowed, keyed, names):
+    class Taken:
+        def getsockname(self):
+            return at, 8000
+
+    assert set(host_names(ServeConfig(host=host, allow_host=allowed), Taken(), keyed=keyed)) == names
 
 
 def test_keys_come_from_a_file_and_the_environment(tmp_path):

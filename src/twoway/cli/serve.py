@@ -10,6 +10,7 @@ from .parser import read_settings
 
 if TYPE_CHECKING:
     import argparse
+    import socket
 
     from fastapi import FastAPI
 
@@ -25,16 +26,14 @@ def run_serve(args: argparse.Namespace) -> int:
         from twoway.errors import UsageError, with_extra
 
         raise UsageError(f"serving needs more packages ({error.name}); {with_extra('serve')}") from error
-    from twoway.server.service import LOCAL, Access, read_keys
+    from twoway.server.service import Access, read_keys
 
     config = read_settings(args)
     keys = read_keys(config.api_keys)
     with bind_socket(config.host, config.port) as taken:
-        local = is_local(taken)
-        if not local and not keys:
+        if not is_local(taken) and not keys:
             _say("warning: without API keys, anybody who reaches this address may use the model and change the index; see --api-keys")
-        hosts = (*LOCAL, *config.allow_host) if config.allow_host or (local and not keys) else ()
-        app, about = _open(args.model, config, Access.of(keys, hosts))
+        app, about = _open(args.model, config, Access.of(keys, host_names(config, taken, keyed=bool(keys))))
         _say(f"{address(taken)}  {about}  (Ctrl-C ends it)")
         answer_requests(app, taken, grace=float(config.grace))
     service = app.state.service
@@ -46,6 +45,17 @@ def run_serve(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         os._exit(0)
     return 0
+
+
+def host_names(config: ServeConfig, taken: socket.socket, *, keyed: bool) -> tuple[str, ...]:
+    """Return the names that a server answers to: local ones, those that it was told, and its own where it is local; none: all."""
+    from twoway.server.app import is_local
+    from twoway.server.service import LOCAL
+
+    local = is_local(taken)
+    if not config.allow_host and (keyed or not local):
+        return ()
+    return (*LOCAL, *((config.host, str(taken.getsockname()[0])) if local else ()), *config.allow_host)
 
 
 def _open(model: str, config: ServeConfig, access: Access) -> tuple[FastAPI, str]:
