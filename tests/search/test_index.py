@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,6 +248,19 @@ def test_a_picture_that_cannot_be_read_is_listed_and_tried_again(folder):
     assert (mended.replaced, mended.unchanged, mended.bad_pictures) == (3, 2, 0)
     assert open_store("db").get("n2").thumbnail
     assert not Path("db/bad-rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("db", ["milvus-shelf", "milvus_demo.db"])
+def test_a_folder_or_a_file_may_be_called_milvus(folder, monkeypatch, db):
+    vectors_of(folder / "data/data.jsonl", folder / "vectors")
+    (folder / "data/2.png").write_bytes(b"no picture")
+    result = index("vectors", db)
+    assert (result.items, result.bad_pictures) == (6, 1)
+    assert result.bad_rows == (f"{db}.bad-rows.jsonl" if db.endswith(".db") else f"{db}/bad-rows.jsonl")
+    asked = []
+    monkeypatch.setattr("twoway.embedding.bulk.embed", lambda model, data, out, **_: asked.append(out) or SimpleNamespace(out="vectors"))
+    index("data", db, model="my-model")
+    assert asked == [f"{db}-vectors"]
 
 
 def test_rows_that_left_the_data_keep_their_place_and_are_listed(folder):

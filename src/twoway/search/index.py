@@ -27,7 +27,7 @@ from .config import IndexConfig
 from .lance import sql_literal
 from .pictures import RowKey, ThumbnailReader
 from .query import create_store, open_store, store_exists
-from .store import IndexInfo, Item, check_id, field_types, normalized
+from .store import IndexInfo, Item, check_id, field_types, normalized, on_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -125,7 +125,7 @@ def _embed(data: str | Path | None, index: str, config: IndexConfig, *, overwrit
     assert config.model is not None
     if data is None:
         raise UsageError("--model embeds data; name it: twoway index DATA --model MODEL --index PATH")
-    if config.out is None and index.startswith("milvus"):
+    if config.out is None and on_server(index):
         raise UsageError("a Milvus server keeps no folder of vectors; name one with --out")
     from twoway.embedding.bulk import embed  # a model's libraries take seconds to import
 
@@ -228,7 +228,7 @@ def _result(
 
 def _list_of(db: str) -> Path:
     """Return where pictures that cannot be read are listed: in the folder, or beside the file, or here."""
-    if db.startswith("milvus"):
+    if on_server(db):
         return Path(BAD_ROWS)
     return Path(f"{db}.{BAD_ROWS}") if db.endswith(".db") else Path(db) / BAD_ROWS
 

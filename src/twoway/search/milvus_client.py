@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twoway.errors import TwowayError, UsageError, did_you_mean, with_extra
 from twoway.files import write_errors
 
+from .store import on_server
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -52,7 +54,7 @@ class MilvusAddress:
     @classmethod
     def of(cls, location: str) -> MilvusAddress:
         """Read a location."""
-        if not location.startswith("milvus"):
+        if not on_server(location):
             return cls(location, location, _DEFAULT, Path(location))
         found = _SERVER.fullmatch(location)
         if found is None:

@@ -161,6 +161,11 @@ class Store(Protocol):
         """Let go of what is open; what was made with `overwrite` and not published is taken away."""
 
 
+def on_server(location: str) -> bool:
+    """Say whether an index is a collection of a Milvus server; files and folders may be called milvus, too."""
+    return location.startswith(("milvus://", "milvus+https://"))
+
+
 def check_id(name: str, place: str = "") -> None:
     """Refuse ids that nobody could ask for: an address in which `.` or `..` stands alone is another address."""
     if name in (".", ".."):
@@ -335,7 +340,7 @@ def _error(location: str, doing: str, said: str) -> TwowayError:
         return SlowError(f"{location} did not answer in the time that {doing} may take; ask for less at a time, or later")
     if _FILTER.search(said):
         return UsageError(f"{location} does not take this filter, which is more than its engine reads; write it in a simpler way ({first})")
-    here = not location.startswith("milvus")
+    here = not on_server(location)
     if here and not Path(location).exists():
         return TwowayError(f"{location} no longer exists; restore it, or open it at its new location")
     # An engine fails for many reasons; that it is damaged is said where its own files say so.
