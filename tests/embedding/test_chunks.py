@@ -137,6 +137,25 @@ def test_a_resumed_run_gives_the_same_vectors(
         twoway.embed(model, data, tmp_path / "out", chunks=40, shard_rows=2)
 
 
+def test_pictures_beside_pieces_of_texts_are_found_for_the_index(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    for number in range(3):
+        Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines += [{"id": f"long{number}", "text": TEXT}, {"id": f"picture{number}", "image": f"{number}.png"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = embed(tiny_encoder("qwen2_vl"), tmp_path / "data.jsonl", tmp_path / "out", chunks=60, shard_rows=4)
+    assert len(rows) > 9
+    found = twoway.index(tmp_path / "out", tmp_path / "db")
+    assert (found.items, found.pictures, found.bad_pictures) == (len(rows), 3, 0)
+    store = twoway.open_store(tmp_path / "db")
+    assert [store.get(f"picture{number}").thumbnail is not None for number in range(3)] == [True] * 3
+    assert twoway.index(tmp_path / "out", tmp_path / "db").unchanged == len(rows)
+    # Shards that are there are passed over, and the next ones still find their own.
+    store.delete(["picture2"])
+    assert twoway.index(tmp_path / "out", tmp_path / "db").bad_pictures == 0
+    assert store.get("picture2").thumbnail is not None
+
+
 def test_pages_of_a_file_read_each_other(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
     model = tiny_encoder("qwen2_vl")
     (tmp_path / "papers").mkdir()

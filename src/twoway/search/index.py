@@ -30,7 +30,7 @@ from .query import create_store, open_store, store_exists
 from .store import IndexInfo, Item, check_id, field_types, normalized, on_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -165,7 +165,7 @@ def _bring(store: Store, source: VectorFolder, pictures: ThumbnailReader | None,
             continue
         bad = brought.bad
         seen = int(table.schema.metadata[b"twoway.rows"])
-        rows = [RowKey(*row) for row in zip(*(table[column].to_pylist() for column in ("id", "file", "row")), strict=True)]
+        rows = source.keys(table)
         small: list[bytes | None] = pictures.read(number * size, seen, rows) if pictures else [None] * len(table)
         brought.pictures += sum(one is not None for one in small)
         if not len(table):
@@ -262,6 +262,12 @@ class VectorFolder:
         rows = zip(*(table[column].to_pylist() for column in ("id", "file", "row", "unit")), strict=True)
         return [name if file is None else str(Place(file, row, kind)) for name, file, row, kind in rows]
 
+    def keys(self, table: pa.Table) -> list[RowKey | None]:
+        """Return what tells the rows of a shard from others in the data; a piece of a text (`embed --chunks`) is no row there."""
+        rows = zip(*(table[column].to_pylist() for column in ("id", "file", "row", "meta")), strict=True)
+        cut = self.shards.manifest["data"].get("chunks") is not None
+        return [None if cut and _is_piece(name, json.loads(said)) else RowKey(name, file, row) for name, file, row, said in rows]
+
     def metas(self, table: pa.Table) -> list[dict[str, Any]]:
         """Return what filters may ask of the rows of a shard: where they come from, and what they had beside their content."""
         found = []
@@ -308,6 +314,10 @@ class VectorFolder:
                     raise UsageError(f"two rows have the id {name!r} {where}; give each its own{other}")
                 if hash(name) in twice:
                     seen[name] = place
+
+
+def _is_piece(name: str, meta: Mapping[str, Any]) -> bool:
+    return "characters" in meta and name.endswith(f"#{meta.get('chunk')}")
 
 
 # What an index of the vectors finds of the true nearest, and how hard it has to look for a recall that is wanted.

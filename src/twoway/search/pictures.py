@@ -10,6 +10,7 @@ import io
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image as PILImage
@@ -48,7 +49,7 @@ class ThumbnailReader:
         self, manifest: Mapping[str, Any], *, root: str | Path | None, limits: ReadLimits, bad: Callable[[ContentError], None]
     ) -> None:
         said = manifest["data"]
-        self._bad = bad
+        self._bad, self._chunked = bad, said.get("chunks") is not None
         self._rows: Iterator[Document | ContentError] = iter(())
         self._at = -1
         try:
@@ -63,12 +64,15 @@ class ThumbnailReader:
         if changed:
             _log.warning("the data has changed since it was embedded, or was moved; pictures are those of now")
 
-    def read(self, start: int, seen: int, names: Sequence[RowKey]) -> list[bytes | None]:
-        """Return the thumbnails of a shard of these rows, which covers `seen` rows of the data from `start` on."""
+    def read(self, start: int, seen: int, names: Sequence[RowKey | None]) -> list[bytes | None]:
+        """Return the thumbnails of a shard of these rows, which covers `seen` rows of the data from `start` on; a piece of a text has none.
+
+        Where texts are cut into pieces, these numbers count pieces, and rows of the data are looked for from the first one on.
+        """
         if self._at != start:
-            self._rows = self._sources.rows(start)
+            self._rows = self._sources.rows(0 if self._chunked else start)
         self._at = start + seen
-        wanted = {name: index for index, name in enumerate(names)}
+        wanted = {name: index for index, name in enumerate(names) if name is not None}
         found: list[bytes | None] = [None] * len(names)
         workers = os.cpu_count() or 1
         with ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool:
@@ -83,9 +87,12 @@ class ThumbnailReader:
 
     def _matching(self, start: int, seen: int, wanted: dict[RowKey, int]) -> Iterator[tuple[int, Document]]:
         """Yield the documents that the shard holds with their number in it, and take them off the list."""
-        for number in range(start, start + seen):
+        for number in count(start) if self._chunked else range(start, start + seen):
+            if self._chunked and not wanted:
+                return
             row = next(self._rows, None)
             if row is None:
+                self._at = -1  # a row is no longer there, and those of the next shard may be
                 return
             if isinstance(row, Document) and (index := wanted.pop(RowKey(*row_of(number, row)[:3]), None)) is not None:
                 yield index, row
