@@ -135,10 +135,10 @@ def _distribution(metric: str, size: int, right: int, gains: Sequence[float], ra
         return possible, np.bincount(back) / size
     drawn = [random.choice(size, right, replace=False) + 1 for _ in range(RANKINGS)]
     outcomes = []
-    for places in drawn:
-        order = np.argsort(places)
+    for at in drawn:
+        order = np.argsort(at)
         graded = tuple(gains[number] for number in order) if gains else ()
-        outcomes.append(Outcome(tuple(places[order].tolist()), size, tied=False, found=(), gains=graded))
+        outcomes.append(Outcome(tuple(at[order].tolist()), size, tied=False, found=(), gains=graded))
     scores = values(metric, outcomes)
     possible, counts = np.unique(scores, return_counts=True)
     return possible, counts / RANKINGS
