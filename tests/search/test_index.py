@@ -360,3 +360,8 @@ def test_a_larger_index_is_measured_and_set_to_a_recall(folder):
     assert all(one.recall < 0.9 for one in result.measured[:-1])
     assert result.effort == result.measured[-1].effort == open_store("db").index_settings()["effort"]
     assert index("vectors", "db", exact_below=1000, kind="ivf-pq", thumbnails=False).measured == []
+    again = index("vectors", "db", delete=["0"], compact=True, recall=0, thumbnails=False)
+    assert (again.kind, again.effort) == ("ivf-pq", result.effort), "what is not said stays as it stands"
+    assert index("vectors", "db", kind="ivf", recall=0, thumbnails=False).kind == "ivf"
+    assert index("vectors", "db", exact_below=2000, thumbnails=False).kind == "exact"
+    assert index("vectors", "db", thumbnails=False).kind == "exact"

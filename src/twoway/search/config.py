@@ -52,8 +52,12 @@ class IndexConfig(OpenConfig):
         default=None, metavar="DIR", description="folder that picture paths are relative to (default: as when embedded)"
     )
     ids: Literal["own", "place"] = Field(default="own", description="name items by their own ids, or by file and row")
-    exact_below: int = Field(default=50_000, ge=0, description="compare all vectors below this many")
-    kind: Literal["hnsw", "ivf", "ivf-pq"] = Field(default="hnsw", description="index above that size; ivf-pq is the smallest")
+    exact_below: int | None = Field(
+        default=None, ge=0, description="compare all vectors below this many (default: 50,000, and an index of them that stands stays)"
+    )
+    kind: Literal["hnsw", "ivf", "ivf-pq"] | None = Field(
+        default=None, description="index above that size; ivf-pq is the smallest (default: that which stands, or hnsw)"
+    )
     recall: float = Field(default=0.95, ge=0, le=1, description="recall that index is set to; 0 measures nothing")
     limits: ReadLimits = Field(default_factory=ReadLimits, description="what is read of a row; one that has more is a bad row")
     model: str | None = Field(default=None, metavar="MODEL", description="a folder or a hub id: embed the data with it first")

@@ -108,7 +108,7 @@ def index(
                 store.publish()
             missing, deleted = _take_out(store, gone)
             changed = bool(brought.added or brought.replaced)
-            measured = _arrange(store, config.exact_below, config.kind, config.recall, changed=changed)
+            measured = _arrange(store, config, changed=changed)
             if config.compact:
                 store.compact()
         found = _result(store, source, brought, deleted=deleted, missing=missing, measured=measured, seconds=time.monotonic() - start)
@@ -185,14 +185,21 @@ def _take_out(store: Store, names: list[str]) -> tuple[list[str], int]:
     return missing, store.delete(names) if names else 0
 
 
-def _arrange(store: Store, exact_below: int, kind: str, recall: float, *, changed: bool) -> list[EffortMeasurement]:
-    """Bring the indexes up to date, and set how hard that of the vectors looks."""
+EXACT_BELOW, USUAL_KIND = 50_000, "hnsw"  # of an index whose maker does not say
+
+
+def _arrange(store: Store, config: IndexConfig, *, changed: bool) -> list[EffortMeasurement]:
+    """Bring the indexes up to date, and set how hard that of the vectors looks; what is not said stays as it stands."""
     before = dict(store.index_settings())
-    store.build_indexes(exact_below=exact_below, kind=kind)
+    usual = 0 if before else EXACT_BELOW
+    store.build_indexes(
+        exact_below=usual if config.exact_below is None else config.exact_below,
+        kind=config.kind or str(before.get("kind") or USUAL_KIND),
+    )
     now = store.index_settings()
-    if not now or store.info.many or recall <= 0 or not (changed or before != now):
+    if not now or store.info.many or config.recall <= 0 or not (changed or before != now):
         return []
-    return find_effort(store, recall)
+    return find_effort(store, config.recall)
 
 
 def _result(
