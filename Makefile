@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help setup demo demo-media test test-slow docs lint format bench bench-pretrain bench-embed leak bench-finetune screenshots families rehearsal rehearsal-3b study study-quick study-map study-doses study-beyond study-large samples base search clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## make the environment in .venv, at the tested versions; Chromium from the system's packages
 	@$(PYTHON) -m scripts.chromium

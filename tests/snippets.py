@@ -68,7 +68,7 @@ def check(words):
     """Check a command that is not run: its program, its verb and options, the targets, extras and files that it names."""
     program, *rest = words
     if program == "make":
-        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(rest) <= targets, f"make {rest}: no such target"
     elif program.endswith("twoway"):
         parsed = parse(rest)

@@ -10,6 +10,7 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,6 +184,12 @@ def test_nothing_is_named_that_is_gone():
     code = "".join(block.text for page in PAGES for block in blocks(page) if block.kind == "python")
     assert [line for line in NOT_RUN_PYTHON if line not in code] == []
     assert set(LONG) <= set(VERBS)
+
+
+def test_make_help_lists_every_target():
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    shown = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in shown.splitlines()} == set(targets)
 
 
 def test_the_errors_of_the_configuration_page_are_the_real_ones(folder):
