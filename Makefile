@@ -101,5 +101,5 @@ search: setup ## train the model of samples/search again and write it with its c
 	$(BIN)/twoway run recipes/nano-search.yaml build/nano/search
 	$(BIN)/python -m scripts.search build/nano/search/3-pages --write samples/search
 
-clean: ## remove the environment and caches
+clean: ## remove the environment, the caches and build/, with the runs and studies in it
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
