@@ -58,7 +58,7 @@ bench-embed: setup ## the embedding engine beside SentenceTransformer.encode
 families: setup ## try every family of transformers and write docs/families.md (minutes)
 	$(BIN)/python -m scripts.families --write docs/families.md
 
-rehearsal: setup ## a step of each stage of each full-size recipe, on random models of real geometry with few layers (needs npm)
+rehearsal: setup ## a step of each stage of seven full-size recipes, on random models of real geometry with few layers (needs npm)
 	$(BIN)/python -m tools.rehearsal
 
 rehearsal-3b: setup ## convert, check and embed with one whole random model of 3.75 billion parameters (24 GB of memory, npm)
