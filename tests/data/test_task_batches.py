@@ -115,7 +115,13 @@ def test_what_small_tasks_may_not_take_goes_to_the_others():
     sizes = np.array([100, 50, 10])
     found = batches_per_task(sizes, sizes, [1, 1, 1], sampling="weight", smoothing=0.5, max_repeats=1.5)
     assert found.tolist() == [73, 72, 15]
-    assert batches_per_task(sizes, sizes, [1, 1, 1], sampling="weight", smoothing=0.5, max_repeats=1).tolist() == [100, 50, 10]
+
+
+@pytest.mark.parametrize("sampling", ["size", "smooth", "weight"])
+@pytest.mark.parametrize("weights", [[1, 1, 1], [0.1, 1, 9]])
+def test_where_no_task_repeats_each_is_gone_through_once_whatever_sampling_and_weights_say(sampling, weights):
+    sizes = np.array([100, 50, 10])
+    assert batches_per_task(sizes, sizes, weights, sampling=sampling, smoothing=0.5, max_repeats=1).tolist() == [100, 50, 10]
 
 
 def test_held_out_rows_are_in_no_epoch(pairs):

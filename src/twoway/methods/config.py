@@ -113,7 +113,12 @@ class PairsConfig(MethodConfig):
     task_weights: dict[str, Annotated[float, Range(gt=0, lt=math.inf)]] = Field(
         default_factory=dict, description="weights of tasks, over those of sources"
     )
-    max_repeats: float = Field(default=1.0, ge=1, lt=math.inf, description="times that an epoch goes through a task, at most")
+    max_repeats: float = Field(
+        default=1.0,
+        ge=1,
+        lt=math.inf,
+        description="times that an epoch goes through a task, at most; 1: each once, whatever sampling and weights say",
+    )
     small_tasks: Literal["fail", "keep"] = Field(
         default="keep", description="tasks that do not fill a batch are refused, or have batches of their size"
     )
