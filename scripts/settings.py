@@ -75,7 +75,9 @@ def page() -> str:
         section("Every stage on pairs", "Of `finetune` and `rerank`, beside those above; a stage may have other defaults.", PairsConfig),
         section("A source of documents", "An entry of `data` of a stage.", SourceConfig),
         section(
-            "A source of pairs", "An entry of `data` of `finetune`, `rerank`, `mine` and `evaluate`, beside the keys above.", PairSource
+            "A source of pairs",
+            "An entry of `data` of `finetune`, `rerank`, `mine`, `score` and `evaluate`, beside the keys above.",
+            PairSource,
         ),
         section("Opening a model", f"{models} `processes` is not of `index`, `search` and `serve`.", *OPENING),
     ]
