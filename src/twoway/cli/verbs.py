@@ -338,11 +338,12 @@ one.""",
     ),
 )
 VERBS["embed"] = Verb(
-    """Embed any amount of text, pictures, pages or all of them into a folder of Parquet files, and go on where it was stopped.
+    """Embed any amount of texts, pictures, pages, videos and sounds into a folder of Parquet files, and go on where it was stopped.
 
 MODEL is a folder or hub id: ours, any sentence-transformers model, a vision-language model, an adapter. --data takes JSONL, Parquet, PDFs,
-folders of pictures, patterns ('scans/**/*.png'), data sets. OUT/part-*.parquet hold id, place of origin, text, metadata and vector;
-OUT/manifest.json says by which model. The same command goes on after any end, a kill too: no row is lost and none is there twice.""",
+folders of pictures, videos or sounds, patterns ('scans/**/*.png'), data sets. OUT/part-*.parquet hold id, place of origin, text, metadata
+and vector; OUT/manifest.json says by which model. The same command goes on after any end, a kill too: no row is lost and none is there
+twice.""",
     """twoway embed my-model --data scans --out vectors --side document
   twoway embed my-model --data products.jsonl 'more/*.parquet' --out vectors --truncate-dim 128 --precision int8 --measure-recall
   twoway embed my-model --data /shared/scans --out vectors --engine ray --cluster.address auto""",
