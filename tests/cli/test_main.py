@@ -17,6 +17,7 @@ import twoway
 from made_vectors import pictures, vectors_of
 from twoway import cli
 from twoway.errors import TwowayError, UsageError, with_extra
+from twoway.evaluation.config import SUITES
 from twoway.files import fresh_folder, write_whole
 
 
@@ -68,6 +69,10 @@ def test_each_verb_teaches(verb, capsys):
     options = text.split("options:")[-1].partition("example:")[0]
     takes_a_value = re.search(r"^  (?:-\w, )?--[\w-]+ [A-Z{]", options, re.MULTILINE)
     assert "default" in options or not takes_a_value
+
+
+def test_the_words_of_evaluate_are_about_every_suite():
+    assert [suite for suite in SUITES if not re.search(rf"suite {suite}\b(?!-)", cli.VERBS["evaluate"].help.replace("\n", " "))] == []
 
 
 def test_a_mistyped_verb_names_the_nearest(capsys):

@@ -254,12 +254,13 @@ VERBS["evaluate"] = Verb(
 
 MODEL is a checkpoint of ours, any sentence-transformers model, a VLM2Vec, MoCa or CoCoA checkpoint as its trainer left it, a causal
 vision-language model with --pooling last, or a server of vectors by its address (openai:URL#MODEL). The suite mmeb takes any folder in
-MMEB's layout: one folder a task with Parquet inside, columns qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is right),
-picture paths relative to the folder; tasks that MMEB does not have are scored too and listed apart. The suite pairs scores your own pairs,
-in any form that 'twoway finetune' reads: each query among all answers and hard negatives of the files. The suite nano brings its own data:
-pictures, questions, regions, pages and texts of things that fine-tuning on samples:train has not seen; beside the model it scores three
-that cannot know (random, words alone, pixels alone). The suite nano-video shows clips of such things, in which the order of frames decides.
-The suite vidore-v2 and mteb:NAME, any benchmark or task of mteb by name, are scored by mteb itself, which fetches their data from the hub.
+MMEB's layout: one folder a task with Parquet inside, columns qry_text, qry_img_path, tgt_text, tgt_img_path (the first candidate is
+right), picture paths relative to the folder; tasks that MMEB does not have are scored too and listed apart. The suite mmeb-v2 reads a
+folder in MMEB-V2's layout: images, videos and pages. The suite pairs scores your own pairs, in any form that 'twoway finetune' reads: each
+query among all answers and hard negatives of the files. The suite nano brings its own data: pictures, questions, regions, pages and texts
+of things that fine-tuning on samples:train has not seen; beside the model it scores three that cannot know (random, words alone, pixels
+alone). The suite nano-video shows clips of such things, in which the order of frames decides. The suite vidore-v2 and mteb:NAME, any
+benchmark or task of mteb by name, are scored by mteb itself, which fetches their data from the hub.
 
 Each distinct content is embedded once and kept in the cache, so a run that was cut off goes on where it was. Ties are no hits; for mmeb
 the official score, in which they are, stands beside. A score that chance would reach is marked "at chance".""",
