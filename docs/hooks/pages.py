@@ -15,10 +15,9 @@ from mkdocs.structure.files import File, Files
 
 OUTSIDE = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+)([^)\s]*)\)")
 GUIDES, RESULTS = "Guides", "Results"
-# A study writes this page. Until one has, pages that lead to it lead to these words.
-UNWRITTEN = {
-    "results.md": "# Results\n\nNo study has been written into this page yet; the page on [studies](study.md) tells how it comes about.\n"
-}
+# Studies write these pages. Until one has, what leads to its page leads to these words.
+WORDS = "# Results\n\nNo study has been written into this page yet; the page on [studies](study.md) tells how it comes about.\n"
+UNWRITTEN = dict.fromkeys(("results.md", "results-doses.md", "results-beyond.md"), WORDS)
 
 
 def on_config(config: Any) -> Any:
@@ -30,7 +29,7 @@ def on_config(config: Any) -> Any:
         page = path.relative_to(folder).as_posix()
         if page not in named:
             sections[RESULTS if path.stem.startswith("results") else GUIDES].append({_title(path): page})
-    sections[RESULTS].extend({"Results": page} for page in UNWRITTEN if not (folder / page).exists())
+    sections[RESULTS].extend({"Results": page} for page in UNWRITTEN if page not in named and not (folder / page).exists())
     return config
 
 
