@@ -12,6 +12,10 @@ from .errors import UsageError
 _Bound = Annotated[int, Range(ge=1, le=1 << 40)]
 
 
+# Which frames of a video are seen decides results, as no other of these does.
+SHOWN = ("num_frames", "fps", "max_frames", "max_frame_pixels")
+
+
 @settings
 class ReadLimits:
     """What is read of a file for one row; what is longer is a bad row."""

@@ -14,10 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from toy_training import SHARDS, Toy, ToyData, train_toy
+from twoway.config import plain_values
 from twoway.errors import TwowayError, UsageError
+from twoway.limits import ReadLimits
+from twoway.methods.pretrain.config import PretrainConfig
+from twoway.models.config import AttnImplementation
 from twoway.training import checkpointing, distributed
 from twoway.training import trainer as trainer_module
 from twoway.training.checkpointing import Checkpoints, read_optimizer, require_same_run
+from twoway.training.config import FREE
 from twoway.training.distributed import Ranks
 from twoway.training.progress import read_log
 
@@ -189,6 +194,17 @@ def test_a_run_is_what_it_was_unless_forced(tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="not an unfinished run"):
         require_same_run(tmp_path / "full", run)
+
+
+def test_a_run_goes_on_with_other_bounds_and_kernels_and_not_with_other_frames(tmp_path):
+    def told(**settings):
+        return {"config": plain_values(PretrainConfig(**settings))}
+
+    require_same_run(tmp_path / "out", told(), free=FREE)
+    for change in ({"limits": ReadLimits(max_characters=9)}, {"attn_implementation": AttnImplementation(tower="eager")}, {}):
+        require_same_run(tmp_path / "out", told(**change), free=FREE)
+    with pytest.raises(UsageError, match=r"another run: config\.limits\.num_frames was 8 and is 2; give"):
+        require_same_run(tmp_path / "out", told(limits=ReadLimits(num_frames=2)), free=FREE)
 
 
 def test_a_checkpoint_is_written_beside_training_and_the_next_one_waits(monkeypatch, tmp_path, whole):

@@ -37,6 +37,7 @@ from torch.distributed.tensor import DTensor
 from twoway.data.rows import BAD_ROWS
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, fresh_folder, write_errors, write_whole
+from twoway.limits import SHOWN
 from twoway.models.loading import check_safetensors, read_json
 
 if TYPE_CHECKING:
@@ -337,14 +338,15 @@ def require_same_run(
 ) -> None:
     """Compare what this run is with what stands in `out`, and write it down; a difference is refused unless `force`.
 
-    Keys in `free` (speed, logging) may change without a word. Without `write`, `run` may be a part, and nothing is made.
+    Keys in `free` (speed, logging) and in groups of that name may change without a word, but not which frames of a video are seen. Without
+    `write`, `run` may be a part, and nothing is made.
     """
     if (out / RUN).exists():
         old, new = _flat(read_run(out)), _flat(json.loads(json.dumps(run)))
         changed = [
             f"{key} was {_shown(old, key)} and is {_shown(new, key)}"
             for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key) and key.rpartition(".")[2] not in free and (write or key.partition(".")[0] in run)
+            if old.get(key) != new.get(key) and not _is_free(key, free) and (write or key.partition(".")[0] in run)
         ]
         if changed and not force:
             raise UsageError(f"{out} holds another run: {'; '.join(changed)}; give the same command, another OUT, or --force to go on so")
@@ -354,6 +356,11 @@ def require_same_run(
         with disk_errors():
             out.mkdir(parents=True, exist_ok=True)
         write_whole(out / RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_free(key: str, free: frozenset[str]) -> bool:
+    *groups, name = key.split(".")
+    return name in free or (name not in SHOWN and not free.isdisjoint(groups))
 
 
 def _is_ours(name: str) -> bool:
