@@ -148,17 +148,18 @@ def test_every_command_that_reads_data_can_be_told_how_much_of_a_row_it_reads(ti
     assert main(["embed", model, "--data", "rows.jsonl", "--out", "v"]) == 0
 
 
-def test_what_is_read_of_a_row_is_in_no_fingerprint(tmp_path):
+def test_what_is_read_of_a_row_is_in_no_fingerprint_but_for_the_frames_of_a_video(tmp_path):
     (tmp_path / "r.yaml").write_text(
         "base: samples/base\nstages:\n  pretrain: {data: [{spec: samples:pretrain}]}\n  mine: {data: [{spec: samples:train}]}\n"
         "  finetune: {data: [{spec: samples:train}]}\n"
     )
-    plain, other = (
+    plain, other, usual, fewer = (
         [job.fingerprint for job in plan_jobs(read_recipe(tmp_path / "r.yaml", words), of_model=str, of_data=str)]
-        for words in ([], ["limits.max_characters=9"])
+        for words in ([], ["limits.max_characters=9"], ["limits.num_frames=8"], ["limits.num_frames=4"])
     )
     assert len(plain) == 3
-    assert plain == other
+    assert plain == other == usual
+    assert not set(plain) & set(fewer)
 
 
 @pytest.mark.parametrize("width", [160, 80, 40])

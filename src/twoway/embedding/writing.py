@@ -21,7 +21,7 @@ from twoway.data.sources.formats import ToDocument, document_format
 from twoway.data.sources.readers import MediaReader
 from twoway.errors import TwowayError, UsageError
 from twoway.images import DEFAULT
-from twoway.limits import ReadLimits
+from twoway.limits import SHOWN, ReadLimits
 from twoway.recordings import Recording
 
 from .shards import MANIFEST, MultiVectors, Shards, StoredRow, alone, cut, scale_of
@@ -90,7 +90,7 @@ class Sources:
         known |= {"segment": self.segment} if self.segment else {}
         # Which frames are shown decides vectors; nothing is said where it is as usual.
         usual, limits = defaults(ReadLimits), vars(self.options.limits)
-        shown = {name: limits[name] for name in ("num_frames", "fps", "max_frames", "max_frame_pixels") if limits[name] != usual[name]}
+        shown = {name: limits[name] for name in SHOWN if limits[name] != usual[name]}
         return known | ({"shown": shown} if shown else {})
 
     def count(self) -> int | None:

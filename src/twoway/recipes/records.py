@@ -23,6 +23,7 @@ from twoway.data.dataset import source_files, source_kind
 from twoway.data.sources.samples import samples_folder, view
 from twoway.errors import TwowayError, UsageError
 from twoway.files import disk_errors, sha256, write_whole
+from twoway.limits import SHOWN, ReadLimits
 from twoway.models.loading import is_hub_id, versions
 
 from .recipe import PREFIX, START, made_by, models_of, named, sources_of
@@ -109,7 +110,10 @@ def result_settings(stage: StageRecipe, nproc: int = 1) -> dict[str, Any]:
     kept = {key: value for key, value in settings.items() if key not in stage.kind.free | unsaid and key not in _inputs(stage)}
     if kept.get("batches_per_step", 0) is None:
         kept["batches_per_step"] = nproc  # that is what it then is
-    return kept
+    # Bounds of what is read decide no result, but for which frames of a video are seen; nothing is said where it is as usual.
+    limits, usual_limits = settings.get("limits", {}), defaults(ReadLimits)
+    shown = {name: limits[name] for name in SHOWN if name in limits and limits[name] != usual_limits[name]}
+    return kept | ({"limits": shown} if shown else {})
 
 
 def _said_twice(stage: StageRecipe) -> list[str]:
