@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +190,15 @@ def test_a_script_without_a_main_guard_may_look_through_data_by_processes(jsonl,
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == list(range(1, 10))
+
+
+def test_tables_are_told_apart_by_all_code_that_reads_rows(tmp_path, monkeypatch):
+    home = Path(tables.__file__).parent
+    shutil.copytree(home, tmp_path / "twoway/data")
+    for path in home.parent.glob("*.py"):
+        shutil.copy(path, tmp_path / "twoway")
+    monkeypatch.setattr(tables, "__file__", str(tmp_path / "twoway/data/dataset.py"))
+    before = tables.reading_code.__wrapped__()
+    with (tmp_path / "twoway/data/sources/formats.py").open("a") as file:
+        file.write("# changed")
+    assert tables.reading_code.__wrapped__() != before

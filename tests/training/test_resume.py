@@ -179,6 +179,14 @@ def test_a_step_that_memory_does_not_hold_says_what_to_do(tmp_path):
         train_toy(tmp_path, STEPS, task=Large())
 
 
+def test_a_checkpoint_whose_removal_a_kill_cut_off_is_removed(tmp_path):
+    train_toy(tmp_path, STEPS)
+    folder = Checkpoints(tmp_path).folder
+    (folder / "step-9").rename(folder / ".step-9.old.tmp")  # as the next checkpoint does, before it deletes the files
+    Checkpoints(tmp_path).recover()
+    assert [path.name for path in folder.iterdir()] == ["step-12"]
+
+
 def test_a_run_is_what_it_was_unless_forced(tmp_path):
     run = {"config": {"learning_rate": 1.0, "save_steps": 3}, "data": [{"rows": 5}]}
     require_same_run(tmp_path / "out", run)

@@ -718,7 +718,7 @@ def reading_code() -> str:
     """Return a hash of the code that reads rows: what it made of them before it changed is not taken for what it makes now."""
     home, found = Path(__file__).parent, hashlib.sha256()
     for path in (
-        *sorted(home.glob("*.py")),
+        *sorted(home.rglob("*.py")),
         *(home.parent / f"{name}.py" for name in ("content", "images", "parts", "recordings", "videos", "sounds")),
     ):
         found.update(path.read_bytes())

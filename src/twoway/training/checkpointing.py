@@ -86,9 +86,9 @@ class Checkpoints:
     def recover(self) -> None:
         """Let a checkpoint count that a killed run left complete, and take away what it left half-written."""
         for path in self.folder.glob(".step-*.tmp"):
-            step = int(path.name.split(".")[1].removeprefix("step-"))  # `.step-7.tmp`, or `.step-7.old.tmp` of one that is being removed
-            if not self.path(step).exists() and is_complete(path):
-                self._promote(step)
+            step = path.name.removeprefix(".step-").removesuffix(".tmp")  # `7`, or `7.old` of one that is being removed
+            if step.isdigit() and not self.path(int(step)).exists() and is_complete(path):
+                self._promote(int(step))
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
